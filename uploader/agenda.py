@@ -1,0 +1,82 @@
+"""Things that are due at a time: the one way in which anything in the house waits without holding a worker.
+
+Must never run what is due: whoever asks ``next_due`` does. One entry per item; putting it again moves it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+from itertools import count
+from typing import Generic, TypeVar
+
+from uploader.clock import Clock
+
+Item = TypeVar("Item")
+
+
+class Agenda(Generic[Item]):
+    """Items (hashable, one entry each) in the order in which they fall due, by the monotonic clock."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._due: dict[Item, tuple[float, int]] = {}
+        self._heap: list[tuple[float, int, Item]] = []
+        self._order = count()
+        self._changed = asyncio.Event()
+
+    def __len__(self) -> int:
+        return len(self._due)
+
+    def __contains__(self, item: object) -> bool:
+        return item in self._due
+
+    def put(self, item: Item, after: float = 0.0) -> None:
+        """Let *item* fall due *after* seconds from now, whatever was said of it before."""
+        due, order = self._clock.monotonic() + max(0.0, after), next(self._order)
+        self._due[item] = (due, order)
+        heapq.heappush(self._heap, (due, order, item))
+        self._changed.set()
+
+    def drop(self, item: Item) -> None:
+        """Forget *item*, if it is there."""
+        self._due.pop(item, None)
+
+    def wait_of(self, item: Item) -> float | None:
+        """Seconds until *item* falls due; None when it is not on the agenda."""
+        entry = self._due.get(item)
+        return None if entry is None else max(0.0, entry[0] - self._clock.monotonic())
+
+    def soonest(self) -> float | None:
+        """Seconds until the next item falls due; None when there is none."""
+        self._discard_stale()
+        return max(0.0, self._heap[0][0] - self._clock.monotonic()) if self._heap else None
+
+    async def next_due(self) -> Item:
+        """Wait for the next item to fall due, and take it off."""
+        while True:
+            self._changed.clear()
+            wait = self.soonest()
+            if wait == 0.0:
+                item = heapq.heappop(self._heap)[2]
+                del self._due[item]
+                return item
+            await self._until_changed(wait)
+
+    def _discard_stale(self) -> None:
+        while self._heap and self._due.get(self._heap[0][2]) != self._heap[0][:2]:
+            heapq.heappop(self._heap)
+
+    async def _until_changed(self, wait: float | None) -> None:
+        if wait is None:
+            await self._changed.wait()
+            return
+        waiters = {
+            asyncio.ensure_future(self._changed.wait()),
+            asyncio.ensure_future(self._clock.sleep(wait)),
+        }
+        try:
+            await asyncio.wait(waiters, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for waiter in waiters:
+                waiter.cancel()

@@ -1,0 +1,190 @@
+"""The values that travel through the house: frozen, plain, free of behaviour that touches the world.
+
+Must never do I/O, read a clock or know a wire format. Sizes and offsets are bytes; times are Unix seconds
+(float) unless a name says ``_ns``. Paths are ``str`` as ``os.fsdecode`` gives them, so that names that are not
+UTF-8 survive (surrogateescape); ``shown`` makes them fit for people.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import PurePath
+from typing import Literal
+
+AfterUpload = Literal["keep", "move", "delete"]
+
+
+class State(StrEnum):
+    """Where an upload stands. ``lifecycle.TABLE`` says how it gets from one to the next."""
+
+    QUEUED = "queued"  # complete on our side; the server knows nothing of it
+    CREATING = "creating"  # the intent is saved; a record may or may not exist
+    SENDING = "sending"  # a record exists and holds exactly ``offset`` bytes; nothing is in doubt
+    IN_DOUBT = "in-doubt"  # the last byte of a chunk may have gone, and its answer is not known
+    VERIFYING = "verifying"  # every byte was acknowledged; the server is processing
+    FINISHING = "finishing"  # the server said ready; ledger and local file are still to do
+    DONE = "done"  # in the ledger; no longer in the state
+    PARKED = "parked"  # waits for somebody; ``trouble`` says whom
+
+
+class Turn(StrEnum):
+    """Whose turn it is when something does not go on by itself."""
+
+    OURS = "ours"  # we try again
+    FILE = "file"  # the recording must change: still growing, empty, replaced, missing
+    OPERATOR = "operator"  # a person must act: password, right, limit, disk
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Which content a path had. The inode is not part of it: shares hand out new ones at will."""
+
+    size: int
+    mtime_ns: int
+    edges: str  # sha256 (hex) over the first and the last block, see ``files.EDGE``
+
+
+@dataclass(frozen=True, slots=True)
+class Sighting:
+    """One look at one file of a watched folder: a name and what its inode said, nothing read."""
+
+    path: str
+    root: str  # the watched folder it was found under, as configured
+    size: int
+    mtime_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """Who may see a record besides its owner: VALT's numeric ids of users and groups."""
+
+    users: tuple[int, ...] = ()
+    groups: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RecordSpec:
+    """What we ask the server to create: protocol.md, *create record*."""
+
+    name: str
+    template: dict[str, str] = field(default_factory=dict)
+    share: Share = Share()
+
+
+@dataclass(frozen=True, slots=True)
+class RecordIds:
+    """The server's names for a record and its one video."""
+
+    record: str
+    video: str
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """Why an upload does not go on right now, whose turn it is, and when we look again."""
+
+    reason: str
+    turn: Turn
+    attempts: int = 0  # failures in a row that count against this file
+    next_try: float | None = None  # None: only by hand, or when the file changes
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """One file's upload, as it stands in ``state.json``. Changed only through ``lifecycle.advance``."""
+
+    path: str
+    root: str  # the folder that ``path`` is opened beneath
+    identity: Identity
+    record: RecordSpec
+    chunk_size: int  # bytes, constant within one record; 0: the whole file as one range
+    state: State = State.QUEUED
+    after_upload: AfterUpload = "keep"
+    move_to: str | None = None
+    ids: RecordIds | None = None
+    offset: int = 0  # bytes the server has acknowledged
+    digest: str = ""  # sha256 (hex) of those bytes, as they were sent
+    chunks: int = 0  # acknowledged requests
+    doubt_end: int | None = None  # IN_DOUBT: first byte after the chunk whose answer is not known
+    doubt_digest: str = ""  # IN_DOUBT: what ``digest`` becomes if that chunk has landed
+    intent_at: float | None = None  # by the server's clock: its record cannot be older than this
+    doubt_at: float | None = None  # since when its answer has been missing
+    begun_at: float | None = None
+    sent_at: float | None = None
+    ready_at: float | None = None
+    restarts: int = 0  # records begun before this one
+    trouble: Trouble | None = None
+    parked_from: State | None = None  # PARKED: where ``release`` leads back to
+
+
+@dataclass(frozen=True, slots=True)
+class Orphan:
+    """A record of ours that will not be finished, until it is cleared away (protocol.md, rule 7)."""
+
+    record: str
+    name: str
+    path: str  # the file it was made for
+    since: float
+    next_look: float
+    landed: bool = False  # it holds a video after all: ours to report, never to delete
+
+
+@dataclass(frozen=True, slots=True)
+class Learnt:
+    """What this server has taught us; survives a restart, forgotten when it has aged."""
+
+    whole_only_until: float | None = None  # it refuses ranges (rule 5)
+    chunk_limit: int | None = None  # bytes; larger requests were answered 413
+    login_refusals: int = 0
+    login_not_before: float | None = None  # no log-in with the same password before this
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """One line of ``ledger.jsonl``: a finished upload. The chain's hash is the ledger's own business."""
+
+    path: str
+    size: int
+    mtime_ns: int
+    edges: str
+    sha256: str
+    record: str
+    video: str
+    name: str
+    begun_at: float
+    sent_at: float
+    ready_at: float
+    chunks: int
+    after_upload: AfterUpload
+    moved_to: str | None = None
+
+    @property
+    def identity(self) -> Identity:
+        """The content this line vouches for."""
+        return Identity(self.size, self.mtime_ns, self.edges)
+
+
+SHOWN_LIMIT = 300  # characters; longer names and server texts are cut in logs and on terminals
+
+
+def shown(text: str | PurePath, limit: int = SHOWN_LIMIT) -> str:
+    r"""Make a file name or a foreign text safe to print: one line, no control or bidi characters.
+
+    Bytes that are not UTF-8 appear as ``\xNN``; the result always encodes to UTF-8.
+    """
+    safe = "".join(_shown_char(char) for char in str(text))
+    return safe if len(safe) <= limit else safe[: limit - 1] + "…"
+
+
+def _shown_char(char: str) -> str:
+    code = ord(char)
+    if 0xDC80 <= code <= 0xDCFF:  # what surrogateescape made of a byte that is not UTF-8
+        return f"\\x{code - 0xDC00:02x}"
+    if code in {0x200C, 0x200D}:  # joiners: part of emoji and of several scripts' spelling, and they hide nothing
+        return char
+    # Cc control, Cf format (bidi overrides, zero width), Cs other surrogates, Zl/Zp line breaks
+    if unicodedata.category(char) in {"Cc", "Cf", "Cs", "Zl", "Zp"}:
+        return f"\\u{code:04x}" if code > 0xFF else f"\\x{code:02x}"
+    return char
