@@ -1,0 +1,14 @@
+"""What survives a restart: ``state.json`` (unfinished work) and ``ledger.jsonl`` (finished work).
+
+    disk.py    the state folder: lock, atomic replace, durable append; the only code that touches it
+    codec.py   bytes ↔ values of ``model``, pure
+    ledger.py  the chain of finished uploads, and what it says of a file
+    store.py   both together: the one place that changes them, one writer at a time
+
+Must never hold a secret, and never answer "saved" before it is durable.
+"""
+
+from uploader.store.ledger import Ledger, LedgerLine
+from uploader.store.store import Store
+
+__all__ = ["Ledger", "LedgerLine", "Store"]

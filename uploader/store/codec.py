@@ -1,0 +1,186 @@
+r"""``state.json`` and the lines of ``ledger.jsonl``: bytes ↔ values of ``model``. Pure.
+
+Must never guess: what does not fit its type raises ``Unreadable`` with the place and what was expected there.
+Names that are not UTF-8 travel as lone surrogates in JSON escapes (``\\udcff``), so every path comes back as it
+was; that is also why no validation library sits here: those at hand refuse such strings.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import types
+import typing
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from enum import Enum
+from typing import Any, Final, TypeVar
+
+from uploader import lifecycle
+from uploader.model import Learnt, Orphan, State, Upload
+
+FORMAT: Final = "valt-uploader state"
+VERSION: Final = 1
+SIZE_LIMIT: Final = 256 * 1024 * 1024  # bytes; 100,000 parked files take about 80 MB
+
+T = TypeVar("T")
+
+
+class Unreadable(ValueError):  # noqa: N818 - says what the file is
+    """What was read is not what we wrote."""
+
+
+class FromTheFuture(Unreadable):
+    """Written by a newer version than this one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """Everything that ``state.json`` holds. ``sequence`` counts the saves."""
+
+    sequence: int = 0
+    uploads: tuple[Upload, ...] = ()
+    orphans: tuple[Orphan, ...] = ()
+    learnt: Learnt = field(default_factory=Learnt)
+
+
+def encode_state(saved: Saved, *, now: float) -> bytes:
+    """Write the state for people and machines: one upload to a line; the first line vouches for the rest."""
+    uploads = ",\n".join("  " + to_json(upload) for upload in saved.uploads)
+    orphans = ",\n".join("  " + to_json(orphan) for orphan in saved.orphans)
+    rest = (
+        f' "uploads": [\n{uploads}\n ],\n "orphans": [\n{orphans}\n ],\n "learnt": {to_json(saved.learnt)}\n}}\n'
+    ).encode("ascii")
+    head = {
+        "format": FORMAT,
+        "version": VERSION,
+        "sequence": saved.sequence,
+        "saved": datetime.fromtimestamp(now, UTC).isoformat(timespec="seconds"),
+        "sha256": hashlib.sha256(rest).hexdigest(),  # of everything after this line
+    }
+    return json.dumps(head)[:-1].encode("ascii") + b",\n" + rest
+
+
+def decode_state(content: bytes) -> Saved:
+    """Read the state. Raises ``Unreadable``, or ``FromTheFuture`` for a version that we do not know."""
+    document = _parse(content)
+    if document.get("format") != FORMAT:
+        raise Unreadable("it is not a state file of valt-uploader")
+    version = document.get("version")
+    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
+        raise Unreadable("its version is not a number")
+    if version > VERSION:
+        raise FromTheFuture(f"it was written by a newer valt-uploader (version {version}; this one knows {VERSION})")
+    # Without a sum (somebody edited the file and took it out) the shape alone is checked.
+    sum_written, rest = document.get("sha256"), content.partition(b"\n")[2]
+    if sum_written is not None and sum_written != hashlib.sha256(rest).hexdigest():
+        raise Unreadable("its checksum does not match its content")
+    saved = Saved(
+        sequence=build(int, document.get("sequence"), "sequence"),
+        uploads=build(tuple[Upload, ...], document.get("uploads"), "uploads"),
+        orphans=build(tuple[Orphan, ...], document.get("orphans"), "orphans"),
+        learnt=build(Learnt, document.get("learnt"), "learnt"),
+    )
+    _check(saved)
+    return saved
+
+
+def _check(saved: Saved) -> None:
+    paths = [upload.path for upload in saved.uploads]
+    if len(set(paths)) != len(paths):
+        raise Unreadable("uploads: a path stands there twice")
+    for index, upload in enumerate(saved.uploads):
+        if upload.state is State.DONE:
+            raise Unreadable(f"uploads[{index}]: a finished upload belongs in the ledger")
+        if broken := lifecycle.broken_rule(upload):
+            raise Unreadable(f"uploads[{index}]: {broken}")
+
+
+def _parse(content: bytes) -> dict[str, Any]:
+    if len(content) > SIZE_LIMIT:
+        raise Unreadable(f"it is larger than {SIZE_LIMIT} bytes")
+    if not content.strip(b"\0 \n"):
+        raise Unreadable("it is empty")
+    try:
+        document = json.loads(content, parse_constant=_no_constant, object_pairs_hook=_no_twins)
+    except (ValueError, RecursionError) as error:
+        raise Unreadable(f"it is not JSON: {error}") from None
+    if not isinstance(document, dict):
+        raise Unreadable("it is not a JSON object")
+    return document
+
+
+def _no_constant(name: str) -> float:
+    raise Unreadable(f"{name} is no number")
+
+
+def _no_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    document = dict(pairs)
+    if len(document) != len(pairs):
+        raise Unreadable("a key stands there twice")
+    return document
+
+
+def to_json(value: Any) -> str:
+    """Write a dataclass of ``model`` on one line, in ASCII; fields at their default None are left out."""
+    fields = {key: item for key, item in dataclasses.asdict(value).items() if item is not None}
+    return json.dumps(fields, allow_nan=False)
+
+
+def from_json(kind: type[T], line: bytes) -> T:
+    """Read what ``to_json`` wrote. Raises ``Unreadable``."""
+    return build(kind, _parse(line), kind.__name__.lower())
+
+
+def build(kind: type[T], value: Any, where: str) -> T:
+    """Make a *kind* from parsed JSON, or say where it does not fit. Raises ``Unreadable``.
+
+    Knows what ``model`` is made of: dataclasses, enums, literals, optional values, tuples and dicts of strings.
+    """
+    return typing.cast("T", _build(kind, value, where))
+
+
+def _build(kind: Any, value: Any, where: str) -> Any:
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (types.UnionType, typing.Union):  # only ``X | None`` is used
+        return None if value is None else _build(arguments[0], value, where)
+    if origin is typing.Literal:
+        return _expect(value in arguments, value, where, " or ".join(map(repr, arguments)))
+    if origin is tuple:
+        _expect(isinstance(value, list), value, where, "a list")
+        return tuple(_build(arguments[0], item, f"{where}[{index}]") for index, item in enumerate(value))
+    if origin is dict:
+        _expect(isinstance(value, dict), value, where, "an object")
+        return {key: _build(arguments[1], item, f"{where}.{key}") for key, item in value.items()}
+    if dataclasses.is_dataclass(kind):
+        return _build_dataclass(kind, value, where)
+    if issubclass(kind, Enum):
+        return kind(_expect(value in list(kind), value, where, "one of " + ", ".join(kind)))
+    if kind is float:
+        good = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        return float(_expect(good, value, where, "a number"))
+    if kind is int:
+        good = isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
+        return _expect(good, value, where, "a whole number, not negative")
+    return _expect(type(value) is kind, value, where, {str: "a text", bool: "true or false"}[kind])
+
+
+def _build_dataclass(kind: Any, value: Any, where: str) -> Any:
+    _expect(isinstance(value, dict), value, where, "an object")
+    hints = typing.get_type_hints(kind)
+    fields = {each.name: each for each in dataclasses.fields(kind)}
+    if unknown := set(value) - set(fields):
+        raise Unreadable(f"{where}: unknown {', '.join(sorted(unknown))}")
+    for name, each in fields.items():
+        required = each.default is dataclasses.MISSING and each.default_factory is dataclasses.MISSING
+        if required and name not in value:
+            raise Unreadable(f"{where}: {name} is missing")
+    return kind(**{name: _build(hints[name], item, f"{where}.{name}") for name, item in value.items()})
+
+
+def _expect(good: bool, value: Any, where: str, wanted: str) -> Any:
+    if not good:
+        raise Unreadable(f"{where}: expected {wanted}, got {str(value)[:40]!r}")
+    return value

