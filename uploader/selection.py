@@ -1,0 +1,72 @@
+"""Which files of a watched folder are ours, and whose: include, exclude, depth, overlap. Pure.
+
+Must never touch the disk: it judges names. ``discover`` and ``explain`` both ask here, so they never disagree.
+Patterns are shell patterns without regard to case (recorders write ``.MP4``). A pattern with a slash is held
+against the path below the folder, one without against the file's name; an exclude pattern without a slash also
+against the name of every folder on the way.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+import re
+from collections.abc import Sequence
+from functools import lru_cache
+
+from uploader.config import WatchConfig
+
+
+def relative(root: str | os.PathLike[str], path: str) -> str | None:
+    """Return *path* below *root*, or None when it is not below it. Both absolute; names only, no links followed."""
+    prefix = os.fspath(root).rstrip("/") + "/"
+    return path[len(prefix) :] if path.startswith(prefix) and len(path) > len(prefix) else None
+
+
+def refusal(watch: WatchConfig, relpath: str) -> str | None:
+    """Say why the file at *relpath* below this folder is not taken; None when it is."""
+    folders, name = relpath.split("/")[:-1], relpath.rsplit("/", 1)[-1]
+    if folders and not watch.recursive:
+        return "it is in a subfolder, and recursive = false"
+    for part in (name, *folders):
+        if _matches(watch.exclude, part):
+            return f"{part!r} matches an exclude pattern"
+    if _matches(watch.exclude, relpath, with_slash=True):
+        return "its path matches an exclude pattern"
+    if not (_matches(watch.include, name) or _matches(watch.include, relpath, with_slash=True)):
+        return "its name matches no include pattern"
+    return None
+
+
+def enters(watch: WatchConfig, relpath: str) -> bool:
+    """True when the subfolder at *relpath* is worth looking into."""
+    return (
+        watch.recursive
+        and not _matches(watch.exclude, relpath.rsplit("/", 1)[-1])
+        and not _matches(watch.exclude, relpath, with_slash=True)
+    )
+
+
+def owner(watches: Sequence[WatchConfig], path: str) -> WatchConfig | None:
+    """Return the ``[[watch]]`` that a file belongs to: the first, as configured, that takes it.
+
+    Folders that finished files are moved to belong to nobody, even inside a watched one.
+    """
+    if any(watch.move_to and relative(watch.move_to, path) is not None for watch in watches):
+        return None
+    for watch in watches:
+        relpath = relative(watch.path, path)
+        if relpath is not None and refusal(watch, relpath) is None:
+            return watch
+    return None
+
+
+def _matches(patterns: tuple[str, ...], text: str, *, with_slash: bool = False) -> bool:
+    expression = _compiled(patterns, with_slash)
+    return expression is not None and expression.match(text) is not None
+
+
+@lru_cache(maxsize=256)
+def _compiled(patterns: tuple[str, ...], with_slash: bool) -> re.Pattern[str] | None:
+    chosen = [fnmatch.translate(pattern) for pattern in patterns if ("/" in pattern) is with_slash]
+    return re.compile("|".join(chosen), re.IGNORECASE) if chosen else None
