@@ -1,0 +1,13 @@
+"""The VALT v3 API (docs/protocol.md).
+
+    wire.py    what goes over the wire and what comes back, as pure functions
+    body.py    the body of an upload request: known length, constant memory, the mark before the last byte
+    client.py  the only user of aiohttp's client: one log-in, one origin, every failure an error of ours
+
+Must never decide what happens to an upload: it reports, ``retry`` and ``lifecycle`` decide.
+"""
+
+from uploader.valt.client import Valt
+from uploader.valt.wire import RecordDetails, RecordListed
+
+__all__ = ["RecordDetails", "RecordListed", "Valt"]

@@ -1,0 +1,345 @@
+"""The only user of aiohttp's client: one origin, one log-in shared by all, every failure an error of ours.
+
+Must never follow a redirect, take a proxy from the environment, repeat a call that changes the server, wait for
+ever, or let a URL out: it holds the token.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ssl
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from typing import Any, Final, Self
+
+import aiohttp
+from yarl import URL
+
+from uploader import __version__, errors, events
+from uploader.clock import Clock
+from uploader.config import ServerConfig
+from uploader.model import RecordIds, RecordSpec
+from uploader.valt import wire
+from uploader.valt.body import ChunkBody
+from uploader.valt.wire import Answer, Call
+
+API: Final = "/api/v3"
+CONNECT_TIMEOUT: Final = 10.0  # s; the kernel's own would be two minutes
+ANSWER_PATIENCE: Final = 5  # × stall_timeout: a server may move gigabytes between last byte and answer
+TOKEN_AGE: Final = 27_000.0  # s; no expiry is documented, the vendor's client logs in again every 28,800 s
+LIST_LIMIT: Final = 100  # rows asked for when one record of an exact name is sought
+DOWNLOAD_BLOCK: Final = 1024 * 1024  # bytes
+
+Remember = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Token:
+    value: str
+    since: float  # monotonic
+
+    def __repr__(self) -> str:
+        return "_Token(***)"
+
+
+class Valt:
+    """A VALT server, as one user sees it. An async context manager."""
+
+    def __init__(
+        self,
+        server: ServerConfig,
+        *,
+        password: Callable[[], str],
+        clock: Clock,
+        bus: events.Bus,
+        remember: Remember,
+        on_answer: Callable[[], None] = lambda: None,
+    ) -> None:
+        """*password* is asked at each log-in; *remember* is told of every secret; *on_answer*: the server lives."""
+        self._server = server
+        self._password = password
+        self._clock = clock
+        self._bus = bus
+        self._remember = remember
+        self._on_answer = on_answer
+        self._token: _Token | None = None
+        self._logging_in = asyncio.Lock()
+        self._skew = 0.0
+        self._session: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> Self:
+        connector = aiohttp.TCPConnector(ssl=tls_of(self._server), limit=0, keepalive_timeout=15.0)
+        self._session = aiohttp.ClientSession(
+            connector=connector,
+            trust_env=False,
+            auto_decompress=False,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            # The default total of 300 s would end every long upload; what bounds a call is ``_within``.
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT),
+            headers={"User-Agent": f"valt-uploader/{__version__}", "Accept-Encoding": "identity"},
+        )
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._session is not None:
+            await self._session.close()
+
+    def server_now(self) -> float:
+        """Unix seconds by the server's clock, as its Date headers tell (to one second)."""
+        return self._clock.now() + self._skew
+
+    @property
+    def skew(self) -> float:
+        """Seconds by which the server's clock is ahead of ours."""
+        return self._skew
+
+    async def login_if_needed(self) -> None:
+        """See to it that there is a token. Raises ``PasswordRefused`` and others."""
+        await self._token_now()
+
+    async def create_record(self, spec: RecordSpec) -> RecordIds:
+        """Make a record. Raises ``AnswerLost`` when one may exist all the same (rule 6)."""
+        return wire.ids_of(await self._json_call(Call.CREATE, "/records/create-upload", wire.create_payload(spec)))
+
+    async def details(self, record: str) -> wire.RecordDetails:
+        """Ask what the server knows of *record*. Raises ``RecordGone``."""
+        return wire.details_of(await self._json_call(Call.DETAILS, f"/records/{_checked(record)}"))
+
+    async def find_records(self, name: str) -> tuple[wire.RecordListed, ...]:
+        """List the records of exactly this *name*: the server's own search is not exact."""
+        body = {"search": name, "limit": LIST_LIMIT}
+        listed = wire.listed_of(await self._json_call(Call.LIST, "/records", body))
+        return tuple(row for row in listed if row.name == name)
+
+    async def delete_record(self, record: str) -> None:
+        """Delete *record*; one that is gone already is fine."""
+        with contextlib.suppress(errors.RecordGone):
+            await self._json_call(Call.DELETE, f"/records/{_checked(record)}/delete", {})
+
+    async def version(self) -> str | None:
+        """Ask the server's version; None when this user may not know it."""
+        try:
+            return wire.version_of(await self._json_call(Call.VERSION, "/admin/general"))
+        except errors.ServerRefused:
+            return None
+
+    async def download_link(self, ids: RecordIds) -> str:
+        """Ask for the link to a video. It lives 30 minutes and is a secret. Raises ``RecordGone``."""
+        path = f"/records/download/{_checked(ids.record)}/{_checked(ids.video)}"
+        return wire.link_of(await self._json_call(Call.LINK, path))
+
+    async def download(self, ids: RecordIds) -> AsyncIterator[bytes]:
+        """Yield the bytes of a video as the server hands them out. The link must lead to the server's own host."""
+        link = await self.download_link(ids)
+        self._remember(link)
+        url = URL(link, encoded=True)
+        if url.host != URL(self._server.url).host:
+            raise errors.ServerRefused(f"{Call.LINK.label}: it leads to another host, which is never followed")
+        async with self._within(Call.DOWNLOAD) as watchdog, self._open().get(url, allow_redirects=False) as response:
+            if response.status != 200:
+                raise wire.failure(Call.DOWNLOAD, await _read(response), now=self._clock.now())
+            async for block in response.content.iter_chunked(DOWNLOAD_BLOCK):
+                watchdog.moved()
+                yield block
+
+    async def send_chunk(
+        self,
+        ids: RecordIds,
+        filename: str,
+        span: tuple[int, int, int],
+        blocks: AsyncIterator[bytes],
+        *,
+        before_last_byte: Callable[[], Awaitable[None]],
+        on_progress: Callable[[int], None],
+    ) -> int | None:
+        """Send the bytes *span* = (start, end, total) of a video; answer how many the server says it holds, if it does.
+
+        Raises ``ChunkCut`` when the server cannot have seen it, ``AnswerLost`` when it may have, what the body
+        itself raised, or what the server's no means.
+        """
+        start, end, total = span
+        token = await self._token_now()
+        boundary = f"valt-uploader-{uuid.uuid4().hex}"
+        async with self._within(Call.UPLOAD) as watchdog:
+
+            def progress(count: int) -> None:
+                watchdog.moved()
+                on_progress(count)
+
+            async def last_byte() -> None:
+                await before_last_byte()
+                watchdog.moved(ANSWER_PATIENCE)
+
+            body = ChunkBody(
+                wire.multipart_frame(boundary, filename),
+                blocks,
+                end - start,
+                before_last_byte=last_byte,
+                on_progress=progress,
+            )
+            headers = {
+                "Content-Range": wire.content_range(start, end, total),
+                "Content-Type": f"multipart/form-data; boundary={boundary}",
+            }
+            url = self._url(f"/records/{_checked(ids.record)}/videos/{_checked(ids.video)}", token)
+            watchdog.body = body
+            answer = await self._exchange("POST", url, data=body, headers=headers)
+        if answer.good and not body.last_byte_may_have_gone:
+            raise errors.ChunkCut(f"{Call.UPLOAD.label}: answered {answer.status} before it was all there")
+        if answer.good:
+            return wire.held_of(answer)
+        if answer.status == 401:
+            self._forget(token)
+        raise wire.failure(Call.UPLOAD, answer, now=self._clock.now())
+
+    async def _json_call(self, call: Call, path: str, payload: Mapping[str, Any] | None = None) -> Answer:
+        """Make a call with our token; after a 401 once more with a new one."""
+        for attempt in (1, 2):
+            token = await self._token_now()
+            async with self._within(call):
+                method = "GET" if payload is None else "POST"
+                answer = await self._exchange(method, self._url(path, token), json=payload)
+            if answer.good:
+                return answer
+            if answer.status != 401:
+                break
+            self._forget(token)
+            if attempt == 2:
+                raise errors.ServerRefused(
+                    f"{call.label}: answered 401 right after a good log-in", hint="does this user have the right to it?"
+                )
+        raise wire.failure(call, answer, now=self._clock.now())
+
+    async def _token_now(self) -> _Token:
+        """Return the shared token; the first who finds none, or an old one, logs in for all."""
+        async with self._logging_in:
+            token, now = self._token, self._clock.monotonic()
+            if token is not None and now - token.since < TOKEN_AGE:
+                return token
+            password = self._password()
+            self._remember(password)
+            payload = {"username": self._server.username, "password": password}
+            async with self._within(Call.LOGIN):
+                answer = await self._exchange("POST", self._url("/login"), json=payload)
+            if not answer.good:
+                raise wire.failure(Call.LOGIN, answer, now=self._clock.now())
+            value = wire.token_of(answer)
+            self._remember(value)
+            self._token = _Token(value, self._clock.monotonic())
+            self._bus.publish(events.LoggedIn(self._server.username))
+            return self._token
+
+    def _forget(self, token: _Token) -> None:
+        """Drop the token that failed, unless another worker has replaced it already."""
+        if self._token is token:
+            self._token = None
+
+    def _url(self, path: str, token: _Token | None = None) -> URL:
+        url = URL(self._server.url + API + path, encoded=True)
+        return url if token is None else url.with_query(access_token=token.value)
+
+    def _open(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            raise RuntimeError("the client is used outside its context")
+        return self._session
+
+    async def _exchange(self, method: str, url: URL, **request: Any) -> Answer:
+        async with self._open().request(method, url, allow_redirects=False, **request) as response:
+            answer = await _read(response)
+            if not answer.good:
+                response.close()  # an early no: what is left of the body must not follow it
+        if "date" in answer.headers:
+            with contextlib.suppress(ValueError):
+                self._skew = parsedate_to_datetime(answer.headers["date"]).timestamp() - self._clock.now()
+        self._on_answer()
+        return answer
+
+    @contextlib.asynccontextmanager
+    async def _within(self, call: Call) -> AsyncIterator[_Watchdog]:
+        """Bound a call by progress, and turn what aiohttp raises into our errors, without its texts (URLs)."""
+        watchdog = _Watchdog(self._server.stall_timeout)
+        try:
+            async with asyncio.timeout(self._server.stall_timeout) as timeout:
+                watchdog.timeout = timeout
+                yield watchdog
+        except TimeoutError:
+            raise watchdog.verdict(call, f"nothing moved for {self._server.stall_timeout:g} s") from None
+        except aiohttp.ClientConnectorError as error:
+            raise errors.ServerDown(*_no_connection(error, self._server)) from None
+        except (aiohttp.ClientError, OSError, asyncio.IncompleteReadError) as error:
+            if watchdog.body is not None and isinstance(watchdog.body.failure, errors.UploaderError):
+                raise watchdog.body.failure from None
+            raise watchdog.verdict(call, f"the connection broke ({type(error).__name__})") from None
+
+
+class _Watchdog:
+    """Knows when a call last moved a byte, and what its end without an answer means."""
+
+    def __init__(self, stall: float) -> None:
+        self._stall = stall
+        self.timeout: asyncio.Timeout | None = None
+        self.body: ChunkBody | None = None
+
+    def moved(self, patience: int = 1) -> None:
+        """Begin the stall time anew, *patience* times as long."""
+        if self.timeout is not None and not self.timeout.expired():
+            self.timeout.reschedule(asyncio.get_running_loop().time() + patience * self._stall)
+
+    def verdict(self, call: Call, what: str) -> errors.UploaderError:
+        """Say what it means that this call ended without an answer."""
+        if self.body is not None and not self.body.last_byte_may_have_gone:
+            return errors.ChunkCut(f"{call.label}: {what}, before its last byte")
+        if call.changes:
+            return errors.AnswerLost(f"{call.label}: {what}, and its answer is not known")
+        return errors.ServerDown(f"{call.label}: {what}")
+
+
+def _checked(value: str) -> str:
+    """Return an id that may go into a URL; one that may not never left ``wire``, so this is our own assertion."""
+    if wire.safe_id(value) is None:
+        raise errors.ServerRefused("an id that cannot stand in a URL")
+    return value
+
+
+async def _read(response: aiohttp.ClientResponse) -> Answer:
+    """Read an answer, at most ``ANSWER_LIMIT`` bytes of it."""
+    body = bytearray()
+    async for block in response.content.iter_any():
+        body += block
+        if len(body) > wire.ANSWER_LIMIT:
+            response.close()
+            break
+    headers = {name.lower(): value for name, value in response.headers.items()}
+    return Answer(response.status, headers, bytes(body[: wire.ANSWER_LIMIT]))
+
+
+def _no_connection(error: aiohttp.ClientConnectorError, server: ServerConfig) -> tuple[str]:
+    """Put a connection that was never made into words: origin and reason, and for TLS what to do."""
+    if isinstance(error, aiohttp.ServerFingerprintMismatch | aiohttp.ClientConnectorSSLError):
+        return (f"{server.url}: no safe connection: {_tls_words(error)}",)
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        return (f"{server.url}: its certificate is not trusted: {_tls_words(error.certificate_error)}; {_TLS_HINT}",)
+    reason = error.strerror or str(error.os_error) or "no connection"
+    return (f"{server.url}: cannot be reached: {reason}",)
+
+
+_TLS_HINT: Final = "set server.ca_file to the authority that signed it, or server.pin_sha256 to its fingerprint"
+
+
+def _tls_words(error: BaseException) -> str:
+    return getattr(error, "verify_message", None) or getattr(error, "reason", None) or type(error).__name__
+
+
+def tls_of(server: ServerConfig) -> ssl.SSLContext | aiohttp.Fingerprint | bool:
+    """Make the TLS settings: TLS 1.2 and above, host name checked, unless the operator has said otherwise."""
+    if not server.tls_verify:
+        return False
+    if server.pin_sha256:
+        return aiohttp.Fingerprint(bytes.fromhex(server.pin_sha256))
+    context = ssl.create_default_context(cafile=None if server.ca_file is None else str(server.ca_file))
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.keylog_filename = None  # type: ignore[assignment]  # undo SSLKEYLOGFILE; typeshed wants a str
+    return context
