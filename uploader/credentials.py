@@ -1,0 +1,98 @@
+"""The password: found where the operator put it, and only if nobody else can read it there.
+
+Read anew at each log-in, so that a changed password needs no restart. Must never put the password, or any part
+of what was read, into an error, a log or a value that lives longer than the log-in.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from uploader.config import PASSWORD_VARIABLE, ServerConfig
+from uploader.errors import PasswordUnusable
+from uploader.model import shown
+
+CREDENTIAL: Final = "valt-password"  # the name in systemd's LoadCredential=
+LONGEST: Final = 4096  # bytes; whatever is longer is not a password but the wrong file
+
+# Neither follows a link, nor waits at a FIFO, nor takes over a terminal, nor leaks into a child.
+_OPEN: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+
+
+def read_password(server: ServerConfig, environ: Mapping[str, str]) -> str:
+    """The password of ``server.username``, from the first of these places that has one.
+
+    1. systemd's credential ``valt-password`` (systemd alone decides who may read that folder);
+    2. ``server.password_file``: a regular file, owned by us or by root, that nobody else can read;
+    3. ``$VALT_UPLOADER_PASSWORD``, which every process of the same user can see: the last resort.
+
+    One that is there and cannot be used is an error, never a reason to try the next. Raises PasswordUnusable.
+    """
+    folder = environ.get("CREDENTIALS_DIRECTORY")
+    credential = Path(folder, CREDENTIAL) if folder else None
+    if credential is not None and os.path.lexists(credential):
+        return _password(_read(credential, private=False), f"the systemd credential {CREDENTIAL}")
+    if (path := server.password_file) is not None:
+        return _password(_read(path, private=True), f"server.password_file {shown(path)}")
+    if PASSWORD_VARIABLE in environ:
+        return _password(environ[PASSWORD_VARIABLE].encode(errors="surrogatepass"), f"${PASSWORD_VARIABLE}")
+    raise PasswordUnusable(
+        "no password is configured",
+        hint=f"set server.password_file, the systemd credential {CREDENTIAL}, or ${PASSWORD_VARIABLE}",
+    )
+
+
+def _password(raw: bytes, source: str) -> str:
+    """*raw* as text without the newline that editors add. Its faults name the *source*, never the content."""
+    if len(raw) > LONGEST:
+        raise PasswordUnusable(f"{source} is longer than {LONGEST} bytes", hint="put the password alone into it")
+    try:
+        text = raw.decode("utf-8-sig")  # Notepad puts a byte order mark before it
+    except UnicodeDecodeError:
+        text = None
+    if text is None:  # raised here, since the decoder's own error carries what it read
+        raise PasswordUnusable(f"{source} is not UTF-8 text", hint="write the password again, as UTF-8")
+    password = text.rstrip("\r\n")
+    if not password:
+        raise PasswordUnusable(f"{source} is empty", hint="write the password into it")
+    return password
+
+
+def _read(path: Path, *, private: bool) -> bytes:
+    """At most ``LONGEST`` + 1 bytes of a regular file; *private* demands that only we or root can read it."""
+    try:
+        handle = os.open(path, _OPEN)
+    except OSError as error:
+        linked = error.errno == errno.ELOOP
+        hint = "name the file itself, not a link to it" if linked else "name a file that this user can read"
+        raise PasswordUnusable(f"{shown(path)} cannot be opened: {error.strerror}", hint=hint) from None
+    try:
+        status = os.fstat(handle)
+        if not stat.S_ISREG(status.st_mode):
+            raise PasswordUnusable(f"{shown(path)} is not a regular file", hint="name a file with the password in it")
+        if private:
+            _demand_private(path, status)
+        return os.read(handle, LONGEST + 1)
+    except OSError as error:
+        raise PasswordUnusable(f"{shown(path)} cannot be read: {error.strerror}") from None
+    finally:
+        os.close(handle)
+
+
+def _demand_private(path: Path, status: os.stat_result) -> None:
+    if status.st_uid not in {os.geteuid(), 0}:
+        raise PasswordUnusable(
+            f"{shown(path)} belongs to another user (uid {status.st_uid}), who could replace it",
+            hint=f"chown it to the user the daemon runs as (uid {os.geteuid()}) or to root",
+        )
+    mode = stat.S_IMODE(status.st_mode)
+    if mode & (stat.S_IRWXG | stat.S_IRWXO):
+        raise PasswordUnusable(
+            f"{shown(path)} can be used by others (mode {mode:04o})",
+            hint=f"chmod 600 {shown(path)}; for a Docker secret, which is 0444 by default, set its uid and mode: 0400",
+        )
