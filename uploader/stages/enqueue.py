@@ -1,0 +1,199 @@
+"""Stage 3: is this file known, changed or new, and whose turn is it? What is to be sent goes on the queue.
+
+Also where everything that waits comes back: a pause that is over, a parked upload that is released, and at start
+whatever the state holds. Must never read more of a file than telling it from a known one takes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
+from enum import StrEnum
+from itertools import count
+from typing import Final
+
+from uploader import errors, events, files, lifecycle, mapping, retry, selection
+from uploader.clock import Clock
+from uploader.config import UploadConfig, WatchConfig
+from uploader.lifecycle import Step
+from uploader.model import Learnt, State, Trouble, Turn, Upload
+from uploader.stages import Job, Pipes, Settled
+from uploader.store import Store
+
+LONGEST_WAIT: Final = 1.1 * retry.DAY  # s; a saved time further off than that comes from a clock that has jumped
+
+
+class Verdict(StrEnum):
+    """What a settled file is to us."""
+
+    NEW = "new"
+    CHANGED = "changed"  # an upload of other content has not begun, or was parked: it begins with this
+    BACK = "back"  # a parked upload's file is there again, as it was
+    LATER = "later"  # an upload of other content of this path is under way; seen again when that has ended
+    KNOWN = "known"
+
+
+def judge(upload: Upload | None, settled: Settled) -> Verdict:
+    """Say what a settled file is, given the upload of this path that is not finished yet, if any."""
+    if upload is None:
+        return Verdict.NEW
+    waits = upload.state is State.PARKED
+    if upload.identity == settled.identity:
+        waits_for_file = waits and upload.trouble is not None and upload.trouble.turn is Turn.FILE
+        return Verdict.BACK if waits_for_file and settled.identity.size else Verdict.KNOWN
+    landed = State.VERIFYING, State.FINISHING
+    if upload.state is State.QUEUED or (waits and upload.parked_from not in landed):
+        return Verdict.CHANGED
+    return Verdict.LATER
+
+
+Mapper = Callable[[Settled], Upload]
+
+
+class Enqueue:
+    """Decides what is sent, and in which order."""
+
+    def __init__(
+        self, make_upload: Mapper, config: UploadConfig, store: Store, pipes: Pipes, clock: Clock, bus: events.Bus
+    ) -> None:
+        self._make_upload, self._config, self._store, self._pipes = make_upload, config, store, pipes
+        self._clock, self._bus = clock, bus
+        self._number = count()
+        self._busy = 0
+
+    @property
+    def idle(self) -> bool:
+        """True when nothing is being judged."""
+        return not self._busy and self._pipes.settled.empty()
+
+    async def run(self, only: Collection[str] | None = None) -> None:
+        """Bring back what the state holds (or, of that, *only* some paths), then judge what settles and falls due."""
+        for upload in tuple(self._store.uploads.values()):
+            if only is None or upload.path in only:
+                self.bring_back(upload)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._take_settled(), name="enqueue: settled")
+            group.create_task(self._take_due(), name="enqueue: again")
+
+    def bring_back(self, upload: Upload) -> None:
+        """Let an unfinished upload go on when its time has come."""
+        trouble = upload.trouble
+        if trouble is None:
+            self._pipes.again.put(upload.path)
+        elif trouble.next_try is not None:
+            wait = trouble.next_try - self._clock.now()
+            self._pipes.again.put(upload.path, min(wait, LONGEST_WAIT))
+
+    async def _take_settled(self) -> None:
+        while True:
+            settled = await self._pipes.settled.get()
+            self._busy += 1
+            try:
+                await self.admit(settled)
+            except errors.UploaderError as error:  # unreadable just now: the next scan brings it again
+                self._bus.publish(events.UploadWaits(settled.path, str(error), 0.0))
+            finally:
+                self._busy -= 1
+
+    async def _take_due(self) -> None:
+        while True:
+            path = await self._pipes.again.next_due()
+            upload = self._store.uploads.get(path)
+            if upload is not None:
+                self._busy += 1
+                try:
+                    await self.go_on(upload)
+                finally:
+                    self._busy -= 1
+
+    async def admit(self, settled: Settled) -> None:
+        """Put a settled file on the queue, unless there is nothing to send. Raises our errors."""
+        upload = self._store.uploads.get(settled.path)
+        verdict = judge(upload, settled)
+        if upload is None:
+            if not await self._was_sent(settled):
+                await self._enqueue_new(settled)
+        elif verdict is Verdict.BACK:
+            await self.go_on(upload)
+        elif verdict is Verdict.CHANGED:
+            orphan = lifecycle.orphan_of(upload, now=self._clock.now(), settle=0.0)
+            self._store.put_orphan(orphan)
+            self._store.drop(settled.path)
+            await self._store.commit()
+            await self._enqueue_new(settled)
+
+    async def _was_sent(self, settled: Settled) -> bool:
+        """True when the ledger vouches for this content at this path: only its metadata was touched."""
+        known = self._store.ledger.alike(settled.path, settled.identity)
+        if known is None:
+            return False
+        # Equal ends prove nothing about the middle, and a recording cannot be made again: read it once.
+        if await asyncio.to_thread(files.sha256_of, settled.path) != known.sha256:
+            return False
+        self._store.ledger.touch(settled.path, known, settled.identity.mtime_ns)
+        self._bus.publish(events.FileKnown(settled.path, known.record))
+        return True
+
+    async def _enqueue_new(self, settled: Settled) -> None:
+        upload = self._make_upload(settled)
+        if settled.identity.size == 0:
+            trouble = Trouble("the file is empty; it is sent when it has content", Turn.FILE)
+            await self._store.save(lifecycle.park(upload, trouble))
+            self._bus.publish(events.UploadParked(settled.path, trouble.reason, trouble.turn))
+            return
+        self._store.put(upload)
+        self._bus.publish(events.FileQueued(upload.path, upload.identity.size, upload.record.name))
+        self._queue(upload)
+
+    async def go_on(self, upload: Upload) -> None:
+        """Send an upload to the stage that its state belongs to; a parked one is released first."""
+        if upload.trouble is not None:
+            # It keeps its count: a file that was parked for failing gets one try, not all of them again.
+            upload = self._store.put(replace(upload, trouble=replace(upload.trouble, next_try=None)))
+        if upload.state is State.PARKED:
+            upload = await self._store.save(lifecycle.advance(upload, Step.RELEASE))
+            self._bus.publish(events.UploadReleased(upload.path, upload.state))
+        if upload.state is State.VERIFYING:
+            self._pipes.sent.put(upload.path)
+        elif upload.state is State.FINISHING:
+            self._pipes.ready.put(upload.path)
+        else:
+            self._queue(upload)
+
+    def _queue(self, upload: Upload) -> None:
+        rank = {
+            "oldest": upload.identity.mtime_ns,
+            "newest": -upload.identity.mtime_ns,
+            "smallest": upload.identity.size,
+        }[self._config.order]
+        self._pipes.jobs.put_nowait(Job((rank, next(self._number)), upload.path))
+
+
+def chunk_size_now(config: UploadConfig, learnt: Learnt, *, now: float) -> int:
+    """Say in which chunks a new record is filled: as configured, unless the server has taught us less. 0: whole."""
+    if config.chunk_size == 0 or (learnt.whole_only_until is not None and now < learnt.whole_only_until):
+        return 0
+    return config.chunk_size if learnt.chunk_limit is None else min(config.chunk_size, learnt.chunk_limit)
+
+
+def upload_of(
+    settled: Settled, watches: Sequence[WatchConfig], chunk_size: int, *, fallback: WatchConfig
+) -> tuple[Upload, str | None]:
+    """Make the upload that a settled file becomes, and the warning of a mapping that fell back.
+
+    A file that belongs to no watched folder (it was named on the command line) follows *fallback*.
+    """
+    watch = selection.owner(watches, settled.path) or fallback
+    relpath = selection.relative(watch.path, settled.path) or settled.path.rsplit("/", 1)[-1]
+    mapped = mapping.record_for(watch.record, relpath=relpath, mtime=settled.identity.mtime_ns / 1e9)
+    upload = Upload(
+        path=settled.path,
+        root=settled.root,
+        identity=settled.identity,
+        record=mapped.record,
+        chunk_size=chunk_size,
+        after_upload=watch.after_upload,
+        move_to=None if watch.move_to is None else str(watch.move_to),
+    )
+    return upload, mapped.warning

@@ -1,0 +1,253 @@
+"""Stage 4: create the record, send chunk after chunk, save what was acknowledged.
+
+A worker drives one upload from where it stands towards *every byte acknowledged*; ``lifecycle.TABLE`` is its map.
+Must never act before the save that announces the act has returned, have two requests for one record in flight, or
+send a byte again that was acknowledged. What it cannot solve at once it hands back with a time: waiting holds no
+worker.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack
+from typing import Final
+
+from uploader import errors, events, lifecycle
+from uploader.clock import Clock
+from uploader.config import ServerConfig
+from uploader.files import Recording
+from uploader.lifecycle import Step
+from uploader.model import Orphan, RecordIds, State, Upload
+from uploader.outage import Outage
+from uploader.retry import POLL_FIRST
+from uploader.stages import Pipes
+from uploader.stages.setback import Setbacks
+from uploader.store import Store
+from uploader.valt import RecordListed, Valt
+from uploader.valt.wire import multipart_filename
+
+CLOCK_GRAIN: Final = 2.0  # s; a Date header and ``created`` are both whole seconds
+NAME_PAUSE: Final = 1.0  # s until a record of a name is made while another of that name is being made
+HERE: Final = (State.QUEUED, State.CREATING, State.SENDING, State.IN_DOUBT)
+
+
+class Transfer:
+    """The pool of workers."""
+
+    def __init__(
+        self,
+        server: ServerConfig,
+        store: Store,
+        valt: Valt,
+        outage: Outage,
+        setbacks: Setbacks,
+        pipes: Pipes,
+        clock: Clock,
+        bus: events.Bus,
+    ) -> None:
+        self._server, self._store, self._valt, self._outage = server, store, valt, outage
+        self._setbacks, self._pipes, self._clock, self._bus = setbacks, pipes, clock, bus
+        self._stopping = asyncio.Event()
+        self._active: dict[str, asyncio.Task[None]] = {}
+        self._names: set[str] = set()  # record names that are being created at this moment
+
+    @property
+    def active(self) -> tuple[str, ...]:
+        """Paths that a worker is busy with."""
+        return tuple(self._active)
+
+    async def work(self) -> None:
+        """Take job after job until ``stop``; one worker."""
+        while not self._stopping.is_set():
+            await self._outage.clear()
+            job = await self._pipes.jobs.get()
+            upload = self._store.uploads.get(job.path)
+            waits = upload is not None and upload.trouble is not None and upload.trouble.next_try is not None
+            if upload is None or upload.state not in HERE or waits or job.path in self._active:
+                continue  # it has moved on since it was queued
+            self._active[job.path] = asyncio.ensure_future(self._setbacks.guard(job.path, self.drive(job.path)))
+            try:
+                await asyncio.shield(self._active[job.path])
+            except asyncio.CancelledError:
+                task = self._active[job.path]
+                if not task.cancelled():  # this worker was cancelled, not the upload alone
+                    task.cancel()
+                    await asyncio.gather(task, return_exceptions=True)
+                    raise
+            finally:
+                del self._active[job.path]
+
+    def stop(self) -> None:
+        """Begin nothing more; chunks that are in flight may end."""
+        self._stopping.set()
+
+    async def let_go(self, path: str) -> None:
+        """Stop working on *path* and return when nobody does: the operator takes it away."""
+        if task := self._active.get(path):
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    async def drive(self, path: str) -> None:
+        """Bring one upload forward, state by state, until it has left this stage. Raises our errors."""
+        async with AsyncExitStack() as stack:
+            recording: Recording | None = None
+            while not self._stopping.is_set():
+                upload = self._store.uploads.get(path)
+                if upload is None or upload.state not in HERE:
+                    return
+                if upload.state is State.CREATING:
+                    await self._find_record(upload)
+                elif upload.state is State.IN_DOUBT:
+                    await self._resolve(upload)
+                else:
+                    if recording is None:
+                        recording = await stack.enter_async_context(Recording.open(path, upload.identity))
+                    if upload.state is State.QUEUED:
+                        await self._begin(upload)
+                    else:
+                        await self._send(upload, recording)
+
+    async def _begin(self, upload: Upload) -> None:
+        """Save the intent, make the record, save its ids."""
+        name = upload.record.name
+        if name in self._names:
+            # One at a time, so that after a crash a record of this name can only be one upload's (rule 6).
+            raise errors.StillInDoubt("another record of the same name is being made", wait=NAME_PAUSE)
+        self._names.add(name)
+        try:
+            await self._valt.login_if_needed()  # its answer also sets the server's clock that the intent is timed by
+            now = self._clock.now()
+            intent = {"intent_at": self._valt.server_now(), "begun_at": upload.begun_at or now}
+            upload = await self._store.save(lifecycle.advance(upload, Step.INTEND, **intent))
+            try:
+                ids = await self._valt.create_record(upload.record)
+            except errors.AnswerLost as error:
+                self._bus.publish(events.UploadInDoubt(upload.path, "", str(error)))
+                raise
+            except errors.UploaderError:
+                await self._store.save(lifecycle.advance(upload, Step.NOT_CREATED))
+                raise
+            await self._store.save(lifecycle.advance(upload, Step.CREATED, ids=ids))
+            self._bus.publish(events.RecordCreated(upload.path, ids.record, ids.video))
+        finally:
+            self._names.discard(name)
+
+    async def _find_record(self, upload: Upload) -> None:
+        """Find out whether the record of a saved intent exists (rule 6)."""
+        found = [row for row in await self._valt.find_records(upload.record.name) if self._may_be_ours(row, upload)]
+        asked_for = self._valt.server_now() - (upload.intent_at or 0.0)
+        if not found and asked_for < self._server.doubt_settle:
+            wait = self._server.doubt_settle - asked_for
+            raise errors.StillInDoubt("whether its record was made is not known yet", wait=wait)
+        details = await self._valt.details(found[0].record) if len(found) == 1 else None
+        if details is not None and details.videos is not None and len(details.videos) == 1:
+            video, status = next(iter(details.videos.items()))
+            if status not in {"created", "ready"}:  # it names its video, and nothing has landed there
+                ids = RecordIds(details.record, video)
+                await self._store.save(lifecycle.advance(upload, Step.CREATED, ids=ids))
+                self._bus.publish(events.RecordAdopted(upload.path, details.record))
+                return
+        outcome = f"{len(found)} records may be it: left alone" if found else "no record was made"
+        if details is not None and details.videos is None:
+            # Ours and empty, but its video's id was in the answer that was lost: it can only be cleared away.
+            now = self._clock.now()
+            self._store.put_orphan(Orphan(details.record, details.name, upload.path, since=now, next_look=now))
+            outcome = f"record {details.record} was made; its video is not known, so it is cleared away"
+        await self._store.save(lifecycle.advance(upload, Step.NOT_CREATED))
+        self._bus.publish(events.DoubtResolved(upload.path, "", outcome))
+
+    def _may_be_ours(self, row: RecordListed, upload: Upload) -> bool:
+        taken = {other.ids.record for other in self._store.uploads.values() if other.ids is not None}
+        return (
+            row.author == self._server.username
+            and row.created >= (upload.intent_at or 0.0) - CLOCK_GRAIN
+            and row.record not in taken
+            and row.record not in self._store.orphans
+        )
+
+    async def _resolve(self, upload: Upload) -> None:
+        """Ask what became of the chunk whose answer is not known, before anything else (rule 4)."""
+        ids = _ids(upload)
+        details = await self._valt.details(ids.record)
+        landed = details.status_of(ids.video) is not None
+        now = self._clock.now()
+        waited = now - (upload.doubt_at or 0.0)
+        if landed and upload.doubt_end == upload.identity.size:
+            await self._acknowledge(upload)
+            self._bus.publish(events.DoubtResolved(upload.path, ids.record, "the last chunk had landed"))
+        elif self._server.resend_is_safe and not landed:
+            await self._store.save(lifecycle.advance(upload, Step.RESEND))
+            self._bus.publish(events.DoubtResolved(upload.path, ids.record, "sent again: resend_is_safe"))
+        elif 0 <= waited < self._server.doubt_settle:
+            what = "what became of its last request is not known yet"
+            raise errors.StillInDoubt(what, wait=self._server.doubt_settle - waited)
+        else:
+            raise errors.RecordSpoilt("what became of a chunk cannot be learnt from this server")
+
+    async def _send(self, upload: Upload, recording: Recording) -> None:
+        """Send the next chunk; a token that has expired is replaced once, and the chunk sent again."""
+        if recording.position != upload.offset:
+            await recording.skip_to(upload.offset, upload.digest)
+            self._bus.publish(
+                events.UploadResumed(upload.path, _ids(upload).record, upload.offset, upload.identity.size)
+            )
+        start = recording.bookmark()
+        try:
+            await self._send_chunk(upload, recording)
+        except errors.TokenExpired:
+            await recording.return_to(start)
+            await self._send_chunk(self._store.uploads[upload.path], recording)
+
+    async def _send_chunk(self, upload: Upload, recording: Recording) -> None:
+        path, size, ids, end = upload.path, upload.identity.size, _ids(upload), lifecycle.chunk_end(upload)
+        position = upload.offset
+
+        def progress(count: int) -> None:
+            nonlocal position
+            position += count
+            self._bus.publish(events.BytesSent(path, position, size))
+
+        async def before_last_byte() -> None:
+            await recording.check_unchanged()
+            doubt = {"doubt_end": end, "doubt_digest": recording.digest, "doubt_at": self._clock.now()}
+            await self._store.save(lifecycle.advance(self._store.uploads[path], Step.LAST_BYTE, **doubt))
+
+        try:
+            held = await self._valt.send_chunk(
+                ids,
+                multipart_filename(path),
+                (upload.offset, end, size),
+                recording.blocks(end),
+                before_last_byte=before_last_byte,
+                on_progress=progress,
+            )
+        except errors.AnswerLost as error:
+            self._bus.publish(events.UploadInDoubt(path, ids.record, str(error)))
+            raise
+        except errors.UploaderError:
+            await self._not_taken(path)
+            raise
+        if held is not None and held != end:
+            raise errors.RecordSpoilt(f"the server says it holds {held} bytes where {end} were sent")
+        await self._acknowledge(self._store.uploads[path])
+
+    async def _not_taken(self, path: str) -> None:
+        """Note that a chunk was plainly refused, or not seen at all: nothing is in doubt."""
+        upload = self._store.uploads[path]
+        if upload.state is State.IN_DOUBT:
+            await self._store.save(lifecycle.advance(upload, Step.REFUSED))
+
+    async def _acknowledge(self, upload: Upload) -> None:
+        upload = await self._store.save(lifecycle.acknowledge(upload, now=self._clock.now()))
+        size = upload.identity.size
+        self._bus.publish(events.ChunkAcknowledged(upload.path, upload.offset, size))
+        if upload.state is State.VERIFYING:
+            ids = _ids(upload)
+            self._bus.publish(events.UploadSent(upload.path, ids.record, size, upload.chunks, upload.digest))
+            self._pipes.sent.put(upload.path, POLL_FIRST)
+
+
+def _ids(upload: Upload) -> RecordIds:
+    if upload.ids is None:
+        raise lifecycle.IllegalStep(f"an upload that is {upload.state} has no record")
+    return upload.ids

@@ -1,0 +1,59 @@
+"""Clears orphans away: records of ours that will not be finished (docs/protocol.md, rule 7).
+
+Must never delete a record that holds a video, nor one that is not in the state as an orphan: those, and only those,
+we made ourselves.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Final
+
+from uploader import errors, events
+from uploader.clock import Clock
+from uploader.model import Orphan
+from uploader.outage import Outage
+from uploader.retry import MINUTE
+from uploader.store import Store
+from uploader.valt import Valt
+
+LOOK_FOR_NEW: Final = 1.0  # s between two looks at the list of orphans
+
+
+class Sweep:
+    """Looks at each orphan when its settle time has passed."""
+
+    def __init__(self, store: Store, valt: Valt, outage: Outage, clock: Clock, bus: events.Bus) -> None:
+        self._store, self._valt, self._outage, self._clock, self._bus = store, valt, outage, clock, bus
+
+    async def run(self) -> None:
+        """Sweep until cancelled."""
+        while True:
+            await self._clock.sleep(LOOK_FOR_NEW)
+            for orphan in tuple(self._store.orphans.values()):
+                if not orphan.landed and orphan.next_look <= self._clock.now():
+                    await self._outage.clear()
+                    await self.look(orphan)
+
+    async def look(self, orphan: Orphan) -> None:
+        """Clear one orphan away, or find that it must stay."""
+        try:
+            details = await self._valt.details(orphan.record)
+            if details.videos is None:
+                await self._valt.delete_record(orphan.record)
+        except errors.RecordGone:
+            pass
+        except errors.UploaderError:
+            self._store.put_orphan(replace(orphan, next_look=self._clock.now() + MINUTE))
+            await self._store.commit()
+            return
+        else:
+            if details.videos is not None:
+                self._store.put_orphan(replace(orphan, landed=True))
+                await self._store.commit()
+                hint = "compare it with the record that was finished, and delete the one that is too many"
+                self._bus.publish(events.OrphanLanded(orphan.record, orphan.path, hint))
+                return
+        self._store.drop_orphan(orphan.record)
+        await self._store.commit()
+        self._bus.publish(events.OrphanCleared(orphan.record, orphan.path))
