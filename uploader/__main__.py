@@ -1,0 +1,59 @@
+"""The process: turns whatever a command raises into one line on stderr and the right exit code.
+
+Must never show a trace-back for a user's mistake. Exit codes: 0 done, 1 something is not ready, 2 usage or
+configuration, 73 the state folder cannot be written, 75 another daemon is at work, 78 the state is damaged or newer.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import NoReturn
+
+import click
+
+from uploader import errors
+from uploader.cli import cli
+from uploader.log import redactor
+
+
+def main() -> NoReturn:
+    """Run the command line and exit."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Run the command line; the answer is the exit code."""
+    try:
+        code = cli.main(arguments, prog_name="valt-uploader", standalone_mode=False)
+    except click.UsageError as error:
+        _complain([error.format_message()])
+        where = "valt-uploader" if error.ctx is None else error.ctx.command_path
+        sys.stderr.write(f"see: {where} --help\n")
+        return 2
+    except click.ClickException as error:
+        _complain([error.format_message()])
+        return 2
+    except click.exceptions.Exit as error:
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        return 130
+    except errors.ConfigError as error:
+        _complain(error.faults)
+        return error.exit_code
+    except errors.UploaderError as error:
+        _complain([str(error)])
+        return error.exit_code
+    except BrokenPipeError:  # whoever read our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return code if isinstance(code, int) else 0
+
+
+def _complain(lines: list[str]) -> None:
+    for line in lines:
+        sys.stderr.write(f"error: {redactor.clean(line)}\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,114 @@
+"""The operator's hand: a socket in the state folder over which the commands reach the running daemon.
+
+One JSON object each way. Only root and the daemon's own user are heard (SO_PEERCRED), and the socket is 0600.
+Must never offer anything that the state file could not do while the daemon is stopped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import socket
+import struct
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final, Self
+
+from uploader import errors
+
+NAME: Final = "control.sock"
+REQUEST_LIMIT: Final = 1024 * 1024  # bytes
+PATIENCE: Final = 30.0  # s for an answer
+
+Handler = Callable[[str, list[str]], Awaitable[dict[str, Any]]]
+
+
+class Control:
+    """Listens for the operator."""
+
+    def __init__(self, folder: Path, handler: Handler) -> None:
+        self._folder, self._handler = folder, handler
+        self._server: asyncio.Server | None = None
+
+    async def __aenter__(self) -> Self:
+        with suppress(FileNotFoundError):  # left by a daemon that was killed; the state's lock is ours
+            (self._folder / NAME).unlink()
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            with _short_path(self._folder) as address:
+                listener.bind(address)
+            (self._folder / NAME).chmod(0o600)
+            self._server = await asyncio.start_unix_server(self._serve, sock=listener, limit=REQUEST_LIMIT)
+        except BaseException:  # whatever it was, the socket must not stay open behind it
+            listener.close()
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._server is not None:
+            self._server.close()
+            with suppress(FileNotFoundError):
+                (self._folder / NAME).unlink()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            answer = await self._answer(reader, writer)
+            writer.write(json.dumps(answer).encode("ascii") + b"\n")
+            await writer.drain()
+        except (ConnectionError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+            pass  # whoever asked has gone, or is no client of ours
+        finally:
+            writer.close()
+
+    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> dict[str, Any]:
+        if not _is_trusted(writer.get_extra_info("socket")):
+            return {"error": "only root and the daemon's own user may do that"}
+        try:
+            request = json.loads(await reader.readuntil(b"\n"))
+            return await self._handler(str(request["do"]), [str(path) for path in request.get("paths", [])])
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return {"error": "not a request of valt-uploader"}
+        except errors.UploaderError as error:
+            return {"error": str(error)}
+
+
+def _is_trusted(peer: socket.socket) -> bool:
+    raw = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    _, user, _ = struct.unpack("3i", raw)
+    return user in {0, os.geteuid()}
+
+
+class _short_path:  # noqa: N801 - a context manager, used like a function
+    """Name the socket through a handle of its folder: an address may have 107 bytes, a folder's path more."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def __enter__(self) -> str:
+        self._fd = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        return f"/proc/self/fd/{self._fd}/{NAME}"
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._fd)
+
+
+def ask(folder: Path, do: str, paths: list[str] | None = None) -> Mapping[str, Any] | None:
+    """Ask the daemon of this state folder; None when none answers. Blocking. Raises ``UploaderError``."""
+    request = json.dumps({"do": do, "paths": paths or []}).encode("ascii") + b"\n"
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client, _short_path(folder) as address:
+            client.settimeout(PATIENCE)
+            client.connect(address)
+            client.sendall(request)
+            with client.makefile("rb") as stream:
+                line = stream.readline()
+    except (FileNotFoundError, ConnectionRefusedError):
+        return None
+    except OSError as error:
+        raise errors.UploaderError(f"the daemon does not answer: {error.strerror or error}") from None
+    answer: Mapping[str, Any] = json.loads(line) if line else {"error": "the daemon ended before it answered"}
+    if "error" in answer:
+        raise errors.UploaderError(answer["error"])
+    return answer

@@ -1,0 +1,159 @@
+"""``run``: the daemon, in the foreground, for years. Signals, drain, reload, and what systemd is told.
+
+Must never exit because of one file, one folder or the server; only for its configuration, its state, or a signal.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final
+
+from uploader import __version__, errors, events, files, report
+from uploader.clock import Clock
+from uploader.config import Config, load
+from uploader.control import Control
+from uploader.house import House
+from uploader.log import configure, install_hooks
+from uploader.store import Store
+from uploader.systemd import Notifier, watchdog_interval
+
+STATUS_EVERY: Final = 2.0  # s between two status lines to systemd, if there is something new to say
+
+
+class Daemon:
+    """One process: a store for its whole life, a house for each configuration."""
+
+    def __init__(
+        self, file: Path, config: Config, store: Store, clock: Clock, bus: events.Bus, environ: Mapping[str, str]
+    ) -> None:
+        self._file, self._config, self._store = file, config, store
+        self._clock, self._bus, self._environ = clock, bus, environ
+        self._notifier = Notifier(environ, clock.monotonic)
+        self._house: House | None = None
+        self._stop = asyncio.Event()
+        self._ending = False
+        self._main: asyncio.Task[Any] | None = None
+
+    async def run(self) -> None:
+        """Work until SIGTERM or SIGINT; a second one ends it at once (what is saved is saved)."""
+        self._main = asyncio.current_task()
+        loop = asyncio.get_running_loop()
+        install_hooks(loop)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._end, number)
+        loop.add_signal_handler(signal.SIGHUP, self._reload)
+        self._announce()
+        with suppress(asyncio.CancelledError):  # by our own second signal, and only by it
+            async with Control(self._config.state.dir, self.answer), asyncio.TaskGroup() as group:
+                helpers = [group.create_task(self._keep_systemd_posted()), group.create_task(self._feed_watchdog())]
+                while not self._ending:
+                    self._stop.clear()
+                    self._house = House(self._config, self._store, self._clock, self._bus, self._environ)
+                    await self._house.run(self._stop, discover=True)
+                for helper in helpers:
+                    helper.cancel()
+        self._bus.publish(events.Stopped(len(self._store.uploads)))
+
+    def _announce(self) -> None:
+        self._bus.publish(
+            events.Started(
+                __version__,
+                self._config.server.url,
+                str(self._config.state.dir),
+                len(self._store.uploads),
+                self._store.ledger.count,
+            )
+        )
+        for warning in report.standing_warnings(self._config):
+            self._bus.publish(events.Notice(warning))
+        for watch in self._config.watch:
+            problem = files.folder_problem(str(watch.path), writable=watch.after_upload != "keep")
+            if problem is not None:
+                self._bus.publish(events.Notice(f"{problem}; it is looked at again every {watch.rescan:g} s"))
+
+    def _end(self, number: signal.Signals) -> None:
+        if self._ending and self._main is not None:
+            self._main.cancel()
+            return
+        self._ending = True
+        self._notifier.stopping()
+        self._bus.publish(events.Stopping(signal.Signals(number).name, self._config.upload.drain))
+        self._stop.set()
+
+    def _reload(self) -> None:
+        """Put a new configuration into force, or keep the old one and say what is wrong with the new."""
+        self._notifier.reloading()
+        try:
+            config = load(self._file, self._environ)
+        except errors.ConfigError as error:
+            self._bus.publish(events.ConfigRejected("; ".join(error.faults)))
+        else:
+            if config.state.dir != self._config.state.dir:
+                self._bus.publish(events.Notice("state.dir has changed: that takes a restart, not a reload"))
+                config = config.model_copy(update={"state": self._config.state})
+            self._config = config
+            configure(config.log.level, config.log.format, environ=self._environ)
+            self._bus.publish(events.ConfigReloaded(str(self._file)))
+            for warning in report.standing_warnings(config):
+                self._bus.publish(events.Notice(warning))
+            self._stop.set()
+        self._notifier.ready(self._status_line())
+
+    async def _keep_systemd_posted(self) -> None:
+        said = self._status_line()
+        self._notifier.ready(said)
+        while True:
+            await self._clock.sleep(STATUS_EVERY)
+            if (line := self._status_line()) != said:
+                self._notifier.status(line)
+                said = line
+
+    async def _feed_watchdog(self) -> None:
+        """Feed systemd's watchdog from the event loop itself: when it hangs, systemd starts us again."""
+        interval = watchdog_interval(self._environ)
+        while interval is not None:
+            self._notifier.watchdog()
+            await self._clock.sleep(interval)
+
+    def _status_line(self) -> str:
+        return report.one_line(self._status())
+
+    def _status(self) -> dict[str, Any]:
+        return report.status(self._config, self._known(), self._clock.now())
+
+    def _known(self) -> report.Known:
+        house = self._house
+        return report.Known(
+            uploads=self._store.uploads.values(),
+            orphans=self._store.orphans.values(),
+            learnt=self._store.learnt,
+            done=self._store.ledger.count,
+            settling=() if house is None else house.settle.candidates(),
+            outage=0.0 if house is None else house.outage.wait,
+            process=os.getpid(),
+            warnings=report.standing_warnings(self._config),
+        )
+
+    async def answer(self, do: str, paths: list[str]) -> dict[str, Any]:
+        """Do what the operator asks for over the control socket."""
+        if self._house is None:
+            raise errors.UploaderError("the daemon is only just starting")
+        match do:
+            case "status":
+                return self._status()
+            case "explain":
+                now = self._clock.now()
+                sent = self._store.ledger.of(paths[0])
+                lines = report.explain(self._config, paths[0], self._known(), sent, now)
+                return {"lines": lines}
+            case "retry":
+                return {"released": [path for path in paths if await self._house.release(path)]}
+            case "forget":
+                return {"forgotten": {path: await self._house.forget(path) for path in paths}}
+            case _:
+                raise errors.UploaderError("this daemon does not know that command; is it another version?")

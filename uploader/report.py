@@ -1,0 +1,204 @@
+"""What is known, in the same words for every reader: ``status``, ``explain``, systemd's status line.
+
+Pure but for looking at one file on request. Must never hold a secret; names are made safe only where they are
+shown, so that scripts get the real ones.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from uploader import files, selection
+from uploader.config import Config
+from uploader.model import Learnt, Orphan, State, Turn, Upload, shown
+from uploader.stages.settle import Candidate
+from uploader.store.ledger import Known as Sent
+from uploader.units import format_bytes, format_duration
+
+WHOSE = {
+    Turn.OURS: "it is tried again by itself",
+    Turn.FILE: "it goes on by itself when the file changes",
+    Turn.OPERATOR: "a person must act; then: valt-uploader retry",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """Everything a report is made of."""
+
+    uploads: Iterable[Upload]
+    orphans: Iterable[Orphan]
+    learnt: Learnt
+    done: int
+    settling: Iterable[Candidate] = ()
+    outage: float = 0.0  # seconds until the server is called again
+    process: int | None = None  # of the daemon; None: it is stopped
+    warnings: list[str] = field(default_factory=list)
+
+
+def standing_warnings(config: Config) -> list[str]:
+    """What the operator has switched off, or asked for in vain: said at every start and in every status."""
+    warnings = []
+    if not config.server.tls_verify:
+        warnings.append("server.tls_verify = false: anybody on the way can read and change what is sent")
+    if config.server.url.startswith("http://") and config.server.allow_plaintext:
+        warnings.append("server.allow_plaintext = true: password and recordings travel unencrypted")
+    if config.server.resend_is_safe:
+        warnings.append("server.resend_is_safe = true: a chunk in doubt is sent again to the same record")
+    warnings += [f"{key}: accepted, but not yet in force in this version" for key in config.not_in_force()]
+    return warnings
+
+
+def status(config: Config, known: Known, now: float) -> dict[str, Any]:
+    """Return the document of ``status --json``."""
+    uploads = sorted(known.uploads, key=lambda upload: upload.path)
+    settling = [_settling(candidate) for candidate in known.settling]
+    counts = Counter(upload.state.value for upload in uploads)
+    return {
+        "server": config.server.url,
+        "state_dir": str(config.state.dir),
+        "daemon": None if known.process is None else {"pid": known.process},
+        "outage": round(known.outage, 1) or None,
+        "counts": {
+            "settling": len(settling),
+            **{state.value: counts.get(state.value, 0) for state in State if state is not State.DONE},
+            "done": known.done,
+        },
+        "uploads": [_upload(upload, now) for upload in uploads],
+        "settling": settling,
+        "orphans": [
+            {"record": orphan.record, "path": orphan.path, "landed": orphan.landed} for orphan in known.orphans
+        ],
+        "warnings": known.warnings,
+    }
+
+
+def _settling(candidate: Candidate) -> dict[str, Any]:
+    return {"path": candidate.sighting.path, "size": candidate.sighting.size, "reason": candidate.reason}
+
+
+def _upload(upload: Upload, now: float) -> dict[str, Any]:
+    trouble = upload.trouble
+    return {
+        "path": upload.path,
+        "state": upload.state.value,
+        "size": upload.identity.size,
+        "offset": upload.offset,
+        "name": upload.record.name,
+        "record": None if upload.ids is None else upload.ids.record,
+        "video": None if upload.ids is None else upload.ids.video,
+        "reason": None if trouble is None else trouble.reason,
+        "turn": None if trouble is None else trouble.turn.value,
+        "attempts": 0 if trouble is None else trouble.attempts,
+        "next_try": None if trouble is None or trouble.next_try is None else iso(trouble.next_try),
+        "next": what_next(upload, now),
+    }
+
+
+def what_next(upload: Upload, now: float) -> str:
+    """Say what happens next with an unfinished upload."""
+    trouble = upload.trouble
+    if trouble is not None and trouble.next_try is not None:
+        return f"tried again in {format_duration(max(0.0, trouble.next_try - now))}"
+    if upload.state is State.PARKED and trouble is not None:
+        return WHOSE[trouble.turn]
+    return {
+        State.QUEUED: "waits for a worker",
+        State.CREATING: "its record is being made, or looked for",
+        State.SENDING: f"the next chunk begins at byte {upload.offset}",
+        State.IN_DOUBT: "the server is asked what became of the last chunk",
+        State.VERIFYING: "the server is asked until it says ready",
+        State.FINISHING: f"the file is dealt with: {upload.after_upload}",
+    }.get(upload.state, "")
+
+
+def one_line(document: Mapping[str, Any]) -> str:
+    """Sum a status up for ``systemctl status``: what is going on, then what is done."""
+    counts = document["counts"]
+    parts = [f"{count} {state}" for state, count in counts.items() if count and state != "done"]
+    text = f"{', '.join(parts) or 'nothing to do'}; {counts['done']} done"
+    return f"server down, {text}" if document["outage"] else text
+
+
+def status_lines(document: Mapping[str, Any]) -> list[str]:
+    """Lay a status out for people."""
+    daemon = document["daemon"]
+    lines = [
+        f"server   {document['server']}",
+        f"daemon   {'stopped' if daemon is None else 'running, process ' + str(daemon['pid'])}",
+        f"files    {one_line(document)}",
+    ]
+    lines += [f"warning  {text}" for text in document["warnings"]]
+    if document["outage"]:
+        lines.append(f"server is down: called again in {format_duration(document['outage'])}")
+    for row in document["uploads"]:
+        percent = f" {100 * row['offset'] // max(1, row['size'])} %" if row["state"] == State.SENDING else ""
+        lines.append(f"\n{shown(row['path'])}\n  {row['state']}{percent}, {format_bytes(row['size'])}")
+        if row["reason"]:
+            lines.append(f"  why:  {row['reason']}")
+        lines.append(f"  next: {row['next']}")
+    for row in document["settling"]:
+        lines.append(f"\n{shown(row['path'])}\n  settling, {format_bytes(row['size'])}\n  why:  {row['reason']}")
+    for row in document["orphans"]:
+        what = "holds a video: a person must decide" if row["landed"] else "is cleared away by itself"
+        lines.append(f"\nrecord {row['record']} was given up for {shown(row['path'])}\n  {what}")
+    return lines
+
+
+def explain(config: Config, path: str, known: Known, finished: Sequence[Sent], now: float) -> list[str]:
+    """Say why this file is, or is not, uploaded: each rule, then where it stands. The last line is the verdict."""
+    lines, watched = _folder_rules(config, path)
+    lines.append(_on_disk(path))
+    for line in finished:
+        lines.append(f"ledger   line {line.seq}: sent as record {line.record}, {format_bytes(line.size)}")
+    upload = next((upload for upload in known.uploads if upload.path == path), None)
+    candidate = next((one for one in known.settling if one.sighting.path == path), None)
+    if upload is not None:
+        lines.append(f"state    {upload.state}, {upload.offset} of {upload.identity.size} bytes acknowledged")
+        if upload.trouble is not None:
+            lines.append(f"reason   {upload.trouble.reason} (failures in a row: {upload.trouble.attempts})")
+        verdict = f"not finished: {what_next(upload, now)}"
+    elif candidate is not None:
+        verdict = f"settling: {candidate.reason}"
+    elif finished:
+        verdict = "uploaded; it is sent again only if its content changes"
+    elif watched:
+        running = known.process is not None
+        verdict = "it will be sent" if running else "it will be sent when the daemon runs (or: valt-uploader once)"
+    else:
+        verdict = "not sent: no [[watch]] takes it"
+    return [*lines, f"verdict  {verdict}"]
+
+
+def _folder_rules(config: Config, path: str) -> tuple[list[str], bool]:
+    owner = selection.owner(config.watch, path)
+    lines = []
+    for number, watch in enumerate(config.watch):
+        relpath = selection.relative(watch.path, path)
+        if relpath is None:
+            lines.append(f"rule     watch[{number}] {watch.path}: not below this folder")
+        elif watch is owner:
+            lines.append(f"rule     watch[{number}] {watch.path}: takes it")
+        else:
+            why = selection.refusal(watch, relpath) or "another [[watch]] before it, or a move_to folder, has it"
+            lines.append(f"rule     watch[{number}] {watch.path}: {why}")
+    return lines, owner is not None
+
+
+def _on_disk(path: str) -> str:
+    kind = files.kind_of(path)
+    if kind != "file":
+        return f"disk     {kind}: only regular files are sent" if kind != "missing" else "disk     it is not there"
+    status = os.lstat(path)
+    empty = "; empty files wait until they have content" if status.st_size == 0 else ""
+    return f"disk     {status.st_size} bytes, last written {iso(status.st_mtime)}{empty}"
+
+
+def iso(seconds: float) -> str:
+    """A time for people and scripts: local time with its offset, to the second."""
+    return datetime.fromtimestamp(seconds).astimezone().isoformat(timespec="seconds")
