@@ -7,10 +7,9 @@ import re
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from uploader.config import Config, RecordConfig, ServerConfig, WatchConfig, find_config, load
 from uploader.model import Share
@@ -251,10 +250,11 @@ def test_keys_that_this_version_does_not_act_on_are_named(loaded: Loader) -> Non
     """Each is named with its folder, and only when it asks for more than there is."""
     config = loaded(
         LEAST
-        + """mode = "events"
+        + """mode = "poll"
         [[watch]]
         path = "/srv/more"
-        mode = "poll"
+        gate = true
+        gate_timeout = "5m"
         done_marker = "{name}.done"
         on_duplicate = "skip"
         [upload]
@@ -268,82 +268,28 @@ def test_keys_that_this_version_does_not_act_on_are_named(loaded: Loader) -> Non
         "upload.bandwidth",
         "upload.recording_aware",
         "watch[1].done_marker",
-        "watch[1].mode",
+        "watch[1].gate",
+        "watch[1].gate_timeout",
         "watch[1].on_duplicate",
     ]
 
 
-def documented_keys() -> dict[str, set[str]]:
-    """The keys of each table of the shipped file, also those that are commented out."""
-    tables: dict[str, set[str]] = {}
-    for line in SHIPPED.read_text(encoding="utf-8").splitlines():
-        if header := re.fullmatch(r"\[+([a-z.]+)\]+", line):
-            table = tables.setdefault(header[1], set())
-        elif key := re.match(r"(?:# )?([a-z_0-9]+) = ", line):
-            table.add(key[1])
-    return tables
+@pytest.mark.parametrize(
+    ("lines", "named"),
+    [
+        ("", []),
+        ("gate = true", ["watch[0].gate"]),
+        ("gate_timeout = '10m'", ["watch[0].gate_timeout"]),
+        ("gate = false", []),
+        ("gate = false\ngate_timeout = '10m'", []),
+    ],
+)
+def test_the_container_check_is_named_only_to_those_who_wrote_it(loaded: Loader, lines: str, named: list[str]) -> None:
+    """It is on by default: who has not asked for it is not told, and who switches it off gets just that."""
+    assert loaded(LEAST + lines).not_in_force() == named
 
 
-def known_keys() -> dict[str, set[str]]:
-    """The keys of each table that the program knows."""
-    tables = {section: field.annotation for section, field in Config.model_fields.items()}
-    tables |= {"watch": WatchConfig, "watch.record": RecordConfig}
-    known = {}
-    for name, table in tables.items():
-        assert isinstance(table, type)
-        assert issubclass(table, BaseModel)
-        known[name] = set(table.model_fields)
-    known["watch"].remove("record")  # a table of its own in the file
-    return known
-
-
-def test_the_shipped_file_documents_every_key_and_no_other() -> None:
-    """What is not in it does not exist, and what is in it does."""
-    assert documented_keys() == known_keys()
-
-
-def test_the_shipped_file_says_what_the_defaults_are() -> None:
-    """Loading it as it is gives the same as giving the three keys that have no default."""
-    assert load(SHIPPED, {}) == load(None, ENVIRON)
-
-
-def test_the_shipped_file_writes_out_every_default() -> None:
-    """Only keys that have no default of their own are commented out."""
-    shipped: dict[str, Any] = tomllib.loads(SHIPPED.read_text(encoding="utf-8"))
-    watch = shipped.pop("watch")[0]
-    written = {**shipped, "watch.record": watch.pop("record"), "watch": watch}
-    left_out = {f"{name}.{key}" for name, keys in known_keys().items() for key in keys if key not in written[name]}
-    assert left_out == {
-        "server.password_file",
-        "server.ca_file",
-        "server.pin_sha256",
-        "watch.move_to",
-        "watch.record.match",
-        "state.dir",
-    }
-
-
-def test_the_examples_of_the_shipped_file_can_be_used(loaded: Loader, tmp_path: Path) -> None:
-    """Each key that is commented out is valid once its # is taken away."""
-    text = re.sub(r"(?m)^# ([a-z_0-9]+ = )", r"\1", SHIPPED.read_text(encoding="utf-8"))
-    config = loaded(text.replace("/etc/ssl/our-ca.pem", str(tmp_path / "config.toml")))
-    assert config.server.pin_sha256 is not None
-    assert config.watch[0].move_to == Path("/srv/uploaded")
-    assert config.watch[0].record.match is not None
-
-
-def test_the_shipped_file_says_which_keys_are_not_in_force() -> None:
-    """Each of them is introduced by a comment that says so."""
-    blocks = SHIPPED.read_text(encoding="utf-8").split("\n\n")
-    for key in (
-        "bandwidth",
-        "recording_aware",
-        "done_marker",
-        "on_duplicate",
-        "listen",
-        "mode",
-        "gate",
-        "gate_timeout",
-    ):
-        (block,) = (block for block in blocks if re.search(rf"(?m)^{key} = ", block))
-        assert "ccepted, not yet in force in this version" in block, key
+def test_what_the_environment_asks_for_in_vain_is_named_too() -> None:
+    """A key is written out wherever it stands."""
+    environ = {**ENVIRON, "VALT_UPLOADER_WATCH": '[{"path": "/srv/recordings", "gate": true}]'}
+    assert load(None, environ).not_in_force() == ["watch[0].gate"]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from uploader.config import ServerConfig
-from uploader.credentials import LONGEST, read_password
+from uploader.credentials import LONGEST, Source, password_source, read_password
 from uploader.errors import PasswordUnusable
 
 SECRET = "c4nary-pässwörd"
@@ -155,3 +155,56 @@ def test_a_credential_that_is_there_and_cannot_be_used_is_an_error(secret_file: 
 def test_an_unusable_password_in_the_environment_is_refused(value: str, complaint: str) -> None:
     """By the same rules as the file."""
     assert refusal(VALT_UPLOADER_PASSWORD=value).startswith(f"$VALT_UPLOADER_PASSWORD {complaint}")
+
+
+@pytest.fixture
+def credentials(tmp_path: Path) -> str:
+    """The folder of systemd's credentials, with ours in it."""
+    folder = tmp_path / "credentials"
+    folder.mkdir()
+    (folder / "valt-password").write_text("credential", encoding="utf-8")
+    return str(folder)
+
+
+@pytest.mark.parametrize("with_credential", [True, False])
+@pytest.mark.parametrize("with_file", [True, False])
+@pytest.mark.parametrize("with_variable", [True, False])
+def test_the_source_is_told_as_the_password_is_taken(
+    secret_file: Path, credentials: str, *, with_credential: bool, with_file: bool, with_variable: bool
+) -> None:
+    """The first of the three places that has one, whichever of them there are; nothing when there is none."""
+    secret_file.write_text("file", encoding="utf-8")
+    environ = {"CREDENTIALS_DIRECTORY": credentials} if with_credential else {}
+    environ |= {"VALT_UPLOADER_PASSWORD": "environment"} if with_variable else {}
+    places = {"credential": with_credential, "file": with_file, "environment": with_variable}
+    first = next((name for name, there in places.items() if there), None)
+    configured = server(secret_file if with_file else None)
+    assert password_source(configured, environ) == first
+    if first is not None:
+        assert read_password(configured, environ) == first
+
+
+@pytest.mark.parametrize(
+    ("password_file", "environ", "source"),
+    [
+        ("none", {}, "file"),
+        ("none", {"VALT_UPLOADER_PASSWORD": "other"}, "file"),
+        (None, {"VALT_UPLOADER_PASSWORD": ""}, "environment"),
+        (None, {"CREDENTIALS_DIRECTORY": ""}, None),
+    ],
+)
+def test_a_source_that_cannot_be_used_is_still_the_source(
+    tmp_path: Path, password_file: str | None, environ: dict[str, str], source: Source | None
+) -> None:
+    """Nothing is opened, so a missing file or an empty variable is no error here."""
+    assert password_source(server(tmp_path / password_file if password_file else None), environ) == source
+
+
+def test_telling_the_source_waits_for_nothing(tmp_path: Path) -> None:
+    """A dangling link or a FIFO in the credential's place is told without being opened."""
+    (tmp_path / "valt-password").symlink_to(tmp_path / "none")
+    environ = {"CREDENTIALS_DIRECTORY": str(tmp_path), "VALT_UPLOADER_PASSWORD": "other"}
+    assert password_source(server(), environ) == "credential"
+    (tmp_path / "valt-password").unlink()
+    os.mkfifo(tmp_path / "valt-password")
+    assert password_source(server(), environ) == "credential"

@@ -11,7 +11,7 @@ import os
 import stat
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 from uploader.config import PASSWORD_VARIABLE, ServerConfig
 from uploader.errors import PasswordUnusable
@@ -24,6 +24,9 @@ LONGEST: Final = 4096  # bytes; whatever is longer is not a password but the wro
 _OPEN: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
 
+Source = Literal["credential", "file", "environment"]
+
+
 def read_password(server: ServerConfig, environ: Mapping[str, str]) -> str:
     """The password of ``server.username``, from the first of these places that has one.
 
@@ -33,18 +36,36 @@ def read_password(server: ServerConfig, environ: Mapping[str, str]) -> str:
 
     One that is there and cannot be used is an error, never a reason to try the next. Raises PasswordUnusable.
     """
-    folder = environ.get("CREDENTIALS_DIRECTORY")
-    credential = Path(folder, CREDENTIAL) if folder else None
-    if credential is not None and os.path.lexists(credential):
-        return _password(_read(credential, private=False), f"the systemd credential {CREDENTIAL}")
-    if (path := server.password_file) is not None:
-        return _password(_read(path, private=True), f"server.password_file {shown(path)}")
-    if PASSWORD_VARIABLE in environ:
+    source, path = _place(server, environ)
+    if path is not None:
+        private = source == "file"
+        name = f"server.password_file {shown(path)}" if private else f"the systemd credential {CREDENTIAL}"
+        return _password(_read(path, private=private), name)
+    if source == "environment":
         return _password(environ[PASSWORD_VARIABLE].encode(errors="surrogatepass"), f"${PASSWORD_VARIABLE}")
     raise PasswordUnusable(
         "no password is configured",
         hint=f"set server.password_file, the systemd credential {CREDENTIAL}, or ${PASSWORD_VARIABLE}",
     )
+
+
+def password_source(server: ServerConfig, environ: Mapping[str, str]) -> Source | None:
+    """Which of its places ``read_password`` takes the password from; None when there is none.
+
+    Opens and reads nothing: whether that place can be used is for ``read_password`` to find out.
+    """
+    return _place(server, environ)[0]
+
+
+def _place(server: ServerConfig, environ: Mapping[str, str]) -> tuple[Source | None, Path | None]:
+    """The first place that has a password, and its path if it is a file."""
+    folder = environ.get("CREDENTIALS_DIRECTORY")
+    credential = Path(folder, CREDENTIAL) if folder else None
+    if credential is not None and os.path.lexists(credential):
+        return "credential", credential
+    if server.password_file is not None:
+        return "file", server.password_file
+    return ("environment" if PASSWORD_VARIABLE in environ else None), None
 
 
 def _password(raw: bytes, source: str) -> str:

@@ -1,0 +1,98 @@
+"""The wording of faults: what is wrong with a value, and what to do, for a person who mends a file.
+
+Pure. Must never repeat a value that may be a password in the wrong place, nor speak of Python's types.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection
+from dataclasses import is_dataclass
+from pathlib import Path
+from typing import Any, Final, get_args
+
+from pydantic import BaseModel
+from pydantic_core import ErrorDetails
+
+from uploader.config.models import Config
+from uploader.units import quoted
+
+Loc = tuple[int | str, ...]  # the way to a value: ("watch", 0, "settle")
+
+# What is not repeated, since it may be a password in the wrong place, on its own or within a table's JSON.
+_SECRETIVE: Final = frozenset({"url", "password_file"})
+_CONTAINER_WANTED: Final = frozenset(
+    {"model_type", "model_attributes_type", "tuple_type", "dict_type", "dataclass_type"}
+)
+
+
+def told(item: ErrorDetails) -> str:
+    """One of pydantic's findings in a person's words; where the value stands is the caller's to say."""
+    loc, kind, value = item["loc"], item["type"], item["input"]
+    keys, expected = _described(loc)
+    match kind:
+        case "value_error":
+            text = str(item["ctx"]["error"])
+        case "extra_forbidden" | "unexpected_keyword_argument":
+            text = f"unknown key; {near(str(loc[-1]), keys) or 'known here are ' + ', '.join(sorted(keys))}"
+        case "missing":
+            text = f"is missing; give {expected}"
+        case "literal_error":
+            text = f"expected {item['ctx']['expected']}".replace("'", '"') + f", got {quoted(value)}"
+        case _ if isinstance(value, str) and kind in _CONTAINER_WANTED:
+            text = f"expected {expected}, got plain text (in the environment, lists and tables are JSON)"
+        case _ if loc[-1] in _SECRETIVE:
+            text = f"expected {expected}, got something else"
+        case _:
+            text = f"expected {expected}, got {quoted(value)}"
+    return text
+
+
+def near(name: str, known: Collection[str]) -> str:
+    """The question whether the most similar of the *known* names was meant; empty when none is similar."""
+    matches = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {matches[0]}?" if matches else ""
+
+
+def _described(loc: Loc) -> tuple[Collection[str], str]:
+    """The keys of the table that *loc* points into, and what is expected there in plain words."""
+    table: type | None = Config
+    keys: Collection[str] = ()
+    expected = "another kind of value"
+    for part in loc:
+        if isinstance(part, str) and table is not None:
+            keys = keys_of(table)
+            field = table.model_fields.get(part) if issubclass(table, BaseModel) else None
+            expected = (field and field.description) or expected
+            table = table_in(field.annotation) if field else None
+    return keys, expected
+
+
+def table_in(annotation: Any) -> type | None:
+    """The model or dataclass that *annotation* is, or is a list of."""
+    for candidate in (annotation, *get_args(annotation)):
+        if isinstance(candidate, type) and (issubclass(candidate, BaseModel) or is_dataclass(candidate)):
+            return candidate
+    return None
+
+
+def keys_of(table: type | None) -> list[str]:
+    """The keys that a model or dataclass knows; none when there is no table."""
+    if table is None:
+        return []
+    return list(table.model_fields if issubclass(table, BaseModel) else table.__annotations__)
+
+
+def watch_faults(watch: object, need_watch: bool) -> list[tuple[Loc, str]]:
+    """What is wrong with the list of folders as a whole, whatever is wrong with its entries."""
+    if not isinstance(watch, list):
+        return []
+    if need_watch and not watch:
+        return [(("watch",), 'at least one folder is required; add [[watch]] with path = "/srv/recordings"')]
+    found: list[tuple[Loc, str]] = []
+    first: dict[Path, int] = {}
+    for index, entry in enumerate(watch):
+        text = entry.get("path") if isinstance(entry, dict) else None
+        if isinstance(text, str) and (at := first.setdefault(Path(text), index)) != index:
+            found.append((("watch", index, "path"), f"the same folder as watch[{at}].path; remove one of them"))
+    return found

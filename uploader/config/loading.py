@@ -1,0 +1,150 @@
+"""How it is read: the file and the environment become one ``Config``, or a list of all faults.
+
+The environment overrides the file, key by key (``VALT_UPLOADER_SERVER__URL``). Must never read ``os.environ``
+(it is handed in), nor stop at the first fault: whoever mends a configuration wants to mend it once.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from pydantic import ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict
+
+from uploader.config.faults import Loc, keys_of, near, table_in, told, watch_faults
+from uploader.config.models import Config
+from uploader.errors import ConfigError
+from uploader.model import shown
+
+PREFIX: Final = "VALT_UPLOADER_"
+CONFIG_VARIABLE: Final = f"{PREFIX}CONFIG"  # names the file
+PASSWORD_VARIABLE: Final = f"{PREFIX}PASSWORD"  # read by ``credentials`` alone
+DEFAULT_FILE: Final = Path("/etc/valt-uploader/config.toml")
+
+
+def find_config(environ: Mapping[str, str]) -> Path:
+    """The file to load when none is named: ``$VALT_UPLOADER_CONFIG``, else ``/etc/valt-uploader/config.toml``."""
+    return Path(environ.get(CONFIG_VARIABLE) or DEFAULT_FILE)
+
+
+def load(path: Path | None, environ: Mapping[str, str], *, need_watch: bool = True) -> Config:
+    """The configuration from the file at *path* (``None``: no file) and from *environ*, which overrides it.
+
+    Raises ConfigError with every fault on a line of its own: file or environment, key, what is wrong and what
+    to do. *need_watch* false accepts a configuration without any watched folder.
+    """
+    from_environ, faults = _read_environ(environ)
+    try:
+        from_file = {} if path is None else _read_toml(path)
+    except ValueError as error:
+        raise ConfigError([str(error), *faults]) from None
+    origin = _Origin("configuration" if path is None else shown(path), from_environ, environ.keys())
+    values = _merged(_merged({"server": {}}, from_file), from_environ)
+    if folder := environ.get("STATE_DIRECTORY", "").partition(":")[0]:  # systemd's StateDirectory=, the first
+        values = _merged({"state": {"dir": folder}}, values)
+    config = None
+    try:
+        config = Config.model_validate(values)
+    except ValidationError as error:
+        faults[:0] = [f"{origin.of(item['loc'])}: {told(item)}" for item in error.errors(include_url=False)]
+    faults += [f"{origin.of(loc)}: {text}" for loc, text in watch_faults(values.get("watch", []), need_watch)]
+    if config is None or faults:  # outside of the handler: its error carries the values it refused
+        raise ConfigError(faults)
+    return config
+
+
+class _EnvironKeys(Config, BaseSettings):
+    """The keys as pydantic-settings wants to see them. Never instantiated: that would read ``os.environ``."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, env_nested_delimiter="__")
+
+
+class _EnvironSource(EnvSettingsSource):
+    """The values of the environment that is handed in; a text that is not JSON is left for validation to refuse."""
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        self._environ = environ
+        super().__init__(_EnvironKeys)
+
+    def _load_env_vars(self) -> Mapping[str, str | None]:
+        return {name.lower(): value for name, value in self._environ.items()}
+
+    def decode_complex_value(self, field_name: str, field: FieldInfo, value: Any) -> Any:
+        try:
+            return super().decode_complex_value(field_name, field, value)
+        except ValueError:
+            return value
+
+
+def _read_environ(environ: Mapping[str, str]) -> tuple[dict[str, Any], list[str]]:
+    """What *environ* sets, and a fault for each variable with our prefix that sets nothing."""
+    known = {CONFIG_VARIABLE, PASSWORD_VARIABLE}
+    for section, field in Config.model_fields.items():
+        known.add(f"{PREFIX}{section}".upper())
+        if section != "watch":  # a list: only as a whole
+            known |= {f"{PREFIX}{section}__{key}".upper() for key in keys_of(table_in(field.annotation))}
+    given = {name: value for name, value in environ.items() if name.upper().startswith(PREFIX)}
+    faults = [
+        f"environment: {shown(name)}: unknown variable; "
+        + (near(name.upper(), known) or f"sections and keys are joined like {PREFIX}SERVER__URL")
+        for name in sorted(given)
+        if name.upper() not in known
+    ]
+    return _EnvironSource({name: given[name] for name in given if name.upper() in known})(), faults
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    """The tables of the file. Raises ValueError with the one fault that keeps it from being read."""
+    try:
+        return tomllib.loads(path.read_bytes().decode("utf-8-sig"))
+    except OSError as error:
+        fault = f"cannot be read: {error.strerror}; name another file with -c, or mend its rights"
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        fault = f"line {line}: not UTF-8 text; save the file as UTF-8"
+    except tomllib.TOMLDecodeError as error:
+        text, _, place = str(error).rstrip(")").rpartition(" (at ")
+        fault = f"{place}: not TOML: {text}; texts need quotes, tables [brackets]"
+    raise ValueError(f"{shown(path)}: {fault}")
+
+
+def _merged(low: Mapping[str, Any], high: Mapping[str, Any]) -> dict[str, Any]:
+    """*low* overridden by *high*, key by key within each section."""
+    result = dict(low)
+    for section, value in high.items():
+        below = result.get(section)
+        result[section] = {**below, **value} if isinstance(below, dict) and isinstance(value, dict) else value
+    return result
+
+
+@dataclass(frozen=True, slots=True)
+class _Origin:
+    """Where each value came from, so that a fault names the file or the variable that must be mended."""
+
+    file: str
+    from_environ: Mapping[str, Any]
+    variables: Collection[str]
+
+    def of(self, loc: Loc) -> str:
+        """``config.toml: watch[0].settle`` or ``environment: VALT_UPLOADER_UPLOAD__WORKERS``."""
+        section = self.from_environ.get(str(loc[0]))
+        within = isinstance(section, dict)
+        if section is None or (within and (len(loc) == 1 or loc[1] not in section)):
+            return f"{self.file}: {_key(loc)}"
+        variables = {name.upper() for name in self.variables}
+        for depth in (2, 1):
+            variable = PREFIX + "__".join(str(part) for part in loc[:depth]).upper()
+            if variable in variables:
+                break
+        rest = _key(loc[depth:])
+        return f"environment: {variable}" + (f" {rest}" if rest else "")
+
+
+def _key(loc: Loc) -> str:
+    parts = (f"[{part}]" if isinstance(part, int) else f".{shown(part)}" for part in loc)
+    return "".join(parts).removeprefix(".")

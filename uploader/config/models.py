@@ -1,0 +1,269 @@
+"""What is configured: every table of the file as a frozen model, and what is expected of each value.
+
+A model holds values in the units that the program computes with (seconds, bytes, bytes per second). Must never say
+where a value came from, nor hold a password, nor repeat in a complaint a value that may hold one.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
+
+from uploader.mapping import check_placeholders, parse_match
+from uploader.model import AfterUpload, Share, shown
+from uploader.units import UNLIMITED, RateStep, parse_chunk_size, parse_duration, parse_rate, parse_schedule, quoted
+
+_AS_URL: Final = 'expected an address like "https://valt.example.com"'
+
+
+def _above_zero(seconds: float) -> float:
+    if seconds <= 0:
+        raise ValueError('expected a duration above zero like "60s"')
+    return seconds
+
+
+def _absolute(value: object) -> object:
+    """A path with ``~`` expanded. What was given is not repeated: it may be a password in the wrong place."""
+    if not isinstance(value, str | Path):
+        return value
+    try:
+        path = Path(value).expanduser()
+    except RuntimeError:
+        raise ValueError("the home folder of ~ is not known here; write the path out") from None
+    if not path.is_absolute() or "\0" in str(path):
+        raise ValueError('expected an absolute path like "/srv/recordings"')
+    return path
+
+
+def _unset_if_empty(value: object) -> object:
+    return None if value == "" else value
+
+
+def _split_origin(url: str) -> tuple[str, str]:
+    """The origin of *url* as ``scheme://host[:port]``, and its host. Raises ValueError when it is more or less."""
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname or "", parts.port
+    except ValueError:
+        raise ValueError(_AS_URL) from None
+    if parts.scheme not in {"http", "https"} or not re.fullmatch(r"[\w.:%-]+", host) or re.search(r"\s", url):
+        raise ValueError(_AS_URL)
+    if parts.path not in {"", "/"} or "@" in url or "?" in url or "#" in url:
+        raise ValueError('expected only scheme, host and port, like "https://valt.example.com:8443"')
+    name = f"[{host}]" if ":" in host else host
+    return f"{parts.scheme}://{name}" + ("" if port is None else f":{port}"), host
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _listen(value: str) -> str:
+    host, colon, port = value.rpartition(":")
+    if value and not (host and colon and re.fullmatch("[0-9]{1,5}", port) and int(port) < 2**16):
+        raise ValueError(f'expected an address and a port like "127.0.0.1:8484", or "", got {quoted(value)}')
+    return value
+
+
+def _placeholders(text: str, info: ValidationInfo) -> str:
+    """Check *text* against the groups of ``match``, which stands before it in ``RecordConfig``."""
+    if "match" not in info.data:  # faulty itself: which groups it would have is not known
+        check_placeholders(text, None)
+    else:
+        match = info.data["match"]
+        check_placeholders(text, match.groupindex if match else ())
+    return text
+
+
+# Each type says in plain words what is expected where pydantic itself would speak of types.
+Switch = Annotated[bool, Field(description="true or false")]
+Text = Annotated[str, Field(description="text in quotes")]
+Duration = Annotated[float, BeforeValidator(parse_duration)]
+Timeout = Annotated[Duration, AfterValidator(_above_zero)]
+Rate = Annotated[float, BeforeValidator(parse_rate)]
+PathHere = Annotated[Path, BeforeValidator(_absolute), Field(description='an absolute path like "/srv/recordings"')]
+OptionalPath = Annotated[
+    Path | None,
+    BeforeValidator(_absolute),
+    BeforeValidator(_unset_if_empty),
+    Field(description='an absolute path like "/etc/ssl/our-ca.pem"'),
+]
+Patterns = Annotated[tuple[str, ...], Field(description='a list of patterns like ["*.mp4", "*.mov"]')]
+Placeholders = Annotated[str, AfterValidator(_placeholders)]
+
+
+class _Table(BaseModel):
+    """A table of the file: frozen, and strict about its keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ServerConfig(_Table):
+    """``[server]``: where recordings go, and how far it is trusted. Durations in seconds."""
+
+    allow_plaintext: Switch = False  # before ``url``, whose check needs it
+    url: Annotated[str, Field(description='an address like "https://valt.example.com"')]
+    username: Annotated[str, Field(description='the name of a VALT account like "uploader"')]
+    password_file: OptionalPath = None
+    ca_file: OptionalPath = None
+    pin_sha256: Annotated[str | None, Field(description="64 hexadecimal digits")] = None
+    tls_verify: Switch = True
+    resend_is_safe: Switch = False
+    stall_timeout: Timeout = 60.0
+    doubt_settle: Duration = 20.0
+
+    @field_validator("url")
+    @classmethod
+    def _origin(cls, value: str, info: ValidationInfo) -> str:
+        """``scheme://host[:port]`` and nothing else: whatever else it holds may be a secret, and is not shown."""
+        url, host = _split_origin(value if "://" in value else f"https://{value}")
+        if url.startswith("http://") and not info.data.get("allow_plaintext", True) and not _is_loopback(host):
+            raise ValueError(
+                "http:// sends password and recordings unencrypted; use https://, or set server.allow_plaintext = true"
+            )
+        return url
+
+    @field_validator("username")
+    @classmethod
+    def _not_blank(cls, value: str) -> str:
+        if not value.strip():
+            raise ValueError('expected the name of a VALT account like "uploader", got an empty text')
+        return value
+
+    @field_validator("ca_file")
+    @classmethod
+    def _readable(cls, value: Path | None) -> Path | None:
+        try:
+            if value is not None:
+                value.open("rb").close()
+        except OSError as error:
+            raise ValueError(f"{shown(value or '')} cannot be read: {error.strerror}") from None
+        return value
+
+    @field_validator("pin_sha256")
+    @classmethod
+    def _hexadecimal(cls, value: str | None) -> str | None:
+        digits = (value or "").replace(":", "").lower()
+        if digits and not re.fullmatch("[0-9a-f]{64}", digits):
+            raise ValueError("expected the SHA-256 of the server's certificate: 64 hexadecimal digits, colons allowed")
+        return digits or None
+
+
+class UploadConfig(_Table):
+    """``[upload]``: how recordings travel. Sizes in bytes, rates in bytes per second, durations in seconds."""
+
+    workers: Annotated[int, Field(ge=1, le=64, description="a whole number from 1 to 64")] = 4
+    chunk_size: Annotated[int, BeforeValidator(parse_chunk_size)] = 16 * 1024 * 1024  # 0: "whole"
+    bandwidth: Annotated[tuple[RateStep, ...], BeforeValidator(parse_schedule)] = UNLIMITED
+    ready_timeout: Timeout = 1800.0
+    drain: Duration = 10.0
+    order: Literal["oldest", "smallest", "newest"] = "oldest"
+    recording_aware: Switch = False
+    recording_bandwidth: Rate = 1_250_000.0  # 10 Mbit/s
+
+
+class RecordConfig(_Table):
+    """``[watch.record]``: which record a file becomes; ``mapping.record_for`` applies it."""
+
+    match: Annotated[
+        re.Pattern[str] | None,
+        BeforeValidator(parse_match),
+        BeforeValidator(_unset_if_empty),
+        Field(description="a regular expression in 'single quotes'"),
+    ] = None  # before ``name`` and ``template``, whose checks need its groups
+    name: Annotated[Placeholders, Field(description='text with placeholders like "{stem}"')] = "{stem}"
+    template: Annotated[dict[str, Placeholders], Field(description='a table of texts like { "1" = "{stem}" }')] = Field(
+        default_factory=dict
+    )
+    share: Annotated[Share, Field(description="a table of numbers like { users = [1, 2], groups = [4] }")] = Share()
+
+
+class WatchConfig(_Table):
+    """One ``[[watch]]``: a folder, which of its files count, and what becomes of them. Durations in seconds."""
+
+    path: PathHere
+    include: Patterns = (*("*.mp4", "*.mov", "*.mkv", "*.avi", "*.ts", "*.mts", "*.m4v", "*.webm", "*.mpg", "*.wmv"),)
+    exclude: Patterns = ("*.part", "*.tmp", ".*", "~*")
+    recursive: Switch = True
+    mode: Literal["auto", "events", "poll"] = "auto"
+    settle: Duration = 10.0
+    rescan: Timeout = 60.0
+    gate: Switch = True
+    gate_timeout: Duration = 600.0
+    done_marker: Text = ""
+    on_duplicate: Literal["send", "skip"] = "send"
+    after_upload: AfterUpload = "keep"  # before ``move_to``, whose check needs it
+    move_to: Annotated[OptionalPath, Field(validate_default=True)] = None
+    record: Annotated[RecordConfig, Field(description="a [watch.record] table")] = RecordConfig()
+
+    @field_validator("move_to")
+    @classmethod
+    def _elsewhere(cls, value: Path | None, info: ValidationInfo) -> Path | None:
+        if value is None and info.data.get("after_upload") == "move":
+            raise ValueError('is required by after_upload = "move"; name a folder like "/srv/uploaded"')
+        if value is not None and value == info.data.get("path"):
+            raise ValueError("is the watched folder itself; name another one")
+        return value
+
+
+class StateConfig(_Table):
+    """``[state]``: where the daemon keeps what it must not forget."""
+
+    dir: PathHere = Path("/var/lib/valt-uploader")
+
+
+class StatusConfig(_Table):
+    """``[status]``: the page, the metrics and the health check; ``""`` is off."""
+
+    listen: Annotated[Text, AfterValidator(_listen)] = ""
+
+
+class LogConfig(_Table):
+    """``[log]``: how much is said, and in which form."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["auto", "json", "console"] = "auto"
+
+
+class Config(_Table):
+    """Everything that is configured, ready to use. Two are equal when they mean the same."""
+
+    server: Annotated[ServerConfig, Field(description="a [server] table")]
+    upload: Annotated[UploadConfig, Field(description="an [upload] table")] = UploadConfig()
+    watch: Annotated[tuple[WatchConfig, ...], Field(description="[[watch]] tables, in double brackets")] = ()
+    state: Annotated[StateConfig, Field(description="a [state] table")] = StateConfig()
+    status: Annotated[StatusConfig, Field(description="a [status] table")] = StatusConfig()
+    log: Annotated[LogConfig, Field(description="a [log] table")] = LogConfig()
+
+    def not_in_force(self) -> list[str]:
+        """The keys that ask for more than this version does, as ``watch[0].done_marker``."""
+        found = []
+        for section, key, asks_for_it in _NOT_IN_FORCE:
+            if section == "watch":
+                tables = [(f"watch[{index}]", watch) for index, watch in enumerate(self.watch)]
+            else:
+                tables = [(section, getattr(self, section))]
+            found += [f"{name}.{key}" for name, table in tables if asks_for_it(table)]
+        return found
+
+
+# What is accepted and not yet acted upon: section, key, and whether a table asks for more than there is.
+_NOT_IN_FORCE: Final[tuple[tuple[str, str, Callable[[Any], bool]], ...]] = (
+    ("upload", "bandwidth", lambda upload: any(step.bytes_per_second is not None for step in upload.bandwidth)),
+    ("upload", "recording_aware", lambda upload: upload.recording_aware),
+    # On by default: who has not written it does not count on it, and ``false`` is what happens anyway.
+    ("watch", "gate", lambda watch: watch.gate and "gate" in watch.model_fields_set),
+    ("watch", "gate_timeout", lambda watch: watch.gate and "gate_timeout" in watch.model_fields_set),
+    ("watch", "done_marker", lambda watch: bool(watch.done_marker)),
+    ("watch", "on_duplicate", lambda watch: watch.on_duplicate == "skip"),
+    ("status", "listen", lambda status: bool(status.listen)),
+)
