@@ -62,6 +62,7 @@ def test_the_unit_is_locked_down() -> None:
     """The exposure that systemd itself works out, 0 to 10, is 1.2 at most; the rest is the network it needs."""
     done = run("systemd-analyze", "security", "--offline=true", "--threshold=12", UNIT)
     assert done.returncode == 0, done.stdout
+    assert setting("ProtectSystem") == "strict"  # so that ReadWritePaths= is all it can write to
 
 
 def test_the_unit_starts_the_daemon_with_the_default_configuration() -> None:

@@ -1,0 +1,43 @@
+# valt-uploader in a container. Build: docker build -t valt-uploader .
+#
+# Run, with the configuration, the password (owner 10001, mode 0400) and the recordings from the host; the folder
+# may be ":ro" as long as after_upload = "keep":
+#
+#   docker run --detach --name valt-uploader --restart on-failure --stop-timeout 60 \
+#     --read-only --tmpfs /tmp:size=16m,noexec,nosuid,nodev \
+#     --cap-drop ALL --security-opt no-new-privileges --pids-limit 64 --memory 256m \
+#     --volume valt-uploader-state:/var/lib/valt-uploader \
+#     --volume /etc/valt-uploader/config.toml:/etc/valt-uploader/config.toml:ro \
+#     --volume /etc/valt-uploader/password:/etc/valt-uploader/password:ro \
+#     --volume /srv/recordings:/srv/recordings \
+#     valt-uploader
+#
+# The base image goes by its name here, so that a build takes its security fixes. For builds that repeat, pin
+# both lines by digest: FROM python:3.13-slim@sha256:…
+
+FROM python:3.13-slim AS build
+WORKDIR /build
+COPY requirements.txt requirements-dev.txt ./
+# The build backend comes from the lock too, and stays behind in this stage.
+RUN python -m venv tools \
+ && tools/bin/pip install --no-cache-dir --require-hashes --only-binary :all: -r requirements-dev.txt
+RUN python -m venv /opt/valt-uploader \
+ && /opt/valt-uploader/bin/pip install --no-cache-dir --require-hashes --only-binary :all: -r requirements.txt
+COPY pyproject.toml README.md LICENSE ./
+COPY uploader uploader
+RUN tools/bin/pip wheel --no-deps --no-build-isolation --wheel-dir wheels . \
+ && /opt/valt-uploader/bin/pip install --no-cache-dir --no-deps --no-index wheels/*.whl \
+ && /opt/valt-uploader/bin/pip uninstall --yes pip
+
+FROM python:3.13-slim
+COPY --from=build /opt/valt-uploader /opt/valt-uploader
+# A volume takes over owner and mode of the folder it is mounted on.
+RUN install -d -m 0700 -o 10001 -g 10001 /var/lib/valt-uploader
+VOLUME /var/lib/valt-uploader
+USER 10001:10001
+STOPSIGNAL SIGTERM
+# Configuration and state can be read. That the daemon lives needs no check: it is the container's only process.
+HEALTHCHECK --interval=1m --timeout=10s --start-period=30s \
+  CMD ["/opt/valt-uploader/bin/valt-uploader", "status", "-c", "/etc/valt-uploader/config.toml", "--json"]
+ENTRYPOINT ["/opt/valt-uploader/bin/valt-uploader"]
+CMD ["run", "-c", "/etc/valt-uploader/config.toml"]

@@ -1,0 +1,61 @@
+# Each target works by itself on a machine that has python3 (3.11 or newer, with venv) and make.
+# One environment, .venv, serves them all; it is made anew when the lock, the Python or this folder's place changes.
+
+PYTHON ?= python3
+BIN := .venv/bin
+KEY := $(shell { cat requirements-dev.txt pyproject.toml; $(PYTHON) -VV; pwd -P; } 2>/dev/null | cksum | cut -d ' ' -f 1)
+READY := .venv/.ready-$(KEY)
+LOCK := .venv/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	--no-emit-index-url --no-annotate --custom-compile-command 'make lock' $(UPGRADE)
+
+.PHONY: help test demo lint types wheel lock clean
+
+help:
+	@echo 'make test     lint, types and tests'
+	@echo 'make demo     a server, a watched folder and the daemon, at work for a moment'
+	@echo 'make lint     ruff: rules and format'
+	@echo 'make types    mypy, strict'
+	@echo 'make wheel    dist/*.whl, to install on another machine'
+	@echo 'make lock     requirements*.txt from pyproject.toml; UPGRADE=--upgrade takes the newest versions'
+	@echo 'make clean    remove .venv, caches and builds'
+	@echo 'PYTHON=python3.13 chooses the Python'
+
+test: lint types
+	@$(BIN)/pytest
+
+demo: $(READY)
+	@$(BIN)/valt-uploader demo
+
+lint: $(READY)
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+
+types: $(READY)
+	@$(BIN)/mypy
+
+wheel: $(READY)
+	@$(BIN)/pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation --wheel-dir dist .
+	@ls dist/*.whl
+
+$(READY):
+	@command -v $(PYTHON) >/dev/null || { echo 'error: there is no $(PYTHON); name one: make PYTHON=…' >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: $$($(PYTHON) -V) is too old;" \
+		'Python 3.11 or newer is needed; name one: make PYTHON=python3.13 …' >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo 'error: $(PYTHON) cannot make environments;' \
+		'on Debian and Ubuntu: apt install python3-venv' >&2; exit 1; }
+	@echo "installing into .venv ($$($(PYTHON) -V), exact versions, checked by hash) …"
+	@$(PYTHON) -m venv --clear .venv
+	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.txt
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+# uv has a place of its own, so that what is locked and what locks do not mix.
+lock:
+	@test -x .venv/lock/bin/uv || { $(PYTHON) -m venv .venv/lock && .venv/lock/bin/pip install --quiet \
+		--disable-pip-version-check uv; }
+	@$(LOCK) pyproject.toml -o requirements.txt
+	@$(LOCK) --extra dev --constraint requirements.txt pyproject.toml -o requirements-dev.txt
+
+clean:
+	@rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
