@@ -1,9 +1,7 @@
-"""Which record a file becomes: placeholders, the operator's regular expression, and the server's limits.
+"""Which record a file becomes: the operator's rule, applied to one file, within the server's limits.
 
 Pure. Must never refuse a file: whatever its name is made of, the result is a record name of 1 to
-``NAME_LIMIT`` characters that encodes to UTF-8 and reads on one line. Must never hand a file's name or an
-operator's text to ``str.format``: texts are taken apart once and put together by hand, so that no placeholder
-reaches an attribute or an index.
+``NAME_LIMIT`` characters that encodes to UTF-8 and reads on one line.
 """
 
 from __future__ import annotations
@@ -11,31 +9,22 @@ from __future__ import annotations
 import hashlib
 import re
 import unicodedata
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from difflib import get_close_matches
 from pathlib import PurePosixPath
-from string import Formatter
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
+from uploader.config import RecordConfig
 from uploader.model import RecordSpec, shown
-
-if TYPE_CHECKING:
-    from uploader.config import RecordConfig
+from uploader.placeholders import MTIME_FORMAT, pieces
 
 NAME_LIMIT: Final = 255  # characters of a record's name: what a text column of such servers holds
 VALUE_LIMIT: Final = 1000  # characters of a template value: the server names no limit; this keeps requests small
 LAST_RESORT: Final = "recording"  # the name of a record whose file has none to give
-MTIME_FORMAT: Final = "%Y-%m-%d %H:%M"
-PLACEHOLDERS: Final = ("name", "stem", "suffix", "folder", "relpath", "mtime")
 
 _DIGEST: Final = 8  # hexadecimal digits that keep two names apart that begin with the same 246 characters
-_EARLIEST, _LATEST = (
-    -30_000_000_000.0,
-    253_000_000_000.0,
-)  # the years 1019 to 9987: every time zone can write them
-_IDENTIFIER: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_EARLIEST, _LATEST = -30_000_000_000.0, 253_000_000_000.0  # the years 1019 to 9987: every time zone can write them
 
 Values = Mapping[str, str | Callable[[str], str]]
 
@@ -46,78 +35,6 @@ class Mapped:
 
     record: RecordSpec
     warning: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """One stretch of a text with placeholders: what stands before one, its name and what follows its colon."""
-
-    literal: str
-    name: str | None = None
-    spec: str = ""
-
-
-def pieces(text: str) -> list[Piece]:
-    """Take *text* apart at its placeholders; ``{{`` and ``}}`` are braces.
-
-    Raises ValueError, in words for an operator, when it is not well formed.
-    """
-    try:
-        parsed = list(Formatter().parse(text))
-    except ValueError:
-        raise ValueError("a brace is not closed or not opened; write {{ or }} for the character itself") from None
-    found = []
-    for literal, name, spec, conversion in parsed:
-        if name is not None:
-            _check_shape(name, spec or "", conversion)
-        found.append(Piece(literal, name, spec or ""))
-    return found
-
-
-def _check_shape(name: str, spec: str, conversion: str | None) -> None:
-    if not _IDENTIFIER.fullmatch(name):
-        raise ValueError(f"{{{shown(name)}}} is not a placeholder; a placeholder is one name, like {{stem}}")
-    if conversion:
-        raise ValueError(f'"!{shown(conversion)}" after {{{name}}} is not supported')
-    if not spec:
-        return
-    if name != "mtime":
-        raise ValueError(f"only {{mtime:…}} takes a format, not {{{name}}}")
-    if "{" in spec or "}" in spec or "\0" in spec:
-        raise ValueError(f"the format of {{mtime:…}} is like {MTIME_FORMAT}, without braces in it")
-
-
-def check_placeholders(text: str, groups: Collection[str] | None) -> None:
-    """Raise ValueError when *text* is not well formed or names what nothing fills.
-
-    *groups* are the named groups of ``match``; ``None`` says they are not known, and any name passes.
-    """
-    for piece in pieces(text):
-        if piece.name is None or piece.name in PLACEHOLDERS or groups is None or piece.name in groups:
-            continue
-        known = [*PLACEHOLDERS, *groups]
-        near = get_close_matches(piece.name, known, n=1)
-        hint = f"did you mean {{{near[0]}}}?" if near else "known are " + " ".join(f"{{{name}}}" for name in known)
-        raise ValueError(f"unknown placeholder {{{piece.name}}}; {hint}")
-
-
-def parse_match(value: object) -> object:
-    """The regular expression of a rule, compiled; what is not a text is handed back for validation to refuse.
-
-    Raises ValueError when it is none, naming the place, or when one of its groups would hide a placeholder.
-    """
-    if not isinstance(value, str):
-        return value
-    try:
-        pattern = re.compile(value)
-    except re.error as error:
-        place = "" if error.pos is None else f" at character {error.pos + 1}"
-        raise ValueError(f"not a regular expression: {error.msg}{place}") from None
-    except (OverflowError, RecursionError):
-        raise ValueError("not a regular expression that can be used: it is too large") from None
-    if taken := sorted(pattern.groupindex.keys() & set(PLACEHOLDERS)):
-        raise ValueError(f"the group name {taken[0]} is taken by the placeholder {{{taken[0]}}}; choose another")
-    return pattern
 
 
 def record_for(rule: RecordConfig, *, relpath: str, mtime: float) -> Mapped:

@@ -15,8 +15,8 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 
-from uploader.mapping import check_placeholders, parse_match
 from uploader.model import AfterUpload, Share, shown
+from uploader.placeholders import check_placeholders, parse_match
 from uploader.units import UNLIMITED, RateStep, parse_chunk_size, parse_duration, parse_rate, parse_schedule, quoted
 
 _AS_URL: Final = 'expected an address like "https://valt.example.com"'
