@@ -190,7 +190,8 @@ def configure(level: str, fmt: Format, *, environ: Mapping[str, str], stream: Te
         else structlog.processors.JSONRenderer(ensure_ascii=False)
     )
     handler = LineHandler(stream)
-    handler.setFormatter(structlog.stdlib.ProcessorFormatter(processors=[_tidy, renderer]))
+    form = [_tidy, _for_people, renderer] if console else [_tidy, renderer]
+    handler.setFormatter(structlog.stdlib.ProcessorFormatter(processors=form))
     handler.addFilter(_ours_or_serious)
     root = logging.getLogger()
     for old in [old for old in root.handlers if isinstance(old, LineHandler)]:
@@ -263,6 +264,14 @@ def _tidy(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
     if trace is not None:
         line["trace"] = shown(redactor.clean(_told(trace)), TRACE_LIMIT)
     return line
+
+
+def _for_people(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Return the event as a terminal shows it: the clock on the wall, and no logger where it is our own."""
+    event["time"] = datetime.fromisoformat(event["time"]).astimezone().strftime("%H:%M:%S")
+    if event["logger"].split(".")[0] == OURS:
+        del event["logger"]
+    return event
 
 
 def _exception(exc_info: object) -> BaseException | None:
