@@ -1,0 +1,75 @@
+"""What the documentation shows can be done, and what it points to is there."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from uploader.cli import cli
+
+ROOT = Path(__file__).parent.parent
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+README = (ROOT / "README.md").read_text()
+
+
+def _blocks(text: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_link_between_pages_leads_somewhere(page: Path) -> None:
+    """A relative link names a file of the repository."""
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)[^)]*\)", page.read_text()):
+        assert (page.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_command_that_a_page_shows_exists_with_its_options(page: Path) -> None:
+    """A command line of ours in a console block names a command, and options that it has."""
+    for block in _blocks(page.read_text(), "console"):
+        for line in re.findall(r"^\$ .*?\bvalt-uploader (.*)$", block, re.MULTILINE):
+            words = shlex.split(line, comments=True)
+            name = next(word for word in words if not word.startswith("-"))
+            command = cli.commands[name]
+            known = {option for parameter in command.params for option in parameter.opts}
+            known |= {"-h", "--help"}
+            used = {word for word in words if re.fullmatch(r"--?[a-z][a-z-]*", word)}
+            assert used <= known, line
+
+
+def test_the_readme_names_every_command() -> None:
+    """The table of commands is the table of commands."""
+    table = set(re.findall(r"^\| `valt-uploader (\w+)", README, re.MULTILINE))
+    assert table == set(cli.commands)
+
+
+def test_the_readme_can_be_followed_word_for_word(tmp_path: Path) -> None:
+    """The block that tries the built-in server runs as it stands, in an empty folder, and shows what it says."""
+    (block,) = [block for block in _blocks(README, "console") if "simulate --port 8080" in block]
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    commands = re.sub(r"^(?!\$ |\[|\w+ = |END|url|path|dir).*\n", "", block, flags=re.MULTILINE)
+    script = "\n".join(line.removeprefix("$ ") for line in commands.splitlines()).replace("8080", str(port))
+    # A shell without job control has no %1, and a reader waits for no prompt: until the server listens, so do we.
+    script = script.replace("kill %1", "kill $!").replace(
+        "mkdir recordings", f"until (: > /dev/tcp/127.0.0.1/{port}) 2>/dev/null; do :; done\nmkdir recordings"
+    )
+    (tmp_path / ".venv").symlink_to(sys.prefix)
+    done = subprocess.run(
+        ["bash", "-euc", f"trap 'kill $(jobs -p) 2>/dev/null' EXIT\n{script}"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    shown = [line for line in block.splitlines() if "uploaded now" in line or "not to be had" in line]
+    assert len(shown) == 2
+    assert set(shown) <= set(done.stdout.splitlines())
