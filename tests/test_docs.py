@@ -61,13 +61,9 @@ def test_the_readme_can_be_followed_word_for_word(tmp_path: Path) -> None:
         "mkdir recordings", f"until (: > /dev/tcp/127.0.0.1/{port}) 2>/dev/null; do :; done\nmkdir recordings"
     )
     (tmp_path / ".venv").symlink_to(sys.prefix)
+    script = f"trap 'kill $(jobs -p) 2>/dev/null' EXIT\n{script}"
     done = subprocess.run(
-        ["bash", "-euc", f"trap 'kill $(jobs -p) 2>/dev/null' EXIT\n{script}"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
+        ["bash", "-euc", script], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
     )
     assert done.returncode == 0, done.stderr
     shown = [line for line in block.splitlines() if "uploaded now" in line or "not to be had" in line]
