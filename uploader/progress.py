@@ -24,21 +24,23 @@ from uploader import events
 from uploader.model import shown
 
 NAME_WIDTH = 40  # columns
+COMPACT_NAME_WIDTH = 20
 
 
 class Bars:
     """Progress bars for some paths (all, if none are named). A context manager; silent when not on a terminal."""
 
-    def __init__(self, console: Console, only: Collection[str] | None = None) -> None:
+    def __init__(self, console: Console, only: Collection[str] | None = None, *, compact: bool = False) -> None:
+        """*compact*: fit into 80 columns, without speed and remaining time."""
         self._only = only
+        self._name_width = COMPACT_NAME_WIDTH if compact else NAME_WIDTH
         self._tasks: dict[str, TaskID] = {}
         self._progress = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=24),
+            BarColumn(bar_width=16 if compact else 24),
             DownloadColumn(binary_units=True),
-            TransferSpeedColumn(),
-            TimeRemainingColumn(compact=True),
+            *(() if compact else (TransferSpeedColumn(), TimeRemainingColumn(compact=True))),
             TextColumn("{task.fields[stage]}", markup=False),
             console=console,
             disable=not console.is_terminal,
@@ -77,8 +79,8 @@ class Bars:
         if self._only is not None and path not in self._only:
             return
         if path not in self._tasks:
-            name = shown(path.rsplit("/", 1)[-1], NAME_WIDTH)
-            self._tasks[path] = self._progress.add_task(name.ljust(NAME_WIDTH), total=size, stage=stage)
+            name = shown(path.rsplit("/", 1)[-1], self._name_width)
+            self._tasks[path] = self._progress.add_task(name.ljust(self._name_width), total=size, stage=stage)
         self._progress.update(self._tasks[path], completed=position, total=size, stage=stage)
 
     def _stage(self, path: str, stage: str) -> None:
