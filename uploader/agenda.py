@@ -36,7 +36,9 @@ class Agenda(Generic[Item]):
         due, order = self._clock.monotonic() + max(0.0, after), next(self._order)
         self._due[item] = (due, order)
         heapq.heappush(self._heap, (due, order, item))
-        self._changed.set()
+        # Set for good, and a new one for whoever waits from now on: clearing it could hide it from a waiter.
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
 
     def drop(self, item: Item) -> None:
         """Forget *item*, if it is there."""
@@ -55,28 +57,26 @@ class Agenda(Generic[Item]):
     async def next_due(self) -> Item:
         """Wait for the next item to fall due, and take it off."""
         while True:
-            self._changed.clear()
-            wait = self.soonest()
+            changed, wait = self._changed, self.soonest()
             if wait == 0.0:
                 item = heapq.heappop(self._heap)[2]
                 del self._due[item]
                 return item
-            await self._until_changed(wait)
+            await either(changed, self._clock, wait)
 
     def _discard_stale(self) -> None:
         while self._heap and self._due.get(self._heap[0][2]) != self._heap[0][:2]:
             heapq.heappop(self._heap)
 
-    async def _until_changed(self, wait: float | None) -> None:
-        if wait is None:
-            await self._changed.wait()
-            return
-        waiters = {
-            asyncio.ensure_future(self._changed.wait()),
-            asyncio.ensure_future(self._clock.sleep(wait)),
-        }
-        try:
-            await asyncio.wait(waiters, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for waiter in waiters:
-                waiter.cancel()
+
+async def either(event: asyncio.Event, clock: Clock, wait: float | None) -> None:
+    """Return when *event* is set, or after *wait* seconds; None: without that bound."""
+    if wait is None:
+        await event.wait()
+        return
+    waiters = {asyncio.ensure_future(event.wait()), asyncio.ensure_future(clock.sleep(wait))}
+    try:
+        await asyncio.wait(waiters, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for waiter in waiters:
+            waiter.cancel()

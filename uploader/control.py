@@ -63,15 +63,28 @@ class Control:
             writer.close()
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> dict[str, Any]:
+        line = await reader.readuntil(b"\n")  # before any no: closing on what is unread would take the no with it
         if not _is_trusted(writer.get_extra_info("socket")):
             return {"error": "only root and the daemon's own user may do that"}
-        try:
-            request = json.loads(await reader.readuntil(b"\n"))
-            return await self._handler(str(request["do"]), [str(path) for path in request.get("paths", [])])
-        except (ValueError, KeyError, TypeError, AttributeError):
+        request = _request(line)
+        if request is None:
             return {"error": "not a request of valt-uploader"}
+        try:
+            return await self._handler(*request)
         except errors.UploaderError as error:
             return {"error": str(error)}
+
+
+def _request(line: bytes) -> tuple[str, list[str]] | None:
+    """Read what is asked for, and for which paths; None when this is no request."""
+    try:
+        document = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    do, paths = (document.get("do"), document.get("paths")) if isinstance(document, dict) else (None, None)
+    if not isinstance(do, str) or not isinstance(paths, list) or not all(isinstance(path, str) for path in paths):
+        return None
+    return do, paths
 
 
 def _is_trusted(peer: socket.socket) -> bool:
@@ -108,7 +121,9 @@ def ask(folder: Path, do: str, paths: list[str] | None = None) -> Mapping[str, A
         return None
     except OSError as error:
         raise errors.UploaderError(f"the daemon does not answer: {error.strerror or error}") from None
-    answer: Mapping[str, Any] = json.loads(line) if line else {"error": "the daemon ended before it answered"}
+    if not line.endswith(b"\n"):
+        raise errors.UploaderError("the daemon ended before it answered")
+    answer: Mapping[str, Any] = json.loads(line)
     if "error" in answer:
         raise errors.UploaderError(answer["error"])
     return answer

@@ -348,7 +348,7 @@ class UploadWaits(Event):
 class UploadParked(Event):
     """Set aside: ``turn`` says whose turn it is."""
 
-    level: ClassVar[Level | None] = "error"
+    level: ClassVar[Level | None] = "warning"
     path: str
     reason: str
     turn: str

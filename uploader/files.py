@@ -17,8 +17,8 @@ import hashlib
 import os
 import shutil
 import stat
-from collections.abc import AsyncIterator, Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
 from typing import Final
 
 import aiofiles
@@ -56,35 +56,51 @@ def scan(root: str, *, takes: Judge, enters: Judge, start: str = "") -> Scan:
 
     Links are not followed. A folder that cannot be read makes the scan incomplete, it does not end it.
     """
-    sightings: list[Sighting] = []
-    irregular: list[tuple[str, str]] = []
-    problem: str | None = None
-    folders = [start]
-    while folders:
-        folder = folders.pop()
+    walk = _Walk(root, takes, enters, [start])
+    while walk.folders:
+        folder = walk.folders.pop()
+        path = os.path.join(root, folder) if folder else root
         try:
-            for relpath, entry in _entries(root, folder):
-                if entry.is_dir(follow_symlinks=False):
-                    if enters(relpath) and relpath.count("/") < DEPTH_LIMIT:
-                        folders.append(relpath)
-                elif takes(relpath):
-                    status = entry.stat(follow_symlinks=False)
-                    if stat.S_ISREG(status.st_mode):
-                        sightings.append(Sighting(entry.path, root, status.st_size, status.st_mtime_ns))
-                    else:
-                        irregular.append((entry.path, _kind(status.st_mode)))
+            with os.scandir(path) as entries:
+                for entry in entries:
+                    walk.note(f"{folder}/{entry.name}" if folder else entry.name, entry)
         except FileNotFoundError as error:
             if not folder:  # the root itself; below it, folders come and go
-                problem = _say(root, error)
+                walk.problem = _say(root, error)
         except OSError as error:
-            problem = _say(os.path.join(root, folder), error)
-    return Scan(root, tuple(sightings), tuple(irregular), problem, whole=not start and problem is None)
+            walk.problem = _say(path, error)
+    whole = not start and walk.problem is None
+    return Scan(root, tuple(walk.sightings), tuple(walk.irregular), walk.problem, whole)
 
 
-def _entries(root: str, folder: str) -> Iterator[tuple[str, os.DirEntry[str]]]:
-    with os.scandir(os.path.join(root, folder) if folder else root) as entries:
-        for entry in entries:
-            yield (f"{folder}/{entry.name}" if folder else entry.name), entry
+@dataclass(slots=True)
+class _Walk:
+    """What a scan has seen so far, and the folders that it has still to look into."""
+
+    root: str
+    takes: Judge
+    enters: Judge
+    folders: list[str]
+    sightings: list[Sighting] = field(default_factory=list)
+    irregular: list[tuple[str, str]] = field(default_factory=list)
+    problem: str | None = None
+
+    def note(self, relpath: str, entry: os.DirEntry[str]) -> None:
+        """Take one entry in. What cannot be looked at, or is gone by now, does not hide the others."""
+        try:
+            if entry.is_dir(follow_symlinks=False):
+                if self.enters(relpath) and relpath.count("/") < DEPTH_LIMIT:
+                    self.folders.append(relpath)
+            elif self.takes(relpath):
+                status = entry.stat(follow_symlinks=False)
+                if stat.S_ISREG(status.st_mode):
+                    self.sightings.append(Sighting(entry.path, self.root, status.st_size, status.st_mtime_ns))
+                else:
+                    self.irregular.append((entry.path, _kind(status.st_mode)))
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            self.problem = _say(entry.path, error)
 
 
 def look(path: str, root: str) -> Sighting | None:
@@ -261,32 +277,32 @@ def delete(path: str, identity: Identity) -> bool:
 
 
 def free_target(path: str, root: str, move_to: str) -> str:
-    """Say where *path* goes below *move_to*: the same way below it, numbered if that name is taken. Blocking."""
+    """Say where *path* goes below *move_to*: the same way below it, numbered if that name is taken. Blocking.
+
+    A name that a move of this very file has made is its own: the move was cut short before the old one was removed.
+    """
     target = os.path.join(move_to, os.path.relpath(path, root))
     stem, suffix = os.path.splitext(target)
     number = 0
-    while os.path.lexists(target):
+    while os.path.lexists(target) and not _half_moved(path, target):
         number += 1
         target = f"{stem} ({number}){suffix}"
     return target
 
 
 def move(path: str, identity: Identity, target: str, sha256: str) -> bool:
-    """Move *path* to *target*, which must not exist yet, if it is still the file that was sent. Blocking.
+    """Move *path* to *target*, if it is still the file that was sent. Blocking.
 
-    Across file systems: copy, fsync, compare with *sha256*, then remove. Nothing is ever overwritten.
+    Across file systems: copy, fsync, compare with *sha256*, then remove. Nothing is ever overwritten; a *target*
+    that is this very file already is a move that was cut short, and is finished.
     False when the file is gone already. Raises ``FileChanged`` and ``ShareNotReady``.
     """
     if not _still_there(path, identity):
         return False
     try:
         os.makedirs(os.path.dirname(target), exist_ok=True)
-        try:
-            os.link(path, target, follow_symlinks=False)  # unlike rename, it refuses to overwrite
-        except OSError as error:
-            if error.errno not in {errno.EXDEV, errno.EPERM, errno.ENOTSUP, errno.EMLINK}:
-                raise
-            _copy(path, target, sha256)
+        if not _half_moved(path, target):
+            _give_name(path, target, sha256)
         _sync_folder(os.path.dirname(target))
         os.unlink(path)
     except OSError as error:
@@ -294,15 +310,47 @@ def move(path: str, identity: Identity, target: str, sha256: str) -> bool:
     return True
 
 
+def _half_moved(path: str, target: str) -> bool:
+    """True when a move of *path* has made *target* already: as its second name, or as a copy equal to the last byte.
+
+    Never true of what may be the first name seen another way (a link or a second mount leads to its folder):
+    removing one would remove both.
+    """
+    try:
+        here, there = os.lstat(path), os.lstat(target)
+        if os.path.samestat(here, there):
+            same_folder = os.path.samefile(os.path.dirname(path), os.path.dirname(target))
+            return not same_folder or os.path.basename(path) != os.path.basename(target)
+        one_file = here.st_ino == there.st_ino or here.st_ctime_ns == there.st_ctime_ns
+        alike = here.st_size == there.st_size and not one_file
+        return alike and sha256_of(path) == sha256_of(target)
+    except (OSError, errors.UploaderError):
+        return False
+
+
+def _give_name(path: str, target: str, sha256: str) -> None:
+    try:
+        os.link(path, target, follow_symlinks=False)  # unlike rename, it refuses to overwrite
+    except OSError as error:
+        # Another file system or mount, one without links, or too many of them already.
+        if error.errno not in {errno.EXDEV, errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK}:
+            raise
+        _copy(path, target, sha256)
+
+
 def _copy(path: str, target: str, sha256: str) -> None:
     """Copy to another file system: durable and proved equal before the target's name appears."""
-    temporary = f"{target}.part"
+    # A name that is ours alone: what a crash leaves under it may be thrown away, and a long name fits too.
+    temporary = os.path.join(os.path.dirname(target), f".valt-uploader-{sha256[:16]}.part")
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(temporary)
     try:
         with open(path, "rb", opener=_open_regular) as source, open(temporary, "xb") as copy:
             shutil.copyfileobj(source, copy, BLOCK)
             copy.flush()
             os.fsync(copy.fileno())
-        shutil.copystat(path, temporary)
+        with contextlib.suppress(OSError):  # times and rights, where that file system keeps such
+            shutil.copystat(path, temporary)
         _prove_copy(temporary, target, sha256)
         os.rename(temporary, target)
     finally:
@@ -328,9 +376,11 @@ def _sync_folder(folder: str) -> None:
 def _still_there(path: str, identity: Identity) -> bool:
     """True when *path* is still the file that was sent, False when nothing is there; else ``FileChanged``."""
     try:
-        now = _identify(path)
+        now: Identity | None = _identify(path)
     except errors.FileMissing:
         return False
+    except errors.NotAFile:
+        now = None
     if now != identity:
         raise errors.FileChanged(f"{shown(path)} is no longer the file that was sent")
     return True

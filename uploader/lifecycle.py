@@ -161,6 +161,8 @@ def broken_rule(upload: Upload) -> str | None:
         state = upload.parked_from or State.QUEUED
         if upload.trouble is None:
             return "parked without a reason"
+        if state not in _UNFINISHED:
+            return f"nothing is parked from {state}"
     has_ids = state in {State.SENDING, State.IN_DOUBT, State.VERIFYING, State.FINISHING}
     rules = (
         (0 <= upload.offset <= size, "offset outside the file"),

@@ -6,7 +6,10 @@ against no file. Must never contact the server itself: the first call after the 
 
 from __future__ import annotations
 
+import asyncio
+
 from uploader import errors, events, retry
+from uploader.agenda import either
 from uploader.clock import Clock
 from uploader.store import Store
 
@@ -21,6 +24,9 @@ class Outage:
         self._since: float | None = None
         held = (store.learnt.login_not_before or 0.0) - clock.now()
         self._until = clock.monotonic() + min(held, retry.LOGIN_PAUSES[-1]) if held > 0 else 0.0
+        self.reason = ""  # why calls wait, in one sentence; empty when they do not, or when an earlier run knew
+        self._asked_for = held > 0  # by a refused password or a Retry-After: no answer to another call ends that
+        self._lifted = asyncio.Event()
 
     @property
     def wait(self) -> float:
@@ -29,20 +35,24 @@ class Outage:
 
     async def clear(self) -> None:
         """Return when the server may be called."""
-        while self.wait > 0:
-            await self._clock.sleep(self.wait)
+        while (wait := self.wait) > 0:
+            await either(self._lifted, self._clock, wait)
 
     def lift(self) -> None:
         """Call again at once: the operator has mended something."""
         self._until = 0.0
+        lifted, self._lifted = self._lifted, asyncio.Event()
+        lifted.set()
 
     async def failed(self, error: errors.UploaderError) -> float:
         """Note a failure that is nobody's file's. Answers the pause in seconds."""
         if self.wait > 0:
             return self.wait  # begun before the pause was known: it is the same outage
         pause = self._pause_after(error)
+        self.reason = str(error)
         self._since = self._clock.monotonic() if self._since is None else self._since
         self._until = self._clock.monotonic() + pause
+        self._asked_for = isinstance(error, errors.PasswordRefused | errors.ServerBusy)
         self._bus.publish(events.ServerDown(str(error), round(pause, 1)))
         if isinstance(error, errors.PasswordRefused):
             refusals = self._store.learnt.login_refusals + 1
@@ -58,14 +68,15 @@ class Outage:
             return error.retry_after
         return retry.outage_pause(self._failures, self._clock.uniform)
 
-    def logged_in(self) -> None:
-        """Forget refused passwords: this one was taken. Saved with whatever is saved next."""
-        if self._store.learnt.login_refusals:
-            self._store.learn(login_refusals=0, login_not_before=None)
-
     def answered(self) -> None:
-        """Note that the server has answered a call as it should."""
-        self._failures, self._until = 0, 0.0
+        """Note that the server has answered a call as it should: it is up, and took our password."""
+        self._failures = 0
+        if self.wait > 0 and self._asked_for:
+            return  # a call that was on its way before: four of those would be four more refused log-ins
+        self.lift()
+        self.reason = ""
+        if self._store.learnt.login_refusals:
+            self._store.learn(login_refusals=0, login_not_before=None)  # saved with whatever is saved next
         if self._since is not None:
             self._bus.publish(events.ServerBack(round(self._clock.monotonic() - self._since, 1)))
             self._since = None

@@ -26,6 +26,8 @@ WHOSE = {
     Turn.OPERATOR: "a person must act; then: valt-uploader retry",
 }
 
+REFUSED_BEFORE = "the log-in was refused before, and is not tried again yet"  # what is left of it after a restart
+
 
 @dataclass(frozen=True, slots=True)
 class Known:
@@ -37,6 +39,7 @@ class Known:
     done: int
     settling: Iterable[Candidate] = ()
     outage: float = 0.0  # seconds until the server is called again
+    outage_reason: str = ""  # why it is not called now
     process: int | None = None  # of the daemon; None: it is stopped
     warnings: list[str] = field(default_factory=list)
 
@@ -57,13 +60,16 @@ def standing_warnings(config: Config) -> list[str]:
 def status(config: Config, known: Known, now: float) -> dict[str, Any]:
     """Return the document of ``status --json``."""
     uploads = sorted(known.uploads, key=lambda upload: upload.path)
+    refused = max(0.0, (known.learnt.login_not_before or 0.0) - now)
+    outage = refused if known.process is None else known.outage
     settling = [_settling(candidate) for candidate in known.settling]
     counts = Counter(upload.state.value for upload in uploads)
     return {
         "server": config.server.url,
         "state_dir": str(config.state.dir),
         "daemon": None if known.process is None else {"pid": known.process},
-        "outage": round(known.outage, 1) or None,
+        "outage": round(outage, 1) or None,
+        "outage_reason": (known.outage_reason or REFUSED_BEFORE) if outage else None,
         "counts": {
             "settling": len(settling),
             **{state.value: counts.get(state.value, 0) for state in State if state is not State.DONE},
@@ -122,7 +128,7 @@ def one_line(document: Mapping[str, Any]) -> str:
     counts = document["counts"]
     parts = [f"{count} {state}" for state, count in counts.items() if count and state != "done"]
     text = f"{', '.join(parts) or 'nothing to do'}; {counts['done']} done"
-    return f"server down, {text}" if document["outage"] else text
+    return f"{document['outage_reason'].partition(';')[0]}, {text}" if document["outage"] else text
 
 
 def status_lines(document: Mapping[str, Any]) -> list[str]:
@@ -135,7 +141,8 @@ def status_lines(document: Mapping[str, Any]) -> list[str]:
     ]
     lines += [f"warning  {text}" for text in document["warnings"]]
     if document["outage"]:
-        lines.append(f"server is down: called again in {format_duration(document['outage'])}")
+        lines.append(f"waits    {document['outage_reason']}")
+        lines.append(f"         the server is called again in {format_duration(document['outage'])}")
     for row in document["uploads"]:
         percent = f" {100 * row['offset'] // max(1, row['size'])} %" if row["state"] == State.SENDING else ""
         lines.append(f"\n{shown(row['path'])}\n  {row['state']}{percent}, {format_bytes(row['size'])}")
@@ -161,18 +168,31 @@ def explain(config: Config, path: str, known: Known, finished: Sequence[Sent], n
     if upload is not None:
         lines.append(f"state    {upload.state}, {upload.offset} of {upload.identity.size} bytes acknowledged")
         if upload.trouble is not None:
-            lines.append(f"reason   {upload.trouble.reason} (failures in a row: {upload.trouble.attempts})")
+            count = f" (failures in a row: {upload.trouble.attempts})" if upload.trouble.attempts else ""
+            lines.append(f"reason   {upload.trouble.reason}{count}")
         verdict = f"not finished: {what_next(upload, now)}"
     elif candidate is not None:
         verdict = f"settling: {candidate.reason}"
-    elif finished:
-        verdict = "uploaded; it is sent again only if its content changes"
-    elif watched:
-        running = known.process is not None
-        verdict = "it will be sent" if running else "it will be sent when the daemon runs (or: valt-uploader once)"
     else:
-        verdict = "not sent: no [[watch]] takes it"
+        verdict = _verdict(path, finished, watched=watched, running=known.process is not None)
     return [*lines, f"verdict  {verdict}"]
+
+
+def _verdict(path: str, finished: Sequence[Sent], *, watched: bool, running: bool) -> str:
+    """Say what becomes of a file that nothing is under way for."""
+    seen = files.look(path, "")
+    if finished and (seen is None or (seen.size, seen.mtime_ns) in {(line.size, line.mtime_ns) for line in finished}):
+        return "uploaded; it is sent again only if its content changes"
+    if not watched:
+        return "not sent: no [[watch]] takes it"
+    if seen is None:
+        return "not sent: there is no file"
+    if seen.size == 0:
+        return "not sent: it is empty"
+    when = "" if running else " when the daemon runs (or: valt-uploader once)"
+    if finished:
+        return f"written to since it was uploaded; sent again{when} if its content is another"
+    return f"it will be sent{when}"
 
 
 def _folder_rules(config: Config, path: str) -> tuple[list[str], bool]:
@@ -200,5 +220,8 @@ def _on_disk(path: str) -> str:
 
 
 def iso(seconds: float) -> str:
-    """A time for people and scripts: local time with its offset, to the second."""
-    return datetime.fromtimestamp(seconds).astimezone().isoformat(timespec="seconds")
+    """A time for people and scripts: local time with its offset, to the second; ``@seconds`` beyond every calendar."""
+    try:
+        return datetime.fromtimestamp(seconds).astimezone().isoformat(timespec="seconds")
+    except (ValueError, OverflowError, OSError):  # shares report absurd times
+        return f"@{seconds:.0f}"

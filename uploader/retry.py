@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 from enum import StrEnum
 
@@ -61,11 +62,13 @@ class History:
     restarts: int = 0
     chunk_size: int = 0  # bytes; 0: the whole file as one range
     size: int = 0
+    begun: bool = True  # the server may know of it
 
 
 def decide(error: errors.UploaderError, history: History, uniform: Uniform) -> Next:
     """Say what follows from *error* for an upload with this *history*."""
-    if isinstance(error, errors.FileChanged):
+    not_begun = isinstance(error, errors.FileMissing) and not history.begun
+    if isinstance(error, errors.FileChanged) or not_begun:
         return Next(Action.RESETTLE, _trouble(error, history.attempts), 0.0)
     if isinstance(error, errors.FilesTurn):
         return Next(Action.PARK, _trouble(error, history.attempts), None)
@@ -76,8 +79,8 @@ def decide(error: errors.UploaderError, history: History, uniform: Uniform) -> N
     if isinstance(error, errors.StillInDoubt):
         return Next(Action.TRY_AGAIN, _trouble(error, history.attempts), error.wait)
     if isinstance(error, errors.ShareNotReady):
-        pause = backoff(max(history.attempts, 3), uniform)
-        return Next(Action.TRY_AGAIN, _trouble(error, history.attempts), pause)
+        # Nobody's verdict on the file: ever more rarely, but never given up.
+        return Next(Action.TRY_AGAIN, _trouble(error, history.attempts + 1), backoff(history.attempts + 3, uniform))
     if isinstance(error, errors.ServerRefused):
         tries = REFUSED_TRIES if error.passing else 1
         return _again_or_park(error, history, uniform, tries=tries)
@@ -145,10 +148,12 @@ def retry_after(header: str | None, *, now: float, default: float = MINUTE) -> f
     if header is not None:
         text = header.strip()
         if text.isascii() and text.isdigit():
-            seconds = float(text[:9])
+            seconds = float(text)
         else:
             try:
-                seconds = parsedate_to_datetime(text).timestamp() - now
+                date = parsedate_to_datetime(text)
+                # A date without a zone (the old asctime form) is in UTC, as they all are.
+                seconds = (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp() - now
             except (ValueError, OverflowError):
                 seconds = default
     return min(RETRY_AFTER_CAP, max(0.0, seconds))

@@ -10,12 +10,12 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import math
 import types
 import typing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import Enum
+from functools import cache
 from typing import Any, Final, TypeVar
 
 from uploader import lifecycle
@@ -159,7 +159,8 @@ def _build(kind: Any, value: Any, where: str) -> Any:
     if issubclass(kind, Enum):
         return kind(_expect(value in list(kind), value, where, "one of " + ", ".join(kind)))
     if kind is float:
-        good = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        # Compared, not converted: JSON knows whole numbers that no float can hold.
+        good = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 2**63
         return float(_expect(good, value, where, "a number"))
     if kind is int:
         good = isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
@@ -169,18 +170,27 @@ def _build(kind: Any, value: Any, where: str) -> Any:
 
 def _build_dataclass(kind: Any, value: Any, where: str) -> Any:
     _expect(isinstance(value, dict), value, where, "an object")
-    hints = typing.get_type_hints(kind)
-    fields = {each.name: each for each in dataclasses.fields(kind)}
-    if unknown := set(value) - set(fields):
+    hints, required = _fields(kind)
+    if unknown := value.keys() - hints.keys():
         raise Unreadable(f"{where}: unknown {', '.join(sorted(unknown))}")
-    for name, each in fields.items():
-        required = each.default is dataclasses.MISSING and each.default_factory is dataclasses.MISSING
-        if required and name not in value:
-            raise Unreadable(f"{where}: {name} is missing")
+    if missing := required - value.keys():
+        raise Unreadable(f"{where}: missing {', '.join(sorted(missing))}")
     return kind(**{name: _build(hints[name], item, f"{where}.{name}") for name, item in value.items()})
+
+
+@cache  # of a handful of classes: working their hints out takes ten times as long as all the rest
+def _fields(kind: Any) -> tuple[dict[str, Any], frozenset[str]]:
+    """The types of a dataclass's fields by name, and the names of those that must be there."""
+    missing = dataclasses.MISSING
+    required = (
+        each.name for each in dataclasses.fields(kind) if each.default is missing and each.default_factory is missing
+    )
+    return typing.get_type_hints(kind), frozenset(required)
 
 
 def _expect(good: bool, value: Any, where: str, wanted: str) -> Any:
     if not good:
-        raise Unreadable(f"{where}: expected {wanted}, got {str(value)[:40]!r}")
+        # Lists and objects are only named: what is nested deeply enough cannot be printed.
+        got = type(value).__name__ if isinstance(value, list | dict) else repr(str(value)[:40])
+        raise Unreadable(f"{where}: expected {wanted}, got {got}")
     return value

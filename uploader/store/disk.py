@@ -28,7 +28,7 @@ class Disk(Protocol):
     """What the store needs of a folder. Every write is durable when it returns, or raises ``OSError``."""
 
     def read(self, name: str) -> bytes | None:
-        """Return the whole file; None when there is none."""
+        """Return the whole file; None when there is none. Raises ``StateUnusable``."""
 
     def replace(self, name: str, content: bytes) -> None:
         """Put *content* under *name* in one step; what was there before stays as ``name.1``."""
@@ -88,13 +88,17 @@ class StateFolder:
         os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
 
     def read(self, name: str) -> bytes | None:
-        """Return the whole file; None when there is none."""
+        """Return the whole file; None when there is none. Raises ``StateUnusable`` (exit 78)."""
         try:
-            fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._dir)
+            fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=self._dir)
+            with os.fdopen(fd, "rb") as file:
+                return file.read()
         except FileNotFoundError:
             return None
-        with os.fdopen(fd, "rb") as file:
-            return file.read()
+        except OSError as error:
+            raise errors.StateUnusable(
+                f"{self.folder / name} cannot be read: {error.strerror}", hint="it must be a file that this user owns"
+            ) from None
 
     def replace(self, name: str, content: bytes) -> None:
         """Put *content* under *name* in one step; what was there before stays as ``name.1``."""
@@ -132,13 +136,13 @@ class StateFolder:
             try:
                 _write_all(fd, content)
                 os.fsync(fd)
+                if before == 0:
+                    os.fsync(self._dir)  # its name is new
             except OSError:
                 os.ftruncate(fd, before)  # a line that is half there would break the chain
                 raise
         finally:
             os.close(fd)
-        if before == 0:
-            os.fsync(self._dir)  # its name is new
 
     def truncate(self, name: str, size: int) -> None:
         """Cut *name* to *size* bytes."""

@@ -101,7 +101,7 @@ class Ledger:
 def chain(content: bytes) -> Iterator[tuple[LedgerLine, str]]:
     """Walk the lines with their hashes, proving each link. Raises ``Unreadable`` at the first that breaks."""
     previous = GENESIS
-    for number, raw in enumerate(content.splitlines(), start=1):
+    for number, raw in enumerate(content.removesuffix(b"\n").split(b"\n") if content else (), start=1):
         try:
             line = codec.from_json(LedgerLine, raw)
         except Unreadable as error:

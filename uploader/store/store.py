@@ -111,8 +111,12 @@ class Store:
     async def finish(self, finished: Finished) -> None:
         """Write the ledger line of an upload, once."""
         async with self._writer:
-            if not self.ledger.holds(finished.path, finished.record):
-                await self._until_written(lambda: self.ledger.append(finished))
+            await self._until_written(lambda: self._append_once(finished))
+
+    def _append_once(self, finished: Finished) -> None:
+        """Ask and append on the one thread: a caller that was cancelled may have left its append under way there."""
+        if not self.ledger.holds(finished.path, finished.record):
+            self.ledger.append(finished)
 
     def _write(self, saved: codec.Saved) -> None:
         self._disk.replace(STATE, codec.encode_state(saved, now=self._clock.now()))

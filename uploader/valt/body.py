@@ -8,9 +8,12 @@ and 4 of docs/protocol.md). Must never be sent twice: a second try is a new body
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Final
 
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.payload import Payload
+
+PIECE: Final = 64 * 1024  # bytes handed over at a time: on a slow link a whole block would look like a stall
 
 
 class ChunkBody(Payload):
@@ -25,7 +28,7 @@ class ChunkBody(Payload):
         before_last_byte: Callable[[], Awaitable[None]],
         on_progress: Callable[[int], None],
     ) -> None:
-        """*length*: bytes of the chunk itself. *on_progress* is told of each block that the socket has taken."""
+        """*length*: bytes of the chunk itself. *on_progress* is told of each piece that the socket has taken."""
         super().__init__(blocks)
         self._head, self._tail = frame
         self._blocks = blocks
@@ -49,8 +52,10 @@ class ChunkBody(Payload):
         try:
             await writer.write(self._head)
             async for block in self._blocks:
-                await writer.write(block)
-                self._on_progress(len(block))
+                for start in range(0, len(block), PIECE):
+                    piece = memoryview(block)[start : start + PIECE]
+                    await writer.write(piece)
+                    self._on_progress(len(piece))
             await self._before_last_byte()
             self.last_byte_may_have_gone = True
             await writer.write(self._tail)

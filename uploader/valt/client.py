@@ -11,7 +11,7 @@ import contextlib
 import ssl
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from typing import Any, Final, Self
 
@@ -22,12 +22,13 @@ from uploader import __version__, errors, events
 from uploader.clock import Clock
 from uploader.config import ServerConfig
 from uploader.model import RecordIds, RecordSpec
+from uploader.retry import login_pause
 from uploader.valt import wire
 from uploader.valt.body import ChunkBody
 from uploader.valt.wire import Answer, Call
 
 API: Final = "/api/v3"
-CONNECT_TIMEOUT: Final = 10.0  # s; the kernel's own would be two minutes
+CONNECT_TIMEOUT: Final = 10.0  # s, name and TLS included; the kernel's own would be two minutes
 ANSWER_PATIENCE: Final = 5  # × stall_timeout: a server may move gigabytes between last byte and answer
 TOKEN_AGE: Final = 27_000.0  # s; no expiry is documented, the vendor's client logs in again every 28,800 s
 LIST_LIMIT: Final = 100  # rows asked for when one record of an exact name is sought
@@ -43,6 +44,13 @@ class _Token:
 
     def __repr__(self) -> str:
         return "_Token(***)"
+
+
+@dataclass(frozen=True, slots=True)
+class _Refusal:
+    password: str = field(repr=False)
+    until: float  # monotonic
+    error: errors.PasswordRefused
 
 
 class Valt:
@@ -66,6 +74,7 @@ class Valt:
         self._remember = remember
         self._on_answer = on_answer
         self._token: _Token | None = None
+        self._refusal: _Refusal | None = None
         self._logging_in = asyncio.Lock()
         self._skew = 0.0
         self._session: aiohttp.ClientSession | None = None
@@ -78,7 +87,7 @@ class Valt:
             auto_decompress=False,
             cookie_jar=aiohttp.DummyCookieJar(),
             # The default total of 300 s would end every long upload; what bounds a call is ``_within``.
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT),
+            timeout=aiohttp.ClientTimeout(total=None, connect=min(CONNECT_TIMEOUT, self._server.stall_timeout / 2)),
             headers={"User-Agent": f"valt-uploader/{__version__}", "Accept-Encoding": "identity"},
         )
         return self
@@ -99,6 +108,10 @@ class Valt:
     async def login_if_needed(self) -> None:
         """See to it that there is a token. Raises ``PasswordRefused`` and others."""
         await self._token_now()
+
+    def forget_refusal(self) -> None:
+        """Let a password that was refused be tried again: the operator has mended something."""
+        self._refusal = None
 
     async def create_record(self, spec: RecordSpec) -> RecordIds:
         """Make a record. Raises ``AnswerLost`` when one may exist all the same (rule 6)."""
@@ -187,13 +200,15 @@ class Valt:
             url = self._url(f"/records/{_checked(ids.record)}/videos/{_checked(ids.video)}", token)
             watchdog.body = body
             answer = await self._exchange("POST", url, data=body, headers=headers)
-        if answer.good and not body.last_byte_may_have_gone:
-            raise errors.ChunkCut(f"{Call.UPLOAD.label}: answered {answer.status} before it was all there")
-        if answer.good:
+        if answer.good and body.last_byte_may_have_gone:
             return wire.held_of(answer)
         if answer.status == 401:
             self._forget(token)
-        raise wire.failure(Call.UPLOAD, answer, now=self._clock.now())
+        failure = wire.failure(Call.UPLOAD, answer, now=self._clock.now())
+        unclear = answer.good or isinstance(failure, errors.AnswerLost)
+        if unclear and not body.last_byte_may_have_gone:
+            raise errors.ChunkCut(f"{failure.what}, before its last byte")
+        raise failure
 
     async def _json_call(self, call: Call, path: str, payload: Mapping[str, Any] | None = None) -> Answer:
         """Make a call with our token; after a 401 once more with a new one."""
@@ -221,16 +236,26 @@ class Valt:
                 return token
             password = self._password()
             self._remember(password)
+            self._refuse_again(password, now)
             payload = {"username": self._server.username, "password": password}
             async with self._within(Call.LOGIN):
                 answer = await self._exchange("POST", self._url("/login"), json=payload)
             if not answer.good:
-                raise wire.failure(Call.LOGIN, answer, now=self._clock.now())
+                failure = wire.failure(Call.LOGIN, answer, now=self._clock.now())
+                if isinstance(failure, errors.PasswordRefused):
+                    self._refusal = _Refusal(password, now + login_pause(1), failure)
+                raise failure
             value = wire.token_of(answer)
             self._remember(value)
             self._token = _Token(value, self._clock.monotonic())
             self._bus.publish(events.LoggedIn(self._server.username))
             return self._token
+
+    def _refuse_again(self, password: str, now: float) -> None:
+        """Answer for the server what it has said of this password: one of all who were on their way asks it."""
+        refusal = self._refusal
+        if refusal is not None and refusal.password == password and now < refusal.until:
+            raise errors.PasswordRefused(refusal.error.what, hint=refusal.error.hint)
 
     def _forget(self, token: _Token) -> None:
         """Drop the token that failed, unless another worker has replaced it already."""
@@ -252,9 +277,10 @@ class Valt:
             if not answer.good:
                 response.close()  # an early no: what is left of the body must not follow it
         if "date" in answer.headers:
-            with contextlib.suppress(ValueError):
+            with contextlib.suppress(ValueError, OverflowError):
                 self._skew = parsedate_to_datetime(answer.headers["date"]).timestamp() - self._clock.now()
-        self._on_answer()
+        if answer.good:
+            self._on_answer()
         return answer
 
     @contextlib.asynccontextmanager
@@ -265,13 +291,16 @@ class Valt:
             async with asyncio.timeout(self._server.stall_timeout) as timeout:
                 watchdog.timeout = timeout
                 yield watchdog
+        except aiohttp.ConnectionTimeoutError:
+            raise errors.ServerDown(f"{self._server.url}: cannot be reached: no connection in time") from None
         except TimeoutError:
             raise watchdog.verdict(call, f"nothing moved for {self._server.stall_timeout:g} s") from None
         except aiohttp.ClientConnectorError as error:
             raise errors.ServerDown(*_no_connection(error, self._server)) from None
         except (aiohttp.ClientError, OSError, asyncio.IncompleteReadError) as error:
-            if watchdog.body is not None and isinstance(watchdog.body.failure, errors.UploaderError):
-                raise watchdog.body.failure from None
+            failure = None if watchdog.body is None else watchdog.body.failure
+            if failure is not None and not isinstance(failure, aiohttp.ClientError | OSError):
+                raise failure from None
             raise watchdog.verdict(call, f"the connection broke ({type(error).__name__})") from None
 
 
@@ -307,11 +336,12 @@ def _checked(value: str) -> str:
 async def _read(response: aiohttp.ClientResponse) -> Answer:
     """Read an answer, at most ``ANSWER_LIMIT`` bytes of it."""
     body = bytearray()
-    async for block in response.content.iter_any():
-        body += block
-        if len(body) > wire.ANSWER_LIMIT:
-            response.close()
-            break
+    with contextlib.suppress(aiohttp.ClientPayloadError):  # torn; what came before, the status above all, counts
+        async for block in response.content.iter_any():
+            body += block
+            if len(body) > wire.ANSWER_LIMIT:
+                response.close()
+                break
     headers = {name.lower(): value for name, value in response.headers.items()}
     return Answer(response.status, headers, bytes(body[: wire.ANSWER_LIMIT]))
 

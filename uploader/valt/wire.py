@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -25,6 +26,7 @@ PART: Final = "file"  # the one part of an upload
 
 _ID = re.compile(r"[A-Za-z0-9-]{1,64}")
 _TOKEN = re.compile(r"[\x21-\x7e]{1,4096}")
+_URL = re.compile(r"https?:\S+|\S*access_token\S*", re.IGNORECASE)
 
 
 class Call(Enum):
@@ -122,7 +124,7 @@ def multipart_filename(path: str) -> str:
     characters replaced, at most ``FILENAME_LIMIT`` characters with the suffix kept.
     """
     name = path.rsplit("/", 1)[-1].encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-    name = "".join("_" if (ord(char) < 0x20 and char not in "\r\n") or ord(char) == 0x7F else char for char in name)
+    name = "".join("_" if unicodedata.category(char) == "Cc" and char not in "\r\n" else char for char in name)
     if len(name) > FILENAME_LIMIT:
         stem, dot, suffix = name.rpartition(".")
         tail = dot + suffix if stem and len(suffix) < 10 else ""
@@ -223,7 +225,7 @@ def failure(call: Call, answer: Answer, *, now: float) -> errors.UploaderError:
         return errors.ServerRefused(what, hint="give this user the right on the server")
     if status == 404:
         return _not_found(call, what)
-    if status == 413:
+    if status == 413 and call is Call.UPLOAD:
         return errors.ChunkTooLarge(what)
     if status in {429, 503} and (status == 429 or "retry-after" in answer.headers):
         return errors.ServerBusy(what, retry_after=retry_after(answer.headers.get("retry-after"), now=now))
@@ -265,16 +267,16 @@ def message_of(answer: Answer) -> str:
     try:
         document = json.loads(answer.body)
     except (ValueError, RecursionError):
-        return _html_words(answer.body)
-    return shown(_words(document), EXCERPT)
+        return _excerpt(_html_words(answer.body))
+    return _excerpt(_words(document))
 
 
-def _words(document: Any) -> str:
+def _words(document: Any, depth: int = 3) -> str:
     if isinstance(document, str):
         return document
-    if isinstance(document, dict):
+    if isinstance(document, dict) and depth:
         for key in ("message", "detail", "error", "data", "title"):
-            if found := _words(document.get(key)):
+            if found := _words(document.get(key), depth - 1):
                 return found
     return ""
 
@@ -283,7 +285,12 @@ def _html_words(body: bytes) -> str:
     text = body[:4096].decode("utf-8", "replace")
     title = re.search(r"<title[^>]*>(.*?)</title>", text, re.IGNORECASE | re.DOTALL)
     words = title[1] if title else re.sub(r"<[^>]*>", " ", text)
-    return shown(" ".join(unescape(words).split()), EXCERPT)
+    return " ".join(unescape(words).split())
+
+
+def _excerpt(text: str) -> str:
+    """Make a server's words safe to print and to keep: some repeat the request's URL, and our token is in that."""
+    return shown(_URL.sub("(URL)", text), EXCERPT)
 
 
 def _json(answer: Answer) -> Any:
@@ -302,7 +309,9 @@ def _text(value: Any) -> str:
 
 
 def _number(value: Any) -> float:
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else 0.0
+    # Compared, not converted: JSON knows whole numbers that no float can hold. NaN compares false, too.
+    good = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 2**63
+    return float(value) if good else 0.0
 
 
 def _author(row: dict[str, Any]) -> str:
@@ -312,8 +321,12 @@ def _author(row: dict[str, Any]) -> str:
 
 def _videos(data: dict[str, Any]) -> Mapping[str, str] | None:
     rows = data.get("videos")
-    if not isinstance(rows, list) or not rows:
+    if rows is None or rows in ([], {}):
         return None
+    if isinstance(rows, dict):  # what PHP makes of a list with a gap in it
+        rows = list(rows.values())
+    if not isinstance(rows, list):  # never read as *nothing has landed*: such a record may be deleted
+        raise errors.ServerDown(f"{Call.DETAILS.label}: its videos are given, but not as a VALT server does")
     videos: dict[str, str] = {}
     for row in rows:
         video = safe_id(row.get("id")) if isinstance(row, dict) else None

@@ -1,0 +1,97 @@
+"""The body of an upload request: its length is known, and its end is held back."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any, cast
+
+import pytest
+from aiohttp.abc import AbstractStreamWriter
+
+from uploader.valt.body import PIECE, ChunkBody
+
+HEAD, TAIL = b"HEAD\r\n\r\n", b"\r\n--b--\r\n"
+
+
+class Wire:
+    """A socket that keeps what it was given, beside what else happened, in order."""
+
+    def __init__(self) -> None:
+        self.log: list[Any] = []
+
+    async def write(self, data: Any) -> None:
+        """Take *data*."""
+        self.log.append(bytes(data))
+
+    @property
+    def sent(self) -> bytes:
+        """All bytes so far."""
+        return b"".join(entry for entry in self.log if isinstance(entry, bytes))
+
+
+async def stream(*blocks: bytes, then: Exception | None = None) -> AsyncIterator[bytes]:
+    """These blocks, and perhaps an error."""
+    for block in blocks:
+        yield block
+    if then is not None:
+        raise then
+
+
+def body_of(wire: Wire, blocks: AsyncIterator[bytes], length: int, *, fails: Exception | None = None) -> ChunkBody:
+    """A body that notes on the wire's log when its last byte was announced."""
+
+    async def before_last_byte() -> None:
+        wire.log.append("mark")
+        if fails is not None:
+            raise fails
+
+    return ChunkBody((HEAD, TAIL), blocks, length, before_last_byte=before_last_byte, on_progress=wire.log.append)
+
+
+async def write(body: ChunkBody, wire: Wire) -> None:
+    """Send the body as aiohttp does."""
+    await body.write(cast("AbstractStreamWriter", wire))
+
+
+async def test_a_body_is_as_long_as_it_says() -> None:
+    """Content-Length is known before the first byte: head, chunk and tail."""
+    wire = Wire()
+    body = body_of(wire, stream(b"abc", b"de"), 5)
+    await write(body, wire)
+    assert wire.sent == HEAD + b"abcde" + TAIL
+    assert body.size == len(wire.sent)
+
+
+async def test_the_end_goes_only_after_its_mark() -> None:
+    """Rule 4: until the mark is saved, the server cannot have seen the chunk; and progress follows each piece."""
+    wire = Wire()
+    body = body_of(wire, stream(b"abc", b"de"), 5)
+    await write(body, wire)
+    assert wire.log == [HEAD, b"abc", 3, b"de", 2, "mark", TAIL]
+    assert body.last_byte_may_have_gone
+    assert body.failure is None
+
+
+async def test_large_blocks_go_in_pieces() -> None:
+    """So that a slow link is seen to move."""
+    wire = Wire()
+    await write(body_of(wire, stream(b"x" * (2 * PIECE + 1)), 2 * PIECE + 1), wire)
+    assert [entry for entry in wire.log if isinstance(entry, int)] == [PIECE, PIECE, 1]
+
+
+@pytest.mark.parametrize("where", ["file", "mark"])
+async def test_what_stops_a_body_is_kept_and_its_end_is_not_sent(where: str) -> None:
+    """A file that changed, or a mark that could not be set: the server never gets a whole request."""
+    wire, error = Wire(), ValueError("stopped")
+    blocks = stream(b"abc", then=error if where == "file" else None)
+    body = body_of(wire, blocks, 3, fails=error if where == "mark" else None)
+    with pytest.raises(ValueError, match="stopped"):
+        await write(body, wire)
+    assert wire.sent == HEAD + b"abc"
+    assert (body.last_byte_may_have_gone, body.failure) == (False, error)
+
+
+async def test_a_chunk_is_never_held_as_text() -> None:
+    """It is streamed; nobody may ask for it in one piece."""
+    with pytest.raises(TypeError, match="never decoded"):
+        body_of(Wire(), stream(), 0).decode()

@@ -1,0 +1,230 @@
+"""What becomes of a file that was sent: deleted or moved, and never by mistake."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from fakes import content, made
+
+from uploader import errors, files
+from uploader.files import BLOCK
+from uploader.model import Identity
+
+OTHER_DISK = Path("/dev/shm")
+
+
+async def sent(path: Path) -> tuple[Identity, str]:
+    """What a file was when it was sent: its identity and the hash of its bytes."""
+    return await files.identify(str(path)), files.sha256_of(str(path))
+
+
+async def test_a_sent_file_is_deleted(tmp_path: Path) -> None:
+    """Once; when it is gone already that is fine."""
+    path = made(tmp_path / "a.mp4")
+    identity, _ = await sent(path)
+    assert files.delete(str(path), identity) is True
+    assert not path.exists()
+    assert files.delete(str(path), identity) is False
+
+
+def rewritten(path: Path) -> None:
+    """Other bytes of the same length, under the same time."""
+    times = path.stat()
+    path.write_bytes(b"RECORDING")
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
+def touched(path: Path) -> None:
+    """Only its time is another."""
+    os.utime(path, ns=(1, 1))
+
+
+def grown(path: Path) -> None:
+    """It has more bytes."""
+    path.write_bytes(b"recording and more")
+
+
+def a_link(path: Path) -> None:
+    """A link to an equal file stands there."""
+    path.rename(path.with_suffix(".old"))
+    path.symlink_to(path.with_suffix(".old"))
+
+
+def a_folder(path: Path) -> None:
+    """A folder stands there."""
+    path.unlink()
+    path.mkdir()
+
+
+@pytest.mark.parametrize("change", [rewritten, touched, grown, a_link, a_folder])
+async def test_what_is_not_the_file_that_was_sent_is_left_alone(tmp_path: Path, change: object) -> None:
+    """Neither deleted nor moved: another recording, or no recording at all."""
+    assert callable(change)
+    path = made(tmp_path / "a.mp4")
+    identity, digest = await sent(path)
+    change(path)
+    before = files.kind_of(str(path)), path.lstat().st_ino, path.lstat().st_mtime_ns
+    with pytest.raises(errors.FileChanged, match="no longer the file that was sent"):
+        files.delete(str(path), identity)
+    with pytest.raises(errors.FileChanged, match="no longer the file that was sent"):
+        files.move(str(path), identity, str(tmp_path / "moved" / "a.mp4"), digest)
+    assert (files.kind_of(str(path)), path.lstat().st_ino, path.lstat().st_mtime_ns) == before
+    assert not (tmp_path / "moved").exists()
+
+
+async def test_a_file_that_cannot_be_deleted_or_moved_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A read-only share: *not yet*, with the reason; the file is still there."""
+    path = made(tmp_path / "a.mp4")
+    identity, digest = await sent(path)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(os, "unlink", refuse)
+    with pytest.raises(errors.ShareNotReady, match="cannot be deleted: Read-only"):
+        files.delete(str(path), identity)
+    with pytest.raises(errors.ShareNotReady, match="cannot be moved: Read-only"):
+        files.move(str(path), identity, str(tmp_path / "b.mp4"), digest)
+    assert path.read_bytes() == b"recording"
+
+
+@pytest.fixture(params=["same disk", "other disk", "no links"])
+def done(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The folder that finished files are moved to: where they are, on another disk, or where links are unknown."""
+    if request.param == "no links":
+
+        def no_link(*_: object, **__: object) -> None:
+            raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+        monkeypatch.setattr(os, "link", no_link)
+    if request.param != "other disk":
+        yield tmp_path / "done"
+        return
+    if not OTHER_DISK.is_dir() or OTHER_DISK.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("this machine has no second file system to move to")
+    with tempfile.TemporaryDirectory(dir=OTHER_DISK) as name:
+        yield Path(name) / "done"
+
+
+def moved(path: Path, root: Path, done: Path, identity: Identity, digest: str) -> str:
+    """Move as the last stage does: choose the name, then move. The answer is where it went, below *done*."""
+    target = files.free_target(str(path), str(root), str(done))
+    assert files.move(str(path), identity, target, digest) is True
+    return target.removeprefix(f"{done}/")
+
+
+def below(folder: Path) -> dict[str, bytes]:
+    """Every file below *folder* with its content."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+async def test_a_sent_file_is_moved_the_same_way_below(tmp_path: Path, done: Path) -> None:
+    """Folders and all, with its bytes and its time; nothing is left behind."""
+    path = made(tmp_path / "in" / "room" / "a.mp4", content(3 * BLOCK))
+    os.utime(path, ns=(5, 1_700_000_000_000_000_000))
+    identity, digest = await sent(path)
+    assert moved(path, tmp_path / "in", done, identity, digest) == "room/a.mp4"
+    assert below(done) == {"room/a.mp4": content(3 * BLOCK)}
+    assert (done / "room" / "a.mp4").stat().st_mtime_ns == 1_700_000_000_000_000_000
+    assert below(tmp_path / "in") == {}
+    assert files.move(str(path), identity, str(done / "again.mp4"), digest) is False
+
+
+async def test_a_name_that_is_taken_gets_a_number(tmp_path: Path, done: Path) -> None:
+    """Files of other recordings are never overwritten, however often a name comes back."""
+    for number, name in enumerate(["a.mp4", "a (1).mp4", "a (2).mp4"]):
+        path = made(tmp_path / "in" / "a.mp4", content(100, seed=number))
+        assert moved(path, tmp_path / "in", done, *await sent(path)) == name
+    assert below(done) == {
+        "a.mp4": content(100, 0),
+        "a (1).mp4": content(100, 1),
+        "a (2).mp4": content(100, 2),
+    }
+
+
+async def test_a_name_that_is_taken_in_the_last_moment_is_not_overwritten(tmp_path: Path, done: Path) -> None:
+    """It is tried again later, under another name; both files are there."""
+    path = made(tmp_path / "in" / "a.mp4")
+    identity, digest = await sent(path)
+    target = files.free_target(str(path), str(tmp_path / "in"), str(done))
+    taken = made(done / "a.mp4", b"somebody else's")
+    with pytest.raises(errors.ShareNotReady, match="cannot be moved: File exists"):
+        files.move(str(path), identity, target, digest)
+    assert (path.read_bytes(), taken.read_bytes()) == (b"recording", b"somebody else's")
+    assert moved(path, tmp_path / "in", done, identity, digest) == "a (1).mp4"
+
+
+async def test_a_move_that_was_cut_short_is_finished(
+    tmp_path: Path, done: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A crash between the new name and the removal of the old: one file under the first name, no numbered twin."""
+    path = made(tmp_path / "in" / "a.mp4", content(BLOCK + 1))
+    identity, digest = await sent(path)
+    unlink = os.unlink
+
+    def crash(name: str, **more: int) -> None:
+        if name == str(path):
+            raise KeyboardInterrupt
+        unlink(name, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "unlink", crash)
+        with pytest.raises(KeyboardInterrupt):
+            moved(path, tmp_path / "in", done, identity, digest)
+    assert path.exists()
+    assert below(done) == {"a.mp4": content(BLOCK + 1)}
+    assert moved(path, tmp_path / "in", done, identity, digest) == "a.mp4"
+    assert below(done) == {"a.mp4": content(BLOCK + 1)}
+    assert not path.exists()
+
+
+async def test_the_folder_itself_by_another_way_is_no_half_done_move(tmp_path: Path) -> None:
+    """A link leads from the target back to the source: the one file there is keeps a name."""
+    path = made(tmp_path / "in" / "a.mp4")
+    (tmp_path / "done").symlink_to(tmp_path / "in")
+    assert moved(path, tmp_path / "in", tmp_path / "done", *await sent(path)) == "a (1).mp4"
+    assert below(tmp_path / "in") == {"a (1).mp4": b"recording"}
+
+
+@pytest.mark.parametrize("done", ["other disk", "no links"], indirect=True)
+async def test_a_copy_that_differs_never_replaces_the_file(
+    tmp_path: Path, done: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Across file systems the copy is read back: if one bit is wrong, it goes and the file stays."""
+    path = made(tmp_path / "in" / "a.mp4")
+    identity, digest = await sent(path)
+
+    def badly(_: object, copy: object, *__: object) -> None:
+        assert hasattr(copy, "write")
+        copy.write(b"RECORDING")
+
+    monkeypatch.setattr(shutil, "copyfileobj", badly)
+    with pytest.raises(errors.ShareNotReady, match="the copy differs from what was sent"):
+        files.move(str(path), identity, str(done / "a.mp4"), digest)
+    assert path.read_bytes() == b"recording"
+    assert below(done) == {}
+
+
+async def test_what_a_crash_left_of_a_copy_is_thrown_away(tmp_path: Path, done: Path) -> None:
+    """A half copy under our own name is not in the way; somebody's own .part file is not touched."""
+    path = made(tmp_path / "in" / "a.mp4")
+    identity, digest = await sent(path)
+    made(done / "a.mp4.part", b"somebody's own")
+    made(done / f".valt-uploader-{digest[:16]}.part", b"half")
+    assert moved(path, tmp_path / "in", done, identity, digest) == "a.mp4"
+    left = below(done)
+    assert (left["a.mp4"], left["a.mp4.part"]) == (b"recording", b"somebody's own")
+
+
+async def test_a_name_of_full_length_can_be_moved(tmp_path: Path, done: Path) -> None:
+    """255 bytes leave no room for a longer temporary name."""
+    path = made(tmp_path / "in" / ("x" * 251 + ".mp4"))
+    assert moved(path, tmp_path / "in", done, *await sent(path)) == path.name
