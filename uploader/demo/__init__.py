@@ -26,10 +26,11 @@ from uploader import events
 from uploader.clock import Clock, SystemClock
 from uploader.config import Config, load
 from uploader.demo import table
-from uploader.demo.narrator import DemoBars, Narrator, Witness, name
+from uploader.demo.narrator import Narrator, Witness, name
 from uploader.demo.stage_set import FILMS, RATE, SETTLE, Film, StageSet, temporary_folder
 from uploader.house import House
 from uploader.log import configure
+from uploader.progress import Bars
 from uploader.store import Store
 from uploader.store.disk import StateFolder
 from uploader.units import format_bytes
@@ -38,7 +39,6 @@ LIMIT: Final = 90.0  # s for everything; it takes a fifth of that
 NOTICE: Final = 10.0  # s granted to the daemon to miss the server
 DARKNESS: Final = 0.9  # s that the server stays away after it was missed: back before it is asked again
 LOOK: Final = 0.05  # s between two looks whether all is done
-WIDE: Final = 110  # columns that the bars take with speed and remaining time
 PIPE_WIDTH: Final = 100  # columns where there is no terminal to ask
 INTERRUPTED: Final = 130  # exit code, as shells give it for Ctrl-C
 
@@ -137,7 +137,7 @@ class _Play:
             configure(config.log.level, config.log.format, environ=ENVIRON)
             async with _opened(config, self._clock, bus) as store:
                 witness = Witness(store.uploads, self._clock)
-                with DemoBars(self._console, compact=self._console.width < WIDE) as bars:
+                with Bars(self._console) as bars:
                     for listener in (witness, bars, self._narrator):
                         bus.listen(listener.hear)
                     say("daemon", f"watches {self._stage.recordings}; sends what has stood still for {SETTLE:g} s")

@@ -18,7 +18,6 @@ from rich.text import Text
 from uploader import events, lifecycle
 from uploader.clock import Clock
 from uploader.model import State, Upload, shown
-from uploader.progress import Bars
 from uploader.units import format_bytes
 
 Who = Literal["folder", "server", "daemon"]
@@ -63,20 +62,6 @@ class Witness:
             return False
         at_rest = all(other.state in AT_REST for other in self._uploads.values())
         return at_rest and 0 < upload.offset < position < lifecycle.chunk_end(upload)
-
-
-class DemoBars(Bars):
-    """The bars of ``upload``, which also show a file grow and a resumed one where it really stands."""
-
-    def hear(self, event: events.Event) -> None:
-        """Take in an event."""
-        match event:
-            case events.FileStillChanging(path, size):
-                self._show(path, size, 0, "still growing")
-            case events.UploadResumed(path, _, offset, size):
-                self._show(path, size, offset, "resumes")
-            case _:
-                super().hear(event)
 
 
 class Narrator:
