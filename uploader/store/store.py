@@ -36,6 +36,7 @@ class Store:
         self._disk, self._clock, self._bus = disk, clock, bus
         saved = load(disk)
         self._uploads = {upload.path: upload for upload in saved.uploads}
+        self._begun = dict(self._uploads)
         self._orphans = {orphan.record: orphan for orphan in saved.orphans}
         self.learnt = saved.learnt
         try:
@@ -55,6 +56,11 @@ class Store:
         return MappingProxyType(self._uploads)
 
     @property
+    def begun(self) -> Mapping[str, Upload]:
+        """Those of them that ``state.json`` holds: a scan alone would not bring them back as they are."""
+        return MappingProxyType(self._begun)
+
+    @property
     def orphans(self) -> Mapping[str, Orphan]:
         """Records of ours that will not be finished, by id."""
         return MappingProxyType(self._orphans)
@@ -62,12 +68,17 @@ class Store:
     def put(self, upload: Upload) -> Upload:
         """Set an upload's new value, in memory."""
         self._uploads[upload.path] = upload
+        if _worth_saving(upload):
+            self._begun[upload.path] = upload
+        else:
+            self._begun.pop(upload.path, None)
         self._sequence += 1
         return upload
 
     def drop(self, path: str) -> None:
         """Take an upload out, in memory."""
         if self._uploads.pop(path, None) is not None:
+            self._begun.pop(path, None)
             self._sequence += 1
 
     def put_orphan(self, orphan: Orphan | None) -> None:
@@ -101,7 +112,7 @@ class Store:
             sequence = self._sequence
             saved = codec.Saved(
                 sequence,
-                tuple(upload for upload in self._uploads.values() if _worth_saving(upload)),
+                tuple(self._begun.values()),
                 tuple(self._orphans.values()),
                 self.learnt,
             )
