@@ -14,11 +14,13 @@ import click
 
 from uploader import errors
 from uploader.cli import cli
-from uploader.log import redactor
+from uploader.log import configure, install_hooks, redactor
 
 
 def main() -> NoReturn:
-    """Run the command line and exit."""
+    """Run the command line and exit. A fault of ours is one line of the log, too, and exit 1."""
+    configure("warning", "auto", environ=os.environ)  # until a configuration says otherwise
+    install_hooks()
     sys.exit(run(sys.argv[1:]))
 
 
@@ -26,6 +28,11 @@ def run(arguments: list[str]) -> int:
     """Run the command line; the answer is the exit code."""
     try:
         code = cli.main(arguments, prog_name="valt-uploader", standalone_mode=False)
+    except SystemExit:  # click's way to end when whoever read our output has seen enough
+        return 0
+    except click.exceptions.NoArgsIsHelpError as error:
+        sys.stderr.write(f"{error.format_message()}\n")
+        return 2
     except click.UsageError as error:
         _complain([error.format_message()])
         where = "valt-uploader" if error.ctx is None else error.ctx.command_path
@@ -44,9 +51,6 @@ def run(arguments: list[str]) -> int:
     except errors.UploaderError as error:
         _complain([str(error)])
         return error.exit_code
-    except BrokenPipeError:  # whoever read our output has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     return code if isinstance(code, int) else 0
 
 

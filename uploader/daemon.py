@@ -135,6 +135,7 @@ class Daemon:
             done=self._store.ledger.count,
             settling=() if house is None else house.settle.candidates(),
             outage=0.0 if house is None else house.outage.wait,
+            outage_reason="" if house is None else house.outage.reason,
             process=os.getpid(),
             warnings=report.standing_warnings(self._config),
         )
@@ -152,8 +153,14 @@ class Daemon:
                 lines = report.explain(self._config, paths[0], self._known(), sent, now)
                 return {"lines": lines}
             case "retry":
-                return {"released": [path for path in paths if await self._house.release(path)]}
+                return {"done": [path for path in paths if await self._house.release(path)]}
             case "forget":
-                return {"forgotten": {path: await self._house.forget(path) for path in paths}}
+                return {"done": [path for path in paths if await self._forget(self._house, path)]}
             case _:
                 raise errors.UploaderError("this daemon does not know that command; is it another version?")
+
+    async def _forget(self, house: House, path: str) -> bool:
+        known = path in self._store.uploads
+        if known:
+            await house.forget(path)
+        return known

@@ -6,22 +6,27 @@ Reads and asks; writes nothing, neither here nor on the server. Must never stop 
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import os
 import socket
 from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
-from uploader import control, errors, files, report
+from uploader import control, custody, errors, files, report
 from uploader.clock import Clock
-from uploader.config import Config
-from uploader.credentials import read_password
+from uploader.config import PASSWORD_VARIABLE, Config
+from uploader.credentials import password_source, read_password
 from uploader.events import Bus
 from uploader.log import redactor
+from uploader.model import shown
 from uploader.store import Ledger
+from uploader.store.codec import Unreadable
 from uploader.store.disk import StateFolder
+from uploader.store.ledger import NAME
 from uploader.store.store import peek
 from uploader.units import format_duration
 from uploader.valt import Valt
@@ -100,7 +105,9 @@ def _state(config: Config) -> Finding:
         finally:
             disk.close()
         daemon = control.ask(folder, "status")
-    except (errors.UploaderError, ValueError) as error:
+    except Unreadable as error:
+        return Finding("state", f"{folder / NAME}: {error}; {custody.PUT_BACK}", "bad")
+    except errors.UploaderError as error:
         return Finding("state", str(error), "bad")
     if not os.access(folder, os.W_OK | os.X_OK):
         return Finding("state", f"{folder}: cannot be written by this user", "bad")
@@ -113,11 +120,20 @@ def _password(config: Config, environ: Mapping[str, str]) -> Finding:
         redactor.remember(read_password(config.server, environ))
     except errors.UploaderError as error:
         return Finding("password", str(error), "bad")
-    return Finding("password", "there, and readable by us alone")
+    match password_source(config.server, environ):
+        case "file":
+            return Finding("password", f"{shown(config.server.password_file or '')}: nobody else can read it")
+        case "environment":
+            text = f"from ${PASSWORD_VARIABLE}, which every process of this user can see; a password_file is safer"
+            return Finding("password", text, "note")
+        case source:
+            return Finding("password", f"from the systemd {source}")
 
 
 async def _name(config: Config) -> Finding:
     host = urlsplit(config.server.url).hostname or ""
+    with suppress(ValueError):
+        return Finding("name", f"{ipaddress.ip_address(host)} is an address; there is nothing to look up")
     try:
         found = await asyncio.get_running_loop().getaddrinfo(host, None, type=socket.SOCK_STREAM)
     except OSError as error:
@@ -145,7 +161,8 @@ async def _server(config: Config, environ: Mapping[str, str], clock: Clock) -> A
         except errors.UploaderError as error:
             yield Finding("version", str(error), "note")
         else:
-            yield Finding("version", version or "not told to this user", "ok" if version else "note")
+            text = f"VALT {version}" if version else "not told to this user; that does no harm"
+            yield Finding("version", text, "ok" if version else "note")
     far = abs(valt.skew) > SKEW_LIMIT
     side = "ahead of" if valt.skew > 0 else "behind"
     text = f"the server's is {format_duration(abs(valt.skew))} {side} ours" if far else "agrees with the server's"

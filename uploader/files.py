@@ -180,16 +180,21 @@ class Recording:
     @contextlib.asynccontextmanager
     async def open(cls, path: str, identity: Identity) -> AsyncIterator[Recording]:
         """Open *path*, which must still be the file that was identified. Raises our errors."""
+        opening = asyncio.ensure_future(_opened(path))
         try:
-            file = await aiofiles.open(path, "rb", buffering=0, opener=_open_regular)
+            file = await asyncio.shield(opening)
         except OSError as error:
             raise _ours(path, error) from None
+        except asyncio.CancelledError:
+            with contextlib.suppress(OSError, errors.UploaderError):
+                await (await opening).close()  # a thread that opens cannot be called back
+            raise
         try:
             recording = cls(path, identity, file)
             await recording.check_unchanged()
             yield recording
         finally:
-            await file.close()
+            await asyncio.shield(file.close())
 
     @property
     def position(self) -> int:
@@ -251,6 +256,10 @@ class Recording:
             self._hash.update(block)
             self._position += len(block)
             yield block
+
+
+async def _opened(path: str) -> AsyncFileIO:
+    return await aiofiles.open(path, "rb", buffering=0, opener=_open_regular)
 
 
 def sha256_of(path: str) -> str:

@@ -137,8 +137,9 @@ class House:
                 stop.set()
 
         async with asyncio.TaskGroup() as group:
-            group.create_task(self.run(stop, discover=False, only=only))
-            group.create_task(end_when_done())
+            feeding = group.create_task(end_when_done())
+            await self.run(stop, discover=False, only=only)
+            feeding.cancel()  # a signal was faster
 
     async def until_done(self, only: Collection[str] | None = None) -> None:
         """Return when nothing more will happen by itself within a minute."""
@@ -169,8 +170,9 @@ class House:
         upload = self.store.uploads.get(path)
         if upload is None:
             return False
+        self.valt.forget_refusal()
         self.outage.lift()
-        await self.enqueue.go_on(released(upload))
+        await self.enqueue.go_on(self.store.put(released(upload)))
         return True
 
     async def forget(self, path: str) -> str | None:

@@ -20,12 +20,12 @@ from uploader.simulator import Call, Semantics, Settings, Simulator
 async def serve(
     *, port: int, semantics: str, folder: Path | None, processing: float, token_lifetime: float, body_limit: int | None
 ) -> int:
-    """Serve until SIGINT or SIGTERM. Raises ``UploaderError`` when the port is taken."""
+    """Serve until SIGINT or SIGTERM. Raises ``UploaderError`` when the port is taken, or the folder of no use."""
     settings = Settings(
         semantics=Semantics(semantics), processing=processing, token_lifetime=token_lifetime, body_limit=body_limit
     )
     kept = folder or Path(tempfile.mkdtemp(prefix="valt-simulator-"))
-    simulator = Simulator(kept, settings)
+    simulator = _simulator(kept, settings)
     simulator.on_call = _tell
     stop, loop = asyncio.Event(), asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -42,6 +42,17 @@ async def serve(
     finally:
         await simulator.stop()
     return 0
+
+
+def _simulator(folder: Path, settings: Settings) -> Simulator:
+    try:
+        return Simulator(folder, settings)
+    except OSError as error:
+        hint = "name another --folder, or none for a new one"
+        raise UploaderError(f"{shown(folder)} cannot be used: {error.strerror}", hint=hint) from None
+    except (ValueError, KeyError, TypeError) as error:
+        hint = "empty it, or name another --folder"
+        raise UploaderError(f"{shown(folder)} holds what is no simulator's: {error!r}", hint=hint) from None
 
 
 def _tell(call: Call) -> None:

@@ -45,3 +45,8 @@ class Pipes:
         self.sent: Agenda[str] = Agenda(clock)
         self.ready: Agenda[str] = Agenda(clock)
         self.again: Agenda[str] = Agenda(clock)
+
+
+def our_fault(error: Exception) -> str:
+    """Say that a bug of ours has hit one file; the trace-back is for the log."""
+    return f"an unexpected fault of ours ({type(error).__name__}); the log has the details: please report it"

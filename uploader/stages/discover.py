@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import Final
 
-from watchfiles import awatch
+from watchfiles import Change, awatch
 
 from uploader import events, files, selection
 from uploader.clock import Clock
@@ -144,7 +144,7 @@ class _Folder:
                 await self._gather()
                 pause = WATCHER_PAUSE[0]
             except Exception as error:  # noqa: BLE001 - its native part raises at will: RuntimeError, groups, OSError
-                if self._root is not None:  # a folder that is missing has been reported already
+                if await asyncio.to_thread(files.folder_id, str(self._watch.path)) is not None:  # the scan says that
                     self._bus.publish(events.WatcherRestarted(str(self._watch.path), _words(error)))
                 await self._clock.sleep(pause)
                 pause = min(longest, 2 * pause)
@@ -164,6 +164,9 @@ class _Folder:
         async for batch in changes:
             self._hints.update(path for _, path in batch)
             self._hurry.set()
+            if (Change.deleted, str(self._watch.path)) in batch:
+                # Of what comes to stand here next inotify tells nothing, though it may well have the same inode.
+                self._stop_watcher.set()
 
 
 def _words(error: BaseException) -> str:

@@ -17,9 +17,12 @@ from uploader import errors, events, files, lifecycle, mapping, retry, selection
 from uploader.clock import Clock
 from uploader.config import UploadConfig, WatchConfig
 from uploader.lifecycle import Step
+from uploader.log import get_logger
 from uploader.model import Learnt, State, Trouble, Turn, Upload
-from uploader.stages import Job, Pipes, Settled
+from uploader.stages import Job, Pipes, Settled, our_fault
 from uploader.store import Store
+
+log = get_logger(__name__)
 
 LONGEST_WAIT: Final = 1.1 * retry.DAY  # s; a saved time further off than that comes from a clock that has jumped
 
@@ -78,12 +81,11 @@ class Enqueue:
 
     def bring_back(self, upload: Upload) -> None:
         """Let an unfinished upload go on when its time has come."""
-        trouble = upload.trouble
-        if trouble is None:
+        next_try = None if upload.trouble is None else upload.trouble.next_try
+        if next_try is not None:
+            self._pipes.again.put(upload.path, min(next_try - self._clock.now(), LONGEST_WAIT))
+        elif upload.state is not State.PARKED:  # it was just being tried, for the first time or again
             self._pipes.again.put(upload.path)
-        elif trouble.next_try is not None:
-            wait = trouble.next_try - self._clock.now()
-            self._pipes.again.put(upload.path, min(wait, LONGEST_WAIT))
 
     async def _take_settled(self) -> None:
         while True:
@@ -93,6 +95,9 @@ class Enqueue:
                 await self.admit(settled)
             except errors.UploaderError as error:  # unreadable just now: the next scan brings it again
                 self._bus.publish(events.UploadWaits(settled.path, str(error), 0.0))
+            except Exception as error:  # a fault of ours about one file must not end the others
+                log.exception("fault", path=settled.path)
+                self._bus.publish(events.UploadWaits(settled.path, our_fault(error), 0.0))
             finally:
                 self._busy -= 1
 

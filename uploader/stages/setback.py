@@ -17,7 +17,7 @@ from uploader.log import get_logger
 from uploader.model import State, Trouble, Turn, Upload
 from uploader.outage import Outage
 from uploader.retry import Action, Next
-from uploader.stages import Pipes
+from uploader.stages import Pipes, our_fault
 from uploader.stages.enqueue import chunk_size_now
 from uploader.store import Store
 
@@ -53,10 +53,11 @@ class Setbacks:
             restarts=upload.restarts,
             chunk_size=upload.chunk_size,
             size=upload.identity.size,
+            begun=upload.state is not State.QUEUED,
         )
         verdict = retry.decide(error, history, self._clock.uniform)
         if verdict.server_level:
-            verdict = replace(verdict, after=await self._outage.failed(error))
+            await self._outage.failed(error)  # whoever takes the upload up next waits for its end, early or late
         self._learn(verdict, upload)
         match verdict.action:
             case Action.RESETTLE:
@@ -72,15 +73,15 @@ class Setbacks:
         """Park the upload of *path* after a fault of ours: one bad file never stops the others."""
         upload = self._store.uploads.get(path)
         if upload is not None and upload.state is not State.PARKED:
-            reason = f"an unexpected fault of ours ({type(error).__name__}); the log has the details: please report it"
-            await self._park(upload, Next(Action.PARK, Trouble(reason, Turn.OPERATOR), retry.DAY))
+            await self._park(upload, Next(Action.PARK, Trouble(our_fault(error), Turn.OPERATOR), retry.DAY))
 
     def _learn(self, verdict: Next, upload: Upload) -> None:
         if verdict.whole_only:
             self._store.learn(whole_only_until=self._clock.now() + retry.WHOLE_ONLY_FOR)
         if verdict.halve_chunk and verdict.action is Action.START_OVER:
             half = max(retry.MIN_CHUNK, min(upload.chunk_size, upload.identity.size) // 2)
-            self._store.learn(chunk_limit=half)
+            known = self._store.learnt.chunk_limit  # another upload may have learnt more meanwhile
+            self._store.learn(chunk_limit=half if known is None else min(half, known))
 
     def _with_time(self, verdict: Next) -> Trouble:
         next_try = None if verdict.after is None else self._clock.now() + verdict.after
@@ -102,7 +103,7 @@ class Setbacks:
 
     async def _start_over(self, upload: Upload, verdict: Next) -> None:
         now = self._clock.now()
-        fresh, orphan = lifecycle.start_over(upload, now=now, settle=self._config.server.doubt_settle)
+        fresh, orphan = lifecycle.start_over(upload, now=now, settle=self._orphan_settle(upload))
         fresh = replace(
             fresh,
             chunk_size=chunk_size_now(self._config.upload, self._store.learnt, now=now),
@@ -116,12 +117,16 @@ class Setbacks:
 
     async def _resettle(self, upload: Upload, verdict: Next) -> None:
         """Forget the upload; the file settles again as it is now."""
-        settle = self._config.server.doubt_settle
-        self._store.put_orphan(lifecycle.orphan_of(upload, now=self._clock.now(), settle=settle))
+        orphan = lifecycle.orphan_of(upload, now=self._clock.now(), settle=self._orphan_settle(upload))
+        self._store.put_orphan(orphan)
         self._store.drop(upload.path)
         await self._store.commit()
         self._bus.publish(events.FileChanged(upload.path, verdict.trouble.reason))
         await look_again(upload, self._pipes)
+
+    def _orphan_settle(self, upload: Upload) -> float:
+        """Seconds until the record of an upload that is given up may be cleared away: only doubt has to settle."""
+        return self._config.server.doubt_settle if upload.state is State.IN_DOUBT else 0.0
 
 
 async def look_again(upload: Upload, pipes: Pipes) -> None:

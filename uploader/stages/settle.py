@@ -21,6 +21,7 @@ from uploader.store import Store
 
 LOOKERS: Final = 4  # files looked at at the same time
 LOOK_AGAIN: Final = 0.25  # of ``settle``: how soon a file that an event named may be looked at again
+UNREADABLE_PAUSE: Final = 1.0  # s, at least, until a file that cannot be read is looked at again
 BREATH: Final = 1000  # sightings handled before the event loop gets its turn
 
 
@@ -131,7 +132,7 @@ class Settle:
             return
         except errors.ShareNotReady as error:
             self._candidates[path] = replace(candidate, reason=str(error), looked_at=self._clock.monotonic())
-            self._looks.put(path, candidate.settle)
+            self._looks.put(path, max(candidate.settle, UNREADABLE_PAUSE))
             return
         now = self._clock.monotonic()
         if candidate.still_since is None or identity != candidate.identity:

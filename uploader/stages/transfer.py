@@ -11,23 +11,24 @@ from __future__ import annotations
 import asyncio
 from contextlib import AsyncExitStack
 from typing import Final
+from weakref import WeakValueDictionary
 
-from uploader import errors, events, lifecycle
+from uploader import errors, events, files, lifecycle
 from uploader.clock import Clock
 from uploader.config import ServerConfig
 from uploader.files import Recording
 from uploader.lifecycle import Step
-from uploader.model import Orphan, RecordIds, State, Upload
+from uploader.model import Orphan, RecordIds, State, Upload, shown
 from uploader.outage import Outage
 from uploader.retry import POLL_FIRST
-from uploader.stages import Pipes
+from uploader.stages import Job, Pipes
 from uploader.stages.setback import Setbacks
 from uploader.store import Store
 from uploader.valt import RecordListed, Valt
 from uploader.valt.wire import multipart_filename
 
 CLOCK_GRAIN: Final = 2.0  # s; a Date header and ``created`` are both whole seconds
-NAME_PAUSE: Final = 1.0  # s until a record of a name is made while another of that name is being made
+NAME_PAUSE: Final = 1.0  # s, at least, until a record is made whose name is that of one in doubt
 HERE: Final = (State.QUEUED, State.CREATING, State.SENDING, State.IN_DOUBT)
 
 
@@ -49,7 +50,9 @@ class Transfer:
         self._setbacks, self._pipes, self._clock, self._bus = setbacks, pipes, clock, bus
         self._stopping = asyncio.Event()
         self._active: dict[str, asyncio.Task[None]] = {}
-        self._names: set[str] = set()  # record names that are being created at this moment
+        self._missed: dict[str, Job] = {}  # came back to the queue while a worker was still putting it aside
+        # One record of a name is made at a time, so that after a crash it can only be one upload's (rule 6).
+        self._names: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     @property
     def active(self) -> tuple[str, ...]:
@@ -59,12 +62,15 @@ class Transfer:
     async def work(self) -> None:
         """Take job after job until ``stop``; one worker."""
         while not self._stopping.is_set():
-            await self._outage.clear()
             job = await self._pipes.jobs.get()
+            await self._outage.clear()  # it may have begun while we waited for a job
             upload = self._store.uploads.get(job.path)
             waits = upload is not None and upload.trouble is not None and upload.trouble.next_try is not None
-            if upload is None or upload.state not in HERE or waits or job.path in self._active:
+            if upload is None or upload.state not in HERE or waits:
                 continue  # it has moved on since it was queued
+            if job.path in self._active:
+                self._missed[job.path] = job
+                continue
             self._active[job.path] = asyncio.ensure_future(self._setbacks.guard(job.path, self.drive(job.path)))
             try:
                 await asyncio.shield(self._active[job.path])
@@ -76,6 +82,8 @@ class Transfer:
                     raise
             finally:
                 del self._active[job.path]
+                if missed := self._missed.pop(job.path, None):
+                    self._pipes.jobs.put_nowait(missed)
 
     def stop(self) -> None:
         """Begin nothing more; chunks that are in flight may end."""
@@ -109,12 +117,10 @@ class Transfer:
 
     async def _begin(self, upload: Upload) -> None:
         """Save the intent, make the record, save its ids."""
-        name = upload.record.name
-        if name in self._names:
-            # One at a time, so that after a crash a record of this name can only be one upload's (rule 6).
-            raise errors.StillInDoubt("another record of the same name is being made", wait=NAME_PAUSE)
-        self._names.add(name)
-        try:
+        async with self._names.setdefault(upload.record.name, asyncio.Lock()):
+            if self._namesake_in_doubt(upload):
+                what = "whether the record of another file of the same name was made is not known yet"
+                raise errors.StillInDoubt(what, wait=max(NAME_PAUSE, self._server.doubt_settle))
             await self._valt.login_if_needed()  # its answer also sets the server's clock that the intent is timed by
             now = self._clock.now()
             intent = {"intent_at": self._valt.server_now(), "begun_at": upload.begun_at or now}
@@ -129,14 +135,17 @@ class Transfer:
                 raise
             await self._store.save(lifecycle.advance(upload, Step.CREATED, ids=ids))
             self._bus.publish(events.RecordCreated(upload.path, ids.record, ids.video))
-        finally:
-            self._names.discard(name)
+
+    def _namesake_in_doubt(self, upload: Upload) -> bool:
+        """True while a record of this name may exist that is another upload's: the two could not be told apart."""
+        others = (other for other in self._store.begun.values() if other.state is State.CREATING)
+        return any(other.record.name == upload.record.name and other.path != upload.path for other in others)
 
     async def _find_record(self, upload: Upload) -> None:
         """Find out whether the record of a saved intent exists (rule 6)."""
         found = [row for row in await self._valt.find_records(upload.record.name) if self._may_be_ours(row, upload)]
         asked_for = self._valt.server_now() - (upload.intent_at or 0.0)
-        if not found and asked_for < self._server.doubt_settle:
+        if not found and -CLOCK_GRAIN <= asked_for < self._server.doubt_settle:
             wait = self._server.doubt_settle - asked_for
             raise errors.StillInDoubt("whether its record was made is not known yet", wait=wait)
         details = await self._valt.details(found[0].record) if len(found) == 1 else None
@@ -157,7 +166,7 @@ class Transfer:
         self._bus.publish(events.DoubtResolved(upload.path, "", outcome))
 
     def _may_be_ours(self, row: RecordListed, upload: Upload) -> bool:
-        taken = {other.ids.record for other in self._store.uploads.values() if other.ids is not None}
+        taken = {other.ids.record for other in self._store.begun.values() if other.ids is not None}
         return (
             row.author == self._server.username
             and row.created >= (upload.intent_at or 0.0) - CLOCK_GRAIN
@@ -209,6 +218,7 @@ class Transfer:
 
         async def before_last_byte() -> None:
             await recording.check_unchanged()
+            await _check_in_place(upload)
             doubt = {"doubt_end": end, "doubt_digest": recording.digest, "doubt_at": self._clock.now()}
             await self._store.save(lifecycle.advance(self._store.uploads[path], Step.LAST_BYTE, **doubt))
 
@@ -245,6 +255,16 @@ class Transfer:
             ids = _ids(upload)
             self._bus.publish(events.UploadSent(upload.path, ids.record, size, upload.chunks, upload.digest))
             self._pipes.sent.put(upload.path, POLL_FIRST)
+
+
+async def _check_in_place(upload: Upload) -> None:
+    """Raise ``FileChanged`` when another file has taken the name of the one that is being sent.
+
+    One that is merely gone is sent to its end all the same: the open file may be all that is left of it.
+    """
+    seen = await asyncio.to_thread(files.look, upload.path, upload.root)
+    if seen is not None and (seen.size, seen.mtime_ns) != (upload.identity.size, upload.identity.mtime_ns):
+        raise errors.FileChanged(f"{shown(upload.path)} was replaced while it was being sent")
 
 
 def _ids(upload: Upload) -> RecordIds:
