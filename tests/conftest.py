@@ -20,4 +20,4 @@ class _MockedResponse(ClientResponse):
         super().__init__(*args, **{"stream_writer": SimpleNamespace(output_size=0)} | more)
 
 
-aioresponses.core.ClientResponse = _MockedResponse
+aioresponses.core.ClientResponse = _MockedResponse  # type: ignore[attr-defined]  # the name it looks up

@@ -223,11 +223,11 @@ def test_an_absurd_time_of_a_share_is_shown_all_the_same(tmp_path: Path) -> None
 
 def test_what_is_switched_off_is_said_every_time(tmp_path: Path) -> None:
     """Unchecked TLS, plain text, resending; a careful configuration is silent."""
-    assert report.standing_warnings(config_of(tmp_path)) == []
+    assert report.standing_warnings(config_of(tmp_path), {}) == []
     risky = config_of(
         tmp_path, url="http://valt.example.com", allow_plaintext=True, tls_verify=False, resend_is_safe=True
     )
-    warnings = report.standing_warnings(risky)
+    warnings = report.standing_warnings(risky, {})
     assert [warning.partition(":")[0] for warning in warnings] == [
         "server.tls_verify = false",
         "server.allow_plaintext = true",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from email.utils import format_datetime
@@ -256,6 +257,16 @@ def test_retry_after_is_seconds_or_a_date(header: str | None, seconds: float) ->
     """RFC 9110, 10.2.3, in all three date forms; nonsense is a minute, and nothing is longer than an hour."""
     assert datetime.fromtimestamp(EPOCH, UTC).isoformat() == "2027-01-15T08:00:00+00:00"
     assert retry.retry_after(header, now=EPOCH) == seconds
+
+
+def test_a_date_without_a_zone_is_no_local_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The old asctime form means UTC, wherever this machine stands."""
+    with monkeypatch.context() as patch:
+        patch.setenv("TZ", "Asia/Tokyo")
+        time.tzset()
+        seconds = retry.retry_after("Fri Jan 15 08:00:30 2027", now=EPOCH)
+    time.tzset()
+    assert seconds == 30.0
 
 
 @given(

@@ -69,7 +69,7 @@ class Daemon:
                 self._store.ledger.count,
             )
         )
-        for warning in report.standing_warnings(self._config):
+        for warning in report.standing_warnings(self._config, self._environ):
             self._bus.publish(events.Notice(warning))
         for watch in self._config.watch:
             problem = files.folder_problem(str(watch.path), writable=watch.after_upload != "keep")
@@ -99,7 +99,7 @@ class Daemon:
             self._config = config
             configure(config.log.level, config.log.format, environ=self._environ)
             self._bus.publish(events.ConfigReloaded(str(self._file)))
-            for warning in report.standing_warnings(config):
+            for warning in report.standing_warnings(config, self._environ):
                 self._bus.publish(events.Notice(warning))
             self._stop.set()
         self._notifier.ready(self._status_line())
@@ -137,7 +137,7 @@ class Daemon:
             outage=0.0 if house is None else house.outage.wait,
             outage_reason="" if house is None else house.outage.reason,
             process=os.getpid(),
-            warnings=report.standing_warnings(self._config),
+            warnings=report.standing_warnings(self._config, self._environ),
         )
 
     async def answer(self, do: str, paths: list[str]) -> dict[str, Any]:

@@ -126,8 +126,7 @@ class House:
 
         Raises at once when the server cannot be reached or refuses the log-in: whoever waits wants to know.
         """
-        async with self.valt:
-            await self.valt.login_if_needed()
+        await self._log_in(stop)
 
         async def end_when_done() -> None:
             try:
@@ -140,6 +139,20 @@ class House:
             feeding = group.create_task(end_when_done())
             await self.run(stop, discover=False, only=only)
             feeding.cancel()  # a signal was faster
+
+    async def _log_in(self, stop: asyncio.Event) -> None:
+        """Log in before anything is looked at, unless *stop* is faster: a server may take a minute not to answer."""
+        async with self.valt:
+            log_in = asyncio.ensure_future(self.valt.login_if_needed())
+            stopped = asyncio.ensure_future(stop.wait())
+            try:
+                await asyncio.wait({log_in, stopped}, return_when=asyncio.FIRST_COMPLETED)
+                if log_in.done():
+                    log_in.result()
+            finally:
+                for task in (log_in, stopped):
+                    task.cancel()
+                await asyncio.gather(log_in, stopped, return_exceptions=True)
 
     async def until_done(self, only: Collection[str] | None = None) -> None:
         """Return when nothing more will happen by itself within a minute."""

@@ -15,7 +15,7 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Any, Final
 
-from uploader.model import Identity, Orphan, State, Trouble, Upload
+from uploader.model import Orphan, State, Trouble, Upload
 
 
 class Step(StrEnum):
@@ -138,13 +138,6 @@ def orphan_of(upload: Upload, *, now: float, settle: float) -> Orphan | None:
     if upload.ids is None:
         return None
     return Orphan(upload.ids.record, upload.record.name, upload.path, since=now, next_look=now + settle)
-
-
-def with_content(upload: Upload, identity: Identity) -> Upload:
-    """Give an upload that has not begun another content: the file changed while it waited."""
-    if upload.state is not State.QUEUED:
-        raise IllegalStep(f"the content of an upload that is {upload.state} is fixed")
-    return replace(upload, identity=identity, restarts=0, trouble=None)
 
 
 def chunk_end(upload: Upload) -> int:

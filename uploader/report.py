@@ -14,7 +14,8 @@ from datetime import datetime
 from typing import Any
 
 from uploader import files, selection
-from uploader.config import Config
+from uploader.config import PASSWORD_VARIABLE, Config
+from uploader.credentials import password_source
 from uploader.model import Learnt, Orphan, State, Turn, Upload, shown
 from uploader.stages.settle import Candidate
 from uploader.store.ledger import Known as Sent
@@ -44,9 +45,11 @@ class Known:
     warnings: list[str] = field(default_factory=list)
 
 
-def standing_warnings(config: Config) -> list[str]:
+def standing_warnings(config: Config, environ: Mapping[str, str]) -> list[str]:
     """What the operator has switched off, or asked for in vain: said at every start and in every status."""
     warnings = []
+    if password_source(config.server, environ) == "environment":
+        warnings.append(f"the password comes from ${PASSWORD_VARIABLE}: every process of this user can see it")
     if not config.server.tls_verify:
         warnings.append("server.tls_verify = false: anybody on the way can read and change what is sent")
     if config.server.url.startswith("http://") and config.server.allow_plaintext:

@@ -104,8 +104,10 @@ class Setbacks:
     async def _start_over(self, upload: Upload, verdict: Next) -> None:
         now = self._clock.now()
         fresh, orphan = lifecycle.start_over(upload, now=now, settle=self._orphan_settle(upload))
+        learning = verdict.whole_only or verdict.halve_chunk  # ends by itself, and what it learns is kept
         fresh = replace(
             fresh,
+            restarts=upload.restarts if learning else fresh.restarts,
             chunk_size=chunk_size_now(self._config.upload, self._store.learnt, now=now),
             trouble=self._with_time(verdict),
         )

@@ -9,7 +9,7 @@ worker.
 from __future__ import annotations
 
 import asyncio
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from typing import Final
 from weakref import WeakValueDictionary
 
@@ -24,10 +24,11 @@ from uploader.retry import POLL_FIRST
 from uploader.stages import Job, Pipes
 from uploader.stages.setback import Setbacks
 from uploader.store import Store
-from uploader.valt import RecordListed, Valt
+from uploader.valt import RecordDetails, RecordListed, Valt
 from uploader.valt.wire import multipart_filename
 
 CLOCK_GRAIN: Final = 2.0  # s; a Date header and ``created`` are both whole seconds
+LANDED: Final = frozenset({"created", "ready"})
 NAME_PAUSE: Final = 1.0  # s, at least, until a record is made whose name is that of one in doubt
 HERE: Final = (State.QUEUED, State.CREATING, State.SENDING, State.IN_DOUBT)
 
@@ -143,27 +144,37 @@ class Transfer:
 
     async def _find_record(self, upload: Upload) -> None:
         """Find out whether the record of a saved intent exists (rule 6)."""
-        found = [row for row in await self._valt.find_records(upload.record.name) if self._may_be_ours(row, upload)]
+        found = await self._empty_records(upload)
         asked_for = self._valt.server_now() - (upload.intent_at or 0.0)
         if not found and -CLOCK_GRAIN <= asked_for < self._server.doubt_settle:
             wait = self._server.doubt_settle - asked_for
             raise errors.StillInDoubt("whether its record was made is not known yet", wait=wait)
-        details = await self._valt.details(found[0].record) if len(found) == 1 else None
-        if details is not None and details.videos is not None and len(details.videos) == 1:
-            video, status = next(iter(details.videos.items()))
-            if status not in {"created", "ready"}:  # it names its video, and nothing has landed there
-                ids = RecordIds(details.record, video)
-                await self._store.save(lifecycle.advance(upload, Step.CREATED, ids=ids))
-                self._bus.publish(events.RecordAdopted(upload.path, details.record))
-                return
+        record = found[0] if len(found) == 1 else None
+        if record is not None and record.videos is not None:  # it names its video
+            ids = RecordIds(record.record, next(iter(record.videos)))
+            await self._store.save(lifecycle.advance(upload, Step.CREATED, ids=ids))
+            self._bus.publish(events.RecordAdopted(upload.path, record.record))
+            return
         outcome = f"{len(found)} records may be it: left alone" if found else "no record was made"
-        if details is not None and details.videos is None:
+        if record is not None:
             # Ours and empty, but its video's id was in the answer that was lost: it can only be cleared away.
             now = self._clock.now()
-            self._store.put_orphan(Orphan(details.record, details.name, upload.path, since=now, next_look=now))
-            outcome = f"record {details.record} was made; its video is not known, so it is cleared away"
+            self._store.put_orphan(Orphan(record.record, record.name, upload.path, since=now, next_look=now))
+            outcome = f"record {record.record} was made; its video is not known, so it is cleared away"
         await self._store.save(lifecycle.advance(upload, Step.NOT_CREATED))
         self._bus.publish(events.DoubtResolved(upload.path, "", outcome))
+
+    async def _empty_records(self, upload: Upload) -> list[RecordDetails]:
+        """Look at every record that may be this upload's: those in which nothing has landed."""
+        empty = []
+        for row in await self._valt.find_records(upload.record.name):
+            if self._may_be_ours(row, upload):
+                with suppress(errors.RecordGone):
+                    details = await self._valt.details(row.record)
+                    statuses = None if details.videos is None else list(details.videos.values())
+                    if statuses is None or (len(statuses) == 1 and statuses[0] not in LANDED):
+                        empty.append(details)
+        return empty
 
     def _may_be_ours(self, row: RecordListed, upload: Upload) -> bool:
         taken = {other.ids.record for other in self._store.begun.values() if other.ids is not None}

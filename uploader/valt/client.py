@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import ssl
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -244,6 +245,8 @@ class Valt:
                 failure = wire.failure(Call.LOGIN, answer, now=self._clock.now())
                 if isinstance(failure, errors.PasswordRefused):
                     self._refusal = _Refusal(password, now + login_pause(1), failure)
+                elif isinstance(failure, errors.ServerRefused):  # without a token nothing at all can be asked
+                    raise errors.ServerDown(failure.what, hint=failure.hint)
                 raise failure
             value = wire.token_of(answer)
             self._remember(value)
@@ -295,8 +298,8 @@ class Valt:
             raise errors.ServerDown(f"{self._server.url}: cannot be reached: no connection in time") from None
         except TimeoutError:
             raise watchdog.verdict(call, f"nothing moved for {self._server.stall_timeout:g} s") from None
-        except aiohttp.ClientConnectorError as error:
-            raise errors.ServerDown(*_no_connection(error, self._server)) from None
+        except (aiohttp.ClientConnectorError, aiohttp.ServerFingerprintMismatch) as error:
+            raise _no_connection(error, self._server) from None
         except (aiohttp.ClientError, OSError, asyncio.IncompleteReadError) as error:
             failure = None if watchdog.body is None else watchdog.body.failure
             if failure is not None and not isinstance(failure, aiohttp.ClientError | OSError):
@@ -346,14 +349,19 @@ async def _read(response: aiohttp.ClientResponse) -> Answer:
     return Answer(response.status, headers, bytes(body[: wire.ANSWER_LIMIT]))
 
 
-def _no_connection(error: aiohttp.ClientConnectorError, server: ServerConfig) -> tuple[str]:
+def _no_connection(error: Exception, server: ServerConfig) -> errors.ServerDown:
     """Put a connection that was never made into words: origin and reason, and for TLS what to do."""
-    if isinstance(error, aiohttp.ServerFingerprintMismatch | aiohttp.ClientConnectorSSLError):
-        return (f"{server.url}: no safe connection: {_tls_words(error)}",)
+    if isinstance(error, aiohttp.ServerFingerprintMismatch):
+        what = f"{server.url}: its certificate is not the one that server.pin_sha256 names"
+        return errors.ServerDown(what, hint="find out why before you change the pin: somebody may stand in between")
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
-        return (f"{server.url}: its certificate is not trusted: {_tls_words(error.certificate_error)}; {_TLS_HINT}",)
-    reason = error.strerror or str(error.os_error) or "no connection"
-    return (f"{server.url}: cannot be reached: {reason}",)
+        what = f"{server.url}: its certificate is not trusted: {_tls_words(error.certificate_error)}"
+        return errors.ServerDown(what, hint=_TLS_HINT)
+    if isinstance(error, aiohttp.ClientConnectorSSLError):
+        return errors.ServerDown(f"{server.url}: no safe connection: {_tls_words(error)}")
+    number = error.errno if isinstance(error, OSError) else None
+    reason = os.strerror(number) if number is not None and number > 0 else str(getattr(error, "strerror", "") or "")
+    return errors.ServerDown(f"{server.url}: cannot be reached: {reason or 'no connection'}")
 
 
 _TLS_HINT: Final = "set server.ca_file to the authority that signed it, or server.pin_sha256 to its fingerprint"

@@ -251,7 +251,7 @@ def _unauthorized(call: Call, what: str) -> errors.UploaderError:
     if call is Call.LOGIN:
         return errors.PasswordRefused(
             "the server refused the log-in: user name or password is wrong",
-            hint="check server.username and the password file; it is tried again by itself, ever more rarely",
+            hint="check server.username and the password",
         )
     return errors.TokenExpired(what)
 

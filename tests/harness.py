@@ -1,0 +1,311 @@
+"""A whole house on the table: the built-in server, a watched folder, a state folder, and the daemon's stages over them.
+
+``Rig`` is for tests that need all of it, over real sockets and real files. Nothing here sleeps: a test waits for the
+event that it wants to see, for a bounded time, and fails at once when the house has died.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import os
+import time
+import uuid
+import warnings
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final, Self, TypeVar
+
+from parts import CHUNK, BriskClock, MortalDisk, WatchfulSimulator, ready_at_once
+
+from uploader import events
+from uploader.clock import Clock
+from uploader.config import Config, load
+from uploader.house import House
+from uploader.model import Learnt, Orphan, RecordSpec, State, Upload
+from uploader.simulator import Call, CallName, Fault, FaultKind, RecordView, Settings
+from uploader.simulator.records import Record
+from uploader.store import Store, codec
+from uploader.store.codec import Saved
+from uploader.store.disk import StateFolder
+from uploader.store.store import peek
+
+PATIENCE: Final = 20.0  # s until a test that waits gives up
+GLANCE: Final = 0.05  # s
+
+E = TypeVar("E", bound=events.Event)
+
+
+class Rig:
+    """A server, a watched folder, and a house that can be stopped, killed and begun anew. An async context manager.
+
+    *server*, *upload* and *watch* are keys of the configuration's tables that differ from the rig's own; *watches*
+    replaces its one folder. Everything lies below *folder*: ``watch/``, ``state/``, ``server/``, ``config.toml``.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        settings: Settings | None = None,
+        *,
+        server: dict[str, Any] | None = None,
+        upload: dict[str, Any] | None = None,
+        watch: dict[str, Any] | None = None,
+        watches: list[dict[str, Any]] | None = None,
+        clock: Clock | None = None,
+        discover: bool = True,
+    ) -> None:
+        self.folder = folder
+        self.watch = folder / "watch"
+        self.watch.mkdir(exist_ok=True)
+        self.clock = clock or BriskClock()
+        self.simulator = WatchfulSimulator(folder / "server", settings or ready_at_once())
+        self.bus = events.Bus()
+        self.bus.listen(self._hear)
+        self.heard: list[events.Event] = []  # everything that was published, over all lives
+        self.most_attempts = 0  # the highest count of failures that any upload ever had
+        self.environ = {"VALT_UPLOADER_PASSWORD": "secret"}
+        self._server = {"username": "uploader", "stall_timeout": "10s", "doubt_settle": "100ms"} | (server or {})
+        self._upload: dict[str, Any] = {"chunk_size": CHUNK, "workers": 4, "drain": "5s"} | (upload or {})
+        common = {"path": str(self.watch), "settle": "50ms", "mode": "poll", "rescan": "10m"} | (watch or {})
+        self._watches = [common] if watches is None else [common | each for each in watches]
+        self._discover = discover
+        self._news = asyncio.Event()
+        self._house: House | None = None
+        self._disk: MortalDisk | None = None
+        self._store: Store | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._stop = asyncio.Event()
+
+    async def __aenter__(self) -> Self:
+        await self.simulator.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        try:
+            await self.kill()
+        finally:
+            await self.simulator.stop()
+
+    # The house
+
+    @property
+    def house(self) -> House:
+        """The house that works, or worked last."""
+        assert self._house is not None
+        return self._house
+
+    @property
+    def store(self) -> Store:
+        """Its store."""
+        assert self._store is not None
+        return self._store
+
+    def config(self) -> Config:
+        """Write the configuration down and load it, as the daemon does."""
+        path = self.folder / "config.toml"
+        tables = [_table("[server]", {"url": self.simulator.url} | self._server), _table("[upload]", self._upload)]
+        tables += [_table("[[watch]]", watch) for watch in self._watches]
+        tables.append(_table("[state]", {"dir": str(self.folder / "state")}))
+        path.write_text("\n".join(tables), encoding="utf-8")
+        return load(path, {})
+
+    async def start(self) -> House:
+        """Open the state folder and let a new house work over it."""
+        assert self._task is None, "the last house still works"
+        self.build()
+        self._stop = asyncio.Event()
+        self._task = asyncio.create_task(self.house.run(self._stop, discover=self._discover))
+        self._task.add_done_callback(lambda _: self._news.set())
+        return self.house
+
+    def build(self) -> House:
+        """Open the state folder and build a house over it that does not work yet."""
+        config = self.config()
+        self._disk = MortalDisk(config.state.dir)
+        self._store = Store(self._disk, self.clock, self.bus)
+        self._house = House(config, self._store, self.clock, self.bus, self.environ)
+        return self._house
+
+    async def stop(self) -> None:
+        """End the house as SIGTERM does: chunks in flight may end, and what is known is saved."""
+        assert self._task is not None
+        self._stop.set()
+        async with asyncio.timeout(PATIENCE):
+            await self._task
+        self._task = None
+        await self._close()
+
+    async def kill(self) -> None:
+        """End the house as SIGKILL does: what is not on the disk by now never was."""
+        if self._disk is not None:
+            self._disk.dead = True
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+            with warnings.catch_warnings(action="ignore", category=ResourceWarning):
+                gc.collect(1)  # what a killed process has left open, the system closes
+        await self._close()
+
+    async def restart(self) -> House:
+        """Kill the house and begin a new one over what the disk holds."""
+        await self.kill()
+        return await self.start()
+
+    async def _close(self) -> None:
+        store, self._disk = self._store, None
+        if store is not None and self._house is not None:
+            self._store = None
+            await store.close()
+
+    def saved(self) -> Saved:
+        """What ``state.json`` holds at this moment."""
+        disk = StateFolder(self.folder / "state", lock=False)
+        try:
+            return peek(disk)
+        finally:
+            disk.close()
+
+    def on_disk(self, path: str) -> Upload:
+        """The upload of *path* as ``state.json`` has it."""
+        return next(upload for upload in self.saved().uploads if upload.path == path)
+
+    def prepare(self, *uploads: Upload, orphans: tuple[Orphan, ...] = (), learnt: Learnt | None = None) -> None:
+        """Let the state folder hold these, as if an earlier house had left them there."""
+        disk = StateFolder(self.folder / "state")
+        try:
+            saved = Saved(1, uploads, orphans, learnt or Learnt())
+            disk.replace("state.json", codec.encode_state(saved, now=self.clock.now()))
+        finally:
+            disk.close()
+
+    # The folder
+
+    def write(self, name: str, content: bytes, *, folder: Path | None = None) -> str:
+        """Put a file into the watched folder in one step; its path."""
+        target = (folder or self.watch) / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        hidden = target.with_name(f".{os.getpid()}.new")
+        hidden.write_bytes(content)
+        hidden.replace(target)
+        return str(target)
+
+    async def drop(self, name: str, content: bytes, *, folder: Path | None = None) -> str:
+        """Put a file into the watched folder and let the house look; its path."""
+        path = self.write(name, content, folder=folder)
+        await self.scan()
+        return path
+
+    async def scan(self) -> None:
+        """Let the house look at its folders now."""
+        await self.house.discover.scan_all()
+
+    # What happens
+
+    def _hear(self, event: events.Event) -> None:
+        self.heard.append(event)
+        self._news.set()
+        if self._store is not None:
+            troubles = (upload.trouble for upload in self._store.uploads.values())
+            counts = (trouble.attempts for trouble in troubles if trouble is not None)
+            self.most_attempts = max(self.most_attempts, *counts, 0)
+
+    def seen(self, kind: type[E], **fields: object) -> list[E]:
+        """Every event of this *kind* with these *fields* so far."""
+        return [event for event in self.heard if isinstance(event, kind) and _has(event, fields)]
+
+    async def event(self, kind: type[E], *, count: int = 1, **fields: object) -> E:
+        """Wait for the *count*-th event of this *kind* with these *fields*, counted from the first life on."""
+        await self.until(lambda: len(self.seen(kind, **fields)) >= count, f"{kind.__name__} {fields}")
+        return self.seen(kind, **fields)[count - 1]
+
+    async def until(self, condition: Callable[[], object], what: str = "it") -> None:
+        """Wait until *condition* holds; it is asked after every event, and now and then for what no event tells of."""
+        try:
+            async with asyncio.timeout(PATIENCE):
+                while not condition():
+                    self._news.clear()
+                    if self._task is not None and self._task.done():
+                        self._task.result()
+                        raise AssertionError(f"the house has ended before {what}")
+                    with suppress(TimeoutError):
+                        await asyncio.wait_for(self._news.wait(), GLANCE)
+        except TimeoutError:
+            raise AssertionError(f"{what} never came; last: {self.heard[-8:]}") from None
+
+    async def finished(self, *paths: str) -> None:
+        """Wait until each of these is finished."""
+        for path in paths:
+            await self.event(events.UploadFinished, path=path)
+
+    async def swept(self) -> None:
+        """Wait until no record of ours waits to be cleared away."""
+        await self.until(lambda: not self.store.orphans, "the sweep")
+        await self.store.commit()  # behind the sweep's own, after which it is announced
+
+    # What the server saw
+
+    @property
+    def records(self) -> list[RecordView]:
+        """Every record on the server, the oldest first."""
+        return self.simulator.records()
+
+    @property
+    def record(self) -> RecordView:
+        """The one record on the server."""
+        (record,) = self.simulator.records()
+        return record
+
+    def fault(self, call: CallName, kind: FaultKind, **more: Any) -> Fault:
+        """Let something go wrong at the server: see ``simulator.Fault``."""
+        fault = Fault(call=call, kind=kind, **more)
+        self.simulator.faults.append(fault)
+        return fault
+
+    def become(self, settings: Settings) -> None:
+        """Let the server be of another kind from now on."""
+        self.simulator.settings = self.simulator._api._settings = settings
+
+    def plant(self, name: str, *, author: str = "uploader", age: float = 0.0, video: bool = False) -> str:
+        """Put a record on the server that this house has not made; its id."""
+        now = time.time()
+        record = Record(
+            id=str(uuid.uuid4()),
+            video=str(uuid.uuid4()),
+            spec=RecordSpec(name),
+            author=author,
+            created=now - age,
+            semantics=self.simulator.settings.semantics,
+            completed_at=now if video else None,
+        )
+        self.simulator._records.add(record)
+        return record.id
+
+    def calls(self, name: CallName) -> list[Call]:
+        """The calls of this *name* that have ended."""
+        return [call for call in self.simulator.calls if call.name == name]
+
+    def state_of(self, path: str) -> State | None:
+        """Where the upload of *path* stands; None when it is not known, or done."""
+        upload = self.store.uploads.get(path)
+        return None if upload is None else upload.state
+
+
+def _has(event: events.Event, fields: dict[str, object]) -> bool:
+    return all(getattr(event, name) == value for name, value in fields.items())
+
+
+def _table(head: str, values: dict[str, Any]) -> str:
+    return head + "\n" + "".join(f"{key} = {_toml(value)}\n" for key, value in values.items())
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{json.dumps(key)} = {_toml(item)}" for key, item in value.items()) + " }"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(_toml(item) for item in value) + "]"
+    return json.dumps(str(value) if isinstance(value, Path) else value)

@@ -1,0 +1,235 @@
+"""Finding files: events hurry, scans decide; folders that go away and come back; names that nobody should send."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from harness import Rig
+from parts import at
+
+from uploader import events
+from uploader.stages import discover
+
+EVENTS = {"mode": "events"}
+
+
+@asynccontextmanager
+async def watching(tmp_path: Path, **rig: Any) -> AsyncIterator[Rig]:
+    """A house that listens to events, with its watcher at work."""
+    options: dict[str, Any] = {"watch": EVENTS} | rig
+    async with Rig(tmp_path, **options) as table:
+        await table.start()
+        # A watcher tells nothing of having begun: what it reports first proves it.
+        probe = table.watch / ".probe"
+        await table.until(lambda: _listens(table, probe), "the watcher")
+        yield table
+
+
+def _listens(rig: Rig, probe: Path) -> bool:
+    """Touch a file that nobody takes, until its event has come in."""
+    probe.write_bytes(os.urandom(4))
+    return bool(_hinted)
+
+
+_hinted: list[str] = []
+
+
+@pytest.fixture(autouse=True)
+def _hear_hints(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Note every path that the source of events names."""
+    _hinted.clear()
+    look = discover.Discover.look
+
+    async def hear(self: discover.Discover, watch: Any, paths: Any) -> None:
+        _hinted.extend(paths)
+        await look(self, watch, paths)
+
+    monkeypatch.setattr(discover.Discover, "look", hear)
+
+
+async def test_event_hurries(tmp_path: Path) -> None:
+    """A new file, one in a new folder, and one that is renamed into place are found without any scan."""
+    async with watching(tmp_path) as rig:
+        path = rig.write("a.mp4", b"a")
+        await rig.event(events.FileFound, path=path)
+        (rig.watch / "deep" / "er").mkdir(parents=True)
+        deep = rig.write("deep/er/b.mp4", b"b")
+        await rig.finished(path, deep)
+
+
+async def test_folder_that_is_moved_in_is_looked_into(tmp_path: Path) -> None:
+    """Of a folder that arrives whole only the folder is told: its files are found all the same."""
+    async with watching(tmp_path) as rig:
+        outside = tmp_path / "outside"
+        outside.mkdir()
+        (outside / "a.mp4").write_bytes(b"a")
+        outside.rename(rig.watch / "inside")
+        await rig.finished(str(rig.watch / "inside" / "a.mp4"))
+
+
+async def test_rescan_finds_what_no_event_told(tmp_path: Path) -> None:
+    """Without any event a file is found when the next scan is due."""
+    async with Rig(tmp_path, watch={"mode": "poll", "rescan": "1s"}) as rig:
+        await rig.start()
+        await rig.event(events.FolderWatched, mode="scans")
+        await rig.finished(rig.write("a.mp4", b"a"))
+
+
+async def test_watched_folder_that_is_made_anew(tmp_path: Path) -> None:
+    """Removed: reported once, and nothing is inferred; made again: reported, and events hurry once more."""
+    async with watching(tmp_path, watch=EVENTS | {"rescan": "1s"}) as rig:
+        shutil.rmtree(rig.watch)
+        missing = await rig.event(events.FolderMissing)
+        assert "No such file" in missing.reason
+        await rig.house.discover.scan_all()
+        await rig.house.discover.scan_all()
+        rig.watch.mkdir()
+        first = rig.write("a.mp4", b"a")
+        await rig.event(events.FolderBack)
+        await rig.finished(first)
+        assert len(rig.seen(events.FolderMissing)) == 1
+        assert len(rig.seen(events.FolderBack)) == 1
+        _hinted.clear()
+        await rig.until(lambda: _listens(rig, rig.watch / ".probe"), "events from the new folder")
+
+
+async def test_folder_that_is_exchanged_between_two_scans(tmp_path: Path) -> None:
+    """Another folder at the same path, with no scan in between: the watcher follows, where inotify alone would not."""
+    async with watching(tmp_path) as rig:
+        rig.watch.rename(tmp_path / "old")
+        rig.watch.mkdir()
+        _hinted.clear()
+        await rig.until(lambda: _listens(rig, rig.watch / ".probe"), "events from the new folder")
+        await rig.finished(rig.write("a.mp4", b"a"))
+
+
+async def test_missing_folder_at_the_start(tmp_path: Path) -> None:
+    """A folder that is not there yet is reported once; when it comes its files are found."""
+    later = tmp_path / "later"
+    async with Rig(tmp_path, watches=[EVENTS, EVENTS | {"path": str(later), "rescan": "1s"}]) as rig:
+        await rig.start()
+        assert (await rig.event(events.FolderMissing)).folder == str(later)
+        await rig.finished(await rig.drop("a.mp4", b"a"))
+        later.mkdir()
+        path = later / "b.mp4"
+        path.write_bytes(b"b")
+        await rig.finished(str(path))
+        assert [event.folder for event in rig.seen(events.FolderBack)] == [str(later)]
+        assert len(rig.seen(events.FolderMissing)) == 1
+
+
+async def test_share_that_looks_empty_forgets_nothing(tmp_path: Path) -> None:
+    """An upload whose folder has gone away is kept; when the share is back it goes on, on its record."""
+    async with Rig(tmp_path) as rig:
+        await rig.start()
+        path = await rig.drop("a.mp4", os.urandom(300_000))
+        await rig.event(events.ChunkAcknowledged)
+        await rig.stop()
+        rig.watch.rename(tmp_path / "unmounted")
+        await rig.start()
+        await rig.event(events.UploadParked, path=path)
+        rig.watch.mkdir()  # the mount point alone
+        await rig.scan()
+        rig.watch.rmdir()
+        (tmp_path / "unmounted").rename(rig.watch)
+        await rig.scan()
+        await rig.finished(path)
+        assert len(rig.records) == 1
+
+
+async def test_what_is_no_regular_file_is_ignored_with_one_warning(tmp_path: Path) -> None:
+    """FIFOs, links to files and links to folders are named once and never opened or followed."""
+    async with Rig(tmp_path) as rig:
+        secret = tmp_path / "secret.mp4"
+        secret.write_bytes(b"secret")
+        (tmp_path / "elsewhere").mkdir()
+        (tmp_path / "elsewhere" / "x.mp4").write_bytes(b"x")
+        os.mkfifo(rig.watch / "pipe.mp4")
+        (rig.watch / "link.mp4").symlink_to(secret)
+        (rig.watch / "folder.mp4").symlink_to(tmp_path / "elsewhere")
+        (rig.watch / "folder").symlink_to(tmp_path / "elsewhere")
+        await rig.start()
+        await rig.finished(await rig.drop("good.mp4", b"good"))
+        await rig.scan()
+        await rig.scan()
+        ignored = {Path(event.path).name: event.reason for event in rig.seen(events.FileIgnored)}
+        assert set(ignored) == {"pipe.mp4", "link.mp4", "folder.mp4"}
+        assert ignored["pipe.mp4"].endswith("FIFO")
+        assert ignored["link.mp4"].endswith("link")
+        assert len(rig.seen(events.FileIgnored)) == 3
+        assert [record.name for record in rig.records] == ["good"]
+
+
+async def test_name_that_is_not_utf8(tmp_path: Path) -> None:
+    """Such a name makes the source of events fail; the scan covers for it, and what comes after is found too."""
+    async with watching(tmp_path) as rig:
+        path = os.fsdecode(os.fsencode(rig.watch) + b"/caf\xe9.mp4")
+        at(path).write_bytes(b"coffee")
+        await rig.finished(path)
+        assert rig.record.name == "caf\\xe9"
+        await rig.finished(rig.write("after.mp4", b"after"))
+
+
+async def test_source_of_events_that_fails_is_begun_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever it raises, it is said, a scan covers for it, and it is tried again."""
+    begun = []
+
+    async def broken(*_: object, **__: object) -> AsyncIterator[Any]:
+        begun.append(1)
+        for problem in ("OS file watch limit reached",):
+            raise RuntimeError(f"error in underlying watcher: {problem}")
+        yield set()
+
+    monkeypatch.setattr(discover, "awatch", broken)
+    async with Rig(tmp_path, watch=EVENTS) as rig:
+        await rig.start()
+        await rig.event(events.WatcherRestarted, count=2)
+        await rig.finished(rig.write("a.mp4", b"a"))
+        assert "watch limit" in rig.seen(events.WatcherRestarted)[0].reason
+        assert len(begun) >= 2
+
+
+async def test_overlapping_folders_send_a_file_once(tmp_path: Path) -> None:
+    """A file below two watched folders belongs to the first that takes it, by scan and by event."""
+    inner = tmp_path / "watch" / "inner"
+    inner.mkdir(parents=True)
+    watches: list[dict[str, Any]] = [
+        {"path": str(inner), "include": ["*.mp4"], "record": {"name": "inner {stem}"}},
+        {"record": {"name": "outer {stem}"}},
+    ]
+    async with Rig(tmp_path, watch=EVENTS, watches=watches) as rig:
+        await rig.start()
+        paths = [await rig.drop(name, name.encode(), folder=inner) for name in ("a.mp4", "b.mov")]
+        paths.append(await rig.drop("c.mp4", b"c"))
+        await rig.finished(*paths)
+        await rig.scan()
+        assert sorted(record.name for record in rig.records) == ["inner a", "outer b", "outer c"]
+
+
+async def test_filters_hold_for_scan_and_event(tmp_path: Path) -> None:
+    """Excluded names, other suffixes, hidden folders and, unless wanted, subfolders are not looked at."""
+    async with watching(tmp_path, watch=EVENTS | {"recursive": False}) as rig:
+        for name in ("a.txt", "b.part", ".c.mp4", "sub/d.mp4"):
+            rig.write(name, b"no")
+        path = rig.write("UPPER.MP4", b"yes")
+        await rig.finished(path)
+        await rig.scan()
+        assert {event.path for event in rig.seen(events.FileFound)} == {path}
+
+
+async def test_scan_and_event_of_one_file_make_one_upload(tmp_path: Path) -> None:
+    """However often a file is seen, it is one upload."""
+    async with watching(tmp_path, watch=EVENTS | {"rescan": "200ms", "settle": "2s"}) as rig:
+        path = rig.write("a.mp4", b"a")
+        await asyncio.gather(*(rig.scan() for _ in range(5)))
+        await rig.finished(path)
+        await asyncio.gather(*(rig.scan() for _ in range(5)))
+        assert len(rig.records) == 1
+        assert len(rig.seen(events.UploadFinished)) == 1

@@ -1,0 +1,326 @@
+"""What a settled file is to us: new, known, changed, back; and how what waits comes back into the queue."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fakes import EPOCH, MemoryDisk, VirtualClock, a_finish, an_upload
+from harness import Rig
+from parts import CHUNK, content_of, sha256
+
+from uploader import events
+from uploader.config import UploadConfig, WatchConfig
+from uploader.model import Identity, Learnt, State, Trouble, Turn, Upload
+from uploader.stages import Pipes, Settled
+from uploader.stages.enqueue import LONGEST_WAIT, Enqueue, Verdict, chunk_size_now, judge, upload_of
+from uploader.store import Store
+
+FILES_TURN = Trouble("it is not there", Turn.FILE)
+
+
+def settled_as(upload: Upload, **changes: Any) -> Settled:
+    """The file of this upload, as it has settled now; *changes* to its identity."""
+    return Settled(upload.path, upload.root, replace(upload.identity, **changes))
+
+
+@pytest.mark.parametrize("state", [state for state in State if state is not State.DONE])
+def test_unchanged_file_of_an_upload_is_known(state: State) -> None:
+    """Wherever its upload stands, a file that is as it was brings nothing new."""
+    upload = an_upload(state)
+    assert judge(upload, settled_as(upload)) is Verdict.KNOWN
+
+
+@pytest.mark.parametrize(
+    ("state", "verdict"),
+    [
+        (State.QUEUED, Verdict.CHANGED),
+        (State.CREATING, Verdict.LATER),
+        (State.SENDING, Verdict.LATER),
+        (State.IN_DOUBT, Verdict.LATER),
+        (State.VERIFYING, Verdict.LATER),
+        (State.FINISHING, Verdict.LATER),
+    ],
+)
+def test_changed_file_of_an_upload(state: State, verdict: Verdict) -> None:
+    """What has not begun begins with the new content; what is under way ends first."""
+    upload = an_upload(state)
+    assert judge(upload, settled_as(upload, edges="other")) is verdict
+
+
+@pytest.mark.parametrize(
+    ("parked_from", "verdict"),
+    [
+        (State.QUEUED, Verdict.CHANGED),
+        (State.SENDING, Verdict.CHANGED),
+        (State.IN_DOUBT, Verdict.CHANGED),
+        (State.VERIFYING, Verdict.LATER),
+        (State.FINISHING, Verdict.LATER),
+    ],
+)
+def test_changed_file_of_a_parked_upload(parked_from: State, verdict: Verdict) -> None:
+    """A parked upload gives way to new content, unless every byte of the old has been acknowledged."""
+    upload = an_upload(State.PARKED, parked_from=parked_from)
+    assert judge(upload, settled_as(upload, size=7)) is verdict
+
+
+def test_file_that_is_back() -> None:
+    """Parked because it was missing: there again as it was, it goes on; an empty one does not."""
+    upload = an_upload(State.PARKED, trouble=FILES_TURN)
+    assert judge(upload, settled_as(upload)) is Verdict.BACK
+    empty = replace(upload, identity=Identity(0, 1, "e"), offset=0)
+    assert judge(empty, settled_as(empty)) is Verdict.KNOWN
+    assert judge(None, settled_as(upload)) is Verdict.NEW
+
+
+@pytest.mark.parametrize(
+    ("configured", "learnt", "expected"),
+    [
+        (100, Learnt(), 100),
+        (0, Learnt(chunk_limit=50), 0),
+        (100, Learnt(chunk_limit=50), 50),
+        (100, Learnt(chunk_limit=500), 100),
+        (100, Learnt(whole_only_until=EPOCH + 1), 0),
+        (100, Learnt(whole_only_until=EPOCH), 100),
+    ],
+)
+def test_chunk_size_is_what_the_server_takes(configured: int, learnt: Learnt, expected: int) -> None:
+    """As configured, unless the server has taught us less; 0 is the whole file."""
+    config = UploadConfig.model_construct(chunk_size=configured)
+    assert chunk_size_now(config, learnt, now=EPOCH) == expected
+
+
+def test_upload_follows_the_folder_it_belongs_to() -> None:
+    """Mapping, what becomes of the file and where it goes come from the first watched folder that takes it."""
+    first = WatchConfig(path=Path("/rec/inner"), after_upload="move", move_to=Path("/done"))
+    second = WatchConfig(path=Path("/rec"), after_upload="delete")
+    fallback = WatchConfig(path=Path("/tmp"))
+    identity = Identity(5, 10**18, "e")
+
+    def made(path: str) -> Upload:
+        return upload_of(Settled(path, "/rec", identity), [first, second], 64, fallback=fallback)[0]
+
+    assert (made("/rec/inner/a.mp4").after_upload, made("/rec/inner/a.mp4").move_to) == ("move", "/done")
+    assert (made("/rec/b.mp4").after_upload, made("/rec/b.mp4").move_to) == ("delete", None)
+    assert (made("/tmp/c.mp4").after_upload, made("/tmp/c.mp4").record.name) == ("keep", "c")
+    assert made("/rec/b.mp4").chunk_size == 64
+
+
+class Bench:
+    """The enqueue stage alone, over a state in memory and a clock that the test advances."""
+
+    def __init__(self, *uploads: Upload) -> None:
+        self.clock = VirtualClock()
+        self.heard: list[events.Event] = []
+        bus = events.Bus()
+        bus.listen(self.heard.append)
+        self.store = Store(MemoryDisk(), self.clock, bus)
+        for upload in uploads:
+            self.store.put(upload)
+        self.pipes = Pipes(self.clock)
+        config = UploadConfig()
+        self.enqueue = Enqueue(self._make, config, self.store, self.pipes, self.clock, bus)
+
+    def _make(self, settled: Settled) -> Upload:
+        return an_upload(path=settled.path, identity=settled.identity)
+
+    def queued(self) -> list[str]:
+        """The paths that wait for a worker, in their order."""
+        return [self.pipes.jobs.get_nowait().path for _ in range(self.pipes.jobs.qsize())]
+
+
+@asynccontextmanager
+async def bench(*uploads: Upload) -> AsyncIterator[Bench]:
+    """The stage on a table."""
+    table = Bench(*uploads)
+    try:
+        yield table
+    finally:
+        await table.store.close()
+
+
+@pytest.mark.parametrize("state", [State.QUEUED, State.CREATING, State.SENDING, State.IN_DOUBT])
+async def test_unfinished_upload_goes_back_to_the_workers(state: State) -> None:
+    """Whatever a worker can bring forward is queued; its failures are kept, its time is not."""
+    upload = an_upload(state, trouble=Trouble("no", Turn.OURS, attempts=3, next_try=EPOCH))
+    async with bench(upload) as table:
+        await table.enqueue.go_on(upload)
+        assert table.queued() == [upload.path]
+        assert table.store.uploads[upload.path].trouble == Trouble("no", Turn.OURS, attempts=3)
+
+
+async def test_sent_upload_goes_back_to_where_it_stood() -> None:
+    """One that the server processes is asked about, one that is ready is finished."""
+    verifying, finishing = an_upload(State.VERIFYING), an_upload(State.FINISHING, path="/rec/b.mp4")
+    async with bench(verifying, finishing) as table:
+        await table.enqueue.go_on(verifying)
+        await table.enqueue.go_on(finishing)
+        assert table.queued() == []
+        assert verifying.path in table.pipes.sent
+        assert finishing.path in table.pipes.ready
+
+
+async def test_parked_upload_is_released_with_its_count() -> None:
+    """Released by time it gets one try, not all of them again; that is on the disk before it goes on."""
+    upload = an_upload(State.PARKED, parked_from=State.SENDING)
+    async with bench(upload) as table:
+        await table.enqueue.go_on(upload)
+        after = table.store.uploads[upload.path]
+        assert (after.state, after.trouble and after.trouble.attempts) == (State.SENDING, 2)
+        assert table.heard == [events.UploadReleased(upload.path, State.SENDING)]
+        assert b'"sending"' in table.store._disk.files["state.json"]  # type: ignore[attr-defined]  # a MemoryDisk
+
+
+async def test_waits_survive_a_restart() -> None:
+    """What waited goes on at its time, and what was being tried at once; parked without a time it stays.
+
+    A time from a clock that was wrong is not believed.
+    """
+    soon = an_upload(path="/rec/soon.mp4", trouble=Trouble("no", Turn.OURS, next_try=EPOCH + 60))
+    never = an_upload(State.PARKED, path="/rec/never.mp4", trouble=FILES_TURN)
+    absurd = an_upload(path="/rec/absurd.mp4", trouble=Trouble("no", Turn.OURS, next_try=EPOCH * 2))
+    over = an_upload(path="/rec/over.mp4", trouble=Trouble("no", Turn.OURS, next_try=EPOCH - 60))
+    new = an_upload(State.SENDING, path="/rec/new.mp4")
+    trying = an_upload(State.SENDING, path="/rec/trying.mp4", trouble=Trouble("no", Turn.OURS, attempts=1))
+    async with bench() as table:
+        uploads = (soon, never, absurd, over, new, trying)
+        for upload in uploads:
+            table.enqueue.bring_back(upload)
+        waits = [table.pipes.again.wait_of(upload.path) for upload in uploads]
+        assert waits == [60, None, LONGEST_WAIT, 0, 0, 0]
+
+
+async def test_changed_file_replaces_what_has_not_begun() -> None:
+    """The queue holds the new content, and a record that was begun with the old one is an orphan."""
+    waiting = an_upload()
+    parked = an_upload(State.PARKED, path="/rec/b.mp4")
+    async with bench(waiting, parked) as table:
+        for upload in (waiting, parked):
+            await table.enqueue.admit(settled_as(upload, size=7))
+            assert table.store.uploads[upload.path].identity.size == 7
+            assert table.store.uploads[upload.path].state is State.QUEUED
+        assert parked.ids is not None
+        assert list(table.store.orphans) == [parked.ids.record]
+        assert len(table.queued()) == 2
+
+
+async def test_ledger_is_asked_by_content(tmp_path: Path) -> None:
+    """Equal ends are not enough to be known: a file that differs in its middle is a new recording."""
+    path = tmp_path / "a.mp4"
+    path.write_bytes(b"content")
+    async with bench() as table:
+        sent = a_finish(path=str(path), size=7, edges="e", sha256=sha256(b"content"))
+        await table.store.finish(sent)
+        await table.enqueue.admit(Settled(str(path), str(tmp_path), Identity(7, 5, "e")))
+        assert table.heard == [events.FileKnown(str(path), sent.record)]
+        assert table.store.ledger.knows(str(path), 7, 5)  # and is not read again
+        path.write_bytes(b"CONTENT")
+        await table.enqueue.admit(Settled(str(path), str(tmp_path), Identity(7, 6, "e")))
+        assert table.queued() == [str(path)]
+
+
+# With all the rest
+
+
+async def test_touched_file_is_not_sent_again(tmp_path: Path) -> None:
+    """New times on a finished file are noticed once, in this life and after a restart, and nothing is sent."""
+    data = content_of(3 * CHUNK)
+    async with Rig(tmp_path) as rig:
+        await rig.start()
+        path = await rig.drop("a.mp4", data)
+        await rig.finished(path)
+        os.utime(path, (1000, 1000))
+        await rig.scan()
+        await rig.event(events.FileKnown, path=path)
+        await rig.scan()
+        await rig.restart()
+        await rig.event(events.FileKnown, path=path, count=2)  # what was touched is remembered in memory alone
+        await rig.finished(await rig.drop("b.mp4", b"b"))
+        assert len(rig.records) == 2
+        assert len(rig.seen(events.FileKnown)) == 2
+
+
+async def test_same_name_with_new_content_is_a_new_recording(tmp_path: Path) -> None:
+    """Each content that a path has had is sent once, as a record of its own."""
+    async with Rig(tmp_path) as rig:
+        await rig.start()
+        for number, data in enumerate((b"first", b"second", b"third"), start=1):
+            path = await rig.drop("a.mp4", data)
+            await rig.event(events.UploadFinished, path=path, count=number)
+        await rig.drop("a.mp4", b"second")  # restored from a copy: that is known
+        await rig.event(events.FileKnown, path=path)
+        assert [record.sha256 for record in rig.records] == [sha256(each) for each in (b"first", b"second", b"third")]
+
+
+async def test_content_that_changes_while_it_waits_for_a_worker(tmp_path: Path) -> None:
+    """Overwritten in the queue: only what stands there in the end is sent."""
+    async with Rig(tmp_path, upload={"workers": 1}) as rig:
+        stall = rig.fault("upload", "stall")
+        await rig.start()
+        first = await rig.drop("first.mp4", b"first")
+        await rig.until(stall.standing.is_set)
+        path = await rig.drop("a.mp4", b"old")
+        await rig.event(events.FileQueued, path=path)
+        await rig.drop("a.mp4", b"new content")
+        await rig.event(events.FileQueued, path=path, count=2)
+        stall.release()
+        await rig.finished(first, path)
+        assert [record.sha256 for record in rig.records] == [sha256(b"first"), sha256(b"new content")]
+
+
+async def test_content_that_changes_while_the_server_processes(tmp_path: Path) -> None:
+    """Overwritten after its last byte was acknowledged: the old recording is finished, then the new one is sent."""
+    async with Rig(tmp_path, watch={"rescan": "1s", "after_upload": "delete"}) as rig:
+        await rig.start()
+        stall = rig.fault("details", "stall")
+        path = await rig.drop("a.mp4", b"old")
+        await rig.until(stall.standing.is_set)
+        await rig.drop("a.mp4", b"new content")
+        stall.release()
+        await rig.event(events.UploadFinished, path=path, file="changed")
+        await rig.event(events.UploadFinished, path=path, file="deleted")
+        assert [record.sha256 for record in rig.records] == [sha256(b"old"), sha256(b"new content")]
+
+
+async def test_mapping_that_does_not_fit_falls_back_and_sends(tmp_path: Path) -> None:
+    """A rule that does not match warns and sends under the file's own name; one that does fills the record."""
+    rule = {
+        "match": "(?P<room>[^_]+)_(?P<subject>.+)",
+        "name": "{subject}",
+        "template": {"1": "{room}"},
+        "share": {"users": [1], "groups": [4]},
+    }
+    async with Rig(tmp_path, watch={"record": rule}) as rig:
+        await rig.start()
+        odd, fits = await rig.drop("odd.mp4", b"odd"), await rig.drop("R1_Physics.mp4", b"fits")
+        await rig.finished(odd, fits)
+        assert [event.path for event in rig.seen(events.MappingFellBack)] == [odd]
+        by_name = {record.name: record for record in rig.records}
+        assert set(by_name) == {"odd", "Physics"}
+        assert by_name["Physics"].template == {"1": "R1"}
+        assert (by_name["Physics"].share.users, by_name["Physics"].share.groups) == ((1,), (4,))
+
+
+async def test_fault_of_ours_in_judging_one_file_stops_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A programming error about one file is logged, and the next file is judged all the same."""
+    make = Enqueue._was_sent
+
+    async def stumble(self: Enqueue, settled: Settled) -> bool:
+        if settled.path.endswith("bad.mp4"):
+            raise ZeroDivisionError
+        return await make(self, settled)
+
+    monkeypatch.setattr(Enqueue, "_was_sent", stumble)
+    async with Rig(tmp_path) as rig:
+        await rig.start()
+        bad = await rig.drop("bad.mp4", b"bad")
+        waits = await rig.event(events.UploadWaits, path=bad)
+        assert "ZeroDivisionError" in waits.reason
+        await rig.finished(await rig.drop("good.mp4", b"good"))

@@ -1,0 +1,210 @@
+"""A file is sent when it stands still, and only as it then is: what changes under our hands is never finished."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from fakes import MemoryDisk, VirtualClock, a_finish, an_upload, until
+
+from uploader import errors, events, files
+from uploader.files import Scan
+from uploader.model import Sighting, State, Trouble, Turn
+from uploader.stages import Pipes
+from uploader.stages.settle import Settle, is_settled_business
+from uploader.store import Store
+
+SETTLE = 10.0  # s
+
+
+class Bench:
+    """The settle stage alone, over real files and a clock that the test advances."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.clock = VirtualClock()
+        self.heard: list[events.Event] = []
+        bus = events.Bus()
+        bus.listen(self.heard.append)
+        self.store = Store(MemoryDisk(), self.clock, bus)
+        self.pipes = Pipes(self.clock)
+        self.settle = Settle(lambda _: SETTLE, self.store, self.pipes, self.clock, bus)
+
+    async def see(self, *paths: Path) -> None:
+        """A scan of the whole folder shows these files and no other."""
+        sightings = [files.look(str(path), str(self.folder)) for path in paths]
+        await self.settle.take(Scan(str(self.folder), tuple(sighting for sighting in sightings if sighting)))
+
+    async def after(self, seconds: float) -> bool:
+        """Let time pass and every look that is due be made; whether something has settled."""
+        await self.clock.advance(seconds)
+        await until(lambda: not self.settle.busy and (self.settle._looks.soonest() or 1) > 0)
+        return not self.pipes.settled.empty()
+
+
+@asynccontextmanager
+async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
+    """The stage at work."""
+    table = Bench(tmp_path)
+    work = asyncio.create_task(table.settle.run())
+    try:
+        yield table
+    finally:
+        work.cancel()
+        await asyncio.gather(work, return_exceptions=True)
+        await table.store.close()
+
+
+async def test_still_file_settles_after_its_time(tmp_path: Path) -> None:
+    """Not before ``settle`` has passed between two looks that agree, and then with the identity it had."""
+    path = tmp_path / "a.mp4"
+    path.write_bytes(b"content")
+    async with bench(tmp_path) as table:
+        await table.see(path)
+        assert not await table.after(0)
+        assert not await table.after(SETTLE - 0.1)
+        assert await table.after(0.1)
+        settled = table.pipes.settled.get_nowait()
+        assert (settled.path, settled.root) == (str(path), str(tmp_path))
+        assert settled.identity == await files.identify(str(path))
+        assert table.settle.candidate(str(path)) is None
+
+
+@pytest.mark.parametrize("mtime", [0, 86400 * 365 * 120], ids=["1970", "2089"])
+async def test_mtime_is_held_against_no_clock(tmp_path: Path, mtime: int) -> None:
+    """A file from the future or from 1970 settles like any other: shares have wrong clocks."""
+    path = tmp_path / "a.mp4"
+    path.write_bytes(b"content")
+    os.utime(path, (mtime, mtime))
+    async with bench(tmp_path) as table:
+        await table.see(path)
+        assert not await table.after(0)
+        assert await table.after(SETTLE)
+
+
+async def test_slow_writer_is_waited_for(tmp_path: Path) -> None:
+    """As long as the file grows between two looks it is not sent; the time of standing still begins anew."""
+    path = tmp_path / "a.mp4"
+    path.write_bytes(b"")
+    async with bench(tmp_path) as table:
+        for number in range(12):
+            with path.open("ab") as file:
+                file.write(b"x" * 1000)
+            await table.see(path)
+            assert not await table.after(SETTLE / 2), number
+        assert len([event for event in table.heard if isinstance(event, events.FileStillChanging)]) > 2
+        assert not await table.after(SETTLE / 2 - 0.1)
+        assert await table.after(SETTLE)
+        assert table.pipes.settled.get_nowait().identity.size == 12_000
+
+
+async def test_change_that_no_scan_showed_is_found_by_the_look(tmp_path: Path) -> None:
+    """The second look decides, not the scan: a file written in between waits on."""
+    path = tmp_path / "a.mp4"
+    path.write_bytes(b"first")
+    async with bench(tmp_path) as table:
+        await table.see(path)
+        await table.after(0)
+        path.write_bytes(b"second content")
+        assert not await table.after(SETTLE)
+        assert await table.after(SETTLE)
+        assert table.pipes.settled.get_nowait().identity.size == len(b"second content")
+
+
+async def test_rewritten_end_is_a_change(tmp_path: Path) -> None:
+    """Equal size and mtime prove nothing: a recorder that fills a pre-allocated file is told by its ends."""
+    path = tmp_path / "a.mp4"
+    path.write_bytes(b"\0" * 5000)
+    os.utime(path, (1000, 1000))
+    async with bench(tmp_path) as table:
+        await table.see(path)
+        await table.after(0)
+        path.write_bytes(b"\0" * 4999 + b"x")
+        os.utime(path, (1000, 1000))
+        assert not await table.after(SETTLE)
+        assert await table.after(SETTLE)
+
+
+async def test_event_of_a_change_lets_the_time_begin_at_once(tmp_path: Path) -> None:
+    """A change that is pointed at is looked at soon: standing still counts from there and not from the next look."""
+    path = tmp_path / "a.mp4"
+    path.write_bytes(b"first")
+    async with bench(tmp_path) as table:
+        await table.see(path)
+        await table.after(0)
+        await table.after(SETTLE * 0.4)
+        path.write_bytes(b"second content")
+        await table.see(path)
+        assert not await table.after(0.01)
+        assert not await table.after(SETTLE - 0.1)
+        assert await table.after(0.1)
+
+
+async def test_file_that_is_gone_is_no_longer_waited_for(tmp_path: Path) -> None:
+    """Missing at a look, or from a whole scan: let go; a scan of a part, or one that failed, proves nothing."""
+    one, two = tmp_path / "1.mp4", tmp_path / "2.mp4"
+    one.write_bytes(b"one")
+    two.write_bytes(b"two")
+    async with bench(tmp_path) as table:
+        await table.see(one, two)
+        await table.after(0)
+        await table.settle.take(Scan(str(tmp_path), (), problem="stale handle", whole=False))
+        assert len(list(table.settle.candidates())) == 2
+        await table.see(two)
+        assert [each.sighting.path for each in table.settle.candidates()] == [str(two)]
+        two.unlink()
+        assert not await table.after(SETTLE)
+        assert list(table.settle.candidates()) == []
+
+
+async def test_unreadable_file_waits_with_its_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A share that says *not yet* is asked again with its reason shown, without haste even if ``settle`` is zero."""
+    path = tmp_path / "a.mp4"
+    path.write_bytes(b"content")
+    tries = []
+
+    async def refuse(path: str) -> None:
+        tries.append(path)
+        raise errors.ShareNotReady("a.mp4 cannot be read now: Permission denied")
+
+    async with bench(tmp_path) as table:
+        table.settle._settle_of = lambda _: 0.0
+        with monkeypatch.context() as patch:
+            patch.setattr(files, "identify", refuse)
+            await table.see(path)
+            await table.after(5)
+            candidate = table.settle.candidate(str(path))
+            assert candidate is not None
+            assert "Permission denied" in candidate.reason
+            assert 2 <= len(tries) <= 10
+        assert await table.after(2)
+
+
+async def test_what_is_settled_business(tmp_path: Path) -> None:
+    """What was sent, is being sent, or is parked is no news; what has changed since, or came back, is."""
+    upload, finish = an_upload(), a_finish(path="/rec/done.mp4")
+    clock = VirtualClock()
+    store = Store(MemoryDisk(), clock, events.Bus())
+    store.put(upload)
+    missing = Trouble("it is not there", Turn.FILE)
+    store.put(an_upload(State.PARKED, path="/rec/missing.mp4", trouble=missing))
+    store.put(an_upload(State.PARKED, path="/rec/refused.mp4"))
+    await store.finish(finish)
+    size, mtime_ns = upload.identity.size, upload.identity.mtime_ns
+    expected = [
+        ("/rec/a.mp4", size, mtime_ns, True),
+        ("/rec/a.mp4", size + 1, mtime_ns, False),
+        ("/rec/a.mp4", size, mtime_ns + 1, False),
+        ("/rec/done.mp4", finish.size, finish.mtime_ns, True),
+        ("/rec/done.mp4", finish.size, finish.mtime_ns + 1, False),
+        ("/rec/missing.mp4", size, mtime_ns, False),
+        ("/rec/refused.mp4", size, mtime_ns, True),
+        ("/rec/new.mp4", 1, 1, False),
+    ]
+    for path, seen_size, seen_mtime, answer in expected:
+        assert is_settled_business(store, Sighting(path, "/rec", seen_size, seen_mtime)) is answer, path
+    await store.close()

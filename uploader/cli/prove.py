@@ -1,0 +1,71 @@
+"""``link`` and ``ledger``: what was finished, and what the server holds of it.
+
+Must never change the ledger.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import click
+
+from uploader import custody, errors
+from uploader.cli.common import absolute, cli, config_option, load_config, valt_of
+from uploader.config import Config
+
+
+@cli.command()
+@config_option
+@click.argument("path", type=click.Path())
+def link(file: Path | None, path: str) -> int:
+    """Print the download link of an uploaded file.
+
+    It lives 30 minutes, and whoever has it can watch.
+    """
+    _, config = load_config(file)
+    ids = custody.find(config.state.dir, absolute(path))
+
+    async def work() -> str:
+        async with valt_of(config) as valt:
+            return await valt.download_link(ids)
+
+    click.echo(asyncio.run(work()))
+    return 0
+
+
+@cli.command()
+@config_option
+@click.option("--verify", is_flag=True, help="Prove that no line was changed, added or taken out.")
+@click.option("--download", is_flag=True, help="With --verify: compare checksums with what the server hands out.")
+def ledger(file: Path | None, verify: bool, download: bool) -> int:
+    """List the finished uploads; prove the list.
+
+    Exit code 78 when a line was changed, added or taken out; 1 when the server's bytes differ.
+    """
+    if download and not verify:
+        raise click.UsageError("--download goes with --verify")
+    _, config = load_config(file)
+    lines, broken = custody.read_chain(config.state.dir)
+    if not verify:
+        for line in lines:
+            click.echo(custody.told(line))
+    if broken is not None:
+        raise errors.StateUnusable(broken, hint=custody.PUT_BACK)
+    if verify:
+        chained = f"{len(lines)} lines, each linked to the one before it"
+        click.echo({0: "no line yet", 1: "1 line, the first of its chain"}.get(len(lines), chained))
+    return asyncio.run(_compare(config, lines)) if download else 0
+
+
+async def _compare(config: Config, lines: list[Any]) -> int:
+    differing = missing = 0
+    async with valt_of(config) as valt:
+        async for comparison in custody.compare(lines, valt):
+            click.echo(comparison)
+            differing += comparison.equal is False
+            missing += comparison.equal is None
+    equal = len(lines) - differing - missing
+    click.echo(f"{equal} equal, {differing} differ, {missing} not to be had")
+    return 1 if differing or missing else 0
