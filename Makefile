@@ -20,8 +20,9 @@ help:
 	@echo 'make clean    remove .venv, caches and builds'
 	@echo 'PYTHON=python3.13 chooses the Python'
 
+# Many tests wait for a process or a server: three at a time keep two cores busy.
 test: lint types
-	@$(BIN)/pytest
+	@$(BIN)/pytest -n 3 --dist loadfile
 
 demo: $(READY)
 	@$(BIN)/valt-uploader demo

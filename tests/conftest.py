@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from types import SimpleNamespace
 from typing import Any
 
 import aioresponses.core
+import pytest
 from aiohttp import ClientResponse
 from hypothesis import settings
 
@@ -21,3 +23,11 @@ class _MockedResponse(ClientResponse):
 
 
 aioresponses.core.ClientResponse = _MockedResponse  # type: ignore[attr-defined]  # the name it looks up
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Let what a test wrote travel between the processes of a run: names that are not UTF-8 are among it."""
+    report = yield
+    report.sections = [(name, text.encode("utf-8", "backslashreplace").decode()) for name, text in report.sections]
+    return report

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import AsyncExitStack, suppress
+from dataclasses import replace
 from typing import Final
 from weakref import WeakValueDictionary
 
@@ -243,6 +244,7 @@ class Transfer:
                 on_progress=progress,
             )
         except errors.AnswerLost as error:
+            self._doubt_begins(path)
             self._bus.publish(events.UploadInDoubt(path, ids.record, str(error)))
             raise
         except errors.UploaderError:
@@ -251,6 +253,12 @@ class Transfer:
         if held is not None and held != end:
             raise errors.RecordSpoilt(f"the server says it holds {held} bytes where {end} were sent")
         await self._acknowledge(self._store.uploads[path])
+
+    def _doubt_begins(self, path: str) -> None:
+        """Count the doubt's settle time from now: the request was alive until we gave it up. Saved by the setback."""
+        upload = self._store.uploads[path]
+        if upload.state is State.IN_DOUBT:
+            self._store.put(replace(upload, doubt_at=self._clock.now()))
 
     async def _not_taken(self, path: str) -> None:
         """Note that a chunk was plainly refused, or not seen at all: nothing is in doubt."""
