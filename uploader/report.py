@@ -65,14 +65,15 @@ def status(config: Config, known: Known, now: float) -> dict[str, Any]:
     uploads = sorted(known.uploads, key=lambda upload: upload.path)
     refused = max(0.0, (known.learnt.login_not_before or 0.0) - now)
     outage = refused if known.process is None else known.outage
+    out = outage > 0 or bool(known.outage_reason)  # also while the first call after the pause is on its way
     settling = [_settling(candidate) for candidate in known.settling]
     counts = Counter(upload.state.value for upload in uploads)
     return {
         "server": config.server.url,
         "state_dir": str(config.state.dir),
         "daemon": None if known.process is None else {"pid": known.process},
-        "outage": round(outage, 1) or None,
-        "outage_reason": (known.outage_reason or REFUSED_BEFORE) if outage else None,
+        "outage": round(outage, 1) if out else None,
+        "outage_reason": (known.outage_reason or REFUSED_BEFORE) if out else None,
         "counts": {
             "settling": len(settling),
             **{state.value: counts.get(state.value, 0) for state in State if state is not State.DONE},
@@ -131,7 +132,7 @@ def one_line(document: Mapping[str, Any]) -> str:
     counts = document["counts"]
     parts = [f"{count} {state}" for state, count in counts.items() if count and state != "done"]
     text = f"{', '.join(parts) or 'nothing to do'}; {counts['done']} done"
-    return f"{document['outage_reason'].partition(';')[0]}, {text}" if document["outage"] else text
+    return f"{document['outage_reason'].partition(';')[0]}, {text}" if document["outage"] is not None else text
 
 
 def status_lines(document: Mapping[str, Any]) -> list[str]:
@@ -143,7 +144,7 @@ def status_lines(document: Mapping[str, Any]) -> list[str]:
         f"files    {one_line(document)}",
     ]
     lines += [f"warning  {text}" for text in document["warnings"]]
-    if document["outage"]:
+    if document["outage"] is not None:
         lines.append(f"waits    {document['outage_reason']}")
         lines.append(f"         the server is called again in {format_duration(document['outage'])}")
     for row in document["uploads"]:
