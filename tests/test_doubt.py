@@ -15,7 +15,7 @@ from uploader.simulator import FaultKind, Semantics, Settings
 
 CHUNKED = [kind for kind in Semantics if kind is not Semantics.WHOLE]
 DATA = content_of(4 * CHUNK + 9)
-LARGE = 24 * 1024 * 1024  # bytes: more than the socket buffers of both ends hold
+LARGE = 32 * 1024 * 1024  # bytes: more than the socket buffers of both ends hold
 
 
 def settings(semantics: Semantics = Semantics.OFFSET, **more: Any) -> Settings:
@@ -38,9 +38,9 @@ async def deliver(rig: Rig, data: bytes = DATA) -> str:
 @pytest.mark.parametrize("how", ["cut", "stall", "stop", "status"])
 async def test_chunk_that_never_was_whole_is_sent_again(tmp_path: Path, how: str) -> None:
     """Cut, stalled, refused early or lost with the server before its last byte: same record, same offset, no doubt."""
-    data = content_of(LARGE + 5)
-    patience = {"stall_timeout": "300ms" if how == "stall" else "5s"}
-    async with Rig(tmp_path, settings(Semantics.APPEND), server=patience, upload={"chunk_size": "12 MiB"}) as rig:
+    data = content_of(2 * LARGE + 5)
+    patience = {"stall_timeout": "1s" if how == "stall" else "10s"}
+    async with Rig(tmp_path, settings(Semantics.APPEND), server=patience, upload={"chunk_size": LARGE}) as rig:
         kind: FaultKind = {"cut": "cut-body", "stall": "stall", "stop": "stall", "status": "status"}[how]  # type: ignore[assignment]
         fault = rig.fault("upload", kind, after_bytes=1000, skip=1)
         await rig.start()
@@ -52,7 +52,7 @@ async def test_chunk_that_never_was_whole_is_sent_again(tmp_path: Path, how: str
             await rig.simulator.stop()
             await rig.simulator.start(port=port)
         await rig.finished(path)
-        assert spans(rig.record) == chunked(len(data), 12 * 1024 * 1024)
+        assert spans(rig.record) == chunked(len(data), LARGE)
         assert rig.record.sha256 == sha256(data)
         assert rig.seen(events.UploadInDoubt) == []
         assert len(rig.calls("create")) == 1

@@ -16,7 +16,6 @@ from uploader.simulator import Semantics, Settings
 
 CHUNKED = [kind for kind in Semantics if kind is not Semantics.WHOLE]
 DATA = content_of(4 * CHUNK + 9)
-LARGE = 24 * 1024 * 1024  # bytes: more than the socket buffers of both ends hold
 
 
 def settings(semantics: Semantics = Semantics.OFFSET, **more: Any) -> Settings:
