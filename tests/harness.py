@@ -68,7 +68,7 @@ class Rig:
         self.most_attempts = 0  # the highest count of failures that any upload ever had
         self.environ = {"VALT_UPLOADER_PASSWORD": "secret"}
         self._server = {"username": "uploader", "stall_timeout": "10s", "doubt_settle": "100ms"} | (server or {})
-        self._upload: dict[str, Any] = {"chunk_size": CHUNK, "workers": 4, "drain": "5s"} | (upload or {})
+        self._upload: dict[str, Any] = {"chunk_size": CHUNK, "workers": 4, "drain": "30s"} | (upload or {})
         common = {"path": str(self.watch), "settle": "50ms", "mode": "poll", "rescan": "10m"} | (watch or {})
         self._watches = [common] if watches is None else [common | each for each in watches]
         self._discover = discover

@@ -15,11 +15,11 @@ from uploader.simulator.wire import Answer
 from uploader.store.disk import StateFolder
 
 CHUNK: Final = 64 * 1024  # bytes: the smallest that may be configured
-SPEED: Final = 10
+SPEED: Final = 20
 
 
 class BriskClock(SystemClock):
-    """The machine's clock, but every wait takes a tenth of its time, and every roll of the dice falls low.
+    """The machine's clock, but every wait takes a twentieth of its time, and every roll of the dice falls low.
 
     What is written down is the true time.
     """
@@ -30,11 +30,11 @@ class BriskClock(SystemClock):
         return low
 
     def monotonic(self) -> float:
-        """Seconds that never jump, ten to a second."""
+        """Seconds that never jump, twenty to a second."""
         return super().monotonic() * SPEED
 
     async def sleep(self, seconds: float) -> None:
-        """Return after a tenth of *seconds*."""
+        """Return after a twentieth of *seconds*."""
         await super().sleep(seconds / SPEED)
 
 
