@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from harness import Rig
 from parts import CHUNK, at, chunked, content_of, sha256, spans
+from shares import identify
 
-from uploader import errors, events, files
+from uploader import errors, events
 from uploader.clock import SystemClock
 from uploader.model import RecordSpec, State, Trouble, Turn, Upload
 from uploader.simulator import Semantics, Settings
@@ -162,7 +163,7 @@ async def test_release_lets_a_waiting_upload_go_on_now(tmp_path: Path) -> None:
     """An upload that waits for its next try goes on at once when it is released."""
     async with Rig(tmp_path) as rig:
         path = rig.write("a.mp4", DATA)
-        identity = await files.identify(path)
+        identity = await identify(path)
         trouble = Trouble("the server said no", Turn.OURS, attempts=3, next_try=rig.clock.now() + 3600)
         record = RecordSpec("a")
         rig.prepare(Upload(path, str(rig.watch), identity, record, CHUNK, restarts=2, trouble=trouble))

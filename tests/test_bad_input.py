@@ -86,12 +86,12 @@ async def test_the_daemon_waits_for_a_missing_folder(tmp_path: Path) -> None:
     async with at_work(tmp_path) as site:
         site.recordings.rmdir()
         daemon = await site.start("run")
-        missing = await daemon.event("folder-missing", folder=str(site.recordings))
+        missing = await daemon.event("folder-offline", folder=str(site.recordings))
         assert "No such file or directory" in missing["reason"] or "missing" in missing["reason"]
         file = site.record("late.mp4")
         await daemon.event("folder-back", folder=str(site.recordings))
         await daemon.event("upload-finished", path=str(file))
-        assert len(daemon.events("folder-missing")) == 1
+        assert len(daemon.events("folder-offline")) == 1
         assert (await daemon.stop()).code == 0
 
 

@@ -23,7 +23,18 @@ async def test_all_good_is_exit_0_and_says_what_was_looked_at(tmp_path: Path) ->
         ended = await site.run("check")
         assert (ended.code, ended.err) == (0, "")
         looked = [line.split()[:2] for line in ended.lines]
-        things = ["configuration", "folder", "inotify", "state", "password", "name", "log-in", "version", "clock"]
+        things = [
+            "configuration",
+            "folder",
+            "events",
+            "inotify",
+            "state",
+            "password",
+            "name",
+            "log-in",
+            "version",
+            "clock",
+        ]
         assert looked == [["ok", thing] for thing in things]
         assert f"{site.config}: 1 watched folder, no faults" in ended.out
         assert "VALT 6.7.2" in ended.out

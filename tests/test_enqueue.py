@@ -13,10 +13,12 @@ import pytest
 from fakes import EPOCH, MemoryDisk, VirtualClock, a_finish, an_upload
 from harness import Rig
 from parts import CHUNK, content_of, sha256
+from shares import share_of
 
 from uploader import events
 from uploader.config import UploadConfig, WatchConfig
-from uploader.model import Identity, Learnt, State, Trouble, Turn, Upload
+from uploader.files import Shares
+from uploader.model import Identity, Learnt, Snapshot, State, Trouble, Turn, Upload
 from uploader.stages import Pipes, Settled
 from uploader.stages.enqueue import LONGEST_WAIT, Enqueue, Verdict, chunk_size_now, judge, upload_of
 from uploader.store import Store
@@ -26,7 +28,12 @@ FILES_TURN = Trouble("it is not there", Turn.FILE)
 
 def settled_as(upload: Upload, **changes: Any) -> Settled:
     """The file of this upload, as it has settled now; *changes* to its identity."""
-    return Settled(upload.path, upload.root, replace(upload.identity, **changes))
+    return settled_at(upload.path, upload.root, replace(upload.identity, **changes))
+
+
+def settled_at(path: str, root: str, identity: Identity, unplayable: str = "") -> Settled:
+    """A file of this content that has settled."""
+    return Settled(path, root, Snapshot(identity, 0, (0, 0)), unplayable)
 
 
 @pytest.mark.parametrize("state", [state for state in State if state is not State.DONE])
@@ -70,11 +77,12 @@ def test_changed_file_of_a_parked_upload(parked_from: State, verdict: Verdict) -
 
 
 def test_file_that_is_back() -> None:
-    """Parked because it was missing: there again as it was, it goes on; an empty one does not."""
+    """Parked because it was missing: there again as it was, it goes on; one that must change first does not."""
     upload = an_upload(State.PARKED, trouble=FILES_TURN)
     assert judge(upload, settled_as(upload)) is Verdict.BACK
-    empty = replace(upload, identity=Identity(0, 1, "e"), offset=0)
-    assert judge(empty, settled_as(empty)) is Verdict.KNOWN
+    unplayable = replace(upload, trouble=replace(FILES_TURN, must_change=True))
+    assert judge(unplayable, settled_as(unplayable)) is Verdict.KNOWN
+    assert judge(unplayable, settled_as(unplayable, size=7)) is Verdict.CHANGED
     assert judge(None, settled_as(upload)) is Verdict.NEW
 
 
@@ -103,7 +111,7 @@ def test_upload_follows_the_folder_it_belongs_to() -> None:
     identity = Identity(5, 10**18, "e")
 
     def made(path: str) -> Upload:
-        return upload_of(Settled(path, "/rec", identity), [first, second], 64, fallback=fallback)[0]
+        return upload_of(settled_at(path, "/rec", identity), [first, second], 64, fallback=fallback)[0]
 
     assert (made("/rec/inner/a.mp4").after_upload, made("/rec/inner/a.mp4").move_to) == ("move", "/done")
     assert (made("/rec/b.mp4").after_upload, made("/rec/b.mp4").move_to) == ("delete", None)
@@ -124,7 +132,11 @@ class Bench:
             self.store.put(upload)
         self.pipes = Pipes(self.clock)
         config = UploadConfig()
-        self.enqueue = Enqueue(self._make, config, self.store, self.pipes, self.clock, bus)
+        self.skips = False
+        shares = Shares(share_of)
+        self.enqueue = Enqueue(
+            self._make, lambda _: self.skips, config, shares, self.store, self.pipes, self.clock, bus
+        )
 
     def _make(self, settled: Settled) -> Upload:
         return an_upload(path=settled.path, identity=settled.identity)
@@ -216,11 +228,11 @@ async def test_ledger_is_asked_by_content(tmp_path: Path) -> None:
     async with bench() as table:
         sent = a_finish(path=str(path), size=7, edges="e", sha256=sha256(b"content"))
         await table.store.finish(sent)
-        await table.enqueue.admit(Settled(str(path), str(tmp_path), Identity(7, 5, "e")))
+        await table.enqueue.admit(settled_at(str(path), str(tmp_path), Identity(7, 5, "e")))
         assert table.heard == [events.FileKnown(str(path), sent.record)]
         assert table.store.ledger.knows(str(path), 7, 5)  # and is not read again
         path.write_bytes(b"CONTENT")
-        await table.enqueue.admit(Settled(str(path), str(tmp_path), Identity(7, 6, "e")))
+        await table.enqueue.admit(settled_at(str(path), str(tmp_path), Identity(7, 6, "e")))
         assert table.queued() == [str(path)]
 
 

@@ -1,4 +1,4 @@
-"""The watched folders on a real disk: what a scan sees, and what it does not take for granted."""
+"""The watched folders on a real disk: what a walk sees, and what it does not take for granted."""
 
 from __future__ import annotations
 
@@ -9,17 +9,15 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fakes import made
+from shares import Scan, identify, scan
 
 from uploader import files
-from uploader.files import Scan
-
-
-def scan(root: Path, start: str = "") -> Scan:
-    """Everything below *root*."""
-    return files.scan(str(root), takes=lambda _: True, enters=lambda _: True, start=start)
+from uploader.files import Order
+from uploader.files.walk import BATCH, DEPTH_LIMIT, Walk
 
 
 def found(result: Scan) -> set[str]:
@@ -34,7 +32,7 @@ def test_a_scan_sees_every_file_below_its_root(tmp_path: Path) -> None:
     made(tmp_path / "d.mp4")
     result = scan(tmp_path)
     assert found(result) == {"a/b/c.mp4", "d.mp4"}
-    assert (result.whole, result.problem, result.irregular) == (True, None, ())
+    assert (result.problem, result.irregular, result.folders, result.names) == (None, (), 3, 4)
     seen = next(each for each in result.sightings if each.path == str(path))
     assert (seen.root, seen.size, seen.mtime_ns) == (str(tmp_path), 7, 1_234_567_890_123_456_789)
 
@@ -43,17 +41,47 @@ def test_a_scan_asks_what_to_take_and_where_to_go(tmp_path: Path) -> None:
     """Names that are not wanted are not looked at; folders that are not wanted are not entered."""
     for name in ("a.mp4", "a.txt", "sub/b.mp4", "skip/c.mp4"):
         made(tmp_path / name)
-    result = files.scan(str(tmp_path), takes=lambda name: name.endswith(".mp4"), enters=lambda name: name != "skip")
+    result = scan(tmp_path, takes=lambda name: name.endswith(".mp4"), enters=lambda name: name != "skip")
     assert found(result) == {"a.mp4", "sub/b.mp4"}
 
 
 def test_a_scan_may_begin_in_a_subfolder(tmp_path: Path) -> None:
-    """Its paths are still those below the root, and it does not say that the rest is gone."""
-    for name in ("a.mp4", "sub/b.mp4"):
+    """Its paths are still those below the root."""
+    for name in ("a.mp4", "sub/deep/b.mp4"):
         made(tmp_path / name)
-    result = scan(tmp_path, "sub")
-    assert (found(result), result.whole) == ({"sub/b.mp4"}, False)
-    assert scan(tmp_path, "never/there").sightings == ()
+    assert found(scan(tmp_path, start="sub")) == {"sub/deep/b.mp4"}
+    assert found(scan(tmp_path, start="sub/deep")) == {"sub/deep/b.mp4"}
+    with pytest.raises(FileNotFoundError):
+        scan(tmp_path, start="never/there")
+
+
+def test_what_needs_no_look_is_not_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that is known by its name costs a name and no more."""
+    for name in ("known.mp4", "new.mp4"):
+        made(tmp_path / name)
+    assert found(scan(tmp_path, passes=lambda name: name == "known.mp4")) == {"new.mp4"}
+
+
+def test_a_walk_goes_step_by_step_and_lists_each_folder_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many names a folder holds, a step looks at so many of them and no more."""
+    for number in range(2 * BATCH + 10):
+        (tmp_path / f"{number}.mp4").touch()
+    (tmp_path / "sub").mkdir()
+    listed, real = [], os.scandir
+
+    def listing(fd: int) -> Any:
+        listed.append(fd)
+        return real(fd)
+
+    monkeypatch.setattr(os, "scandir", listing)
+    fd = os.open(tmp_path, os.O_RDONLY)
+    walk = Walk(fd, str(tmp_path), Order(lambda _: True, lambda _: True))
+    os.close(fd)
+    sizes = []
+    while not walk.done:
+        sizes.append(walk.step().names)
+    assert sizes == [BATCH, BATCH, 11]
+    assert len(listed) == 2
 
 
 def test_links_are_not_followed_and_odd_things_are_named(tmp_path: Path) -> None:
@@ -86,20 +114,7 @@ def test_no_name_is_too_odd(tmp_path: Path, name: bytes) -> None:
     path = made(tmp_path / os.fsdecode(name))
     (seen,) = scan(tmp_path).sightings
     assert os.fsencode(seen.path) == os.fsencode(path)
-    assert asyncio.run(files.identify(seen.path)).size == 9
-
-
-def test_a_missing_root_is_not_an_empty_folder(tmp_path: Path) -> None:
-    """Nothing may be inferred from such a scan: it is not whole, and says why."""
-    result = scan(tmp_path / "unmounted")
-    assert (result.whole, result.sightings) == (False, ())
-    assert result.problem == f"{tmp_path}/unmounted: No such file or directory"
-
-
-def test_a_root_that_is_a_file_is_a_problem(tmp_path: Path) -> None:
-    """It is said, and nothing is inferred."""
-    result = scan(made(tmp_path / "file"))
-    assert (result.whole, result.problem) == (False, f"{tmp_path}/file: Not a directory")
+    assert asyncio.run(identify(seen.path)).size == 9
 
 
 @pytest.mark.parametrize("folder", ["", "sub/"])
@@ -115,20 +130,20 @@ def test_a_file_that_vanishes_during_a_scan_hides_no_other(tmp_path: Path, folde
             gone.append(relpath)
         return True
 
-    result = files.scan(str(tmp_path), takes=takes, enters=lambda _: True)
+    result = scan(tmp_path, takes=takes)
     assert found(result) == {f"{folder}{number}.mp4" for number in range(20)} - set(gone)
-    assert (result.whole, result.problem, len(result.sightings)) == (True, None, 15)
+    assert (result.problem, len(result.sightings)) == (None, 15)
 
 
 def test_a_folder_that_cannot_be_read_does_not_end_the_scan() -> None:
-    """The others are seen; the scan says what it could not read, and that it is not whole."""
+    """The others are seen; the walk says what it could not read."""
     code = """
 import os, sys
-from uploader import files
+from shares import scan
 if os.geteuid() == 0:
     os.setgroups([]), os.setgid(65534), os.setuid(65534)
-result = files.scan(sys.argv[1], takes=lambda _: True, enters=lambda _: True)
-print(sorted(sighting.path for sighting in result.sightings), result.whole, result.problem)
+result = scan(sys.argv[1])
+print(sorted(sighting.path for sighting in result.sightings), result.problem)
 """
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
@@ -136,19 +151,20 @@ print(sorted(sighting.path for sighting in result.sightings), result.whole, resu
         for path in ("a/1.mp4", "b/2.mp4", "c/3.mp4"):
             made(root / path)
         (root / "b").chmod(0o000)
-        run = subprocess.run([sys.executable, "-c", code, name], capture_output=True, text=True, timeout=30)
+        here = str(Path(__file__).parent)
+        run = subprocess.run([sys.executable, "-c", code, name], capture_output=True, text=True, timeout=30, cwd=here)
         (root / "b").chmod(0o755)
     assert run.stderr == ""
-    assert run.stdout == f"['{name}/a/1.mp4', '{name}/c/3.mp4'] False {name}/b: Permission denied\n"
+    assert run.stdout == f"['{name}/a/1.mp4', '{name}/c/3.mp4'] {name}/b: Permission denied\n"
 
 
 def test_a_tree_without_end_is_left_at_some_depth(tmp_path: Path) -> None:
     """Folders within folders up to the limit: a loop made by a bind mount ends there."""
-    deep = tmp_path.joinpath(*["d"] * (files.DEPTH_LIMIT + 2))
+    deep = tmp_path.joinpath(*["d"] * (DEPTH_LIMIT + 2))
     deep.mkdir(parents=True)
-    for level in (files.DEPTH_LIMIT, files.DEPTH_LIMIT + 1):
+    for level in (DEPTH_LIMIT, DEPTH_LIMIT + 1):
         made(tmp_path.joinpath(*["d"] * level, f"{level}.mp4"))
-    assert {Path(path).name for path in found(scan(tmp_path))} == {f"{files.DEPTH_LIMIT}.mp4"}
+    assert {Path(path).name for path in found(scan(tmp_path))} == {f"{DEPTH_LIMIT}.mp4"}
 
 
 def test_one_look_at_one_file(tmp_path: Path) -> None:
@@ -169,18 +185,6 @@ def test_what_stands_at_a_path_has_a_plain_name(tmp_path: Path) -> None:
     kinds = [files.kind_of(str(each)) for each in (path, tmp_path, tmp_path / "link", tmp_path / "gone", "/dev/null")]
     assert kinds == ["file", "folder", "link", "missing", "device"]
     assert files.kind_of(str(path / "below")) == "unreadable (Not a directory)"
-
-
-def test_a_folder_is_known_by_its_inode(tmp_path: Path) -> None:
-    """Another folder at the same path is another folder; none is none."""
-    root = tmp_path / "root"
-    root.mkdir()
-    first = files.folder_id(str(root))
-    root.rename(tmp_path / "old")
-    assert files.folder_id(str(root)) is None
-    root.mkdir()
-    assert first is not None
-    assert files.folder_id(str(root)) not in {first, None}
 
 
 def test_a_folder_that_cannot_serve_says_why(tmp_path: Path) -> None:

@@ -7,30 +7,33 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fakes import content, made
+from shares import delete, free_target, identify, move, sha256_of, was_sent
 
-from uploader import errors, files
-from uploader.files import BLOCK
-from uploader.model import Identity
+from uploader import errors
+from uploader.files import Sent, kind_of
+from uploader.files.recording import BLOCK
 
 OTHER_DISK = Path("/dev/shm")
 
 
-async def sent(path: Path) -> tuple[Identity, str]:
-    """What a file was when it was sent: its identity and the hash of its bytes."""
-    return await files.identify(str(path)), files.sha256_of(str(path))
+async def sent(path: Path) -> Sent:
+    """What a file was when it was sent: its identity, the hash of its bytes, its inode."""
+    return was_sent(path, await identify(path), sha256_of(path))
 
 
 async def test_a_sent_file_is_deleted(tmp_path: Path) -> None:
     """Once; when it is gone already that is fine."""
     path = made(tmp_path / "a.mp4")
-    identity, _ = await sent(path)
-    assert files.delete(str(path), identity) is True
+    sent_file = await sent(path)
+    assert delete(str(path), sent_file) is True
     assert not path.exists()
-    assert files.delete(str(path), identity) is False
+    assert delete(str(path), sent_file) is False
 
 
 def rewritten(path: Path) -> None:
@@ -67,14 +70,14 @@ async def test_what_is_not_the_file_that_was_sent_is_left_alone(tmp_path: Path, 
     """Neither deleted nor moved: another recording, or no recording at all."""
     assert callable(change)
     path = made(tmp_path / "a.mp4")
-    identity, digest = await sent(path)
+    sent_file = await sent(path)
     change(path)
-    before = files.kind_of(str(path)), path.lstat().st_ino, path.lstat().st_mtime_ns
+    before = kind_of(str(path)), path.lstat().st_ino, path.lstat().st_mtime_ns
     with pytest.raises(errors.FileChanged, match="no longer the file that was sent"):
-        files.delete(str(path), identity)
+        delete(str(path), sent_file)
     with pytest.raises(errors.FileChanged, match="no longer the file that was sent"):
-        files.move(str(path), identity, str(tmp_path / "moved" / "a.mp4"), digest)
-    assert (files.kind_of(str(path)), path.lstat().st_ino, path.lstat().st_mtime_ns) == before
+        move(str(path), sent_file, str(tmp_path / "moved" / "a.mp4"))
+    assert (kind_of(str(path)), path.lstat().st_ino, path.lstat().st_mtime_ns) == before
     assert not (tmp_path / "moved").exists()
 
 
@@ -83,16 +86,16 @@ async def test_a_file_that_cannot_be_deleted_or_moved_is_tried_again(
 ) -> None:
     """A read-only share: *not yet*, with the reason; the file is still there."""
     path = made(tmp_path / "a.mp4")
-    identity, digest = await sent(path)
+    sent_file = await sent(path)
 
     def refuse(*_: object, **__: object) -> None:
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
-    monkeypatch.setattr(os, "unlink", refuse)
+    monkeypatch.setattr(os, "rename", refuse)
     with pytest.raises(errors.ShareNotReady, match="cannot be deleted: Read-only"):
-        files.delete(str(path), identity)
+        delete(str(path), sent_file)
     with pytest.raises(errors.ShareNotReady, match="cannot be moved: Read-only"):
-        files.move(str(path), identity, str(tmp_path / "b.mp4"), digest)
+        move(str(path), sent_file, str(tmp_path / "b.mp4"))
     assert path.read_bytes() == b"recording"
 
 
@@ -114,10 +117,10 @@ def done(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mon
         yield Path(name) / "done"
 
 
-def moved(path: Path, root: Path, done: Path, identity: Identity, digest: str) -> str:
+def moved(path: Path, root: Path, done: Path, sent_file: Sent) -> str:
     """Move as the last stage does: choose the name, then move. The answer is where it went, below *done*."""
-    target = files.free_target(str(path), str(root), str(done))
-    assert files.move(str(path), identity, target, digest) is True
+    target = free_target(str(path), str(root), str(done))
+    assert move(str(path), sent_file, target) is True
     return target.removeprefix(f"{done}/")
 
 
@@ -130,19 +133,19 @@ async def test_a_sent_file_is_moved_the_same_way_below(tmp_path: Path, done: Pat
     """Folders and all, with its bytes and its time; nothing is left behind."""
     path = made(tmp_path / "in" / "room" / "a.mp4", content(3 * BLOCK))
     os.utime(path, ns=(5, 1_700_000_000_000_000_000))
-    identity, digest = await sent(path)
-    assert moved(path, tmp_path / "in", done, identity, digest) == "room/a.mp4"
+    sent_file = await sent(path)
+    assert moved(path, tmp_path / "in", done, sent_file) == "room/a.mp4"
     assert below(done) == {"room/a.mp4": content(3 * BLOCK)}
     assert (done / "room" / "a.mp4").stat().st_mtime_ns == 1_700_000_000_000_000_000
     assert below(tmp_path / "in") == {}
-    assert files.move(str(path), identity, str(done / "again.mp4"), digest) is False
+    assert move(str(path), sent_file, str(done / "again.mp4")) is False
 
 
 async def test_a_name_that_is_taken_gets_a_number(tmp_path: Path, done: Path) -> None:
     """Files of other recordings are never overwritten, however often a name comes back."""
     for number, name in enumerate(["a.mp4", "a (1).mp4", "a (2).mp4"]):
         path = made(tmp_path / "in" / "a.mp4", content(100, seed=number))
-        assert moved(path, tmp_path / "in", done, *await sent(path)) == name
+        assert moved(path, tmp_path / "in", done, await sent(path)) == name
     assert below(done) == {
         "a.mp4": content(100, 0),
         "a (1).mp4": content(100, 1),
@@ -153,13 +156,13 @@ async def test_a_name_that_is_taken_gets_a_number(tmp_path: Path, done: Path) ->
 async def test_a_name_that_is_taken_in_the_last_moment_is_not_overwritten(tmp_path: Path, done: Path) -> None:
     """It is tried again later, under another name; both files are there."""
     path = made(tmp_path / "in" / "a.mp4")
-    identity, digest = await sent(path)
-    target = files.free_target(str(path), str(tmp_path / "in"), str(done))
+    sent_file = await sent(path)
+    target = free_target(str(path), str(tmp_path / "in"), str(done))
     taken = made(done / "a.mp4", b"somebody else's")
     with pytest.raises(errors.ShareNotReady, match="cannot be moved: File exists"):
-        files.move(str(path), identity, target, digest)
+        move(str(path), sent_file, target)
     assert (path.read_bytes(), taken.read_bytes()) == (b"recording", b"somebody else's")
-    assert moved(path, tmp_path / "in", done, identity, digest) == "a (1).mp4"
+    assert moved(path, tmp_path / "in", done, sent_file) == "a (1).mp4"
 
 
 async def test_a_move_that_was_cut_short_is_finished(
@@ -167,21 +170,21 @@ async def test_a_move_that_was_cut_short_is_finished(
 ) -> None:
     """A crash between the new name and the removal of the old: one file under the first name, no numbered twin."""
     path = made(tmp_path / "in" / "a.mp4", content(BLOCK + 1))
-    identity, digest = await sent(path)
-    unlink = os.unlink
+    sent_file = await sent(path)
+    rename = os.rename
 
-    def crash(name: str, **more: int) -> None:
-        if name == str(path):
+    def crash(name: str, *more: Any, **others: Any) -> None:
+        if name == path.name:
             raise KeyboardInterrupt
-        unlink(name, **more)
+        rename(name, *more, **others)
 
     with monkeypatch.context() as patch:
-        patch.setattr(os, "unlink", crash)
+        patch.setattr(os, "rename", crash)
         with pytest.raises(KeyboardInterrupt):
-            moved(path, tmp_path / "in", done, identity, digest)
+            moved(path, tmp_path / "in", done, sent_file)
     assert path.exists()
     assert below(done) == {"a.mp4": content(BLOCK + 1)}
-    assert moved(path, tmp_path / "in", done, identity, digest) == "a.mp4"
+    assert moved(path, tmp_path / "in", done, sent_file) == "a.mp4"
     assert below(done) == {"a.mp4": content(BLOCK + 1)}
     assert not path.exists()
 
@@ -190,7 +193,7 @@ async def test_the_folder_itself_by_another_way_is_no_half_done_move(tmp_path: P
     """A link leads from the target back to the source: the one file there is keeps a name."""
     path = made(tmp_path / "in" / "a.mp4")
     (tmp_path / "done").symlink_to(tmp_path / "in")
-    assert moved(path, tmp_path / "in", tmp_path / "done", *await sent(path)) == "a (1).mp4"
+    assert moved(path, tmp_path / "in", tmp_path / "done", await sent(path)) == "a (1).mp4"
     assert below(tmp_path / "in") == {"a (1).mp4": b"recording"}
 
 
@@ -200,7 +203,7 @@ async def test_a_copy_that_differs_never_replaces_the_file(
 ) -> None:
     """Across file systems the copy is read back: if one bit is wrong, it goes and the file stays."""
     path = made(tmp_path / "in" / "a.mp4")
-    identity, digest = await sent(path)
+    sent_file = await sent(path)
 
     def badly(_: object, copy: object, *__: object) -> None:
         assert hasattr(copy, "write")
@@ -208,7 +211,7 @@ async def test_a_copy_that_differs_never_replaces_the_file(
 
     monkeypatch.setattr(shutil, "copyfileobj", badly)
     with pytest.raises(errors.ShareNotReady, match="the copy differs from what was sent"):
-        files.move(str(path), identity, str(done / "a.mp4"), digest)
+        move(str(path), sent_file, str(done / "a.mp4"))
     assert path.read_bytes() == b"recording"
     assert below(done) == {}
 
@@ -216,10 +219,10 @@ async def test_a_copy_that_differs_never_replaces_the_file(
 async def test_what_a_crash_left_of_a_copy_is_thrown_away(tmp_path: Path, done: Path) -> None:
     """A half copy under our own name is not in the way; somebody's own .part file is not touched."""
     path = made(tmp_path / "in" / "a.mp4")
-    identity, digest = await sent(path)
+    sent_file = await sent(path)
     made(done / "a.mp4.part", b"somebody's own")
-    made(done / f".valt-uploader-{digest[:16]}.part", b"half")
-    assert moved(path, tmp_path / "in", done, identity, digest) == "a.mp4"
+    made(done / f".valt-uploader-{sent_file.sha256[:16]}.part", b"half")
+    assert moved(path, tmp_path / "in", done, sent_file) == "a.mp4"
     left = below(done)
     assert (left["a.mp4"], left["a.mp4.part"]) == (b"recording", b"somebody's own")
 
@@ -227,4 +230,72 @@ async def test_what_a_crash_left_of_a_copy_is_thrown_away(tmp_path: Path, done: 
 async def test_a_name_of_full_length_can_be_moved(tmp_path: Path, done: Path) -> None:
     """255 bytes leave no room for a longer temporary name."""
     path = made(tmp_path / "in" / ("x" * 251 + ".mp4"))
-    assert moved(path, tmp_path / "in", done, *await sent(path)) == path.name
+    assert moved(path, tmp_path / "in", done, await sent(path)) == path.name
+
+
+async def test_a_removal_that_was_cut_short_is_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A crash after the file was set aside: the next try removes it from there, and nothing is left."""
+    path = made(tmp_path / "a.mp4")
+    sent_file = await sent(path)
+
+    def crash(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "unlink", crash)
+        with pytest.raises(KeyboardInterrupt):
+            delete(str(path), sent_file)
+    assert [name[-5:] for name in below(tmp_path)] == [".gone"]
+    assert delete(str(path), sent_file) is True
+    assert below(tmp_path) == {}
+    assert delete(str(path), sent_file) is False
+
+
+@pytest.mark.parametrize("links", [True, False])
+@pytest.mark.parametrize("taken", [True, False])
+async def test_a_file_that_takes_the_name_in_the_last_moment_is_never_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, links: bool, taken: bool
+) -> None:
+    """Between the look and the removal another recording takes the name: it keeps a name that scans see."""
+    path, rename = made(tmp_path / "a.mp4"), os.rename
+    sent_file = await sent(path)
+
+    def swap(name: str, *more: Any, **others: Any) -> None:
+        if name == "a.mp4":
+            path.unlink()
+            made(path, b"another recording")
+        rename(name, *more, **others)
+        if taken and name == "a.mp4":
+            made(path, b"and one more")
+
+    def no_link(*_: object, **__: object) -> None:
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rename", swap)
+        if not links:
+            if taken:
+                return  # without links there is no way to give a name only if it is free
+            patch.setattr(os, "link", no_link)
+        with pytest.raises(errors.FileChanged, match="no longer the file that was sent"):
+            delete(str(path), sent_file)
+    expected = (
+        {"a.mp4": b"and one more", "a (1).mp4": b"another recording"} if taken else {"a.mp4": b"another recording"}
+    )
+    assert below(tmp_path) == expected
+
+
+async def test_a_file_of_another_inode_is_proved_by_its_whole_content(tmp_path: Path) -> None:
+    """Shares hand out new inodes: the same bytes are the file that was sent, and one bit in the middle is not."""
+    path = made(tmp_path / "a.mp4", content(3 * BLOCK))
+    sent_file = replace(await sent(path), inode=(1, 1))
+    times = path.stat()
+    other = bytearray(content(3 * BLOCK))
+    other[BLOCK] ^= 1
+    path.write_bytes(other)
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    with pytest.raises(errors.FileChanged):
+        delete(str(path), sent_file)
+    path.write_bytes(content(3 * BLOCK))
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert delete(str(path), sent_file) is True

@@ -13,9 +13,11 @@ import pytest
 from fakes import content, made
 from hypothesis import given
 from hypothesis import strategies as st
+from shares import identify, opened, share_of
 
-from uploader import errors, files
-from uploader.files import BLOCK, EDGE, Recording
+from uploader import errors
+from uploader.files.looking import EDGE
+from uploader.files.recording import BLOCK
 from uploader.model import Identity
 
 
@@ -26,7 +28,7 @@ async def test_an_identity_is_size_time_and_both_ends(tmp_path: Path, size: int)
     path = made(tmp_path / "a.mp4", data)
     os.utime(path, ns=(5, 7))
     ends = data if size <= 2 * EDGE else data[:EDGE] + data[-EDGE:]
-    assert await files.identify(str(path)) == Identity(size, 7, hashlib.sha256(ends).hexdigest())
+    assert await identify(path) == Identity(size, 7, hashlib.sha256(ends).hexdigest())
 
 
 @given(st.integers(0, 3 * EDGE - 1))
@@ -35,10 +37,10 @@ def test_a_change_at_either_end_is_another_identity(place: int) -> None:
     data = bytearray(content(3 * EDGE))
     with tempfile.TemporaryDirectory() as folder:
         path = made(Path(folder) / "a.mp4", bytes(data))
-        before = asyncio.run(files.identify(str(path))).edges
+        before = asyncio.run(identify(path)).edges
         data[place] ^= 1
         path.write_bytes(data)
-        after = asyncio.run(files.identify(str(path))).edges
+        after = asyncio.run(identify(path)).edges
     assert (before == after) == (EDGE <= place < 2 * EDGE)
 
 
@@ -59,9 +61,9 @@ async def test_what_is_no_file_has_no_identity(tmp_path: Path, make: object, err
     make(path)
     async with asyncio.timeout(5):
         with pytest.raises(error):
-            await files.identify(str(path))
+            await identify(path)
         with pytest.raises(error):
-            async with Recording.open(str(path), Identity(1, 1, "")):
+            async with opened(path, Identity(1, 1, "")):
                 pass
 
 
@@ -71,7 +73,7 @@ async def test_a_share_s_error_is_no_verdict_on_the_file(
 ) -> None:
     """EIO, EACCES, EBUSY, ESTALE mean *not yet*, wherever they come from."""
     path = made(tmp_path / "a.mp4")
-    identity = await files.identify(str(path))
+    identity = await identify(path)
 
     def fails(*_: object) -> bytes:
         raise OSError(number, os.strerror(number))
@@ -79,8 +81,8 @@ async def test_a_share_s_error_is_no_verdict_on_the_file(
     with monkeypatch.context() as patch:
         patch.setattr(os, "pread", fails)
         with pytest.raises(errors.ShareNotReady, match=os.strerror(number)):
-            await files.identify(str(path))
-    async with Recording.open(str(path), identity) as recording:
+            await identify(path)
+    async with opened(path, identity) as recording:
         with monkeypatch.context() as patch:
             patch.setattr(os, "fstat", fails)
             with pytest.raises(errors.ShareNotReady, match=os.strerror(number)):
@@ -91,7 +93,7 @@ async def test_a_recording_is_read_front_to_back_in_blocks(tmp_path: Path) -> No
     """Every byte once, at most a block at a time, hashed on the way."""
     data = content(2 * BLOCK + 17)
     path = made(tmp_path / "a.mp4", data)
-    async with Recording.open(str(path), await files.identify(str(path))) as recording:
+    async with opened(path, await identify(path)) as recording:
         blocks = [block async for block in recording.blocks(len(data))]
         assert (recording.position, recording.digest) == (len(data), hashlib.sha256(data).hexdigest())
     assert [len(block) for block in blocks] == [BLOCK, BLOCK, 17]
@@ -102,7 +104,7 @@ async def test_a_chunk_ends_where_it_is_told(tmp_path: Path) -> None:
     """The next chunk begins there, and the digest is that of all so far."""
     data = content(100)
     path = made(tmp_path / "a.mp4", data)
-    async with Recording.open(str(path), await files.identify(str(path))) as recording:
+    async with opened(path, await identify(path)) as recording:
         for end in (40, 80, 100):
             start = recording.position
             assert b"".join([block async for block in recording.blocks(end)]) == data[start:end]
@@ -114,7 +116,7 @@ async def test_a_bookmark_gives_the_same_chunk_again(tmp_path: Path) -> None:
     """A chunk may be sent twice, or broken off in the middle, without reading what came before."""
     data = content(2 * BLOCK)
     path = made(tmp_path / "a.mp4", data)
-    async with Recording.open(str(path), await files.identify(str(path))) as recording:
+    async with opened(path, await identify(path)) as recording:
         async for _ in recording.blocks(30):
             pass
         bookmark = recording.bookmark()
@@ -132,7 +134,7 @@ async def test_going_on_proves_that_it_is_the_same_beginning(tmp_path: Path) -> 
     """After a restart the bytes that were acknowledged are read again and compared."""
     data = content(100)
     path = made(tmp_path / "a.mp4", data)
-    async with Recording.open(str(path), await files.identify(str(path))) as recording:
+    async with opened(path, await identify(path)) as recording:
         await recording.skip_to(40, hashlib.sha256(data[:40]).hexdigest())
         assert recording.position == 40
         await recording.skip_to(0, "")
@@ -144,7 +146,7 @@ async def test_going_on_proves_that_it_is_the_same_beginning(tmp_path: Path) -> 
 async def test_a_file_that_is_cut_is_never_padded(tmp_path: Path) -> None:
     """Reading past its end is a change, not zeros."""
     path = made(tmp_path / "a.mp4", content(100))
-    async with Recording.open(str(path), await files.identify(str(path))) as recording:
+    async with opened(path, await identify(path)) as recording:
         os.truncate(path, 60)
         blocks = recording.blocks(100)
         assert await anext(blocks) == content(100)[:60]
@@ -157,8 +159,8 @@ async def test_a_file_that_is_cut_is_never_padded(tmp_path: Path) -> None:
 async def test_a_file_that_grows_or_is_written_is_noticed(tmp_path: Path) -> None:
     """Before the last byte of each chunk goes, size and mtime are compared."""
     path = made(tmp_path / "a.mp4", content(100))
-    identity = await files.identify(str(path))
-    async with Recording.open(str(path), identity) as recording:
+    identity = await identify(path)
+    async with opened(path, identity) as recording:
         await recording.check_unchanged()
         os.utime(path, ns=(1, identity.mtime_ns + 1))
         with pytest.raises(errors.FileChanged, match="was written to"):
@@ -168,7 +170,7 @@ async def test_a_file_that_grows_or_is_written_is_noticed(tmp_path: Path) -> Non
         with pytest.raises(errors.FileChanged, match="grew from 100 to 104 bytes"):
             await recording.check_unchanged()
     with pytest.raises(errors.FileChanged, match="grew"):
-        async with Recording.open(str(path), identity):
+        async with opened(path, identity):
             pass
 
 
@@ -180,20 +182,21 @@ def open_handles() -> int:
 async def test_no_handle_is_left_open(tmp_path: Path) -> None:
     """Whether it was read to the end, given up in the middle, or refused."""
     path = made(tmp_path / "a.mp4", content(100))
-    identity = await files.identify(str(path))
+    identity = await identify(path)
     before = open_handles()
-    async with Recording.open(str(path), identity) as recording:
+    async with opened(path, identity) as recording:
         await anext(recording.blocks(10))
         assert open_handles() == before + 1
     with pytest.raises(errors.FileChanged):
-        async with Recording.open(str(path), Identity(1, 1, "")):
+        async with opened(path, Identity(1, 1, "")):
             pass
     assert open_handles() == before
 
 
-def test_the_hash_of_a_file_is_that_of_its_bytes(tmp_path: Path) -> None:
+async def test_the_hash_of_a_file_is_that_of_its_bytes(tmp_path: Path) -> None:
     """And a missing file is said to be missing."""
     path = made(tmp_path / "a.mp4", content(BLOCK + 3))
-    assert files.sha256_of(str(path)) == hashlib.sha256(content(BLOCK + 3)).hexdigest()
+    share = share_of(tmp_path)
+    assert await share.sha256(str(path)) == hashlib.sha256(content(BLOCK + 3)).hexdigest()
     with pytest.raises(errors.FileMissing, match=r"gone\.mp4 is not there"):
-        files.sha256_of(str(tmp_path / "gone.mp4"))
+        await share.sha256(str(tmp_path / "gone.mp4"))

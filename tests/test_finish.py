@@ -11,7 +11,8 @@ import pytest
 from harness import Rig
 from parts import CHUNK, at, content_of, sha256
 
-from uploader import errors, events, files
+from uploader import errors, events
+from uploader.files import Sent, afterwards
 from uploader.model import State
 from uploader.simulator import Settings
 from uploader.stages.finish import Finish
@@ -125,7 +126,7 @@ async def test_file_that_cannot_go_is_tried_again_and_never_sent_again(
     tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A share that refuses is asked again, across a restart too; the line is written once and nothing is sent."""
-    act: Callable[..., bool] = getattr(files, name)
+    act: Callable[..., bool] = getattr(afterwards, name)
     refusals = 3
 
     def refuse(*arguments: Any) -> bool:
@@ -135,7 +136,7 @@ async def test_file_that_cannot_go_is_tried_again_and_never_sent_again(
             raise errors.ShareNotReady(f"a.mp4 cannot be {name}d: Read-only file system")
         return act(*arguments)
 
-    monkeypatch.setattr(files, name, refuse)
+    monkeypatch.setattr(afterwards, name, refuse)
     async with Rig(tmp_path, watch=moving(tmp_path, after_upload=name)) as rig:
         await rig.start()
         path = await rig.drop("a.mp4", DATA)
@@ -155,13 +156,13 @@ async def test_file_that_cannot_go_is_tried_again_and_never_sent_again(
 async def test_file_that_cannot_go_holds_no_other_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """While one file waits to be deleted the others are finished."""
 
-    def refuse(path: str, identity: Any) -> bool:
-        if path.endswith("stuck.mp4"):
+    def refuse(root: int, relpath: str, sent: Sent) -> bool:
+        if relpath == "stuck.mp4":
             raise errors.ShareNotReady("stuck.mp4 cannot be deleted: Device or resource busy")
-        return delete(path, identity)
+        return delete(root, relpath, sent)
 
-    delete = files.delete
-    monkeypatch.setattr(files, "delete", refuse)
+    delete = afterwards.delete
+    monkeypatch.setattr(afterwards, "delete", refuse)
     async with Rig(tmp_path, watch={"after_upload": "delete"}) as rig:
         await rig.start()
         stuck = await rig.drop("stuck.mp4", b"stuck")
@@ -173,7 +174,7 @@ async def test_file_that_cannot_go_holds_no_other_up(tmp_path: Path, monkeypatch
 async def test_crash_between_the_move_and_the_save(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Moved, and killed before that was saved: it is found gone, and is not sent again."""
     async with Rig(tmp_path, watch=moving(tmp_path)) as rig:
-        move = files.move
+        move = afterwards.move
 
         def die(*arguments: Any) -> bool:
             done = move(*arguments)
@@ -182,7 +183,7 @@ async def test_crash_between_the_move_and_the_save(tmp_path: Path, monkeypatch: 
             return done
 
         with monkeypatch.context() as patch:
-            patch.setattr(files, "move", die)
+            patch.setattr(afterwards, "move", die)
             await rig.start()
             path = await rig.drop("a.mp4", DATA)
             await rig.finished(path)

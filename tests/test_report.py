@@ -19,7 +19,7 @@ from uploader.report import Known
 from uploader.stages.settle import Candidate
 from uploader.store import ledger
 
-SETTLING = Candidate(Sighting("/rec/new.mp4", "/rec", 5, 1), settle=10.0, found_at=0.0, reason="it must stand still")
+SETTLING = Candidate(Sighting("/rec/new.mp4", "/rec", 5, 1), found_at=0.0, reason="it must stand still")
 
 
 def config_of(tmp_path: Path, *watch: dict[str, Any], **server: Any) -> Config:
@@ -42,7 +42,7 @@ def known(*uploads: Upload, **more: Any) -> Known:
 def sent(path: Path) -> ledger.Known:
     """The ledger's entry of a file as it is now."""
     status = path.stat()
-    return ledger.Known(status.st_size, status.st_mtime_ns, "e1", "d1", "record-1", 3)
+    return ledger.Known(status.st_size, status.st_mtime_ns, "e1", "d1", "record-1", 3, str(path))
 
 
 def test_status_is_one_document_for_everybody(tmp_path: Path) -> None:

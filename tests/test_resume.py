@@ -14,7 +14,8 @@ from parts import CHUNK, MortalDisk, at, chunked, content_of, sha256, spans
 
 from uploader import events
 from uploader.files import Recording
-from uploader.model import RecordSpec, State, Upload
+from uploader.files.looking import snapshot_of
+from uploader.model import Identity, RecordSpec, State, Upload
 from uploader.simulator import Fault, Semantics, Settings
 from uploader.simulator.api import Api
 from uploader.simulator.wire import Answer
@@ -79,11 +80,10 @@ def intent(rig: Rig, path: str, *, age: float = 0.0, **changes: Any) -> Upload:
     return replace(upload, **changes)
 
 
-def identity_of(path: str) -> Any:
+def identity_of(path: str) -> Identity:
     """What ``files`` makes of a file."""
-    from uploader.files import _identify
-
-    return _identify(path)
+    with Path(path).open("rb") as file:
+        return snapshot_of(file.fileno()).identity
 
 
 @pytest.mark.parametrize("semantics", CHUNKED)

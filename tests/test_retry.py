@@ -75,9 +75,10 @@ def test_doubt_waits_as_long_as_it_says() -> None:
 
 def test_a_share_that_is_not_ready_is_asked_for_ever() -> None:
     """EIO and its kin never park a file, however often they come; they are looked at ever more rarely."""
-    for attempts, longest in ((0, 8.0), (1, 16.0), (4, 128.0), (100, retry.BACKOFF_CAP)):
-        verdict = decide(errors.ShareNotReady("EIO"), History(attempts=attempts), highest)
+    for times, longest in ((0, 8.0), (1, 16.0), (4, 128.0), (100, retry.BACKOFF_CAP)):
+        verdict = decide(errors.ShareNotReady("EIO"), History(attempts=7, not_ready=times), highest)
         assert (verdict.action, verdict.after) == (Action.TRY_AGAIN, longest)
+        assert (verdict.trouble.attempts, verdict.trouble.not_ready) == (7, times + 1)  # no failure of the file's own
 
 
 @pytest.mark.parametrize("kind", [errors.ChunkCut, errors.AnswerLost, errors.TokenExpired])

@@ -6,19 +6,33 @@ import asyncio
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from fakes import MemoryDisk, VirtualClock, a_finish, an_upload, until
+from shares import identify, share_of
 
 from uploader import errors, events, files
-from uploader.files import Scan
-from uploader.model import Sighting, State, Trouble, Turn
-from uploader.stages import Pipes
+from uploader.completeness import Rules
+from uploader.files import Shares
+from uploader.model import Sighting, Snapshot, State, Trouble, Turn
+from uploader.stages import Pipes, Seen
 from uploader.stages.settle import Settle, is_settled_business
 from uploader.store import Store
+from uploader.video import Video
 
 SETTLE = 10.0  # s
+GATE_TIMEOUT, LONGEST = 600.0, 60.0  # s
+
+
+def made_video(cut: int = 0) -> bytes:
+    """A small MP4, its index behind the pictures as recorders leave it; without the last *cut* bytes."""
+    whole = b"".join(Video(frames=3, width=64, height=64).pieces())
+    return whole[: len(whole) - cut]
+
+
+MOOVLESS = made_video(cut=900)
 
 
 class Bench:
@@ -32,17 +46,26 @@ class Bench:
         bus.listen(self.heard.append)
         self.store = Store(MemoryDisk(), self.clock, bus)
         self.pipes = Pipes(self.clock)
-        self.settle = Settle(lambda _: SETTLE, self.store, self.pipes, self.clock, bus)
+        self.rules = Rules(SETTLE, gate=True, gate_timeout=GATE_TIMEOUT, longest=LONGEST)
+        self.share = share_of(folder)
+        shares = Shares(lambda _: self.share)
+        self.settle = Settle(lambda _: self.rules, shares, self.store, self.pipes, self.clock, bus)
 
     async def see(self, *paths: Path) -> None:
-        """A scan of the whole folder shows these files and no other."""
+        """A scan shows these files."""
         sightings = [files.look(str(path), str(self.folder)) for path in paths]
-        await self.settle.take(Scan(str(self.folder), tuple(sighting for sighting in sightings if sighting)))
+        await self.settle.take(Seen(str(self.folder), tuple(sighting for sighting in sightings if sighting)))
+
+    @property
+    def reason(self) -> str:
+        """Why the one file that is waited for is waited for."""
+        (candidate,) = self.settle.candidates.values()
+        return candidate.reason
 
     async def after(self, seconds: float) -> bool:
         """Let time pass and every look that is due be made; whether something has settled."""
         await self.clock.advance(seconds)
-        await until(lambda: not self.settle.busy and (self.settle._looks.soonest() or 1) > 0)
+        await until(lambda: not self.settle.busy and self.settle._looks.soonest() != 0)
         return not self.pipes.settled.empty()
 
 
@@ -70,8 +93,8 @@ async def test_still_file_settles_after_its_time(tmp_path: Path) -> None:
         assert await table.after(0.1)
         settled = table.pipes.settled.get_nowait()
         assert (settled.path, settled.root) == (str(path), str(tmp_path))
-        assert settled.identity == await files.identify(str(path))
-        assert table.settle.candidate(str(path)) is None
+        assert settled.identity == await identify(path)
+        assert str(path) not in table.settle.candidates
 
 
 @pytest.mark.parametrize("mtime", [0, 86400 * 365 * 120], ids=["1970", "2089"])
@@ -145,43 +168,119 @@ async def test_event_of_a_change_lets_the_time_begin_at_once(tmp_path: Path) -> 
 
 
 async def test_file_that_is_gone_is_no_longer_waited_for(tmp_path: Path) -> None:
-    """Missing at a look, or from a whole scan: let go; a scan of a part, or one that failed, proves nothing."""
+    """Missing at a look: let go. What a scan does not show proves nothing."""
     one, two = tmp_path / "1.mp4", tmp_path / "2.mp4"
     one.write_bytes(b"one")
     two.write_bytes(b"two")
     async with bench(tmp_path) as table:
         await table.see(one, two)
         await table.after(0)
-        await table.settle.take(Scan(str(tmp_path), (), problem="stale handle", whole=False))
-        assert len(list(table.settle.candidates())) == 2
-        await table.see(two)
-        assert [each.sighting.path for each in table.settle.candidates()] == [str(two)]
+        await table.see()
+        assert set(table.settle.candidates) == {str(one), str(two)}
         two.unlink()
-        assert not await table.after(SETTLE)
-        assert list(table.settle.candidates()) == []
+        assert await table.after(SETTLE)
+        assert not table.settle.candidates
 
 
-async def test_unreadable_file_waits_with_its_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_unreadable_file_waits_with_its_reason(tmp_path: Path) -> None:
     """A share that says *not yet* is asked again with its reason shown, without haste even if ``settle`` is zero."""
     path = tmp_path / "a.mp4"
     path.write_bytes(b"content")
     tries = []
 
-    async def refuse(path: str) -> None:
+    async def refuse(path: str) -> Snapshot:
         tries.append(path)
         raise errors.ShareNotReady("a.mp4 cannot be read now: Permission denied")
 
     async with bench(tmp_path) as table:
-        table.settle._settle_of = lambda _: 0.0
-        with monkeypatch.context() as patch:
-            patch.setattr(files, "identify", refuse)
-            await table.see(path)
-            await table.after(5)
-            candidate = table.settle.candidate(str(path))
-            assert candidate is not None
-            assert "Permission denied" in candidate.reason
-            assert 2 <= len(tries) <= 10
+        table.rules = replace(table.rules, settle=0.0)
+        snapshot, table.share.snapshot = table.share.snapshot, refuse  # type: ignore[method-assign]  # a share that says so
+        await table.see(path)
+        await table.after(5)
+        assert "Permission denied" in table.reason
+        assert 2 <= len(tries) <= 10
+        table.share.snapshot = snapshot  # type: ignore[method-assign]
         assert await table.after(2)
+
+
+async def test_empty_file_is_not_sent_as_it_is(tmp_path: Path) -> None:
+    """A range of no bytes does not exist: while somebody writes it waits, and then it settles as unplayable."""
+    path = tmp_path / "a.mp4"
+    async with bench(tmp_path) as table:
+        with path.open("wb"):
+            await table.see(path)
+            assert not await table.after(0)
+            assert not await table.after(10 * SETTLE)
+        assert await table.after(LONGEST)
+        assert table.pipes.settled.get_nowait().unplayable == "the file is empty; it is sent when it has content"
+
+
+async def test_file_with_a_writer_is_held_back_however_still_it_stands(tmp_path: Path) -> None:
+    """A copy that stalls for longer than ``settle``: its open handle says that it is not finished."""
+    path = tmp_path / "a.mp4"
+    path.write_bytes(b"content")
+    async with bench(tmp_path) as table:
+        with path.open("ab"):
+            await table.see(path)
+            assert not await table.after(0)
+            for _ in range(10):
+                assert not await table.after(SETTLE)
+            assert table.reason == "a process on this host still has it open for writing"
+        with path.open("rb"):  # who only reads is no reason
+            assert await table.after(LONGEST)
+
+
+async def test_marker_is_waited_for(tmp_path: Path) -> None:
+    """With ``done_marker`` a file is sent when the file of that name stands beside it, and not before."""
+    path = tmp_path / "a.mp4"
+    path.write_bytes(b"content")
+    async with bench(tmp_path) as table:
+        table.rules = replace(table.rules, done_marker="{stem}.done")
+        await table.see(path)
+        assert not await table.after(0)
+        assert not await table.after(10 * SETTLE)
+        assert table.reason == f"it waits for its marker {tmp_path}/a.done"
+        (tmp_path / "a.done").touch()
+        assert await table.after(LONGEST)
+
+
+async def test_unfinished_container_is_waited_for_and_then_given_up(tmp_path: Path) -> None:
+    """A recorder that died leaves no moov box: after ``gate_timeout`` without change it is settled as unplayable."""
+    path = tmp_path / "a.mp4"
+    path.write_bytes(MOOVLESS)
+    async with bench(tmp_path) as table:
+        await table.see(path)
+        assert not await table.after(0)
+        assert not await table.after(GATE_TIMEOUT - 1)
+        assert "moov" in table.reason
+        assert await table.after(1)
+        assert "moov" in table.pipes.settled.get_nowait().unplayable
+
+
+async def test_container_that_is_finished_in_time_is_sent(tmp_path: Path) -> None:
+    """What changes within ``gate_timeout`` settles anew, and is judged as it then is."""
+    path = tmp_path / "a.mp4"
+    path.write_bytes(MOOVLESS)
+    async with bench(tmp_path) as table:
+        await table.see(path)
+        assert not await table.after(0)
+        assert not await table.after(GATE_TIMEOUT / 2)
+        path.write_bytes(made_video())
+        await table.see(path)
+        assert not await table.after(0)
+        assert await table.after(SETTLE)
+        assert table.pipes.settled.get_nowait().unplayable == ""
+
+
+async def test_gate_can_be_left_open(tmp_path: Path) -> None:
+    """``gate = false``: a container is not looked into."""
+    path = tmp_path / "a.mp4"
+    path.write_bytes(MOOVLESS)
+    async with bench(tmp_path) as table:
+        table.rules = replace(table.rules, gate=False)
+        await table.see(path)
+        assert not await table.after(0)
+        assert await table.after(SETTLE)
 
 
 async def test_what_is_settled_business(tmp_path: Path) -> None:

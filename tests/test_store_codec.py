@@ -76,7 +76,8 @@ uploads = st.builds(
     after_upload=st.sampled_from(["keep", "move", "delete"]),
     begun_at=times,
     restarts=st.integers(0, 9),
-    trouble=st.none() | st.builds(Trouble, texts, st.sampled_from(Turn), st.integers(0, 99), times),
+    trouble=st.none()
+    | st.builds(Trouble, texts, st.sampled_from(Turn), st.integers(0, 99), st.integers(0, 99), st.booleans(), times),
 )
 
 
@@ -260,12 +261,12 @@ def test_no_depth_crashes(depth: int) -> None:
 def test_numbers_that_people_write_are_taken() -> None:
     """A whole number where seconds belong is seconds."""
     assert codec.build(float, 7, "x") == 7.0
-    assert codec.from_json(Trouble, b'{"reason": "x", "turn": "ours", "next_try": 7}') == Trouble(
-        "x", Turn.OURS, 0, 7.0
-    )
+    line = b'{"reason": "x", "turn": "ours", "next_try": 7}'
+    assert codec.from_json(Trouble, line) == Trouble("x", Turn.OURS, next_try=7.0)
 
 
 def test_what_is_none_is_left_out() -> None:
     """A line holds what there is to say."""
-    assert json.loads(codec.to_json(Trouble("x", Turn.FILE))) == {"reason": "x", "turn": "file", "attempts": 0}
+    defaults = {"attempts": 0, "not_ready": 0, "must_change": False}
+    assert json.loads(codec.to_json(Trouble("x", Turn.FILE))) == {"reason": "x", "turn": "file", **defaults}
     assert codec.from_json(Trouble, codec.to_json(TROUBLE).encode()) == TROUBLE

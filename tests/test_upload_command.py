@@ -129,7 +129,7 @@ def drained(terminal: int) -> str:
 def without_clock(document: dict[str, Any]) -> dict[str, Any]:
     """A status document without what differs from moment to moment."""
     rows = [{**row, "next_try": None, "next": None} for row in document["uploads"]]
-    return {**document, "uploads": rows, "daemon": None, "settling": []}
+    return {**document, "uploads": rows, "daemon": None, "settling": [], "folders": []}
 
 
 async def with_troubles(site: Site) -> dict[str, Path]:

@@ -12,9 +12,11 @@ import pytest
 from fakes import IDS, MemoryDisk, VirtualClock, an_upload
 from harness import Rig
 from parts import at
+from shares import share_of
 
 from uploader import errors, events, retry
 from uploader.config import Config, ServerConfig, UploadConfig
+from uploader.files import Shares
 from uploader.model import State, Turn, Upload
 from uploader.outage import Outage
 from uploader.simulator import Settings
@@ -56,7 +58,7 @@ class Bench:
         self.server = Server(says)
         config = Config(server=ServerConfig(url="http://127.0.0.1:9", username="u"), upload=UploadConfig())
         outage = Outage(self.store, self.clock, bus)
-        setbacks = Setbacks(config, self.store, self.pipes, outage, self.clock, bus)
+        setbacks = Setbacks(config, Shares(share_of), self.store, self.pipes, outage, self.clock, bus)
         self.verify = Verify(
             config.upload,
             self.store,

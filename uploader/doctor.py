@@ -1,6 +1,6 @@
 """``check``: looks at everything that could keep recordings from arriving, and says what to do about it.
 
-Reads and asks; writes nothing, neither here nor on the server. Must never stop at the first finding.
+Reads and asks; writes nothing but a hidden file that it removes again. Must never stop at the first finding.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import asyncio
 import ipaddress
 import os
 import socket
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +21,12 @@ from uploader.clock import Clock
 from uploader.config import PASSWORD_VARIABLE, Config
 from uploader.credentials import password_source, read_password
 from uploader.events import Bus
+from uploader.files import Mode, MountedShare, Order
+from uploader.files.canary import sing
+from uploader.files.mounts import inotify_limit, mode_for, too_many_folders
+from uploader.files.walk import never
 from uploader.log import redactor
-from uploader.model import shown
+from uploader.model import Home, shown
 from uploader.store import Ledger
 from uploader.store.codec import Unreadable
 from uploader.store.disk import StateFolder
@@ -32,7 +36,7 @@ from uploader.units import format_duration
 from uploader.valt import Valt
 
 SKEW_LIMIT: Final = 60.0  # s between the clocks before it is worth a word: records are dated by the server's
-INOTIFY: Final = Path("/proc/sys/fs/inotify")
+SHARE_SKEW_LIMIT: Final = 2.0  # s between a share's clock and ours before it is worth a word; FAT counts in twos
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +55,8 @@ async def examine(config: Config, environ: Mapping[str, str], clock: Clock) -> A
     """Yield finding after finding."""
     for warning in report.standing_warnings(config, {}):  # where the password is from is said below
         yield Finding("configuration", warning, "note")
-    for finding in _folders(config):
+    async for finding in _folders(config, clock):
         yield finding
-    yield _inotify()
     yield _state(config)
     password = _password(config, environ)
     yield password
@@ -64,31 +67,71 @@ async def examine(config: Config, environ: Mapping[str, str], clock: Clock) -> A
             yield finding
 
 
-def _folders(config: Config) -> Iterator[Finding]:
+async def _folders(config: Config, clock: Clock) -> AsyncIterator[Finding]:
     for watch in config.watch:
-        problem = files.folder_problem(str(watch.path), writable=watch.after_upload != "keep")
-        if problem is not None:
+        root = str(watch.path)
+        share = MountedShare(root, clock, home=_homes(config).get(root))
+        standing = await share.check()
+        problem = standing.away or files.folder_problem(root, writable=watch.after_upload != "keep")
+        if problem:
             yield Finding("folder", f"{problem}: make it, mount it, or give this user the right", "bad")
             continue
-        mode = "scans" if watch.mode == "poll" else "events and scans"
-        yield Finding("folder", f"{watch.path}: {mode}, every {watch.rescan:g} s (mode = {watch.mode})")
+        mode = mode_for(watch.mode, standing.mount)
+        yield Finding("folder", f"{watch.path}: {mode}, every {watch.rescan:g} s")
+        yield await _canary(root, mode, clock)
         if watch.move_to is not None and not os.access(_nearest(watch.move_to), os.W_OK | os.X_OK):
             yield Finding("folder", f"{watch.move_to}: files cannot be moved there by this user", "bad")
+        if mode.events:
+            yield await _inotify(share)
+
+
+def _homes(config: Config) -> Mapping[str, Home]:
+    """Where the watched folders lay, as the state remembers; what ails the state is said elsewhere."""
+    with suppress(errors.UploaderError):
+        disk = StateFolder(config.state.dir, lock=False)
+        try:
+            return {home.root: home for home in peek(disk).homes}
+        finally:
+            disk.close()
+    return {}
+
+
+async def _canary(root: str, mode: Mode, clock: Clock) -> Finding:
+    """Prove by a hidden file what the mode promises, and compare the clocks."""
+    seen = await sing(root, clock)
+    if seen.problem:
+        return Finding(
+            "events", f"{root}: no hidden file can be made there ({seen.problem}), so nothing was tried", "note"
+        )
+    skew, clocks = seen.skew or 0.0, "its clock agrees with ours"
+    if far := abs(skew) > SHARE_SKEW_LIMIT:
+        clocks = f"its clock is {format_duration(abs(skew))} {'ahead of' if skew > 0 else 'behind'} ours"
+        clocks += "; that does no harm: ages are measured by ours alone"
+    if seen.delay is None:
+        text = "its event never came; scans find what events miss"
+        return Finding("events", f"{root}: {text}; {clocks}", "note" if mode.events else "ok")
+    return Finding(
+        "events", f"{root}: its event came after {1000 * seen.delay:.0f} ms; {clocks}", "note" if far else "ok"
+    )
+
+
+async def _inotify(share: MountedShare) -> Finding:
+    """Count the folders that each want a watch."""
+    watches, instances = inotify_limit("max_user_watches"), inotify_limit("max_user_instances")
+    if watches is None or instances is None:
+        return Finding("inotify", "its limits cannot be read here; scans find what events miss", "note")
+    folders = 0
+    with suppress(errors.ShareNotReady):
+        async for batch in share.walk(Order(takes=never, enters=lambda _: True)):
+            folders += batch.folders
+    if why := too_many_folders(folders, watches):
+        return Finding("inotify", f"{why}; until then scans alone find the files of {share.root}", "note")
+    return Finding("inotify", f"{folders} of max_user_watches = {watches}, max_user_instances = {instances}")
 
 
 def _nearest(path: Path) -> Path:
     """The folder itself, or the nearest above it that exists: where it would be made."""
     return next(parent for parent in (path, *path.parents) if parent.exists())
-
-
-def _inotify() -> Finding:
-    limits = []
-    for name in ("max_user_watches", "max_user_instances"):
-        try:
-            limits.append(f"{name} = {int((INOTIFY / name).read_text())}")
-        except (OSError, ValueError):
-            return Finding("inotify", "its limits cannot be read here; scans find what events miss", "note")
-    return Finding("inotify", ", ".join(limits))
 
 
 def _state(config: Config) -> Finding:

@@ -107,8 +107,8 @@ class FolderWatched(Event):
 
 
 @dataclass(frozen=True, slots=True)
-class FolderMissing(Event):
-    """A watched folder cannot be read now: nothing is inferred from that."""
+class FolderOffline(Event):
+    """A watched folder is away: its state is kept, nothing is inferred, the others go on."""
 
     level: ClassVar[Level | None] = "error"
     folder: str
@@ -116,8 +116,35 @@ class FolderMissing(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class FolderUnreadable(Event):
+    """A part of a watched folder could not be looked at: nothing is inferred from that."""
+
+    level: ClassVar[Level | None] = "warning"
+    folder: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class EventsUnavailable(Event):
+    """Events cannot be had for this folder any more: scans alone find its files."""
+
+    level: ClassVar[Level | None] = "warning"
+    folder: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class EventsMissed(Event):
+    """A scan found files that no event had told of; ``total``: since the start."""
+
+    folder: str
+    files: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
 class FolderBack(Event):
-    """A folder that was missing can be read again."""
+    """A folder that was away is there again."""
 
     folder: str
 
@@ -158,8 +185,16 @@ class FileStillChanging(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class FileHeldBack(Event):
+    """A file stands still, and yet is not complete."""
+
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class FileSettled(Event):
-    """A file has stood still for its ``settle`` time."""
+    """A file is complete, or is given up waiting for: it goes on to be judged."""
 
     path: str
     size: int
@@ -180,6 +215,24 @@ class FileKnown(Event):
 
     path: str
     record: str
+
+
+@dataclass(frozen=True, slots=True)
+class FileDuplicate(Event):
+    """The content was sent before from ``known_as``. ``decision``: ``sent`` all the same, or ``skipped``."""
+
+    path: str
+    known_as: str
+    record: str
+    decision: str
+
+
+@dataclass(frozen=True, slots=True)
+class FileRenamed(Event):
+    """The file of an upload that is under way has got another name: it goes on, and ends under that."""
+
+    path: str
+    before: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,21 +12,22 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from uploader import errors, events, files, lifecycle, selection
+from uploader import errors, events, lifecycle, selection
 from uploader.clock import Clock
+from uploader.completeness import Rules
 from uploader.config import Config, WatchConfig
 from uploader.credentials import read_password
-from uploader.files import Scan
+from uploader.files import MountedShare, Share, Shares
 from uploader.lifecycle import Step
 from uploader.log import redactor
-from uploader.model import State, Upload
+from uploader.model import Sighting, State, Upload
 from uploader.outage import Outage
-from uploader.stages import Pipes, Settled
+from uploader.stages import Pipes, Seen, Settled
 from uploader.stages.discover import Discover
 from uploader.stages.enqueue import Enqueue, chunk_size_now, upload_of
 from uploader.stages.finish import Finish
 from uploader.stages.setback import Setbacks
-from uploader.stages.settle import Settle
+from uploader.stages.settle import Candidate, Settle
 from uploader.stages.transfer import Transfer
 from uploader.stages.verify import Verify
 from uploader.store import Store
@@ -35,7 +36,6 @@ from uploader.valt import Valt
 
 PATIENCE: Final = 60.0  # s that a run which is to end waits for something that is tried again
 GROWING_PATIENCE: Final = 5  # × settle: how long such a run waits for a file that keeps changing
-DEFAULT_SETTLE: Final[float] = WatchConfig.model_fields["settle"].default
 IDLE_LOOK: Final = 0.05  # s between two looks whether everything is done
 
 Retouch = Callable[[Upload], Upload]
@@ -53,8 +53,9 @@ class House:
         environ: Mapping[str, str],
         *,
         retouch: Retouch = lambda upload: upload,
+        make_share: Callable[[str], Share] | None = None,
     ) -> None:
-        """*retouch* has the last word on a new upload: what the command line asked for."""
+        """*retouch* has the last word on a new upload: what the command line asked for. *make_share*: for tests."""
         self.config, self.store, self.clock, self.bus = config, store, clock, bus
         self._retouch = retouch
         self.pipes = Pipes(clock)
@@ -67,21 +68,52 @@ class House:
             remember=redactor.remember,
             on_answer=self.outage.answered,
         )
-        setbacks = Setbacks(config, store, self.pipes, self.outage, clock, bus)
-        self.discover = Discover(config.watch, self.pipes, clock, bus)
-        self.settle = Settle(self._settle_of, store, self.pipes, clock, bus)
-        self.enqueue = Enqueue(self._make_upload, config.upload, store, self.pipes, clock, bus)
-        self.transfer = Transfer(config.server, store, self.valt, self.outage, setbacks, self.pipes, clock, bus)
+        self.shares = Shares(make_share or self._mounted, [str(watch.path) for watch in config.watch])
+        setbacks = Setbacks(config, self.shares, store, self.pipes, self.outage, clock, bus)
+        self.discover = Discover(
+            config.watch, self.shares, store, self._is_known, self._needs_no_look, self.pipes, clock, bus
+        )
+        self.settle = Settle(self._rules_of, self.shares, store, self.pipes, clock, bus)
+        self.enqueue = Enqueue(
+            self._make_upload, self._skips_duplicates, config.upload, self.shares, store, self.pipes, clock, bus
+        )
+        self.transfer = Transfer(
+            config.server, self.shares, store, self.valt, self.outage, setbacks, self.pipes, clock, bus
+        )
         self.verify = Verify(config.upload, store, self.valt, self.outage, setbacks, self.pipes, clock, bus)
-        self.finish = Finish(store, setbacks, self.pipes, clock, bus)
+        self.finish = Finish(self.shares, store, setbacks, self.pipes, clock, bus)
         self.sweep = Sweep(store, self.valt, self.outage, clock, bus)
 
-    def _settle_of(self, root: str) -> float:
-        return next((watch.settle for watch in self.config.watch if str(watch.path) == root), DEFAULT_SETTLE)
+    def _mounted(self, root: str) -> Share:
+        return MountedShare(root, self.clock, home=self.store.homes.get(root))
+
+    def _watch_of(self, root: str) -> WatchConfig:
+        """The ``[[watch]]`` of a folder; a file that was named by hand lies in one that follows the defaults."""
+        return next((watch for watch in self.config.watch if str(watch.path) == root), WatchConfig(path=Path(root)))
+
+    def _rules_of(self, root: str) -> Rules:
+        watch = self._watch_of(root)
+        return Rules(watch.settle, watch.gate, watch.gate_timeout, watch.rescan, watch.done_marker)
+
+    def _skips_duplicates(self, path: str) -> bool:
+        watch = selection.owner(self.config.watch, path)
+        return watch is not None and watch.on_duplicate == "skip"
+
+    def _is_known(self, path: str) -> bool:
+        """True when anything is known of *path*: waited for, on its way, or sent."""
+        known = self.store.upload_at(path) is not None or path in self.settle.candidates
+        return known or self.store.ledger.has(path)
+
+    def _needs_no_look(self, path: str) -> bool:
+        """True when a scan may pass over the inode of *path*. Asked from the threads of shares."""
+        upload = self.store.upload_at(path)
+        if upload is not None:
+            return upload.state is not State.PARKED
+        return path not in self.settle.candidates and self.store.ledger.has(path)
 
     def _make_upload(self, settled: Settled) -> Upload:
         chunk_size = chunk_size_now(self.config.upload, self.store.learnt, now=self.clock.now())
-        fallback = WatchConfig(path=Path(settled.root))
+        fallback = self._watch_of(settled.root)
         upload, warning = upload_of(settled, self.config.watch, chunk_size, fallback=fallback)
         if warning is not None:
             self.bus.publish(events.MappingFellBack(settled.path, warning))
@@ -162,9 +194,9 @@ class House:
     def _works(self, only: Collection[str] | None) -> bool:
         if self.outage.wait > PATIENCE:
             return False
-        if self.settle.busy or self.transfer.active or not (self.pipes.scans.empty() and self.enqueue.idle):
+        if self.settle.busy or self.transfer.active or not (self.pipes.seen.empty() and self.enqueue.idle):
             return True
-        if any(self._will_settle(candidate.found_at, candidate.settle) for candidate in self.settle.candidates()):
+        if any(self._will_settle(candidate) for candidate in tuple(self.settle.candidates.values())):
             return True
         now = self.clock.now()
         uploads = (upload for upload in self.store.uploads.values() if only is None or upload.path in only)
@@ -173,13 +205,24 @@ class House:
             orphan.next_look - now <= PATIENCE for orphan in orphans
         )
 
-    def _will_settle(self, found_at: float, settle: float) -> bool:
-        return self.clock.monotonic() - found_at <= max(PATIENCE, GROWING_PATIENCE * settle)
+    def _will_settle(self, candidate: Candidate) -> bool:
+        settle = self._rules_of(candidate.sighting.root).settle
+        return candidate.soon and self.clock.monotonic() - candidate.found_at <= max(
+            PATIENCE, GROWING_PATIENCE * settle
+        )
 
     # The operator's hand
 
     async def release(self, path: str) -> bool:
-        """Let a parked or waiting upload go on now, its failures forgotten. False when there is none."""
+        """Let a parked or waiting upload go on now, its failures forgotten. False when there is none.
+
+        Of a watched folder: take it as it is now, although another share stood there before.
+        """
+        if path in {str(watch.path) for watch in self.config.watch}:
+            self.shares.of(path).accept()
+            self.store.drop_home(path)
+            await self.store.commit()
+            return True
         upload = self.store.uploads.get(path)
         if upload is None:
             return False
@@ -211,6 +254,10 @@ def released(upload: Upload) -> Upload:
 
 async def release_stored(store: Store, path: str) -> bool:
     """``House.release`` with the daemon stopped: it goes on at the next start."""
+    if path in store.homes:
+        store.drop_home(path)
+        await store.commit()
+        return True
     upload = store.uploads.get(path)
     if upload is None:
         return False
@@ -240,7 +287,7 @@ async def offer(house: House, paths: Sequence[str]) -> None:
     for path in paths:
         watch = selection.owner(house.config.watch, path)
         root = str(watch.path) if watch is not None else str(Path(path).parent)
-        sighting = await asyncio.to_thread(files.look, path, root)
-        if sighting is None:
-            raise errors.NotAFile(f"{path}: {await asyncio.to_thread(files.kind_of, path)}, not a file to send")
-        house.pipes.scans.put_nowait(Scan(root, (sighting,), whole=False))
+        ((_, seen),) = await house.shares.of(root).look([path])
+        if not isinstance(seen, Sighting):
+            raise errors.NotAFile(f"{path}: {seen}, not a file to send")
+        await house.pipes.seen.put(Seen(root, (seen,)))

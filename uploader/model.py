@@ -47,6 +47,23 @@ class Identity:
 
 
 @dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What a file was at one moment. All of it must stand still before the file counts as complete."""
+
+    identity: Identity
+    ctime_ns: int
+    inode: tuple[int, int]  # device, inode
+
+
+@dataclass(frozen=True, slots=True)
+class Closeness:
+    """What speaks against a file that stands still. ``unfinished``: what its container lacks, empty when nothing."""
+
+    writer: bool = False  # somebody on this host has it open for writing
+    unfinished: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Sighting:
     """One look at one file of a watched folder: a name and what its inode said, nothing read."""
 
@@ -88,7 +105,14 @@ class Trouble:
     reason: str
     turn: Turn
     attempts: int = 0  # failures in a row that count against this file
+    not_ready: int = 0  # times in a row that its disk or share said "not yet": they count against nobody
+    must_change: bool = False  # that the file is there is not enough: its content must be another
     next_try: float | None = None  # None: only by hand, or when the file changes
+
+    @property
+    def waits_for_file(self) -> bool:
+        """True when it goes on as soon as the file is there again."""
+        return self.turn is Turn.FILE and not self.must_change
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +134,8 @@ class Upload:
     doubt_end: int | None = None  # IN_DOUBT: first byte after the chunk whose answer is not known
     doubt_digest: str = ""  # IN_DOUBT: what ``digest`` becomes if that chunk has landed
     intent_at: float | None = None  # by the server's clock: its record cannot be older than this
+    inode: tuple[int, ...] | None = None  # device, inode of the file that was sent
+    renamed_to: str | None = None  # the name that the file was given while it was being sent
     doubt_at: float | None = None  # since when its answer has been missing
     begun_at: float | None = None
     sent_at: float | None = None
@@ -117,6 +143,11 @@ class Upload:
     restarts: int = 0  # records begun before this one
     trouble: Trouble | None = None
     parked_from: State | None = None  # PARKED: where ``release`` leads back to
+
+    @property
+    def where(self) -> str:
+        """The path at which its file is to be found now."""
+        return self.renamed_to or self.path
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +160,25 @@ class Orphan:
     since: float
     next_look: float
     landed: bool = False  # it holds a video after all: ours to report, never to delete
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """Where a watched folder lies, so that it is known again: after a restart, a re-mount, under another mount table.
+
+    ``inner`` is its place inside its file system, which is the same whether that is seen through one mount or
+    another. ``source`` is empty for local disks, whose device names change from boot to boot. ``marker`` is what
+    our marker file says, on network mounts where it could be made.
+    """
+
+    root: str  # the watched folder, as configured
+    fstype: str
+    source: str
+    inner: str
+    marker: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.fstype} {self.source or self.inner}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from uploader import files, selection
 from uploader.config import PASSWORD_VARIABLE, Config
 from uploader.credentials import password_source
 from uploader.model import Learnt, Orphan, State, Turn, Upload, shown
+from uploader.stages.discover import Tally
 from uploader.stages.settle import Candidate
 from uploader.store.ledger import Known as Sent
 from uploader.units import format_bytes, format_duration
@@ -39,6 +40,7 @@ class Known:
     learnt: Learnt
     done: int
     settling: Iterable[Candidate] = ()
+    folders: Iterable[Tally] = ()
     outage: float = 0.0  # seconds until the server is called again
     outage_reason: str = ""  # why it is not called now
     process: int | None = None  # of the daemon; None: it is stopped
@@ -79,12 +81,27 @@ def status(config: Config, known: Known, now: float) -> dict[str, Any]:
             **{state.value: counts.get(state.value, 0) for state in State if state is not State.DONE},
             "done": known.done,
         },
+        "folders": [_folder(tally) for tally in known.folders],
         "uploads": [_upload(upload, now) for upload in uploads],
         "settling": settling,
         "orphans": [
             {"record": orphan.record, "path": orphan.path, "landed": orphan.landed} for orphan in known.orphans
         ],
         "warnings": known.warnings,
+    }
+
+
+def _folder(tally: Tally) -> dict[str, Any]:
+    return {
+        "path": tally.folder,
+        "mode": tally.mode or None,
+        "offline": tally.away or None,
+        "unreadable": tally.unreadable or None,
+        "scans": tally.scans,
+        "last_scan": None if tally.scanned_at is None else iso(tally.scanned_at),
+        "folders": tally.folders,
+        "names": tally.names,
+        "missed_by_events": tally.missed,
     }
 
 
@@ -143,6 +160,7 @@ def status_lines(document: Mapping[str, Any]) -> list[str]:
         f"daemon   {'stopped' if daemon is None else 'running, process ' + str(daemon['pid'])}",
         f"files    {one_line(document)}",
     ]
+    lines += [line for row in document["folders"] for line in _folder_lines(row)]
     lines += [f"warning  {text}" for text in document["warnings"]]
     if document["outage"] is not None:
         lines.append(f"waits    {document['outage_reason']}")
@@ -158,6 +176,18 @@ def status_lines(document: Mapping[str, Any]) -> list[str]:
     for row in document["orphans"]:
         what = "holds a video: a person must decide" if row["landed"] else "is cleared away by itself"
         lines.append(f"\nrecord {row['record']} was given up for {shown(row['path'])}\n  {what}")
+    return lines
+
+
+def _folder_lines(row: Mapping[str, Any]) -> list[str]:
+    if row["offline"]:
+        return [f"folder   {shown(row['path'])}: OFFLINE, nothing is inferred from that", f"         {row['offline']}"]
+    lines = [f"folder   {shown(row['path'])}: {row['mode'] or 'not looked at yet'}"]
+    if row["last_scan"]:
+        missed = f", {row['missed_by_events']} found that no event had told of" if row["missed_by_events"] else ""
+        lines.append(f"         {row['names']} names in {row['folders']} folders at {row['last_scan']}{missed}")
+    if row["unreadable"]:
+        lines.append(f"         cannot be looked at: {row['unreadable']}")
     return lines
 
 

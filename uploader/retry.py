@@ -8,7 +8,7 @@ with it, while ours must survive kill -9 and hold no worker (docs/decisions.md).
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from enum import StrEnum
@@ -59,6 +59,7 @@ class History:
     """What has happened to this upload so far."""
 
     attempts: int = 0  # failures in a row that count
+    not_ready: int = 0  # times in a row that its disk or share was not ready
     restarts: int = 0
     chunk_size: int = 0  # bytes; 0: the whole file as one range
     size: int = 0
@@ -79,8 +80,9 @@ def decide(error: errors.UploaderError, history: History, uniform: Uniform) -> N
     if isinstance(error, errors.StillInDoubt):
         return Next(Action.TRY_AGAIN, _trouble(error, history.attempts), error.wait)
     if isinstance(error, errors.ShareNotReady):
-        # Nobody's verdict on the file: ever more rarely, but never given up.
-        return Next(Action.TRY_AGAIN, _trouble(error, history.attempts + 1), backoff(history.attempts + 3, uniform))
+        # Nobody's verdict on the file: ever more rarely, but never given up, and never a failure of the file's own.
+        trouble = replace(_trouble(error, history.attempts), not_ready=history.not_ready + 1)
+        return Next(Action.TRY_AGAIN, trouble, backoff(history.not_ready + 3, uniform))
     if isinstance(error, errors.ServerRefused):
         tries = REFUSED_TRIES if error.passing else 1
         return _again_or_park(error, history, uniform, tries=tries)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 
 import click
@@ -17,9 +17,11 @@ import click
 from uploader import control, custody, doctor, errors, events, report
 from uploader.cli.common import absolute, cli, clock, config_option, load_config, open_store
 from uploader.config import Config
+from uploader.files import MountedShare, Shares
 from uploader.house import forget, release_stored
 from uploader.log import redactor
-from uploader.model import Learnt, shown
+from uploader.model import Home, Learnt, shown
+from uploader.stages.discover import Tally, glance
 from uploader.store import Ledger, Store
 from uploader.store.codec import Unreadable
 from uploader.store.disk import StateFolder
@@ -47,7 +49,7 @@ def _stored(config: Config) -> tuple[report.Known, Ledger | None]:
     """Read what is known with the daemon stopped; before the first start that is nothing."""
     warnings = report.standing_warnings(config, os.environ)
     if not config.state.dir.exists():
-        return report.Known((), (), Learnt(), 0, warnings=warnings), None
+        return report.Known((), (), Learnt(), 0, folders=_glance(config, {}), warnings=warnings), None
     disk = StateFolder(config.state.dir, lock=False)
     try:
         saved, ledger = peek(disk), Ledger(disk, repair=False)
@@ -55,7 +57,14 @@ def _stored(config: Config) -> tuple[report.Known, Ledger | None]:
         raise errors.StateUnusable(f"{config.state.dir / NAME}: {error}", hint=custody.PUT_BACK) from None
     finally:
         disk.close()
-    return report.Known(saved.uploads, saved.orphans, saved.learnt, ledger.count, warnings=warnings), ledger
+    folders = _glance(config, {home.root: home for home in saved.homes})
+    known = report.Known(saved.uploads, saved.orphans, saved.learnt, ledger.count, folders=folders, warnings=warnings)
+    return known, ledger
+
+
+def _glance(config: Config, homes: Mapping[str, Home]) -> list[Tally]:
+    shares = Shares(lambda root: MountedShare(root, clock, home=homes.get(root)))
+    return asyncio.run(glance(config.watch, shares))
 
 
 @cli.command()

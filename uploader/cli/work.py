@@ -72,7 +72,7 @@ def once(file: Path | None) -> int:
                 house, lambda stop: house.run_to_end(lambda house: house.discover.scan_all(), stop)
             )
             unfinished = {upload.path: _why(upload) for upload in store.uploads.values()}
-            settling = {one.sighting.path: f"not sent yet: {one.reason}" for one in house.settle.candidates()}
+            settling = {one.sighting.path: f"not sent yet: {one.reason}" for one in house.settle.candidates.values()}
             waiting = settling | unfinished
             text = f"{store.ledger.count - before} uploaded now, {len(waiting)} not ready"
             click.echo(text if whole else f"{text}; ended by a signal before everything was looked at")

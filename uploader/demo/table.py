@@ -6,6 +6,7 @@ The judgement is pure. Must never take anybody's word: checksums are taken here,
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from uploader import events, files
+from uploader import events
 from uploader.simulator import RecordView
 
 DIGITS: Final = 12  # of a checksum's 64 that are shown; all are compared
@@ -41,15 +42,20 @@ async def compare(
     by_id = {record.id: record for record in records}
 
     def row(path: str, name: str) -> Row:
-        size, here = Path(path).stat().st_size, files.sha256_of(path)
+        size, here = Path(path).stat().st_size, _sha256(path)
         end = finished.get(path)
         if end is None:
             return Row(name, size, here)
         held = by_id.get(end.record)
-        there = files.sha256_of(str(held.path)) if held is not None and held.path.exists() else None
+        there = _sha256(str(held.path)) if held is not None and held.path.exists() else None
         return Row(name, size, here, end.record, there, end.seconds)
 
     return [await asyncio.to_thread(row, path, name) for path, name in names.items()]
+
+
+def _sha256(path: str) -> str:
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def what_is_wrong(rows: Sequence[Row], records: Sequence[RecordView], log_ins: int, restarts: int) -> list[str]:

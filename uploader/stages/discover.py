@@ -1,158 +1,334 @@
 """Stage 1: find the files. Events hurry us, a periodic scan decides.
 
 Must never judge whether a file is complete, nor follow a link out of a folder. An event is only a reason to look;
-what is missed by the source of events (and much is: docs/architecture.md) the next scan finds. A folder that
-cannot be read is not an empty folder: nothing is inferred from it.
+what is missed by the source of events (and much is: docs/architecture.md) the next scan finds. A share that is away is
+not an empty folder: nothing is inferred from it, and the others go on.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from watchfiles import Change, awatch
 
-from uploader import events, files, selection
+from uploader import errors, events, selection
+from uploader.agenda import either
 from uploader.clock import Clock
 from uploader.config import WatchConfig
-from uploader.files import Scan
-from uploader.stages import Pipes
+from uploader.files import Mode, Order, Share, Shares
+from uploader.files.mounts import inotify_limit, mode_for, out_of_inotify, too_many_folders
+from uploader.files.walk import never
+from uploader.model import Sighting
+from uploader.stages import Pipes, Seen
+from uploader.store import Store
 
 DEBOUNCE: Final = 200  # ms that a burst of events is gathered
 WATCHER_PAUSE: Final = (1.0, 60.0)  # s before a failed source of events is started again, doubling
+COVER: Final = 2.0  # s after a source of events was started: a scan covers for what came before it listened
+AWAY_LOOK: Final = 15.0  # s, at most, between two looks whether a share that is away is back
+DEEP_EVERY: Final = 10  # scans: one in so many looks at every inode, the others at names that are not known
+LOOKS: Final = 200  # paths named by events that one call looks at
+
+Judge = Callable[[str], bool]
+
+
+@dataclass(slots=True)
+class Tally:
+    """What is known of a watched folder: for status, page and metrics."""
+
+    folder: str
+    mode: str = ""
+    away: str = ""  # why it is not looked at; empty when it is
+    unreadable: str = ""  # what of it could not be read at the last scan
+    scans: int = 0
+    folders: int = 0  # at the last scan
+    names: int = 0
+    scanned_at: float | None = None  # Unix seconds
+    missed: int = 0  # files that a scan found and no event had told of
 
 
 class Discover:
     """Looks at every watched folder, each in a task of its own."""
 
-    def __init__(self, watches: Sequence[WatchConfig], pipes: Pipes, clock: Clock, bus: events.Bus) -> None:
-        self._watches, self._pipes, self._clock, self._bus = watches, pipes, clock, bus
-        self._ignored: set[str] = set()
-        self._missing: set[str] = set()
+    def __init__(
+        self,
+        watches: Sequence[WatchConfig],
+        shares: Shares,
+        store: Store,
+        known: Judge,
+        passes: Judge,
+        pipes: Pipes,
+        clock: Clock,
+        bus: events.Bus,
+    ) -> None:
+        """*known*: whether anything is known of a path. *passes*: whether a scan may pass over its inode."""
+        self._folders = [Folder(watch, watches, shares, store, known, passes, pipes, clock, bus) for watch in watches]
+
+    def tallies(self) -> list[Tally]:
+        """How each watched folder stands."""
+        return [folder.tally for folder in self._folders]
 
     async def run(self) -> None:
         """Watch all folders until cancelled."""
         async with asyncio.TaskGroup() as group:
-            for watch in self._watches:
-                group.create_task(_Folder(self, watch, self._clock, self._bus).run(), name=f"discover {watch.path}")
+            for folder in self._folders:
+                group.create_task(folder.run(), name=f"discover {folder.tally.folder}")
 
     async def scan_all(self) -> None:
-        """Scan every folder once."""
-        for watch in self._watches:
-            await self.scan(watch)
-
-    async def scan(self, watch: WatchConfig, start: str = "") -> bool:
-        """Scan a folder (from *start*, a path below it) and pass on what was seen. False when it was not readable."""
-        root = str(watch.path)
-
-        def takes(relpath: str) -> bool:
-            return selection.owner(self._watches, f"{root}/{relpath}") is watch
-
-        def enters(relpath: str) -> bool:
-            return selection.enters(watch, relpath)
-
-        scan = await asyncio.to_thread(files.scan, root, takes=takes, enters=enters, start=start)
-        self._pass_on(scan)
-        return scan.problem is None
-
-    async def look(self, watch: WatchConfig, paths: Sequence[str]) -> None:
-        """Look at what events named: a file alone, a folder with all below it."""
-        root, sightings = str(watch.path), []
-        for path in paths:
-            relpath = selection.relative(root, path)
-            if relpath is None:
-                continue
-            kind = await asyncio.to_thread(files.kind_of, path)
-            if kind == "folder" and selection.enters(watch, relpath):
-                await self.scan(watch, relpath)
-            elif kind == "file" and selection.owner(self._watches, path) is watch:
-                seen = await asyncio.to_thread(files.look, path, root)
-                sightings += [seen] if seen else []
-        if sightings:
-            self._pass_on(Scan(root, tuple(sightings), whole=False))
-
-    def _pass_on(self, scan: Scan) -> None:
-        for path, kind in scan.irregular:
-            if path not in self._ignored:
-                self._ignored.add(path)
-                self._bus.publish(events.FileIgnored(path, f"it is no regular file but a {kind}"))
-        if scan.problem is not None and scan.root not in self._missing:
-            self._missing.add(scan.root)
-            self._bus.publish(events.FolderMissing(scan.root, scan.problem))
-        elif scan.problem is None and scan.whole and scan.root in self._missing:
-            self._missing.discard(scan.root)
-            self._bus.publish(events.FolderBack(scan.root))
-        self._pipes.scans.put_nowait(scan)
+        """Look at every inode of every folder once."""
+        for folder in self._folders:
+            await folder.scan_once()
 
 
-class _Folder:
+async def glance(watches: Sequence[WatchConfig], shares: Shares) -> list[Tally]:
+    """Say how each folder stands and would be watched, without looking into it: while no daemon runs."""
+    tallies = []
+    for watch in watches:
+        standing = await shares.of(str(watch.path)).check()
+        tallies.append(Tally(str(watch.path), str(mode_for(watch.mode, standing.mount)), standing.away))
+    return tallies
+
+
+class Folder:
     """One watched folder: scans it when it is time, and looks at once where an event points."""
 
-    def __init__(self, discover: Discover, watch: WatchConfig, clock: Clock, bus: events.Bus) -> None:
-        self._discover, self._watch, self._clock, self._bus = discover, watch, clock, bus
+    def __init__(
+        self,
+        watch: WatchConfig,
+        watches: Sequence[WatchConfig],
+        shares: Shares,
+        store: Store,
+        known: Judge,
+        passes: Judge,
+        pipes: Pipes,
+        clock: Clock,
+        bus: events.Bus,
+    ) -> None:
+        self._watch, self._watches, self._root = watch, watches, str(watch.path)
+        self._share: Share = shares.of(self._root)
+        self._store, self._known, self._passes, self._pipes = store, known, passes, pipes
+        self._clock, self._bus = clock, bus
+        self.tally = Tally(self._root)
+        self._mode: Mode | None = None
         self._hints: set[str] = set()
         self._hurry = asyncio.Event()
         self._scan_now = False
-        self._root: tuple[int, int] | None = None  # device and inode: another folder may come to stand here
+        self._deep = True  # the next scan looks at every inode
+        self._suspects: set[str] = set()  # found by the last scan; unless an event still tells of them, it missed them
+        self._trusted = self._cover_due = False  # whether events must have told of what is new; see ``_cover``
+        self._ignored: set[str] = set()
+        self._scanning = asyncio.Lock()
         self._stop_watcher = asyncio.Event()
+        self._listens = asyncio.Event()  # set while events are wanted
 
     async def run(self) -> None:
-        watched = self._watch.mode != "poll"
-        mode = "events and scans" if watched else "scans"
-        self._bus.publish(events.FolderWatched(str(self._watch.path), mode, self._watch.rescan))
+        """Scan and listen until cancelled."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._decide())
-            if watched:
-                group.create_task(self._listen())
+            group.create_task(self._listen())
+
+    async def scan_once(self) -> None:
+        """Look at every inode once, if the share is there."""
+        if await self._at_home():
+            self._deep = True
+            await self._scan()
 
     async def _decide(self) -> None:
-        """Scan, then look at hints until the next scan is due."""
+        """Scan when it is due; between scans look at hints."""
         while True:
             self._scan_now = False
-            await self._notice_another_root()
-            await self._discover.scan(self._watch)
-            next_scan = self._clock.monotonic() + self._watch.rescan
+            if at_home := await self._at_home():
+                await self._scan()
+            pause = self._watch.rescan if at_home else min(AWAY_LOOK, self._watch.rescan)
+            next_scan = self._clock.monotonic() + pause
             while not self._scan_now and (wait := next_scan - self._clock.monotonic()) > 0:
-                await self._hurried_or(wait)
+                if not self._hints:
+                    await either(self._hurry, self._clock, wait)
                 hints, self._hints = self._hints, set()
-                if hints and not self._scan_now:
-                    await self._discover.look(self._watch, sorted(hints))
+                if hints and at_home:
+                    await self._look(sorted(hints))
 
-    async def _hurried_or(self, wait: float) -> None:
-        """Return when an event came, or after *wait* seconds."""
-        waiters = {asyncio.ensure_future(self._hurry.wait()), asyncio.ensure_future(self._clock.sleep(wait))}
-        try:
-            await asyncio.wait(waiters, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for waiter in waiters:
-                waiter.cancel()
-        self._hurry.clear()
+    # The share
 
-    async def _notice_another_root(self) -> None:
-        """Start the watcher anew when another folder stands at this path: inotify keeps to the old one, silently."""
-        root = await asyncio.to_thread(files.folder_id, str(self._watch.path))
-        if self._root is not None and root != self._root:
+    async def _at_home(self) -> bool:
+        """Look whether the share is there, and choose how it is watched. Says once when that changes."""
+        was_away, standing = self.tally.away, await self._share.check()
+        self.tally.away = standing.away
+        if standing.away:
+            if not was_away:
+                self._bus.publish(events.FolderOffline(self._root, standing.away))
+            self._stop_listening()
+            return False
+        if was_away:
+            self._bus.publish(events.FolderBack(self._root))
+            self._wake_uploads()
+        if was_away or standing.renewed:  # another inode: the source of events keeps to the old one, silently
             self._stop_watcher.set()
-        self._root = root
+            self._deep = True
+        mode = mode_for(self._watch.mode, standing.mount)
+        if self._mode is None or was_away:
+            self._choose(mode)
+        return True
+
+    def _wake_uploads(self) -> None:
+        """Let uploads that wait for this share go on now that it is back."""
+        for upload in self._store.uploads.values():
+            if upload.root == self._root and upload.trouble is not None and upload.trouble.not_ready:
+                self._pipes.again.put(upload.path)
+
+    def _choose(self, mode: Mode) -> None:
+        if str(mode) != self.tally.mode:
+            self._mode, self.tally.mode = mode, str(mode)
+            self._bus.publish(events.FolderWatched(self._root, str(mode), self._watch.rescan))
+        else:
+            self._mode = mode
+
+    def _fall_back(self, why: str) -> None:
+        """Go on without events: they would tell of a part only, and not say of which."""
+        self._stop_listening()
+        self._bus.publish(events.EventsUnavailable(self._root, why))
+        self._choose(Mode(events=False, why=why))
+
+    def _stop_listening(self) -> None:
+        self._listens.clear()
+        self._trusted = False
+        self._stop_watcher.set()
+
+    # The scan
+
+    async def _scan(self) -> None:
+        """Walk through the folder and pass on what was seen; one walk at a time."""
+        async with self._scanning:
+            await self._walk_through()
+
+    async def _walk_through(self) -> None:
+        deep, cover = self._deep or self.tally.scans % DEEP_EVERY == 0, self._cover_due
+        missed, self._suspects, self._deep = len(self._suspects), set(), False
+        folders, names, unreadable = 0, 0, ""
+        try:
+            async for batch in self._share.walk(self._order(passes=never if deep else self._passes_below)):
+                folders, names = folders + batch.folders, names + batch.names
+                self._ignore(batch.irregular)
+                self._suspect(batch.sightings)
+                await self._pass_on(batch.sightings)
+        except errors.ShareNotReady as error:
+            unreadable = str(error)
+        self._count(folders, names, missed)
+        self._tell_unreadable(unreadable)
+        if cover:
+            self._cover_due, self._trusted = False, True
+        if unreadable:
+            return
+        if names and (home := await self._share.settle_home()) is not None:
+            self._store.put_home(home)
+            await self._store.commit()
+        self._wake_listener(folders)
+
+    def _order(self, *, passes: Judge = never, start: str = "") -> Order:
+        def takes(relpath: str) -> bool:
+            return selection.owner(self._watches, f"{self._root}/{relpath}") is self._watch
+
+        def enters(relpath: str) -> bool:
+            return selection.enters(self._watch, relpath)
+
+        return Order(takes, enters, passes, start)
+
+    def _passes_below(self, relpath: str) -> bool:
+        return self._passes(f"{self._root}/{relpath}")
+
+    def _suspect(self, sightings: Sequence[Sighting]) -> None:
+        """Note what no event has told of, though events are listened to."""
+        if self._trusted:
+            self._suspects.update(seen.path for seen in sightings if not self._known(seen.path))
+
+    def _count(self, folders: int, names: int, missed: int) -> None:
+        self.tally.scans, self.tally.folders, self.tally.names = self.tally.scans + 1, folders, names
+        self.tally.scanned_at = self._clock.now()
+        if missed:
+            self.tally.missed += missed
+            self._bus.publish(events.EventsMissed(self._root, missed, self.tally.missed))
+
+    def _tell_unreadable(self, why: str) -> None:
+        """Say once that a part of the folder cannot be read."""
+        if why and why != self.tally.unreadable:
+            self._bus.publish(events.FolderUnreadable(self._root, why))
+        self.tally.unreadable = why
+
+    def _ignore(self, irregular: Sequence[tuple[str, str]]) -> None:
+        for path, what in irregular:
+            if path not in self._ignored:
+                self._ignored.add(path)
+                self._bus.publish(events.FileIgnored(path, f"it is no regular file but a {what}"))
+
+    async def _pass_on(self, sightings: Sequence[Sighting]) -> None:
+        if sightings:
+            await self._pipes.seen.put(Seen(self._root, tuple(sightings)))
+
+    # Events
+
+    async def _look(self, paths: Sequence[str]) -> None:
+        """Look at what events named: a file alone, a folder with all below it."""
+        self._suspects.difference_update(paths)
+        try:
+            for some in _slices([path for path in paths if selection.relative(self._root, path) is not None], LOOKS):
+                seen = await self._share.look(some)
+                files = [what for _, what in seen if isinstance(what, Sighting)]
+                await self._pass_on([one for one in files if selection.owner(self._watches, one.path) is self._watch])
+                for path in (path for path, what in seen if what == "folder"):
+                    await self._look_into(path)
+        except errors.ShareNotReady:
+            self._scan_now = True  # which says why
+
+    async def _look_into(self, path: str) -> None:
+        """Walk through a folder that an event named: of what was made in it meanwhile nothing is told."""
+        relpath = selection.relative(self._root, path) or ""
+        if selection.enters(self._watch, relpath):
+            async for batch in self._share.walk(self._order(start=relpath)):
+                await self._pass_on(batch.sightings)
+
+    def _wake_listener(self, folders: int) -> None:
+        """Begin to listen, once it is known that inotify has room for the folder; stop when it has no more."""
+        if self._mode is None or not self._mode.events:
+            return
+        if why := too_many_folders(folders, inotify_limit("max_user_watches")):
+            self._fall_back(why)
+        else:
+            self._listens.set()
 
     async def _listen(self) -> None:
         """Gather events as hints; whatever the watcher raises, it is started again and a scan covers for it."""
         pause, longest = WATCHER_PAUSE
         while True:
+            await self._listens.wait()
             try:
                 await self._gather()
                 pause = WATCHER_PAUSE[0]
             except Exception as error:  # noqa: BLE001 - its native part raises at will: RuntimeError, groups, OSError
-                if await asyncio.to_thread(files.folder_id, str(self._watch.path)) is not None:  # the scan says that
-                    self._bus.publish(events.WatcherRestarted(str(self._watch.path), _words(error)))
+                words = _words(error)
+                if why := out_of_inotify(words):
+                    self._fall_back(why)
+                    continue
+                if not (await self._share.check()).away:  # else the scan says that
+                    self._bus.publish(events.WatcherRestarted(self._root, words))
                 await self._clock.sleep(pause)
                 pause = min(longest, 2 * pause)
-            self._scan_now = True
-            self._hurry.set()
+            self._scan_soon()
+
+    def _scan_soon(self) -> None:
+        self._scan_now = self._deep = True
+        self._call_to_look()
+
+    def _call_to_look(self) -> None:
+        hurry, self._hurry = self._hurry, asyncio.Event()
+        hurry.set()
 
     async def _gather(self) -> None:
         self._stop_watcher = asyncio.Event()
+        self._trusted = self._cover_due = False
+        cover = asyncio.ensure_future(self._cover())
         changes = awatch(
             self._watch.path,
             watch_filter=None,  # its default drops names that are recordings to us
@@ -161,12 +337,25 @@ class _Folder:
             recursive=self._watch.recursive,
             ignore_permission_denied=True,
         )
-        async for batch in changes:
-            self._hints.update(path for _, path in batch)
-            self._hurry.set()
-            if (Change.deleted, str(self._watch.path)) in batch:
-                # Of what comes to stand here next inotify tells nothing, though it may well have the same inode.
-                self._stop_watcher.set()
+        try:
+            async for batch in changes:
+                self._hints.update(path for _, path in batch)
+                self._call_to_look()
+                if (Change.deleted, self._root) in batch:
+                    # Of what comes to stand here next inotify tells nothing, though it may well have the same inode.
+                    self._stop_watcher.set()
+        finally:
+            cover.cancel()
+
+    async def _cover(self) -> None:
+        """Scan once for what came before the source of events had begun; it does not tell when it has."""
+        await self._clock.sleep(COVER)
+        self._scan_now = self._cover_due = True
+        self._call_to_look()
+
+
+def _slices(paths: Sequence[str], size: int) -> Iterator[Sequence[str]]:
+    return (paths[start : start + size] for start in range(0, len(paths), size))
 
 
 def _words(error: BaseException) -> str:

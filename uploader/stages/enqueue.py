@@ -13,9 +13,10 @@ from enum import StrEnum
 from itertools import count
 from typing import Final
 
-from uploader import errors, events, files, lifecycle, mapping, retry, selection
+from uploader import errors, events, lifecycle, mapping, retry, selection
 from uploader.clock import Clock
 from uploader.config import UploadConfig, WatchConfig
+from uploader.files import Shares
 from uploader.lifecycle import Step
 from uploader.log import get_logger
 from uploader.model import Learnt, State, Trouble, Turn, Upload
@@ -43,8 +44,8 @@ def judge(upload: Upload | None, settled: Settled) -> Verdict:
         return Verdict.NEW
     waits = upload.state is State.PARKED
     if upload.identity == settled.identity:
-        waits_for_file = waits and upload.trouble is not None and upload.trouble.turn is Turn.FILE
-        return Verdict.BACK if waits_for_file and settled.identity.size else Verdict.KNOWN
+        waits_for_file = waits and upload.trouble is not None and upload.trouble.waits_for_file
+        return Verdict.BACK if waits_for_file else Verdict.KNOWN
     landed = State.VERIFYING, State.FINISHING
     if upload.state is State.QUEUED or (waits and upload.parked_from not in landed):
         return Verdict.CHANGED
@@ -58,9 +59,19 @@ class Enqueue:
     """Decides what is sent, and in which order."""
 
     def __init__(
-        self, make_upload: Mapper, config: UploadConfig, store: Store, pipes: Pipes, clock: Clock, bus: events.Bus
+        self,
+        make_upload: Mapper,
+        skips_duplicates: Callable[[str], bool],
+        config: UploadConfig,
+        shares: Shares,
+        store: Store,
+        pipes: Pipes,
+        clock: Clock,
+        bus: events.Bus,
     ) -> None:
-        self._make_upload, self._config, self._store, self._pipes = make_upload, config, store, pipes
+        """*skips_duplicates*: whether content that was sent under another name is not sent again from this path."""
+        self._make_upload, self._skips_duplicates, self._config = make_upload, skips_duplicates, config
+        self._shares, self._store, self._pipes = shares, store, pipes
         self._clock, self._bus = clock, bus
         self._number = count()
         self._busy = 0
@@ -114,10 +125,11 @@ class Enqueue:
 
     async def admit(self, settled: Settled) -> None:
         """Put a settled file on the queue, unless there is nothing to send. Raises our errors."""
-        upload = self._store.uploads.get(settled.path)
+        upload = self._store.upload_at(settled.path)
         verdict = judge(upload, settled)
         if upload is None:
-            if not await self._was_sent(settled):
+            known = await self._was_sent(settled) or await self._is_renamed(settled) or await self._is_skipped(settled)
+            if not known:
                 await self._enqueue_new(settled)
         elif verdict is Verdict.BACK:
             await self.go_on(upload)
@@ -134,16 +146,46 @@ class Enqueue:
         if known is None:
             return False
         # Equal ends prove nothing about the middle, and a recording cannot be made again: read it once.
-        if await asyncio.to_thread(files.sha256_of, settled.path) != known.sha256:
+        if await self._shares.of(settled.root).sha256(settled.path) != known.sha256:
             return False
         self._store.ledger.touch(settled.path, known, settled.identity.mtime_ns)
         self._bus.publish(events.FileKnown(settled.path, known.record))
         return True
 
+    async def _is_renamed(self, settled: Settled) -> bool:
+        """True when this is the file of an upload under way, under a new name: it goes on, and ends under that one."""
+        for upload in tuple(self._store.begun.values()):
+            if upload.identity != settled.identity or upload.root != settled.root:
+                continue
+            ((_, what),) = await self._shares.of(upload.root).look([upload.where])
+            current = self._store.uploads.get(upload.path)
+            if what != "missing" or current is None or current.ids is None:
+                continue  # it is still there under its own name, or has ended meanwhile
+            renamed = await self._store.save(replace(current, renamed_to=settled.path))
+            self._bus.publish(events.FileRenamed(settled.path, upload.where))
+            if renamed.state is State.PARKED and renamed.trouble is not None and renamed.trouble.waits_for_file:
+                await self.go_on(renamed)
+            return True
+        return False
+
+    async def _is_skipped(self, settled: Settled) -> bool:
+        """True when the same content was sent under another name, and that is enough here."""
+        known = self._store.ledger.alike_elsewhere(settled.path, settled.identity)
+        if known is None:
+            return False
+        if not self._skips_duplicates(settled.path):
+            self._bus.publish(events.FileDuplicate(settled.path, known.path, known.record, "sent"))
+            return False
+        if await self._shares.of(settled.root).sha256(settled.path) != known.sha256:
+            return False  # equal ends prove nothing about the middle
+        self._store.ledger.touch(settled.path, known, settled.identity.mtime_ns)
+        self._bus.publish(events.FileDuplicate(settled.path, known.path, known.record, "skipped"))
+        return True
+
     async def _enqueue_new(self, settled: Settled) -> None:
         upload = self._make_upload(settled)
-        if settled.identity.size == 0:
-            trouble = Trouble("the file is empty; it is sent when it has content", Turn.FILE)
+        if settled.unplayable:
+            trouble = Trouble(settled.unplayable, Turn.FILE, must_change=True)
             await self._store.save(lifecycle.park(upload, trouble))
             self._bus.publish(events.UploadParked(settled.path, trouble.reason, trouble.turn))
             return

@@ -6,22 +6,23 @@ file again because it could not be moved or deleted: that is remembered, tried a
 
 from __future__ import annotations
 
-import asyncio
-
-from uploader import errors, events, files, lifecycle
+from uploader import errors, events, lifecycle
 from uploader.clock import Clock
+from uploader.files import Sent, Shares
 from uploader.lifecycle import Step
 from uploader.model import Finished, State, Upload
 from uploader.stages import Pipes
-from uploader.stages.setback import Setbacks, look_again
+from uploader.stages.setback import Setbacks
 from uploader.store import Store
 
 
 class Finish:
     """Ends every upload whose video is ready."""
 
-    def __init__(self, store: Store, setbacks: Setbacks, pipes: Pipes, clock: Clock, bus: events.Bus) -> None:
-        self._store, self._setbacks, self._pipes = store, setbacks, pipes
+    def __init__(
+        self, shares: Shares, store: Store, setbacks: Setbacks, pipes: Pipes, clock: Clock, bus: events.Bus
+    ) -> None:
+        self._shares, self._store, self._setbacks, self._pipes = shares, store, setbacks, pipes
         self._clock, self._bus = clock, bus
 
     async def run(self) -> None:
@@ -36,7 +37,7 @@ class Finish:
         """Write the ledger line, deal with the file, forget the upload. Raises our errors; may be called again."""
         target = None
         if upload.after_upload == "move" and upload.move_to is not None:
-            target = await asyncio.to_thread(files.free_target, upload.path, upload.root, upload.move_to)
+            target = await self._shares.of(upload.root).free_target(upload.where, upload.move_to)
         finished = _finished(upload, target)
         await self._store.finish(finished)
         outcome = await self._deal_with_file(upload, target)
@@ -51,17 +52,18 @@ class Finish:
             )
         )
         if outcome == "changed":
-            await look_again(upload, self._pipes)
+            await self._setbacks.look_again(upload)
 
     async def _deal_with_file(self, upload: Upload, target: str | None) -> str:
         """Keep, move or delete; says what became of the file."""
+        share = self._shares.of(upload.root)
+        inode = None if upload.inode is None else (upload.inode[0], upload.inode[1])
+        sent = Sent(upload.identity, upload.digest, inode)
         try:
             if upload.after_upload == "delete":
-                done = await asyncio.to_thread(files.delete, upload.path, upload.identity)
-                return "deleted" if done else "gone"
+                return "deleted" if await share.delete(upload.where, sent) else "gone"
             if target is not None:
-                done = await asyncio.to_thread(files.move, upload.path, upload.identity, target, upload.digest)
-                return "moved" if done else "gone"
+                return "moved" if await share.move(upload.where, sent, target) else "gone"
         except errors.FileChanged:
             return "changed"  # another recording stands there now: it is seen and sent as a new one
         return "kept"
@@ -71,7 +73,7 @@ def _finished(upload: Upload, target: str | None) -> Finished:
     if upload.ids is None or upload.sent_at is None or upload.ready_at is None:
         raise lifecycle.IllegalStep("finished, but never sent")
     return Finished(
-        path=upload.path,
+        path=upload.where,
         size=upload.identity.size,
         mtime_ns=upload.identity.mtime_ns,
         edges=upload.identity.edges,

@@ -5,19 +5,18 @@ Must never decide: ``retry.decide`` has. Everything it changes is saved before t
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable
 from dataclasses import replace
 
-from uploader import errors, events, files, lifecycle, retry
+from uploader import errors, events, lifecycle, retry
 from uploader.clock import Clock
 from uploader.config import Config
-from uploader.files import Scan
+from uploader.files import Shares
 from uploader.log import get_logger
-from uploader.model import State, Trouble, Turn, Upload
+from uploader.model import Sighting, State, Trouble, Turn, Upload
 from uploader.outage import Outage
 from uploader.retry import Action, Next
-from uploader.stages import Pipes, our_fault
+from uploader.stages import Pipes, Seen, our_fault
 from uploader.stages.enqueue import chunk_size_now
 from uploader.store import Store
 
@@ -28,9 +27,16 @@ class Setbacks:
     """Knows how to put an upload aside, back, or to its beginning."""
 
     def __init__(
-        self, config: Config, store: Store, pipes: Pipes, outage: Outage, clock: Clock, bus: events.Bus
+        self,
+        config: Config,
+        shares: Shares,
+        store: Store,
+        pipes: Pipes,
+        outage: Outage,
+        clock: Clock,
+        bus: events.Bus,
     ) -> None:
-        self._config, self._store, self._pipes, self._outage = config, store, pipes, outage
+        self._config, self._shares, self._store, self._pipes, self._outage = config, shares, store, pipes, outage
         self._clock, self._bus = clock, bus
 
     async def guard(self, path: str, work: Awaitable[None]) -> None:
@@ -50,6 +56,7 @@ class Setbacks:
             return  # the operator was faster
         history = retry.History(
             attempts=upload.trouble.attempts if upload.trouble else 0,
+            not_ready=upload.trouble.not_ready if upload.trouble else 0,
             restarts=upload.restarts,
             chunk_size=upload.chunk_size,
             size=upload.identity.size,
@@ -124,15 +131,17 @@ class Setbacks:
         self._store.drop(upload.path)
         await self._store.commit()
         self._bus.publish(events.FileChanged(upload.path, verdict.trouble.reason))
-        await look_again(upload, self._pipes)
+        await self.look_again(upload)
+
+    async def look_again(self, upload: Upload) -> None:
+        """Show the file of an upload that has ended to the settle stage: it may hold another recording by now."""
+        try:
+            ((_, what),) = await self._shares.of(upload.root).look([upload.where])
+        except errors.ShareNotReady:
+            return  # the scan finds it when the share is back
+        if isinstance(what, Sighting):
+            await self._pipes.seen.put(Seen(upload.root, (what,)))
 
     def _orphan_settle(self, upload: Upload) -> float:
         """Seconds until the record of an upload that is given up may be cleared away: only doubt has to settle."""
         return self._config.server.doubt_settle if upload.state is State.IN_DOUBT else 0.0
-
-
-async def look_again(upload: Upload, pipes: Pipes) -> None:
-    """Show the file of an upload that has ended to the settle stage: it may hold another recording by now."""
-    sighting = await asyncio.to_thread(files.look, upload.path, upload.root)
-    if sighting is not None:
-        pipes.scans.put_nowait(Scan(upload.root, (sighting,), whole=False))

@@ -1,22 +1,24 @@
-"""Stage 2: wait until a file stands still.
+"""Stage 2: hold every file back until it is complete. ``completeness`` decides when that is.
 
-Size, mtime, first and last block must be the same at two looks that are at least ``settle`` apart by our own
-monotonic clock. Must never compare a file's mtime with any clock: the clocks of shares are wrong.
+Must never decide itself, compare a file's time with any clock, or look at what is held back more often than at what
+moves.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Final
 
-from uploader import errors, events, files
+from uploader import completeness, errors, events
 from uploader.agenda import Agenda
 from uploader.clock import Clock
-from uploader.files import Scan
-from uploader.model import Identity, Sighting, State, Turn
-from uploader.stages import Pipes, Settled
+from uploader.completeness import Complete, Rules, Still, Wait
+from uploader.files import Shares
+from uploader.model import Closeness, Sighting, State
+from uploader.stages import Pipes, Seen, Settled
 from uploader.store import Store
 
 LOOKERS: Final = 4  # files looked at at the same time
@@ -27,25 +29,31 @@ BREATH: Final = 1000  # sightings handled before the event loop gets its turn
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A file that we wait for. ``identity``: what it was at the last look, None before the first."""
+    """A file that we wait for. Times are monotonic."""
 
     sighting: Sighting
-    settle: float  # seconds
-    found_at: float  # monotonic
-    identity: Identity | None = None
-    looked_at: float | None = None  # monotonic
-    still_since: float | None = None  # monotonic; the first look at which it was as it is
+    found_at: float
+    looked_at: float | None = None
+    still: Still | None = None  # what it was at the last look, and since when
     reason: str = "not looked at yet"
+    held: bool = False  # it stands still, and yet something speaks against it
+    soon: bool = True  # it may well be complete within moments
 
 
 class Settle:
-    """Holds every file that is new, or no longer what it was, until it has stood still."""
+    """Holds every file that is new, or no longer what it was, until it is complete."""
 
     def __init__(
-        self, settle_of: Callable[[str], float], store: Store, pipes: Pipes, clock: Clock, bus: events.Bus
+        self,
+        rules_of: Callable[[str], Rules],
+        shares: Shares,
+        store: Store,
+        pipes: Pipes,
+        clock: Clock,
+        bus: events.Bus,
     ) -> None:
-        """*settle_of*: the seconds of standing still that a watched folder (by its path) wants."""
-        self._settle_of, self._store, self._pipes = settle_of, store, pipes
+        """*rules_of*: what a watched folder (by its path) asks of a file."""
+        self._rules_of, self._shares, self._store, self._pipes = rules_of, shares, store, pipes
         self._clock, self._bus = clock, bus
         self._candidates: dict[str, Candidate] = {}
         self._looks: Agenda[str] = Agenda(clock)
@@ -53,52 +61,44 @@ class Settle:
 
     @property
     def busy(self) -> bool:
-        """True while a scan is taken in or a file looked at."""
+        """True while what was seen is taken in or a file looked at."""
         return self._busy > 0
 
-    def candidates(self) -> Iterator[Candidate]:
-        """Every file that is waited for, for those who ask."""
-        return iter(tuple(self._candidates.values()))
-
-    def candidate(self, path: str) -> Candidate | None:
-        """The file at *path*, if it is waited for."""
-        return self._candidates.get(path)
+    @property
+    def candidates(self) -> Mapping[str, Candidate]:
+        """Every file that is waited for, by path."""
+        return MappingProxyType(self._candidates)
 
     async def run(self) -> None:
-        """Take scans in, look at what is due, until cancelled."""
+        """Take in what was seen, look at what is due, until cancelled."""
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._take_scans(), name="settle: scans")
+            group.create_task(self._take_seen(), name="settle: seen")
             for number in range(LOOKERS):
                 group.create_task(self._look_when_due(), name=f"settle: look {number}")
 
-    async def _take_scans(self) -> None:
+    async def _take_seen(self) -> None:
         while True:
-            scan = await self._pipes.scans.get()
+            seen = await self._pipes.seen.get()
             self._busy += 1
             try:
-                await self.take(scan)
+                await self.take(seen)
             finally:
                 self._busy -= 1
-                self._pipes.scans.task_done()
+                self._pipes.seen.task_done()
 
-    async def take(self, scan: Scan) -> None:
-        """Begin to wait for what is new in *scan*; stop waiting for what is no longer there."""
-        for number, sighting in enumerate(scan.sightings, start=1):
+    async def take(self, seen: Seen) -> None:
+        """Begin to wait for what is new. What is no longer there is noticed when it is looked at."""
+        for number, sighting in enumerate(seen.sightings, start=1):
             self._see(sighting)
             if number % BREATH == 0:
                 await self._clock.sleep(0)
-        if scan.whole:
-            seen = {sighting.path for sighting in scan.sightings}
-            for candidate in self.candidates():
-                if candidate.sighting.root == scan.root and candidate.sighting.path not in seen:
-                    self._let_go(candidate.sighting.path)
 
     def _see(self, sighting: Sighting) -> None:
         path = sighting.path
         candidate = self._candidates.get(path)
         if candidate is None:
             if not is_settled_business(self._store, sighting):
-                self._candidates[path] = Candidate(sighting, self._settle_of(sighting.root), self._clock.monotonic())
+                self._candidates[path] = Candidate(sighting, self._clock.monotonic())
                 self._looks.put(path)
                 self._bus.publish(events.FileFound(path, sighting.size))
             return
@@ -107,7 +107,7 @@ class Settle:
             # Look soon, so that the time of standing still is counted from now and not from the next due look.
             self._candidates[path] = replace(candidate, sighting=sighting)
             since_look = self._clock.monotonic() - candidate.looked_at
-            soon = max(0.0, LOOK_AGAIN * candidate.settle - since_look)
+            soon = max(0.0, LOOK_AGAIN * self._rules_of(sighting.root).settle - since_look)
             if (due := self._looks.wait_of(path)) is None or soon < due:
                 self._looks.put(path, soon)
 
@@ -121,40 +121,65 @@ class Settle:
                 self._busy -= 1
 
     async def look(self, path: str) -> None:
-        """Look at a candidate: settled, still changing, or not readable yet."""
+        """Look at a candidate: complete, not yet, or not readable yet."""
         candidate = self._candidates.get(path)
         if candidate is None:
             return
+        rules = self._rules_of(candidate.sighting.root)
+        still: Still | None
         try:
-            identity = await files.identify(path)
+            still, verdict = await self._judged(candidate, rules)
         except (errors.FileMissing, errors.NotAFile):
             self._let_go(path)
             return
         except errors.ShareNotReady as error:
-            self._candidates[path] = replace(candidate, reason=str(error), looked_at=self._clock.monotonic())
-            self._looks.put(path, max(candidate.settle, UNREADABLE_PAUSE))
-            return
-        now = self._clock.monotonic()
-        if candidate.still_since is None or identity != candidate.identity:
-            self._still_changing(candidate, identity, now)
-        elif (left := candidate.settle - (now - candidate.still_since)) > 0:
-            self._candidates[path] = replace(candidate, looked_at=now)
-            self._looks.put(path, left)
-        else:
+            still, verdict = candidate.still, Wait(str(error), max(rules.settle, UNREADABLE_PAUSE))
+        if isinstance(verdict, Wait):
+            self._wait(candidate, still, verdict)
+        elif still is not None:
             self._let_go(path)
-            self._bus.publish(events.FileSettled(path, identity.size))
-            self._pipes.settled.put_nowait(Settled(path, candidate.sighting.root, identity))
+            self._bus.publish(events.FileSettled(path, still.snapshot.identity.size))
+            settled = Settled(path, candidate.sighting.root, still.snapshot, verdict.unplayable)
+            self._pipes.settled.put_nowait(settled)
 
-    def _still_changing(self, candidate: Candidate, identity: Identity, now: float) -> None:
-        path = candidate.sighting.path
-        if candidate.identity is not None:
-            self._bus.publish(events.FileStillChanging(path, identity.size))
-        reason = f"it must stand still for {candidate.settle:g} s"
-        sighting = replace(candidate.sighting, size=identity.size, mtime_ns=identity.mtime_ns)
-        self._candidates[path] = replace(
-            candidate, sighting=sighting, identity=identity, looked_at=now, still_since=now, reason=reason
+    async def _judged(self, candidate: Candidate, rules: Rules) -> tuple[Still, Wait | Complete]:
+        """Ask of a file what is needed to judge it, the cheap questions first. Raises our errors."""
+        path, share = candidate.sighting.path, self._shares.of(candidate.sighting.root)
+        snapshot = await share.snapshot(path)
+        now = self._clock.monotonic()
+        still = completeness.stand(candidate.still, snapshot, now)
+        if (wait := completeness.too_early(rules, still, candidate.still, now)) is not None:
+            return still, wait
+        marker, closeness = completeness.marker_of(rules, path), Closeness()
+        if marker:
+            ((_, what),) = await share.look([marker])
+            marker = marker if what == "missing" else ""
+        if not marker:
+            closeness = await share.closeness(path, gate=rules.gate)
+        return still, completeness.judge(
+            rules, snapshot.identity.size, now - still.since, marker=marker, closeness=closeness
         )
-        self._looks.put(path, candidate.settle)
+
+    def _wait(self, candidate: Candidate, still: Still | None, wait: Wait) -> None:
+        path = candidate.sighting.path
+        sighting = self._candidates.get(path, candidate).sighting
+        if wait.changed and still is not None:
+            size = still.snapshot.identity.size
+            self._bus.publish(events.FileStillChanging(path, size))
+            sighting = replace(sighting, size=size, mtime_ns=still.snapshot.identity.mtime_ns)
+        if wait.held and not candidate.held:
+            self._bus.publish(events.FileHeldBack(path, wait.reason))
+        self._candidates[path] = replace(
+            candidate,
+            sighting=sighting,
+            still=still,
+            looked_at=self._clock.monotonic(),
+            reason=wait.reason,
+            held=wait.held,
+            soon=wait.soon,
+        )
+        due = self._looks.wait_of(path)  # it may have been seen to change meanwhile
+        self._looks.put(path, wait.after if due is None else min(due, wait.after))
 
     def _let_go(self, path: str) -> None:
         self._candidates.pop(path, None)
@@ -163,11 +188,10 @@ class Settle:
 
 def is_settled_business(store: Store, sighting: Sighting) -> bool:
     """True when nothing is to be done about this file as its inode shows it: sent, or on its way."""
-    upload = store.uploads.get(sighting.path)
+    upload = store.upload_at(sighting.path)
     if upload is None:
         return store.ledger.knows(sighting.path, sighting.size, sighting.mtime_ns)
     if (upload.identity.size, upload.identity.mtime_ns) != (sighting.size, sighting.mtime_ns):
         return False
     # Parked because it was not there, and now it is: let it settle, and it is released.
-    waits_for_file = upload.state is State.PARKED and upload.trouble is not None and upload.trouble.turn is Turn.FILE
-    return not waits_for_file or sighting.size == 0
+    return not (upload.state is State.PARKED and upload.trouble is not None and upload.trouble.waits_for_file)

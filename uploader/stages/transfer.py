@@ -14,12 +14,12 @@ from dataclasses import replace
 from typing import Final
 from weakref import WeakValueDictionary
 
-from uploader import errors, events, files, lifecycle
+from uploader import errors, events, lifecycle
 from uploader.clock import Clock
 from uploader.config import ServerConfig
-from uploader.files import Recording
+from uploader.files import Recording, Shares
 from uploader.lifecycle import Step
-from uploader.model import Orphan, RecordIds, State, Upload, shown
+from uploader.model import Orphan, RecordIds, Sighting, State, Upload, shown
 from uploader.outage import Outage
 from uploader.retry import POLL_FIRST
 from uploader.stages import Job, Pipes
@@ -40,6 +40,7 @@ class Transfer:
     def __init__(
         self,
         server: ServerConfig,
+        shares: Shares,
         store: Store,
         valt: Valt,
         outage: Outage,
@@ -48,7 +49,7 @@ class Transfer:
         clock: Clock,
         bus: events.Bus,
     ) -> None:
-        self._server, self._store, self._valt, self._outage = server, store, valt, outage
+        self._server, self._shares, self._store, self._valt, self._outage = server, shares, store, valt, outage
         self._setbacks, self._pipes, self._clock, self._bus = setbacks, pipes, clock, bus
         self._stopping = asyncio.Event()
         self._active: dict[str, asyncio.Task[None]] = {}
@@ -111,7 +112,8 @@ class Transfer:
                     await self._resolve(upload)
                 else:
                     if recording is None:
-                        recording = await stack.enter_async_context(Recording.open(path, upload.identity))
+                        share = self._shares.of(upload.root)
+                        recording = await stack.enter_async_context(share.open(upload.where, upload.identity))
                     if upload.state is State.QUEUED:
                         await self._begin(upload)
                     else:
@@ -230,14 +232,15 @@ class Transfer:
 
         async def before_last_byte() -> None:
             await recording.check_unchanged()
-            await _check_in_place(upload)
+            await self._check_in_place(self._store.uploads[path])
             doubt = {"doubt_end": end, "doubt_digest": recording.digest, "doubt_at": self._clock.now()}
+            doubt["inode"] = recording.inode
             await self._store.save(lifecycle.advance(self._store.uploads[path], Step.LAST_BYTE, **doubt))
 
         try:
             held = await self._valt.send_chunk(
                 ids,
-                multipart_filename(path),
+                multipart_filename(path),  # also if it has another name by now: it is constant over all chunks
                 (upload.offset, end, size),
                 recording.blocks(end),
                 before_last_byte=before_last_byte,
@@ -275,15 +278,15 @@ class Transfer:
             self._bus.publish(events.UploadSent(upload.path, ids.record, size, upload.chunks, upload.digest))
             self._pipes.sent.put(upload.path, POLL_FIRST)
 
+    async def _check_in_place(self, upload: Upload) -> None:
+        """Raise ``FileChanged`` when another file has taken the name of the one that is being sent.
 
-async def _check_in_place(upload: Upload) -> None:
-    """Raise ``FileChanged`` when another file has taken the name of the one that is being sent.
-
-    One that is merely gone is sent to its end all the same: the open file may be all that is left of it.
-    """
-    seen = await asyncio.to_thread(files.look, upload.path, upload.root)
-    if seen is not None and (seen.size, seen.mtime_ns) != (upload.identity.size, upload.identity.mtime_ns):
-        raise errors.FileChanged(f"{shown(upload.path)} was replaced while it was being sent")
+        One that is merely gone is sent to its end all the same: the open file may be all that is left of it.
+        """
+        ((_, seen),) = await self._shares.of(upload.root).look([upload.where])
+        known = upload.identity.size, upload.identity.mtime_ns
+        if isinstance(seen, Sighting) and (seen.size, seen.mtime_ns) != known:
+            raise errors.FileChanged(f"{shown(upload.where)} was replaced while it was being sent")
 
 
 def _ids(upload: Upload) -> RecordIds:

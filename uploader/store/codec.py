@@ -19,7 +19,7 @@ from functools import cache
 from typing import Any, Final, TypeVar
 
 from uploader import lifecycle
-from uploader.model import Learnt, Orphan, State, Upload
+from uploader.model import Home, Learnt, Orphan, State, Upload
 
 FORMAT: Final = "valt-uploader state"
 VERSION: Final = 1
@@ -44,14 +44,17 @@ class Saved:
     uploads: tuple[Upload, ...] = ()
     orphans: tuple[Orphan, ...] = ()
     learnt: Learnt = field(default_factory=Learnt)
+    homes: tuple[Home, ...] = ()
 
 
 def encode_state(saved: Saved, *, now: float) -> bytes:
     """Write the state for people and machines: one upload to a line; the first line vouches for the rest."""
     uploads = ",\n".join("  " + to_json(upload) for upload in saved.uploads)
     orphans = ",\n".join("  " + to_json(orphan) for orphan in saved.orphans)
+    homes = ",\n".join("  " + to_json(home) for home in saved.homes)
     rest = (
-        f' "uploads": [\n{uploads}\n ],\n "orphans": [\n{orphans}\n ],\n "learnt": {to_json(saved.learnt)}\n}}\n'
+        f' "uploads": [\n{uploads}\n ],\n "orphans": [\n{orphans}\n ],\n "homes": [\n{homes}\n ],\n'
+        f' "learnt": {to_json(saved.learnt)}\n}}\n'
     ).encode("ascii")
     head = {
         "format": FORMAT,
@@ -82,6 +85,7 @@ def decode_state(content: bytes) -> Saved:
         uploads=build(tuple[Upload, ...], document.get("uploads"), "uploads"),
         orphans=build(tuple[Orphan, ...], document.get("orphans"), "orphans"),
         learnt=build(Learnt, document.get("learnt"), "learnt"),
+        homes=build(tuple[Home, ...], document.get("homes", []), "homes"),  # the first release knew none
     )
     _check(saved)
     return saved

@@ -39,6 +39,7 @@ class Known:
     sha256: str
     record: str
     seq: int  # of its line
+    path: str  # that it was sent from
 
 
 class Ledger:
@@ -71,7 +72,7 @@ class Ledger:
         self._remember(upload)
 
     def _remember(self, upload: Finished) -> None:
-        known = Known(upload.size, upload.mtime_ns, upload.edges, upload.sha256, upload.record, self.count)
+        known = Known(upload.size, upload.mtime_ns, upload.edges, upload.sha256, upload.record, self.count, upload.path)
         self._known[upload.path] = (*self._known.get(upload.path, ()), known)
 
     def touch(self, path: str, known: Known, mtime_ns: int) -> None:
@@ -85,6 +86,18 @@ class Ledger:
     def knows(self, path: str, size: int, mtime_ns: int) -> bool:
         """True when this file, as its inode shows it, has been sent."""
         return any(known.size == size and known.mtime_ns == mtime_ns for known in self.of(path))
+
+    def has(self, path: str) -> bool:
+        """True when anything was ever sent from *path*. Asked from other threads too."""
+        return path in self._known
+
+    def alike_elsewhere(self, path: str, identity: Identity) -> Known | None:
+        """Find an entry of another path with equal size and edges: perhaps the same content under another name."""
+        for other, entries in self._known.items():
+            for known in entries:
+                if other != path and (known.size, known.edges) == (identity.size, identity.edges):
+                    return known
+        return None
 
     def alike(self, path: str, identity: Identity) -> Known | None:
         """Find an entry of *path* with equal size and edges: probably the same content, touched."""

@@ -16,7 +16,7 @@ from typing import Final, TypeVar
 
 from uploader import errors, events
 from uploader.clock import Clock
-from uploader.model import Finished, Orphan, State, Upload
+from uploader.model import Finished, Home, Orphan, State, Upload
 from uploader.store import codec
 from uploader.store import ledger as ledger_file
 from uploader.store.disk import PREVIOUS, Disk
@@ -37,7 +37,9 @@ class Store:
         saved = load(disk)
         self._uploads = {upload.path: upload for upload in saved.uploads}
         self._begun = dict(self._uploads)
+        self._renamed = {upload.renamed_to: upload.path for upload in saved.uploads if upload.renamed_to is not None}
         self._orphans = {orphan.record: orphan for orphan in saved.orphans}
+        self._homes = {home.root: home for home in saved.homes}
         self.learnt = saved.learnt
         try:
             self.ledger = Ledger(disk)
@@ -60,6 +62,15 @@ class Store:
         """Those of them that ``state.json`` holds: a scan alone would not bring them back as they are."""
         return MappingProxyType(self._begun)
 
+    def upload_at(self, path: str) -> Upload | None:
+        """The upload of the file that is at *path* now: also of one that was given this name while it was sent."""
+        return self._uploads.get(path) or self._uploads.get(self._renamed.get(path, ""))
+
+    @property
+    def homes(self) -> Mapping[str, Home]:
+        """Where each watched folder lay when recordings were seen in it."""
+        return MappingProxyType(self._homes)
+
     @property
     def orphans(self) -> Mapping[str, Orphan]:
         """Records of ours that will not be finished, by id."""
@@ -67,6 +78,11 @@ class Store:
 
     def put(self, upload: Upload) -> Upload:
         """Set an upload's new value, in memory."""
+        before = self._uploads.get(upload.path)
+        if before is not None and before.renamed_to is not None and upload.renamed_to is None:
+            upload = replace(upload, renamed_to=before.renamed_to)  # noticed after *upload* had been read
+        if upload.renamed_to is not None:
+            self._renamed[upload.renamed_to] = upload.path
         self._uploads[upload.path] = upload
         if _worth_saving(upload):
             self._begun[upload.path] = upload
@@ -77,8 +93,19 @@ class Store:
 
     def drop(self, path: str) -> None:
         """Take an upload out, in memory."""
-        if self._uploads.pop(path, None) is not None:
+        if (upload := self._uploads.pop(path, None)) is not None:
             self._begun.pop(path, None)
+            self._renamed.pop(upload.renamed_to or "", None)
+            self._sequence += 1
+
+    def put_home(self, home: Home) -> None:
+        """Remember where a watched folder lies, in memory."""
+        self._homes[home.root] = home
+        self._sequence += 1
+
+    def drop_home(self, root: str) -> None:
+        """Forget where a watched folder lay, in memory: it is taken as it is found next."""
+        if self._homes.pop(root, None) is not None:
             self._sequence += 1
 
     def put_orphan(self, orphan: Orphan | None) -> None:
@@ -99,7 +126,7 @@ class Store:
 
     async def save(self, upload: Upload) -> Upload:
         """``put`` and ``commit``: durable when it returns."""
-        self.put(upload)
+        upload = self.put(upload)
         await self.commit()
         return upload
 
@@ -115,6 +142,7 @@ class Store:
                 tuple(self._begun.values()),
                 tuple(self._orphans.values()),
                 self.learnt,
+                tuple(self._homes.values()),
             )
             await self._until_written(lambda: self._write(saved))
             self._durable = sequence

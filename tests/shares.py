@@ -1,0 +1,113 @@
+"""Shares and what lies in them, for tests: one call each, by path."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from uploader.clock import SystemClock
+from uploader.files import MountedShare, Order, Recording, Sent, afterwards, opening
+from uploader.files.walk import Walk, never
+from uploader.model import Identity, Sighting
+
+Judge = Callable[[str], bool]
+
+
+def share_of(root: str | Path) -> MountedShare:
+    """The share that *root* is."""
+    return MountedShare(str(root), SystemClock())
+
+
+async def identify(path: str | Path) -> Identity:
+    """Which content a path has."""
+    return (await share_of(Path(path).parent).snapshot(str(path))).identity
+
+
+def sha256_of(path: str | Path) -> str:
+    """The hash of a whole file."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextlib.asynccontextmanager
+async def opened(path: str | Path, identity: Identity) -> AsyncIterator[Recording]:
+    """A recording, open for sending."""
+    async with share_of(Path(path).parent).open(str(path), identity) as recording:
+        yield recording
+
+
+@dataclass(frozen=True)
+class Scan:
+    """What one whole walk saw."""
+
+    root: str
+    sightings: tuple[Sighting, ...]
+    irregular: tuple[tuple[str, str], ...]
+    problem: str | None
+    folders: int
+    names: int
+
+
+def scan(
+    root: str | Path,
+    *,
+    takes: Judge = lambda _: True,
+    enters: Judge = lambda _: True,
+    passes: Judge = never,
+    start: str = "",
+) -> Scan:
+    """Walk through *root* from end to end."""
+    fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        walk = Walk(fd, str(root), Order(takes, enters, passes, start))
+    finally:
+        os.close(fd)
+    batches = []
+    while not walk.done:
+        batches.append(walk.step())
+    return Scan(
+        str(root),
+        tuple(seen for batch in batches for seen in batch.sightings),
+        tuple(odd for batch in batches for odd in batch.irregular),
+        walk.problem,
+        sum(batch.folders for batch in batches),
+        sum(batch.names for batch in batches),
+    )
+
+
+@contextlib.contextmanager
+def _root_of(path: str, root: str | None) -> Iterator[tuple[int, str]]:
+    folder = root or str(Path(path).parent)
+    fd = opening.open_root(folder)
+    try:
+        yield fd, os.path.relpath(path, folder)
+    finally:
+        os.close(fd)
+
+
+def was_sent(path: str | Path, identity: Identity, digest: str) -> Sent:
+    """What the state would say of a file that has just been sent."""
+    status = os.lstat(path) if os.path.lexists(path) else None
+    return Sent(identity, digest, None if status is None else (status.st_dev, status.st_ino))
+
+
+def delete(path: str, sent: Sent) -> bool:
+    """Delete, as the last stage does."""
+    with _root_of(path, None) as (fd, name):
+        return afterwards.delete(fd, name, sent)
+
+
+def move(path: str, sent: Sent, target: str) -> bool:
+    """Move, as the last stage does."""
+    with _root_of(path, None) as (fd, name):
+        return afterwards.move(fd, name, sent, target)
+
+
+def free_target(path: str, root: str, move_to: str) -> str:
+    """Choose a name below *move_to*."""
+    with _root_of(path, root) as (fd, relpath):
+        return afterwards.free_target(fd, relpath, move_to)

@@ -1,0 +1,55 @@
+"""The recordings on disk, and the folders they lie in: the only code that touches either.
+
+    share.py       what the stages need of a watched folder: the port
+    mounted.py     the real one: is it there and the same, then by handle
+    mounts.py      which file system it is on; events or polling
+    threads.py     what hangs in a share, hangs alone
+    walk.py        finding files, without links, in batches
+    opening.py     the one way to a file: beneath a handle, regular, never waiting
+    looking.py     inode, identity, container, sha256
+    writers.py     who still has it open for writing
+    recording.py   open for sending: read once, hashed on the way
+    afterwards.py  deleted or moved, if it is still what was sent
+
+Must never change a recording's bytes. Every ``OSError`` about a file leaves as an error of ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from uploader.files.afterwards import Sent
+from uploader.files.looking import look
+from uploader.files.mounted import MountedShare
+from uploader.files.mounts import Mode
+from uploader.files.opening import folder_problem, kind_of
+from uploader.files.recording import Recording
+from uploader.files.share import Share, Standing
+from uploader.files.walk import Batch, Order
+
+__all__ = [
+    "Batch",
+    "Mode",
+    "MountedShare",
+    "Order",
+    "Recording",
+    "Sent",
+    "Share",
+    "Shares",
+    "Standing",
+    "folder_problem",
+    "kind_of",
+    "look",
+]
+
+
+class Shares:
+    """Every share by the folder it is: the watched ones, and those of files that were named by hand."""
+
+    def __init__(self, make: Callable[[str], Share], roots: Iterable[str] = ()) -> None:
+        self._make = make
+        self._shares = {root: make(root) for root in roots}
+
+    def of(self, root: str) -> Share:
+        """The share that is, or begins at, *root*."""
+        return self._shares.get(root) or self._shares.setdefault(root, self._make(root))

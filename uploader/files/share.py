@@ -1,0 +1,79 @@
+"""What the house needs of a watched folder: the port behind which every recording lies.
+
+A share may be a local disk, an NFS or SMB mount, a bind mount; it may go away, hang, or be another one tomorrow.
+``mounted.MountedShare`` is the real one. Must never be gone around: no stage touches a recording by its path.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Collection
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+from uploader.files.afterwards import Sent
+from uploader.files.mounts import Mount
+from uploader.files.recording import Recording
+from uploader.files.walk import Batch, Order
+from uploader.model import Closeness, Home, Identity, Sighting, Snapshot
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How a share stands. ``away``: why it is not to be touched, empty when it is there. ``renewed``: another inode."""
+
+    away: str = ""
+    mount: Mount | None = None
+    renewed: bool = False
+
+    @property
+    def local(self) -> bool:
+        """True when our kernel sees everything that happens there."""
+        return self.mount is None or not self.mount.network
+
+
+class Share(Protocol):
+    """What the stages need of a watched folder. Paths are absolute; every call may raise ``ShareNotReady``."""
+
+    root: str
+    home: Home | None  # where it lay when recordings were seen in it
+
+    @property
+    def standing(self) -> Standing:
+        """How it stood when it was checked last."""
+
+    async def check(self) -> Standing:
+        """Look whether it is there, and the same: before each scan, and when a call failed."""
+
+    def accept(self) -> None:
+        """Take it as it is found next, although another share stood there before: the operator says so."""
+
+    async def settle_home(self) -> Home | None:
+        """Say where it lies, for the state to remember, and mark it where that is needed to know it again."""
+
+    def walk(self, order: Order) -> AsyncIterator[Batch]:
+        """Walk through it; the last batch is followed by the end, or by ``ShareNotReady`` when it was not whole."""
+
+    async def look(self, paths: Collection[str]) -> list[tuple[str, Sighting | str]]:
+        """Look at some inodes: what each regular file is, and of anything else its kind (``missing``, ``folder`` …)."""
+
+    async def snapshot(self, path: str) -> Snapshot:
+        """Take a file's identity. Raises ``FileMissing``, ``NotAFile``."""
+
+    async def closeness(self, path: str, *, gate: bool) -> Closeness:
+        """Ask whether its writer and its recorder have closed a file. Raises ``FileMissing``, ``NotAFile``."""
+
+    async def sha256(self, path: str) -> str:
+        """Hash a whole file. Raises ``FileMissing``, ``NotAFile``."""
+
+    def open(self, path: str, identity: Identity) -> AbstractAsyncContextManager[Recording]:
+        """Open a recording for sending. Raises ``FileMissing``, ``NotAFile``, ``FileChanged``."""
+
+    async def delete(self, path: str, sent: Sent) -> bool:
+        """Remove a file that was sent; False when it is gone. Raises ``FileChanged``."""
+
+    async def free_target(self, path: str, move_to: str) -> str:
+        """Say where a file goes below *move_to*."""
+
+    async def move(self, path: str, sent: Sent, target: str) -> bool:
+        """Move a file that was sent; False when it is gone. Raises ``FileChanged``."""

@@ -1,0 +1,157 @@
+"""Walking a watched folder: by handles, one listing per folder, some hundred names at a time.
+
+Must never follow a link, let one bad entry or folder hide the others, or hold more than the names of the folders that
+are still to be walked: what it sees it hands out in batches. All of it blocks: a share's own threads call it.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from uploader.files.opening import FOLDER, kind, parent
+from uploader.model import Sighting, shown
+
+if TYPE_CHECKING:
+    ScandirIterator = os._ScandirIterator[str]  # noqa: SLF001 - the only name that it has
+
+BATCH: Final = 500  # names of one batch: a share that takes a millisecond for each is still heard every half second
+DEPTH_LIMIT: Final = 64  # folders below the watched one, and handles held; a loop made by a bind mount ends here
+_BELOW: Final = FOLDER | os.O_NOFOLLOW
+
+Judge = Callable[[str], bool]  # of a path below the root
+
+
+def never(relpath: str) -> bool:
+    """Judge no name so."""
+    del relpath
+    return False
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What a walk is for. ``takes``: files wanted; ``enters``: folders worth it; ``passes``: files that need no look.
+
+    ``start``: a folder below the root; empty: all of it.
+    """
+
+    takes: Judge
+    enters: Judge
+    passes: Judge = never
+    start: str = ""
+
+
+@dataclass(slots=True)
+class Batch:
+    """What a part of a walk saw. ``irregular``: (path, what it is)."""
+
+    sightings: list[Sighting] = field(default_factory=list)
+    irregular: list[tuple[str, str]] = field(default_factory=list)
+    names: int = 0
+    folders: int = 0
+
+
+@dataclass(slots=True)
+class _Frame:
+    """A folder that is being walked: its handle, its listing, and the folders found in it so far."""
+
+    fd: int
+    entries: ScandirIterator
+    prefix: str
+    subfolders: list[str] = field(default_factory=list)
+
+    def close(self) -> None:
+        """Let go of both handles."""
+        self.entries.close()
+        os.close(self.fd)
+
+
+class Walk:
+    """One walk; ``step`` after ``step``, then ``close``. ``problem``: what could not be read, so it is not whole."""
+
+    def __init__(self, root: int, path: str, order: Order) -> None:
+        """Begin at the open folder *root*, whose path is *path*. Raises ``OSError`` when it cannot be listed."""
+        self._path, self._order = path, order
+        self._frames: list[_Frame] = []
+        self.problem: str | None = None
+        self._folders = 0  # entered since the last batch
+        if not order.start:
+            self._enter(root, ".", "")
+        else:
+            with parent(root, order.start) as (folder, name):
+                self._enter(folder, name, order.start + "/")
+
+    @property
+    def done(self) -> bool:
+        """True when everything was looked at."""
+        return not self._frames
+
+    def step(self) -> Batch:
+        """Look at the next ``BATCH`` names."""
+        batch = Batch()
+        while self._frames and batch.names < BATCH:
+            frame = self._frames[-1]
+            if (entry := self._next(frame)) is not None:
+                batch.names += 1
+                self._note(frame, entry, batch)
+            elif frame.subfolders:
+                self._descend(frame, frame.subfolders.pop())
+            else:
+                self._frames.pop().close()
+        batch.folders, self._folders = self._folders, 0
+        return batch
+
+    def close(self) -> None:
+        """Let go of every handle."""
+        while self._frames:
+            self._frames.pop().close()
+
+    def _next(self, frame: _Frame) -> os.DirEntry[str] | None:
+        try:
+            return next(frame.entries, None)
+        except OSError as error:
+            self.problem = say(os.path.join(self._path, frame.prefix), error)
+            return None
+
+    def _note(self, frame: _Frame, entry: os.DirEntry[str], batch: Batch) -> None:
+        """Take one entry in. What cannot be looked at, or is gone by now, does not hide the others."""
+        relpath = frame.prefix + entry.name
+        try:
+            if entry.is_dir(follow_symlinks=False):
+                if len(self._frames) <= DEPTH_LIMIT and self._order.enters(relpath):
+                    frame.subfolders.append(entry.name)
+            elif self._order.takes(relpath) and not self._order.passes(relpath):
+                status, path = entry.stat(follow_symlinks=False), f"{self._path}/{relpath}"
+                if stat.S_ISREG(status.st_mode):
+                    batch.sightings.append(Sighting(path, self._path, status.st_size, status.st_mtime_ns))
+                else:
+                    batch.irregular.append((path, kind(status.st_mode)))
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            self.problem = say(f"{self._path}/{relpath}", error)
+
+    def _descend(self, frame: _Frame, name: str) -> None:
+        try:
+            self._enter(frame.fd, name, f"{frame.prefix}{name}/")
+        except (FileNotFoundError, NotADirectoryError):
+            pass  # folders come and go
+        except OSError as error:
+            self.problem = say(os.path.join(self._path, frame.prefix, name), error)
+
+    def _enter(self, folder: int, name: str, prefix: str) -> None:
+        fd = os.open(name, _BELOW, dir_fd=folder)
+        try:
+            self._frames.append(_Frame(fd, os.scandir(fd), prefix))
+        except BaseException:  # whatever it was, the handle must not stay open behind it
+            os.close(fd)
+            raise
+        self._folders += 1
+
+
+def say(path: str, error: OSError) -> str:
+    """Put an ``OSError`` about *path* into words."""
+    return f"{shown(path)}: {error.strerror}"
