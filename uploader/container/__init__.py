@@ -86,8 +86,9 @@ def _without_magic(head: bytes, size: int, suffix: str) -> str:
         return ""
     if size < _SMALLEST:
         return f"it has only {size} bytes, less than the head of any recording: the recorder or the copy has just begun"
-    if is_zero(head):
-        return f"its first {len(head)} bytes are zeros: the recorder or the copy has not written its beginning yet"
+    if is_zero(head[_SMALLEST:]):
+        start = len(head.rstrip(b"\0"))
+        return f"zeros from byte {start} to {len(head)}: the recorder or the copy has not written its beginning yet"
     if suffix in _MP4_SUFFIXES:
         return (
             "no ftyp box at its beginning, nor any other that begins an MP4: the beginning is missing, or it is no MP4"

@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
-from uploader.container.reader import Source, is_zero, only_zeros, past_the_end, zeros_from
+from uploader.container.reader import BLOCK, Source, is_zero, only_zeros, past_the_end, zeros_from
 
 _EBML: Final = 0x1A45DFA3
 _SEGMENT: Final = 0x18538067
@@ -32,7 +32,7 @@ _UNKNOWN: Final = (1 << 64) - 1  # a SeekPosition that nobody has filled in
 _TAIL: Final = 192 * 1024  # bytes searched for the last Cluster
 _SEEKS: Final = 24
 _RAW: Final = (b"A_PCM", b"V_UNCOMPRESSED", b"A_MS/ACM", b"V_MS/VFW", b"V_QUICKTIME", b"A_QUICKTIME")
-_CODECS: Final = (b"V_MPEG", b"V_VP", b"V_AV1", b"V_MJPEG", b"V_PRORES", b"V_THEORA", b"V_REAL")
+_COMPRESSED: Final = (b"V_MPEG4", b"V_MPEGH", b"V_MPEGI", b"V_VP8", b"V_VP9", b"V_AV1", b"V_THEORA")
 
 _NOT_CLOSED: Final = "the recorder did not close this file"
 _NOT_COPIED: Final = "the copy is not complete"
@@ -61,13 +61,11 @@ def unfinished(source: Source) -> str:
     if header is None or header.end >= source.size:
         return f"it ends inside its EBML header: {_NOT_COPIED}"
     segment = _element(source, header.end)
-    if segment is None:
-        if is_zero(source.at(header.end, 12)):
+    if segment is None or segment.id != _SEGMENT:
+        if is_zero(source.at(header.end + 12, BLOCK)):
             return only_zeros(header.end)
         short = source.size - header.end < 12
         return f"it ends inside the head of its Segment: {_NOT_COPIED}" if short else ""
-    if segment.id != _SEGMENT:
-        return ""
     if segment.size is None:
         return _of_unknown_size(source, segment)
     if segment.end > source.size:
@@ -138,7 +136,8 @@ def _children(source: Source, parent: _Element) -> Iterator[_Element]:
 def _zeros(source: Source, segment: _Element, end: int) -> str:
     """The reason of a file that ends in zeros; of a Void, or of tracks that may end so, it has none."""
     head = source.head()
-    if any(codec in head for codec in _RAW) or not any(codec in head for codec in _CODECS):
+    compressed = any(codec in head for codec in _COMPRESSED) and not any(codec in head for codec in _RAW)
+    if not compressed and not is_zero(head[BLOCK:]):
         return ""
     zeros = zeros_from(source, segment.payload, end)
     if zeros is None or any(_is_void(source, start, end) for start in range(max(0, zeros - 9), zeros)):

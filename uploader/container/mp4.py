@@ -30,13 +30,13 @@ _BEGINNING: Final = 4  # boxes among which a fragmented file has its moov
 _BOXES: Final = 32  # at top level, before the end is looked at instead
 _CHILDREN: Final = 32
 _TAIL: Final = 192 * 1024  # bytes searched for the last moof
-_HOLE: Final = 32  # zeros where a box should be; fewer are terminators, which QuickTime allows
+_LEAST_HOLE, _HOLE = 16, 40  # bytes without a box, zeros from the ninth on; fewer may be a terminator of QuickTime's
 _NAME: Final = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 -_.")
 
-# Sample entries that never hold long runs of zeros; tmcd and the like are a few bytes at a time.
+# Sample entries that never hold long runs of zeros. DNxHD, ProRes, MPEG-2 and Motion JPEG may pad their frames.
 _COMPRESSED: Final = frozenset(
-    b"avc1 avc2 avc3 avc4 hvc1 hev1 dvh1 dvhe vvc1 mp4v s263 vp08 vp09 av01 jpeg mjpa mjpb mjpg "
-    b"apch apcn apcs apco ap4h ap4x AVdn AVdh mp4a ac-3 ec-3 Opus alac .mp3 fLaC samr sawb tmcd text tx3g gpmd".split()
+    b"avc1 avc2 avc3 avc4 hvc1 hev1 dvh1 dvhe vvc1 mp4v s263 vp08 vp09 av01 mp4a ac-3 ec-3 Opus alac .mp3 fLaC "
+    b"samr sawb tmcd text tx3g".split()
 )
 
 _NOT_CLOSED: Final = "the recorder did not close this file"
@@ -187,8 +187,9 @@ def _hole(source: Source, moov: _Box, inside: _Walk) -> int | None:
     """
     box, walk = moov, inside
     for _ in range(_LEVELS):
-        if walk.stop + _HOLE <= box.end and is_zero(source.at(walk.stop, _HOLE)):
-            return walk.stop
+        rest = source.at(walk.stop, min(_HOLE, box.end - walk.stop))
+        if len(rest) >= _LEAST_HOLE and is_zero(rest[8:]) and _box(source, walk.stop, box.end) is None:
+            return walk.stop  # a part of the head may have been written
         if not walk.boxes or walk.stop > box.end or len(walk.boxes) >= _CHILDREN:
             return None
         box = walk.boxes[-1]

@@ -16,7 +16,6 @@ MAX_BYTES: Final = 512 * 1024
 HEAD: Final = 16 * 1024  # bytes read first, and kept
 BLOCK: Final = 4 * 1024  # bytes read at least
 ZEROS: Final = 64 * 1024  # so many zeros at the end are not compressed media
-_LEAST_ZEROS: Final = 4 * 1024  # in less media than ZEROS, all of it must be zero, and at least so much
 
 
 class TooLong(Exception):  # noqa: N818  # stays in this package: not an error, the file is just not judged
@@ -78,11 +77,12 @@ def is_zero(data: bytes) -> bool:
 def zeros_from(source: Source, start: int, end: int) -> int | None:
     """Where the zeros begin with which *start* to *end* ends; None when it does not end in at least ZEROS of them.
 
+    In less than ZEROS bytes all must be zeros, and less than BLOCK are not judged.
     A recorder that reserves room, and a copy that announces its size first, both leave such an end. The beginning
     is found by halving, so it is exact when everything before it was written in order.
     """
     length = min(ZEROS, end - start)
-    if length < _LEAST_ZEROS or not is_zero(source.at(end - length, length)):
+    if length < BLOCK or not is_zero(source.at(end - BLOCK, BLOCK)) or not is_zero(source.at(end - length, length)):
         return None
     low, high = start, end - length
     try:
