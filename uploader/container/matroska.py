@@ -136,8 +136,8 @@ def _children(source: Source, parent: _Element) -> Iterator[_Element]:
 def _zeros(source: Source, segment: _Element, end: int) -> str:
     """The reason of a file that ends in zeros; of a Void, or of tracks that may end so, it has none."""
     head = source.head()
-    compressed = any(codec in head for codec in _COMPRESSED) and not any(codec in head for codec in _RAW)
-    if not compressed and not is_zero(head[BLOCK:]):
+    told = any(codec in head for codec in _COMPRESSED) or is_zero(head[BLOCK:])  # not even the tracks are written
+    if not told or any(codec in head for codec in _RAW):
         return ""
     zeros = zeros_from(source, segment.payload, end)
     if zeros is None or any(_is_void(source, start, end) for start in range(max(0, zeros - 9), zeros)):

@@ -99,7 +99,7 @@ def _of_whole(source: Source, walk: _Walk, inside: _Walk) -> str:
         return f"no mdat box behind its moov box: {_NOT_COPIED}" if walk.stop >= source.size else _no_box(source, walk)
     if (hole := _hole(source, moov, inside)) is not None:
         return f"its moov box is empty from byte {hole} on: {_NOT_COPIED}"
-    return _zeros(source, walk, inside) if last.kind == b"mdat" else ""
+    return _zeros(source, last, last.end, inside) if last.kind == b"mdat" else ""
 
 
 def _without_moov(source: Source, walk: _Walk) -> str:
@@ -112,9 +112,10 @@ def _without_moov(source: Source, walk: _Walk) -> str:
 
 def _of_fragments(source: Source, walk: _Walk, inside: _Walk) -> str:
     """Judge a file that comes in fragments, of which any may be the last."""
+    last = walk.boxes[-1]
     if len(walk.boxes) >= _BOXES and walk.stop < source.size:
         tail = _tail(source)
-        return _end_of_fragments(source, tail, inside) if tail.boxes else _zeros(source, walk, inside)
+        return _end_of_fragments(source, tail, inside) if tail.boxes else _zeros(source, last, source.size, inside)
     return _end_of_fragments(source, walk, inside)
 
 
@@ -128,7 +129,7 @@ def _end_of_fragments(source: Source, walk: _Walk, inside: _Walk) -> str:
         return f"no mdat box behind its last moof box: it ends inside a fragment, and {_NOT_CLOSED}"
     if not any(box.kind in (b"moof", b"mdat") for box in walk.boxes):
         return f"no moof box, which its moov box announces: {_NOT_CLOSED}"
-    return _zeros(source, walk, inside)
+    return _zeros(source, last, source.size, inside) if last.kind == b"mdat" else ""
 
 
 def _has_index(source: Source) -> bool:
@@ -159,11 +160,9 @@ def _no_box(source: Source, walk: _Walk) -> str:
     return f"at byte {walk.stop}, behind its {_name(walk.boxes[-1])} box, stands no box: {_NOT_CLOSED}"
 
 
-def _zeros(source: Source, walk: _Walk, inside: _Walk) -> str:
-    """The reason of a file whose media end in zeros; of codecs that may end so it has none."""
-    mdat = next((box for box in reversed(walk.boxes) if box.kind == b"mdat"), None)
-    end = mdat.end if mdat and walk.stop >= source.size else source.size
-    zeros = zeros_from(source, mdat.payload if mdat else 0, end)
+def _zeros(source: Source, last: _Box, end: int, inside: _Walk) -> str:
+    """The reason of a file whose media end in zeros at *end*; of codecs that may end so it has none."""
+    zeros = zeros_from(source, last.payload, end)
     return only_zeros(zeros) if zeros is not None and _is_compressed(source, inside) else ""
 
 
@@ -220,10 +219,10 @@ def _box(source: Source, start: int, end: int) -> _Box | None:
     if len(head) < 8 or not (head[4:8] in _KNOWN or _is_name(head[4:8])):
         return None
     size, kind, length = int.from_bytes(head[:4], "big"), head[4:8], 8
-    if size == 1 and len(head) == 16:
-        size, length = int.from_bytes(head[8:], "big"), 16
     if size == 0:
         size = end - start  # to the end
+    elif size == 1 and len(head) == 16:
+        size, length = int.from_bytes(head[8:], "big"), 16
     return _Box(kind, start, start + length, start + size) if size >= length else None
 
 

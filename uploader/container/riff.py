@@ -55,14 +55,14 @@ def unfinished(source: Source) -> str:
 def _inside(source: Source, riffs: list[_Chunk]) -> str:
     """Judge the chunks of the first RIFF."""
     chunks = list(_chunks(source, 12, min(riffs[0].end, source.size)))
-    found = {chunk.kind: chunk for chunk in chunks}
+    found = {chunk.kind: chunk for chunk in reversed(chunks)}  # the first of each kind
     movi, idx1 = found.get(b"movi"), found.get(b"idx1")
     stop = _even(chunks[-1].end) if chunks else 12
     if movi and movi.size in _NO_SIZE:
         return f"its movi list has no size yet: {_NOT_CLOSED}"
     if chunks and chunks[-1].end > source.size:
         return past_the_end(f"{_name(chunks[-1])} chunk", chunks[-1].end, source)
-    if idx1 is None and is_zero(source.at(stop, 16)):
+    if idx1 is None and stop < riffs[0].end and is_zero(source.at(stop, 16)):
         return only_zeros(stop)
     if movi is None:
         return f"no movi list: {_NOT_COPIED}" if len(chunks) < _CHUNKS else ""
