@@ -81,9 +81,17 @@ def test_media_that_look_like_a_cluster_are_not_taken_for_one() -> None:
 def test_room_for_a_seek_head_that_was_not_filled_in_is_a_killed_recorder() -> None:
     """A recorder that can seek reserves a Void at the beginning and fills it, and the size, in at closing."""
     room = element("ec", bytes(152))
-    assert "room for its SeekHead is still empty" in mkv(room, INFO, TRACKS, cluster(), size=UNKNOWN).unfinished
-    assert mkv(room, INFO, TRACKS, cluster()) == FINE
-    assert mkv(INFO, room, TRACKS, cluster(), size=UNKNOWN) == FINE
+    for duration in (element("ec", bytes(2)), element("4489", b"\x3f\x80\0\0")):  # FFmpeg; libwebm
+        info = element("1549a966", element("2ad7b1", b"\x0f\x42\x40"), duration)
+        assert "room for its SeekHead is still empty" in mkv(room, info, TRACKS, cluster(), size=UNKNOWN).unfinished
+        assert mkv(room, info, TRACKS, cluster()) == FINE
+        assert mkv(info, room, TRACKS, cluster(), size=UNKNOWN) == FINE
+
+
+def test_room_that_nobody_meant_to_fill_in_is_no_sign() -> None:
+    """Live muxers that reserve a Void all the same have no room for a duration."""
+    assert mkv(element("ec", bytes(152)), INFO, TRACKS, cluster(), size=UNKNOWN) == FINE
+    assert mkv(element("ec", bytes(152)), TRACKS, INFO, cluster(), size=UNKNOWN) == FINE
 
 
 def test_seek_head_without_positions_is_a_killed_recorder() -> None:

@@ -134,6 +134,14 @@ def test_index_that_is_only_partly_there_is_seen_at_every_byte() -> None:
     assert mp4(FTYP, MEDIA, index) == FINE
 
 
+def test_what_an_index_holds_besides_boxes_is_not_held_against_it() -> None:
+    """Only zeros show that something is missing, and more of them than a terminator has."""
+    whole = moov()[8:]
+    for more in (TRAILER, bytes(15), bytes(8) + TRAILER, box(b"udta", bytes(40), size=4000)):
+        assert mp4(FTYP, MEDIA, box(b"moov", whole, more)) == FINE
+    assert mp4(FTYP, MEDIA, box(b"moov", whole, bytes(16))).unfinished.startswith("its moov box is empty from byte")
+
+
 def test_index_of_large_offsets_is_judged_likewise() -> None:
     """co64 instead of stco: its last entry may not be zero either."""
     for offset, passes in ((1 << 33, True), (0, False)):

@@ -2,8 +2,9 @@
 
 Judged: a Segment of known size must end within the file. One of unknown size is either live-muxed, and then finished
 whenever it ends, or belongs to a recorder that wanted to fill the size in at closing and did not. The latter
-leaves its mark at the Segment's beginning: room for a SeekHead that is still a Void (FFmpeg and so OBS; libwebm), or
-a SeekHead whose positions are all ones (GStreamer). A live muxer writes either nothing there or a true SeekHead. What
+leaves its mark at the Segment's beginning: room for a SeekHead that is still a Void, followed by an Info with room for
+a duration (FFmpeg and so OBS; libwebm), or a SeekHead whose positions are all ones (GStreamer). A live muxer writes
+nothing there or a true SeekHead; FFmpeg 2.8 to 4.2 with ``live`` left the Void, and had no room for a duration. What
 a SeekHead points to may not be zeros. An end of 64 KiB of zeros that is no Void element is room that nobody has
 written, provided that the tracks are known to be compressed.
 
@@ -24,6 +25,8 @@ _SEGMENT: Final = 0x18538067
 _SEEK_HEAD: Final = 0x114D9B74
 _SEEK: Final = 0x4DBB
 _SEEK_POSITION: Final = 0x53AC
+_INFO: Final = 0x1549A966
+_DURATION: Final = 0x4489
 _CLUSTER: Final = b"\x1f\x43\xb6\x75"
 _IN_CLUSTER: Final = (b"\xe7", b"\xbf", b"\xec")  # what a Cluster begins with: Timestamp, CRC-32, Void
 _VOID: Final = 0xEC
@@ -81,11 +84,18 @@ def _of_unknown_size(source: Source, segment: _Element) -> str:
         if segment.payload >= source.size:
             return f"its Segment is empty: {_NOT_CLOSED}"
         return only_zeros(segment.payload) if is_zero(source.at(segment.payload, 12)) else ""
-    if first.id == _VOID:
+    if first.id == _VOID and _awaits_duration(source, first.end):
         return f"its Segment has no size, and the room for its SeekHead is still empty: {_NOT_CLOSED}"
     if _UNKNOWN in _positions(source, first):
         return f"its Segment has no size, and its SeekHead no positions: {_NOT_CLOSED}"
     return _last_cluster(source) or _zeros(source, segment, source.size)
+
+
+def _awaits_duration(source: Source, start: int) -> bool:
+    """True when the Info at *start* has a Duration, or room for one."""
+    info = _element(source, start)
+    children = _children(source, info) if info and info.id == _INFO else ()
+    return any(child.id in (_VOID, _DURATION) for child in children)
 
 
 def _last_cluster(source: Source) -> str:
