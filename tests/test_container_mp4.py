@@ -105,6 +105,10 @@ def test_placeholder_of_a_large_size_is_seen(size: int) -> None:
             "at byte 389, behind its moov box, stands no box: the recorder did not close this file",
         ),
         ((FTYP, moov(), b"\0\0\1"), "it ends inside the head of a box at byte 389: the copy is not complete"),
+        (
+            (FTYP, MEDIA, box(b"abcd", bytes(9), size=99)),
+            "its abcd box ends 82 bytes past the end of the file: the copy is not complete",
+        ),
         ((FTYP, moov()[:-9]), "its moov box ends 9 bytes past the end of the file: the copy is not complete"),
     ],
 )

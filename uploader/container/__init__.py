@@ -10,7 +10,8 @@ benefit: what is unknown, odd, or would take too long to look through counts as 
 finished recording back is as bad as none.
 
 Must never do I/O of its own, decode media, or fail on any bytes: whatever *read* raises passes through, and
-nothing else comes out. An answer costs at most ``MAX_READS`` reads and ``MAX_BYTES`` bytes (``reader``).
+nothing else comes out. An answer costs at most ``MAX_READS`` reads and ``MAX_BYTES`` bytes (``reader``); an MP4 of
+2 GiB costs 4 reads and 24 KiB with its index at the end, 5 and 32 KiB with it in front.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ Judged: a Segment of known size must end within the file. One of unknown size is
 whenever it ends, or belongs to a recorder that wanted to fill the size in at closing and did not. The latter
 leaves its mark at the Segment's beginning: room for a SeekHead that is still a Void, followed by an Info with room for
 a duration (FFmpeg and so OBS; libwebm), or a SeekHead whose positions are all ones (GStreamer). A live muxer writes
-nothing there or a true SeekHead; FFmpeg 2.8 to 4.2 with ``live`` left the Void, and had no room for a duration. What
+nothing there or a true SeekHead; older FFmpeg with ``live`` left the Void, and had no room for a duration. What
 a SeekHead points to may not be zeros. An end of 64 KiB of zeros that is no Void element is room that nobody has
 written, provided that the tracks are known to be compressed.
 
