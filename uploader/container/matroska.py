@@ -1,0 +1,175 @@
+"""Matroska and WebM: the elements of RFC 8794 (EBML) and RFC 9559.
+
+Judged: a Segment of known size must end within the file. One of unknown size is either live-muxed, and then finished
+whenever it ends, or belongs to a recorder that wanted to fill the size in at closing and did not. The latter
+leaves its mark at the Segment's beginning: room for a SeekHead that is still a Void, followed by an Info with room for
+a duration (FFmpeg and so OBS; libwebm), or a SeekHead whose positions are all ones (GStreamer). A live muxer writes
+nothing there or a true SeekHead; older FFmpeg with ``live`` left the Void, and had no room for a duration. What
+a SeekHead points to may not be zeros. An end of 64 KiB of zeros that is no Void element is room that nobody has
+written, provided that the tracks are known to be compressed.
+
+Not judged: a live-muxed file that was cut, unless its last Cluster within ``_TAIL`` bytes has a size and runs past the
+end; missing Cues or Duration, which are normal for it; what follows the Segment.
+Must never go deeper than Segment, SeekHead, Seek.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final, NamedTuple
+
+from uploader.container.reader import BLOCK, Source, is_zero, only_zeros, past_the_end, zeros_from
+
+_EBML: Final = 0x1A45DFA3
+_SEGMENT: Final = 0x18538067
+_SEEK_HEAD: Final = 0x114D9B74
+_SEEK: Final = 0x4DBB
+_SEEK_POSITION: Final = 0x53AC
+_INFO: Final = 0x1549A966
+_DURATION: Final = 0x4489
+_CLUSTER: Final = b"\x1f\x43\xb6\x75"
+_IN_CLUSTER: Final = (b"\xe7", b"\xbf", b"\xec")  # what a Cluster begins with: Timestamp, CRC-32, Void
+_VOID: Final = 0xEC
+_UNKNOWN: Final = (1 << 64) - 1  # a SeekPosition that nobody has filled in
+
+_TAIL: Final = 192 * 1024  # bytes searched for the last Cluster
+_SEEKS: Final = 24
+_RAW: Final = (b"A_PCM", b"V_UNCOMPRESSED", b"A_MS/ACM", b"V_MS/VFW", b"V_QUICKTIME", b"A_QUICKTIME")
+_COMPRESSED: Final = (b"V_MPEG4", b"V_MPEGH", b"V_MPEGI", b"V_VP8", b"V_VP9", b"V_AV1", b"V_THEORA")
+
+_NOT_CLOSED: Final = "the recorder did not close this file"
+_NOT_COPIED: Final = "the copy is not complete"
+
+
+class _Element(NamedTuple):
+    id: int
+    start: int
+    payload: int  # offset of what follows the head
+    size: int | None  # of the payload; None: unknown
+
+    @property
+    def end(self) -> int:
+        """Where it ends; of unknown size, where its payload begins."""
+        return self.payload + (self.size or 0)
+
+
+def begins(head: bytes) -> bool:
+    """True when the file begins with an EBML header."""
+    return head[:4] == _EBML.to_bytes(4, "big")
+
+
+def unfinished(source: Source) -> str:
+    """Why this file is not closed; "" when it is, or cannot be judged."""
+    header = _element(source, 0)
+    if header is None or header.end >= source.size:
+        return f"it ends inside its EBML header: {_NOT_COPIED}"
+    segment = _element(source, header.end)
+    if segment is None or segment.id != _SEGMENT:
+        if is_zero(source.at(header.end + 12, BLOCK)):
+            return only_zeros(header.end)
+        short = source.size - header.end < 12
+        return f"it ends inside the head of its Segment: {_NOT_COPIED}" if short else ""
+    if segment.size is None:
+        return _of_unknown_size(source, segment)
+    if segment.end > source.size:
+        return past_the_end("Segment", segment.end, source)
+    if segment.size == 0 and segment.end < source.size:
+        return f"its Segment has size 0: {_NOT_CLOSED}"
+    return _dangling(source, segment) or _zeros(source, segment, segment.end)
+
+
+def _of_unknown_size(source: Source, segment: _Element) -> str:
+    first = _element(source, segment.payload)
+    if first is None:
+        if segment.payload >= source.size:
+            return f"its Segment is empty: {_NOT_CLOSED}"
+        return only_zeros(segment.payload) if is_zero(source.at(segment.payload, 12)) else ""
+    if first.id == _VOID and _awaits_duration(source, first.end):
+        return f"its Segment has no size, and the room for its SeekHead is still empty: {_NOT_CLOSED}"
+    if _UNKNOWN in _positions(source, first):
+        return f"its Segment has no size, and its SeekHead no positions: {_NOT_CLOSED}"
+    return _last_cluster(source) or _zeros(source, segment, source.size)
+
+
+def _awaits_duration(source: Source, start: int) -> bool:
+    """True when the Info at *start* has a Duration, or room for one."""
+    info = _element(source, start)
+    children = _children(source, info) if info and info.id == _INFO else ()
+    return any(child.id in (_VOID, _DURATION) for child in children)
+
+
+def _last_cluster(source: Source) -> str:
+    """The reason of a file that ends inside its last Cluster, if the Cluster says how long it is."""
+    start = max(0, source.size - _TAIL)
+    data = source.at(start, _TAIL)
+    found = data.rfind(_CLUSTER)
+    while found >= 0:
+        cluster = _element(source, start + found)
+        if cluster and cluster.size is not None and source.at(cluster.payload, 1) in _IN_CLUSTER:
+            return past_the_end("last Cluster", cluster.end, source) if cluster.end > source.size else ""
+        found = data.rfind(_CLUSTER, 0, found)
+    return ""
+
+
+def _dangling(source: Source, segment: _Element) -> str:
+    """The reason of a file whose SeekHead points to an element that is not written yet."""
+    first = _element(source, segment.payload)
+    for position in _positions(source, first) if first else ():
+        offset = segment.payload + position
+        if offset + 4 <= segment.end and is_zero(source.at(offset, 4)):
+            return f"only zeros at byte {offset}, where its SeekHead names an element: {_NOT_COPIED}"
+    return ""
+
+
+def _positions(source: Source, head: _Element) -> Iterator[int]:
+    """What a SeekHead points to, relative to the Segment's payload: RFC 9559, 5.1.1."""
+    if head.id != _SEEK_HEAD:
+        return
+    for seek in _children(source, head):
+        if seek.id == _SEEK:
+            for child in _children(source, seek):
+                if child.id == _SEEK_POSITION and child.size is not None and 0 < child.size <= 8:
+                    yield int.from_bytes(source.at(child.payload, child.size), "big")
+
+
+def _children(source: Source, parent: _Element) -> Iterator[_Element]:
+    """The elements in an element of known size, as many as a SeekHead has at most."""
+    offset = parent.payload
+    for _ in range(_SEEKS):
+        child = _element(source, offset) if offset < min(parent.end, source.size) else None
+        if child is None or child.size is None:
+            return
+        yield child
+        offset = child.end
+
+
+def _zeros(source: Source, segment: _Element, end: int) -> str:
+    """The reason of a file that ends in zeros; of a Void, or of tracks that may end so, it has none."""
+    head = source.head()
+    told = any(codec in head for codec in _COMPRESSED) or is_zero(head[BLOCK:])  # not even the tracks are written
+    if not told or any(codec in head for codec in _RAW):
+        return ""
+    zeros = zeros_from(source, segment.payload, end)
+    if zeros is None or any(_is_void(source, start, end) for start in range(max(0, zeros - 9), zeros)):
+        return ""
+    return only_zeros(zeros)
+
+
+def _is_void(source: Source, start: int, end: int) -> bool:
+    """True when a Void element begins at *start* and takes up everything to *end*."""
+    element = _element(source, start)
+    return element is not None and element.id == _VOID and element.size is not None and element.end == end
+
+
+def _element(source: Source, start: int) -> _Element | None:
+    """The head of the element at *start*: RFC 8794, 4 to 6. None when there is none, or not all of it."""
+    head = source.at(start, 12)
+    if not head or not head[0] >> 4:
+        return None
+    length = 9 - head[0].bit_length()
+    width = 9 - head[length].bit_length() if len(head) > length and head[length] else 0
+    if not width or len(head) < length + width:
+        return None
+    ones = (1 << 7 * width) - 1
+    size = int.from_bytes(head[length : length + width], "big") & ones
+    return _Element(int.from_bytes(head[:length], "big"), start, start + length + width, None if size == ones else size)

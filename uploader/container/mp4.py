@@ -1,0 +1,235 @@
+"""MP4 and MOV: the boxes of ISO/IEC 14496-12 and of Apple's QuickTime File Format.
+
+Judged: top-level boxes must be boxes, follow each other and end within the file; there must be a ``moov`` box, which
+a recorder writes last, and an ``mdat`` box; a ``moov`` that was only partly copied shows zeros where a box or a
+chunk's offset should be. In a file whose ``mdat`` comes last (faststart), an end of 64 KiB of zeros is room that
+nobody has written, provided that every track's codec is known to compress: silence in PCM and black in raw video
+are zeros too. A fragmented file may not end inside a fragment, nor between ``moof`` and ``mdat``, nor in zeros.
+
+Not judged: a file that was cut exactly between two fragments; holes that are not at the end; what follows a whole
+``moov`` and ``mdat``, if it is zeros or no box (cameras append data of their own); an ``mdat`` that reaches to the end
+of the file by definition (size 0) with its ``moov`` before it. Of a file with more than ``_BOXES`` boxes the end is
+looked at: its ``mfra`` index, which is written at closing, or the last ``moof`` within ``_TAIL`` bytes; when neither is
+there it is not judged. Must never follow boxes deeper than five levels.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
+
+from uploader.container.reader import Source, is_zero, only_zeros, past_the_end, zeros_from
+
+_FIRST: Final = frozenset({b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot", b"styp"})
+_KNOWN: Final = _FIRST | {b"moof", b"mfra", b"sidx", b"uuid", b"udta", b"meta", b"emsg", b"prft", b"pdin", b"ssix"}
+_PARENTS: Final = frozenset({b"moov", b"trak", b"mdia", b"minf", b"stbl"})
+_LEVELS: Final = 5  # moov, trak, mdia, minf, stbl
+_BEGINNING: Final = 4  # boxes among which a fragmented file has its moov
+_BOXES: Final = 32  # at top level, before the end is looked at instead
+_CHILDREN: Final = 32
+_TAIL: Final = 192 * 1024  # bytes searched for the last moof
+_LEAST_HOLE, _HOLE = 16, 40  # bytes without a box, zeros from the ninth on; fewer may be a terminator of QuickTime's
+_NAME: Final = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 -_.")
+
+# Sample entries that never hold long runs of zeros. DNxHD, ProRes, MPEG-2 and Motion JPEG may pad their frames.
+_COMPRESSED: Final = frozenset(
+    b"avc1 avc2 avc3 avc4 hvc1 hev1 dvh1 dvhe vvc1 mp4v s263 vp08 vp09 av01 mp4a ac-3 ec-3 Opus alac .mp3 fLaC "
+    b"samr sawb tmcd text tx3g".split()
+)
+
+_NOT_CLOSED: Final = "the recorder did not close this file"
+_NOT_COPIED: Final = "the copy is not complete"
+
+
+class _Box(NamedTuple):
+    kind: bytes
+    start: int
+    payload: int  # offset of what follows the head
+    end: int
+
+
+@dataclass
+class _Walk:
+    """The boxes of one level, up to where there is none."""
+
+    boxes: list[_Box] = field(default_factory=list)
+    stop: int = 0  # offset of what is no box, or of what follows the last one
+
+    def first(self, kind: bytes) -> _Box | None:
+        return next((box for box in self.boxes if box.kind == kind), None)
+
+
+def begins(head: bytes) -> bool:
+    """True when the first box is one that stands first in MP4 or MOV."""
+    size = int.from_bytes(head[:4], "big")
+    return head[4:8] in _FIRST and (size >= 8 or size < 2)
+
+
+def unfinished(source: Source) -> str:
+    """Why this file is not closed; "" when it is, or cannot be judged."""
+    walk = _walk(source, 0, source.size, _BEGINNING)
+    if not walk.boxes:
+        return f"its first box has no size yet: {_NOT_CLOSED}"
+    inside = _moov(source, walk)
+    if inside.first(b"mvex") and _has_index(source):
+        return ""
+    walk = _walk(source, walk.stop, source.size, _BOXES, walk.boxes)
+    inside = inside if inside.boxes else _moov(source, walk)
+    if walk.first(b"moof") or inside.first(b"mvex"):
+        return _of_fragments(source, walk, inside)
+    return _of_whole(source, walk, inside)
+
+
+def _moov(source: Source, walk: _Walk) -> _Walk:
+    """The boxes in the ``moov`` box, as far as the file has them."""
+    moov = walk.first(b"moov")
+    return _walk(source, moov.payload, min(moov.end, source.size), _CHILDREN) if moov else _Walk()
+
+
+def _of_whole(source: Source, walk: _Walk, inside: _Walk) -> str:
+    """Judge a file that has one index for all."""
+    moov, mdat, last = walk.first(b"moov"), walk.first(b"mdat"), walk.boxes[-1]
+    if last.end > source.size and (last.kind in _KNOWN or not (moov and mdat)):
+        return past_the_end(f"{_name(last)} box", last.end, source)
+    if moov is None:
+        return _without_moov(source, walk)
+    if mdat is None:
+        return f"no mdat box behind its moov box: {_NOT_COPIED}" if walk.stop >= source.size else _no_box(source, walk)
+    if (hole := _hole(source, moov, inside)) is not None:
+        return f"its moov box is empty from byte {hole} on: {_NOT_COPIED}"
+    return _zeros(source, last, last.end, inside) if last.kind == b"mdat" else ""
+
+
+def _without_moov(source: Source, walk: _Walk) -> str:
+    if walk.first(b"meta") or walk.first(b"styp") or len(walk.boxes) >= _BOXES:
+        return ""  # a picture, a piece of a stream, or too long a way to the moov
+    if walk.stop < source.size and is_zero(source.at(walk.stop, 8)):
+        return f"no moov box, only zeros from byte {walk.stop} on: {_NOT_CLOSED}, or {_NOT_COPIED}"
+    return f"no moov box: {_NOT_CLOSED}"
+
+
+def _of_fragments(source: Source, walk: _Walk, inside: _Walk) -> str:
+    """Judge a file that comes in fragments, of which any may be the last."""
+    last = walk.boxes[-1]
+    if len(walk.boxes) >= _BOXES and walk.stop < source.size:
+        tail = _tail(source)
+        return _end_of_fragments(source, tail, inside) if tail.boxes else _zeros(source, last, source.size, inside)
+    return _end_of_fragments(source, walk, inside)
+
+
+def _end_of_fragments(source: Source, walk: _Walk, inside: _Walk) -> str:
+    last = walk.boxes[-1]
+    if last.end > source.size:
+        return past_the_end(f"last {_name(last)} box", last.end, source)
+    if walk.stop < source.size:
+        return _no_box(source, walk)
+    if last.kind == b"moof":
+        return f"no mdat box behind its last moof box: it ends inside a fragment, and {_NOT_CLOSED}"
+    if not any(box.kind in (b"moof", b"mdat") for box in walk.boxes):
+        return f"no moof box, which its moov box announces: {_NOT_CLOSED}"
+    return _zeros(source, last, source.size, inside) if last.kind == b"mdat" else ""
+
+
+def _has_index(source: Source) -> bool:
+    """True when the file ends with a whole ``mfra`` box: it says itself how long it is."""
+    end = source.at(source.size - 16, 16)
+    if len(end) < 16 or end[:8] != b"\0\0\0\x10mfro":
+        return False
+    length = int.from_bytes(end[12:], "big")
+    return source.at(source.size - length, 8) == struct.pack(">I4s", length, b"mfra") if length < source.size else False
+
+
+def _tail(source: Source) -> _Walk:
+    """The boxes from the last ``moof`` on that the end of the file shows; none when it does not show one."""
+    start = max(0, source.size - _TAIL)
+    data = source.at(start, _TAIL)
+    found = data.rfind(b"\0\0\0\x10mfhd")
+    while found >= 8 and data[found - 4 : found] != b"moof":
+        found = data.rfind(b"\0\0\0\x10mfhd", 0, found)
+    return _walk(source, start + found - 8, source.size, _BOXES) if found >= 8 else _Walk()
+
+
+def _no_box(source: Source, walk: _Walk) -> str:
+    """The reason of a file that goes on with something else after its last box."""
+    if is_zero(source.at(walk.stop, 8)):
+        return only_zeros(walk.stop)
+    if source.size - walk.stop < 8:
+        return f"it ends inside the head of a box at byte {walk.stop}: {_NOT_COPIED}"
+    return f"at byte {walk.stop}, behind its {_name(walk.boxes[-1])} box, stands no box: {_NOT_CLOSED}"
+
+
+def _zeros(source: Source, last: _Box, end: int, inside: _Walk) -> str:
+    """The reason of a file whose media end in zeros at *end*; of codecs that may end so it has none."""
+    zeros = zeros_from(source, last.payload, end)
+    return only_zeros(zeros) if zeros is not None and _is_compressed(source, inside) else ""
+
+
+def _is_compressed(source: Source, inside: _Walk) -> bool:
+    """True when there are tracks, and every one's codec is known to leave no long runs of zeros."""
+    tracks = [box for box in inside.boxes if box.kind == b"trak"]
+    return bool(tracks) and all(_codec(source, track) in _COMPRESSED for track in tracks)
+
+
+def _codec(source: Source, track: _Box) -> bytes:
+    """The kind of a track's first sample entry: 14496-12, 8.5.2. It stands at the beginning of a track."""
+    data = source.at(track.start, min(2048, track.end - track.start))
+    found = data.find(b"stsd")
+    return data[found + 16 : found + 20] if found >= 0 else b""
+
+
+def _hole(source: Source, moov: _Box, inside: _Walk) -> int | None:
+    """Where zeros begin inside the index; None when its last boxes are all there.
+
+    Boxes are written in order, so it is enough to follow the last one of each level.
+    """
+    box, walk = moov, inside
+    for _ in range(_LEVELS):
+        rest = source.at(walk.stop, min(_HOLE, box.end - walk.stop))
+        if len(rest) >= _LEAST_HOLE and is_zero(rest[8:]) and _box(source, walk.stop, box.end) is None:
+            return walk.stop  # a part of the head may have been written
+        if not walk.boxes or walk.stop > box.end or len(walk.boxes) >= _CHILDREN:
+            return None
+        box = walk.boxes[-1]
+        if box.kind not in _PARENTS:
+            break
+        walk = _walk(source, box.payload, box.end, _CHILDREN)
+    width = {b"stco": 4, b"co64": 8}.get(box.kind)
+    if width and box.end - box.payload >= 8 + width and is_zero(source.at(box.end - width, width)):
+        return box.end - width  # no chunk lies at offset 0
+    return None
+
+
+def _walk(source: Source, start: int, end: int, most: int, before: Iterable[_Box] = ()) -> _Walk:
+    """Up to *most* boxes, with those *before*, from *start* to *end*; one that runs past *end* is the last."""
+    walk = _Walk([*before], start)
+    while walk.stop < end and len(walk.boxes) < most:
+        box = _box(source, walk.stop, end)
+        if box is None:
+            break
+        walk.boxes.append(box)
+        walk.stop = box.end
+    return walk
+
+
+def _box(source: Source, start: int, end: int) -> _Box | None:
+    """The box that begins at *start*: 14496-12, 4.2. None when nothing there looks like one."""
+    head = source.at(start, 16)
+    if len(head) < 8 or not (head[4:8] in _KNOWN or _is_name(head[4:8])):
+        return None
+    size, kind, length = int.from_bytes(head[:4], "big"), head[4:8], 8
+    if size == 0:
+        size = end - start  # to the end
+    elif size == 1 and len(head) == 16:
+        size, length = int.from_bytes(head[8:], "big"), 16
+    return _Box(kind, start, start + length, start + size) if size >= length else None
+
+
+def _is_name(kind: bytes) -> bool:
+    """True for what may be a box's kind: four characters; Apple's begin with ©."""
+    return kind[0] in _NAME | {0xA9} and _NAME.issuperset(kind[1:])
+
+
+def _name(box: _Box) -> str:
+    return box.kind.decode("latin-1")

@@ -1,0 +1,108 @@
+"""How the parsers see a file: bounded reads, and the search for zeros that nobody has written over.
+
+A read may be a round trip to a share and back, so reads are few and of a useful size, and what was read is looked
+at again before more is asked for. Must never be written around: the bound of a verdict is kept here alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+Read = Callable[[int, int], bytes]  # (offset, length): at most that many bytes, fewer only at the end of the file
+
+MAX_READS: Final = 64
+MAX_BYTES: Final = 512 * 1024
+HEAD: Final = 16 * 1024  # bytes read first, and kept
+BLOCK: Final = 4 * 1024  # bytes read at least
+ZEROS: Final = 64 * 1024  # so many zeros at the end are not compressed media
+
+
+class TooLong(Exception):  # noqa: N818  # stays in this package: not an error, the file is just not judged
+    """A verdict would take more reads or bytes than are allowed."""
+
+
+class BecameShorter(Exception):  # noqa: N818  # stays in this package: becomes a verdict
+    """The file has fewer bytes than it was said to have."""
+
+
+class Source:
+    """A file of *size* bytes, as far as it has to be seen. One verdict, one source."""
+
+    def __init__(self, read: Read, size: int) -> None:
+        """*size*: bytes, as told by whoever found the file."""
+        self.size = max(0, size)
+        self._read = read
+        self._reads, self._bytes = 0, 0
+        self._head = b""
+        self._start, self._window = 0, b""
+
+    def head(self) -> bytes:
+        """The first bytes, at most HEAD of them."""
+        if not self._head:
+            self._head = self._fetch(0, HEAD)
+        return self._head
+
+    def at(self, offset: int, length: int) -> bytes:
+        """*length* bytes from *offset* on, fewer only where the file ends. Raises TooLong, BecameShorter."""
+        length = min(length, self.size - offset)
+        if length <= 0 or offset < 0:
+            return b""
+        if offset + length <= len(self._head):
+            return self._head[offset : offset + length]
+        within = offset - self._start
+        if within < 0 or within + length > len(self._window):
+            self._start, self._window, within = offset, self._fetch(offset, max(length, BLOCK)), 0
+        return self._window[within : within + length]
+
+    def _fetch(self, offset: int, length: int) -> bytes:
+        length = min(length, self.size - offset)
+        if length <= 0:
+            return b""  # an empty file has no head
+        if self._reads >= MAX_READS or self._bytes + length > MAX_BYTES:
+            raise TooLong
+        self._reads += 1
+        self._bytes += length
+        data = self._read(offset, length)[:length]
+        if len(data) < length:
+            raise BecameShorter
+        return data
+
+
+def is_zero(data: bytes) -> bool:
+    """True when there is nothing but zeros, and at least one."""
+    return bool(data) and not data.strip(b"\0")
+
+
+def zeros_from(source: Source, start: int, end: int) -> int | None:
+    """Where the zeros begin with which *start* to *end* ends; None when it does not end in at least ZEROS of them.
+
+    In less than ZEROS bytes all must be zeros, and less than BLOCK are not judged.
+    A recorder that reserves room, and a copy that announces its size first, both leave such an end. The beginning
+    is found by halving, so it is exact when everything before it was written in order.
+    """
+    length = min(ZEROS, end - start)
+    if length < BLOCK or not is_zero(source.at(end - BLOCK, BLOCK)) or not is_zero(source.at(end - length, length)):
+        return None
+    low, high = start, end - length
+    try:
+        while high - low > ZEROS:
+            middle = (low + high) // 2
+            if is_zero(source.at(middle, min(BLOCK, high - middle))):
+                high = middle
+            else:
+                low = middle
+        return low + len(source.at(low, high - low).rstrip(b"\0"))
+    except TooLong:
+        return high
+
+
+def past_the_end(what: str, end: int, source: Source) -> str:
+    """The reason of a file that ends before *what*, which its length puts at *end*."""
+    missing = end - source.size
+    return f"its {what} ends {missing} byte{'s' * (missing != 1)} past the end of the file: the copy is not complete"
+
+
+def only_zeros(offset: int) -> str:
+    """The reason of a file whose end nobody has written."""
+    return f"only zeros from byte {offset} on: the recorder or the copy has reserved this room and not written it"
