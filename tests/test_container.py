@@ -28,12 +28,15 @@ def test_finished_recording_passes(name: str) -> None:
         assert judged(recording(name), suffix) == Verdict(KINDS[name].container, "")
 
 
+SHORTEST = 32  # bytes: by then it is known which container a file is
+
+
 @pytest.mark.parametrize("faststart", [False, True])
 def test_made_videos_pass(faststart: bool) -> None:
     """The videos of the demo are finished, and no prefix of them is."""
     data = b"".join(Video(frames=9, width=160, height=96, faststart=faststart).pieces())
     assert judged(data, ".mp4") == Verdict("mp4", "")
-    assert all(judged(data[:end], ".mp4").unfinished for end in range(1, len(data), 997))
+    assert all(judged(data[:end], ".mp4").unfinished for end in range(SHORTEST, len(data), 997))
 
 
 @pytest.mark.parametrize(
@@ -62,9 +65,13 @@ def test_stream_may_end_anywhere(name: str) -> None:
 @pytest.mark.parametrize("name", SELF_SIZED)
 @given(st.data())
 def test_any_cut_is_seen(name: str, data: st.DataObject) -> None:
-    """A recording that says how long it is, without its last bytes, however many, is unfinished."""
+    """A recording that says how long it is, without its last bytes, is unfinished as soon as it is known what it is."""
     whole = recording(name)
-    end = data.draw(st.integers(1, len(whole) - 1) | st.integers(len(whole) - 64, len(whole) - 1) | st.integers(1, 600))
+    end = data.draw(
+        st.integers(SHORTEST, len(whole) - 1)
+        | st.integers(len(whole) - 64, len(whole) - 1)
+        | st.integers(SHORTEST, 600)
+    )
     assert judged(whole[:end], KINDS[name].suffix).unfinished
 
 
@@ -220,11 +227,12 @@ def test_reader_that_gives_too_much_is_cut_short() -> None:
     [
         (b"", ".mp4", ""),
         (b"", "", ""),
-        (b"\0\0\0", ".mp4", "it has only 3 bytes"),
-        (b"RIF", ".AVI", "it has only 3 bytes"),
+        (b"\0\0\0", ".mp4", ""),
+        (b"RIF", ".AVI", ""),
         (b"RIF", ".txt", ""),
-        (b"hello world" * 9, "mp4", "no ftyp box at its beginning"),
-        (b"hello world" * 9, ".MOV", "no ftyp box at its beginning"),
+        (b"hello world" * 9, "mp4", ""),
+        (bytes(99), "mp4", "zeros from byte 0 to 99: "),
+        (bytes(99), ".MOV", "zeros from byte 0 to 99: "),
         (b"hello world" * 9, ".mkv", ""),
         (b"hello world" * 9, ".bin", ""),
         (bytes(99), ".bin", ""),
@@ -232,7 +240,7 @@ def test_reader_that_gives_too_much_is_cut_short() -> None:
     ],
 )
 def test_suffix_is_only_a_hint(data: bytes, suffix: str, reason: str) -> None:
-    """What begins like no container is held only when its name promises a video that it cannot be."""
+    """What begins like no container is held back only when its name promises a video and zeros stand in its place."""
     verdict = judged(data, suffix)
     assert verdict.container == ""
     assert verdict.unfinished.startswith(reason)

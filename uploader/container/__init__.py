@@ -51,8 +51,8 @@ _FAMILIES: Final = (
     _Family("mpeg-ps", mpeg.begins_ps, mpeg.unfinished),
 )
 
-_MP4_SUFFIXES: Final = frozenset({"mp4", "m4v", "mov", "qt", "3gp", "3g2"})
-_SUFFIXES: Final = _MP4_SUFFIXES | {
+_SUFFIXES: Final = {
+    *("mp4", "m4v", "mov", "qt", "3gp", "3g2"),
     *("mkv", "mk3d", "webm"),
     *("avi",),
     *("ts", "mts", "m2ts", "m2t", "mpg", "mpeg", "vob", "m2p"),
@@ -74,24 +74,20 @@ def inspect(read: Read, size: int, suffix: str) -> Verdict:
             if begins(head):
                 return Verdict(name, unfinished(source))
         name = ""
-        return Verdict(name, _without_magic(head, size, suffix.lower().lstrip(".")))
+        return Verdict(name, _without_magic(head, suffix.lower().lstrip(".")))
     except TooLong:
         return Verdict(name, "")
     except BecameShorter:
         return Verdict(name, "it became shorter while it was looked at: somebody is writing it anew")
 
 
-def _without_magic(head: bytes, size: int, suffix: str) -> str:
-    """What is wrong with a file that begins like no container, if its suffix promises one."""
-    if suffix not in _SUFFIXES or not size:
+def _without_magic(head: bytes, suffix: str) -> str:
+    """What is wrong with a file that begins like no container, if its suffix promises one.
+
+    That it is none is no reason: whether it plays is for the server to say, and a recording of a kind that is not
+    known here must not be held back. Zeros where its head belongs are.
+    """
+    if suffix not in _SUFFIXES or len(head) <= _SMALLEST or not is_zero(head[_SMALLEST:]):
         return ""
-    if size < _SMALLEST:
-        return f"it has only {size} bytes, less than the head of any recording: the recorder or the copy has just begun"
-    if is_zero(head[_SMALLEST:]):
-        start = len(head.rstrip(b"\0"))
-        return f"zeros from byte {start} to {len(head)}: the recorder or the copy has not written its beginning yet"
-    if suffix in _MP4_SUFFIXES:
-        return (
-            "no ftyp box at its beginning, nor any other that begins an MP4: the beginning is missing, or it is no MP4"
-        )
-    return ""
+    start = len(head.rstrip(b"\0"))
+    return f"zeros from byte {start} to {len(head)}: the recorder or the copy has not written its beginning yet"
