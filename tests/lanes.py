@@ -32,6 +32,11 @@ def configured(*roots: str, settle: str = "10s", **upload: Any) -> Config:
     )
 
 
+def limited(*lanes: Lane) -> list[bool]:
+    """Which of them may have to wait now."""
+    return [lane.limited for lane in lanes]
+
+
 @dataclass
 class Traffic:
     """What went: at which moment, on which lane, how many bytes."""

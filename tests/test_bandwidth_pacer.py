@@ -16,6 +16,7 @@ from lanes import MUCH, ROOT, WINDOW, configured, site
 
 from uploader.bandwidth import Lane
 from uploader.bandwidth.meter import CREDIT, LARGEST_PIECE, PIECE, Meter
+from uploader.bandwidth.pacer import _Waiter
 from uploader.units import format_rate, parse_rate
 
 RATES = ("8 kbit/s", "100 kbit/s", "20 Mbit/s", "1 Gbit/s", "10 Gbit/s")
@@ -192,23 +193,39 @@ async def test_lanes_that_are_cancelled_leave_no_gap() -> None:
         assert here.traffic.between(start, start + 10, 0) == pytest.approx(10_000, rel=0.03)
 
 
-async def test_a_turn_that_comes_too_late_is_given_back() -> None:
+async def test_a_turn_that_comes_too_late_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
     """Granted and cancelled in the same moment: those bytes did not go, and another lane may have them at once."""
     async with site(configured(bandwidth="8 kbit/s")) as here:
+        pacer = here.bandwidth._pacer
         first, second = (here.bandwidth.lane(ROOT) for _ in range(2))
         assert await first.take(MUCH) == 20
-        doomed = asyncio.ensure_future(first.take(MUCH))
-        waiting = asyncio.ensure_future(second.take(MUCH))
-        here.bandwidth._pacer._stir.set()
+        doomed = asyncio.ensure_future(second.take(MUCH))  # its turn is the next
+        waiting = asyncio.ensure_future(first.take(MUCH))
+        grant = pacer._grant
+
+        def grant_and_cancel(waiter: _Waiter, now: float) -> None:
+            grant(waiter, now)
+            if waiter.lane is second:
+                doomed.cancel()
+
+        monkeypatch.setattr(pacer, "_grant", grant_and_cancel)
+        await here.clock.advance(PIECE)
+        assert (doomed.cancelled(), waiting.done()) == (True, True)
+
+
+async def test_a_turn_of_one_that_is_being_cancelled_goes_to_the_next() -> None:
+    """Its task has not run since, and its place in the queue is still there."""
+    async with site(configured(bandwidth="8 kbit/s")) as here:
+        first, second = (here.bandwidth.lane(ROOT) for _ in range(2))
+        await first.take(MUCH)
+        doomed = asyncio.ensure_future(second.take(MUCH))
+        waiting = asyncio.ensure_future(first.take(MUCH))
         await idle()
-        due = here.clock.monotonic() + PIECE
         here.clock._pass(PIECE)
-        here.bandwidth._pacer._serve(here.clock.monotonic())  # the turn is granted, and its task has not run since
         doomed.cancel()
-        await here.clock.advance(0)
-        assert doomed.cancelled()
-        assert waiting.done()
-        assert here.clock.monotonic() == pytest.approx(due)
+        here.bandwidth._pacer._serve(here.clock.monotonic())
+        await idle()
+        assert (doomed.cancelled(), waiting.done()) == (True, True)
 
 
 async def test_a_worker_that_stops_takes_its_wish_with_it() -> None:

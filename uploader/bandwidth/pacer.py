@@ -107,9 +107,9 @@ class Pacer:
         self._stir.set()
 
     def _put_in_force(self, folder: Folder) -> None:
-        slowed = folder.root in self._limits.recorded and self._limits.rate_of(folder.root) != self._limits.total
         total = () if self._limits.total is None else (self._total,)
-        folder.meters = (*total, self._slow) if slowed else total
+        slow = (self._slow,) if folder.root in self._limits.recorded else ()
+        folder.meters = (*total, *slow)
 
     async def turn(self, lane: Lane, folder: Folder, wanted: int) -> int:
         """Wait for a turn, and return how many bytes it is. One that was granted to a cancelled task is given back."""
