@@ -83,6 +83,7 @@ def test_the_environment_overrides_the_file_key_by_key(loaded: Loader) -> None:
     [
         ("20 Mbit/s", (RateStep(0, 2.5e6),)),
         ('[["08:00", "8 kbit/s"]]', (RateStep(0, 1000), RateStep(480, 1000))),
+        ('[["sat,sun 08:00", "8 kbit/s"]]', (RateStep(480, 1000, frozenset({5, 6})),)),
     ],
 )
 def test_lists_come_from_the_environment_as_json(loaded: Loader, value: str, steps: tuple[RateStep, ...]) -> None:

@@ -17,7 +17,17 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from uploader.model import AfterUpload, Share, shown
 from uploader.placeholders import check_names, check_placeholders, parse_match
-from uploader.units import UNLIMITED, RateStep, parse_chunk_size, parse_duration, parse_rate, parse_schedule, quoted
+from uploader.units import (
+    UNLIMITED,
+    RateStep,
+    in_order,
+    parse_chunk_size,
+    parse_duration,
+    parse_rate,
+    quoted,
+    schedule_steps,
+    taken,
+)
 
 _AS_URL: Final = 'expected an address like "https://valt.example.com"'
 
@@ -102,6 +112,9 @@ Text = Annotated[str, Field(description="text in quotes")]
 Duration = Annotated[float, BeforeValidator(parse_duration)]
 Timeout = Annotated[Duration, AfterValidator(_above_zero)]
 Rate = Annotated[float, BeforeValidator(parse_rate)]
+Timetable = Annotated[
+    tuple[Annotated[RateStep, BeforeValidator(taken)], ...], AfterValidator(in_order), BeforeValidator(schedule_steps)
+]
 PathHere = Annotated[Path, BeforeValidator(_absolute), Field(description='an absolute path like "/srv/recordings"')]
 OptionalPath = Annotated[
     Path | None,
@@ -175,7 +188,7 @@ class UploadConfig(_Table):
 
     workers: Annotated[int, Field(ge=1, le=64, description="a whole number from 1 to 64")] = 4
     chunk_size: Annotated[int, BeforeValidator(parse_chunk_size)] = 16 * 1024 * 1024  # 0: "whole"
-    bandwidth: Annotated[tuple[RateStep, ...], BeforeValidator(parse_schedule)] = UNLIMITED
+    bandwidth: Timetable = UNLIMITED
     ready_timeout: Timeout = 1800.0
     drain: Duration = 10.0
     order: Literal["oldest", "smallest", "newest"] = "oldest"
