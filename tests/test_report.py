@@ -42,7 +42,7 @@ def known(*uploads: Upload, **more: Any) -> Known:
 def sent(path: Path) -> ledger.Known:
     """The ledger's entry of a file as it is now."""
     status = path.stat()
-    return ledger.Known(status.st_size, status.st_mtime_ns, "e1", "d1", "record-1", 3)
+    return ledger.Known(status.st_size, status.st_mtime_ns, "e1", "d1", "record-1", 3, str(path))
 
 
 def test_status_is_one_document_for_everybody(tmp_path: Path) -> None:

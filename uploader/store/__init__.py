@@ -8,7 +8,8 @@
 Must never hold a secret, and never answer "saved" before it is durable.
 """
 
-from uploader.store.ledger import Ledger, LedgerLine
+from uploader.store.ledger import Ledger
+from uploader.store.line import LedgerLine
 from uploader.store.store import Store
 
 __all__ = ["Ledger", "LedgerLine", "Store"]
