@@ -25,7 +25,8 @@ from uploader.store.line import Facts, LedgerLine, facts_of
 
 NAME: Final = "ledger.jsonl"
 GENESIS: Final = "0" * 64  # what the first line carries in place of a hash
-BLOCK: Final = 1024 * 1024  # bytes of one read; no line comes near it (three names of 4 KiB, in escapes: 75 KiB)
+BLOCK: Final = 1024 * 1024  # bytes of one read
+LONGEST: Final = 1024 * 1024  # bytes of a line; ours do not come near (three names of 4 KiB, in escapes: 75 KiB)
 SEAL: Final = 32  # bytes of a sha256
 PUT_BACK: Final = "put the whole file back from a copy; it is never rewritten"
 
@@ -201,7 +202,7 @@ class Lines:
             *whole, rest = (rest + block).split(b"\n")
             yield from whole
             number += len(whole)
-            if len(rest) > BLOCK:
+            if len(rest) > LONGEST:
                 raise Unreadable(f"line {number + 1}: it is longer than any line of ours")
         self.torn = rest
 
