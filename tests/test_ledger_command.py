@@ -62,6 +62,45 @@ async def test_a_line_that_was_taken_out_is_found(tmp_path: Path) -> None:
         assert "line 2: it says it is line 3; a line was added or taken out" in ended.err
 
 
+async def test_a_tail_that_was_cut_off_or_changed_is_found(tmp_path: Path) -> None:
+    """No line comes after the last that would show it, but the state has seen it; every command that reads it says so."""
+    async with at_work(tmp_path) as site:
+        files = await finished(site)
+        ledger = site.state / "ledger.jsonl"
+        whole = ledger.read_text()
+        lines = whole.splitlines(keepends=True)
+        spoils = {
+            "".join(lines[:2]): "it ends after line 2, but the state has seen line 3; its end was cut off",
+            whole[:-20]: "it ends after line 2, but the state has seen line 3; its end was cut off",
+            whole.replace(lines[2], lines[2].replace('"chunks": 1', '"chunks": 2')): (
+                "line 3: it is not the line that the state has seen; it was changed"
+            ),
+        }
+        for content, complaint in spoils.items():
+            ledger.write_text(content)
+            for arguments in (("ledger", "--verify"), ("ledger",), ("status",), ("once",)):
+                ended = await site.run(*arguments)
+                assert ended.code == 78
+                assert ended.err.startswith(f"error: {ledger}: {complaint}; put the whole file back from a copy; if ")
+            assert ledger.read_text() == content
+        ledger.write_text(whole)
+        assert (await site.run("ledger", "--verify")).code == 0
+        assert (await site.run("link", files[2])).code == 0
+
+
+async def test_a_damaged_state_hides_nothing_that_is_done(tmp_path: Path) -> None:
+    """The list and the links are there all the same; only the proof wants the state, which has seen the end."""
+    async with at_work(tmp_path) as site:
+        files = await finished(site)
+        (site.state / "state.json").write_text("{")
+        listed, linked, verified = await asyncio.gather(
+            site.run("ledger"), site.run("link", files[2]), site.run("ledger", "--verify")
+        )
+        assert (listed.code, len(listed.lines), linked.code, len(linked.lines)) == (0, 3, 0, 1)
+        assert (verified.code, verified.out) == (78, "")
+        assert verified.err.startswith(f"error: {site.state}/state.json is damaged: ")
+
+
 async def test_download_compares_every_byte_with_what_was_sent(tmp_path: Path) -> None:
     """Equal, differing and missing are told apart for each file; anything but equal is exit 1."""
     async with at_work(tmp_path) as site:
