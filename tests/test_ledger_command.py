@@ -63,7 +63,7 @@ async def test_a_line_that_was_taken_out_is_found(tmp_path: Path) -> None:
 
 
 async def test_a_tail_that_was_cut_off_or_changed_is_found(tmp_path: Path) -> None:
-    """No line comes after the last that would show it, but the state has seen it; every command that reads it says so."""
+    """No line after the last would show it, but the state has seen it; every command that reads it says so."""
     async with at_work(tmp_path) as site:
         files = await finished(site)
         ledger = site.state / "ledger.jsonl"

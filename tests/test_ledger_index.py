@@ -140,6 +140,26 @@ def test_no_answer_rests_on_a_key(history: list[Finished]) -> None:
         )
 
 
+def test_a_copy_is_found_by_its_content_and_not_by_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the keys of all contents are equal, the lines decide."""
+    key_of_value = index.key_of_value
+    monkeypatch.setattr(
+        ledger_file, "key_of_value", lambda value: 7 if isinstance(value, tuple) else key_of_value(value)
+    )
+    ledger, _ = filled(MemoryDisk(), [a_finish("/rec/a.mp4", size=1), a_finish("/rec/b.mp4", size=2)])
+    found = ledger.alike_elsewhere(Identity(1, 0, "e1"), "/rec/c.mp4")
+    assert found is not None
+    assert found.path == "/rec/a.mp4"
+    assert ledger.alike_elsewhere(Identity(3, 0, "e1"), "/rec/c.mp4") is None
+
+
+def test_size_and_time_are_not_run_together() -> None:
+    """1 and 11 are not 11 and 1."""
+    ledger, _ = filled(MemoryDisk(), [a_finish("/rec/a.mp4", size=1, mtime_ns=11)])
+    assert ledger.knows("/rec/a.mp4", 1, 11)
+    assert not ledger.knows("/rec/a.mp4", 11, 1)
+
+
 @pytest.mark.usefixtures("one_key")
 def test_what_was_touched_is_not_mistaken_for_another_path() -> None:
     """Two paths with one key: what one was touched to says nothing of the other."""
@@ -226,6 +246,8 @@ def test_an_index_grows_with_its_lines(monkeypatch: pytest.MonkeyPatch) -> None:
         assert table.find(key) == [number for number in range(500, 0, -1) if keys[number - 1] == key]
     assert table.find(2**64 - 1) == []
     assert len(table._heads) == 512
+    chained = [(number, before) for number, before in enumerate(table._before, start=1) if before]
+    assert all(keys[number - 1] % 512 == keys[before - 1] % 512 for number, before in chained)  # and no longer ones
 
 
 @pytest.mark.parametrize(

@@ -87,7 +87,9 @@ def test_the_quick_way_takes_nothing_that_the_codec_refuses(written_line: Ledger
         case "flip":
             content[at] ^= data.draw(st.integers(1, 255))
         case "put in":
-            content[at:at] = data.draw(st.sampled_from([b"0", b"-", b".", b'"', b"\\", b" ", b"1e5", b"\\u00", b"{"]))
+            content[at:at] = data.draw(
+                st.sampled_from([b"0", b"-", b".", b'"', b"\\", b" ", b"1e5", b"\\u00", b"{", b"\x85", b"\xc2\x85"])
+            )
         case _:
             del content[at]
     try:
@@ -136,6 +138,7 @@ def faulty(change: str, value: str) -> bytes:
         (faulty('"mtime_ns": 17', f'"mtime_ns": {2**96}17'), "mtime_ns: expected a whole number"),
         (faulty('"/rec/a.mp4"', "null"), "path: expected a text"),
         (faulty('"/rec/a.mp4"', '"\xff"').replace(b"\xc3\xbf", b"\xff"), "it is not JSON"),
+        (faulty('"/rec/a.mp4"', '"\x85"').replace(b"\xc2\x85", b"\x85"), "it is not JSON"),
         (faulty('"/rec/a.mp4"', '"\t"'), "it is not JSON"),
         (b"[" * 1_000_000 + b"\n", "it is not JSON"),
         (b"null\n", "it is not a JSON object"),

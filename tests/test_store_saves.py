@@ -153,3 +153,11 @@ def test_a_writer_that_remembers_writes_what_one_without_memory_would(
     for sequence, (found, left, keep) in enumerate(states):
         kept = replace(kept if keep else Saved(0, tuple(found), tuple(left)), sequence=sequence)
         assert writer.encode(kept, now=EPOCH) == encode_state(kept, now=EPOCH)
+
+
+def test_a_value_is_known_by_itself_and_not_by_its_place_in_memory() -> None:
+    """What was dropped leaves its place to the next value, which is spelt anew."""
+    writer = StateWriter()
+    for restarts in range(200):
+        content = writer.encode(Saved(1, (replace(SENDING, restarts=restarts),)), now=EPOCH)
+        assert decode_state(content).uploads[0].restarts == restarts

@@ -232,6 +232,15 @@ async def test_a_daemon_at_work_is_never_taken_for_damage() -> None:
     assert saved.ledger.count == 2 < ledger.count < disk.daemon.count
 
 
+async def test_whoever_looks_on_cuts_nothing_off() -> None:
+    """The last line may be in the middle of being written."""
+    disk = await with_history(2)
+    disk.files[NAME] += b'{"seq": 3, "prev'
+    before = dict(disk.files)
+    assert look(disk)[1].count == 2
+    assert disk.files == before
+
+
 async def test_every_complaint_names_its_file_with_its_folder(tmp_path: Path) -> None:
     """Of a machine with two daemons, one has stopped: it says which file it is, and in which folder."""
     folder = tmp_path / "state"
