@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator
 from dataclasses import replace
 
@@ -155,9 +156,11 @@ def test_a_writer_that_remembers_writes_what_one_without_memory_would(
         assert writer.encode(kept, now=EPOCH) == encode_state(kept, now=EPOCH)
 
 
-def test_a_value_is_known_by_itself_and_not_by_its_place_in_memory() -> None:
-    """What was dropped leaves its place to the next value, which is spelt anew."""
-    writer = StateWriter()
-    for restarts in range(200):
-        content = writer.encode(Saved(1, (replace(SENDING, restarts=restarts),)), now=EPOCH)
-        assert decode_state(content).uploads[0].restarts == restarts
+def test_a_value_is_kept_for_as_long_as_its_line() -> None:
+    """Lines are found by their value's place in memory: no other value may come to stand there meanwhile."""
+    writer, upload = StateWriter(), replace(SENDING, restarts=7)
+    references = sys.getrefcount(upload)
+    writer.encode(Saved(1, (upload,)), now=EPOCH)
+    assert sys.getrefcount(upload) == references + 1
+    writer.encode(Saved(2), now=EPOCH)
+    assert sys.getrefcount(upload) == references
