@@ -6,7 +6,15 @@ import asyncio
 from pathlib import Path
 
 import aiohttp
+from fakes import a_finish
 from process import Site, at_work, sha256
+
+from uploader import custody
+from uploader.clock import SystemClock
+from uploader.events import Bus
+from uploader.model import RecordIds
+from uploader.store import Store
+from uploader.store.disk import StateFolder
 
 NAMES = ("a.mp4", "b two.mp4", "c.mp4")
 
@@ -138,6 +146,16 @@ async def test_a_server_that_is_down_says_nothing_about_recordings(tmp_path: Pat
         assert ended.code == 1
         assert ended.lines == ["3 lines, each linked to the one before it"]
         assert ended.err.startswith(f"error: {site.url}: cannot be reached")
+
+
+def test_the_link_of_a_path_is_that_of_its_newest_record(tmp_path: Path) -> None:
+    """A recorder that writes under one name again and again has a record for each."""
+    disk = StateFolder(tmp_path)
+    store = Store(disk, SystemClock(), Bus())
+    for number in range(1, 4):
+        store.ledger.append(a_finish(record=f"record-{number}", size=number))
+    disk.close()
+    assert custody.find(tmp_path, "/rec/a.mp4") == RecordIds("record-3", "video-1")
 
 
 async def test_a_link_leads_to_the_bytes(tmp_path: Path) -> None:

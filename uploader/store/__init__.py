@@ -2,6 +2,8 @@
 
     disk.py    the state folder: lock, atomic replace, durable append; the only code that touches it
     codec.py   bytes ↔ values of ``model``, pure
+    line.py    one line of the ledger, and the quick way to read it
+    index.py   numbers of lines by a key, compact
     ledger.py  the chain of finished uploads, and what it says of a file
     store.py   both together: the one place that changes them, one writer at a time
 

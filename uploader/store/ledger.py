@@ -1,6 +1,6 @@
 """``ledger.jsonl``: one line for each finished upload, each carrying the hash of the line before it.
 
-Append-only and fsynced; it is also the list of what is done. In memory are indices alone, about 100 bytes a line;
+Append-only and fsynced; it is also the list of what is done. In memory are indices alone, about 130 bytes a line;
 what a line says is read from the file when it is asked for. Must never be rewritten: a torn last line, which only a
 power cut in the middle of an append can leave and which nobody was told of, is the one thing that is cut off. Must
 never call a file sent because of a hash that is shorter than the chain's own.
