@@ -6,14 +6,20 @@ file again because it could not be moved or deleted: that is remembered, tried a
 
 from __future__ import annotations
 
+import asyncio
+from typing import Final
+
 from uploader import errors, events, lifecycle
 from uploader.clock import Clock
 from uploader.files import Sent, Shares
 from uploader.lifecycle import Step
 from uploader.model import Finished, State, Upload
 from uploader.stages import Pipes
+from uploader.stages.apart import Apart
 from uploader.stages.setback import Setbacks
 from uploader.store import Store
+
+FINISHERS: Final = 2  # files of one share dealt with at the same time: a move may be a copy of many GiB
 
 
 class Finish:
@@ -24,14 +30,24 @@ class Finish:
     ) -> None:
         self._shares, self._store, self._setbacks, self._pipes = shares, store, setbacks, pipes
         self._clock, self._bus = clock, bus
+        self._finishers: Apart[str] = Apart(self._take_turn, FINISHERS)
 
     async def run(self) -> None:
         """Finish uploads until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._finishers.run(), name="finish: finishers")
+            group.create_task(self._take_ready(), name="finish: ready")
+
+    async def _take_ready(self) -> None:
         while True:
             path = await self._pipes.ready.next_due()
-            upload = self._store.uploads.get(path)
-            if upload is not None and upload.state is State.FINISHING:
-                await self._setbacks.guard(path, self.finish(upload))
+            if (upload := self._store.uploads.get(path)) is not None:
+                self._finishers.put(upload.root, path)
+
+    async def _take_turn(self, path: str) -> None:
+        upload = self._store.uploads.get(path)
+        if upload is not None and upload.state is State.FINISHING:
+            await self._setbacks.guard(path, self.finish(upload))
 
     async def finish(self, upload: Upload) -> None:
         """Write the ledger line, deal with the file, forget the upload. Raises our errors; may be called again."""
