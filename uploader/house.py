@@ -81,7 +81,7 @@ class House:
             config.server, self.shares, store, self.valt, self.outage, setbacks, self.pipes, clock, bus
         )
         self.verify = Verify(config.upload, store, self.valt, self.outage, setbacks, self.pipes, clock, bus)
-        self.finish = Finish(self.shares, store, setbacks, self.pipes, clock, bus)
+        self.finish = Finish(self.discover.order_of, self.shares, store, setbacks, self.pipes, clock, bus)
         self.sweep = Sweep(store, self.valt, self.outage, clock, bus)
 
     def _mounted(self, root: str) -> Share:

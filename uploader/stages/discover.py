@@ -71,6 +71,10 @@ class Discover:
         """How each watched folder stands."""
         return [folder.tally for folder in self._folders]
 
+    def order_of(self, root: str) -> Order | None:
+        """What is taken of a watched folder; None of one that is not watched."""
+        return next((folder.order() for folder in self._folders if folder.tally.folder == root), None)
+
     async def run(self) -> None:
         """Watch all folders until cancelled."""
         async with asyncio.TaskGroup() as group:
@@ -214,7 +218,7 @@ class Folder:
         missed, self._suspects, self._deep = len(self._suspects), set(), False
         folders, names, unreadable = 0, 0, ""
         try:
-            async for batch in self._share.walk(self._order(passes=never if deep else self._passes_below)):
+            async for batch in self._share.walk(self.order(passes=never if deep else self._passes_below)):
                 folders, names = folders + batch.folders, names + batch.names
                 self._ignore(batch.irregular)
                 self._suspect(batch.sightings)
@@ -235,7 +239,9 @@ class Folder:
             await self._store.commit()
         self._wake_listener(folders)
 
-    def _order(self, *, passes: Judge = never, start: str = "") -> Order:
+    def order(self, *, passes: Judge = never, start: str = "") -> Order:
+        """Say what a walk takes of this folder."""
+
         def takes(relpath: str) -> bool:
             return selection.owner(self._watches, f"{self._root}/{relpath}") is self._watch
 
@@ -294,7 +300,7 @@ class Folder:
         """Walk through a folder that an event named: of what was made in it meanwhile nothing is told."""
         relpath = selection.relative(self._root, path) or ""
         if selection.enters(self._watch, relpath):
-            async for batch in self._share.walk(self._order(start=relpath)):
+            async for batch in self._share.walk(self.order(start=relpath)):
                 self._suspects.difference_update(seen.path for seen in batch.sightings)
                 await self._pass_on(batch.sightings)
 
