@@ -114,9 +114,9 @@ def _other_marker(_: Table, watch: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "why"),
     [
-        (_no_mount, "cifs //nas/rec is not mounted; ext4"),
-        (_other_source, "cifs //nas/rec is not mounted; cifs //nas/other stands there in its place"),
-        (_other_place, "is not mounted"),
+        (_no_mount, "before: cifs //nas/rec; now: ext4"),
+        (_other_source, "before: cifs //nas/rec; now: cifs //nas/other"),
+        (_other_place, "another file system is there than before"),
         (_no_marker, f"has no marker ({MARKER})"),
         (_other_marker, f"has another marker ({MARKER})"),
     ],
@@ -132,7 +132,7 @@ async def test_another_share_at_the_same_path_is_not_touched(
     standing = await share.check()
     assert why in standing.away
     assert f"valt-uploader retry {tmp_path}/watch" in standing.away
-    with pytest.raises(errors.ShareNotReady, match=r"marker|not mounted"):
+    with pytest.raises(errors.ShareNotReady, match=r"marker|than before"):
         await share.look([f"{share.root}/a.mp4"])
     assert await share.settle_home() is None
     assert sorted((tmp_path / "watch").iterdir()) == before
@@ -257,7 +257,7 @@ async def test_restart_remembers_the_share_and_another_one_waits_for_the_operato
         table.source = "//nas/other"
         await rig.start()
         offline = await rig.event(events.FolderOffline)
-        assert "cifs //nas/rec is not mounted; cifs //nas/other stands there" in offline.reason
+        assert "before: cifs //nas/rec; now: cifs //nas/other" in offline.reason
         await rig.event(events.UploadWaits, path=path)
         await rig.scan()
         assert not (rig.watch / MARKER).exists()

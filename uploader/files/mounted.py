@@ -99,12 +99,12 @@ class MountedShare:
         if mount is None:
             return f"{self.root}: the mount table does not tell what stands there; it was {known}"
         seen = mounts.home_of(self.root, fd, mount)
-        how = f"valt-uploader retry {self.root} takes it as it is now"
+        how = f"if that is right: valt-uploader retry {self.root}"
         if seen != replace(known, marker=""):
-            return f"{self.root}: {known} is not mounted; {seen} stands there in its place; once that is right: {how}"
+            return f"{self.root}: another file system is there than before; {how}; before: {known}; now: {seen}"
         if known.marker and (marker := _read_marker(fd)) != known.marker:
             what = "has another marker" if marker else "has no marker"
-            return f"{self.root}: the share there {what} ({MARKER}), so it may be another one; if it is right: {how}"
+            return f"{self.root}: the share there {what} ({MARKER}), so it may be another one; {how}"
         return ""
 
     def accept(self) -> None:
