@@ -263,7 +263,8 @@ async def release_stored(store: Store, path: str) -> bool:
         return False
     upload = released(upload)
     if upload.state is State.PARKED:
-        upload = replace(lifecycle.advance(upload, Step.RELEASE), trouble=None)
+        # It keeps its trouble until it has begun: without any, it would not be saved, and be judged like a new one.
+        upload = lifecycle.advance(upload, Step.RELEASE)
     await store.save(upload)
     return True
 
