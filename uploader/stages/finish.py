@@ -94,7 +94,8 @@ class Finish:
             if upload.after_upload != "keep":
                 raise
             return upload
-        if name is None:
+        upload = self._store.uploads.get(upload.path, upload)  # a scan may have been faster
+        if name is None or name == upload.where:
             return upload
         self._bus.publish(events.FileRenamed(name, upload.where))
         return await self._store.save(replace(upload, renamed_to=name))
@@ -113,7 +114,8 @@ class Finish:
     async def _is_it(self, upload: Upload, seen: Sighting) -> bool:
         if (seen.size, seen.mtime_ns) != (upload.identity.size, upload.identity.mtime_ns):
             return False
-        if self._store.upload_at(seen.path) is not None or self._store.ledger.has(seen.path):
+        there = self._store.upload_at(seen.path)
+        if self._store.ledger.has(seen.path) or (there is not None and there.path != upload.path):
             return False  # it is another one of its kind
         with suppress(errors.FilesTurn):
             return (await self._shares.of(upload.root).snapshot(seen.path)).identity == upload.identity
