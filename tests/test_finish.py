@@ -239,8 +239,9 @@ async def test_file_is_moved_to_another_file_system(tmp_path: Path) -> None:
             path = await rig.drop("day/a.mp4", DATA)
             done = await rig.event(events.UploadFinished, path=path)
             assert (done.file, done.moved_to) == ("moved", f"{name}/day/a.mp4")
-            assert at(done.moved_to).read_bytes() == DATA
-            assert [each.name for each in at(done.moved_to).parent.iterdir()] == ["a.mp4"]
+            target = at(f"{name}/day/a.mp4")
+            assert target.read_bytes() == DATA
+            assert [each.name for each in target.parent.iterdir()] == ["a.mp4"]
         assert not at(path).exists()
 
 
