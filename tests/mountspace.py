@@ -24,8 +24,9 @@ ROOT = os.geteuid() == 0
 UNSHARE = ("unshare", "-m") if ROOT else ("unshare", "-rm")
 
 
-def cannot(why: str) -> None:
-    """Skip the test: this machine cannot do it. Where a machine checks everything it fails instead."""
+def missing(package: str) -> None:
+    """Skip the test for want of a package; where a machine checks everything, it has to be there."""
+    why = f"{package} is not installed: apt install {package}"
     if os.environ.get("CI") == "true":
         pytest.fail(why)
     pytest.skip(why)
@@ -34,18 +35,18 @@ def cannot(why: str) -> None:
 def need_mounts() -> None:
     """Go on only where a process may have a mount table of its own."""
     if not all(map(shutil.which, ("unshare", "nsenter", "mount", "umount"))):
-        cannot("unshare, nsenter or mount is not installed: apt install util-linux mount")
-    if subprocess.run([*UNSHARE, "mount", "-t", "tmpfs", "none", "/mnt"], capture_output=True).returncode:
-        cannot("this machine lets nobody make a mount namespace")
+        missing("util-linux")
+    if subprocess.run([*UNSHARE, "mount", "-t", "tmpfs", "none", "/tmp"], capture_output=True).returncode:
+        pytest.skip("this machine lets nobody have a mount table of his own")
 
 
 def need_fuse() -> None:
     """Go on only where a folder can be shown again through FUSE."""
     need_mounts()
     if not ROOT or not os.access("/dev/fuse", os.R_OK | os.W_OK):
-        cannot("a FUSE mount takes root and /dev/fuse")
+        pytest.skip("a FUSE mount takes root and /dev/fuse")
     if not shutil.which("bindfs"):
-        cannot("bindfs is not installed: apt install bindfs")
+        missing("bindfs")
 
 
 @dataclass

@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import pytest
 import pytest_asyncio
 from harness import PATIENCE, Rig
-from mountspace import ROOT, cannot
+from mountspace import ROOT, missing
 from parts import at, sha256
 
 from uploader import events
@@ -93,9 +94,10 @@ async def _answers(port: int) -> None:
 async def samba(tmp_path: Path) -> AsyncIterator[Samba]:
     """A server that shares the watched folder."""
     if not ROOT:
-        cannot("smbd takes root to be started")
-    if not shutil.which("smbd") or not shutil.which("smbclient"):
-        cannot("Samba is not installed: apt install samba smbclient")
+        pytest.skip("smbd takes root to be started")
+    for program, package in (("smbd", "samba"), ("smbclient", "smbclient")):
+        if not shutil.which(program):
+            missing(package)
     folder, port = tmp_path / "samba", _free_port()
     folder.mkdir()
     (tmp_path / "watch").mkdir()
@@ -149,7 +151,7 @@ async def test_files_that_are_put_by_a_share_are_sent_once_and_whole(samba: Samb
 
 
 async def test_slow_copy_that_stalls_on_a_share_is_sent_once_and_whole(samba: Samba, tmp_path: Path) -> None:
-    """It stands still for much longer than ``settle``, twice, while smbd holds it open: nothing is begun before then."""
+    """It stands still for much longer than ``settle``, twice, while smbd holds it open: nothing begins before."""
     data = video(9)
     third = len(data) // 3
     async with Rig(tmp_path, watch=WATCH, clock=SystemClock()) as rig:
