@@ -6,6 +6,7 @@ import asyncio
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from harness import Rig
@@ -193,3 +194,129 @@ async def test_writer_in_real_time_is_sent_once_and_whole(tmp_path: Path) -> Non
         await rig.finished(str(path))
         assert rig.record.sha256 == sha256(path.read_bytes())
         assert len(rig.seen(events.FileSettled)) == 1
+
+
+@pytest.mark.parametrize("change", [grow, shrink, rewrite, replace, replace_alike])
+@pytest.mark.parametrize("moment", range(6))
+async def test_change_at_any_moment_yields_no_mixed_bytes(
+    tmp_path: Path, change: Callable[[Path], None], moment: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before any read of any block: what is finished on the server is what the file once was, from end to end."""
+    first = content_of(3 * CHUNK)
+    async with Rig(tmp_path, Settings(semantics=Semantics.APPEND, processing=0.0)) as rig:
+        in_time, calls = Recording._in_time, 0
+
+        async def meanwhile(self: Recording, call: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            if calls == moment + 1:
+                change(at(path))
+            return await in_time(self, call)
+
+        monkeypatch.setattr(Recording, "_in_time", meanwhile)
+        await rig.start()
+        path = str(rig.watch / "a.mp4")
+        await rig.drop("a.mp4", first)
+        await rig.finished(path)
+        await rig.scan()
+        last = at(path).read_bytes()
+        await rig.until(lambda: rig.records and rig.records[-1].sha256 == sha256(last), "what is there now")
+        await rig.swept()
+        assert {record.sha256 for record in rig.records} <= {sha256(first), sha256(last)}
+
+
+async def test_other_file_with_the_same_size_and_time_is_not_mixed_in(tmp_path: Path) -> None:
+    """Renamed over it, its time set to the old one's: the open file is sent to its end, and is what was recorded."""
+    first = content_of(4 * CHUNK)
+    async with Rig(tmp_path) as rig:
+        stall = rig.fault("upload", "stall", skip=1)
+        await rig.start()
+        path = await rig.drop("a.mp4", first)
+        await rig.until(stall.standing.is_set)
+        times = at(path).stat()
+        replace_alike(at(path))
+        os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+        stall.release()
+        await rig.finished(path)
+        assert rig.record.sha256 == sha256(first)
+
+
+@pytest.mark.parametrize("after", ["keep", "move", "delete"])
+@pytest.mark.parametrize(
+    "noticed", ["while it is sent", "at its end", "after a kill", "after a kill at its end", "after a stop"]
+)
+async def test_file_that_is_renamed_while_it_is_sent_is_sent_once(tmp_path: Path, after: str, noticed: str) -> None:
+    """It goes on by the open file; the ledger, and what becomes of it, are of the new name; that is not sent again."""
+    data = content_of(4 * CHUNK)
+    watch = {"after_upload": after, "move_to": str(tmp_path / "done")} if after == "move" else {"after_upload": after}
+    async with Rig(tmp_path, watch=watch) as rig:
+        stall = rig.fault("details" if "end" in noticed and "kill" in noticed else "upload", "stall")
+        await rig.start()
+        path = await rig.drop("a.mp4", data)
+        await rig.until(stall.standing.is_set)
+        new = rig.watch / "sorted" / "b.mp4"
+        new.parent.mkdir()
+        at(path).rename(new)
+        if noticed == "while it is sent":
+            await rig.scan()
+            await rig.event(events.FileRenamed, path=str(new), before=path)
+        if noticed == "after a stop":
+            stopping = asyncio.ensure_future(rig.stop())
+            stall.release()
+            await stopping
+            await rig.start()
+        elif "kill" in noticed:
+            await rig.restart()
+        stall.release()
+        if noticed != "at its end":
+            await rig.scan()
+        await rig.event(events.UploadFinished)
+        await rig.swept()
+        assert [known.record for known in rig.store.ledger.of(str(new))] == [rig.record.id]
+        assert rig.record.sha256 == sha256(data)
+        assert new.exists() is (after == "keep")
+        assert (tmp_path / "done" / "sorted" / "b.mp4").exists() is (after == "move")
+        await rig.scan()
+        await rig.restart()
+        await rig.scan()
+        await rig.finished(await rig.drop("c.mp4", b"c"))
+        assert len(rig.records) == 2
+        assert rig.store.ledger.count == 2
+        assert not rig.store.uploads
+
+
+async def test_file_that_is_renamed_twice_is_followed(tmp_path: Path) -> None:
+    """Its last name is the one that counts."""
+    data = content_of(4 * CHUNK)
+    async with Rig(tmp_path) as rig:
+        stall = rig.fault("upload", "stall", skip=1)
+        await rig.start()
+        path = await rig.drop("a.mp4", data)
+        await rig.until(stall.standing.is_set)
+        for before, name in (("a.mp4", "b.mp4"), ("b.mp4", "c.mp4")):
+            (rig.watch / before).rename(rig.watch / name)
+            await rig.scan()
+            await rig.event(events.FileRenamed, path=str(rig.watch / name))
+        stall.release()
+        await rig.finished(path)
+        await rig.scan()
+        await rig.finished(await rig.drop("d.mp4", b"d"))
+        assert len(rig.records) == 2
+        assert len(rig.store.ledger.of(str(rig.watch / "c.mp4"))) == 1
+
+
+async def test_new_recording_under_the_name_that_was_given_up_is_sent_too(tmp_path: Path) -> None:
+    """A recorder that always writes to one name and then renames: each of its recordings is one record."""
+    one, two = content_of(4 * CHUNK), content_of(2 * CHUNK, seed=2)
+    async with Rig(tmp_path, watch={"rescan": "1s"}) as rig:
+        stall = rig.fault("upload", "stall", skip=1)
+        await rig.start()
+        path = await rig.drop("current.mp4", one)
+        await rig.until(stall.standing.is_set)
+        at(path).rename(rig.watch / "first.mp4")
+        await rig.scan()
+        await rig.event(events.FileRenamed)
+        await rig.drop("current.mp4", two)
+        stall.release()
+        await rig.event(events.UploadFinished, path=path, count=2)
+        assert [record.sha256 for record in rig.records] == [sha256(one), sha256(two)]

@@ -15,6 +15,7 @@ from harness import Rig
 from parts import at
 
 from uploader import events
+from uploader.files import MountedShare
 from uploader.stages import discover
 
 EVENTS = {"mode": "events"}
@@ -234,3 +235,170 @@ async def test_scan_and_event_of_one_file_make_one_upload(tmp_path: Path) -> Non
         await asyncio.gather(*(rig.scan() for _ in range(5)))
         assert len(rig.records) == 1
         assert len(rig.seen(events.UploadFinished)) == 1
+
+
+# Events that cannot be had, that miss, or that stop
+
+
+def watcher(monkeypatch: pytest.MonkeyPatch, *problems: Exception | None) -> list[str]:
+    """A source of events that fails so, the one after the other, and then hears nothing; how often it was begun."""
+    begun: list[str] = []
+
+    async def source(path: Path, *, stop_event: asyncio.Event, **_: object) -> AsyncIterator[Any]:
+        problem = problems[len(begun)] if len(begun) < len(problems) else None
+        begun.append(str(path))
+        if problem is not None:
+            raise problem
+        await stop_event.wait()
+        for nothing in range(0):
+            yield nothing
+
+    monkeypatch.setattr(discover, "awatch", source)
+    return begun
+
+
+@pytest.mark.parametrize(
+    ("problem", "sysctl"),
+    [
+        (OSError("OS file watch limit reached. (os error 28)"), "fs.inotify.max_user_watches"),
+        (RuntimeError("Too many open files (os error 24)"), "fs.inotify.max_user_instances"),
+        (ExceptionGroup("in it", [OSError("OS file watch limit reached.")]), "fs.inotify.max_user_watches"),
+    ],
+)
+async def test_limit_of_inotify_makes_it_poll_and_names_the_sysctl(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, problem: Exception, sysctl: str
+) -> None:
+    """Events that would tell of a part only are done without: said once, shown as the mode, and scans find all."""
+    begun = watcher(monkeypatch, problem)
+    async with Rig(tmp_path, watch=EVENTS | {"rescan": "1s"}) as rig:
+        await rig.start()
+        warned = await rig.event(events.EventsUnavailable)
+        assert sysctl in warned.reason
+        assert type(warned).level == "warning"
+        (tally,) = rig.house.discover.tallies()
+        assert tally.mode.startswith("scans alone (")
+        assert sysctl in tally.mode
+        await rig.finished(rig.write("a.mp4", b"a"))
+        await rig.until(lambda: tally.scans > 5)
+        assert len(begun) == len(rig.seen(events.EventsUnavailable)) == 1
+
+
+async def test_too_many_folders_are_told_before_the_limit_is_reached(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Reached at work the limit is silent: so a folder that comes near it is polled from the first scan on."""
+    begun = watcher(monkeypatch)
+    monkeypatch.setattr(discover, "inotify_limit", lambda _: 10)
+    async with Rig(tmp_path, watch=EVENTS | {"rescan": "1s"}) as rig:
+        for number in range(8):
+            (rig.watch / str(number)).mkdir()
+        await rig.start()
+        warned = await rig.event(events.EventsUnavailable)
+        assert "9 folders want a watch each" in warned.reason
+        await rig.finished(rig.write("3/a.mp4", b"a"))
+        assert begun == []
+
+
+async def test_what_events_have_missed_is_counted_and_a_deaf_source_is_begun_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file system that was taken away and put back has the inode that it had: only the silence tells."""
+    begun = watcher(monkeypatch)
+    async with Rig(tmp_path, watch=EVENTS | {"rescan": "5s"}) as rig:
+        await rig.start()
+        (tally,) = rig.house.discover.tallies()
+        folder = rig.house.discover._folders[0]
+        await rig.until(lambda: folder._trusted, "events that are trusted")
+        for name in ("a.mp4", "b.mp4"):
+            rig.write(name, name.encode())
+        missed = await rig.event(events.EventsMissed)
+        assert (missed.files, missed.total, tally.missed) == (2, 2, 2)
+        await rig.until(lambda: len(begun) == 2, "another source of events")
+        await rig.event(events.UploadFinished, count=2)
+
+
+async def test_source_that_hears_something_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A queue that ran over has told of something: what it missed is counted, and nothing is begun anew."""
+    begun: list[int] = []
+
+    async def source(path: Path, *, stop_event: asyncio.Event, **_: object) -> AsyncIterator[Any]:
+        begun.append(1)
+        while not stop_event.is_set():
+            yield {(1, f"{path}/.other")}
+            await asyncio.sleep(0.01)
+
+    monkeypatch.setattr(discover, "awatch", source)
+    async with Rig(tmp_path, watch=EVENTS | {"rescan": "5s"}) as rig:
+        await rig.start()
+        folder = rig.house.discover._folders[0]
+        await rig.until(lambda: folder._trusted, "events that are trusted")
+        rig.write("a.mp4", b"a")
+        await rig.event(events.EventsMissed, files=1)
+        await rig.until(lambda: folder.tally.scans > 5)
+        assert begun == [1]
+
+
+async def test_what_events_have_told_of_counts_as_not_missed(tmp_path: Path) -> None:
+    """Files, and those of a folder that was moved in whole: a scan that comes in between changes nothing."""
+    async with watching(tmp_path, watch=EVENTS | {"rescan": "1s"}) as rig:
+        folder = rig.house.discover._folders[0]
+        await rig.until(lambda: folder._trusted, "events that are trusted")
+        outside = tmp_path / "outside"
+        outside.mkdir()
+        for number in range(5):
+            (outside / f"{number}.mp4").write_bytes(b"%d" % number)
+        outside.rename(rig.watch / "inside")
+        rig.write("a.mp4", b"a")
+        await rig.event(events.UploadFinished, count=6)
+        scans = folder.tally.scans
+        await rig.until(lambda: folder.tally.scans > scans + 2)
+        assert folder.tally.missed == 0
+
+
+async def test_folder_that_is_gone_when_it_is_looked_into_ends_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Named by an event, there at the first look, and gone, or a link, at the next."""
+    async with watching(tmp_path) as rig:
+        look = MountedShare.look
+
+        async def then_gone(self: MountedShare, paths: Any) -> Any:
+            seen = await look(self, paths)
+            for path, what in seen:
+                if what == "folder":
+                    at(path).rmdir()
+                    if path.endswith("link"):
+                        at(path).symlink_to("/")
+            return seen
+
+        monkeypatch.setattr(MountedShare, "look", then_gone)
+        (rig.watch / "gone").mkdir()
+        (rig.watch / "a link").mkdir()
+        await rig.until(lambda: not (rig.watch / "gone").exists() and (rig.watch / "a link").is_symlink())
+        await rig.finished(rig.write("a.mp4", b"a"))
+
+
+async def test_share_that_hangs_leaves_the_lookers_to_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many files of it are waited for: those of another share settle and are sent."""
+    other, hangs, gate = tmp_path / "other", asyncio.Event(), asyncio.Event()
+    other.mkdir()
+    snapshot = MountedShare.snapshot
+
+    async def hang(self: MountedShare, path: str) -> Any:
+        if self.root != str(other):
+            hangs.set()
+            await gate.wait()
+        return await snapshot(self, path)
+
+    monkeypatch.setattr(MountedShare, "snapshot", hang)
+    async with Rig(tmp_path, watches=[{}, {"path": str(other)}]) as rig:
+        for number in range(20):
+            rig.write(f"{number}.mp4", b"%d" % number)
+        await rig.start()
+        await rig.until(hangs.is_set)
+        await rig.finished(await rig.drop("a.mp4", b"a", folder=other))
+        assert len(rig.records) == 1
+        gate.set()
+        await rig.event(events.UploadFinished, count=21)

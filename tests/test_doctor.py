@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import json
+import re
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from process import Ended, Site, at_work
+from process import Ended, Site, at_work, until
 
+from uploader import control, doctor, report
+from uploader.clock import SystemClock
+from uploader.files import Mode, MountedShare
+from uploader.files.canary import Canary
 from uploader.simulator import Fault
+from uploader.stages.discover import Tally
+from uploader.store import codec
+from uploader.store.disk import StateFolder
+from uploader.store.store import peek
 
 
 def bad(ended: Ended) -> list[str]:
@@ -143,3 +154,115 @@ async def test_a_folder_that_files_cannot_be_moved_to_is_bad(tmp_path: Path) -> 
         site.configure(watch=f'after_upload = "move"\nmove_to = "{site.password}/uploaded"')
         (line,) = bad(await site.run("check"))
         assert line.endswith(f"{site.password}/uploaded: files cannot be moved there by this user")
+
+
+# How a folder is watched
+
+
+async def test_mode_delay_and_clock_of_a_folder_are_told(tmp_path: Path) -> None:
+    """On a local disk: events, and why; that they come, and how soon; that the clocks agree; nothing is left behind."""
+    async with at_work(tmp_path) as site:
+        out = (await site.run("check")).out
+        assert re.search(rf"folder +{site.recordings}: events and scans \(\w+ is local\), every 0.3 s", out)
+        assert re.search(rf"events +{site.recordings}: its event came after \d+ ms; its clock agrees with ours", out)
+        assert re.search(r"inotify +1 of max_user_watches = \d+, max_user_instances = \d+", out)
+        assert list(site.recordings.iterdir()) == []
+        site.configure(watch='mode = "poll"')
+        out = (await site.run("check")).out
+        assert f'{site.recordings}: scans alone (mode = "poll"), every 0.3 s' in out
+        assert "inotify" not in out
+
+
+async def test_folder_of_another_file_system_is_bad(tmp_path: Path) -> None:
+    """``check`` knows from the state where it lay; with the daemon stopped, too, and says what takes it as it is."""
+    async with at_work(tmp_path) as site:
+        site.record("a.ts", 188 * 100)
+        await site.run("once")
+        disk = StateFolder(site.state)
+        saved = peek(disk)
+        assert saved.homes
+        elsewhere = tuple(replace(home, inner="/elsewhere") for home in saved.homes)
+        disk.replace("state.json", codec.encode_state(replace(saved, homes=elsewhere), now=0.0))
+        disk.close()
+        (line,) = bad(await site.run("check"))
+        assert "another file system is there than before" in line
+        assert f"valt-uploader retry {site.recordings}" in line
+
+
+POLLED, HEARD = Mode(events=False, why="cifs"), Mode(events=True, why="ext4 is local")
+
+
+@pytest.mark.parametrize(
+    ("canary", "mode", "mood", "text"),
+    [
+        (Canary(delay=0.0123, skew=0.5), HEARD, "ok", "its event came after 12 ms; its clock agrees with ours"),
+        (Canary(delay=None, skew=0.0), HEARD, "note", "its event never came; scans find what events miss"),
+        (Canary(delay=None, skew=0.0), POLLED, "ok", "its event never came"),
+        (Canary(delay=0.1, skew=90.0), HEARD, "note", "its clock is 1 min 30 s ahead of ours; that does no harm"),
+        (Canary(delay=None, skew=-7200.0), POLLED, "ok", "its clock is 2 h behind ours"),
+        (Canary(problem="Read-only file system"), POLLED, "note", "no hidden file can be made there (Read-only"),
+    ],
+)
+async def test_what_the_hidden_file_tells(
+    monkeypatch: pytest.MonkeyPatch, canary: Canary, mode: Mode, mood: str, text: str
+) -> None:
+    """Whether the mode keeps its promise, and whose clock is off."""
+
+    async def sing(*_: object) -> Canary:
+        return canary
+
+    monkeypatch.setattr(doctor, "sing", sing)
+    finding = await doctor._canary("/rec", mode, SystemClock())
+    assert (finding.mood, text in finding.text) == (mood, True), finding
+
+
+async def test_folders_are_counted_against_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each wants a watch: hidden ones too. With too many the sysctl is named."""
+    for number in range(5):
+        (tmp_path / f".{number}").mkdir()
+    share = MountedShare(str(tmp_path), SystemClock())
+    monkeypatch.setattr(doctor, "inotify_limit", lambda _: 100)
+    assert (await doctor._inotify(share)).text == "6 of max_user_watches = 100, max_user_instances = 100"
+    monkeypatch.setattr(doctor, "inotify_limit", lambda _: 6)
+    finding = await doctor._inotify(share)
+    assert finding.mood == "note"
+    assert "sysctl fs.inotify.max_user_watches=12" in finding.text
+    monkeypatch.setattr(doctor, "inotify_limit", lambda _: None)
+    assert (await doctor._inotify(share)).mood == "note"
+
+
+async def test_status_shows_how_each_folder_stands(tmp_path: Path) -> None:
+    """At work: mode and why, names and folders at the last scan; stopped: what would be."""
+    async with at_work(tmp_path) as site:
+        (site.recordings / "day").mkdir()
+        daemon = await site.start("run")
+        await daemon.event("folder-watched")
+        await until(lambda: "1 names in 2 folders at" in "\n".join(_status(site)), "the first scan")
+        assert any(
+            re.fullmatch(rf"folder   {site.recordings}: events and scans \(.*\)", line) for line in _status(site)
+        )
+        await daemon.stop(signal.SIGTERM)
+        assert f"folder   {site.recordings}: events and scans (" in (await site.run("status")).out
+        (site.recordings / "day").rmdir()
+        site.recordings.rmdir()
+        stopped = await site.run("status")
+        assert f"folder   {site.recordings}: OFFLINE, nothing is inferred from that" in stopped.out
+        rows = json.loads((await site.run("status", "--json")).out)["folders"]
+        assert rows[0]["offline"] == f"{site.recordings}: is missing"
+
+
+def _status(site: Site) -> list[str]:
+    document = control.ask(site.state, "status")
+    assert document is not None
+    return report.status_lines(document)
+
+
+def test_status_shows_what_events_have_missed_and_what_cannot_be_read() -> None:
+    """Beside the figures of the last scan."""
+    tally = Tally(
+        "/rec", mode="events and scans (ext4 is local)", scans=3, folders=2, names=7, scanned_at=0.0, missed=5
+    )
+    tally.unreadable = "/rec/x: Permission denied"
+    lines = report._folder_lines(report._folder(tally))
+    assert lines[1].endswith("5 found that no event had told of")
+    assert lines[2] == "         cannot be looked at: /rec/x: Permission denied"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -17,7 +18,7 @@ from shares import share_of
 
 from uploader import events
 from uploader.config import UploadConfig, WatchConfig
-from uploader.files import Shares
+from uploader.files import MountedShare, Shares
 from uploader.model import Identity, Learnt, Snapshot, State, Trouble, Turn, Upload
 from uploader.stages import Pipes, Settled
 from uploader.stages.enqueue import LONGEST_WAIT, Enqueue, Verdict, chunk_size_now, judge, upload_of
@@ -336,3 +337,75 @@ async def test_fault_of_ours_in_judging_one_file_stops_no_other(
         waits = await rig.event(events.UploadWaits, path=bad)
         assert "ZeroDivisionError" in waits.reason
         await rig.finished(await rig.drop("good.mp4", b"good"))
+
+
+# The same content under another name
+
+
+@pytest.mark.parametrize(("policy", "records"), [("send", 2), ("skip", 1)])
+async def test_same_content_under_another_name_is_sent_or_skipped_as_configured(
+    tmp_path: Path, policy: str, records: int
+) -> None:
+    """Either way it is said, with the name that it was sent under; skipped, it stays so over a restart."""
+    data = content_of(3 * CHUNK)
+    async with Rig(tmp_path, watch={"on_duplicate": policy}) as rig:
+        await rig.start()
+        first = await rig.drop("a.mp4", data)
+        await rig.finished(first)
+        copy = await rig.drop("copy.mp4", data)
+        duplicate = await rig.event(events.FileDuplicate, path=copy)
+        assert (duplicate.known_as, duplicate.record) == (first, rig.records[0].id)
+        assert duplicate.decision == {"send": "sent", "skip": "skipped"}[policy]
+        if policy == "send":
+            await rig.finished(copy)
+        await rig.scan()
+        await rig.restart()
+        await rig.scan()
+        await rig.finished(await rig.drop("other.mp4", b"other"))
+        assert len(rig.records) == records + 1
+        assert [record.sha256 for record in rig.records].count(sha256(data)) == records
+
+
+async def test_copy_that_differs_in_its_middle_is_no_duplicate(tmp_path: Path) -> None:
+    """Equal ends and size are not enough to skip a recording: all of it is read."""
+    data = bytearray(content_of(5 * CHUNK))
+    async with Rig(tmp_path, watch={"on_duplicate": "skip"}) as rig:
+        await rig.start()
+        await rig.finished(await rig.drop("a.mp4", bytes(data)))
+        data[2 * CHUNK + 7] ^= 1
+        other = await rig.drop("b.mp4", bytes(data))
+        await rig.finished(other)
+        assert rig.seen(events.FileDuplicate) == []
+        assert rig.records[-1].sha256 == sha256(bytes(data))
+
+
+async def test_known_file_that_takes_long_to_read_holds_no_new_one_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Software on a NAS has touched a finished recording of many GiB: while it is read, new ones are sent."""
+    begun, gate, real = asyncio.Event(), asyncio.Event(), MountedShare.sha256
+
+    async def slowly(self: MountedShare, path: str) -> str:
+        begun.set()
+        await gate.wait()
+        return await real(self, path)
+
+    monkeypatch.setattr(MountedShare, "sha256", slowly)
+    async with Rig(tmp_path) as rig:
+        await rig.start()
+        path = await rig.drop("a.mp4", b"touched")
+        await rig.finished(path)
+        os.utime(path, (1000, 1000))
+        await rig.scan()
+        await rig.until(begun.is_set)
+        await rig.finished(await rig.drop("b.mp4", b"new"))
+        assert not rig.house.enqueue.idle
+        await rig.drop("a.mp4", b"changed")  # what is being read is not what is there any more
+        gate.set()
+        await rig.event(events.UploadFinished, path=path, count=2)
+        await rig.until(lambda: rig.house.enqueue.idle)
+        await rig.scan()
+        await rig.finished(await rig.drop("c.mp4", b"last"))
+        assert [record.sha256 for record in rig.records] == [
+            sha256(each) for each in (b"touched", b"new", b"changed", b"last")
+        ]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import tempfile
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,11 +13,11 @@ import pytest
 from harness import Rig
 from parts import CHUNK, at, content_of, sha256
 
-from uploader import errors, events
+from uploader import errors, events, report
 from uploader.files import Sent, afterwards
-from uploader.model import State
+from uploader.model import Learnt, State
 from uploader.simulator import Settings
-from uploader.stages.finish import Finish
+from uploader.stages.finish import FINISHERS, Finish
 
 DATA = content_of(CHUNK + 5)
 
@@ -205,3 +207,68 @@ async def test_hard_link_loses_only_its_own_name(tmp_path: Path) -> None:
         await rig.start()
         await rig.finished(str(rig.watch / "a.mp4"))
         assert (tmp_path / "other.mp4").read_bytes() == DATA
+
+
+async def test_file_that_cannot_go_is_shown_in_the_status(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where it stands, why, and when it is tried again."""
+
+    def refuse(*_: Any) -> bool:
+        raise errors.ShareNotReady("a.mp4 cannot be deleted: Read-only file system")
+
+    monkeypatch.setattr(afterwards, "delete", refuse)
+    async with Rig(tmp_path, watch={"after_upload": "delete"}) as rig:
+        await rig.start()
+        path = await rig.drop("a.mp4", DATA)
+        await rig.event(events.UploadWaits, path=path)
+        await rig.until(lambda: rig.store.uploads[path].trouble is not None)
+        known = report.Known(rig.store.uploads.values(), (), Learnt(), rig.store.ledger.count, process=1)
+        text = "\n".join(report.status_lines(report.status(rig.config(), known, rig.clock.now())))
+        assert f"{path}\n  finishing, " in text
+        assert "why:  a.mp4 cannot be deleted: Read-only file system" in text
+        assert "next: " in text
+        assert "1 finishing; 1 done" in text
+
+
+async def test_file_is_moved_to_another_file_system(tmp_path: Path) -> None:
+    """Copied, compared with what was sent, and only then removed."""
+    if at("/dev/shm").stat().st_dev == at(str(tmp_path)).stat().st_dev:
+        pytest.skip("this machine has no second file system to move to")
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as name:
+        async with Rig(tmp_path, watch=moving(tmp_path, move_to=name)) as rig:
+            await rig.start()
+            path = await rig.drop("day/a.mp4", DATA)
+            done = await rig.event(events.UploadFinished, path=path)
+            assert (done.file, done.moved_to) == ("moved", f"{name}/day/a.mp4")
+            target = at(f"{name}/day/a.mp4")
+            assert target.read_bytes() == DATA
+            assert [each.name for each in target.parent.iterdir()] == ["a.mp4"]
+        assert not at(path).exists()
+
+
+async def test_share_that_hangs_at_the_end_holds_no_other_share_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Removing never returns on one share: the files of another are finished, and the house ends in time."""
+    gate, hangs, real = threading.Event(), threading.Event(), afterwards.delete
+
+    def hang(root: int, relpath: str, sent: Sent) -> bool:
+        if relpath.startswith("stuck"):
+            hangs.set()
+            gate.wait()
+        return real(root, relpath, sent)
+
+    monkeypatch.setattr(afterwards, "delete", hang)
+    other = tmp_path / "other"
+    other.mkdir()
+    async with Rig(tmp_path, watch={"after_upload": "delete"}, watches=[{}, {"path": str(other)}]) as rig:
+        await rig.start()
+        stuck = [await rig.drop(f"stuck {number}.mp4", b"%d" % number) for number in range(FINISHERS + 1)]
+        await rig.until(hangs.is_set)
+        await rig.finished(*[await rig.drop(f"{number}.mp4", b"x%d" % number, folder=other) for number in range(4)])
+        assert all(rig.state_of(path) is State.FINISHING for path in stuck)
+        await rig.stop()
+        gate.set()
+        await rig.start()
+        await rig.event(events.UploadFinished, count=4 + len(stuck))
+        assert len(rig.records) == 4 + len(stuck)
+        assert not any(at(path).exists() for path in stuck)

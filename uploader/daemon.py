@@ -15,13 +15,16 @@ from typing import Any, Final
 
 from uploader import __version__, errors, events, files, report
 from uploader.clock import Clock
-from uploader.config import Config, load
+from uploader.config import Config, WatchConfig, load
 from uploader.control import Control
+from uploader.files import ShareThreads
 from uploader.house import House
 from uploader.log import configure, install_hooks
+from uploader.model import Sighting
 from uploader.store import Store
 from uploader.systemd import Notifier, watchdog_interval
 
+LOOK_PATIENCE: Final = 2.0  # s that one look at a file by hand may take: somebody is waiting for the answer
 STATUS_EVERY: Final = 2.0  # s between two status lines to systemd, if there is something new to say
 
 
@@ -34,6 +37,7 @@ class Daemon:
         self._file, self._config, self._store = file, config, store
         self._clock, self._bus, self._environ = clock, bus, environ
         self._notifier = Notifier(environ, clock.monotonic)
+        self._looks = ShareThreads("looks by hand")
         self._house: House | None = None
         self._stop = asyncio.Event()
         self._ending = False
@@ -51,6 +55,7 @@ class Daemon:
         with suppress(asyncio.CancelledError):  # by our own second signal, and only by it
             async with Control(self._config.state.dir, self.answer), asyncio.TaskGroup() as group:
                 helpers = [group.create_task(self._keep_systemd_posted()), group.create_task(self._feed_watchdog())]
+                helpers += [group.create_task(self._look_at_folder(watch)) for watch in self._config.watch]
                 while not self._ending:
                     self._stop.clear()
                     self._house = House(self._config, self._store, self._clock, self._bus, self._environ)
@@ -71,8 +76,13 @@ class Daemon:
         )
         for warning in report.standing_warnings(self._config, self._environ):
             self._bus.publish(events.Notice(warning))
-        for watch in self._config.watch:
-            problem = files.folder_problem(str(watch.path), writable=watch.after_upload != "keep")
+
+    async def _look_at_folder(self, watch: WatchConfig) -> None:
+        """Say at once what keeps us from a folder. One that does not answer is said to be away by the first scan."""
+        with suppress(errors.ShareNotReady):
+            problem = await ShareThreads("a first look").call(
+                lambda: files.folder_problem(str(watch.path), writable=watch.after_upload != "keep")
+            )
             if problem is not None:
                 self._bus.publish(events.Notice(f"{problem}; it is looked at again every {watch.rescan:g} s"))
 
@@ -151,7 +161,7 @@ class Daemon:
             case "explain":
                 now = self._clock.now()
                 sent = self._store.ledger.of(paths[0])
-                lines = report.explain(self._config, paths[0], self._known(), sent, now)
+                lines = report.explain(self._config, paths[0], self._known(), sent, now, await self._on_disk(paths[0]))
                 return {"lines": lines}
             case "retry":
                 return {"done": [path for path in paths if await self._house.release(path)]}
@@ -159,6 +169,12 @@ class Daemon:
                 return {"done": [path for path in paths if await self._forget(self._house, path)]}
             case _:
                 raise errors.UploaderError("this daemon does not know that command; is it another version?")
+
+    async def _on_disk(self, path: str) -> Sighting | str:
+        try:
+            return await self._looks.call(lambda: report.on_disk(path), patience=LOOK_PATIENCE)
+        except errors.ShareNotReady as error:
+            return f"unreadable ({error})"
 
     async def _forget(self, house: House, path: str) -> bool:
         known = path in self._store.uploads

@@ -81,7 +81,7 @@ class House:
             config.server, self.shares, store, self.valt, self.outage, setbacks, self.pipes, clock, bus
         )
         self.verify = Verify(config.upload, store, self.valt, self.outage, setbacks, self.pipes, clock, bus)
-        self.finish = Finish(self.shares, store, setbacks, self.pipes, clock, bus)
+        self.finish = Finish(self.discover.order_of, self.shares, store, setbacks, self.pipes, clock, bus)
         self.sweep = Sweep(store, self.valt, self.outage, clock, bus)
 
     def _mounted(self, root: str) -> Share:
@@ -263,7 +263,8 @@ async def release_stored(store: Store, path: str) -> bool:
         return False
     upload = released(upload)
     if upload.state is State.PARKED:
-        upload = replace(lifecycle.advance(upload, Step.RELEASE), trouble=None)
+        # It keeps its trouble until it has begun: without any, it would not be saved, and be judged like a new one.
+        upload = lifecycle.advance(upload, Step.RELEASE)
     await store.save(upload)
     return True
 

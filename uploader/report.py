@@ -6,7 +6,6 @@ shown, so that scripts get the real ones.
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +15,7 @@ from typing import Any
 from uploader import files, selection
 from uploader.config import PASSWORD_VARIABLE, Config
 from uploader.credentials import password_source
-from uploader.model import Learnt, Orphan, State, Turn, Upload, shown
+from uploader.model import Learnt, Orphan, Sighting, State, Turn, Upload, shown
 from uploader.stages.discover import Tally
 from uploader.stages.settle import Candidate
 from uploader.store.ledger import Known as Sent
@@ -191,10 +190,26 @@ def _folder_lines(row: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def explain(config: Config, path: str, known: Known, finished: Sequence[Sent], now: float) -> list[str]:
-    """Say why this file is, or is not, uploaded: each rule, then where it stands. The last line is the verdict."""
+def on_disk(path: str) -> Sighting | str:
+    """Look at one file: what its inode says, and of anything else its kind. Blocking; on a dead share for ever."""
+    return files.look(path, "") or files.kind_of(path)
+
+
+def explain(
+    config: Config,
+    path: str,
+    known: Known,
+    finished: Sequence[Sent],
+    now: float,
+    seen: Sighting | str | None = None,
+) -> list[str]:
+    """Say why this file is, or is not, uploaded: each rule, then where it stands. The last line is the verdict.
+
+    *seen*: what ``on_disk`` has said, for callers that must not wait for a share themselves.
+    """
     lines, watched = _folder_rules(config, path)
-    lines.append(_on_disk(path))
+    seen = on_disk(path) if seen is None else seen
+    lines.append(_disk_line(seen))
     for line in finished:
         lines.append(f"ledger   line {line.seq}: sent as record {line.record}, {format_bytes(line.size)}")
     upload = next((upload for upload in known.uploads if upload.path == path), None)
@@ -208,13 +223,13 @@ def explain(config: Config, path: str, known: Known, finished: Sequence[Sent], n
     elif candidate is not None:
         verdict = f"settling: {candidate.reason}"
     else:
-        verdict = _verdict(path, finished, watched=watched, running=known.process is not None)
+        there = seen if isinstance(seen, Sighting) else None
+        verdict = _verdict(there, finished, watched=watched, running=known.process is not None)
     return [*lines, f"verdict  {verdict}"]
 
 
-def _verdict(path: str, finished: Sequence[Sent], *, watched: bool, running: bool) -> str:
+def _verdict(seen: Sighting | None, finished: Sequence[Sent], *, watched: bool, running: bool) -> str:
     """Say what becomes of a file that nothing is under way for."""
-    seen = files.look(path, "")
     if finished and (seen is None or (seen.size, seen.mtime_ns) in {(line.size, line.mtime_ns) for line in finished}):
         return "uploaded; it is sent again only if its content changes"
     if not watched:
@@ -244,13 +259,11 @@ def _folder_rules(config: Config, path: str) -> tuple[list[str], bool]:
     return lines, owner is not None
 
 
-def _on_disk(path: str) -> str:
-    kind = files.kind_of(path)
-    if kind != "file":
-        return f"disk     {kind}: only regular files are sent" if kind != "missing" else "disk     it is not there"
-    status = os.lstat(path)
-    empty = "; empty files wait until they have content" if status.st_size == 0 else ""
-    return f"disk     {status.st_size} bytes, last written {iso(status.st_mtime)}{empty}"
+def _disk_line(seen: Sighting | str) -> str:
+    if isinstance(seen, str):
+        return f"disk     {seen}: only regular files are sent" if seen != "missing" else "disk     it is not there"
+    empty = "; empty files wait until they have content" if seen.size == 0 else ""
+    return f"disk     {seen.size} bytes, last written {iso(seen.mtime_ns / 1e9)}{empty}"
 
 
 def iso(seconds: float) -> str:

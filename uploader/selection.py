@@ -13,8 +13,11 @@ import os
 import re
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Final
 
 from uploader.config import WatchConfig
+
+OURS: Final = ".valt-uploader-"  # how the names of files begin that we make in a watched folder
 
 
 def relative(root: str | os.PathLike[str], path: str) -> str | None:
@@ -26,6 +29,8 @@ def relative(root: str | os.PathLike[str], path: str) -> str | None:
 def refusal(watch: WatchConfig, relpath: str) -> str | None:
     """Say why the file at *relpath* below this folder is not taken; None when it is."""
     folders, name = relpath.split("/")[:-1], relpath.rsplit("/", 1)[-1]
+    if name.startswith(OURS):
+        return "it is a file of our own"
     if folders and not watch.recursive:
         return "it is in a subfolder, and recursive = false"
     for part in (name, *folders):

@@ -76,9 +76,11 @@ def once(file: Path | None) -> int:
             waiting = settling | unfinished
             text = f"{store.ledger.count - before} uploaded now, {len(waiting)} not ready"
             click.echo(text if whole else f"{text}; ended by a signal before everything was looked at")
-            for path, why in sorted(waiting.items()):
+            folders = {tally.folder: tally.away or tally.unreadable for tally in house.discover.tallies()}
+            unseen = {folder: f"not looked at, or not all of it: {why}" for folder, why in folders.items() if why}
+            for path, why in sorted({**waiting, **unseen}.items()):
                 click.echo(f"{shown(path)}: {why}")
-            return 0 if whole and not waiting else 1
+            return 0 if whole and not waiting and not unseen else 1
 
     return asyncio.run(work())
 

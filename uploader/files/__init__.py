@@ -25,6 +25,7 @@ from uploader.files.mounts import Mode
 from uploader.files.opening import folder_problem, kind_of
 from uploader.files.recording import Recording
 from uploader.files.share import Share, Standing
+from uploader.files.threads import ShareThreads
 from uploader.files.walk import Batch, Order
 
 __all__ = [
@@ -35,6 +36,7 @@ __all__ = [
     "Recording",
     "Sent",
     "Share",
+    "ShareThreads",
     "Shares",
     "Standing",
     "folder_problem",

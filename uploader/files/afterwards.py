@@ -20,9 +20,9 @@ from uploader import errors
 from uploader.files.looking import sha256, snapshot
 from uploader.files.opening import FOLDER, in_our_words, open_regular, parent
 from uploader.model import Identity, Snapshot, shown
+from uploader.selection import OURS
 
 COPY_BLOCK: Final = 1024 * 1024  # bytes
-OURS: Final = ".valt-uploader-"  # how the names begin that we ourselves give for a moment
 _NO_LINKS: Final = frozenset({errno.EXDEV, errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK})
 
 

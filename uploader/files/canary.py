@@ -16,7 +16,7 @@ from typing import Final
 from watchfiles import awatch
 
 from uploader.clock import Clock
-from uploader.files.afterwards import OURS
+from uploader.selection import OURS
 
 LISTENS_IN: Final = 0.3  # s that a source of events is given to begin: it does not tell when it has
 PATIENCE: Final = 3.0  # s that an event may take

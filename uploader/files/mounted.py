@@ -27,8 +27,9 @@ from uploader.files.walk import Batch, Order, Walk, say
 from uploader.files.writers import Inode, open_for_writing
 from uploader.model import Closeness, Home, Identity, Sighting, Snapshot, shown
 
-MARKER: Final = ".valt-uploader-share"  # holds the id by which a network share is known again
+MARKER: Final = f"{selection.OURS}share"  # holds the id by which a network share is known again
 CHECK_PATIENCE: Final = 10.0  # s for the folder itself to answer before its share counts as away
+CLOSE_PATIENCE: Final = 2.0  # s that closing a recording is waited for
 WRITERS_KEPT: Final = 1.0  # s that one look into /proc serves all files
 
 R = TypeVar("R")
@@ -55,15 +56,16 @@ class MountedShare:
     async def check(self) -> Standing:
         """Look whether it is there, and the same. Never raises: what is wrong is in the answer."""
         async with self._checking:
-            if not self._hangs:
+            if self._hangs:
+                return self.standing
+            try:
+                self.standing = await self._threads.call(self._checked, patience=CHECK_PATIENCE, late=self._came_back)
+            except errors.ShareNotReady:
                 self._hangs = True
-                try:
-                    self.standing = await self._threads.call(
-                        self._checked, patience=CHECK_PATIENCE, late=self._came_back
-                    )
-                    self._hangs = False
-                except errors.ShareNotReady:
-                    self.standing = Standing(f"{self.root}: has not answered for {CHECK_PATIENCE:g} s")
+                self.standing = Standing(f"{self.root}: has not answered for {CHECK_PATIENCE:g} s")
+            except asyncio.CancelledError:
+                self._hangs = True  # for all that is known: it is still under way
+                raise
             return self.standing
 
     def _came_back(self, _: Standing) -> None:
@@ -82,9 +84,8 @@ class MountedShare:
             mount, inode = mounts.mount_of(fd, self._mountinfo), _inode_of(fd)
             if away := self._not_at_home(fd, mount):
                 return Standing(away, mount)
-            renewed = self._inode is not None and self._inode != inode
             self._inode = inode
-            return Standing("", mount, renewed)
+            return Standing("", mount, inode)
         except OSError as error:
             return Standing(say(self.root, error))
         finally:
@@ -95,13 +96,15 @@ class MountedShare:
         known = self.home
         if known is None:
             return ""
+        if mount is None:
+            return f"{self.root}: the mount table does not tell what stands there; it was {known}"
         seen = mounts.home_of(self.root, fd, mount)
-        how = f"valt-uploader retry {self.root} takes it as it is now"
+        how = f"if that is right: valt-uploader retry {self.root}"
         if seen != replace(known, marker=""):
-            return f"{self.root}: {known} is not mounted; {seen} stands there in its place; once that is right: {how}"
+            return f"{self.root}: another file system is there than before; {how}; before: {known}; now: {seen}"
         if known.marker and (marker := _read_marker(fd)) != known.marker:
             what = "has another marker" if marker else "has no marker"
-            return f"{self.root}: the share there {what} ({MARKER}), so it may be another one; if it is right: {how}"
+            return f"{self.root}: the share there {what} ({MARKER}), so it may be another one; {how}"
         return ""
 
     def accept(self) -> None:
@@ -115,20 +118,28 @@ class MountedShare:
         """
         if self.home is not None or self.standing.away:
             return None
-        with contextlib.suppress(errors.ShareNotReady):
+        with contextlib.suppress(errors.ShareNotReady, errors.FilesTurn):
             self.home = await self._do(self.root, lambda root, _: self._make_home(root))
         return self.home
 
-    def _make_home(self, fd: int) -> Home:
+    def _make_home(self, fd: int) -> Home | None:
         mount = mounts.mount_of(fd, self._mountinfo)
+        if mount is None:
+            return None
         home = mounts.home_of(self.root, fd, mount)
-        return replace(home, marker=_marked(fd)) if mount is not None and mount.network else home
+        return replace(home, marker=_marked(fd)) if mount.network else home
 
     # What is in it
 
     async def walk(self, order: Order) -> AsyncIterator[Batch]:
         """Walk through it, batch by batch. Raises ``ShareNotReady`` at the end when it was not whole."""
-        walk, stepping = await self._do(self.root, lambda root, _: Walk(root, self.root, order), late=Walk.close), False
+        try:
+            walk = await self._do(self.root, lambda root, _: self._walk(root, order), late=Walk.close)
+        except errors.FilesTurn as error:
+            if order.start:  # folders come and go, and this one has gone
+                return
+            raise errors.ShareNotReady(str(error)) from None
+        stepping = False
         try:
             while not walk.done:
                 stepping = True
@@ -140,6 +151,9 @@ class MountedShare:
                 walk.close()
         if walk.problem is not None:
             raise errors.ShareNotReady(walk.problem)
+
+    def _walk(self, root: int, order: Order) -> Walk:
+        return Walk(root, self.root, order, self._clock.monotonic)
 
     async def look(self, paths: Collection[str]) -> list[tuple[str, Sighting | str]]:
         """Look at some inodes: what each regular file is, and of anything else its kind."""
@@ -192,8 +206,23 @@ class MountedShare:
             with self._opened() as root, opening.parent(root, self._below(path)) as (folder, name):
                 return opening.open_regular(name, flags, dir_fd=folder)
 
-        async with Recording.open(path, identity, self._threads, opener) as recording:
-            yield recording
+        manager = Recording.open(path, identity, self._threads, opener)
+        try:
+            recording = await manager.__aenter__()
+            try:
+                yield recording
+            finally:
+                await self._closed(manager)
+        except errors.ShareNotReady:
+            await self.check()
+            raise
+
+    async def _closed(self, manager: contextlib.AbstractAsyncContextManager[Recording]) -> None:
+        """Close a recording, and wait for that only so long: where its share hangs, closing it hangs too."""
+        closing = asyncio.ensure_future(manager.__aexit__(None, None, None))
+        await asyncio.wait({closing}, timeout=CLOSE_PATIENCE)
+        if closing.done():
+            closing.result()
 
     # What becomes of it
 
@@ -226,7 +255,11 @@ class MountedShare:
             with opening.in_our_words(path), self._opened() as root:
                 return act(root, self._below(path))
 
-        return await self._threads.call(work, patience=patience, late=late)
+        try:
+            return await self._threads.call(work, patience=patience, late=late)
+        except errors.ShareNotReady:
+            await self.check()  # lest the next calls wait as long for a share that is away, or hangs
+            raise
 
     async def _ready(self) -> None:
         """Raise ``ShareNotReady`` while the share is away."""

@@ -20,11 +20,11 @@ from uploader.model import Closeness, Home, Identity, Sighting, Snapshot
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """How a share stands. ``away``: why it is not to be touched, empty when it is there. ``renewed``: another inode."""
+    """How a share stands. ``away``: why it is not to be touched, empty when it is there. ``inode``: of its folder."""
 
     away: str = ""
     mount: Mount | None = None
-    renewed: bool = False
+    inode: tuple[int, int] | None = None
 
     @property
     def local(self) -> bool:

@@ -18,7 +18,8 @@ from uploader.model import Sighting, shown
 if TYPE_CHECKING:
     ScandirIterator = os._ScandirIterator[str]  # noqa: SLF001 - the only name that it has
 
-BATCH: Final = 500  # names of one batch: a share that takes a millisecond for each is still heard every half second
+BATCH: Final = 500  # names of one batch, if they are looked at within
+STEP: Final = 2.0  # s; a share that takes a tenth of a second for each name must not look as if it hung
 DEPTH_LIMIT: Final = 64  # folders below the watched one, and handles held; a loop made by a bind mount ends here
 _BELOW: Final = FOLDER | os.O_NOFOLLOW
 
@@ -72,9 +73,12 @@ class _Frame:
 class Walk:
     """One walk; ``step`` after ``step``, then ``close``. ``problem``: what could not be read, so it is not whole."""
 
-    def __init__(self, root: int, path: str, order: Order) -> None:
-        """Begin at the open folder *root*, whose path is *path*. Raises ``OSError`` when it cannot be listed."""
-        self._path, self._order = path, order
+    def __init__(self, root: int, path: str, order: Order, now: Callable[[], float] = lambda: 0.0) -> None:
+        """Begin at the open folder *root*, whose path is *path*. Raises ``OSError`` when it cannot be listed.
+
+        *now*: the monotonic clock that a step is timed by.
+        """
+        self._path, self._order, self._now = path, order, now
         self._frames: list[_Frame] = []
         self.problem: str | None = None
         self._folders = 0  # entered since the last batch
@@ -90,9 +94,9 @@ class Walk:
         return not self._frames
 
     def step(self) -> Batch:
-        """Look at the next ``BATCH`` names."""
-        batch = Batch()
-        while self._frames and batch.names < BATCH:
+        """Look at the next ``BATCH`` names, or as many as ``STEP`` seconds are enough for."""
+        batch, end = Batch(), self._now() + STEP
+        while self._frames and batch.names < BATCH and self._now() <= end:
             frame = self._frames[-1]
             if (entry := self._next(frame)) is not None:
                 batch.names += 1

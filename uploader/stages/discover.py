@@ -71,6 +71,10 @@ class Discover:
         """How each watched folder stands."""
         return [folder.tally for folder in self._folders]
 
+    def order_of(self, root: str) -> Order | None:
+        """What is taken of a watched folder; None of one that is not watched."""
+        return next((folder.order() for folder in self._folders if folder.tally.folder == root), None)
+
     async def run(self) -> None:
         """Watch all folders until cancelled."""
         async with asyncio.TaskGroup() as group:
@@ -109,11 +113,13 @@ class Folder:
     ) -> None:
         self._watch, self._watches, self._root = watch, watches, str(watch.path)
         self._share: Share = shares.of(self._root)
+        self._inode: tuple[int, int] | None = None  # of the folder when it was looked at last
         self._store, self._known, self._passes, self._pipes = store, known, passes, pipes
         self._clock, self._bus = clock, bus
         self.tally = Tally(self._root)
         self._mode: Mode | None = None
         self._hints: set[str] = set()
+        self._heard = False  # any event since the last scan
         self._hurry = asyncio.Event()
         self._scan_now = False
         self._deep = True  # the next scan looks at every inode
@@ -155,8 +161,9 @@ class Folder:
 
     async def _at_home(self) -> bool:
         """Look whether the share is there, and choose how it is watched. Says once when that changes."""
-        was_away, standing = self.tally.away, await self._share.check()
-        self.tally.away = standing.away
+        failed_a_call = bool(self._share.standing.away)
+        standing = await self._share.check()
+        was_away, self.tally.away = self.tally.away, standing.away
         if standing.away:
             if not was_away:
                 self._bus.publish(events.FolderOffline(self._root, standing.away))
@@ -164,10 +171,12 @@ class Folder:
             return False
         if was_away:
             self._bus.publish(events.FolderBack(self._root))
+        if was_away or failed_a_call:
             self._wake_uploads()
-        if was_away or standing.renewed:  # another inode: the source of events keeps to the old one, silently
-            self._stop_watcher.set()
+        if was_away or (self._inode or standing.inode) != standing.inode:
+            self._stop_watcher.set()  # the source of events keeps to the old inode, silently
             self._deep = True
+        self._inode = standing.inode
         mode = mode_for(self._watch.mode, standing.mount)
         if self._mode is None or was_away:
             self._choose(mode)
@@ -209,7 +218,7 @@ class Folder:
         missed, self._suspects, self._deep = len(self._suspects), set(), False
         folders, names, unreadable = 0, 0, ""
         try:
-            async for batch in self._share.walk(self._order(passes=never if deep else self._passes_below)):
+            async for batch in self._share.walk(self.order(passes=never if deep else self._passes_below)):
                 folders, names = folders + batch.folders, names + batch.names
                 self._ignore(batch.irregular)
                 self._suspect(batch.sightings)
@@ -217,6 +226,9 @@ class Folder:
         except errors.ShareNotReady as error:
             unreadable = str(error)
         self._count(folders, names, missed)
+        if missed and not self._heard:
+            self._stop_watcher.set()  # it has gone deaf: another file system may have been here between two scans
+        self._heard = False
         self._tell_unreadable(unreadable)
         if cover:
             self._cover_due, self._trusted = False, True
@@ -227,7 +239,9 @@ class Folder:
             await self._store.commit()
         self._wake_listener(folders)
 
-    def _order(self, *, passes: Judge = never, start: str = "") -> Order:
+    def order(self, *, passes: Judge = never, start: str = "") -> Order:
+        """Say what a walk takes of this folder."""
+
         def takes(relpath: str) -> bool:
             return selection.owner(self._watches, f"{self._root}/{relpath}") is self._watch
 
@@ -286,7 +300,8 @@ class Folder:
         """Walk through a folder that an event named: of what was made in it meanwhile nothing is told."""
         relpath = selection.relative(self._root, path) or ""
         if selection.enters(self._watch, relpath):
-            async for batch in self._share.walk(self._order(start=relpath)):
+            async for batch in self._share.walk(self.order(start=relpath)):
+                self._suspects.difference_update(seen.path for seen in batch.sightings)
                 await self._pass_on(batch.sightings)
 
     def _wake_listener(self, folders: int) -> None:
@@ -303,6 +318,7 @@ class Folder:
         pause, longest = WATCHER_PAUSE
         while True:
             await self._listens.wait()
+            began = self._clock.monotonic()
             try:
                 await self._gather()
                 pause = WATCHER_PAUSE[0]
@@ -313,6 +329,8 @@ class Folder:
                     continue
                 if not (await self._share.check()).away:  # else the scan says that
                     self._bus.publish(events.WatcherRestarted(self._root, words))
+                if self._clock.monotonic() - began > longest:  # it had worked
+                    pause = WATCHER_PAUSE[0]
                 await self._clock.sleep(pause)
                 pause = min(longest, 2 * pause)
             self._scan_soon()
@@ -339,6 +357,7 @@ class Folder:
         )
         try:
             async for batch in changes:
+                self._heard = True
                 self._hints.update(path for _, path in batch)
                 self._call_to_look()
                 if (Change.deleted, self._root) in batch:

@@ -21,10 +21,12 @@ from uploader.lifecycle import Step
 from uploader.log import get_logger
 from uploader.model import Learnt, State, Trouble, Turn, Upload
 from uploader.stages import Job, Pipes, Settled, our_fault
+from uploader.stages.apart import Apart
 from uploader.store import Store
 
 log = get_logger(__name__)
 
+READERS: Final = 1  # known files of one share read at the same time
 LONGEST_WAIT: Final = 1.1 * retry.DAY  # s; a saved time further off than that comes from a clock that has jumped
 
 
@@ -73,13 +75,14 @@ class Enqueue:
         self._make_upload, self._skips_duplicates, self._config = make_upload, skips_duplicates, config
         self._shares, self._store, self._pipes = shares, store, pipes
         self._clock, self._bus = clock, bus
+        self._readers: Apart[Settled] = Apart(self._judged, READERS)
         self._number = count()
         self._busy = 0
 
     @property
     def idle(self) -> bool:
         """True when nothing is being judged."""
-        return not self._busy and self._pipes.settled.empty()
+        return not (self._busy or self._readers.busy) and self._pipes.settled.empty()
 
     async def run(self, only: Collection[str] | None = None) -> None:
         """Bring back what the state holds (or, of that, *only* some paths), then judge what settles and falls due."""
@@ -87,6 +90,7 @@ class Enqueue:
             if only is None or upload.path in only:
                 self.bring_back(upload)
         async with asyncio.TaskGroup() as group:
+            group.create_task(self._readers.run(), name="enqueue: readers")
             group.create_task(self._take_settled(), name="enqueue: settled")
             group.create_task(self._take_due(), name="enqueue: again")
 
@@ -101,16 +105,34 @@ class Enqueue:
     async def _take_settled(self) -> None:
         while True:
             settled = await self._pipes.settled.get()
+            if self._takes_a_look(settled):
+                self._readers.put(settled.root, settled)  # which may take minutes: new recordings pass it by
+                continue
             self._busy += 1
             try:
-                await self.admit(settled)
-            except errors.UploaderError as error:  # unreadable just now: the next scan brings it again
-                self._bus.publish(events.UploadWaits(settled.path, str(error), 0.0))
-            except Exception as error:  # a fault of ours about one file must not end the others
-                log.exception("fault", path=settled.path)
-                self._bus.publish(events.UploadWaits(settled.path, our_fault(error), 0.0))
+                await self._judged(settled)
             finally:
                 self._busy -= 1
+
+    def _takes_a_look(self, settled: Settled) -> bool:
+        """True when it may be a known file, which nothing but the share can tell."""
+        if self._store.upload_at(settled.path) is not None:
+            return False
+        path, identity, ledger = settled.path, settled.identity, self._store.ledger
+        if ledger.alike(path, identity) is not None:
+            return True
+        if any(_may_be_renamed(upload, settled) for upload in self._store.begun.values()):
+            return True
+        return self._skips_duplicates(path) and ledger.alike_elsewhere(path, identity) is not None
+
+    async def _judged(self, settled: Settled) -> None:
+        try:
+            await self.admit(settled)
+        except errors.UploaderError as error:  # unreadable just now: the next scan brings it again
+            self._bus.publish(events.UploadWaits(settled.path, str(error), 0.0))
+        except Exception as error:  # a fault of ours about one file must not end the others
+            log.exception("fault", path=settled.path)
+            self._bus.publish(events.UploadWaits(settled.path, our_fault(error), 0.0))
 
     async def _take_due(self) -> None:
         while True:
@@ -129,7 +151,7 @@ class Enqueue:
         verdict = judge(upload, settled)
         if upload is None:
             known = await self._was_sent(settled) or await self._is_renamed(settled) or await self._is_skipped(settled)
-            if not known:
+            if not known and self._store.upload_at(settled.path) is None:  # while it was read it may have come again
                 await self._enqueue_new(settled)
         elif verdict is Verdict.BACK:
             await self.go_on(upload)
@@ -155,7 +177,7 @@ class Enqueue:
     async def _is_renamed(self, settled: Settled) -> bool:
         """True when this is the file of an upload under way, under a new name: it goes on, and ends under that one."""
         for upload in tuple(self._store.begun.values()):
-            if upload.identity != settled.identity or upload.root != settled.root:
+            if not _may_be_renamed(upload, settled):
                 continue
             ((_, what),) = await self._shares.of(upload.root).look([upload.where])
             current = self._store.uploads.get(upload.path)
@@ -215,6 +237,10 @@ class Enqueue:
             "smallest": upload.identity.size,
         }[self._config.order]
         self._pipes.jobs.put_nowait(Job((rank, next(self._number)), upload.path))
+
+
+def _may_be_renamed(upload: Upload, settled: Settled) -> bool:
+    return upload.identity == settled.identity and upload.root == settled.root
 
 
 def chunk_size_now(config: UploadConfig, learnt: Learnt, *, now: float) -> int:

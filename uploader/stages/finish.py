@@ -6,35 +6,64 @@ file again because it could not be moved or deleted: that is remembered, tried a
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from typing import Final
+
 from uploader import errors, events, lifecycle
 from uploader.clock import Clock
-from uploader.files import Sent, Shares
+from uploader.files import Order, Sent, Shares
 from uploader.lifecycle import Step
-from uploader.model import Finished, State, Upload
+from uploader.model import Finished, Sighting, State, Upload
 from uploader.stages import Pipes
+from uploader.stages.apart import Apart
 from uploader.stages.setback import Setbacks
 from uploader.store import Store
+
+FINISHERS: Final = 2  # files of one share dealt with at the same time: a move may be a copy of many GiB
 
 
 class Finish:
     """Ends every upload whose video is ready."""
 
     def __init__(
-        self, shares: Shares, store: Store, setbacks: Setbacks, pipes: Pipes, clock: Clock, bus: events.Bus
+        self,
+        order_of: Callable[[str], Order | None],
+        shares: Shares,
+        store: Store,
+        setbacks: Setbacks,
+        pipes: Pipes,
+        clock: Clock,
+        bus: events.Bus,
     ) -> None:
+        """*order_of*: what is taken of a watched folder (by its path); None of one that is not watched."""
+        self._order_of = order_of
         self._shares, self._store, self._setbacks, self._pipes = shares, store, setbacks, pipes
         self._clock, self._bus = clock, bus
+        self._finishers: Apart[str] = Apart(self._take_turn, FINISHERS)
 
     async def run(self) -> None:
         """Finish uploads until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._finishers.run(), name="finish: finishers")
+            group.create_task(self._take_ready(), name="finish: ready")
+
+    async def _take_ready(self) -> None:
         while True:
             path = await self._pipes.ready.next_due()
-            upload = self._store.uploads.get(path)
-            if upload is not None and upload.state is State.FINISHING:
-                await self._setbacks.guard(path, self.finish(upload))
+            if (upload := self._store.uploads.get(path)) is not None:
+                self._finishers.put(upload.root, path)
+
+    async def _take_turn(self, path: str) -> None:
+        upload = self._store.uploads.get(path)
+        if upload is not None and upload.state is State.FINISHING:
+            await self._setbacks.guard(path, self.finish(upload))
 
     async def finish(self, upload: Upload) -> None:
         """Write the ledger line, deal with the file, forget the upload. Raises our errors; may be called again."""
+        upload = await self._followed(upload)
         target = None
         if upload.after_upload == "move" and upload.move_to is not None:
             target = await self._shares.of(upload.root).free_target(upload.where, upload.move_to)
@@ -53,6 +82,44 @@ class Finish:
         )
         if outcome == "changed":
             await self._setbacks.look_again(upload)
+
+    async def _followed(self, upload: Upload) -> Upload:
+        """Find a file that has got another name, if nobody has noticed yet: under that one it would be sent again.
+
+        Of a file that is kept nothing else is needed, so a share that is away does not hold its end up.
+        """
+        try:
+            name = await self._new_name(upload)
+        except errors.ShareNotReady:
+            if upload.after_upload != "keep":
+                raise
+            return upload
+        upload = self._store.uploads.get(upload.path, upload)  # a scan may have been faster
+        if name is None or name == upload.where:
+            return upload
+        self._bus.publish(events.FileRenamed(name, upload.where))
+        return await self._store.save(replace(upload, renamed_to=name))
+
+    async def _new_name(self, upload: Upload) -> str | None:
+        share, order = self._shares.of(upload.root), self._order_of(upload.root)
+        ((_, what),) = await share.look([upload.where])
+        if what != "missing" or order is None:
+            return None
+        async for batch in share.walk(order):
+            for seen in batch.sightings:
+                if await self._is_it(upload, seen):
+                    return seen.path
+        return None
+
+    async def _is_it(self, upload: Upload, seen: Sighting) -> bool:
+        if (seen.size, seen.mtime_ns) != (upload.identity.size, upload.identity.mtime_ns):
+            return False
+        there = self._store.upload_at(seen.path)
+        if self._store.ledger.has(seen.path) or (there is not None and there.path != upload.path):
+            return False  # it is another one of its kind
+        with suppress(errors.FilesTurn):
+            return (await self._shares.of(upload.root).snapshot(seen.path)).identity == upload.identity
+        return False
 
     async def _deal_with_file(self, upload: Upload, target: str | None) -> str:
         """Keep, move or delete; says what became of the file."""

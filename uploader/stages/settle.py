@@ -19,9 +19,10 @@ from uploader.completeness import Complete, Rules, Still, Wait
 from uploader.files import Shares
 from uploader.model import Closeness, Sighting, State
 from uploader.stages import Pipes, Seen, Settled
+from uploader.stages.apart import Apart
 from uploader.store import Store
 
-LOOKERS: Final = 4  # files looked at at the same time
+LOOKERS: Final = 4  # files of one share looked at at the same time
 LOOK_AGAIN: Final = 0.25  # of ``settle``: how soon a file that an event named may be looked at again
 UNREADABLE_PAUSE: Final = 1.0  # s, at least, until a file that cannot be read is looked at again
 BREATH: Final = 1000  # sightings handled before the event loop gets its turn
@@ -57,12 +58,13 @@ class Settle:
         self._clock, self._bus = clock, bus
         self._candidates: dict[str, Candidate] = {}
         self._looks: Agenda[str] = Agenda(clock)
+        self._lookers: Apart[str] = Apart(self.look, LOOKERS)
         self._busy = 0
 
     @property
     def busy(self) -> bool:
         """True while what was seen is taken in or a file looked at."""
-        return self._busy > 0
+        return self._busy > 0 or self._lookers.busy
 
     @property
     def candidates(self) -> Mapping[str, Candidate]:
@@ -73,8 +75,8 @@ class Settle:
         """Take in what was seen, look at what is due, until cancelled."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._take_seen(), name="settle: seen")
-            for number in range(LOOKERS):
-                group.create_task(self._look_when_due(), name=f"settle: look {number}")
+            group.create_task(self._lookers.run(), name="settle: lookers")
+            group.create_task(self._look_when_due(), name="settle: due")
 
     async def _take_seen(self) -> None:
         while True:
@@ -114,11 +116,8 @@ class Settle:
     async def _look_when_due(self) -> None:
         while True:
             path = await self._looks.next_due()
-            self._busy += 1
-            try:
-                await self.look(path)
-            finally:
-                self._busy -= 1
+            if (candidate := self._candidates.get(path)) is not None:
+                self._lookers.put(candidate.sighting.root, path)
 
     async def look(self, path: str) -> None:
         """Look at a candidate: complete, not yet, or not readable yet."""
