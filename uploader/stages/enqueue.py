@@ -123,7 +123,7 @@ class Enqueue:
             return True
         if any(_may_be_renamed(upload, settled) for upload in self._store.begun.values()):
             return True
-        return self._skips_duplicates(path) and ledger.alike_elsewhere(path, identity) is not None
+        return self._skips_duplicates(path) and ledger.alike_elsewhere(identity, path) is not None
 
     async def _judged(self, settled: Settled) -> None:
         try:
