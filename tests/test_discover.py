@@ -17,6 +17,7 @@ from shares import identify
 
 from uploader import events
 from uploader.files import MountedShare
+from uploader.files.walk import Walk
 from uploader.model import RecordSpec, State, Trouble, Turn, Upload
 from uploader.stages import discover
 
@@ -428,3 +429,35 @@ async def test_share_that_hangs_leaves_the_lookers_to_the_others(
         assert len(rig.records) == 1
         gate.set()
         await rig.event(events.UploadFinished, count=21)
+
+
+async def test_part_that_cannot_be_read_takes_nothing_from_the_rest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder without rights is named once; events are listened to all the same, and its home is remembered."""
+    enter = Walk._enter
+
+    def refuse(self: Walk, folder: int, name: str, prefix: str) -> None:
+        if name == "closed":
+            raise PermissionError(13, "Permission denied")
+        enter(self, folder, name, prefix)
+
+    monkeypatch.setattr(Walk, "_enter", refuse)
+    (tmp_path / "watch" / "closed").mkdir(parents=True)
+    async with watching(tmp_path) as rig:
+        told = await rig.event(events.FolderUnreadable)
+        assert told.reason == f"{rig.watch}/closed: Permission denied"
+        await rig.finished(rig.write("a.mp4", b"a"))
+        await rig.scan()
+        assert len(rig.seen(events.FolderUnreadable)) == 1
+        assert [home.root for home in rig.saved().homes] == [str(rig.watch)]
+        assert rig.seen(events.FolderOffline) == []
+
+
+async def test_what_a_file_system_keeps_for_itself_is_not_looked_into(tmp_path: Path) -> None:
+    """``lost+found`` at the root of a disk, which only root may read, is no part that cannot be read."""
+    async with Rig(tmp_path) as rig:
+        rig.write("lost+found/#12.mp4", b"lost")
+        await rig.start()
+        await rig.finished(await rig.drop("a.mp4", b"a"))
+        assert len(rig.records) == 1
