@@ -12,10 +12,13 @@ from typing import Any
 
 import pytest
 from harness import Rig
-from parts import at
+from parts import CHUNK, at
+from shares import identify
 
 from uploader import events
 from uploader.files import MountedShare
+from uploader.files.walk import Walk
+from uploader.model import RecordSpec, State, Trouble, Turn, Upload
 from uploader.stages import discover
 
 EVENTS = {"mode": "events"}
@@ -144,6 +147,30 @@ async def test_share_that_looks_empty_forgets_nothing(tmp_path: Path) -> None:
         await rig.scan()
         await rig.finished(path)
         assert len(rig.records) == 1
+
+
+async def test_share_that_is_back_wakes_what_waits_for_it(tmp_path: Path) -> None:
+    """An upload that was to be tried in an hour goes on at once; one that waits for something else does not."""
+    async with Rig(tmp_path, watch={"rescan": "1s"}) as rig:
+        paths = [rig.write(name, name.encode()) for name in ("share.mp4", "other.mp4")]
+        later = rig.clock.now() + 3600
+        troubles = [
+            Trouble("away", Turn.OURS, not_ready=9, next_try=later),
+            Trouble("no", Turn.OURS, 3, next_try=later),
+        ]
+        uploads = [
+            Upload(path, str(rig.watch), await identify(path), RecordSpec(path[-9:-4]), CHUNK, trouble=trouble)
+            for path, trouble in zip(paths, troubles, strict=True)
+        ]
+        rig.prepare(*uploads)
+        rig.watch.rename(tmp_path / "away")
+        await rig.start()
+        await rig.event(events.FolderOffline)
+        (tmp_path / "away").rename(rig.watch)
+        await rig.event(events.FolderBack)
+        await rig.finished(paths[0])
+        await rig.finished(await rig.drop("new.mp4", b"new"))
+        assert rig.state_of(paths[1]) is State.QUEUED
 
 
 async def test_what_is_no_regular_file_is_ignored_with_one_warning(tmp_path: Path) -> None:
@@ -402,3 +429,35 @@ async def test_share_that_hangs_leaves_the_lookers_to_the_others(
         assert len(rig.records) == 1
         gate.set()
         await rig.event(events.UploadFinished, count=21)
+
+
+async def test_part_that_cannot_be_read_takes_nothing_from_the_rest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder without rights is named once; events are listened to all the same, and its home is remembered."""
+    enter = Walk._enter
+
+    def refuse(self: Walk, folder: int, name: str, prefix: str) -> None:
+        if name == "closed":
+            raise PermissionError(13, "Permission denied")
+        enter(self, folder, name, prefix)
+
+    monkeypatch.setattr(Walk, "_enter", refuse)
+    (tmp_path / "watch" / "closed").mkdir(parents=True)
+    async with watching(tmp_path) as rig:
+        told = await rig.event(events.FolderUnreadable)
+        assert told.reason == f"{rig.watch}/closed: Permission denied"
+        await rig.finished(rig.write("a.mp4", b"a"))
+        await rig.scan()
+        assert len(rig.seen(events.FolderUnreadable)) == 1
+        assert [home.root for home in rig.saved().homes] == [str(rig.watch)]
+        assert rig.seen(events.FolderOffline) == []
+
+
+async def test_what_a_file_system_keeps_for_itself_is_not_looked_into(tmp_path: Path) -> None:
+    """``lost+found`` at the root of a disk, which only root may read, is no part that cannot be read."""
+    async with Rig(tmp_path) as rig:
+        rig.write("lost+found/#12.mp4", b"lost")
+        await rig.start()
+        await rig.finished(await rig.drop("a.mp4", b"a"))
+        assert len(rig.records) == 1

@@ -400,10 +400,13 @@ async def test_known_file_that_takes_long_to_read_holds_no_new_one_up(
         await rig.until(begun.is_set)
         await rig.finished(await rig.drop("b.mp4", b"new"))
         assert not rig.house.enqueue.idle
+        stall = rig.fault("upload", "stall")
         await rig.drop("a.mp4", b"changed")  # what is being read is not what is there any more
+        await rig.until(stall.standing.is_set)
         gate.set()
-        await rig.event(events.UploadFinished, path=path, count=2)
         await rig.until(lambda: rig.house.enqueue.idle)
+        stall.release()
+        await rig.event(events.UploadFinished, path=path, count=2)
         await rig.scan()
         await rig.finished(await rig.drop("c.mp4", b"last"))
         assert [record.sha256 for record in rig.records] == [

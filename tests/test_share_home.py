@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import re
@@ -17,7 +18,7 @@ from parts import CHUNK, content_of
 
 from uploader import errors, events
 from uploader.clock import SystemClock
-from uploader.files import MountedShare
+from uploader.files import MountedShare, Recording, mounted
 from uploader.files.mounted import MARKER
 from uploader.files.mounts import read_mountinfo
 from uploader.house import House
@@ -319,3 +320,25 @@ async def test_open_proves_what_was_settled(tmp_path: Path) -> None:
     with pytest.raises(errors.FileMissing):
         async with share.open(str(tmp_path / "b.mp4"), Identity(1, 1, "")):
             pass
+
+
+async def test_closing_that_hangs_keeps_nobody_waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file of a dead share cannot be closed either (sshfs waits for its server): the upload, and an end, go on."""
+    path = tmp_path / "a.mp4"
+    path.write_bytes(b"content")
+    share = MountedShare(str(tmp_path), SystemClock())
+    identity = (await share.snapshot(str(path))).identity
+    hangs, closed, close = asyncio.Event(), asyncio.Event(), Recording._close
+
+    async def hang(self: Recording) -> None:
+        await hangs.wait()
+        await close(self)
+        closed.set()
+
+    monkeypatch.setattr(Recording, "_close", hang)
+    monkeypatch.setattr(mounted, "CLOSE_PATIENCE", 0.05)
+    async with asyncio.timeout(10):
+        async with share.open(str(path), identity):
+            pass
+        hangs.set()
+        await closed.wait()

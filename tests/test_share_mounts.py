@@ -164,7 +164,11 @@ async def test_share_that_hangs_holds_nobody_up(tmp_path: Path) -> None:
     source = tmp_path / "source"
     source.mkdir()
     async with two_folders(tmp_path) as site:
-        site.configure(watch=WATCH, upload='drain = "1s"', more=OTHER.format(other=tmp_path / "other"))
+        stays = {
+            "server": 'stall_timeout = "60s"',
+            "upload": 'drain = "1s"',
+        }  # a worker is stuck in a read all the time
+        site.configure(watch=WATCH, more=OTHER.format(other=tmp_path / "other"), **stays)
         async with at_work_apart(site) as space:
             daemon = space.daemon
             server = await space.show(source, site.recordings)

@@ -17,6 +17,7 @@ from typing import Final
 
 from uploader.config import WatchConfig
 
+LOST: Final = "lost+found"  # a folder that ext4 makes, and lets nobody but root read
 OURS: Final = ".valt-uploader-"  # how the names of files begin that we make in a watched folder
 
 
@@ -33,6 +34,8 @@ def refusal(watch: WatchConfig, relpath: str) -> str | None:
         return "it is a file of our own"
     if folders and not watch.recursive:
         return "it is in a subfolder, and recursive = false"
+    if LOST in folders:
+        return f"{LOST} is the file system's own"
     for part in (name, *folders):
         if _matches(watch.exclude, part):
             return f"{part!r} matches an exclude pattern"
@@ -47,7 +50,8 @@ def enters(watch: WatchConfig, relpath: str) -> bool:
     """True when the subfolder at *relpath* is worth looking into."""
     return (
         watch.recursive
-        and not _matches(watch.exclude, relpath.rsplit("/", 1)[-1])
+        and (name := relpath.rsplit("/", 1)[-1]) != LOST
+        and not _matches(watch.exclude, name)
         and not _matches(watch.exclude, relpath, with_slash=True)
     )
 

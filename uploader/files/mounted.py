@@ -143,7 +143,7 @@ class MountedShare:
         try:
             while not walk.done:
                 stepping = True
-                batch = await self._threads.call(walk.step, late=lambda _: walk.close())
+                batch = await self._call(walk.step, late=lambda _: walk.close())
                 stepping = False
                 yield batch
         finally:
@@ -255,6 +255,11 @@ class MountedShare:
             with opening.in_our_words(path), self._opened() as root:
                 return act(root, self._below(path))
 
+        return await self._call(work, patience=patience, late=late)
+
+    async def _call(
+        self, work: Callable[[], R], *, patience: float | None = PATIENCE, late: Callable[[R], None] | None = None
+    ) -> R:
         try:
             return await self._threads.call(work, patience=patience, late=late)
         except errors.ShareNotReady:

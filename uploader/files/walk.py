@@ -127,7 +127,7 @@ class Walk:
             if entry.is_dir(follow_symlinks=False):
                 if len(self._frames) <= DEPTH_LIMIT and self._order.enters(relpath):
                     frame.subfolders.append(entry.name)
-            elif self._order.takes(relpath) and not self._order.passes(relpath):
+            elif not self._order.passes(relpath) and self._order.takes(relpath):  # the cheaper question first
                 status, path = entry.stat(follow_symlinks=False), f"{self._path}/{relpath}"
                 if stat.S_ISREG(status.st_mode):
                     batch.sightings.append(Sighting(path, self._path, status.st_size, status.st_mtime_ns))

@@ -36,8 +36,9 @@ class Apart(Generic[Item]):
         """Work until cancelled. What *work* raises ends it."""
         async with asyncio.TaskGroup() as group:
             self._group = group
-            for root in tuple(self._waiting):
-                self._start(root)
+            for root, waiting in tuple(self._waiting.items()):
+                for _ in waiting:
+                    self._start(root)
             await asyncio.Event().wait()
 
     def _start(self, root: str) -> None:

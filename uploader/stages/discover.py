@@ -232,8 +232,8 @@ class Folder:
         self._tell_unreadable(unreadable)
         if cover:
             self._cover_due, self._trusted = False, True
-        if unreadable:
-            return
+        if self._share.standing.away:
+            return  # a part of it that cannot be read is no reason to do without events, or to forget where it lies
         if names and (home := await self._share.settle_home()) is not None:
             self._store.put_home(home)
             await self._store.commit()

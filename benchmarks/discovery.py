@@ -1,0 +1,213 @@
+"""What it costs to watch a folder with a long history: recordings by the thousand, on the local disk.
+
+    .venv/bin/python benchmarks/discovery.py [--window 60] [--folder DIR] [FILES ...]
+
+``first sight``: nothing is known yet; from the start of the program until each file has been found. Everything else is
+with all files in the ledger: from the start until the first scan is over; a light scan (names alone) and a deep one
+(every inode) within one process, wall clock and processor time; the memory of the real process; and its processor time
+over ``--window`` seconds without anything new, one scan of ``rescan = "60s"`` among them, with events and without.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from uploader import control
+from uploader.clock import SystemClock
+from uploader.config import load
+from uploader.events import Bus
+from uploader.files import Order
+from uploader.house import House
+from uploader.model import Finished
+from uploader.stages.settle import is_settled_business
+from uploader.store import Store, codec
+from uploader.store.disk import StateFolder
+from uploader.store.line import LedgerLine
+
+FILES = (10_000, 200_000)
+IN_A_FOLDER = 1000
+LOOK = 0.02  # s between two looks at a process
+MS, MIB = 1000, 1024 * 1024
+CONFIGURATION = """
+[server]
+url = "http://127.0.0.1:9"
+username = "uploader"
+password_file = "{site}/password"
+[state]
+dir = "{site}/state"
+[[watch]]
+path = "{site}/watch"
+mode = "{mode}"
+settle = "1h"
+"""
+
+
+def make(site: Path, files: int) -> list[Path]:
+    """Make so many recordings of a few bytes each, in folders of a thousand."""
+    (site / "password").touch(0o600)
+    (site / "password").write_text("secret")
+    made = []
+    for number in range(files):
+        path = site / "watch" / f"day-{number // IN_A_FOLDER:04d}" / f"recording-{number:06d}.mp4"
+        if number % IN_A_FOLDER == 0:
+            path.parent.mkdir(parents=True)
+        path.write_bytes(b"%d" % number)
+        made.append(path)
+    return made
+
+
+async def remember(site: Path, made: list[Path]) -> None:
+    """Write the ledger that has all of them."""
+    await Store(StateFolder(site / "state"), SystemClock(), Bus()).close()
+    previous = "0" * 64
+    with (site / "state" / "ledger.jsonl").open("wb") as file:
+        for number, path in enumerate(made, start=1):
+            status, digest = path.stat(), hashlib.sha256(path.read_bytes()).hexdigest()
+            record = f"{digest[:8]}-{digest[8:12]}-4{digest[13:16]}-8{digest[17:20]}-{digest[20:32]}"
+            times = (status.st_mtime, status.st_mtime, status.st_mtime)
+            content = (str(path), status.st_size, status.st_mtime_ns, digest, digest, record, record)
+            line = LedgerLine(number, previous, Finished(*content, path.stem, *times, 1, "keep"))
+            raw = codec.to_json(line).encode("ascii")
+            previous = hashlib.sha256(raw).hexdigest()
+            file.write(raw + b"\n")
+    (site / "state" / "ledger.jsonl").chmod(0o600)
+
+
+def configure(site: Path, mode: str) -> Path:
+    """Write the configuration."""
+    path = site / "config.toml"
+    path.write_text(CONFIGURATION.format(site=site, mode=mode))
+    return path
+
+
+@contextmanager
+def daemon(site: Path, mode: str) -> Iterator[subprocess.Popen[bytes]]:
+    """The program at work; its log goes to ``log``."""
+    command = [sys.executable, "-m", "uploader", "run", "-c", str(configure(site, mode))]
+    with (site / "log").open("wb") as log, subprocess.Popen(command, stderr=log, stdout=log) as process:
+        try:
+            yield process
+        finally:
+            process.terminate()
+            process.wait(60)
+
+
+def wait(process: subprocess.Popen[bytes]) -> None:
+    """Wait a moment for a process that is to be alive."""
+    if process.poll() is not None:
+        raise SystemExit("the daemon has ended; its log says why")
+    time.sleep(LOOK)
+
+
+def first_sight(site: Path, files: int) -> str:
+    """Seconds from the start of the program until each file has been found."""
+    began, found = time.monotonic(), 0
+    with daemon(site, "poll") as process, (site / "log").open("rb") as log:
+        while found < files:
+            if not (lines := log.readlines(MIB)):
+                wait(process)
+            found += sum(b'"file-found"' in line for line in lines)
+        return f"{time.monotonic() - began:.1f} s, peak {memory(process.pid, 'VmHWM')}"
+
+
+def memory(pid: int, what: str) -> str:
+    """What the kernel says of a process's memory."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    kib = next(int(line.split()[1]) for line in status.splitlines() if line.startswith(f"{what}:"))
+    return f"{kib / 1024:.0f} MiB"
+
+
+def busy(pid: int) -> float:
+    """Processor seconds that a process has used."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def at_work(site: Path, mode: str, window: float) -> dict[str, str]:
+    """Start the program, wait for its first scan, let it be."""
+    began = time.monotonic()
+    with daemon(site, mode) as process:
+        while not _scanned(site):
+            wait(process)
+        rows = {f"start until scanned, {mode}": f"{time.monotonic() - began:.1f} s"}
+        time.sleep(5)  # the scan that covers for the beginning of events
+        used = busy(process.pid)
+        time.sleep(window)
+        used = busy(process.pid) - used
+        rows[f"idle, {mode}"] = f"{used:.2f} s in {window:g} s ({100 * used / window:.2f} % of one processor)"
+        rows[f"memory, {mode}"] = f"peak {memory(process.pid, 'VmHWM')}, now {memory(process.pid, 'VmRSS')}"
+    return rows
+
+
+def _scanned(site: Path) -> bool:
+    answer = control.ask(site / "state", "status") if (site / "state").exists() else None
+    return answer is not None and answer["folders"] and answer["folders"][0]["scans"] > 0
+
+
+async def scans(site: Path) -> dict[str, str]:
+    """Measure one light and one deep scan: the best of three."""
+    store, bus, clock = Store(StateFolder(site / "state"), SystemClock(), Bus()), Bus(), SystemClock()
+    house = House(load(configure(site, "poll"), {}), store, clock, bus, {})
+    root = str(site / "watch")
+    order = house.discover.order_of(root)
+    if order is None:
+        raise SystemExit("the folder is not watched")
+    light = replace(order, passes=lambda relpath: store.ledger.has(f"{root}/{relpath}"))
+    rows = {}
+    for name, what in (("light scan", light), ("deep scan", order)):
+        best = min([await _scan(house, root, what) for _ in range(3)])
+        rows[name] = f"{MS * best[0]:.0f} ms, processor {MS * best[1]:.0f} ms"
+    await store.close()
+    return rows
+
+
+async def _scan(house: House, root: str, order: Order) -> tuple[float, float]:
+    wall, processor = time.monotonic(), time.process_time()
+    async for batch in house.shares.of(root).walk(order):
+        if not all(is_settled_business(house.store, seen) for seen in batch.sightings):
+            raise SystemExit("a file is not in the ledger as it is")
+    return time.monotonic() - wall, time.process_time() - processor
+
+
+def measure(folder: Path, files: int, window: float) -> dict[str, str]:
+    """Every figure for so many files."""
+    with tempfile.TemporaryDirectory(dir=folder) as name:
+        site = Path(name)
+        made = make(site, files)
+        rows = {"first sight": first_sight(site, files)}
+        shutil.rmtree(site / "state")
+        asyncio.run(remember(site, made))
+        rows |= asyncio.run(scans(site))
+        for mode in ("events", "poll"):
+            rows |= at_work(site, mode, window)
+        return rows
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("files", nargs="*", type=int, default=FILES, metavar="FILES")
+    parser.add_argument("--window", type=float, default=60.0, help="seconds to watch it idle")
+    parser.add_argument("--folder", type=Path, help="where to work: on which disk")
+    chosen = parser.parse_args()
+    columns = {files: measure(chosen.folder, files, chosen.window) for files in chosen.files}
+    print("| | " + " | ".join(f"{files:,} files" for files in columns) + " |")
+    print("| --- " * (len(columns) + 1) + "|")
+    for row in next(iter(columns.values())):
+        print(f"| {row} | " + " | ".join(column[row] for column in columns.values()) + " |")
+
+
+if __name__ == "__main__":
+    main()
