@@ -192,7 +192,9 @@ class MountedShare:
             with self._opened() as root, opening.parent(root, self._below(path)) as (folder, name):
                 return opening.open_regular(name, flags, dir_fd=folder)
 
-        async with Recording.open(path, identity, self._threads, opener) as recording:
+        mount = self.standing.mount
+        local = mount is not None and not mount.network
+        async with Recording.open(path, identity, self._threads, opener, local=local) as recording:
             yield recording
 
     # What becomes of it

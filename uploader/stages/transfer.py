@@ -218,7 +218,7 @@ class Transfer:
         try:
             await self._send_chunk(upload, recording)
         except errors.TokenExpired:
-            await recording.return_to(start)
+            recording.return_to(start)
             await self._send_chunk(self._store.uploads[upload.path], recording)
 
     async def _send_chunk(self, upload: Upload, recording: Recording) -> None:
@@ -242,7 +242,7 @@ class Transfer:
                 ids,
                 multipart_filename(path),  # also if it has another name by now: it is constant over all chunks
                 (upload.offset, end, size),
-                recording.blocks(end),
+                recording,
                 before_last_byte=before_last_byte,
                 on_progress=progress,
             )
@@ -255,6 +255,7 @@ class Transfer:
             raise
         if held is not None and held != end:
             raise errors.RecordSpoilt(f"the server says it holds {held} bytes where {end} were sent")
+        await recording.confirm()
         await self._acknowledge(self._store.uploads[path])
 
     def _doubt_begins(self, path: str) -> None:
