@@ -20,7 +20,7 @@ from typing import Self
 from uploader.clock import SystemClock
 from uploader.config import ServerConfig
 from uploader.events import Bus
-from uploader.files import MountedShare
+from uploader.files import MountedShare, sending
 from uploader.model import RecordSpec
 from uploader.valt import Valt
 
@@ -89,6 +89,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.no_hash:
         hashlib.sha256 = lambda *_, **__: NoHash()  # type: ignore[assignment, return-value]
+        sending.hash_up = lambda *_: None  # nor are the bytes read for it
     factory = None
     if options.uvloop:
         import uvloop  # type: ignore[import-not-found]  # noqa: PLC0415

@@ -16,11 +16,11 @@ class Blocks:
     def __init__(self, *blocks: bytes, then: Exception | None = None) -> None:
         self._blocks, self._then = blocks, then
 
-    async def blocks(self, end: int) -> AsyncIterator[bytes]:
+    async def blocks(self, end: int) -> AsyncIterator[memoryview]:
         """One after the other."""
         del end
         for block in self._blocks:
-            yield block
+            yield memoryview(block)
         if self._then is not None:
             raise self._then
 

@@ -40,7 +40,7 @@ from uploader.files.threads import PATIENCE, ShareThreads
 from uploader.model import Identity, shown
 
 BLOCK: Final = 1024 * 1024  # bytes of one read: 64 KiB reads through a thread cost six times the CPU
-STRETCH: Final = 4 * 1024 * 1024  # bytes hashed in one call where nobody waits for them
+STRETCH: Final = 16 * BLOCK  # bytes of a local file that are hashed in one call
 
 R = TypeVar("R")
 
@@ -159,7 +159,7 @@ class Recording:
         """True when nothing has happened to the file since *bookmark* was taken, perhaps on another opening of it."""
         return (self.inode, self._ctime_ns) == (bookmark.inode, bookmark.ctime_ns)
 
-    async def blocks(self, end: int) -> AsyncIterator[bytes]:
+    async def blocks(self, end: int) -> AsyncIterator[memoryview]:
         """Yield the bytes from ``position`` to *end* (exclusive), at most ``BLOCK`` at a time, hashing each once.
 
         The next block is read while one is being sent. Raises ``FileChanged`` when the file ends before *end*: it is
@@ -175,15 +175,17 @@ class Recording:
         finally:
             await _dismiss(reading)
 
-    def _read_ahead(self, end: int) -> asyncio.Future[tuple[bytes, sending.Hash]] | None:
+    def _read_ahead(self, end: int) -> asyncio.Future[tuple[memoryview, sending.Hash]] | None:
         start = self._position
         if start >= end:
             return None
         digest = self._hash.copy()  # of this block on: whoever stops in between keeps the one up to there
-        read = partial(sending.read_block, self._handle, digest, start, min(BLOCK, end - start))
+        # Made here, not by the thread: malloc would keep a megabyte for each thread that ever made one.
+        block = bytearray(min(BLOCK, end - start))
+        read = partial(sending.read_block, self._handle, digest, start, block)
 
-        async def read_and_hash() -> tuple[bytes, sending.Hash]:
-            return await self._call(read), digest
+        async def read_and_hash() -> tuple[memoryview, sending.Hash]:
+            return memoryview(block)[: await self._call(read)], digest
 
         return asyncio.ensure_future(read_and_hash())
 
@@ -224,7 +226,7 @@ class Recording:
         """Hash *count* bytes from *start* on, on top of *digest*, which stays as it is."""
         digest, end = digest.copy(), start + count
         while start < end:
-            stretch = min(STRETCH, end - start)
+            stretch = min(STRETCH if self.local else BLOCK, end - start)
             await self._call(partial(sending.hash_up, self._handle, digest, start, stretch))
             start += stretch
         return digest

@@ -100,14 +100,15 @@ def hash_up(file: Handle, digest: Hash, start: int, count: int) -> None:
             start, count = start + got, count - got
 
 
-def read_block(file: Handle, digest: Hash, start: int, count: int) -> bytes:
-    """Read and hash up to *count* bytes from *start* on. Raises ``CutShort``, ``OSError``."""
+def read_block(file: Handle, digest: Hash, start: int, block: bytearray) -> int:
+    """Read from *start* on into *block*, and hash it; how many bytes there were. Raises ``CutShort``, ``OSError``."""
+    view = memoryview(block)
     with file.held() as source:
-        block = os.pread(source, count, start)
-    if not block:
+        got = os.preadv(source, [view], start)
+    if not got:
         raise CutShort
-    digest.update(block)
-    return block
+    digest.update(view[:got])
+    return got
 
 
 def is_of_the_connection(error: OSError) -> bool:
