@@ -83,6 +83,7 @@ def test_the_environment_overrides_the_file_key_by_key(loaded: Loader) -> None:
     [
         ("20 Mbit/s", (RateStep(0, 2.5e6),)),
         ('[["08:00", "8 kbit/s"]]', (RateStep(0, 1000), RateStep(480, 1000))),
+        ('[["sat,sun 08:00", "8 kbit/s"]]', (RateStep(480, 1000, frozenset({5, 6})),)),
     ],
 )
 def test_lists_come_from_the_environment_as_json(loaded: Loader, value: str, steps: tuple[RateStep, ...]) -> None:
@@ -247,7 +248,7 @@ def test_nothing_is_out_of_force_by_default() -> None:
 
 
 def test_keys_that_this_version_does_not_act_on_are_named(loaded: Loader) -> None:
-    """Each is named with its folder, and only when it asks for more than there is."""
+    """Each is named, and only when it asks for more than there is."""
     config = loaded(
         LEAST
         + """mode = "poll"
@@ -267,29 +268,10 @@ def test_keys_that_this_version_does_not_act_on_are_named(loaded: Loader) -> Non
         "status.listen",
         "upload.bandwidth",
         "upload.recording_aware",
-        "watch[1].done_marker",
-        "watch[1].gate",
-        "watch[1].gate_timeout",
-        "watch[1].on_duplicate",
     ]
-
-
-@pytest.mark.parametrize(
-    ("lines", "named"),
-    [
-        ("", []),
-        ("gate = true", ["watch[0].gate"]),
-        ("gate_timeout = '10m'", ["watch[0].gate_timeout"]),
-        ("gate = false", []),
-        ("gate = false\ngate_timeout = '10m'", []),
-    ],
-)
-def test_the_container_check_is_named_only_to_those_who_wrote_it(loaded: Loader, lines: str, named: list[str]) -> None:
-    """It is on by default: who has not asked for it is not told, and who switches it off gets just that."""
-    assert loaded(LEAST + lines).not_in_force() == named
 
 
 def test_what_the_environment_asks_for_in_vain_is_named_too() -> None:
     """A key is written out wherever it stands."""
-    environ = {**ENVIRON, "VALT_UPLOADER_WATCH": '[{"path": "/srv/recordings", "gate": true}]'}
-    assert load(None, environ).not_in_force() == ["watch[0].gate"]
+    environ = {**ENVIRON, "VALT_UPLOADER_STATUS__LISTEN": "127.0.0.1:8484"}
+    assert load(None, environ).not_in_force() == ["status.listen"]

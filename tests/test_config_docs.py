@@ -61,7 +61,7 @@ def test_the_clinic_room_gets_the_records_of_its_table(tmp_path: Path) -> None:
 def test_the_share_is_scanned_and_emptied(tmp_path: Path) -> None:
     """As the text around it says."""
     (watch,) = the_one(tmp_path, "after_upload =").watch
-    assert (watch.mode, watch.after_upload, watch.move_to) == ("poll", "delete", None)
+    assert (watch.mode, watch.after_upload, watch.move_to) == ("auto", "delete", None)
 
 
 def test_the_appliance_is_known_by_its_pin_or_by_its_certificate(tmp_path: Path) -> None:

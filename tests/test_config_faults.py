@@ -150,6 +150,31 @@ def test_a_broken_rule_does_not_make_its_groups_unknown(faults: Faults) -> None:
     assert "record.match" in found
 
 
+def test_all_faults_of_a_timetable_are_told_at_once(faults: Faults) -> None:
+    """Each step counts from zero, as the file has it, beside what is wrong elsewhere."""
+    steps = [
+        '["08:00", "20 Mbit/s"]',
+        '["25:00", "20 Mbit/s"]',
+        '["mon-fri 18:00", "20 Mb/s"]',
+        '["mon 08:00", "unlimited"]',
+        '"09:00"',
+        '["sun 20:00", "unlimited"]',
+    ]
+    found = faults(f"{SERVER}{WATCH}settle = 'x'\n[upload]\nbandwidth = [{', '.join(steps)}]")
+    for fault, begins in zip(
+        found,
+        [
+            'upload.bandwidth[1]: expected a time of day like "08:00" or "mon-fri 08:00", got "25:00"',
+            'upload.bandwidth[2]: expected "unlimited" or a rate like "20 Mbit/s"',
+            "upload.bandwidth[3]: 08:00 is given twice on mon",
+            'upload.bandwidth[4]: expected steps like ["08:00", "20 Mbit/s"], got "09:00"',
+            "watch[0].settle: expected a duration",
+        ],
+        strict=True,
+    ):
+        assert fault.startswith(f"config.toml: {begins}")
+
+
 @pytest.mark.parametrize(
     ("text", "fault"),
     [

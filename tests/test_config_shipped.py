@@ -7,7 +7,6 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-import pytest
 from pydantic import BaseModel
 
 from uploader.config import Config, RecordConfig, WatchConfig, load
@@ -67,17 +66,8 @@ def test_the_shipped_file_asks_for_nothing_in_vain() -> None:
     assert load(SHIPPED, {}).not_in_force() == []
 
 
-@pytest.mark.parametrize("key", ["gate", "gate_timeout"])
-def test_what_is_commented_out_although_it_has_a_default_shows_that_default(tmp_path: Path, key: str) -> None:
-    """Taking the # away changes nothing but that it is asked for."""
-    text = re.sub(rf"(?m)^# ({key} = )", r"\1", TEXT)
-    config = loaded(text, tmp_path)
-    assert config == load(SHIPPED, {})
-    assert config.not_in_force() == [f"watch[0].{key}"]
-
-
 def test_the_shipped_file_writes_out_every_default() -> None:
-    """Commented out are only keys that have no default of their own, and the check that is not in force."""
+    """Commented out are only keys that have no default of their own."""
     shipped: dict[str, Any] = tomllib.loads(TEXT)
     watch = shipped.pop("watch")[0]
     written = {**shipped, "watch.record": watch.pop("record"), "watch": watch}
@@ -86,8 +76,6 @@ def test_the_shipped_file_writes_out_every_default() -> None:
         "server.password_file",
         "server.ca_file",
         "server.pin_sha256",
-        "watch.gate",
-        "watch.gate_timeout",
         "watch.move_to",
         "watch.record.match",
         "state.dir",
@@ -113,9 +101,5 @@ def test_the_shipped_file_says_which_keys_are_not_in_force() -> None:
         "bandwidth",
         "recording_aware",
         "recording_bandwidth",
-        "gate",
-        "gate_timeout",
-        "done_marker",
-        "on_duplicate",
         "listen",
     }

@@ -261,7 +261,7 @@ async def main():
         await rig.finished(await rig.drop("small.mp4", b"x" * 3_000_000))
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         path = rig.watch / "large.mp4"
-        path.touch()
+        path.write_bytes(b"recording" * 10_000)  # a file of nothing but zeros is one that nobody has begun to write
         os.truncate(path, 256 * 1024 * 1024)
         await rig.scan()
         await rig.finished(str(path))

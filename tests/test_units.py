@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from uploader.units import (
+    EVERY_DAY,
     UNLIMITED,
     RateStep,
     format_bytes,
@@ -21,6 +22,7 @@ from uploader.units import (
     parse_rate,
     parse_schedule,
     parse_size,
+    schedule_steps,
 )
 
 
@@ -140,9 +142,63 @@ def test_a_day_that_has_a_step_at_midnight_is_taken_as_it_is() -> None:
 
 
 @pytest.mark.parametrize(
+    ("time", "days", "minute"),
+    [
+        ("mon 08:00", {0}, 480),
+        ("mon-fri 8:05", {0, 1, 2, 3, 4}, 485),
+        ("sat,sun 00:00", {5, 6}, 0),
+        ("SAT, Sun  00:00", {5, 6}, 0),
+        ("fri-mon 22:00", {4, 5, 6, 0}, 1320),
+        ("mon-wed,fri,sat-sat 23:59", {0, 1, 2, 4, 5}, 1439),
+        ("mon,mon 12:00", {0}, 720),
+    ],
+)
+def test_a_step_may_be_for_some_days_alone(time: str, days: set[int], minute: int) -> None:
+    """Days by their first three letters, alone, listed or from one to another, also over the end of the week."""
+    assert parse_schedule([[time, "8 kbit/s"]]) == (RateStep(minute, 1000, frozenset(days)),)
+
+
+def test_a_step_for_all_seven_days_is_one_for_every_day() -> None:
+    """However it is written, two timetables that mean the same are equal."""
+    assert parse_schedule([["mon-sun 08:00", "1 MB/s"]]) == parse_schedule([["08:00", "1 MB/s"]])
+    assert parse_schedule([["tue-mon 08:00", "1 MB/s"]])[0].days == EVERY_DAY
+
+
+def test_days_that_differ_get_no_step_at_midnight() -> None:
+    """What holds at midnight depends on the day before; steps are in the order of the day."""
+    steps = parse_schedule([["sat,sun 18:00", "unlimited"], ["mon-fri 08:00", "1 MB/s"]])
+    assert [(step.minute, step.bytes_per_second) for step in steps] == [(480, 1e6), (1080, None)]
+
+
+def test_the_same_time_on_other_days_is_another_time() -> None:
+    """Only a day that has two steps at one time is a fault, and it is named."""
+    assert len(parse_schedule([["mon-fri 08:00", "1 MB/s"], ["sat 8:00", "2 MB/s"]])) == 2
+    with pytest.raises(ValueError, match=re.escape("08:00 is given twice on thu, fri")):
+        parse_schedule([["mon-fri 08:00", "1 MB/s"], ["thu-sat 8:00", "2 MB/s"]])
+    with pytest.raises(ValueError, match=r"^08:05 is given twice$"):
+        parse_schedule([["08:05", "1 MB/s"], ["mon-sun 8:05", "2 MB/s"]])
+
+
+def test_every_step_of_a_timetable_is_judged_by_itself() -> None:
+    """Each in its place: what is wrong with one does not hide what is wrong with another."""
+    found = schedule_steps(
+        [["08:00", "slow"], ["mon 8:00", "1 MB/s"], ["funday 09:00", "1 MB/s"], ["mon 8:00", "1 MB/s"]]
+    )
+    assert [isinstance(step, ValueError) for step in found] == [True, False, True, True]
+
+
+@pytest.mark.parametrize(
     "value",
     [
         [],
+        [["mon-fri", "20 Mbit/s"]],
+        [["mon-fri08:00", "20 Mbit/s"]],
+        [["monday 08:00", "20 Mbit/s"]],
+        [["mon- 08:00", "20 Mbit/s"]],
+        [["mon-wed-fri 08:00", "20 Mbit/s"]],
+        [["mon,,tue 08:00", "20 Mbit/s"]],
+        [["mon tue 08:00", "20 Mbit/s"]],
+        [["08:00 mon", "20 Mbit/s"]],
         [["8", "20 Mbit/s"]],
         [["24:00", "20 Mbit/s"]],
         [["08:00"]],

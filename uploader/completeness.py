@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from uploader.model import Closeness, Snapshot
+from uploader.placeholders import fill_names
 from uploader.units import format_duration
 
 MIN_PAUSE: Final = 0.5  # s: ``settle = "0s"`` is no reason to look without a pause
@@ -96,5 +97,4 @@ def marker_of(rules: Rules, path: str) -> str:
     if not rules.done_marker:
         return ""
     folder, _, name = path.rpartition("/")
-    stem = name.rpartition(".")[0] or name
-    return f"{folder}/{rules.done_marker.replace('{name}', name).replace('{stem}', stem)}"
+    return f"{folder}/{fill_names(rules.done_marker, name)}"

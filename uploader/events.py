@@ -446,6 +446,18 @@ class UploadFinished(Event):
     moved_to: str | None = None
 
 
+# The limit
+
+
+@dataclass(frozen=True, slots=True)
+class BandwidthChanged(Event):
+    """Another limit is in force. ``rate``: bytes per second, None is no limit; ``folder``: of its uploads alone."""
+
+    rate: float | None
+    reason: str
+    folder: str | None = None
+
+
 Listener = Callable[[Event], None]
 
 

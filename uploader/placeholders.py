@@ -16,7 +16,8 @@ from typing import Final
 from uploader.model import shown
 
 MTIME_FORMAT: Final = "%Y-%m-%d %H:%M"
-PLACEHOLDERS: Final = ("name", "stem", "suffix", "folder", "relpath", "mtime")
+NAMES: Final = ("name", "stem", "suffix")  # of a file, and of what lies beside it
+PLACEHOLDERS: Final = (*NAMES, "folder", "relpath", "mtime")
 
 _IDENTIFIER: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
@@ -72,6 +73,21 @@ def check_placeholders(text: str, groups: Collection[str] | None) -> None:
         near = get_close_matches(piece.name, known, n=1)
         hint = f"did you mean {{{near[0]}}}?" if near else "known are " + " ".join(f"{{{name}}}" for name in known)
         raise ValueError(f"unknown placeholder {{{piece.name}}}; {hint}")
+
+
+def check_names(text: str) -> None:
+    """Raise ValueError when *text* is not well formed or holds more than ``{name}``, ``{stem}`` and ``{suffix}``."""
+    for piece in pieces(text):
+        if piece.name is not None and piece.name not in NAMES:
+            known = " ".join(f"{{{name}}}" for name in NAMES)
+            raise ValueError(f"unknown placeholder {{{piece.name}}}; known are {known}")
+
+
+def fill_names(text: str, name: str) -> str:
+    """Put a file's *name* into a text that ``check_names`` has passed."""
+    stem, dot, suffix = name.rpartition(".")
+    parts = {"name": name, "stem": stem or name, "suffix": dot + suffix if stem else ""}
+    return "".join(piece.literal + parts.get(piece.name or "", "") for piece in pieces(text))
 
 
 def parse_match(value: object) -> object:

@@ -1,4 +1,4 @@
-"""Human units to numbers and back: durations, sizes, rates and the day's bandwidth steps.
+"""Human units to numbers and back: durations, sizes, rates and the week's bandwidth steps.
 
 Pure. Must never guess: a text that could mean two things (``20 Mb/s``: bits or bytes?) is refused with an
 example of what is understood. Seconds, bytes and bytes per second throughout; 1 kB is 1000 bytes, 1 KiB 1024.
@@ -22,7 +22,11 @@ _TOO_LARGE: Final = 10**15
 _DURATION: Final = re.compile(_NUMBER + r"\s*(ms|s|min|m|h|d|)")
 _SIZE: Final = re.compile(_NUMBER + r"\s*[a-z]*", re.IGNORECASE)  # ByteSize itself ignores what follows a unit
 _RATE: Final = re.compile(_NUMBER + r"\s*([kmgtKMGT]i?)?(bit|B)/s")
-_TIME_OF_DAY: Final = re.compile(r"([01]?[0-9]|2[0-3]):([0-5][0-9])")
+_DAY: Final = r"(?:mon|tue|wed|thu|fri|sat|sun)"
+_DAYS: Final = rf"{_DAY}(?:-{_DAY})?"
+_STEP_TIME: Final = re.compile(
+    rf"(?:({_DAYS}(?:\s*,\s*{_DAYS})*)\s+)?([01]?[0-9]|2[0-3]):([0-5][0-9])", re.IGNORECASE | re.ASCII
+)
 _SECONDS: Final = {"ms": 0.001, "s": 1, "": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
 _BYTES: Final = TypeAdapter(ByteSize)
 
@@ -30,14 +34,19 @@ _AS_DURATION: Final = 'a duration like "10s", "500ms", "1.5h" or "2d"'
 _AS_SIZE: Final = 'a size like "16 MiB" or "1 GB"'
 _AS_RATE: Final = 'a rate like "20 Mbit/s" or "2.5 MB/s"'
 _AS_SCHEDULE: Final = '"unlimited", a rate like "20 Mbit/s", or steps like [["08:00", "20 Mbit/s"], …]'
+_AS_TIME: Final = 'a time of day like "08:00" or "mon-fri 08:00"'
+
+DAYS: Final = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")  # as ``datetime.weekday`` counts them
+EVERY_DAY: Final = frozenset(range(7))
 
 
 @dataclass(frozen=True, slots=True)
 class RateStep:
-    """From this minute of the local day on, this many bytes per second; ``None`` is no limit."""
+    """From this minute of these local days on (0: Monday), this many bytes per second; ``None`` is no limit."""
 
     minute: int
     bytes_per_second: float | None
+    days: frozenset[int] = EVERY_DAY
 
 
 UNLIMITED: Final = (RateStep(0, None),)
@@ -102,35 +111,80 @@ def parse_rate(value: object) -> float:
 
 
 def parse_schedule(value: object) -> tuple[RateStep, ...]:
-    """The day's bandwidth from ``"unlimited"``, one rate, or ``[["08:00", rate], ...]`` in any order.
+    """The week's bandwidth from ``"unlimited"``, one rate, or ``[["08:00", rate], ["sat,sun 00:00", rate], ...]``.
 
-    The result is in the order of the day and its first step is always at minute 0: what the latest step sets
-    holds until the earliest one of the next day. Raises ValueError when it is anything else.
+    Steps may come in any order; the result is as ``in_order`` has it. Raises ValueError when it is anything else.
+    """
+    return in_order(tuple(taken(step) for step in schedule_steps(value)))
+
+
+def schedule_steps(value: object) -> tuple[RateStep | ValueError, ...]:
+    """Each step of a bandwidth, or what is wrong with it, so that all faults of a timetable can be told at once.
+
+    A time that an earlier step has already taken is a fault. Raises ValueError when there are no steps to look at.
     """
     if isinstance(value, str):
         return (RateStep(0, _rate_or_unlimited(value)),)
     if not isinstance(value, Sequence) or not value:
         raise _expected(_AS_SCHEDULE, value)
-    if all(isinstance(step, RateStep) for step in value):
-        return tuple(value)
-    steps = sorted((_step(step) for step in value), key=lambda step: step.minute)
-    minutes = [step.minute for step in steps]
-    if len(set(minutes)) < len(minutes):
-        raise ValueError("the same time of day is given twice")
-    if minutes[0] > 0:
-        steps.insert(0, RateStep(0, steps[-1].bytes_per_second))
-    return tuple(steps)
+    found: list[RateStep | ValueError] = []
+    earlier: set[tuple[int, int]] = set()
+    for item in value:
+        try:
+            step = item if isinstance(item, RateStep) else _step(item)
+        except ValueError as fault:
+            found.append(fault)
+            continue
+        twice = [day for day in sorted(step.days) if (day, step.minute) in earlier]
+        found.append(_given_twice(step.minute, twice) if twice else step)
+        earlier |= {(day, step.minute) for day in step.days}
+    return tuple(found)
+
+
+def _given_twice(minute: int, days: Sequence[int]) -> ValueError:
+    on = "" if len(days) == len(DAYS) else " on " + ", ".join(DAYS[day] for day in days)
+    return ValueError(f"{minute // 60:02}:{minute % 60:02} is given twice{on}")
+
+
+def taken(step: RateStep | ValueError) -> RateStep:
+    """The step, unless it is a fault: that is raised."""
+    if isinstance(step, ValueError):
+        raise step
+    return step
+
+
+def in_order(steps: Sequence[RateStep]) -> tuple[RateStep, ...]:
+    """Steps in the order of the day. Where every day is the same, the first one is always at minute 0.
+
+    What the latest step sets holds until the earliest one of the next day.
+    """
+    ordered = sorted(steps, key=lambda step: (step.minute, sorted(step.days)))
+    if ordered[0].minute > 0 and all(step.days == EVERY_DAY for step in ordered):
+        ordered.insert(0, RateStep(0, ordered[-1].bytes_per_second))
+    return tuple(ordered)
 
 
 def _step(value: object) -> RateStep:
     match value:
         case [str(time), rate]:
-            clock = _TIME_OF_DAY.fullmatch(time.strip())
-            if clock is None:
-                raise _expected('a time of day like "08:00"', time)
-            return RateStep(int(clock[1]) * 60 + int(clock[2]), _rate_or_unlimited(rate))
+            parts = _STEP_TIME.fullmatch(time.strip())
+            if parts is None:
+                raise _expected(_AS_TIME, time)
+            minute = int(parts[2]) * 60 + int(parts[3])
+            return RateStep(minute, _rate_or_unlimited(rate), _days(parts[1]) if parts[1] else EVERY_DAY)
         case _:
             raise _expected('steps like ["08:00", "20 Mbit/s"]', value)
+
+
+def _days(text: str) -> frozenset[int]:
+    """The days of ``sat,sun`` or ``mon-fri``; a range may go over the end of the week."""
+    days: set[int] = set()
+    for part in text.lower().split(","):
+        first, _, last = part.strip().partition("-")
+        start = DAYS.index(first)
+        length = (DAYS.index(last or first) - start) % len(DAYS) + 1
+        days |= {(start + after) % len(DAYS) for after in range(length)}
+    return frozenset(days)
 
 
 def _rate_or_unlimited(value: object) -> float | None:

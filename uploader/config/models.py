@@ -16,8 +16,18 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 
 from uploader.model import AfterUpload, Share, shown
-from uploader.placeholders import check_placeholders, parse_match
-from uploader.units import UNLIMITED, RateStep, parse_chunk_size, parse_duration, parse_rate, parse_schedule, quoted
+from uploader.placeholders import check_names, check_placeholders, parse_match
+from uploader.units import (
+    UNLIMITED,
+    RateStep,
+    in_order,
+    parse_chunk_size,
+    parse_duration,
+    parse_rate,
+    quoted,
+    schedule_steps,
+    taken,
+)
 
 _AS_URL: Final = 'expected an address like "https://valt.example.com"'
 
@@ -74,6 +84,18 @@ def _listen(value: str) -> str:
     return value
 
 
+def _marker(text: str) -> str:
+    """Check the name of a marker: a name beside the recording's own, made of that."""
+    check_names(text)
+    if "/" in text or "\0" in text:
+        raise ValueError(
+            f'expected a name like "{{name}}.done", without folders: it lies beside its file; got {quoted(text)}'
+        )
+    if text.strip() in {"{name}", "{stem}{suffix}"}:
+        raise ValueError('is the name of the file itself; name another one, like "{name}.done"')
+    return text
+
+
 def _placeholders(text: str, info: ValidationInfo) -> str:
     """Check *text* against the groups of ``match``, which stands before it in ``RecordConfig``."""
     if "match" not in info.data:  # faulty itself: which groups it would have is not known
@@ -90,6 +112,9 @@ Text = Annotated[str, Field(description="text in quotes")]
 Duration = Annotated[float, BeforeValidator(parse_duration)]
 Timeout = Annotated[Duration, AfterValidator(_above_zero)]
 Rate = Annotated[float, BeforeValidator(parse_rate)]
+Timetable = Annotated[
+    tuple[Annotated[RateStep, BeforeValidator(taken)], ...], AfterValidator(in_order), BeforeValidator(schedule_steps)
+]
 PathHere = Annotated[Path, BeforeValidator(_absolute), Field(description='an absolute path like "/srv/recordings"')]
 OptionalPath = Annotated[
     Path | None,
@@ -163,7 +188,7 @@ class UploadConfig(_Table):
 
     workers: Annotated[int, Field(ge=1, le=64, description="a whole number from 1 to 64")] = 4
     chunk_size: Annotated[int, BeforeValidator(parse_chunk_size)] = 16 * 1024 * 1024  # 0: "whole"
-    bandwidth: Annotated[tuple[RateStep, ...], BeforeValidator(parse_schedule)] = UNLIMITED
+    bandwidth: Timetable = UNLIMITED
     ready_timeout: Timeout = 1800.0
     drain: Duration = 10.0
     order: Literal["oldest", "smallest", "newest"] = "oldest"
@@ -199,7 +224,7 @@ class WatchConfig(_Table):
     rescan: Timeout = 60.0
     gate: Switch = True
     gate_timeout: Duration = 600.0
-    done_marker: Text = ""
+    done_marker: Annotated[Text, AfterValidator(_marker)] = ""
     on_duplicate: Literal["send", "skip"] = "send"
     after_upload: AfterUpload = "keep"  # before ``move_to``, whose check needs it
     move_to: Annotated[OptionalPath, Field(validate_default=True)] = None
@@ -245,14 +270,11 @@ class Config(_Table):
     log: Annotated[LogConfig, Field(description="a [log] table")] = LogConfig()
 
     def not_in_force(self) -> list[str]:
-        """The keys that ask for more than this version does, as ``watch[0].done_marker``."""
+        """The keys that ask for more than this version does, as ``status.listen``."""
         found = []
         for section, key, asks_for_it in _NOT_IN_FORCE:
-            if section == "watch":
-                tables = [(f"watch[{index}]", watch) for index, watch in enumerate(self.watch)]
-            else:
-                tables = [(section, getattr(self, section))]
-            found += [f"{name}.{key}" for name, table in tables if asks_for_it(table)]
+            if asks_for_it(getattr(self, section)):
+                found.append(f"{section}.{key}")
         return found
 
 
@@ -260,10 +282,5 @@ class Config(_Table):
 _NOT_IN_FORCE: Final[tuple[tuple[str, str, Callable[[Any], bool]], ...]] = (
     ("upload", "bandwidth", lambda upload: any(step.bytes_per_second is not None for step in upload.bandwidth)),
     ("upload", "recording_aware", lambda upload: upload.recording_aware),
-    # On by default: who has not written it does not count on it, and ``false`` is what happens anyway.
-    ("watch", "gate", lambda watch: watch.gate and "gate" in watch.model_fields_set),
-    ("watch", "gate_timeout", lambda watch: watch.gate and "gate_timeout" in watch.model_fields_set),
-    ("watch", "done_marker", lambda watch: bool(watch.done_marker)),
-    ("watch", "on_duplicate", lambda watch: watch.on_duplicate == "skip"),
     ("status", "listen", lambda status: bool(status.listen)),
 )

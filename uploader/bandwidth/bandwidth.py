@@ -1,0 +1,124 @@
+"""The one place that looks at the timetable, the growing files and the disk, and puts what they ask for into force.
+
+Must never slow an upload down that no limit is for, nor look at the disk more than once a second.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Final
+
+from uploader import events
+from uploader.agenda import either
+from uploader.bandwidth.growth import Growth, Strain
+from uploader.bandwidth.limits import BY_CONFIGURATION, BY_TIMETABLE, Limits, changes, rate_now
+from uploader.bandwidth.pacer import Lane, Pacer
+from uploader.clock import Clock
+from uploader.config import Config, WatchConfig
+from uploader.pressure import io_pressure
+from uploader.selection import relative
+
+LOOK: Final = 1.0  # s between two looks at clock and disk, where there is anything to look for
+MINUTE: Final = 60.0  # s; steps begin on whole minutes, so a turn is never late
+DEFAULT_SETTLE: Final[float] = WatchConfig.model_fields["settle"].default
+
+
+class Bandwidth:
+    """The limit that all uploads of a house share; each takes its bytes from a lane of its own."""
+
+    def __init__(
+        self,
+        config: Config,
+        clock: Clock,
+        bus: events.Bus,
+        *,
+        pressure: Callable[[], float | None] = io_pressure,
+    ) -> None:
+        """*pressure*: per cent of the last ten seconds in which tasks waited for a disk; None when not known."""
+        self._config, self._clock, self._bus, self._read_pressure = config, clock, bus, pressure
+        self._growth, self._strain = Growth(), Strain()
+        self._read_at: float | None = None  # monotonic
+        self._stir = asyncio.Event()
+        self._limits = Limits(self._scheduled(), config.upload.recording_bandwidth)
+        self._pacer = Pacer(self._limits, clock)
+        self._know_folders()
+
+    @property
+    def limits(self) -> Limits:
+        """What holds now."""
+        return self._limits
+
+    def lane(self, root: str) -> Lane:
+        """A lane for one upload of a file below *root*, the watched folder it was found under."""
+        return Lane(self._pacer, self._pacer.folder(root))
+
+    def apply(self, config: Config) -> None:
+        """Go on by another configuration, at once, also for chunks that are being sent."""
+        self._config = config
+        self._know_folders()
+        self._look(BY_CONFIGURATION)
+        self._stir.set()
+
+    async def run(self) -> None:
+        """Give lanes their turns, and follow clock, files and disk, until cancelled. Else a limit lets nothing by."""
+        leave = self._bus.listen(self._hear)
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._pacer.run(), name="bandwidth: turns")
+                group.create_task(self._follow(), name="bandwidth: limits")
+        finally:
+            leave()
+
+    async def _follow(self) -> None:
+        while True:
+            self._stir.clear()
+            self._look(BY_TIMETABLE)
+            await either(self._stir, self._clock, self._next_look())
+
+    def _next_look(self) -> float | None:
+        upload = self._config.upload
+        if len(upload.bandwidth) == 1 and not upload.recording_aware:
+            return None
+        return min(LOOK, MINUTE - self._clock.now() % MINUTE)
+
+    def _look(self, cause: str) -> None:
+        """Find out what holds now, and put it into force and tell it if it is something else."""
+        upload, now = self._config.upload, self._clock.monotonic()
+        if upload.recording_aware:
+            if self._read_at is None or now - self._read_at >= LOOK:
+                self._read_at = now
+                self._strain.feel(self._read_pressure(), now)
+            pressed, recorded = self._strain.pressed(now), self._growth.folders(self._pacer.roots, now)
+        else:
+            pressed, recorded = False, frozenset()
+        before, after = self._limits, Limits(self._scheduled(), upload.recording_bandwidth, pressed, recorded)
+        if after != before:
+            self._limits = after
+            self._pacer.change(after)
+            for event in changes(before, after, cause):
+                self._bus.publish(event)
+
+    def _scheduled(self) -> float | None:
+        local = datetime.fromtimestamp(self._clock.now(), UTC).astimezone()
+        return rate_now(self._config.upload.bandwidth, local)
+
+    def _know_folders(self) -> None:
+        for watch in self._config.watch:
+            self._pacer.folder(str(watch.path))
+
+    def _hear(self, event: events.Event) -> None:
+        if not self._config.upload.recording_aware:
+            return
+        match event:
+            case events.FileFound(path=path) | events.FileStillChanging(path=path):
+                self._growth.changed(path, self._settle_of(path), self._clock.monotonic())
+                if any(relative(root, path) for root in self._pacer.roots if root not in self._limits.recorded):
+                    self._stir.set()
+            case events.FileSettled(path=path):
+                self._growth.settled(path, self._clock.monotonic())
+
+    def _settle_of(self, path: str) -> float:
+        watches = (watch for watch in self._config.watch if relative(watch.path, path) is not None)
+        return max((watch.settle for watch in watches), default=DEFAULT_SETTLE)

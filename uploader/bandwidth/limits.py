@@ -1,0 +1,76 @@
+"""What limits uploads at a moment, and how a change of it is told.
+
+Pure. Must never read a clock or a folder: local time, growing folders and pressure are arguments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from uploader.events import BandwidthChanged
+from uploader.model import shown
+from uploader.units import DAYS, RateStep, format_rate
+
+BY_TIMETABLE: Final = "by the timetable"
+BY_CONFIGURATION: Final = "by the configuration"
+
+
+def rate_now(schedule: Sequence[RateStep], local: datetime) -> float | None:
+    """Bytes per second at this local time; None is no limit. *schedule*: at least one step, in any order.
+
+    The step in force is the latest that began, today or on a day before; a week goes round. The clock on the wall
+    alone counts: a step within the hour that is skipped in spring holds from the hour's end on, and the hour that
+    comes twice in autumn has its rates twice.
+    """
+    minute = local.hour * 60 + local.minute
+    for back in range(len(DAYS) + 1):  # the last one: this weekday a week ago
+        day = (local.weekday() - back) % len(DAYS)
+        begun = [step for step in schedule if day in step.days and (back > 0 or step.minute <= minute)]
+        if begun:
+            return max(begun, key=lambda step: step.minute).bytes_per_second
+    raise ValueError("a timetable without steps")
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What holds now. Rates in bytes per second; None is no limit."""
+
+    scheduled: float | None  # by the timetable, for all uploads together
+    slow: float  # for those that must leave the disk to a recording, together
+    pressed: bool = False  # the disk is under pressure: all must
+    recorded: frozenset[str] = frozenset()  # folders below which a file grows: those of these must
+
+    @property
+    def total(self) -> float | None:
+        """For all uploads together."""
+        return _lower(self.scheduled, self.slow) if self.pressed else self.scheduled
+
+    def rate_of(self, root: str) -> float | None:
+        """For the uploads of this folder: alone if it is slowed down, else with all others."""
+        return _lower(self.total, self.slow) if root in self.recorded else self.total
+
+
+def changes(before: Limits, after: Limits, cause: str) -> Iterator[BandwidthChanged]:
+    """Each change of a rate, once. *cause*: what changed the timetable's rate, if that is it."""
+    if before.total != after.total:
+        reason = cause
+        if before.pressed != after.pressed:
+            reason = "while the disk is under pressure" if after.pressed else "again: the disk keeps up"
+        yield BandwidthChanged(after.total, f"{_words(after.total)} {reason}")
+    for root in sorted(before.recorded | after.recorded):
+        rate, was, is_recorded = after.rate_of(root), root in before.recorded, root in after.recorded
+        if rate == before.rate_of(root) or (was and is_recorded and before.slow == after.slow):
+            continue  # unchanged, or told above
+        reason = "while a file grows in" if is_recorded else "again: no file grows any more in"
+        yield BandwidthChanged(rate, f"{_words(rate)} {reason} {shown(root)}", root)
+
+
+def _lower(rate: float | None, other: float) -> float:
+    return other if rate is None else min(rate, other)
+
+
+def _words(rate: float | None) -> str:
+    return "unlimited" if rate is None else format_rate(rate)
