@@ -271,8 +271,6 @@ class Config(_Table):
 
 # What is accepted and not yet acted upon: section, key, and whether a table asks for more than there is.
 _NOT_IN_FORCE: Final[tuple[tuple[str, str, Callable[[Any], bool]], ...]] = (
-    ("upload", "bandwidth", lambda upload: any(step.bytes_per_second is not None for step in upload.bandwidth)),
-    ("upload", "recording_aware", lambda upload: upload.recording_aware),
     # On by default: who has not written it does not count on it, and ``false`` is what happens anyway.
     ("watch", "gate", lambda watch: watch.gate and "gate" in watch.model_fields_set),
     ("watch", "gate_timeout", lambda watch: watch.gate and "gate_timeout" in watch.model_fields_set),
