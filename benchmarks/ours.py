@@ -88,11 +88,11 @@ def main() -> None:
     parser.add_argument("--uvloop", action="store_true")
     options = parser.parse_args()
     if options.no_hash:
-        hashlib.sha256 = lambda *_, **__: NoHash()  # type: ignore[assignment, return-value]
+        hashlib.sha256 = lambda *_, **__: NoHash()  # type: ignore[assignment]
         sending.hash_up = lambda *_: None  # nor are the bytes read for it
     factory = None
     if options.uvloop:
-        import uvloop  # type: ignore[import-not-found]  # noqa: PLC0415
+        import uvloop  # type: ignore[import-not-found]
 
         factory = uvloop.new_event_loop
     with asyncio.Runner(loop_factory=factory) as runner:

@@ -2,8 +2,8 @@
 
     python -m benchmarks.sink [--tls CERT KEY] [--delay SECONDS]
 
-It prints its port. Bodies of uploads are dropped inside the kernel (``MSG_TRUNC``: not even copied), those under TLS are
-decrypted into one buffer. A thread for each connection; what it costs to receive is told by the raw sender beside it.
+It prints its port. Bodies of uploads are dropped inside the kernel (``MSG_TRUNC``: not even copied), those under TLS
+are decrypted into one buffer. A thread for each connection. What it can take is told by the raw sender beside it.
 """
 
 from __future__ import annotations
