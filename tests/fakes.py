@@ -99,9 +99,21 @@ class MemoryDisk:
     def __init__(self, **files: bytes) -> None:
         self.files = dict(files)
 
+    def where(self, name: str) -> str:
+        """The name alone: there is no folder."""
+        return name
+
     def read(self, name: str) -> bytes | None:
         """Return the whole file; None when there is none."""
         return self.files.get(name)
+
+    def size(self, name: str) -> int | None:
+        """Return its size in bytes; None when there is none."""
+        return len(self.files[name]) if name in self.files else None
+
+    def read_at(self, name: str, offset: int, length: int) -> bytes:
+        """Return that part of the file."""
+        return self.files.get(name, b"")[offset : offset + length]
 
     def replace(self, name: str, content: bytes) -> None:
         """Put *content* under *name*; what was there before stays as ``name.1``."""
@@ -129,13 +141,32 @@ class FailingDisk:
         self.gate = threading.Event()
         self.gate.set()
         self.begun: list[str] = []  # each write that was asked for
+        self.asked: list[tuple[int, int]] = []  # each part that was read: offset and length
         self.refused = 0
+
+    def where(self, name: str) -> str:
+        """What the disk inside says."""
+        return self.disk.where(name)
 
     def read(self, name: str) -> bytes | None:
         """Return the whole file, unless reading is refused."""
+        self._may_read()
+        return self.disk.read(name)
+
+    def size(self, name: str) -> int | None:
+        """Return its size, unless reading is refused."""
+        self._may_read()
+        return self.disk.size(name)
+
+    def read_at(self, name: str, offset: int, length: int) -> bytes:
+        """Return that part of the file, unless reading is refused."""
+        self._may_read()
+        self.asked.append((offset, length))
+        return self.disk.read_at(name, offset, length)
+
+    def _may_read(self) -> None:
         if "read" in self.refuses:
             raise OSError(self.error, os.strerror(self.error))
-        return self.disk.read(name)
 
     def replace(self, name: str, content: bytes) -> None:
         """Replace, unless that is refused."""

@@ -6,7 +6,15 @@ import asyncio
 from pathlib import Path
 
 import aiohttp
+from fakes import a_finish
 from process import Site, at_work, sha256
+
+from uploader import custody
+from uploader.clock import SystemClock
+from uploader.events import Bus
+from uploader.model import RecordIds
+from uploader.store import Store
+from uploader.store.disk import StateFolder
 
 NAMES = ("a.mp4", "b two.mp4", "c.mp4")
 
@@ -62,6 +70,45 @@ async def test_a_line_that_was_taken_out_is_found(tmp_path: Path) -> None:
         assert "line 2: it says it is line 3; a line was added or taken out" in ended.err
 
 
+async def test_a_tail_that_was_cut_off_or_changed_is_found(tmp_path: Path) -> None:
+    """No line after the last would show it, but the state has seen it; every command that reads it says so."""
+    async with at_work(tmp_path) as site:
+        files = await finished(site)
+        ledger = site.state / "ledger.jsonl"
+        whole = ledger.read_text()
+        lines = whole.splitlines(keepends=True)
+        spoils = {
+            "".join(lines[:2]): "it ends after line 2, but the state has seen line 3; its end was cut off",
+            whole[:-20]: "it ends after line 2, but the state has seen line 3; its end was cut off",
+            whole.replace(lines[2], lines[2].replace('"chunks": 1', '"chunks": 2')): (
+                "line 3: it is not the line that the state has seen; it was changed"
+            ),
+        }
+        for content, complaint in spoils.items():
+            ledger.write_text(content)
+            for arguments in (("ledger", "--verify"), ("ledger",), ("status",), ("once",)):
+                ended = await site.run(*arguments)
+                assert ended.code == 78
+                assert ended.err.startswith(f"error: {ledger}: {complaint}; put the whole file back from a copy; if ")
+            assert ledger.read_text() == content
+        ledger.write_text(whole)
+        assert (await site.run("ledger", "--verify")).code == 0
+        assert (await site.run("link", files[2])).code == 0
+
+
+async def test_a_damaged_state_hides_nothing_that_is_done(tmp_path: Path) -> None:
+    """The list and the links are there all the same; only the proof wants the state, which has seen the end."""
+    async with at_work(tmp_path) as site:
+        files = await finished(site)
+        (site.state / "state.json").write_text("{")
+        listed, linked, verified = await asyncio.gather(
+            site.run("ledger"), site.run("link", files[2]), site.run("ledger", "--verify")
+        )
+        assert (listed.code, len(listed.lines), linked.code, len(linked.lines)) == (0, 3, 0, 1)
+        assert (verified.code, verified.out) == (78, "")
+        assert verified.err.startswith(f"error: {site.state}/state.json is damaged: ")
+
+
 async def test_download_compares_every_byte_with_what_was_sent(tmp_path: Path) -> None:
     """Equal, differing and missing are told apart for each file; anything but equal is exit 1."""
     async with at_work(tmp_path) as site:
@@ -99,6 +146,16 @@ async def test_a_server_that_is_down_says_nothing_about_recordings(tmp_path: Pat
         assert ended.code == 1
         assert ended.lines == ["3 lines, each linked to the one before it"]
         assert ended.err.startswith(f"error: {site.url}: cannot be reached")
+
+
+def test_the_link_of_a_path_is_that_of_its_newest_record(tmp_path: Path) -> None:
+    """A recorder that writes under one name again and again has a record for each."""
+    disk = StateFolder(tmp_path)
+    store = Store(disk, SystemClock(), Bus())
+    for number in range(1, 4):
+        store.ledger.append(a_finish(record=f"record-{number}", size=number))
+    disk.close()
+    assert custody.find(tmp_path, "/rec/a.mp4") == RecordIds("record-3", "video-1")
 
 
 async def test_a_link_leads_to_the_bytes(tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ uploads = st.builds(
     Upload,
     path=paths,
     root=paths,
-    identity=st.builds(Identity, size=st.just(2**50), mtime_ns=st.integers(0, 2**62), edges=texts),
+    identity=st.builds(Identity, size=st.just(2**50), mtime_ns=st.integers(-(2**65), 2**65), edges=texts),
     record=st.builds(
         RecordSpec,
         texts,

@@ -1,28 +1,27 @@
 """``ledger`` and ``link``: what was finished, proof that the list is whole, and what the server holds of it.
 
-Must never change the ledger, and never keep what it downloads: it is hashed and thrown away.
+Must never change the ledger, and never keep what it downloads: it is hashed and thrown away. Nothing here holds
+more than a line or two at a time.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 from uploader import errors
-from uploader.model import RecordIds, Upload, shown
+from uploader.model import RecordIds, shown
 from uploader.report import iso
 from uploader.store import LedgerLine
-from uploader.store.codec import Unreadable
+from uploader.store.codec import Saved, Tail, Unreadable, from_json
 from uploader.store.disk import StateFolder
-from uploader.store.ledger import NAME, chain
+from uploader.store.ledger import Lines, chain, unusable
+from uploader.store.line import Facts
 from uploader.store.store import peek
 from uploader.units import format_bytes
 from uploader.valt import Valt
-
-PUT_BACK: Final = "put the whole file back from a copy; it is never rewritten"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,26 +37,63 @@ class Comparison:
         return f"{word:<9}{shown(self.line.upload.path)}" + (f": {self.why}" if self.why else "")
 
 
-def read_chain(folder: Path) -> tuple[list[LedgerLine], str | None]:
-    """Read the ledger, proving each link: the lines that hold, and what breaks after them, if anything.
+def lines(folder: Path) -> Iterator[LedgerLine]:
+    """Read the ledger line by line, proving each link: every line that is vouched for, oldest first.
 
-    Each line is vouched for by the one after it: the last one before a break is not.
+    A line is vouched for by the one after it, the last one by the state if that can be read. Raises
+    ``StateUnusable`` after the last good line, when something breaks there.
     """
+    for _, raw in _vouched_for(folder):
+        yield from_json(LedgerLine, raw)
+
+
+def prove(folder: Path) -> int:
+    """Prove the ledger from its first line to its last: how many there are. Raises ``StateUnusable``."""
+    return sum(1 for _ in _proved(folder, _tail(folder)))
+
+
+def _vouched_for(folder: Path) -> Iterator[tuple[Facts, bytes]]:
+    """Walk the lines, each only when the one after it has been looked at."""
+    try:
+        tail = _tail(folder)
+    except errors.StateUnusable:  # whoever works on the state is told so; what is done can still be listed
+        tail = None
+    held = None
+    for proved in _proved(folder, tail):
+        if held is not None:
+            yield held
+        held = proved
+    if held is not None:
+        yield held
+
+
+def _proved(folder: Path, tail: Tail | None) -> Iterator[tuple[Facts, bytes]]:
+    """Walk the whole lines; one that is being written just now is not one yet."""
     if not folder.exists():  # before the first start
-        return [], None
+        return
     disk = StateFolder(folder, lock=False)
     try:
-        content = disk.read(NAME) or b""
+        for facts, raw, _ in chain(Lines(disk), tail):
+            yield facts, raw
+    except Unreadable as error:
+        raise unusable(disk, error) from None
     finally:
         disk.close()
-    whole = content[: content.rfind(b"\n") + 1]  # a line that is being written just now is not one yet
-    lines: list[LedgerLine] = []
+
+
+def _tail(folder: Path) -> Tail | None:
+    """How far the state has seen the ledger. To be asked first: a daemon that is at work writes the line first."""
+    return _state(folder).ledger
+
+
+def _state(folder: Path) -> Saved:
+    if not folder.exists():
+        return Saved()
+    disk = StateFolder(folder, lock=False)
     try:
-        for line, _ in chain(whole):
-            lines.append(line)
-    except Unreadable as error:
-        return lines[:-1], f"{folder / NAME}: {error}"
-    return lines, None
+        return peek(disk)
+    finally:
+        disk.close()
 
 
 def told(line: LedgerLine) -> str:
@@ -71,27 +107,25 @@ def told(line: LedgerLine) -> str:
 
 def find(folder: Path, path: str) -> RecordIds:
     """Find the record that *path* became, finished or still processing. Raises ``FileMissing``."""
-    lines, broken = read_chain(folder)
-    for line in reversed(lines):
-        if line.upload.path == path:
-            return RecordIds(line.upload.record, line.upload.video)
-    for upload in _unfinished(folder) if folder.exists() else ():
-        if upload.path == path and upload.ids is not None:
-            return upload.ids
+    newest, broken = None, None
+    try:
+        for facts, raw in _vouched_for(folder):
+            if facts.path == path:
+                newest = raw
+    except errors.StateUnusable as error:
+        broken = error
+    if newest is not None:
+        upload = from_json(LedgerLine, newest).upload
+        return RecordIds(upload.record, upload.video)
+    for unfinished in _state(folder).uploads:
+        if unfinished.path == path and unfinished.ids is not None:
+            return unfinished.ids
     if broken is not None:
-        raise errors.StateUnusable(broken, hint=PUT_BACK)
+        raise broken
     raise errors.FileMissing(f"{shown(path)} has not been uploaded", hint="valt-uploader explain tells why")
 
 
-def _unfinished(folder: Path) -> tuple[Upload, ...]:
-    disk = StateFolder(folder, lock=False)
-    try:
-        return peek(disk).uploads
-    finally:
-        disk.close()
-
-
-async def compare(lines: list[LedgerLine], valt: Valt) -> AsyncIterator[Comparison]:
+async def compare(lines: Iterable[LedgerLine], valt: Valt) -> AsyncIterator[Comparison]:
     """Download every video and compare its checksum with what was sent.
 
     A server that cannot be talked to ends it: that says nothing about a recording.

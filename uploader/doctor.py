@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
-from uploader import control, custody, errors, files, report
+from uploader import control, errors, files, report
 from uploader.clock import Clock
 from uploader.config import PASSWORD_VARIABLE, Config
 from uploader.credentials import password_source, read_password
@@ -27,11 +27,8 @@ from uploader.files.mounts import inotify_limit, mode_for, too_many_folders
 from uploader.files.walk import never
 from uploader.log import redactor
 from uploader.model import Home, shown
-from uploader.store import Ledger
-from uploader.store.codec import Unreadable
 from uploader.store.disk import StateFolder
-from uploader.store.ledger import NAME
-from uploader.store.store import peek
+from uploader.store.store import look, peek
 from uploader.units import format_duration
 from uploader.valt import Valt
 
@@ -143,19 +140,16 @@ def _state(config: Config) -> Finding:
     try:
         disk = StateFolder(folder, lock=False)
         try:
-            saved = peek(disk)
-            finished = Ledger(disk, repair=False).count
+            saved, ledger = look(disk)
         finally:
             disk.close()
         daemon = control.ask(folder, "status")
-    except Unreadable as error:
-        return Finding("state", f"{folder / NAME}: {error}; {custody.PUT_BACK}", "bad")
     except errors.UploaderError as error:
         return Finding("state", str(error), "bad")
     if not os.access(folder, os.W_OK | os.X_OK):
         return Finding("state", f"{folder}: cannot be written by this user", "bad")
     running = "stopped" if daemon is None else "running"
-    return Finding("state", f"{folder}: {len(saved.uploads)} unfinished, {finished} done; the daemon is {running}")
+    return Finding("state", f"{folder}: {len(saved.uploads)} unfinished, {ledger.count} done; the daemon is {running}")
 
 
 def _password(config: Config, environ: Mapping[str, str]) -> Finding:

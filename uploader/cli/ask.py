@@ -14,7 +14,7 @@ from pathlib import Path
 
 import click
 
-from uploader import control, custody, doctor, errors, events, report
+from uploader import control, doctor, events, report
 from uploader.cli.common import absolute, cli, clock, config_option, load_config, open_store
 from uploader.config import Config
 from uploader.files import MountedShare, Shares
@@ -22,11 +22,10 @@ from uploader.house import forget, release_stored
 from uploader.log import redactor
 from uploader.model import Home, Learnt, shown
 from uploader.stages.discover import Tally, glance
-from uploader.store import Ledger, Store
-from uploader.store.codec import Unreadable
+from uploader.store import Store
 from uploader.store.disk import StateFolder
-from uploader.store.ledger import NAME
-from uploader.store.store import peek
+from uploader.store.ledger import Known
+from uploader.store.store import look
 
 
 @cli.command()
@@ -45,21 +44,20 @@ def status(file: Path | None, as_json: bool) -> int:
     return 0
 
 
-def _stored(config: Config) -> tuple[report.Known, Ledger | None]:
-    """Read what is known with the daemon stopped; before the first start that is nothing."""
+def _stored(config: Config, path: str = "") -> tuple[report.Known, tuple[Known, ...]]:
+    """Read what is known with the daemon stopped, and what was sent from *path*; before the first start, nothing."""
     warnings = report.standing_warnings(config, os.environ)
     if not config.state.dir.exists():
-        return report.Known((), (), Learnt(), 0, folders=_glance(config, {}), warnings=warnings), None
+        return report.Known((), (), Learnt(), 0, folders=_glance(config, {}), warnings=warnings), ()
     disk = StateFolder(config.state.dir, lock=False)
     try:
-        saved, ledger = peek(disk), Ledger(disk, repair=False)
-    except Unreadable as error:
-        raise errors.StateUnusable(f"{config.state.dir / NAME}: {error}", hint=custody.PUT_BACK) from None
+        saved, ledger = look(disk)
+        sent = ledger.of(path)
     finally:
         disk.close()
     folders = _glance(config, {home.root: home for home in saved.homes})
     known = report.Known(saved.uploads, saved.orphans, saved.learnt, ledger.count, folders=folders, warnings=warnings)
-    return known, ledger
+    return known, sent
 
 
 def _glance(config: Config, homes: Mapping[str, Home]) -> list[Tally]:
@@ -81,8 +79,8 @@ def explain(file: Path | None, path: str) -> int:
     if answer is not None:
         lines = answer["lines"]
     else:
-        known, ledger = _stored(config)
-        lines = report.explain(config, path, known, () if ledger is None else ledger.of(path), clock.now())
+        known, sent = _stored(config, path)
+        lines = report.explain(config, path, known, sent, clock.now())
     click.echo("\n".join(lines))
     return 0
 

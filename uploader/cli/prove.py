@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import Any
 
 import click
 
-from uploader import custody, errors
+from uploader import custody
 from uploader.cli.common import absolute, cli, config_option, load_config, valt_of
 from uploader.config import Config
 
@@ -47,25 +46,23 @@ def ledger(file: Path | None, verify: bool, download: bool) -> int:
     if download and not verify:
         raise click.UsageError("--download goes with --verify")
     _, config = load_config(file)
-    lines, broken = custody.read_chain(config.state.dir)
     if not verify:
-        for line in lines:
+        for line in custody.lines(config.state.dir):
             click.echo(custody.told(line))
-    if broken is not None:
-        raise errors.StateUnusable(broken, hint=custody.PUT_BACK)
-    if verify:
-        chained = f"{len(lines)} lines, each linked to the one before it"
-        click.echo({0: "no line yet", 1: "1 line, the first of its chain"}.get(len(lines), chained))
-    return asyncio.run(_compare(config, lines)) if download else 0
+        return 0
+    count = custody.prove(config.state.dir)
+    chained = f"{count} lines, each linked to the one before it"
+    click.echo({0: "no line yet", 1: "1 line, the first of its chain"}.get(count, chained))
+    return asyncio.run(_compare(config)) if download else 0
 
 
-async def _compare(config: Config, lines: list[Any]) -> int:
-    differing = missing = 0
+async def _compare(config: Config) -> int:
+    equal = differing = missing = 0
     async with valt_of(config) as valt:
-        async for comparison in custody.compare(lines, valt):
+        async for comparison in custody.compare(custody.lines(config.state.dir), valt):
             click.echo(comparison)
+            equal += comparison.equal is True
             differing += comparison.equal is False
             missing += comparison.equal is None
-    equal = len(lines) - differing - missing
     click.echo(f"{equal} equal, {differing} differ, {missing} not to be had")
     return 1 if differing or missing else 0

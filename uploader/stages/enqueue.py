@@ -170,7 +170,7 @@ class Enqueue:
 
     async def _is_skipped(self, settled: Settled) -> bool:
         """True when the same content was sent under another name, and that is enough here."""
-        known = self._store.ledger.alike_elsewhere(settled.path, settled.identity)
+        known = self._store.ledger.alike_elsewhere(settled.identity, settled.path)
         if known is None:
             return False
         if not self._skips_duplicates(settled.path):

@@ -2,13 +2,16 @@
 
     disk.py    the state folder: lock, atomic replace, durable append; the only code that touches it
     codec.py   bytes ↔ values of ``model``, pure
+    line.py    one line of the ledger, and the quick way to read it
+    index.py   numbers of lines by a key, compact
     ledger.py  the chain of finished uploads, and what it says of a file
     store.py   both together: the one place that changes them, one writer at a time
 
 Must never hold a secret, and never answer "saved" before it is durable.
 """
 
-from uploader.store.ledger import Ledger, LedgerLine
+from uploader.store.ledger import Ledger
+from uploader.store.line import LedgerLine
 from uploader.store.store import Store
 
 __all__ = ["Ledger", "LedgerLine", "Store"]

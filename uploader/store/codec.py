@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import Enum
 from functools import cache
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NewType, TypeVar
 
 from uploader import lifecycle
 from uploader.model import Home, Learnt, Orphan, State, Upload
@@ -24,6 +24,9 @@ from uploader.model import Home, Learnt, Orphan, State, Upload
 FORMAT: Final = "valt-uploader state"
 VERSION: Final = 1
 SIZE_LIMIT: Final = 256 * 1024 * 1024  # bytes; 100,000 parked files take about 80 MB
+
+Nanoseconds = NewType("Nanoseconds", int)  # the type of every field called ``mtime_ns``: shares say 1601, or 2446
+MOMENT_LIMIT: Final = 2**96  # ns; seconds of 64 bits fit
 
 T = TypeVar("T")
 
@@ -37,33 +40,67 @@ class FromTheFuture(Unreadable):
 
 
 @dataclass(frozen=True, slots=True)
+class Tail:
+    """Where the ledger ends: what its chain cannot show by itself."""
+
+    count: int  # lines
+    last: str  # sha256 (hex) of the last one, without its line feed; zeros when there is none
+
+
+@dataclass(frozen=True, slots=True)
 class Saved:
-    """Everything that ``state.json`` holds. ``sequence`` counts the saves."""
+    """Everything that ``state.json`` holds. ``sequence`` counts the saves.
+
+    ``ledger``: where the ledger ended then, or before; None in a state that does not say (0.1.0 did not at first).
+    """
 
     sequence: int = 0
     uploads: tuple[Upload, ...] = ()
     orphans: tuple[Orphan, ...] = ()
     learnt: Learnt = field(default_factory=Learnt)
+    ledger: Tail | None = None
     homes: tuple[Home, ...] = ()
 
 
+class StateWriter:
+    """Writes the state again and again: what has not changed since the last time is not spelled anew."""
+
+    def __init__(self) -> None:
+        self._spelled: dict[int, tuple[Upload | Orphan, str]] = {}  # by id: the value is kept, so its id is its own
+
+    def encode(self, saved: Saved, *, now: float) -> bytes:
+        """Write the state for people and machines: one upload to a line; the first line vouches for the rest."""
+        known, self._spelled = self._spelled, {}
+        uploads, orphans = self._lines(saved.uploads, known), self._lines(saved.orphans, known)
+        homes = ",\n".join("  " + to_json(home) for home in saved.homes)
+        ledger = "" if saved.ledger is None else f',\n "ledger": {to_json(saved.ledger)}'
+        rest = (
+            f' "uploads": [\n{uploads}\n ],\n "orphans": [\n{orphans}\n ],\n "homes": [\n{homes}\n ],\n'
+            f' "learnt": {to_json(saved.learnt)}{ledger}\n}}\n'
+        ).encode("ascii")
+        head = {
+            "format": FORMAT,
+            "version": VERSION,
+            "sequence": saved.sequence,
+            "saved": datetime.fromtimestamp(now, UTC).isoformat(timespec="seconds"),
+            "sha256": hashlib.sha256(rest).hexdigest(),  # of everything after this line
+        }
+        return json.dumps(head)[:-1].encode("ascii") + b",\n" + rest
+
+    def _lines(
+        self, values: tuple[Upload, ...] | tuple[Orphan, ...], known: dict[int, tuple[Upload | Orphan, str]]
+    ) -> str:
+        lines = []
+        for value in values:
+            spelled = known.get(id(value)) or (value, "  " + to_json(value))
+            self._spelled[id(value)] = spelled
+            lines.append(spelled[1])
+        return ",\n".join(lines)
+
+
 def encode_state(saved: Saved, *, now: float) -> bytes:
-    """Write the state for people and machines: one upload to a line; the first line vouches for the rest."""
-    uploads = ",\n".join("  " + to_json(upload) for upload in saved.uploads)
-    orphans = ",\n".join("  " + to_json(orphan) for orphan in saved.orphans)
-    homes = ",\n".join("  " + to_json(home) for home in saved.homes)
-    rest = (
-        f' "uploads": [\n{uploads}\n ],\n "orphans": [\n{orphans}\n ],\n "homes": [\n{homes}\n ],\n'
-        f' "learnt": {to_json(saved.learnt)}\n}}\n'
-    ).encode("ascii")
-    head = {
-        "format": FORMAT,
-        "version": VERSION,
-        "sequence": saved.sequence,
-        "saved": datetime.fromtimestamp(now, UTC).isoformat(timespec="seconds"),
-        "sha256": hashlib.sha256(rest).hexdigest(),  # of everything after this line
-    }
-    return json.dumps(head)[:-1].encode("ascii") + b",\n" + rest
+    """Write the state once: see ``StateWriter``."""
+    return StateWriter().encode(saved, now=now)
 
 
 def decode_state(content: bytes) -> Saved:
@@ -85,6 +122,7 @@ def decode_state(content: bytes) -> Saved:
         uploads=build(tuple[Upload, ...], document.get("uploads"), "uploads"),
         orphans=build(tuple[Orphan, ...], document.get("orphans"), "orphans"),
         learnt=build(Learnt, document.get("learnt"), "learnt"),
+        ledger=build(Tail, document["ledger"], "ledger") if "ledger" in document else None,
         homes=build(tuple[Home, ...], document.get("homes", []), "homes"),  # the first release knew none
     )
     _check(saved)
@@ -160,6 +198,9 @@ def _build(kind: Any, value: Any, where: str) -> Any:
         return {key: _build(arguments[1], item, f"{where}.{key}") for key, item in value.items()}
     if dataclasses.is_dataclass(kind):
         return _build_dataclass(kind, value, where)
+    if kind is Nanoseconds:
+        good = isinstance(value, int) and not isinstance(value, bool) and abs(value) < MOMENT_LIMIT
+        return _expect(good, value, where, "a whole number")
     if issubclass(kind, Enum):
         return kind(_expect(value in list(kind), value, where, "one of " + ", ".join(kind)))
     if kind is float:
@@ -174,7 +215,7 @@ def _build(kind: Any, value: Any, where: str) -> Any:
 
 def _build_dataclass(kind: Any, value: Any, where: str) -> Any:
     _expect(isinstance(value, dict), value, where, "an object")
-    hints, required = _fields(kind)
+    hints, required = types_of(kind), _required(kind)
     if unknown := value.keys() - hints.keys():
         raise Unreadable(f"{where}: unknown {', '.join(sorted(unknown))}")
     if missing := required - value.keys():
@@ -183,13 +224,19 @@ def _build_dataclass(kind: Any, value: Any, where: str) -> Any:
 
 
 @cache  # of a handful of classes: working their hints out takes ten times as long as all the rest
-def _fields(kind: Any) -> tuple[dict[str, Any], frozenset[str]]:
-    """The types of a dataclass's fields by name, and the names of those that must be there."""
+def types_of(kind: Any) -> dict[str, Any]:
+    """The types of a dataclass's fields by name."""
+    hints = typing.get_type_hints(kind)
+    return {name: Nanoseconds if name == "mtime_ns" else hint for name, hint in hints.items()}
+
+
+@cache
+def _required(kind: Any) -> frozenset[str]:
+    """The names of the fields that must be there."""
     missing = dataclasses.MISSING
-    required = (
+    return frozenset(
         each.name for each in dataclasses.fields(kind) if each.default is missing and each.default_factory is missing
     )
-    return typing.get_type_hints(kind), frozenset(required)
 
 
 def _expect(good: bool, value: Any, where: str, wanted: str) -> Any:

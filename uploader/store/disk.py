@@ -14,6 +14,7 @@ import errno
 import fcntl
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
@@ -27,8 +28,17 @@ _NEW_FILE = os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_WRONLY
 class Disk(Protocol):
     """What the store needs of a folder. Every write is durable when it returns, or raises ``OSError``."""
 
+    def where(self, name: str) -> str:
+        """Say for people which file *name* is: with its folder."""
+
     def read(self, name: str) -> bytes | None:
         """Return the whole file; None when there is none. Raises ``StateUnusable``."""
+
+    def size(self, name: str) -> int | None:
+        """Return its size in bytes; None when there is none. Raises ``StateUnusable``."""
+
+    def read_at(self, name: str, offset: int, length: int) -> bytes:
+        """Return *length* bytes from *offset* on, fewer only at the end of the file. Raises ``StateUnusable``."""
 
     def replace(self, name: str, content: bytes) -> None:
         """Put *content* under *name* in one step; what was there before stays as ``name.1``."""
@@ -87,18 +97,48 @@ class StateFolder:
         os.ftruncate(self._lock, 0)
         os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
 
+    def where(self, name: str) -> str:
+        """Say for people which file *name* is: with its folder."""
+        return str(self.folder / name)
+
     def read(self, name: str) -> bytes | None:
         """Return the whole file; None when there is none. Raises ``StateUnusable`` (exit 78)."""
+        with self._opened(name) as fd:
+            return None if fd is None else _read_exactly(fd, 0, os.fstat(fd).st_size)
+
+    def size(self, name: str) -> int | None:
+        """Return its size in bytes; None when there is none. Raises ``StateUnusable`` (exit 78)."""
+        with self._opened(name) as fd:
+            return None if fd is None else os.fstat(fd).st_size
+
+    def read_at(self, name: str, offset: int, length: int) -> bytes:
+        """Return *length* bytes from *offset* on, fewer only at the end of the file; none of a file that is not there.
+
+        Raises ``StateUnusable`` (exit 78).
+        """
+        with self._opened(name) as fd:
+            return b"" if fd is None else _read_exactly(fd, offset, length)
+
+    @contextlib.contextmanager
+    def _opened(self, name: str) -> Iterator[int | None]:
+        """Open a file to be read; None when there is none. What goes wrong in the meantime is ``StateUnusable``."""
+        fd = None
         try:
-            fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=self._dir)
-            with os.fdopen(fd, "rb") as file:
-                return file.read()
-        except FileNotFoundError:
-            return None
+            with contextlib.suppress(FileNotFoundError):
+                fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=self._dir)
+            if fd is not None and not stat.S_ISREG(os.fstat(fd).st_mode):
+                raise self._unreadable(name, "it is not a regular file")
+            yield fd
         except OSError as error:
-            raise errors.StateUnusable(
-                f"{self.folder / name} cannot be read: {error.strerror}", hint="it must be a file that this user owns"
-            ) from None
+            raise self._unreadable(name, error.strerror or str(error)) from None
+        finally:
+            if fd is not None:
+                os.close(fd)
+
+    def _unreadable(self, name: str, why: str) -> errors.StateUnusable:
+        return errors.StateUnusable(
+            f"{self.where(name)} cannot be read: {why}", hint="it must be a file that this user owns"
+        )
 
     def replace(self, name: str, content: bytes) -> None:
         """Put *content* under *name* in one step; what was there before stays as ``name.1``."""
@@ -161,6 +201,15 @@ class StateFolder:
         if self._dir >= 0:
             os.close(self._dir)
             self._dir = -1
+
+
+def _read_exactly(fd: int, offset: int, length: int) -> bytes:
+    """Read *length* bytes, or what there is up to the end: one call may return fewer."""
+    pieces = []
+    while length > 0 and (piece := os.pread(fd, length, offset)):
+        pieces.append(piece)
+        offset, length = offset + len(piece), length - len(piece)
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
 def _write_all(fd: int, content: bytes) -> None:

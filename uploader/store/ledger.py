@@ -1,37 +1,43 @@
 """``ledger.jsonl``: one line for each finished upload, each carrying the hash of the line before it.
 
-Append-only and fsynced; it is also the list of what is done. Must never be rewritten: a torn last line, which only
-a power cut in the middle of an append can leave and which nobody was told of, is the one thing that is cut off.
+Append-only and fsynced; it is also the list of what is done. In memory are indices alone, about 130 bytes a line;
+what a line says is read from the file when it is asked for. Must never be rewritten: a torn last line, which only a
+power cut in the middle of an append can leave and which nobody was told of, is the one thing that is cut off. Must
+never call a file sent because of a hash that is shorter than the chain's own.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from array import array
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from threading import Lock
 from typing import Final
 
+from uploader import errors
 from uploader.model import Finished, Identity
 from uploader.store import codec
-from uploader.store.codec import Unreadable
+from uploader.store.codec import Tail, Unreadable
 from uploader.store.disk import Disk
+from uploader.store.index import Index, key_of_value
+from uploader.store.line import Facts, LedgerLine, facts_of
 
 NAME: Final = "ledger.jsonl"
 GENESIS: Final = "0" * 64  # what the first line carries in place of a hash
+BLOCK: Final = 1024 * 1024  # bytes of one read
+LONGEST: Final = 1024 * 1024  # bytes of a line; ours do not come near (three names of 4 KiB, in escapes: 75 KiB)
+SEAL: Final = 32  # bytes of a sha256
+PUT_BACK: Final = "put the whole file back from a copy; it is never rewritten"
 
 
-@dataclass(frozen=True, slots=True)
-class LedgerLine:
-    """A finished upload in its chain."""
-
-    seq: int  # counts from 1
-    previous: str  # sha256 (hex) of the line before, without its line feed
-    upload: Finished
+class TailLost(Unreadable):
+    """The lines that are there hold together, but the state has seen others, or more."""
 
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What the ledger remembers of a path in memory: enough to tell a touched file from a new recording."""
+    """What the ledger says of a content: enough to tell a touched file from a new recording."""
 
     size: int
     mtime_ns: int
@@ -43,88 +49,215 @@ class Known:
 
 
 class Ledger:
-    """The chain in memory: where it ends, and what each path was."""
+    """The chain, as far as it must be in memory: where it ends, and how to find what a path or a content was.
 
-    def __init__(self, disk: Disk, *, repair: bool = True) -> None:
-        """Read the ledger. Raises ``Unreadable`` with the number of the line that breaks it.
+    ``append`` may run on another thread than everything else.
+    """
+
+    def __init__(self, disk: Disk, *, repair: bool = True, vouched: Tail | None = None) -> None:
+        """Read the ledger, proving every link, in constant memory. Raises ``Unreadable`` with the line that breaks it.
 
         *repair*: cut a torn last line off; without it (the daemon may be writing just now) it is passed over.
+        *vouched*: how far the state has seen it; what is missing of that is ``TailLost``.
         """
         self._disk = disk
-        self._known: dict[str, tuple[Known, ...]] = {}
-        self._last_hash, self.count = GENESIS, 0
-        self.cut: bytes = b""  # what a power cut had left of a last line
-        content = disk.read(NAME) or b""
-        whole = content.rfind(b"\n") + 1
-        if whole < len(content):
-            self.cut = content[whole:]
-            if repair:
-                disk.truncate(NAME, whole)
-        for line, digest in chain(content[:whole]):
-            self._last_hash, self.count = digest, line.seq
-            self._remember(line.upload)
+        self._lock = Lock()  # over what follows, for as long as it is looked at; never while the disk is
+        self.tail = Tail(0, GENESIS)
+        self._ends = array("Q")  # of each line, its line feed included: where the next one begins
+        self._seals, self._sealed = bytearray(), Index()
+        self._paths, self._contents = Index(), Index()
+        self._records = array("Q")
+        self._touched: dict[int, tuple[bytes, int, int]] = {}  # by path's key: seal, line, mtime; the newest of each
+        self._half_written = False
+        lines = Lines(disk)
+        for facts, raw, digest in chain(lines, vouched):
+            self._remember(facts, len(raw) + 1)
+            self.tail = Tail(facts.seq, digest)
+        self.cut = lines.torn  # what a power cut had left of a last line
+        if self.cut and repair:
+            disk.truncate(NAME, self._end)
+
+    @property
+    def count(self) -> int:
+        """How many lines there are."""
+        return self.tail.count
+
+    @property
+    def _end(self) -> int:
+        return self._ends[-1] if self._ends else 0
 
     def append(self, upload: Finished) -> None:
-        """Write the line, durably, and remember it. Raises ``OSError``; then nothing was written."""
-        line = codec.to_json(LedgerLine(self.count + 1, self._last_hash, upload)).encode("ascii")
-        self._disk.append(NAME, line + b"\n")
-        self._last_hash, self.count = _hash(line), self.count + 1
-        self._remember(upload)
+        """Write the line, durably, and remember it. Raises ``OSError``; then it is as if it had not been tried."""
+        raw = codec.to_json(LedgerLine(self.count + 1, self.tail.last, upload)).encode("ascii")
+        facts = facts_of(raw)  # before it is written: what cannot be read again must not be
+        if self._half_written and (self._disk.size(NAME) or 0) > self._end:
+            self._disk.truncate(NAME, self._end)  # a refused write may have left a piece, and the disk kept it
+        self._half_written = True
+        self._disk.append(NAME, raw + b"\n")
+        self._half_written = False
+        with self._lock:
+            self._remember(facts, len(raw) + 1)
+            self.tail = Tail(facts.seq, _hash(raw))  # in one step: a save must never see half of it
 
-    def _remember(self, upload: Finished) -> None:
-        known = Known(upload.size, upload.mtime_ns, upload.edges, upload.sha256, upload.record, self.count, upload.path)
-        self._known[upload.path] = (*self._known.get(upload.path, ()), known)
+    def _remember(self, facts: Facts, length: int) -> None:
+        seal = _seal(facts.path, facts.size, facts.mtime_ns)
+        self._ends.append(self._end + length)
+        self._seals += seal
+        self._sealed.add(_seal_key(seal))
+        self._paths.add(key_of_value(facts.path))
+        self._contents.add(key_of_value((facts.size, facts.edges)))
+        self._records.append(key_of_value(facts.record))
 
     def touch(self, path: str, known: Known, mtime_ns: int) -> None:
-        """Remember, in memory only, that *known* content now carries another mtime."""
-        self._known[path] = (*self._known.get(path, ()), replace(known, mtime_ns=mtime_ns))
-
-    def of(self, path: str) -> tuple[Known, ...]:
-        """Everything that was sent from *path*, oldest first."""
-        return self._known.get(path, ())
-
-    def knows(self, path: str, size: int, mtime_ns: int) -> bool:
-        """True when this file, as its inode shows it, has been sent."""
-        return any(known.size == size and known.mtime_ns == mtime_ns for known in self.of(path))
+        """Remember, in memory only, that *known* content stands at *path* with this mtime: its own path or another."""
+        seal = _seal(path, known.size, mtime_ns)
+        with self._lock:
+            self._touched[key_of_value(path)] = (seal, known.seq, mtime_ns)
 
     def has(self, path: str) -> bool:
-        """True when anything was ever sent from *path*. Asked from other threads too."""
-        return path in self._known
+        """True when a line is probably of *path*: enough to spare a look, as every tenth scan looks all the same."""
+        return bool(self._from(path))
 
-    def alike_elsewhere(self, path: str, identity: Identity) -> Known | None:
-        """Find an entry of another path with equal size and edges: perhaps the same content under another name."""
-        for other, entries in self._known.items():
-            for known in entries:
-                if other != path and (known.size, known.edges) == (identity.size, identity.edges):
-                    return known
-        return None
+    def knows(self, path: str, size: int, mtime_ns: int) -> bool:
+        """True when this file, as its inode shows it, has been sent. Asks memory alone."""
+        seal = _seal(path, size, mtime_ns)
+        with self._lock:
+            for number in self._sealed.find(_seal_key(seal)):
+                if self._seals[SEAL * (number - 1) : SEAL * number] == seal:
+                    return True
+            touched = self._touched.get(key_of_value(path))
+        return touched is not None and touched[0] == seal
+
+    # What follows reads the lines that it speaks of. Raises ``StateUnusable`` when they are no longer there.
+
+    def of(self, path: str) -> tuple[Known, ...]:
+        """Everything that was sent from *path*, oldest first; and at last what was touched there since."""
+        known = [known for known in map(self._known, reversed(self._from(path))) if known.path == path]
+        with self._lock:
+            touched = self._touched.get(key_of_value(path))
+        if touched is not None:
+            seal, number, mtime_ns = touched
+            again = replace(self._known(number), mtime_ns=mtime_ns)
+            if seal == _seal(path, again.size, mtime_ns):
+                known.append(again)
+        return tuple(known)
 
     def alike(self, path: str, identity: Identity) -> Known | None:
-        """Find an entry of *path* with equal size and edges: probably the same content, touched."""
-        for known in self.of(path):
-            if (known.size, known.edges) == (identity.size, identity.edges):
-                return known
-        return None
+        """Find the newest entry of *path* with equal size and edges: probably the same content, touched."""
+        content, here = key_of_value((identity.size, identity.edges)), self._from(path)
+        with self._lock:
+            numbers = [number for number in here if self._contents.key_of(number) == content]
+        return next(
+            (known for known in map(self._known, numbers) if known.path == path and _like(known, identity)), None
+        )
+
+    def alike_elsewhere(self, identity: Identity, path: str) -> Known | None:
+        """Find the newest entry of another path with equal size and edges: probably the same content, copied."""
+        here = key_of_value(path)
+        with self._lock:
+            numbers = self._contents.find(key_of_value((identity.size, identity.edges)))
+            # Two paths with one key are taken for one: then a copy is sent, and nothing is lost.
+            numbers = [number for number in numbers if self._paths.key_of(number) != here]
+        return next((known for known in map(self._known, numbers) if _like(known, identity)), None)
 
     def holds(self, path: str, record: str) -> bool:
         """True when the line of this very upload is written."""
-        return any(known.record == record for known in self.of(path))
+        key, here = key_of_value(record), self._from(path)
+        with self._lock:
+            numbers = [number for number in here if self._records[number - 1] == key]
+        return any((known.path, known.record) == (path, record) for known in map(self._known, numbers))
 
+    def _from(self, path: str) -> list[int]:
+        """Return the numbers of the lines that are probably of *path*, newest first."""
+        with self._lock:
+            return self._paths.find(key_of_value(path))
 
-def chain(content: bytes) -> Iterator[tuple[LedgerLine, str]]:
-    """Walk the lines with their hashes, proving each link. Raises ``Unreadable`` at the first that breaks."""
-    previous = GENESIS
-    for number, raw in enumerate(content.removesuffix(b"\n").split(b"\n") if content else (), start=1):
+    def _known(self, number: int) -> Known:
+        line = self.line(number).upload
+        return Known(line.size, line.mtime_ns, line.edges, line.sha256, line.record, number, line.path)
+
+    def line(self, number: int) -> LedgerLine:
+        """Read line *number*, which counts from 1. Raises ``StateUnusable`` when it is no longer what it was."""
+        start, end = self._ends[number - 2] if number > 1 else 0, self._ends[number - 1]
         try:
-            line = codec.from_json(LedgerLine, raw)
+            line = codec.from_json(LedgerLine, self._disk.read_at(NAME, start, end - start - 1))
+        except Unreadable as error:
+            raise self._changed(number, str(error)) from None
+        if line.seq != number:
+            raise self._changed(number, f"it says it is line {line.seq}")
+        return line
+
+    def _changed(self, number: int, how: str) -> errors.StateUnusable:
+        return unusable(self._disk, Unreadable(f"line {number} was changed since the start: {how}"))
+
+
+class Lines:
+    """The whole lines of the ledger, without their line feeds, read block by block."""
+
+    def __init__(self, disk: Disk) -> None:
+        self._disk = disk
+        self.torn = b""  # once they are through: what follows the last line feed
+
+    def __iter__(self) -> Iterator[bytes]:
+        """Read as far as the file went at the start. Raises ``Unreadable`` for what is too long to be a line."""
+        size, offset, rest, number = self._disk.size(NAME) or 0, 0, b"", 0
+        while offset < size and (block := self._disk.read_at(NAME, offset, min(BLOCK, size - offset))):
+            offset += len(block)
+            *whole, rest = (rest + block).split(b"\n")
+            yield from whole
+            number += len(whole)
+            if len(rest) > LONGEST:
+                raise Unreadable(f"line {number + 1}: it is longer than any line of ours")
+        self.torn = rest
+
+
+def chain(lines: Iterable[bytes], vouched: Tail | None = None) -> Iterator[tuple[Facts, bytes, str]]:
+    """Walk the lines, proving each link: what each says, its bytes and their hash.
+
+    *vouched*: how far the state has seen them. Raises ``Unreadable`` at the first that breaks, ``TailLost`` where the
+    state has seen another line, or more lines.
+    """
+    previous, number = GENESIS, 0
+    for number, raw in enumerate(lines, start=1):
+        try:
+            facts = facts_of(raw)
         except Unreadable as error:
             raise Unreadable(f"line {number}: {error}") from None
-        if line.seq != number:
-            raise Unreadable(f"line {number}: it says it is line {line.seq}; a line was added or taken out")
-        if line.previous != previous:
+        if facts.seq != number:
+            raise Unreadable(f"line {number}: it says it is line {facts.seq}; a line was added or taken out")
+        if facts.previous != previous:
             raise Unreadable(f"line {number}: the line before it was changed")
         previous = _hash(raw)
-        yield line, previous
+        if vouched is not None and number == vouched.count and previous != vouched.last:
+            raise TailLost(f"line {number}: it is not the line that the state has seen; it was changed")
+        yield facts, raw, previous
+    if vouched is not None and number < vouched.count:
+        what = f"it ends after line {number}" if number else "it is missing or empty"
+        raise TailLost(f"{what}, but the state has seen line {vouched.count}; its end was cut off")
+
+
+def unusable(disk: Disk, error: Unreadable) -> errors.StateUnusable:
+    """Say which file is damaged, where, and what to do about it."""
+    hint = PUT_BACK
+    if isinstance(error, TailLost):
+        hint = (
+            "put the whole file back from a copy; if there is none, take ledger and sha256 out of state.json, "
+            "and what the lost lines vouched for is sent again"
+        )
+    return errors.StateUnusable(f"{disk.where(NAME)}: {error}", hint=hint)
+
+
+def _like(known: Known, identity: Identity) -> bool:
+    return (known.size, known.edges) == (identity.size, identity.edges)
+
+
+def _seal(path: str, size: int, mtime_ns: int) -> bytes:
+    """Stand for a file as its inode shows it, in full sha256: as good a proof as the chain itself."""
+    return hashlib.sha256(b"%d %d " % (size, mtime_ns) + path.encode("utf-8", "surrogatepass")).digest()
+
+
+def _seal_key(seal: bytes) -> int:
+    return int.from_bytes(seal[:8])
 
 
 def _hash(line: bytes) -> str:

@@ -35,18 +35,14 @@ class Store:
         """Load both files. Raises ``StateUnusable``; it never starts empty over something it cannot read."""
         self._disk, self._clock, self._bus = disk, clock, bus
         saved = load(disk)
+        self.ledger = _ledger(disk, saved, repair=True)
+        self._writes = codec.StateWriter()  # touched on the state's own thread alone
         self._uploads = {upload.path: upload for upload in saved.uploads}
         self._begun = dict(self._uploads)
         self._renamed = {upload.renamed_to: upload.path for upload in saved.uploads if upload.renamed_to is not None}
         self._orphans = {orphan.record: orphan for orphan in saved.orphans}
         self._homes = {home.root: home for home in saved.homes}
         self.learnt = saved.learnt
-        try:
-            self.ledger = Ledger(disk)
-        except codec.Unreadable as error:
-            raise errors.StateUnusable(
-                f"{ledger_file.NAME}: {error}", hint="put the whole file back from a copy; it is never rewritten"
-            ) from None
         self._sequence = self._durable = saved.sequence
         self._writer = asyncio.Lock()
         # A thread of its own: a hung share must not keep the state from being saved.
@@ -142,7 +138,7 @@ class Store:
                 tuple(self._begun.values()),
                 tuple(self._orphans.values()),
                 self.learnt,
-                tuple(self._homes.values()),
+                homes=tuple(self._homes.values()),
             )
             await self._until_written(lambda: self._write(saved))
             self._durable = sequence
@@ -158,7 +154,9 @@ class Store:
             self.ledger.append(finished)
 
     def _write(self, saved: codec.Saved) -> None:
-        self._disk.replace(STATE, codec.encode_state(saved, now=self._clock.now()))
+        """Save, and vouch for the ledger as it ends now: its lines are durable before they are counted."""
+        saved = replace(saved, ledger=self.ledger.tail)
+        self._disk.replace(STATE, self._writes.encode(saved, now=self._clock.now()))
 
     async def _until_written(self, write: Callable[[], R]) -> R:
         """Do it on the state's own thread, again and again until the disk takes it."""
@@ -190,38 +188,57 @@ def _worth_saving(upload: Upload) -> bool:
 
 def load(disk: Disk) -> codec.Saved:
     """Read ``state.json``; a first start makes it. Raises ``StateUnusable`` with what to do about it."""
-    content = disk.read(STATE)
+    content, where = disk.read(STATE), disk.where(STATE)
     if content is None:
         return _first_start(disk)
     try:
         return codec.decode_state(content)
     except codec.FromTheFuture as error:
         raise errors.StateUnusable(
-            f"{STATE}: {error}", hint="install that version again, or newer; this one will not touch the file"
+            f"{where}: {error}", hint="install that version again, or newer; this one will not touch the file"
         ) from None
     except codec.Unreadable as error:
-        raise errors.StateUnusable(f"{STATE} is damaged: {error}", hint=_hint_for_damage(disk)) from None
+        raise errors.StateUnusable(f"{where} is damaged: {error}", hint=_hint_for_damage(disk)) from None
 
 
 def peek(disk: Disk) -> codec.Saved:
     """Read ``state.json`` without making it; nothing there is an empty state."""
-    return codec.Saved() if disk.read(STATE) is None else load(disk)
+    return codec.Saved() if disk.size(STATE) is None else load(disk)
+
+
+def look(disk: Disk) -> tuple[codec.Saved, Ledger]:
+    """Read both files for whoever changes neither. Raises ``StateUnusable``."""
+    saved = peek(disk)  # first: a daemon that is at work writes the line, then the state that counts it
+    return saved, _ledger(disk, saved, repair=False)
+
+
+def _ledger(disk: Disk, saved: codec.Saved, *, repair: bool) -> Ledger:
+    try:
+        return Ledger(disk, repair=repair, vouched=saved.ledger)
+    except codec.Unreadable as error:
+        raise ledger_file.unusable(disk, error) from None
+    except OSError as error:  # of cutting a torn line off: reading has errors of its own
+        raise _unwritable(disk, ledger_file.NAME, error) from None
+
+
+def _unwritable(disk: Disk, name: str, error: OSError) -> errors.StateUnusable:
+    return errors.StateUnusable(
+        f"{disk.where(name)} cannot be written: {error.strerror}", hint="make the state folder writable", exit_code=73
+    )
 
 
 def _first_start(disk: Disk) -> codec.Saved:
     for name in (STATE + PREVIOUS, ledger_file.NAME):
-        if disk.read(name) is not None:
+        if disk.size(name) is not None:
             raise errors.StateUnusable(
-                f"{STATE} is missing, but {name} is there",
+                f"{disk.where(STATE)} is missing, but {name} is there",
                 hint=f"{_hint_for_damage(disk)}; or, to begin with nothing known, move {name} away too",
             )
     saved = codec.Saved(sequence=1)
     try:
         disk.replace(STATE, codec.encode_state(saved, now=0.0))
     except OSError as error:
-        raise errors.StateUnusable(
-            f"{STATE} cannot be written: {error.strerror}", hint="make the state folder writable", exit_code=73
-        ) from None
+        raise _unwritable(disk, STATE, error) from None
     return saved
 
 
