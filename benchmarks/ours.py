@@ -92,7 +92,7 @@ def main() -> None:
         sending.hash_up = lambda *_: None  # nor are the bytes read for it
     factory = None
     if options.uvloop:
-        import uvloop  # type: ignore[import-not-found]
+        import uvloop
 
         factory = uvloop.new_event_loop
     with asyncio.Runner(loop_factory=factory) as runner:
