@@ -77,7 +77,12 @@ async def test_large_blocks_go_in_pieces_as_large_as_the_link_is_quick() -> None
     """So that a slow link is seen to move, and a fast one is not held up by it."""
     wire = Wire()
     await write(body_of(wire, Blocks(b"x" * (8 * PIECE)), 8 * PIECE), wire)
-    assert [entry for entry in wire.log if isinstance(entry, int)] == [PIECE, 2 * PIECE, 4 * PIECE, PIECE]
+    assert [entry for entry in wire.log if isinstance(entry, int)] == [
+        PIECE,
+        2 * PIECE,
+        4 * PIECE,
+        PIECE,
+    ]  # the last is what is left
 
 
 @pytest.mark.parametrize("where", ["file", "mark"])
@@ -96,3 +101,23 @@ async def test_a_chunk_is_never_held_as_text() -> None:
     """It is streamed; nobody may ask for it in one piece."""
     with pytest.raises(TypeError, match="never decoded"):
         body_of(Wire(), Blocks(), 0).decode()
+
+
+class Turnstile:
+    """A lane that lets through so many bytes at a time, and counts its calls."""
+
+    def __init__(self, most: int) -> None:
+        self.most, self.granted = most, [0]
+
+    async def take(self, wanted: int) -> int:
+        """Allow some of it."""
+        self.granted.append(min(wanted, self.most))
+        return self.granted[-1]
+
+
+async def test_every_byte_takes_its_turn_once() -> None:
+    """The limit is asked once for each piece, for as much as then goes."""
+    wire, lane = Wire(), Turnstile(1000)
+    await write(body_of(wire, Blocks(b"x" * 2500, b"y" * 300), 2800, lane=lane), wire)
+    assert lane.granted[1:] == [1000, 1000, 500, 300]
+    assert [entry for entry in wire.log if isinstance(entry, int)] == lane.granted[1:]

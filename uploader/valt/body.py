@@ -26,7 +26,7 @@ from uploader.valt.outlet import Outlet
 PIECE: Final = 64 * 1024  # bytes handed over at a time at first: on a slow link a whole block would look like a stall
 QUICK: Final = 0.05  # s: a piece that went faster may be twice as large next time
 SLOW: Final = 0.5  # s: one that took longer is halved
-SMALLEST: Final = 4 * 1024  # bytes
+SMALLEST, LARGEST = 4 * 1024, 256 * 1024  # bytes; larger ones cost more again: what the socket leaves is copied
 PASSED_AT_ONCE: Final = 16 * 1024 * 1024  # bytes: one turn of hash and socket, side by side; a turn costs 0.2 ms
 WORTH_PASSING: Final = 1024 * 1024  # bytes: up to one block the other way costs no more, and proves more
 
@@ -140,7 +140,7 @@ class ChunkBody(Payload):
                 self._on_progress(count)
                 took = clock() - began
                 if took < QUICK and count == most:
-                    most = min(2 * most, len(block))
+                    most = min(2 * most, LARGEST)
                 elif took > SLOW:
                     most = max(SMALLEST, most // 2)
                 rest = rest[count:]
