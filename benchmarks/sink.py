@@ -22,6 +22,7 @@ from collections import Counter
 BUFFER = 1 << 20  # bytes
 _number = itertools.count(1)
 counts: Counter[str] = Counter()  # calls, by name
+first_upload: list[float] = []  # Unix seconds at which the first bytes of an upload came
 
 
 class Connection:
@@ -39,6 +40,8 @@ class Connection:
             self._peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             while (head := self._head()) is not None:
                 line, *lines = head.split(b"\r\n")
+                if b"/videos/" in line and not first_upload:
+                    first_upload.append(time.time())
                 headers = dict(each.lower().split(b": ", 1) for each in lines)
                 if headers.get(b"expect"):
                     self._peer.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
@@ -87,7 +90,7 @@ def answer_to(path: str) -> tuple[str, bytes, object]:
             known = {"id": record, "name": "", "created": int(time.time()), "author": {"name": "uploader"}}
             return "details", b"200 OK", {"data": known | {"videos": [video]}}
         case ["counts"]:
-            return "counts", b"200 OK", dict(counts)
+            return "counts", b"200 OK", {**counts, "first_upload": first_upload}
         case _:
             return "other", b"200 OK", {"data": {"records": []}}
 

@@ -20,8 +20,9 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
+from urllib.request import urlopen
 
-from benchmarks.shared import GIB, MIB, Cost, a_file, curl, machine, measured_inside, median, run, sink, spread
+from benchmarks.shared import GIB, MIB, ROOT, Cost, a_file, curl, machine, measured_inside, median, run, sink, spread
 
 Contest = dict[str, Callable[[], Cost]]
 BASE = "curl -F"
@@ -61,17 +62,16 @@ def by_daemon(
             ["/bin/sh", "-c", script, sys.executable, config, log],
             environ={"VALT_UPLOADER_PASSWORD": "secret"},
         )
-        return Cost(_at_work(log, end), cost.cpu, cost.peak)
+        if end == "first byte":
+            with urlopen(f"{url}/api/v3/counts") as answer:  # noqa: S310 - our own sink
+                return Cost(json.load(answer)["first_upload"][0] - _times(log, "file-settled")[0], cost.cpu, cost.peak)
+        return Cost(max(_times(log, end)) - min(_times(log, "file-queued")), cost.cpu, cost.peak)
 
 
-def _at_work(log: Path, end: str) -> float:
-    """Seconds from the first file that was queued to the last event called *end*."""
+def _times(log: Path, event: str) -> list[float]:
+    """When it happened, Unix seconds, each time."""
     lines = [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]
-    first, last = (
-        [datetime.fromisoformat(line["time"]) for line in lines if line["event"] == name]
-        for name in ("file-queued", end)
-    )
-    return (max(last) - min(first)).total_seconds()
+    return [datetime.fromisoformat(line["time"]).timestamp() for line in lines if line["event"] == event]
 
 
 def one_file(folder: Path, size: int) -> Iterator[tuple[str, int, Contest]]:
@@ -189,13 +189,29 @@ def chunk_sizes(folder: Path, size: int, rounds: int) -> None:
         print(f"| {delay * 1000:.0f} ms |{row}", flush=True)
 
 
+def first_bytes(folder: Path, rounds: int) -> None:
+    """How long a file that has settled waits for its first byte to be on its way: record, saves and all."""
+    path = a_file(folder / "one" / "small.mp4", MIB)
+    waits = []
+    for _ in range(rounds):
+        with sink(folder) as url:
+            waits.append(by_daemon(url, path.parent, end="first byte").wall * 1000)
+    print(f"\nFrom settled to the first byte at the server: {statistics.median(waits):.0f} ms", flush=True)
+
+
+def limits() -> None:
+    """How exact the bandwidth limit is, over sockets."""
+    print("\n### the limit\n\n```")
+    print(run([sys.executable, ROOT / "benchmarks" / "limiter.py", "--sockets", "--seconds", "5"])[1] + "```")
+
+
 def main() -> None:
     """Read the command line and run what it asks for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--size", type=int, default=2048, help="of the large file, in MiB")
     parser.add_argument("--files", type=int, default=2000, help="how many small ones")
-    parser.add_argument("--only", nargs="*", default=["http", "tls", "four", "small", "chunks"])
+    parser.add_argument("--only", nargs="*", default=["http", "tls", "four", "small", "first", "chunks", "limit"])
     parser.add_argument("--folder", type=Path, help="where files are made for the time; on a disk, not on tmpfs")
     options = parser.parse_args()
     print(f"{machine()}; {options.rounds} rounds")
@@ -215,8 +231,11 @@ def main() -> None:
                 (folder / part).mkdir()
             if name == "chunks":
                 chunk_sizes(folder, size // 4, options.rounds)
-                continue
-            for title, bytes_sent, contest in cases[name](folder):
+            elif name == "first":
+                first_bytes(folder, options.rounds)
+            elif name == "limit":
+                limits()
+            for title, bytes_sent, contest in cases[name](folder) if name in cases else ():
                 report(title, bytes_sent, contest, options.rounds)
     print(f"\n{machine()}, at the end")
 

@@ -9,7 +9,7 @@ import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from fakes import content, made
@@ -23,6 +23,7 @@ from uploader.files import Recording, sending
 from uploader.files.handle import Handle
 from uploader.simulator import Fault
 from uploader.valt.body import WORTH_PASSING
+from uploader.valt.outlet import Outlet
 
 SIZE = 3 * WORTH_PASSING + 17
 
@@ -284,3 +285,15 @@ async def test_a_write_before_the_answer_never_ends_in_the_ledger(tmp_path: Path
         await rig.finished(path)
         (line,) = rig.store.ledger.of(path)
         assert line.sha256 == hashlib.sha256(b"other" + data[5:]).hexdigest()
+
+
+async def test_an_outlet_that_is_left_by_an_error_cuts_even_where_a_thread_hangs() -> None:
+    """A disk that does not answer keeps its thread, but not the connection: the server is not left waiting."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        outlet = Outlet(cast("asyncio.Transport", None), Handle.copy_of(ours.fileno()))
+        with outlet.handle.held():
+            with pytest.raises(errors.ShareNotReady), outlet:
+                raise errors.ShareNotReady("it does not answer")
+            theirs.settimeout(5)
+            assert theirs.recv(1) == b""
