@@ -8,10 +8,11 @@ READY := .venv/.ready-$(KEY)
 LOCK := .venv/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-annotate --custom-compile-command 'make lock' $(UPGRADE)
 
-.PHONY: help test demo lint types wheel lock clean
+.PHONY: help test bench demo lint types wheel lock clean
 
 help:
 	@echo 'make test     lint, types and tests'
+	@echo 'make bench    how fast, and at which cost, beside curl (some minutes, 5 GiB of temporary files; BENCH=--help)'
 	@echo 'make demo     a server, a watched folder and the daemon, at work for a moment'
 	@echo 'make lint     ruff: rules and format'
 	@echo 'make types    mypy, strict'
@@ -23,6 +24,10 @@ help:
 # Many tests wait for a process or a server: three at a time keep two cores busy.
 test: lint types
 	@$(BIN)/pytest -n 3 --dist loadfile
+
+# Not part of the tests: what it says depends on the machine. TMPDIR chooses the disk.
+bench: $(READY)
+	@$(BIN)/python -m benchmarks.upload $(BENCH)
 
 demo: $(READY)
 	@$(BIN)/valt-uploader demo

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from parts import BriskClock
+from sources import Blocks
 from test_client import HTML_502, IDS, LINK, LOGIN, SPEC, TOKEN, Home, mocked
 
 from uploader import errors
@@ -33,11 +34,6 @@ async def simulated(
         await simulator.stop()
 
 
-async def once(block: bytes) -> AsyncIterator[bytes]:
-    """A body of one block."""
-    yield block
-
-
 async def nothing() -> None:
     """Save no mark."""
 
@@ -45,7 +41,7 @@ async def nothing() -> None:
 async def send(home: Home, ids: RecordIds, data: bytes, mark: Callable[[], Awaitable[None]] = nothing) -> int | None:
     """Send *data* as a whole file."""
     return await home.valt.send_chunk(
-        ids, "a.mp4", (0, len(data), len(data)), once(data), before_last_byte=mark, on_progress=lambda _: None
+        ids, "a.mp4", (0, len(data), len(data)), Blocks(data), before_last_byte=mark, on_progress=lambda _: None
     )
 
 

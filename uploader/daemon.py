@@ -106,12 +106,15 @@ class Daemon:
             if config.state.dir != self._config.state.dir:
                 self._bus.publish(events.Notice("state.dir has changed: that takes a restart, not a reload"))
                 config = config.model_copy(update={"state": self._config.state})
-            self._config = config
+            limits_only, self._config = differ_in_limits_alone(self._config, config), config
             configure(config.log.level, config.log.format, environ=self._environ)
             self._bus.publish(events.ConfigReloaded(str(self._file)))
             for warning in report.standing_warnings(config, self._environ):
                 self._bus.publish(events.Notice(warning))
-            self._stop.set()
+            if limits_only and self._house is not None:
+                self._house.limit(config)  # for chunks that are under way, too
+            else:
+                self._stop.set()
         self._notifier.ready(self._status_line())
 
     async def _keep_systemd_posted(self) -> None:
@@ -181,3 +184,12 @@ class Daemon:
         if known:
             await house.forget(path)
         return known
+
+
+def differ_in_limits_alone(before: Config, after: Config) -> bool:
+    """True when the speed of uploads is configured otherwise, and nothing else: nothing has to stop for that.
+
+    Two that are equal are not: who reloads without a change has changed a file that is named there.
+    """
+    limits = {key: getattr(after.upload, key) for key in ("bandwidth", "recording_aware", "recording_bandwidth")}
+    return before != after == before.model_copy(update={"upload": before.upload.model_copy(update=limits)})

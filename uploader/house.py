@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from uploader import errors, events, lifecycle, selection
+from uploader.bandwidth import Bandwidth
 from uploader.clock import Clock
 from uploader.completeness import Rules
 from uploader.config import Config, WatchConfig
@@ -77,8 +78,18 @@ class House:
         self.enqueue = Enqueue(
             self._make_upload, self._skips_duplicates, config.upload, self.shares, store, self.pipes, clock, bus
         )
+        self.bandwidth = Bandwidth(config, clock, bus)
         self.transfer = Transfer(
-            config.server, self.shares, store, self.valt, self.outage, setbacks, self.pipes, clock, bus
+            config.server,
+            self.shares,
+            store,
+            self.valt,
+            self.outage,
+            setbacks,
+            self.bandwidth.lane,
+            self.pipes,
+            clock,
+            bus,
         )
         self.verify = Verify(config.upload, store, self.valt, self.outage, setbacks, self.pipes, clock, bus)
         self.finish = Finish(self.discover.order_of, self.shares, store, setbacks, self.pipes, clock, bus)
@@ -126,6 +137,7 @@ class House:
         """
         async with self.valt, asyncio.TaskGroup() as group:
             rest = [
+                group.create_task(self.bandwidth.run()),
                 group.create_task(self.settle.run()),
                 group.create_task(self.enqueue.run(only)),
                 group.create_task(self.verify.run()),
@@ -212,6 +224,11 @@ class House:
         )
 
     # The operator's hand
+
+    def limit(self, config: Config) -> None:
+        """Let uploads go as fast as *config* says, from now on; it differs in nothing else."""
+        self.config = config
+        self.bandwidth.apply(config)
 
     async def release(self, path: str) -> bool:
         """Let a parked or waiting upload go on now, its failures forgotten. False when there is none.

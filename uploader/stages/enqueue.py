@@ -236,7 +236,8 @@ class Enqueue:
             "newest": -upload.identity.mtime_ns,
             "smallest": upload.identity.size,
         }[self._config.order]
-        self._pipes.jobs.put_nowait(Job((rank, next(self._number)), upload.path))
+        small = upload.chunk_size != 0 and lifecycle.chunk_end(upload) == upload.identity.size
+        self._pipes.jobs.put_nowait(Job((rank, next(self._number)), upload.path, small))
 
 
 def _may_be_renamed(upload: Upload, settled: Settled) -> bool:

@@ -25,7 +25,7 @@ from uploader.config import ServerConfig
 from uploader.model import RecordIds, RecordSpec
 from uploader.retry import login_pause
 from uploader.valt import wire
-from uploader.valt.body import ChunkBody
+from uploader.valt.body import ChunkBody, Lane, NoLimit, Source
 from uploader.valt.wire import Answer, Call
 
 API: Final = "/api/v3"
@@ -34,6 +34,7 @@ ANSWER_PATIENCE: Final = 5  # × stall_timeout: a server may move gigabytes betw
 TOKEN_AGE: Final = 27_000.0  # s; no expiry is documented, the vendor's client logs in again every 28,800 s
 LIST_LIMIT: Final = 100  # rows asked for when one record of an exact name is sought
 DOWNLOAD_BLOCK: Final = 1024 * 1024  # bytes
+NO_LIMIT: Final = NoLimit()
 
 Remember = Callable[[str], None]
 
@@ -164,12 +165,15 @@ class Valt:
         ids: RecordIds,
         filename: str,
         span: tuple[int, int, int],
-        blocks: AsyncIterator[bytes],
+        source: Source,
         *,
         before_last_byte: Callable[[], Awaitable[None]],
         on_progress: Callable[[int], None],
+        lane: Lane = NO_LIMIT,
     ) -> int | None:
         """Send the bytes *span* = (start, end, total) of a video; answer how many the server says it holds, if it does.
+
+        *source* stands at *start*; *lane* says when each piece may go.
 
         Raises ``ChunkCut`` when the server cannot have seen it, ``AnswerLost`` when it may have, what the body
         itself raised, or what the server's no means.
@@ -181,7 +185,8 @@ class Valt:
 
             def progress(count: int) -> None:
                 watchdog.moved()
-                on_progress(count)
+                if count:
+                    on_progress(count)
 
             async def last_byte() -> None:
                 await before_last_byte()
@@ -189,8 +194,9 @@ class Valt:
 
             body = ChunkBody(
                 wire.multipart_frame(boundary, filename),
-                blocks,
-                end - start,
+                source,
+                (start, end),
+                lane=lane,
                 before_last_byte=last_byte,
                 on_progress=progress,
             )
