@@ -56,14 +56,14 @@ async def send(home: Home, ids: RecordIds, data: bytes, mark: Callable[[], Await
         (400, '{"data":{"message":"The chunk file was not transferred"},"code":400}', errors.ChunkTooLarge),
         (413, "", errors.ChunkTooLarge),
         (401, '{"error":{"code":401,"message":"Bad credentials."}}', errors.TokenExpired),
-        (403, "", errors.ServerRefused),
+        (403, "", errors.RightMissing),
         (404, "", errors.RecordGone),
         (429, "", errors.ServerBusy),
         (500, "", errors.AnswerLost),
         (502, HTML_502, errors.AnswerLost),
         (503, "", errors.ServerDown),
         (504, "", errors.AnswerLost),
-        (302, "", errors.ServerRefused),
+        (302, "", errors.ServerDown),
     ],
 )
 async def test_answer_to_a_chunk(tmp_path: Any, status: int, body: str, kind: type[errors.UploaderError]) -> None:

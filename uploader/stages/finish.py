@@ -30,7 +30,7 @@ class Finish:
         while True:
             path = await self._pipes.ready.next_due()
             upload = self._store.uploads.get(path)
-            if upload is not None and upload.state is State.FINISHING:
+            if upload is not None and upload.state is State.FINISHING and not self._store.is_paused(upload):
                 await self._setbacks.guard(path, self.finish(upload))
 
     async def finish(self, upload: Upload) -> None:

@@ -66,27 +66,31 @@ class Transfer:
         """Take job after job until ``stop``; one worker."""
         while not self._stopping.is_set():
             job = await self._pipes.jobs.get()
-            await self._outage.clear()  # it may have begun while we waited for a job
-            upload = self._store.uploads.get(job.path)
-            waits = upload is not None and upload.trouble is not None and upload.trouble.next_try is not None
-            if upload is None or upload.state not in HERE or waits:
-                continue  # it has moved on since it was queued
-            if job.path in self._active:
-                self._missed[job.path] = job
-                continue
-            self._active[job.path] = asyncio.ensure_future(self._setbacks.guard(job.path, self.drive(job.path)))
-            try:
-                await asyncio.shield(self._active[job.path])
-            except asyncio.CancelledError:
-                task = self._active[job.path]
-                if not task.cancelled():  # this worker was cancelled, not the upload alone
-                    task.cancel()
-                    await asyncio.gather(task, return_exceptions=True)
-                    raise
-            finally:
-                del self._active[job.path]
-                if missed := self._missed.pop(job.path, None):
-                    self._pipes.jobs.put_nowait(missed)
+            async with self._outage.turn():  # an outage may have begun while we waited for a job
+                await self._do(job)
+
+    async def _do(self, job: Job) -> None:
+        """Drive the upload of one job as far as it goes, in a task of its own that can be taken away from it."""
+        upload = self._store.uploads.get(job.path)
+        waits = upload is not None and upload.trouble is not None and upload.trouble.next_try is not None
+        if upload is None or upload.state not in HERE or waits:
+            return  # it has moved on since it was queued
+        if job.path in self._active:
+            self._missed[job.path] = job
+            return
+        self._active[job.path] = asyncio.ensure_future(self._setbacks.guard(job.path, self.drive(job.path)))
+        try:
+            await asyncio.shield(self._active[job.path])
+        except asyncio.CancelledError:
+            task = self._active[job.path]
+            if not task.cancelled():  # this worker was cancelled, not the upload alone
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+                raise
+        finally:
+            del self._active[job.path]
+            if missed := self._missed.pop(job.path, None):
+                self._pipes.jobs.put_nowait(missed)
 
     def stop(self) -> None:
         """Begin nothing more; chunks that are in flight may end."""
@@ -104,7 +108,7 @@ class Transfer:
             recording: Recording | None = None
             while not self._stopping.is_set():
                 upload = self._store.uploads.get(path)
-                if upload is None or upload.state not in HERE:
+                if upload is None or upload.state not in HERE or self._store.is_paused(upload):
                     return
                 if upload.state is State.CREATING:
                     await self._find_record(upload)
@@ -219,7 +223,11 @@ class Transfer:
             await self._send_chunk(upload, recording)
         except errors.TokenExpired:
             await recording.return_to(start)
-            await self._send_chunk(self._store.uploads[upload.path], recording)
+            try:
+                await self._send_chunk(self._store.uploads[upload.path], recording)
+            except errors.TokenExpired as error:
+                what = f"{error.what}, right after a good log-in"
+                raise errors.RightMissing(what, hint="does this user have the right to upload?") from None
 
     async def _send_chunk(self, upload: Upload, recording: Recording) -> None:
         path, size, ids, end = upload.path, upload.identity.size, _ids(upload), lifecycle.chunk_end(upload)

@@ -45,6 +45,7 @@ class Saved:
     orphans: tuple[Orphan, ...] = ()
     learnt: Learnt = field(default_factory=Learnt)
     homes: tuple[Home, ...] = ()
+    paused: tuple[str, ...] = ()  # files and folders that a person has paused
 
 
 def encode_state(saved: Saved, *, now: float) -> bytes:
@@ -54,7 +55,7 @@ def encode_state(saved: Saved, *, now: float) -> bytes:
     homes = ",\n".join("  " + to_json(home) for home in saved.homes)
     rest = (
         f' "uploads": [\n{uploads}\n ],\n "orphans": [\n{orphans}\n ],\n "homes": [\n{homes}\n ],\n'
-        f' "learnt": {to_json(saved.learnt)}\n}}\n'
+        f' "paused": {json.dumps(saved.paused)},\n "learnt": {to_json(saved.learnt)}\n}}\n'
     ).encode("ascii")
     head = {
         "format": FORMAT,
@@ -86,6 +87,7 @@ def decode_state(content: bytes) -> Saved:
         orphans=build(tuple[Orphan, ...], document.get("orphans"), "orphans"),
         learnt=build(Learnt, document.get("learnt"), "learnt"),
         homes=build(tuple[Home, ...], document.get("homes", []), "homes"),  # the first release knew none
+        paused=build(tuple[str, ...], document.get("paused", []), "paused"),  # nor these
     )
     _check(saved)
     return saved

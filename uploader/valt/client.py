@@ -134,10 +134,10 @@ class Valt:
             await self._json_call(Call.DELETE, f"/records/{_checked(record)}/delete", {})
 
     async def version(self) -> str | None:
-        """Ask the server's version; None when this user may not know it."""
+        """Ask the server's version; None when it is not told. Nothing depends on it enough to wait for it."""
         try:
             return wire.version_of(await self._json_call(Call.VERSION, "/admin/general"))
-        except errors.ServerRefused:
+        except (errors.ServerRefused, errors.CallFailed):
             return None
 
     async def download_link(self, ids: RecordIds) -> str:
@@ -224,7 +224,7 @@ class Valt:
                 break
             self._forget(token)
             if attempt == 2:
-                raise errors.ServerRefused(
+                raise errors.RightMissing(
                     f"{call.label}: answered 401 right after a good log-in", hint="does this user have the right to it?"
                 )
         raise wire.failure(call, answer, now=self._clock.now())
