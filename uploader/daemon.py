@@ -18,6 +18,7 @@ from uploader.clock import Clock
 from uploader.config import Config, load
 from uploader.control import Control
 from uploader.house import House, forget_orphan
+from uploader.keeping import news_of, take_in
 from uploader.log import configure, install_hooks
 from uploader.store import Store
 from uploader.systemd import Notifier, watchdog_interval
@@ -160,6 +161,10 @@ class Daemon:
                 return {"done": [path for path in paths if await self._house.release(path)]}
             case "forget":
                 return {"done": [path for path in paths if await self._forget(self._house, path)]}
+            case "probed":
+                take_in(self._store, news_of(paths[0]))
+                await self._store.commit()
+                return {"done": paths}
             case "pause":
                 return {"done": [path for path in paths if await self._house.pause(path)]}
             case "resume":

@@ -123,9 +123,9 @@ class Outage:
         self._since = self._clock.monotonic() if self._since is None else self._since
         self._until, self._most = self._clock.monotonic() + pause, retry.HALF_OPEN[0]
         self._asked_for = isinstance(error, errors.PasswordRefused | errors.ServerBusy)
-        self._bus.publish(events.ServerDown(str(error), round(pause, 1)))
         if isinstance(error, errors.PasswordRefused):
             await self._remember_refusal(pause)
+        self._bus.publish(events.ServerDown(str(error), round(pause, 1)))
         return pause
 
     async def _remember_refusal(self, pause: float) -> None:

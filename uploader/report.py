@@ -87,10 +87,23 @@ def status(config: Config, known: Known, now: float) -> dict[str, Any]:
         "paused": list(known.paused),
         "uploads": [_upload(upload, now, paused=_is_paused(upload, known)) for upload in uploads],
         "settling": settling,
+        "learnt": _learnt(known.learnt),
         "orphans": [
             {"record": orphan.record, "path": orphan.path, "landed": orphan.landed} for orphan in known.orphans
         ],
         "warnings": known.warnings,
+    }
+
+
+def _learnt(learnt: Learnt) -> dict[str, Any]:
+    """What is known of the server's ways; its password is not among that."""
+    return {
+        "version": learnt.version,
+        "probed": None if learnt.probed_at is None else iso(learnt.probed_at),
+        "resend_is_safe": learnt.resend_is_safe,
+        "whole_only_until": None if learnt.whole_only_until is None else iso(learnt.whole_only_until),
+        "chunk_limit": learnt.chunk_limit,
+        "chunk_limit_until": None if learnt.chunk_limit_until is None else iso(learnt.chunk_limit_until),
     }
 
 

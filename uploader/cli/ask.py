@@ -15,11 +15,13 @@ from pathlib import Path
 import click
 
 from uploader import control, custody, doctor, errors, report
-from uploader.cli.common import absolute, cli, clock, config_option, load_config
+from uploader.cli.common import absolute, cli, clock, config_option, load_config, valt_of
 from uploader.config import Config
 from uploader.files import MountedShare, Shares
+from uploader.keeping import Keeper
 from uploader.log import redactor
 from uploader.model import Home, Learnt, shown
+from uploader.probe import Probe
 from uploader.stages.discover import Tally, glance
 from uploader.store import Ledger
 from uploader.store.codec import Unreadable
@@ -96,10 +98,14 @@ def explain(file: Path | None, path: str) -> int:
 
 @cli.command()
 @config_option
-def check(file: Path | None) -> int:
+@click.option("--probe", "probes", is_flag=True, help="Try with a small video how the server takes chunks.")
+def check(file: Path | None, probes: bool) -> int:
     """Find what keeps recordings from arriving.
 
     Looks at everything that could, and says what to do. Exit codes: 0 fine, 1 not, 2 usage or configuration.
+
+    With --probe it makes some records on the server, sends a second of video to each, looks at what became of it,
+    and removes them. It says which settings this server wants, and the daemon remembers it.
     """
     path, config = load_config(file)
     folders = "1 watched folder" if len(config.watch) == 1 else f"{len(config.watch)} watched folders"
@@ -110,6 +116,13 @@ def check(file: Path | None) -> int:
         async for finding in doctor.examine(config, os.environ, clock):
             click.echo(redactor.clean(str(finding)))
             fine = fine and finding.mood != "bad"
+        if probes and not fine:
+            click.echo(doctor.Finding("probe", "not begun: mend the above first", "note"))
+        elif probes:
+            async with valt_of(config) as valt:
+                async for finding in Probe(config, valt, Keeper(config, clock), clock).run():
+                    click.echo(redactor.clean(str(finding)))
+                    fine = fine and finding.mood != "bad"
         return fine
 
     return 0 if asyncio.run(work()) else 1

@@ -27,6 +27,7 @@ from uploader.stages.setback import Setbacks
 from uploader.store import Store
 from uploader.valt import RecordDetails, RecordListed, Valt
 from uploader.valt.wire import multipart_filename
+from uploader.ways import Ways
 
 CLOCK_GRAIN: Final = 2.0  # s; a Date header and ``created`` are both whole seconds
 LANDED: Final = frozenset({"created", "ready"})
@@ -51,7 +52,9 @@ class Transfer:
     ) -> None:
         self._server, self._shares, self._store, self._valt, self._outage = server, shares, store, valt, outage
         self._setbacks, self._pipes, self._clock, self._bus = setbacks, pipes, clock, bus
+        self._ways = Ways(server, store, valt, clock, bus)
         self._stopping = asyncio.Event()
+        self._resent: dict[str, int] = {}  # where a chunk was sent again: a no to it is no word about ranges
         self._active: dict[str, asyncio.Task[None]] = {}
         self._missed: dict[str, Job] = {}  # came back to the queue while a worker was still putting it aside
         # One record of a name is made at a time, so that after a crash it can only be one upload's (rule 6).
@@ -130,6 +133,7 @@ class Transfer:
                 what = "whether the record of another file of the same name was made is not known yet"
                 raise errors.StillInDoubt(what, wait=max(NAME_PAUSE, self._server.doubt_settle))
             await self._valt.login_if_needed()  # its answer also sets the server's clock that the intent is timed by
+            await self._ways.look()
             now = self._clock.now()
             intent = {"intent_at": self._valt.server_now(), "begun_at": upload.begun_at or now}
             upload = await self._store.save(lifecycle.advance(upload, Step.INTEND, **intent))
@@ -202,9 +206,10 @@ class Transfer:
         if landed and upload.doubt_end == upload.identity.size:
             await self._acknowledge(upload)
             self._bus.publish(events.DoubtResolved(upload.path, ids.record, "the last chunk had landed"))
-        elif self._server.resend_is_safe and not landed:
+        elif not landed and await self._ways.resend_is_safe():
+            self._resent[upload.path] = upload.offset
             await self._store.save(lifecycle.advance(upload, Step.RESEND))
-            self._bus.publish(events.DoubtResolved(upload.path, ids.record, "sent again: resend_is_safe"))
+            self._bus.publish(events.DoubtResolved(upload.path, ids.record, "sent again: that is safe here"))
         elif 0 <= waited < self._server.doubt_settle:
             what = "what became of its last request is not known yet"
             raise errors.StillInDoubt(what, wait=self._server.doubt_settle - waited)
@@ -258,9 +263,13 @@ class Transfer:
             self._doubt_begins(path)
             self._bus.publish(events.UploadInDoubt(path, ids.record, str(error)))
             raise
-        except errors.UploaderError:
+        except errors.UploaderError as error:
             await self._not_taken(path)
+            if isinstance(error, errors.ChunkRefused) and self._resent.get(path) == upload.offset:
+                raise errors.RecordSpoilt(f"a chunk that was sent again: {error.what}") from None
             raise
+        finally:
+            self._resent.pop(path, None)
         if held is not None and held != end:
             raise errors.RecordSpoilt(f"the server says it holds {held} bytes where {end} were sent")
         await self._acknowledge(self._store.uploads[path])

@@ -32,7 +32,9 @@ API: Final = "/api/v3"
 CONNECT_TIMEOUT: Final = 10.0  # s, name and TLS included; the kernel's own would be two minutes
 ANSWER_PATIENCE: Final = 5  # × stall_timeout: a server may move gigabytes between last byte and answer
 TOKEN_AGE: Final = 27_000.0  # s; no expiry is documented, the vendor's client logs in again every 28,800 s
-LIST_LIMIT: Final = 100  # rows asked for when one record of an exact name is sought
+LIST_LIMIT: Final = 100  # rows asked for at a time when one record of an exact name is sought
+LIST_PAGES: Final = 20  # of such rows, at most: nobody has two thousand records of one name
+SHORT_PAGE: Final = 20  # rows; a page of fewer is the last one, whatever limit a server sets itself
 DOWNLOAD_BLOCK: Final = 1024 * 1024  # bytes
 
 Remember = Callable[[str], None]
@@ -79,6 +81,7 @@ class Valt:
         self._logging_in = asyncio.Lock()
         self._skew = 0.0
         self._session: aiohttp.ClientSession | None = None
+        self.log_ins = 0  # good ones: after each the server may be another version
 
     async def __aenter__(self) -> Self:
         connector = aiohttp.TCPConnector(ssl=tls_of(self._server), limit=0, keepalive_timeout=15.0)
@@ -123,10 +126,17 @@ class Valt:
         return wire.details_of(await self._json_call(Call.DETAILS, f"/records/{_checked(record)}"))
 
     async def find_records(self, name: str) -> tuple[wire.RecordListed, ...]:
-        """List the records of exactly this *name*: the server's own search is not exact."""
-        body = {"search": name, "limit": LIST_LIMIT}
-        listed = wire.listed_of(await self._json_call(Call.LIST, "/records", body))
-        return tuple(row for row in listed if row.name == name)
+        """List the records of exactly this *name*: the server's own search is not exact, and answers in pages."""
+        rows: dict[str, wire.RecordListed] = {}
+        for _ in range(LIST_PAGES):
+            body = {"search": name, "offset": len(rows), "limit": LIST_LIMIT}
+            listed = wire.listed_of(await self._json_call(Call.LIST, "/records", body))
+            before = len(rows)
+            for row in listed:
+                rows.setdefault(row.record, row)
+            if len(listed) < SHORT_PAGE or len(rows) == before:  # the last page; or a server that knows no pages
+                break
+        return tuple(row for row in rows.values() if row.name == name)
 
     async def delete_record(self, record: str) -> None:
         """Delete *record*; one that is gone already is fine."""
@@ -251,6 +261,7 @@ class Valt:
             value = wire.token_of(answer)
             self._remember(value)
             self._token = _Token(value, self._clock.monotonic())
+            self.log_ins += 1
             self._bus.publish(events.LoggedIn(self._server.username))
             return self._token
 

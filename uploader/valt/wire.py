@@ -73,6 +73,7 @@ class RecordDetails:
     author: str
     created: float  # epoch seconds by the server's clock
     videos: Mapping[str, str] | None
+    duration: float = 0.0  # seconds; 0: not said
 
     def status_of(self, video: str) -> str | None:
         """The status word of our video: ``created``, ``ready``, another; None when it is not there."""
@@ -169,7 +170,8 @@ def details_of(answer: Answer) -> RecordDetails:
     record = safe_id(data.get("id")) if isinstance(data, dict) else None
     if not isinstance(data, dict) or record is None:
         raise errors.ServerDown(f"{Call.DETAILS.label}: answered {answer.status}, but not as a VALT server does")
-    return RecordDetails(record, _text(data.get("name")), _author(data), _number(data.get("created")), _videos(data))
+    name, created, duration = _text(data.get("name")), _number(data.get("created")), _number(data.get("duration"))
+    return RecordDetails(record, name, _author(data), created, _videos(data), duration)
 
 
 def listed_of(answer: Answer) -> tuple[RecordListed, ...]:
