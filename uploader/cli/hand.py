@@ -93,7 +93,7 @@ def pause(file: Path | None, paths: tuple[str, ...]) -> int:
 @config_option
 @click.argument("paths", nargs=-1, type=click.Path())
 def resume(file: Path | None, paths: tuple[str, ...]) -> int:
-    """Let go on what was paused: these files or folders, or everything."""
+    """Let go on what was paused: these, or everything."""
     _, config = load_config(file)
     chosen = [absolute(path) for path in paths] or [EVERYTHING]
     _, resumed = _by_hand(config, "resume", chosen, resume_stored)
