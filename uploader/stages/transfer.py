@@ -30,6 +30,7 @@ from uploader.stages.setback import Setbacks
 from uploader.store import Store
 from uploader.valt import RecordDetails, RecordListed, Valt
 from uploader.valt.wire import multipart_filename
+from uploader.ways import Ways
 
 CLOCK_GRAIN: Final = 2.0  # s; a Date header and ``created`` are both whole seconds
 LANDED: Final = frozenset({"created", "ready"})
@@ -57,7 +58,9 @@ class Transfer:
         self._server, self._shares, self._store, self._valt, self._outage = server, shares, store, valt, outage
         self._lanes = lanes
         self._setbacks, self._pipes, self._clock, self._bus = setbacks, pipes, clock, bus
+        self._ways = Ways(server, store, valt, clock, bus)
         self._stopping = asyncio.Event()
+        self._resent: dict[str, int] = {}  # where a chunk was sent again: a no to it is no word about ranges
         self._active: dict[str, asyncio.Task[None]] = {}
         self._missed: dict[str, Job] = {}  # came back to the queue while a worker was still putting it aside
         self._aside: set[str] = set()  # have stepped aside for a small one
@@ -75,15 +78,15 @@ class Transfer:
         small: Job | None = None
         while not self._stopping.is_set():
             job = small or await self._pipes.jobs.get()
-            await self._outage.clear()  # it may have begun while we waited for a job
-            await self._see_to(job)
+            async with self._outage.turn():  # an outage may have begun while we waited for a job
+                await self._do(job)
             small = None
             if job.path in self._aside:
                 small = self._pipes.jobs.take_small()
                 self._pipes.jobs.put_nowait(job)
 
-    async def _see_to(self, job: Job) -> None:
-        """Bring one upload as far as it goes now."""
+    async def _do(self, job: Job) -> None:
+        """Drive the upload of one job as far as it goes, in a task of its own that can be taken away from it."""
         upload = self._store.uploads.get(job.path)
         waits = upload is not None and upload.trouble is not None and upload.trouble.next_try is not None
         if upload is None or upload.state not in HERE or waits:
@@ -123,6 +126,8 @@ class Transfer:
             recording: Recording | None = None
             while not self._stopping.is_set():
                 upload = self._store.uploads.get(path)
+                if upload is not None and self._store.is_paused(upload):
+                    return
                 if upload is None or upload.state not in HERE:
                     self._marks.pop(path, None)
                     return
@@ -158,6 +163,7 @@ class Transfer:
                 what = "whether the record of another file of the same name was made is not known yet"
                 raise errors.StillInDoubt(what, wait=max(NAME_PAUSE, self._server.doubt_settle))
             await self._valt.login_if_needed()  # its answer also sets the server's clock that the intent is timed by
+            await self._ways.look()
             now = self._clock.now()
             intent = {"intent_at": self._valt.server_now(), "begun_at": upload.begun_at or now}
             upload = await self._store.save(lifecycle.advance(upload, Step.INTEND, **intent))
@@ -230,9 +236,10 @@ class Transfer:
         if landed and upload.doubt_end == upload.identity.size:
             await self._acknowledge(upload)
             self._bus.publish(events.DoubtResolved(upload.path, ids.record, "the last chunk had landed"))
-        elif self._server.resend_is_safe and not landed:
+        elif not landed and await self._ways.resend_is_safe():
+            self._resent[upload.path] = upload.offset
             await self._store.save(lifecycle.advance(upload, Step.RESEND))
-            self._bus.publish(events.DoubtResolved(upload.path, ids.record, "sent again: resend_is_safe"))
+            self._bus.publish(events.DoubtResolved(upload.path, ids.record, "sent again: that is safe here"))
         elif 0 <= waited < self._server.doubt_settle:
             what = "what became of its last request is not known yet"
             raise errors.StillInDoubt(what, wait=self._server.doubt_settle - waited)
@@ -251,7 +258,11 @@ class Transfer:
             await self._send_chunk(upload, recording)
         except errors.TokenExpired:
             recording.return_to(start)
-            await self._send_chunk(self._store.uploads[upload.path], recording)
+            try:
+                await self._send_chunk(self._store.uploads[upload.path], recording)
+            except errors.TokenExpired as error:
+                what = f"{error.what}, right after a good log-in"
+                raise errors.RightMissing(what, hint="does this user have the right to upload?") from None
 
     async def _go_to_offset(self, upload: Upload, recording: Recording) -> None:
         """Go to where the upload stands: by what we know from before if the file is still the same, else by reading."""
@@ -292,9 +303,13 @@ class Transfer:
             self._doubt_begins(path)
             self._bus.publish(events.UploadInDoubt(path, ids.record, str(error)))
             raise
-        except errors.UploaderError:
+        except errors.UploaderError as error:
             await self._not_taken(path)
+            if isinstance(error, errors.ChunkRefused) and self._resent.get(path) == upload.offset:
+                raise errors.RecordSpoilt(f"a chunk that was sent again: {error.what}") from None
             raise
+        finally:
+            self._resent.pop(path, None)
         if held is not None and held != end:
             raise errors.RecordSpoilt(f"the server says it holds {held} bytes where {end} were sent")
         await recording.confirm()
