@@ -17,7 +17,8 @@ from uploader import errors, retry
 from uploader.clock import Clock
 from uploader.config import Config
 from uploader.doctor import Finding
-from uploader.files.sending import CannotPass, Handle
+from uploader.files.handle import Handle
+from uploader.files.sending import CannotPass
 from uploader.keeping import News
 from uploader.model import Learnt, Orphan, RecordIds, RecordSpec
 from uploader.units import format_bytes, format_duration
