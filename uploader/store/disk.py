@@ -173,13 +173,14 @@ def _make_private(folder: Path) -> None:
     """Make *folder* if it is missing, and see to it that it is ours alone (security: 0700)."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     status = folder.stat()
-    if status.st_uid == os.geteuid():
-        if stat.S_IMODE(status.st_mode) & 0o077:
-            folder.chmod(0o700)
-    elif status.st_mode & stat.S_IWOTH:
+    if status.st_mode & stat.S_IWOTH:
         raise errors.StateUnusable(
             f"{folder}: others can write to the state folder", hint=f"chmod 0700 {folder}", exit_code=73
         )
+    if status.st_uid == os.geteuid() and stat.S_IMODE(status.st_mode) & 0o077:
+        names = os.listdir(folder)
+        if LOCK in names or not names:  # else it is no state folder (yet): /var/lib, say, and root who named it
+            folder.chmod(0o700)
 
 
 def _unusable(folder: Path, error: OSError) -> errors.StateUnusable:
