@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import shutil
 import signal
 import subprocess
-from collections.abc import AsyncIterator
 from datetime import datetime
 from pathlib import Path
 
 import pytest
 from failpoints import Plan
 from process import COMMAND, LOOK, PATIENCE, Process, Site, at_work, sha256, until
-from warm import Warm, place, warmed
+from warm import Warm, place
 
 from uploader.simulator import Fault
 from uploader.store.codec import decode_state
+from uploader.store.disk import StateFolder
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")  # all of them share what ``warm`` has imported
 
 CALLS = (
     "open state.json.tmp",
@@ -37,13 +40,6 @@ REFUSALS_OF = {
 }
 SKIP = {"state.json.tmp": 2, "state.json.1": 1, "state.json": 2, "state": 2, "ledger.jsonl": 0}  # the intent's save
 REFUSALS = 2
-
-
-@pytest.fixture
-async def warm() -> AsyncIterator[Warm]:
-    """Processes that start quickly."""
-    async with warmed() as warm:
-        yield warm
 
 
 def needs(program: str, package: str) -> str:
@@ -207,3 +203,25 @@ async def test_an_fsync_that_the_kernel_fails_is_not_believed_the_second_time(tm
         calls = [line.split()[1].partition("(")[0] for line in trace.read_text().splitlines()]
         assert calls == ["openat", "fsync"] * (len(calls) // 2)
         assert [line.sha256 for line in site.simulator.records()] == [sha256(file)]
+
+
+async def test_a_line_that_could_not_be_taken_back_is_cut_off_by_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that takes half a line, and then neither the rest nor the cut: the chain has no torn line in its middle."""
+
+    def refuse(*_: object) -> int:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    folder, write = StateFolder(tmp_path / "state"), os.write
+    try:
+        folder.append("ledger.jsonl", b"one\n")
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "write", lambda fd, content: write(fd, content[:2]) if len(content) > 2 else refuse())
+            patch.setattr(os, "ftruncate", refuse)
+            with pytest.raises(OSError, match="Input/output error"):
+                folder.append("ledger.jsonl", b"two\n")
+        folder.append("ledger.jsonl", b"two\n")
+        assert folder.read("ledger.jsonl") == b"one\ntwo\n"
+    finally:
+        folder.close()

@@ -54,6 +54,7 @@ class StateFolder:
         """
         self.folder = folder
         self._lock: int | None = None
+        self._unfinished: dict[str, int] = {}  # name: size before an append that could not be taken back
         try:
             if lock:
                 _make_private(folder)
@@ -132,7 +133,10 @@ class StateFolder:
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         fd = os.open(name, flags, 0o600, dir_fd=self._dir)
         try:
-            before = os.fstat(fd).st_size
+            size = os.fstat(fd).st_size
+            before = self._unfinished.setdefault(name, size)
+            if size > before:
+                os.ftruncate(fd, before)
             try:
                 _write_all(fd, content)
                 os.fsync(fd)
@@ -141,6 +145,7 @@ class StateFolder:
             except OSError:
                 os.ftruncate(fd, before)  # a line that is half there would break the chain
                 raise
+            del self._unfinished[name]
         finally:
             os.close(fd)
 
