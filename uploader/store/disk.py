@@ -59,6 +59,7 @@ class StateFolder:
             if lock:
                 _make_private(folder)
             self._dir = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            self._owner = os.fstat(self._dir)
         except OSError as error:
             raise _unusable(folder, error) from None
         if lock:
@@ -72,6 +73,7 @@ class StateFolder:
         try:
             flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
             self._lock = os.open(LOCK, flags, 0o600, dir_fd=self._dir)
+            self._hand_over(self._lock)
         except OSError as error:
             raise _unusable(self.folder, error) from None
         try:
@@ -88,18 +90,29 @@ class StateFolder:
         os.ftruncate(self._lock, 0)
         os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
 
+    def _hand_over(self, fd: int) -> None:
+        """Give a file that root has made to the folder's owner: a daemon that is not root must be able to read it."""
+        if os.geteuid() == 0 and self._owner.st_uid != 0:
+            os.fchown(fd, self._owner.st_uid, self._owner.st_gid)
+
     def read(self, name: str) -> bytes | None:
         """Return the whole file; None when there is none. Raises ``StateUnusable`` (exit 78)."""
         try:
             fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=self._dir)
             with os.fdopen(fd, "rb") as file:
-                return file.read()
+                regular = stat.S_ISREG(os.fstat(fd).st_mode)  # a FIFO would read as empty, and hang whoever writes
+                content = file.read() if regular else b""
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise errors.StateUnusable(
-                f"{self.folder / name} cannot be read: {error.strerror}", hint="it must be a file that this user owns"
-            ) from None
+            raise self._unreadable(name, error.strerror or "") from None
+        if not regular:
+            raise self._unreadable(name, "it is no regular file")
+        return content
+
+    def _unreadable(self, name: str, why: str) -> errors.StateUnusable:
+        hint = "it must be a file that this user owns"
+        return errors.StateUnusable(f"{self.folder / name} cannot be read: {why}", hint=hint)
 
     def replace(self, name: str, content: bytes) -> None:
         """Put *content* under *name* in one step; what was there before stays as ``name.1``."""
@@ -123,6 +136,7 @@ class StateFolder:
             os.unlink(name, dir_fd=self._dir)
         fd = os.open(name, _NEW_FILE, 0o600, dir_fd=self._dir)
         try:
+            self._hand_over(fd)
             _write_all(fd, content)
             os.fsync(fd)
         finally:
@@ -134,6 +148,8 @@ class StateFolder:
         fd = os.open(name, flags, 0o600, dir_fd=self._dir)
         try:
             size = os.fstat(fd).st_size
+            if size == 0:
+                self._hand_over(fd)
             before = self._unfinished.setdefault(name, size)
             if size > before:
                 os.ftruncate(fd, before)
