@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 from process import at_work, sha256
-from warm import Warm, place, warmed
+from warm import Warm, place
 
 from uploader.simulator import Fault, Semantics, Settings
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")  # all of them share what ``warm`` has imported
 
 SIZE = 150_000  # bytes: two chunks of 64 KiB and a short one
 SAVES = (
@@ -43,13 +44,6 @@ OF_AN_ORPHAN = (
     "delete: after",
     "save done: named",
 )
-
-
-@pytest.fixture
-async def warm() -> AsyncIterator[Warm]:
-    """Processes that start quickly."""
-    async with warmed() as warm:
-        yield warm
 
 
 async def broken_by(name: str, folder: Path, warm: Warm, settings: Settings, *faults: Fault) -> str:
