@@ -208,7 +208,7 @@ async def test_an_fsync_that_the_kernel_fails_is_not_believed_the_second_time(tm
 async def test_a_line_that_could_not_be_taken_back_is_cut_off_by_the_next(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A disk that takes half a line, and then neither the rest nor the cut: the chain has no torn line in its middle."""
+    """A disk that takes half a line, and then neither the rest nor the cut: the chain holds no torn line."""
 
     def refuse(*_: object) -> int:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
