@@ -15,7 +15,7 @@ from uploader.store.ledger import Ledger
 GIB = 1024 * MIB
 KNOWN = 5000  # files that were sent before
 ENOUGH = 130 * MIB  # of the 100 GiB: more chunks than fit into the limit
-LIMIT = 100 * MIB  # of memory, at the most, at any time
+LIMIT = 100_000_000  # bytes of memory, at the most, at any time
 
 
 class Lines:
