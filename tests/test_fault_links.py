@@ -10,8 +10,9 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fakes import content
@@ -111,19 +112,26 @@ async def test_no_byte_is_read_through_a_link_that_somebody_swaps_in(tmp_path: P
     assert set(seen) == {None, good.read_bytes()}  # both happened, and nothing else
 
 
-async def test_nothing_is_deleted_through_a_link_that_somebody_swaps_in(tmp_path: Path) -> None:
-    """The link's target stays, whatever becomes of the name."""
-    secret, good = made(tmp_path / "secret.mp4", secret=True), made(tmp_path / "good.mp4", secret=False)
+async def test_nothing_is_deleted_through_a_link_that_is_swapped_in_at_the_last_moment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After the last look, before the removal: the link is found to be one, and stands there again; its target stays."""
+    secret = made(tmp_path / "secret.mp4", secret=True)
     path = made(tmp_path / "watched" / "a.mp4", secret=False)
     identity = (await share_of(path.parent).snapshot(str(path))).identity
-    sent, before, deleted = was_sent(good, identity, sha256_of(good)), secret.read_bytes(), 0
-    with swapping(file_and_link(path, good, secret)):
-        for _ in range(ROUNDS):
-            with suppress(errors.FileChanged, errors.ShareNotReady):
-                deleted += delete(str(path), sent)
-    assert deleted > 0
-    assert secret.read_bytes() == before
-    assert good.exists()
+    sent, rename = was_sent(path, identity, sha256_of(path)), os.rename
+
+    def swap_and_rename(*arguments: Any, **more: Any) -> None:
+        monkeypatch.setattr(os, "rename", rename)
+        path.unlink()
+        path.symlink_to(secret)
+        rename(*arguments, **more)
+
+    monkeypatch.setattr(os, "rename", swap_and_rename)
+    with pytest.raises(errors.FileChanged):
+        delete(str(path), sent)
+    assert [(name.name, name.readlink()) for name in path.parent.iterdir()] == [("a.mp4", secret)]
+    assert sha256_of(secret) != sent.sha256
 
 
 async def test_an_upload_that_finds_a_link_in_its_place_does_not_go_on(tmp_path: Path, warm: Warm) -> None:
