@@ -115,7 +115,7 @@ async def test_no_byte_is_read_through_a_link_that_somebody_swaps_in(tmp_path: P
 async def test_nothing_is_deleted_through_a_link_that_is_swapped_in_at_the_last_moment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After the last look, before the removal: the link is found to be one, and stands there again; its target stays."""
+    """Between the last look and the removal: the link is found to be one, and put back; its target stays."""
     secret = made(tmp_path / "secret.mp4", secret=True)
     path = made(tmp_path / "watched" / "a.mp4", secret=False)
     identity = (await share_of(path.parent).snapshot(str(path))).identity
