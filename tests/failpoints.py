@@ -13,6 +13,7 @@ import json
 import os
 import signal
 import stat
+import threading
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -28,6 +29,7 @@ class Plan(TypedDict, total=False):
     kill: str  # the place at which it kills itself, the first time it comes there
     fail: str  # the call that fails
     error: str  # with this error, as ``errno`` names it
+    hang: str  # the call that never returns, as it is with a dead share
     skip: int  # after so many that went well
     times: int  # and then so often
     save_again: float  # seconds between two tries of a save that was refused
@@ -70,6 +72,8 @@ class Armed:
                 return real(first, *rest, **more)
             if call == "fsync" and first in self._suspect:
                 os.kill(os.getpid(), FSYNCED_AGAIN)
+            if f"{call} {name}" == self._plan.get("hang"):
+                threading.Event().wait()
             self._fail(f"{call} {name}", first, rest)
             places(name, False, first, *rest)
             done = real(first, *rest, **more)
@@ -175,7 +179,7 @@ def arm(plan: Plan) -> None:
 
     if "save_again" in plan:
         store.SAVE_AGAIN = plan["save_again"]  # type: ignore[misc]  # constant for everybody else
-    if "kill" in plan or "fail" in plan:
+    if plan.keys() & {"kill", "fail", "hang"}:
         armed = Armed(plan)
         armed.wrap_system()
         armed.wrap_server()

@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
-import shutil
 import signal
-import subprocess
 from datetime import datetime
 from pathlib import Path
 
 import pytest
 from failpoints import Plan
+from machine import in_a_room_of_its_own, strace
 from process import COMMAND, LOOK, PATIENCE, Process, Site, at_work, sha256, until
 from warm import Warm, place
 
@@ -40,24 +39,6 @@ REFUSALS_OF = {
 }
 SKIP = {"state.json.tmp": 2, "state.json.1": 1, "state.json": 2, "state": 2, "ledger.jsonl": 0}  # the intent's save
 REFUSALS = 2
-
-
-def needs(program: str, package: str) -> str:
-    """Where a program is; where a machine checks everything it must be there."""
-    found = shutil.which(program)
-    if found is None and os.environ.get("CI") == "true":
-        pytest.fail(f"{program} is not installed: apt install {package}")
-    if found is None:
-        pytest.skip(f"{program} is not installed")
-    return found
-
-
-def in_a_room_of_its_own(*prepare: str) -> tuple[str, ...]:
-    """How to start the program with mounts that nobody else sees; *prepare*: shell commands, $0 is the state folder."""
-    unshare = needs("unshare", "util-linux")
-    if subprocess.run([unshare, "-rm", "true"], capture_output=True, timeout=PATIENCE).returncode != 0:
-        pytest.skip("this machine allows no user namespaces")
-    return unshare, "-rm", "sh", "-c", " && ".join([*prepare, 'exec "$@"'])
 
 
 # Each call, each error
@@ -188,16 +169,13 @@ async def test_a_state_folder_on_a_read_only_mount_ends_it(tmp_path: Path) -> No
 
 async def test_an_fsync_that_the_kernel_fails_is_not_believed_the_second_time(tmp_path: Path) -> None:
     """EIO from the system call itself: each try fsyncs a file of its own, and the state arrives."""
-    strace = needs("strace", "strace")
     trace = tmp_path / "trace"
     async with at_work(tmp_path) as site:
         file = site.record("a.mp4", 1000)
         temporary = site.state / "state.json.tmp"
         options = ["-f", "-qq", "-o", str(trace), "-P", str(temporary), "-P", temporary.name]
         inject = ["-e", "trace=openat,fsync", "-e", "inject=fsync:error=EIO:when=3"]
-        ended = await site.run("once", program=(strace, *options, *inject, *COMMAND))
-        if "ptrace" in ended.err and "not permitted" in ended.err:
-            pytest.skip("this machine allows nobody to trace a process")
+        ended = await site.run("once", program=(strace(), *options, *inject, *COMMAND))
         assert (ended.code, ended.out) == (0, "1 uploaded now, 0 not ready\n"), ended.err
         assert ended.err.count("Input/output error: make room or mend the disk") == 1
         calls = [line.split()[1].partition("(")[0] for line in trace.read_text().splitlines()]

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from machine import needs, works
 from process import COMMAND, PATIENCE, Site, at_work
 
 from uploader.model import State
@@ -25,13 +26,8 @@ SIZE = "8M"  # of the disk
 
 
 def program(name: str) -> str:
-    """Where a program of e2fsprogs is; where a machine checks everything it must be there."""
-    found = shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
-    if found is None and os.environ.get("CI") == "true":
-        pytest.fail(f"{name} is not installed: apt install e2fsprogs")
-    if found is None:
-        pytest.skip(f"{name} is not installed")
-    return found
+    """Where a program of e2fsprogs is."""
+    return needs(name, "e2fsprogs")
 
 
 def run(*command: str | Path) -> subprocess.CompletedProcess[bytes]:
@@ -72,7 +68,7 @@ def disk(tmp_path: Path) -> Disk:
     disk = Disk(folder / "state.img", [])
     made = run(program("mkfs.ext4"), "-q", "-F", "-m", "0", disk.image, SIZE)
     assert made.returncode == 0, made.stderr
-    if run(*disk.room, folder / "tried", "true").returncode != 0:
+    if not works(needs("unshare", "util-linux"), *disk.room[1:], str(folder / "tried"), "true"):
         pytest.skip("this machine lets nobody mount a file: it has no loop device")
     return disk
 
