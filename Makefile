@@ -8,7 +8,7 @@ READY := .venv/.ready-$(KEY)
 LOCK := .venv/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-annotate --custom-compile-command 'make lock' $(UPGRADE)
 
-.PHONY: help test bench demo lint types wheel lock clean
+.PHONY: help test bench demo lint types wheel lock audit clean
 
 help:
 	@echo 'make test     lint, types and tests'
@@ -18,6 +18,7 @@ help:
 	@echo 'make types    mypy, strict'
 	@echo 'make wheel    dist/*.whl, to install on another machine'
 	@echo 'make lock     requirements*.txt from pyproject.toml; UPGRADE=--upgrade takes the newest versions'
+	@echo 'make audit    the lock of the running program against the known vulnerabilities; needs the network'
 	@echo 'make clean    remove .venv, caches and builds'
 	@echo 'PYTHON=python3.13 chooses the Python'
 
@@ -61,6 +62,12 @@ lock:
 		--disable-pip-version-check uv; }
 	@$(LOCK) pyproject.toml -o requirements.txt
 	@$(LOCK) --extra dev --constraint requirements.txt pyproject.toml -o requirements-dev.txt
+
+# pip-audit has a place of its own, too. What it could not look up (no network, a mirror without the advisories) fails.
+audit:
+	@test -x .venv/audit/bin/pip-audit || { $(PYTHON) -m venv .venv/audit && .venv/audit/bin/pip install --quiet \
+		--disable-pip-version-check pip-audit; }
+	@.venv/audit/bin/pip-audit --strict --require-hashes --disable-pip --progress-spinner off -r requirements.txt
 
 clean:
 	@rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist

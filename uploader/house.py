@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -37,6 +38,7 @@ from uploader.valt import Valt
 
 PATIENCE: Final = 60.0  # s that a run which is to end waits for something that is tried again
 GROWING_PATIENCE: Final = 5  # × settle: how long such a run waits for a file that keeps changing
+LAST_SAVE: Final = 3.0  # s that the end waits for a disk that refuses
 IDLE_LOOK: Final = 0.05  # s between two looks whether everything is done
 
 Retouch = Callable[[Upload], Upload]
@@ -155,7 +157,9 @@ class House:
             await self._drain(workers)
             for task in (*rest, *workers):
                 task.cancel()
-        await self.store.commit()
+        with suppress(TimeoutError):  # on a full disk: what had to be saved was, before it was acted upon
+            async with asyncio.timeout(LAST_SAVE):
+                await self.store.commit()
 
     async def _drain(self, workers: Sequence[asyncio.Task[None]]) -> None:
         """Give chunks in flight their time; idle workers have nothing to wait for."""

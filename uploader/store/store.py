@@ -224,8 +224,11 @@ def load(disk: Disk) -> codec.Saved:
 
 
 def peek(disk: Disk) -> codec.Saved:
-    """Read ``state.json`` without making it; nothing there is an empty state."""
-    return codec.Saved() if disk.size(STATE) is None else load(disk)
+    """Read ``state.json`` without making it; in a folder that has no past, nothing there is an empty state."""
+    if disk.size(STATE) is not None:
+        return load(disk)
+    _refuse_a_past(disk)
+    return codec.Saved()
 
 
 def look(disk: Disk) -> tuple[codec.Saved, Ledger]:
@@ -249,13 +252,18 @@ def _unwritable(disk: Disk, name: str, error: OSError) -> errors.StateUnusable:
     )
 
 
-def _first_start(disk: Disk) -> codec.Saved:
+def _refuse_a_past(disk: Disk) -> None:
+    """Raise ``StateUnusable`` when only ``state.json`` is missing: it was lost, and this is no first start."""
     for name in (STATE + PREVIOUS, ledger_file.NAME):
         if disk.size(name) is not None:
             raise errors.StateUnusable(
                 f"{disk.where(STATE)} is missing, but {name} is there",
                 hint=f"{_hint_for_damage(disk)}; or, to begin with nothing known, move {name} away too",
             )
+
+
+def _first_start(disk: Disk) -> codec.Saved:
+    _refuse_a_past(disk)
     saved = codec.Saved(sequence=1)
     try:
         disk.replace(STATE, codec.encode_state(saved, now=0.0))
