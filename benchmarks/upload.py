@@ -1,6 +1,6 @@
 """How fast recordings travel, and at which cost, beside curl and a client that takes the whole file into memory.
 
-    python -m benchmarks.upload [--rounds 5] [--size MIB] [--files 2000] [--only CASE ...] [--folder DIR]
+    python -m benchmarks.upload [--rounds 5] [--size MIB] [--files 2000] [--only CASE ...] [--without ROW ...]
 
 Everything runs side by side: one round takes each contestant once, and what is printed are medians over the rounds, and
 their ratios to curl. The sink is a process of its own; the row ``raw sendfile`` shows what it can take. Ours and the
@@ -212,6 +212,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=2048, help="of the large file, in MiB")
     parser.add_argument("--files", type=int, default=2000, help="how many small ones")
     parser.add_argument("--only", nargs="*", default=["http", "tls", "four", "small", "first", "chunks", "limit"])
+    parser.add_argument("--without", nargs="*", default=[], metavar="ROW", help="leave these contestants out")
     parser.add_argument("--folder", type=Path, help="where files are made for the time; on a disk, not on tmpfs")
     options = parser.parse_args()
     print(f"{machine()}; {options.rounds} rounds")
@@ -236,7 +237,8 @@ def main() -> None:
             elif name == "limit":
                 limits()
             for title, bytes_sent, contest in cases[name](folder) if name in cases else ():
-                report(title, bytes_sent, contest, options.rounds)
+                chosen = {who: go for who, go in contest.items() if who not in options.without}
+                report(title, bytes_sent, chosen, options.rounds)
     print(f"\n{machine()}, at the end")
 
 
