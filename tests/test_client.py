@@ -177,6 +177,26 @@ async def test_answers_of_a_good_server() -> None:
         assert home.answers == 8
 
 
+async def test_a_record_is_sought_on_every_page() -> None:
+    """Many records match the words of a name: pages are asked for until one is short, or brings nothing new."""
+
+    def rows(first: int, count: int) -> dict[str, Any]:
+        names = {number: "lecture" if number in {7, 130} else "lecture 2" for number in range(first, first + count)}
+        return {"data": {"records": [{"id": f"rec-{number}", "name": name} for number, name in names.items()]}}
+
+    async with mocked() as (home, server):
+        server.post(LOGIN, payload=TOKEN)
+        server.post(LIST, payload=rows(0, 100))
+        server.post(LIST, payload=rows(100, 50))  # a server whose own limit is lower
+        server.post(LIST, payload=rows(150, 3))
+        assert [row.record for row in await home.valt.find_records("lecture")] == ["rec-7", "rec-130"]
+        asked = [call.kwargs.get("json") for calls in server.requests.values() for call in calls]
+        assert [body["offset"] for body in asked if body and "offset" in body] == [0, 100, 150]
+        server.post(LIST, payload=rows(0, 300), repeat=True)  # one that knows no pages
+        assert len(await home.valt.find_records("lecture")) == 2
+        assert calls_of(server, "/api/v3/records") == 5
+
+
 async def test_deleting_what_is_gone_is_fine() -> None:
     """A record that is no longer there has been deleted."""
     async with mocked() as (home, server):

@@ -133,7 +133,10 @@ async def test_download_compares_every_byte_with_what_was_sent(tmp_path: Path) -
         assert bad.code == 1
         assert any(line.startswith(f"differs  {files[0]}: ") for line in bad.lines)
         assert f"equal    {files[1]}" in bad.lines
-        assert f"missing  {files[2]}: it is no longer on the server" in bad.lines
+        assert (
+            f"missing  {files[2]}: it was ready, and is no longer on the server; it is not sent again by itself"
+            in bad.lines
+        )
         assert bad.lines[-1] == "1 equal, 1 differ, 1 not to be had"
 
 

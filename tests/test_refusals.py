@@ -198,6 +198,20 @@ async def test_record_that_somebody_deletes(tmp_path: Path) -> None:
         assert len(rig.calls("create")) == 2 + 2
 
 
+async def test_finished_record_that_vanishes_is_not_sent_again(tmp_path: Path) -> None:
+    """A server restored from a backup: what was ready once is a person's matter, over any scan and restart."""
+    async with Rig(tmp_path) as rig:
+        path = await deliver(rig)
+        rig.simulator._records.forget(next(iter(rig.simulator._records)))
+        await rig.scan()
+        await rig.restart()
+        await rig.scan()
+        await rig.finished(await rig.drop("b.mp4", DATA[1:]))
+        assert rig.state_of(path) is None
+        assert len(rig.calls("create")) == 2
+        assert [record.name for record in rig.records] == ["b"]
+
+
 async def test_record_that_is_deleted_while_it_is_processed(tmp_path: Path) -> None:
     """A 404 to *details* after every byte was sent: the file is sent again, to a new record."""
     async with Rig(tmp_path, settings(processing=3600.0)) as rig:

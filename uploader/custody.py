@@ -137,7 +137,7 @@ async def compare(lines: Iterable[LedgerLine], valt: Valt) -> AsyncIterator[Comp
             async for block in valt.download(ids):
                 digest.update(block)
         except errors.RecordGone:
-            yield Comparison(line, None, "it is no longer on the server")
+            yield Comparison(line, None, "it was ready, and is no longer on the server; it is not sent again by itself")
         except errors.ServerRefused as error:
             yield Comparison(line, None, str(error))
         else:
