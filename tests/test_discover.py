@@ -15,7 +15,7 @@ from harness import Rig
 from parts import CHUNK, at
 from shares import identify
 
-from uploader import events
+from uploader import events, selection
 from uploader.files import MountedShare
 from uploader.files.walk import Walk
 from uploader.model import RecordSpec, State, Trouble, Turn, Upload
@@ -461,3 +461,5 @@ async def test_what_a_file_system_keeps_for_itself_is_not_looked_into(tmp_path: 
         await rig.start()
         await rig.finished(await rig.drop("a.mp4", b"a"))
         assert len(rig.records) == 1
+        (watch,) = rig.config().watch
+        assert selection.refusal(watch, "lost+found/#12.mp4") == "lost+found is the file system's own"
