@@ -36,7 +36,8 @@ RUN install -d -m 0700 -o 10001 -g 10001 /var/lib/valt-uploader
 VOLUME /var/lib/valt-uploader
 USER 10001:10001
 STOPSIGNAL SIGTERM
-# Configuration and state can be read. That the daemon lives needs no check: it is the container's only process.
+# The daemon itself answers, over its socket in the state folder: one that hangs does not, within the time. No port is
+# needed for it. (An image in OCI format has no health check: podman and buildah keep it with --format docker.)
 HEALTHCHECK --interval=1m --timeout=10s --start-period=30s \
   CMD ["/opt/valt-uploader/bin/valt-uploader", "status", "-c", "/etc/valt-uploader/config.toml", "--json"]
 ENTRYPOINT ["/opt/valt-uploader/bin/valt-uploader"]

@@ -8,21 +8,27 @@ READY := .venv/.ready-$(KEY)
 LOCK := .venv/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-annotate --custom-compile-command 'make lock' $(UPGRADE)
 
-.PHONY: help test demo lint types wheel lock clean
+.PHONY: help test bench demo lint types wheel lock audit clean
 
 help:
 	@echo 'make test     lint, types and tests'
+	@echo 'make bench    how fast, and at which cost, beside curl (some minutes, 5 GiB of temporary files; BENCH=--help)'
 	@echo 'make demo     a server, a watched folder and the daemon, at work for a moment'
 	@echo 'make lint     ruff: rules and format'
 	@echo 'make types    mypy, strict'
 	@echo 'make wheel    dist/*.whl, to install on another machine'
 	@echo 'make lock     requirements*.txt from pyproject.toml; UPGRADE=--upgrade takes the newest versions'
+	@echo 'make audit    the lock of the running program against the known vulnerabilities; needs the network'
 	@echo 'make clean    remove .venv, caches and builds'
 	@echo 'PYTHON=python3.13 chooses the Python'
 
 # Many tests wait for a process or a server: three at a time keep two cores busy.
 test: lint types
 	@$(BIN)/pytest -n 3 --dist loadfile
+
+# Not part of the tests: what it says depends on the machine. TMPDIR chooses the disk.
+bench: $(READY)
+	@$(BIN)/python -m benchmarks.upload $(BENCH)
 
 demo: $(READY)
 	@$(BIN)/valt-uploader demo
@@ -56,6 +62,12 @@ lock:
 		--disable-pip-version-check uv; }
 	@$(LOCK) pyproject.toml -o requirements.txt
 	@$(LOCK) --extra dev --constraint requirements.txt pyproject.toml -o requirements-dev.txt
+
+# pip-audit has a place of its own, too. What it could not look up (no network, a mirror without the advisories) fails.
+audit:
+	@test -x .venv/audit/bin/pip-audit || { $(PYTHON) -m venv .venv/audit && .venv/audit/bin/pip install --quiet \
+		--disable-pip-version-check pip-audit; }
+	@.venv/audit/bin/pip-audit --strict --require-hashes --disable-pip --progress-spinner off -r requirements.txt
 
 clean:
 	@rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist

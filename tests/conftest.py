@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import AsyncIterator, Generator
 from types import SimpleNamespace
 from typing import Any
 
 import aioresponses.core
 import pytest
+import pytest_asyncio
 from aiohttp import ClientResponse
 from hypothesis import settings
+from warm import Warm, warmed
 
 settings.register_profile("repeatable", derandomize=True, deadline=None, database=None, max_examples=80)
 settings.load_profile("repeatable")
@@ -23,6 +25,13 @@ class _MockedResponse(ClientResponse):
 
 
 aioresponses.core.ClientResponse = _MockedResponse  # type: ignore[attr-defined]  # the name it looks up
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def warm() -> AsyncIterator[Warm]:
+    """Processes of the program that start quickly; the tests of the module must share its event loop."""
+    async with warmed() as warm:
+        yield warm
 
 
 @pytest.hookimpl(wrapper=True)

@@ -212,6 +212,7 @@ async def test_retry_tries_a_mended_password_at_once(tmp_path: Path) -> None:
         site.password.write_text("another one")
         daemon = await site.start("run")
         await daemon.event("server-down")
+        await daemon.event("file-queued")
         site.password.write_text("secret")
         assert (await site.run("retry", file)).code == 0
         await daemon.event("upload-finished", path=str(file))
@@ -387,36 +388,6 @@ async def _with_a_history(site: Site) -> None:
     assert (await site.run("once")).code == 1
 
 
-async def test_a_state_that_cannot_be_read_stops_everything(tmp_path: Path) -> None:
-    """Exit 78 with a hint, however it is spoilt; it never starts empty over it, and writes nothing."""
-    async with at_work(tmp_path) as site:
-        await _with_a_history(site)
-        state = site.state / "state.json"
-        whole = state.read_text()
-        spoilt = {
-            whole[:40]: "state.json is damaged: it is not JSON",
-            "": "state.json is damaged: it is empty",
-            whole.replace("empty.mp4", "other.mp4"): "state.json is damaged: its checksum does not match its content",
-            whole.replace('"version": 1', '"version": 2'): "it was written by a newer valt-uploader (version 2;",
-        }
-        calls = len(site.simulator.calls)
-        for content, complaint in spoilt.items():
-            state.write_text(content)
-            before = contents(site.state)
-            for ended in await asyncio.gather(site.run("run"), site.run("status")):
-                refused(ended, 78, complaint)
-                assert ("install that version again" if "newer" in complaint else "state.json.1") in ended.err
-            assert contents(site.state) == before
-        state.unlink()
-        refused(await site.run("once"), 78, "state.json is missing, but state.json.1 is there")
-        assert len(site.simulator.calls) == calls
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    """What a folder holds, but for the lock, which names whoever had it last."""
-    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "lock"}
-
-
 async def test_the_state_before_helps_when_put_in_place(tmp_path: Path) -> None:
     """What the hint says works: the generation before is copied, and nothing is sent twice."""
     async with at_work(tmp_path) as site:
@@ -440,13 +411,3 @@ async def test_a_damaged_ledger_stops_everything_that_relies_on_it(tmp_path: Pat
         check = await site.run("check")
         assert check.code == 1
         assert any(line.startswith("bad  state") and "ledger.jsonl: line 2" in line for line in check.lines)
-
-
-async def test_a_ledger_without_its_state_is_not_begun_anew(tmp_path: Path) -> None:
-    """A state folder that has lost ``state.json`` alone is a fault, not a first start."""
-    async with at_work(tmp_path) as site:
-        await _with_a_history(site)
-        for name in ("state.json", "state.json.1"):
-            (site.state / name).unlink()
-        refused(await site.run("once"), 78, "state.json is missing, but ledger.jsonl is there")
-        assert not (site.state / "state.json").exists()

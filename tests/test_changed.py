@@ -204,16 +204,16 @@ async def test_change_at_any_moment_yields_no_mixed_bytes(
     """Before any read of any block: what is finished on the server is what the file once was, from end to end."""
     first = content_of(3 * CHUNK)
     async with Rig(tmp_path, Settings(semantics=Semantics.APPEND, processing=0.0)) as rig:
-        in_time, calls = Recording._in_time, 0
+        call, calls = Recording._call, 0
 
-        async def meanwhile(self: Recording, call: Any) -> Any:
+        async def meanwhile(self: Recording, work: Any) -> Any:
             nonlocal calls
             calls += 1
             if calls == moment + 1:
                 change(at(path))
-            return await in_time(self, call)
+            return await call(self, work)
 
-        monkeypatch.setattr(Recording, "_in_time", meanwhile)
+        monkeypatch.setattr(Recording, "_call", meanwhile)
         await rig.start()
         path = str(rig.watch / "a.mp4")
         await rig.drop("a.mp4", first)

@@ -22,6 +22,8 @@ COMMANDS = (
     "ledger",
     "link",
     "once",
+    "pause",
+    "resume",
     "retry",
     "run",
     "simulate",

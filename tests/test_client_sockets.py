@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 from parts import BriskClock
+from sources import Blocks
 from test_client import HTML_502, IDS, LINK, LOGIN, SPEC, TOKEN, Home, mocked
 
 from uploader import errors
 from uploader.model import RecordIds
-from uploader.simulator import Fault, Settings, Simulator
+from uploader.simulator import CallName, Fault, Settings, Simulator
 from uploader.valt import client
 
 
@@ -33,11 +34,6 @@ async def simulated(
         await simulator.stop()
 
 
-async def once(block: bytes) -> AsyncIterator[bytes]:
-    """A body of one block."""
-    yield block
-
-
 async def nothing() -> None:
     """Save no mark."""
 
@@ -45,7 +41,7 @@ async def nothing() -> None:
 async def send(home: Home, ids: RecordIds, data: bytes, mark: Callable[[], Awaitable[None]] = nothing) -> int | None:
     """Send *data* as a whole file."""
     return await home.valt.send_chunk(
-        ids, "a.mp4", (0, len(data), len(data)), once(data), before_last_byte=mark, on_progress=lambda _: None
+        ids, "a.mp4", (0, len(data), len(data)), Blocks(data), before_last_byte=mark, on_progress=lambda _: None
     )
 
 
@@ -56,14 +52,14 @@ async def send(home: Home, ids: RecordIds, data: bytes, mark: Callable[[], Await
         (400, '{"data":{"message":"The chunk file was not transferred"},"code":400}', errors.ChunkTooLarge),
         (413, "", errors.ChunkTooLarge),
         (401, '{"error":{"code":401,"message":"Bad credentials."}}', errors.TokenExpired),
-        (403, "", errors.ServerRefused),
+        (403, "", errors.RightMissing),
         (404, "", errors.RecordGone),
         (429, "", errors.ServerBusy),
         (500, "", errors.AnswerLost),
         (502, HTML_502, errors.AnswerLost),
         (503, "", errors.ServerDown),
         (504, "", errors.AnswerLost),
-        (302, "", errors.ServerRefused),
+        (302, "", errors.ServerDown),
     ],
 )
 async def test_answer_to_a_chunk(tmp_path: Any, status: int, body: str, kind: type[errors.UploaderError]) -> None:
@@ -202,3 +198,37 @@ async def test_download_stays_with_its_host(tmp_path: Any) -> None:
         server.get(LINK, payload={"url": "http://elsewhere.example/x.mp4"})
         with pytest.raises(errors.ServerRefused, match="another host"):
             await anext(home.valt.download(IDS))
+
+
+ECHOES = (
+    '{{"data": {{"message": "{secret}"}}, "code": 400}}',
+    '{{"detail": "no route for /x?access_token={secret}"}}',
+    '{{"error": {{"message": "token\\u003d{secret}"}}}}',
+    "<html><title>{secret} is not known</title></html>",
+    "{secret}",
+    '{{"data": "' + "x" * 190 + ' {secret}"}}',
+)
+
+
+@pytest.mark.parametrize("status", [302, 400, 403, 404, 409, 413, 500, 502, 503, 507])
+@pytest.mark.parametrize("secret", ["token", "password"])
+async def test_what_an_answer_repeats_of_our_secrets_is_masked(tmp_path: Any, status: int, secret: str) -> None:
+    """An error's text becomes the reason in state and status: masked before it is cut or put anywhere."""
+    async with simulated(tmp_path) as (home, simulator):
+        ids = await home.valt.create_record(SPEC)
+        value = {"token": home.secrets[-1], "password": home.secrets[0]}[secret]
+        calls: dict[CallName, Callable[[], Awaitable[object]]] = {
+            "create": lambda: home.valt.create_record(SPEC),
+            "upload": lambda: send(home, ids, b"data"),
+            "details": lambda: home.valt.details(ids.record),
+            "list": lambda: home.valt.find_records("a"),
+            "link": lambda: home.valt.download_link(ids),
+        }
+        for call, ask in calls.items():
+            for echo in ECHOES:
+                headers = {"Location": f"https://{value}.example/{value}"}
+                body = echo.format(secret=value)
+                simulator.faults.append(Fault(call=call, kind="status", status=status, body=body, headers=headers))
+                with pytest.raises(errors.UploaderError) as caught:
+                    await ask()
+                assert value[:8].lower() not in str(caught.value).lower(), (call, echo)

@@ -258,16 +258,11 @@ def test_keys_that_this_version_does_not_act_on_are_named(loaded: Loader) -> Non
         gate_timeout = "5m"
         done_marker = "{name}.done"
         on_duplicate = "skip"
-        [upload]
-        bandwidth = [["08:00", "20 Mbit/s"], ["18:00", "unlimited"]]
-        recording_aware = true
         [status]
         listen = "127.0.0.1:8484" """
     )
     assert sorted(config.not_in_force()) == [
         "status.listen",
-        "upload.bandwidth",
-        "upload.recording_aware",
     ]
 
 

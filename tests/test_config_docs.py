@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 import shlex
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
+from uploader.bandwidth.limits import rate_now
 from uploader.config import Config, load
 from uploader.mapping import record_for
 from uploader.model import Share
@@ -34,7 +36,7 @@ def the_one(tmp_path: Path, line: str) -> Config:
 
 def test_every_block_of_toml_is_an_example() -> None:
     """None is overlooked because its fence is written in another way."""
-    assert len(EXAMPLES) == PAGE.lower().count("toml\n[") == 4
+    assert len(EXAMPLES) == PAGE.lower().count("toml\n[") == 5
 
 
 @pytest.mark.parametrize("text", EXAMPLES)
@@ -62,6 +64,16 @@ def test_the_share_is_scanned_and_emptied(tmp_path: Path) -> None:
     """As the text around it says."""
     (watch,) = the_one(tmp_path, "after_upload =").watch
     assert (watch.mode, watch.after_upload, watch.move_to) == ("auto", "delete", None)
+
+
+def test_the_shared_link_is_ours_at_night_and_at_weekends(tmp_path: Path) -> None:
+    """As its table says, hour by hour of a week."""
+    upload = the_one(tmp_path, "bandwidth =").upload
+    assert (upload.recording_aware, upload.recording_bandwidth) == (True, 1e6)
+    monday = datetime(2027, 1, 18, tzinfo=UTC)
+    for hour in range(7 * 24):
+        office = hour // 24 < 5 and 8 <= hour % 24 < 18
+        assert rate_now(upload.bandwidth, monday + timedelta(hours=hour)) == (2.5e6 if office else None)
 
 
 def test_the_appliance_is_known_by_its_pin_or_by_its_certificate(tmp_path: Path) -> None:

@@ -6,9 +6,20 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from uploader.config import ServerConfig
-from uploader.credentials import LONGEST, Source, password_source, read_password
+from uploader.credentials import (
+    LONGEST,
+    Source,
+    Watch,
+    account,
+    fingerprint,
+    is_of,
+    password_source,
+    read_password,
+)
 from uploader.errors import PasswordUnusable
 
 SECRET = "c4nary-pässwörd"
@@ -208,3 +219,52 @@ def test_telling_the_source_waits_for_nothing(tmp_path: Path) -> None:
     (tmp_path / "valt-password").unlink()
     os.mkfifo(tmp_path / "valt-password")
     assert password_source(server(), environ) == "credential"
+
+
+# What is remembered of a password that was refused
+
+
+@given(st.text(max_size=40), st.text(max_size=40))
+@settings(max_examples=15)
+def test_a_fingerprint_knows_its_secret_again(secret: str, other: str) -> None:
+    """And no other; no two fingerprints of one secret are alike, and it is in none of them."""
+    made = fingerprint(secret)
+    assert is_of(made, secret)
+    assert is_of(made, other) == (secret == other)
+    assert fingerprint(secret) != made
+    assert len(secret) < 4 or secret not in made
+
+
+@pytest.mark.parametrize("made", ["", "scrypt", "scrypt:zz:00", "md5:00:00", "scrypt:é:00", "scrypt:00:é", "\udcff"])
+def test_what_is_no_fingerprint_is_of_nothing(made: str) -> None:
+    """Whatever stands in the state: no error, and no secret fits."""
+    assert not is_of(made, "secret")
+
+
+def test_an_account_is_server_user_and_password(secret_file: Path) -> None:
+    """A change of any of them is a change of what was refused."""
+    ours = server(secret_file)
+    one = account(ours, {})
+    assert account(ours, {}) == one
+    assert account(ours.model_copy(update={"username": "other"}), {}) != one
+    assert account(ours.model_copy(update={"url": "https://other.example.com"}), {}) != one
+    secret_file.write_text("another")
+    assert account(ours, {}) != one
+
+
+def test_a_watch_works_the_fingerprint_out_only_when_something_has_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is looked at every few seconds for as long as a password is refused, and scrypt is slow on purpose."""
+    secret, compared = ["one"], []
+    watch, made = Watch(lambda: secret[0]), fingerprint("one")
+
+    def compare(made: str, secret: str) -> bool:
+        compared.append(secret)
+        return is_of(made, secret)
+
+    monkeypatch.setattr("uploader.credentials.is_of", compare)
+    assert [watch.differs_from(made) for _ in range(5)] == [False] * 5
+    secret[0] = "two"
+    assert [watch.differs_from(made) for _ in range(5)] == [True] * 5
+    secret[0] = "one"
+    assert not watch.differs_from(made)
+    assert compared == ["one", "two", "one"]

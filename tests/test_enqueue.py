@@ -91,9 +91,10 @@ def test_file_that_is_back() -> None:
     ("configured", "learnt", "expected"),
     [
         (100, Learnt(), 100),
-        (0, Learnt(chunk_limit=50), 0),
-        (100, Learnt(chunk_limit=50), 50),
-        (100, Learnt(chunk_limit=500), 100),
+        (0, Learnt(chunk_limit=50, chunk_limit_until=EPOCH + 1), 0),
+        (100, Learnt(chunk_limit=50, chunk_limit_until=EPOCH + 1), 50),
+        (100, Learnt(chunk_limit=500, chunk_limit_until=EPOCH + 1), 100),
+        (100, Learnt(chunk_limit=50, chunk_limit_until=EPOCH), 100),
         (100, Learnt(whole_only_until=EPOCH + 1), 0),
         (100, Learnt(whole_only_until=EPOCH), 100),
     ],

@@ -10,7 +10,7 @@ import pytest
 from fakes import MemoryDisk, VirtualClock, idle
 
 from uploader import errors, events, retry
-from uploader.outage import Outage
+from uploader.outage import Outage, refuse_again
 from uploader.retry import HOUR, MINUTE
 from uploader.store import Store
 from uploader.store.store import STATE
@@ -28,14 +28,55 @@ class Line:
         self.said: list[events.Event] = []
         self.bus = events.Bus()
         self.bus.listen(self.said.append)
+        self.password: str | None = "wr0ng-pass"
         self.store = Store(self.disk, self.clock, self.bus)
-        self.outage = Outage(self.store, self.clock, self.bus)
+        self.outage = Outage(self.store, self.clock, self.bus, self.account)
+
+    def account(self) -> str:
+        """What we log in with, as the operator has it lying there."""
+        if self.password is None:
+            raise errors.PasswordUnusable("no password is configured")
+        return f"https://valt\0uploader\0{self.password}"
 
     async def restarted(self) -> None:
         """The same, after a restart of the daemon."""
         await self.store.close()
         self.store = Store(self.disk, self.clock, self.bus)
-        self.outage = Outage(self.store, self.clock, self.bus)
+        self.outage = Outage(self.store, self.clock, self.bus, self.account)
+
+    def callers(self, count: int) -> list[Caller]:
+        """So many who want to call, in this order."""
+        return [Caller(self.outage) for _ in range(count)]
+
+
+class Caller:
+    """Somebody who wants to call the server, and calls until told to end."""
+
+    def __init__(self, outage: Outage) -> None:
+        self.calls = False
+        self._end = asyncio.Event()
+        self._task = asyncio.create_task(self._call(outage))
+
+    async def _call(self, outage: Outage) -> None:
+        async with outage.turn():
+            self.calls = True
+            await self._end.wait()
+        self.calls = False
+
+    async def ends(self) -> None:
+        """Its call is over, however it went."""
+        self._end.set()
+        await idle()
+
+    async def leaves(self) -> None:
+        """It waits no longer: what it waited for has ended otherwise."""
+        self._task.cancel()
+        await idle()
+
+
+def calling(callers: list[Caller]) -> list[bool]:
+    """Who is on the line."""
+    return [caller.calls for caller in callers]
 
 
 @pytest.fixture
@@ -75,12 +116,12 @@ async def test_workers_that_fail_together_are_one_failure(line: Line) -> None:
 
 
 async def test_a_dead_server_is_probed_ever_more_rarely(line: Line) -> None:
-    """Doubling up to a quarter of an hour; never a hectic loop."""
+    """A few short pauses for a restart, then doubling up to a quarter of an hour; never a hectic loop."""
     pauses = []
     for _ in range(12):
         pauses.append(await line.outage.failed(DOWN))
         await line.clock.advance(pauses[-1])
-    assert pauses == [2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 900.0, 900.0, 900.0]
+    assert pauses == [2.0, 4.0, 8.0, 16.0, 30.0, 60.0, 120.0, 240.0, 480.0, 900.0, 900.0, 900.0]
 
 
 async def test_an_answer_ends_the_outage(line: Line) -> None:
@@ -186,3 +227,192 @@ async def test_a_pause_that_grew_while_we_waited_is_waited_for(line: Line) -> No
     assert not worker.done()
     await line.clock.advance(50.0)
     assert worker.done()
+
+
+# Half-open: after the pause
+
+
+async def test_one_calls_first_then_two_then_all(line: Line) -> None:
+    """After an outage the server gets one call; when that is answered two; after the next answer all who wait."""
+    await line.outage.failed(DOWN)
+    callers = line.callers(6)
+    await line.clock.advance(2.0)
+    assert calling(callers) == [True, False, False, False, False, False]
+    line.outage.answered()
+    await idle()
+    assert calling(callers) == [True, True, False, False, False, False]
+    line.outage.answered()
+    await idle()
+    assert calling(callers) == [True] * 6
+    for caller in callers:
+        await caller.ends()
+
+
+async def test_an_outage_costs_one_call_per_pause(line: Line) -> None:
+    """However many wait: the one whose turn it is fails, and all wait again. Never files times retries."""
+    callers = line.callers(9)
+    await idle()
+    for caller in callers:
+        await caller.ends()
+    await line.outage.failed(DOWN)
+    callers, calls = line.callers(9), 0
+    for _ in range(5):
+        await line.clock.advance(line.outage.wait)
+        (probe,) = [caller for caller in callers if caller.calls]
+        calls += 1
+        await line.outage.failed(DOWN)
+        await probe.ends()
+        callers.remove(probe)
+    assert (calls, calling(callers)) == (5, [False] * 4)
+    for caller in callers:
+        await caller.leaves()
+
+
+async def test_first_come_first_served(line: Line) -> None:
+    """One file whose call fails again and again goes to the end of the row each time: it starves nobody."""
+    await line.outage.failed(DOWN)
+    first, *others = line.callers(3)
+    await line.clock.advance(2.0)
+    await line.outage.failed(DOWN)
+    await first.ends()
+    again = line.callers(1)
+    await line.clock.advance(line.outage.wait)
+    assert calling([*others, *again]) == [True, False, False]
+    for caller in [*others, *again]:
+        await caller.ends()
+
+
+async def test_a_turn_that_came_to_no_call_is_handed_on(line: Line) -> None:
+    """The file was gone, the worker was stopped: the next in the row is the probe, at once."""
+    await line.outage.failed(DOWN)
+    waits, first, second, third = line.callers(4)
+    await idle()
+    await waits.leaves()
+    await line.clock.advance(2.0)
+    assert calling([first, second, third]) == [True, False, False]
+    await first.ends()
+    assert calling([first, second, third]) == [False, True, False]
+    await second.leaves()
+    assert third.calls
+    await third.ends()
+
+
+# Too many failures of single files
+
+
+async def test_five_failures_in_a_row_are_the_server_s(line: Line) -> None:
+    """Whatever calls they were; an answer in between begins the count anew. Then it is 30 s, not two."""
+    broken = errors.AnswerLost("upload chunk: the connection broke")
+    for _ in range(4):
+        await line.outage.stumbled(broken)
+    line.outage.answered()
+    for _ in range(4):
+        await line.outage.stumbled(broken)
+    assert (line.outage.wait, line.outage.going_on) == (0.0, False)
+    await line.outage.stumbled(broken)
+    assert (line.outage.wait, line.outage.going_on) == (30.0, True)
+    assert line.outage.reason == "upload chunk: the connection broke, and too many calls have failed before it"
+
+
+async def test_more_retries_than_answers_are_the_server_s(line: Line) -> None:
+    """A server that answers now and then, and fails more: beyond twenty, one retry for every five answers."""
+    retries = 0
+    while line.outage.wait == 0.0:
+        await line.outage.stumbled(errors.AnswerLost("lost"))
+        retries += 1
+        if line.outage.wait == 0.0:
+            line.outage.answered()
+    assert retries == 24  # twenty, and what the answers in between have earned
+    await line.clock.advance(30.0)
+    line.outage.answered()
+    assert line.outage.wait == 0.0
+    await line.outage.stumbled(errors.AnswerLost("lost"))
+    assert line.outage.wait == 30.0
+
+
+async def test_a_server_without_room_is_asked_rarely(line: Line) -> None:
+    """It takes a person there: every quarter of an hour, from the first time on."""
+    for error in (errors.ServerFull("507"), errors.NoRoom("500")):
+        assert await line.outage.failed(error) == 15 * MINUTE
+        await line.clock.advance(15 * MINUTE)
+
+
+async def test_a_retry_after_of_nothing_is_no_hectic_loop(line: Line) -> None:
+    """What a server asks for is the least; our own pauses grow all the same."""
+    pauses = []
+    for _ in range(6):
+        pauses.append(await line.outage.failed(errors.ServerBusy("503", retry_after=0.0)))
+        await line.clock.advance(pauses[-1])
+    assert pauses == [2.0, 4.0, 8.0, 16.0, 30.0, 60.0]
+
+
+# A refused password that is changed
+
+
+@pytest.mark.parametrize("restart", [False, True])
+async def test_a_changed_password_is_tried_at_once(line: Line, restart: bool) -> None:
+    """Within seconds, by whoever waits; also after a restart. The same one waits its time."""
+    await line.outage.failed(REFUSED)
+    if restart:
+        await line.restarted()
+    worker = asyncio.create_task(line.outage.clear())
+    await line.clock.advance(4 * MINUTE)
+    assert not worker.done()
+    line.password = "r1ght-pass"
+    await line.clock.advance(5.0)
+    assert worker.done()
+    assert line.outage.wait == 0.0
+
+
+async def test_a_password_that_cannot_be_read_is_not_another(line: Line) -> None:
+    """While it is being changed its file may be missing: that is no reason to try."""
+    await line.outage.failed(REFUSED)
+    line.password = None
+    assert line.outage.refused()
+    await line.restarted()
+    assert line.outage.refused()
+    line.password = "wr0ng-pass"
+    assert line.outage.refused()
+
+
+async def test_another_password_that_is_refused_waits_longer(line: Line) -> None:
+    """A change is tried at once, but it does not begin the count anew: guessing is no way in."""
+    pauses = []
+    for number in range(4):
+        line.password = f"guess-{number}"
+        assert not line.outage.refused()
+        pauses.append(await line.outage.failed(REFUSED))
+    assert pauses == [5 * MINUTE, 15 * MINUTE, HOUR, HOUR]
+
+
+async def test_only_a_refused_password_is_looked_at(line: Line) -> None:
+    """Another outage has nothing to do with it, also when a refusal lies behind us."""
+    await line.clock.advance(await line.outage.failed(REFUSED))
+    await line.outage.failed(DOWN)
+    line.password = "another"
+    assert not line.outage.refused()
+    assert line.outage.wait > 0
+
+
+async def test_the_state_knows_the_password_again_and_cannot_tell_it(line: Line) -> None:
+    """A salted fingerprint: neither the password nor the same text for the same password twice."""
+    await line.outage.failed(REFUSED)
+    first = line.store.learnt.login_refused
+    await line.clock.advance(HOUR)
+    await line.outage.failed(REFUSED)
+    assert first is not None
+    assert line.store.learnt.login_refused not in {None, first}
+    assert b"wr0ng-pass" not in b"".join(line.disk.files.values())
+
+
+async def test_a_command_by_hand_does_not_try_it_either(line: Line) -> None:
+    """A timer that runs it every minute would lock the account; another password, or its time, lets it through."""
+    await line.outage.failed(REFUSED)
+    learnt, now = line.store.learnt, line.clock.now()
+    with pytest.raises(errors.PasswordRefused, match=r"not tried again for 5 min.*valt-uploader retry"):
+        refuse_again(learnt, line.account(), now)
+    refuse_again(learnt, line.account() + "!", now)
+    refuse_again(learnt, line.account(), now + 5 * MINUTE)
+    refuse_again(replace(learnt, login_not_before=None), line.account(), now)
+    with pytest.raises(errors.PasswordRefused):  # which password it was is not known: an older state
+        refuse_again(replace(learnt, login_refused=None), line.account(), now)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import os
 import re
 import shlex
 import shutil
 import stat
 import subprocess
+import sys
 import tomllib
+from importlib.metadata import Distribution, distributions
 from pathlib import Path
 
 import pytest
@@ -69,6 +73,34 @@ def test_what_is_tested_is_what_is_run(python: str) -> None:
     """The lock for development chooses the same versions as the one for running, and adds to them."""
     run = chosen("requirements.txt", python)
     assert run.items() <= chosen("requirements-dev.txt", python).items()
+
+
+def installed() -> dict[str, Distribution]:
+    """What this environment holds, but for the project itself and the tool that installs."""
+    found = {canonicalize_name(str(each.metadata["Name"])): each for each in distributions()}
+    return {name: each for name, each in found.items() if name not in {PROJECT["project"]["name"], "pip", "setuptools"}}
+
+
+def test_what_is_installed_is_what_is_locked() -> None:
+    """Nothing is there that the lock does not name, and everything in the version whose hash was checked."""
+    python = f"{sys.version_info.major}.{sys.version_info.minor}"
+    assert {name: each.version for name, each in installed().items()} == chosen("requirements-dev.txt", python)
+
+
+def test_no_installed_file_was_changed_since() -> None:
+    """Every file of a package still has the hash that its wheel gave it."""
+    changed = [
+        f"{name}: {file}"
+        for name, each in installed().items()
+        for file in each.files or ()
+        if file.hash is not None and _hash_of(Path(str(file.locate())), file.hash.mode) != file.hash.value
+    ]
+    assert changed == []
+
+
+def _hash_of(path: Path, mode: str) -> str:
+    with path.open("rb") as file:
+        return base64.urlsafe_b64encode(hashlib.file_digest(file, mode).digest()).rstrip(b"=").decode()
 
 
 def test_nothing_in_the_set_up_names_an_index() -> None:

@@ -12,10 +12,12 @@ from parts import CHUNK, chunked, content_of, sha256, spans
 
 from uploader import events
 from uploader.model import Learnt, Turn
+from uploader.retry import DAY
 from uploader.simulator import Semantics, Settings
 
 CHUNKED = [kind for kind in Semantics if kind is not Semantics.WHOLE]
 DATA = content_of(4 * CHUNK + 9)
+MB = 1024 * 1024
 
 
 def settings(semantics: Semantics = Semantics.OFFSET, **more: Any) -> Settings:
@@ -79,6 +81,39 @@ async def test_chunk_that_is_too_large_is_halved(tmp_path: Path, kind: str) -> N
         assert len(rig.calls("create")) == creates + 1
         await rig.restart()
         assert rig.store.learnt.chunk_limit == CHUNK
+
+
+async def test_chunk_that_is_cut_again_and_again_is_halved(tmp_path: Path) -> None:
+    """Something on the way ends a request that is too large without a word: smaller chunks, on a new record."""
+    async with Rig(tmp_path, upload={"chunk_size": 32 * MB}) as rig:
+        cut = rig.fault("upload", "cut-body", after_bytes=20 * MB, times=None)
+        await rig.start()
+        data = content_of(33 * MB)
+        path = await rig.drop("a.mp4", data)
+        started = await rig.event(events.StartedOver, path=path)
+        assert "before its last byte" in started.reason
+        assert len(rig.calls("upload")) == 4
+        await rig.finished(path)
+        assert spans(rig.record) == chunked(len(data), 16 * MB)
+        assert rig.record.sha256 == sha256(data)
+        assert rig.store.learnt.chunk_limit == 16 * MB
+        assert cut in rig.simulator.faults
+        assert rig.seen(events.UploadParked) == []
+
+
+async def test_small_chunks_are_questioned_after_a_month(tmp_path: Path) -> None:
+    """What a server could not take it may take by now: the limit is learnt for thirty days, not for good."""
+    async with Rig(tmp_path, settings(body_limit=100 * 1024), upload={"chunk_size": 2 * CHUNK}) as rig:
+        await deliver(rig)
+        until = rig.store.learnt.chunk_limit_until
+        assert until is not None
+        assert 29 * DAY < until - rig.clock.now() <= 30 * DAY
+        await rig.kill()
+        rig.become(settings())
+        rig.prepare(learnt=Learnt(chunk_limit=CHUNK, chunk_limit_until=rig.clock.now() - 1))
+        await rig.start()
+        await rig.finished(await rig.drop("b.mp4", DATA[1:]))
+        assert spans(rig.records[-1]) == chunked(len(DATA) - 1, 2 * CHUNK)
 
 
 async def test_chunk_that_can_be_no_smaller_parks_the_file(tmp_path: Path) -> None:
@@ -149,7 +184,7 @@ async def test_server_that_agrees_with_what_was_sent(tmp_path: Path) -> None:
 
 
 async def test_record_that_somebody_deletes(tmp_path: Path) -> None:
-    """A record that is gone in the middle of its upload: a new one; again and again: a person should look."""
+    """A record that is gone in the middle of its upload: a new one; gone again: a person should look."""
     async with Rig(tmp_path) as rig:
         rig.fault("upload", "status", status=404, skip=2)
         await deliver(rig)
@@ -159,7 +194,8 @@ async def test_record_that_somebody_deletes(tmp_path: Path) -> None:
         path = await rig.drop("b.mp4", DATA)
         parked = await rig.event(events.UploadParked, path=path)
         assert parked.turn is Turn.OPERATOR
-        assert len(rig.calls("create")) == 2 + 6
+        assert "deletes it" in parked.reason
+        assert len(rig.calls("create")) == 2 + 2
 
 
 async def test_record_that_is_deleted_while_it_is_processed(tmp_path: Path) -> None:

@@ -56,6 +56,8 @@ def test_a_file_that_is_gone_before_anything_was_sent_is_forgotten() -> None:
     [
         (errors.ServerDown("no connection"), Turn.OURS),
         (errors.ServerBusy("429", retry_after=9.0), Turn.OURS),
+        (errors.ServerFull("507"), Turn.OURS),
+        (errors.NoRoom("500"), Turn.OURS),
         (errors.PasswordRefused("401"), Turn.OPERATOR),
         (errors.PasswordUnusable("no password"), Turn.OPERATOR),
     ],
@@ -81,16 +83,49 @@ def test_a_share_that_is_not_ready_is_asked_for_ever() -> None:
         assert (verdict.trouble.attempts, verdict.trouble.not_ready) == (7, times + 1)  # no failure of the file's own
 
 
-@pytest.mark.parametrize("kind", [errors.ChunkCut, errors.AnswerLost, errors.TokenExpired])
+@pytest.mark.parametrize("kind", [errors.ChunkCut, errors.AnswerLost, errors.TokenExpired, errors.CallFailed])
 def test_what_passes_by_itself_is_tried_eight_times(kind: Callable[[str], errors.UploaderError]) -> None:
-    """Seven failures in a row are tried again, ever later; the eighth parks the file for about a day."""
+    """Seven failures in a row are tried again, ever later, at the server's budget's cost; the eighth parks the file."""
     for attempts in range(7):
         verdict = decide(kind("cut"), History(attempts=attempts), highest)
         assert (verdict.action, verdict.after) == (Action.TRY_AGAIN, min(300.0, 2.0 ** (attempts + 1)))
-        assert verdict.trouble.attempts == attempts + 1
+        assert (verdict.trouble.attempts, verdict.costs) == (attempts + 1, True)
+    # For a day; one that every byte of was acknowledged, and whose record is only asked about, for an hour.
+    pause = HOUR if kind is errors.CallFailed else DAY
     last = decide(kind("cut"), History(attempts=7), highest)
-    assert (last.action, last.after, last.trouble.attempts) == (Action.PARK, 1.1 * DAY, 8)
-    assert decide(kind("cut"), History(attempts=7), lowest).after == pytest.approx(0.9 * DAY)
+    assert (last.action, last.after, last.trouble.attempts) == (Action.PARK, 1.1 * pause, 8)
+    assert decide(kind("cut"), History(attempts=7), lowest).after == pytest.approx(0.9 * pause)
+
+
+@pytest.mark.parametrize("kind", [errors.ChunkCut, errors.AnswerLost, errors.TokenExpired, errors.CallFailed])
+def test_what_an_outage_takes_counts_against_no_file(kind: Callable[[str], errors.UploaderError]) -> None:
+    """While the server has not answered since it failed others, a failure is the outage's, however many there were."""
+    verdict = decide(kind("cut"), History(attempts=7, outage=True), highest)
+    assert (verdict.action, verdict.server_level, verdict.trouble.attempts) == (Action.TRY_AGAIN, True, 7)
+    assert not verdict.costs  # its pause is the outage's, which is long enough
+
+
+@pytest.mark.parametrize("outage", [False, True])
+def test_a_chunk_that_is_cut_again_and_again_is_halved(outage: bool) -> None:
+    """Rule 5: a limit may cut it off where it cannot be read as a 413. The fourth cut tells, also in an outage."""
+    for cuts in range(3):
+        history = History(cuts=cuts, chunk_size=MB, size=9 * MB, outage=outage)
+        verdict = decide(errors.ChunkCut("cut"), history, highest)
+        assert (verdict.action, verdict.trouble.cuts, verdict.halve_chunk) == (Action.TRY_AGAIN, cuts + 1, False)
+    fourth = decide(errors.ChunkCut("cut"), History(cuts=3, chunk_size=MB, size=9 * MB, outage=outage), highest)
+    assert (fourth.action, fourth.halve_chunk, fourth.trouble.cuts) == (Action.START_OVER, True, 0)
+    other = decide(errors.CallFailed("500"), History(cuts=3, chunk_size=MB, size=9 * MB), highest)
+    assert other.trouble.cuts == 3  # what else goes wrong in between does not begin the count anew
+
+
+@pytest.mark.parametrize("outage", [False, True])
+@pytest.mark.parametrize(("chunk_size", "size"), [(0, 99 * MB), (MIN_CHUNK, 9 * MB)])
+def test_a_cut_chunk_that_cannot_be_smaller_parks_with_its_reason(chunk_size: int, size: int, outage: bool) -> None:
+    """A whole file, or the smallest of chunks: after eight cuts a person should look, and is told at what."""
+    history = History(attempts=2, cuts=7, chunk_size=chunk_size, size=size, outage=outage)
+    verdict = decide(errors.ChunkCut("upload chunk: the connection broke"), history, highest)
+    assert (verdict.action, verdict.trouble.turn, verdict.after) == (Action.PARK, Turn.OPERATOR, 1.1 * DAY)
+    assert "8 times: the link breaks, or a limit on the way is below this size" in verdict.trouble.reason
 
 
 def test_a_plain_no_parks_at_once() -> None:
@@ -100,21 +135,35 @@ def test_a_plain_no_parks_at_once() -> None:
     assert verdict.trouble.reason == "403; give the right"
 
 
+def test_a_missing_right_is_looked_for_hourly() -> None:
+    """Whoever gives it need not tell us: 403 is asked again within the hour, not within the day."""
+    verdict = decide(errors.RightMissing("403"), History(), highest)
+    assert (verdict.action, verdict.after, verdict.trouble.turn) == (Action.PARK, 1.1 * HOUR, Turn.OPERATOR)
+
+
 def test_a_no_that_may_be_a_passing_fault_gets_three_tries() -> None:
     """A 500 for a payload is either VALT's way of saying *invalid* or an accident: three tries tell."""
-    actions = [decide(errors.ServerRefused("500", passing=True), History(attempts=n), highest).action for n in range(3)]
+    actions = [decide(errors.PayloadRefused("500"), History(attempts=n), highest).action for n in range(3)]
     assert actions == [Action.TRY_AGAIN, Action.TRY_AGAIN, Action.PARK]
 
 
-@pytest.mark.parametrize("kind", [errors.RecordGone, errors.RecordSpoilt])
-def test_a_lost_record_is_begun_again_five_times(kind: Callable[[str], errors.UploaderError]) -> None:
-    """A new record each time, after a growing pause; then a person should look who takes them away."""
+def test_a_spoilt_record_is_begun_again_five_times() -> None:
+    """A new record each time, after a growing pause; then a person should look."""
     for restarts in range(5):
-        verdict = decide(kind("404"), History(restarts=restarts, chunk_size=MB, size=9 * MB), highest)
+        verdict = decide(errors.RecordSpoilt("x"), History(restarts=restarts, chunk_size=MB, size=9 * MB), highest)
         assert (verdict.action, verdict.after) == (Action.START_OVER, 2.0 ** (restarts + 1))
-        assert (verdict.whole_only, verdict.halve_chunk) == (False, False)
-    last = decide(kind("404"), History(restarts=5, chunk_size=MB, size=9 * MB), highest)
+        assert (verdict.whole_only, verdict.halve_chunk, verdict.gone, verdict.costs) == (False, False, False, True)
+    last = decide(errors.RecordSpoilt("x"), History(restarts=5, chunk_size=MB, size=9 * MB), highest)
     assert (last.action, last.trouble.turn, last.after) == (Action.PARK, Turn.OPERATOR, 1.1 * DAY)
+
+
+def test_a_record_that_is_removed_twice_is_removed_by_somebody() -> None:
+    """Begun again once, whatever else had begun it again before; the second time a person is told."""
+    first = decide(errors.RecordGone("404"), History(restarts=3, chunk_size=MB, size=9 * MB), highest)
+    assert (first.action, first.gone) == (Action.START_OVER, True)
+    second = decide(errors.RecordGone("404"), History(gone=1, chunk_size=MB, size=9 * MB), highest)
+    assert (second.action, second.trouble.turn, second.after) == (Action.PARK, Turn.OPERATOR, 1.1 * DAY)
+    assert "deletes it" in second.trouble.reason
 
 
 def test_a_refused_range_falls_back_to_the_whole_file() -> None:
@@ -151,10 +200,14 @@ EVERY_ERROR = [
     errors.ServerBusy("x", retry_after=1.0),
     errors.StillInDoubt("x", wait=1.0),
     errors.ServerRefused("x"),
-    errors.ServerRefused("x", passing=True),
     *(
         kind("x")
         for kind in (
+            errors.PayloadRefused,
+            errors.RightMissing,
+            errors.CallFailed,
+            errors.ServerFull,
+            errors.NoRoom,
             errors.ServerDown,
             errors.ChunkCut,
             errors.AnswerLost,
@@ -185,6 +238,9 @@ histories = st.builds(
     History,
     attempts=st.integers(0, 1000),
     restarts=st.integers(0, 1000),
+    cuts=st.integers(0, 100),
+    gone=st.integers(0, 100),
+    outage=st.booleans(),
     chunk_size=st.integers(0, 2**40),
     size=st.integers(1, 2**50),
 )
@@ -209,10 +265,25 @@ def test_backoff_is_full_jitter_below_five_minutes(attempts: int) -> None:
 
 @given(st.integers(1, 10_000))
 def test_an_outage_is_probed_ever_more_rarely(failures: int) -> None:
-    """At least half of min(15 min, 2^k), so that a dead server is not hammered, and never longer than that."""
-    top = min(15 * MINUTE, 2.0 ** min(failures, 60))
+    """2 to 16 s for what a restart takes; from the fifth failure on 30 s, doubling to 15 min; at least half of each."""
+    top = 2.0**failures if failures < 5 else min(15 * MINUTE, 30 * 2.0 ** min(failures - 5, 60))
     assert retry.outage_pause(failures, lowest) == top / 2
     assert retry.outage_pause(failures, highest) == top
+
+
+def test_the_budget_is_twenty_retries_and_one_for_five_answers() -> None:
+    """The twentieth retry without an answer is the last; five answers buy another; more than twenty are not saved."""
+    budget = retry.Budget()
+    assert [budget.spend() for _ in range(20)] == [False] * 19 + [True]
+    for _ in range(9):
+        budget.earn()
+    assert budget.spend()
+    for _ in range(6):
+        budget.earn()
+    assert not budget.spend()  # of fifteen answers, three retries, one is left
+    for _ in range(1000):
+        budget.earn()
+    assert [budget.spend() for _ in range(20)] == [False] * 19 + [True]
 
 
 def test_a_wrong_password_is_tried_at_five_fifteen_and_sixty_minutes() -> None:

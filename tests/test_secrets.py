@@ -4,68 +4,258 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
+import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from process import PATIENCE, Ended, Site, at_work
+from process import PATIENCE, Ended, Process, Site, at_work, until
 
-from uploader.simulator import Fault, Settings
+from uploader.simulator import CallName, Fault, FaultKind, Settings
 
 PASSWORD = 'canary-Pässword%20&+"x'
 TOKEN = "canary-token"
+LOUD = {"VALT_UPLOADER_LOG__LEVEL": "debug"}
+FORMS = ("canary", "Pässword", "P\\u00e4ssword", "P%C3%A4ssword")
+CALLS: tuple[CallName, ...] = ("login", "create", "upload", "details", "list", "link", "delete", "version")
+KINDS: tuple[FaultKind, ...] = (
+    "cut-body",
+    "lose-answer",
+    "late",
+    "status",
+    "store-then-status",
+    "garbage",
+    "stall",
+    "slow",
+    "expire-token",
+)
+URL = f"/api/v3/records?access_token={TOKEN}-0-9&password={PASSWORD}"
+ECHOES = (
+    f"<html><title>{URL}</title></html>",
+    json.dumps({"detail": f"no route for {URL}"}),
+    json.dumps({"data": {"message": f"{TOKEN}-0-9"}, "code": 400}),
+    json.dumps({"error": {"code": 401, "message": PASSWORD}}),
+    json.dumps({"data": f"access_token%3D{TOKEN}-1-9"}),
+    f"{TOKEN}-0-9 {PASSWORD}",
+)
 
 
-def faults() -> list[Fault]:
-    """Answers that repeat our own URL, in each shape that failures have, and ends without an answer."""
-    url = f"/api/v3/records?access_token={TOKEN}-0-9&password={PASSWORD}"
-    return [
-        Fault(call="create", kind="status", status=502, body=f"<html><title>{url}</title></html>"),
-        Fault(call="upload", kind="status", status=404, body=f'{{"detail": "no route for {url}"}}'),
-        Fault(call="upload", kind="lose-answer"),
-        Fault(call="upload", kind="expire-token"),
-        Fault(call="upload", kind="status", status=400, body=f'{{"data": {{"message": "{TOKEN}-0-9"}}}}', skip=1),
-        Fault(call="link", kind="status", status=500, body=f"access_token%3D{TOKEN}-1-9"),
-    ]
-
-
-async def command_line(process_id: int) -> bytes:
-    """What the process list shows."""
-    return await asyncio.to_thread(Path(f"/proc/{process_id}/cmdline").read_bytes)
-
-
-async def driven(site: Site) -> tuple[list[Ended], bytes]:
-    """Drive every command that logs in, with the log at debug; what they said, and what the process list showed."""
-    environ = {"VALT_UPLOADER_LOG__LEVEL": "debug"}
-    files = [site.record("a.mp4"), site.record("b.mp4")]
-    daemon = await site.start("run", environ=environ)
-    await daemon.event("logged-in")
-    shown = await command_line(daemon.pid)
-    site.simulator.faults += faults()
-    async with asyncio.timeout(PATIENCE):
-        await asyncio.gather(*(fault.struck.wait() for fault in site.simulator.faults if fault.call == "upload"))
-    said = [await site.run("status", "--json", environ=environ), await site.run("check", environ=environ)]
-    said.append(await site.run("explain", files[0], environ=environ))
-    said.append(await site.run("link", files[0], environ=environ))
-    said.append(await daemon.stop())
-    said.append(await site.run("once", environ=environ))
-    said.append(await site.run("ledger", "--verify", "--download", environ=environ))
-    site.password.write_text(f"{PASSWORD}?")
-    said.append(await site.run("once", environ=environ))
-    return said, shown
-
-
-async def test_no_secret_leaves_the_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every byte of what was said and kept is searched for a password and tokens that occur nowhere else."""
+@pytest.fixture
+def canaries(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+    """Tokens and links that occur nowhere else; the next one's number."""
     number = itertools.count()
     monkeypatch.setattr("secrets.token_urlsafe", lambda _: f"{TOKEN}-{next(number)}-9")
+    return number
+
+
+@pytest.fixture
+def canary(monkeypatch: pytest.MonkeyPatch) -> str:
+    """The one token that this server ever hands out: what an answer repeats is a secret of whoever it comes to."""
+    monkeypatch.setattr("secrets.token_urlsafe", lambda _: f"{TOKEN}-0-9")
+    return f"{TOKEN}-0-9"
+
+
+class Evidence:
+    """Everything that a process has said or left behind, and what of it holds a secret."""
+
+    def __init__(self, site: Site) -> None:
+        self._site = site
+        self._places: dict[str, bytes] = {}
+
+    def said(self, what: str, ended: Ended, *, secret_out: bool = False) -> Ended:
+        """Keep what a command said; *secret_out*: but for its standard output, which is a secret on purpose."""
+        self._places[f"{what} {len(self._places)}"] = (("" if secret_out else ended.out) + ended.err).encode()
+        return ended
+
+    async def process(self, process: Process) -> None:
+        """Keep what the process list shows."""
+        for name in ("cmdline", "status", "comm"):
+            self._places[f"/proc/{name}"] = await asyncio.to_thread(Path(f"/proc/{process.pid}/{name}").read_bytes)
+
+    def kept(self) -> None:
+        """Keep every byte of the state folder as it is now."""
+        for path in self._site.state.iterdir():
+            if path.is_file():
+                self._places[f"{path.name} {len(self._places)}"] = path.read_bytes()
+
+    def is_clean(self) -> None:
+        """No secret in any form anywhere."""
+        assert any(place.startswith("state.json") for place in self._places)
+        for place, content in self._places.items():
+            for secret in FORMS:
+                assert secret.encode() not in content, f"{secret} in {place}: {content.decode('utf-8', 'replace')}"
+
+
+async def test_no_secret_leaves_the_process(tmp_path: Path, canaries: Any) -> None:
+    """Every command, the log at debug, answers that repeat our own URL; every byte that was said and kept."""
     async with at_work(tmp_path, Settings(password=PASSWORD, processing=0.0), upload="drain = '1s'") as site:
-        said, shown = await driven(site)
-        assert next(number) > 3  # tokens were handed out
-        assert sum(call.name == "login" for call in site.simulator.calls) > 3
-        kept = {path.name: path.read_bytes() for path in site.state.iterdir() if path.is_file()}
-        assert "state.json" in kept
-        places = {**kept, "process list": shown}
-        places |= {f"output {index}": (ended.out + ended.err).encode() for index, ended in enumerate(said)}
-        for place, content in places.items():
-            for secret in ("canary", "Pässword", "P\\u00e4ssword", "P%C3%A4ssword"):
-                assert secret.encode() not in content, f"{secret} in {place}: {content.decode()}"
+        evidence = Evidence(site)
+        files = [site.record("a.mp4"), site.record("b.mp4")]
+        daemon = await site.start("run", environ=LOUD)
+        await daemon.event("logged-in")
+        await evidence.process(daemon)
+        site.simulator.faults += [
+            Fault(call="create", kind="status", status=502, body=ECHOES[0]),
+            Fault(call="upload", kind="status", status=404, body=ECHOES[1]),
+            Fault(call="upload", kind="lose-answer"),
+            Fault(call="upload", kind="expire-token"),
+            Fault(call="upload", kind="status", status=400, body=ECHOES[2], skip=1),
+            Fault(call="link", kind="status", status=500, body=ECHOES[4]),
+        ]
+        async with asyncio.timeout(PATIENCE):
+            await asyncio.gather(*(fault.struck.wait() for fault in site.simulator.faults if fault.call == "upload"))
+        evidence.kept()
+        asked: tuple[list[str | Path], ...] = (
+            ["status"],
+            ["status", "--json"],
+            ["explain", files[0]],
+            ["check"],
+            ["link", files[0]],
+        )
+        changed: tuple[list[str | Path], ...] = (
+            ["pause"],
+            ["resume"],
+            ["retry"],
+            ["retry", files[0]],
+            ["forget", files[1]],
+        )
+        for command, *arguments in (*asked, *changed):
+            evidence.said(str(command), await site.run(command, *arguments, environ=LOUD))
+        evidence.said("check --probe", await site.run("check", "--probe", environ=LOUD))
+        evidence.said("run", await daemon.stop())
+        proofs: tuple[list[str | Path], ...] = (["once"], ["ledger", "--verify", "--download"])
+        for command, *arguments in (*asked[:3], *changed[:3], *proofs):
+            evidence.said(str(command), await site.run(command, *arguments, environ=LOUD))
+        evidence.said("upload", await site.run("upload", site.record("c.mp4"), environ=LOUD))
+        link = evidence.said("link", await site.run("link", files[0], environ=LOUD), secret_out=True)
+        assert TOKEN in link.out  # that is what it is asked for
+        site.password.write_text(f"{PASSWORD}?")
+        for command in ("once", "once", "check"):
+            assert evidence.said(command, await site.run(command, environ=LOUD)).code == 1
+        assert next(canaries) > 5
+        assert sum(call.name == "login" for call in site.simulator.calls) > 5
+        evidence.kept()
+        evidence.is_clean()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_no_fault_of_any_call_gives_a_secret_away(tmp_path: Path, canary: str, kind: FaultKind) -> None:
+    """Each call fails in this way, with a body that repeats our secrets in another shape each time."""
+    assert canary in ECHOES[0]
+    settings = Settings(password=PASSWORD, processing=0.2)
+    async with at_work(tmp_path, settings, server='stall_timeout = "300ms"', upload="drain = '1s'") as site:
+        evidence = Evidence(site)
+        for number, call in enumerate(CALLS):
+            status = (502, 400, 401, 500, 403)[number % 5]
+            site.simulator.faults.append(
+                Fault(call=call, kind=kind, status=status, body=ECHOES[number % 6], seconds=0.5, rate=1e7)
+            )
+        for name in ("a.mp4", "b.mp4", "c.mp4"):
+            site.record(name)
+        daemon = await site.start("run", environ=LOUD)
+        struck = [fault for fault in site.simulator.faults if fault.call in {"login", "create", "upload", "details"}]
+        async with asyncio.timeout(PATIENCE):
+            await asyncio.gather(*(fault.struck.wait() for fault in struck))
+        evidence.kept()
+        evidence.said("status", await site.run("status", "--json", environ=LOUD))
+        evidence.said("check", await site.run("check", environ=LOUD))
+        evidence.said("run", await daemon.stop())
+        evidence.kept()
+        evidence.is_clean()
+
+
+@pytest.mark.parametrize(("call", "status"), [("login", 302), ("create", 400), ("upload", 404)])
+async def test_what_parks_a_file_keeps_no_secret(tmp_path: Path, canary: str, call: CallName, status: int) -> None:
+    """A no for good, whose words become the reason in state and status: nothing of ours that it repeats stays in it."""
+    async with at_work(tmp_path, Settings(password=PASSWORD, processing=0.0)) as site:
+        evidence = Evidence(site)
+        host = "elsewhere" if call == "login" else canary  # before the first log-in it is nobody's secret
+        for body in ECHOES:
+            headers = {"Location": f"https://{host}.example/{PASSWORD}"} if status == 302 else {}
+            site.simulator.faults.append(
+                Fault(call=call, kind="status", status=status, body=body, headers=headers, times=2)
+            )
+        site.record("a.mp4")
+        daemon = await site.start("run", environ=LOUD)
+        await until(lambda: any("why" in line or "reason" in line for line in daemon.err), "a reason")
+        await asyncio.sleep(0.2)
+        evidence.kept()
+        evidence.said("status", await site.run("status", environ=LOUD))
+        evidence.said("run", await daemon.stop())
+        evidence.kept()
+        evidence.is_clean()
+
+
+CRASH = """
+import sys
+from uploader.valt.client import Valt
+from uploader.sweep import Sweep
+
+async def fault(self, *_, **__):
+    token = await self._token_now()
+    raise RuntimeError(f"GET {self._url('/records', token)} with {self._password()}, {token.value}, {token}") from (
+        ValueError(f"token={token.value}")
+    )
+
+async def crash(self):
+    await self._clock.sleep(0.5)
+    await fault(self._valt)
+
+Valt.create_record = fault
+if "crash" in sys.argv[1]:
+    Sweep.run = crash
+del sys.argv[1]
+sys.argv[0] = "valt-uploader"
+from uploader.__main__ import main
+main()
+"""
+
+
+@pytest.mark.parametrize("how", ["fault", "crash"])
+async def test_a_trace_back_holds_no_secret(tmp_path: Path, canary: str, how: str) -> None:
+    """A bug of ours whose text is all secrets: in one file's upload, and one that ends the daemon."""
+    assert canary in ECHOES[0]
+    async with at_work(tmp_path, Settings(password=PASSWORD, processing=0.0)) as site:
+        evidence = Evidence(site)
+        site.record("a.mp4")
+        program = (sys.executable, "-c", CRASH, how)
+        daemon = await site.start("run", program=program, environ=LOUD)
+        if how == "fault":
+            told = await daemon.event("fault")
+            await daemon.event("upload-parked")
+            evidence.kept()
+            evidence.said("run", await daemon.stop())
+        else:
+            ended = evidence.said("run", await daemon.ended())
+            assert ended.code == 1
+            told = daemon.events("uncaught exception")[0]
+            evidence.kept()
+        assert "RuntimeError: GET" in told["trace"]
+        assert "***" in told["trace"]
+        evidence.is_clean()
+
+
+async def test_nobody_else_may_look_into_the_process(tmp_path: Path) -> None:
+    """It writes no core and its memory is closed to other processes of its user; no TLS keys are written down."""
+    async with at_work(tmp_path) as site:
+        environ = {"SSLKEYLOGFILE": str(tmp_path / "keys")}
+        daemon = await site.start("run", environ=environ)
+        await daemon.event("started")
+        owner = await asyncio.to_thread(lambda: os.stat(f"/proc/{daemon.pid}/environ").st_uid)  # noqa: PTH116
+        assert owner == 0  # whoever runs it: that is what not *dumpable* looks like
+        program = (sys.executable, "-c", DUMPABLE)
+        ended = await site.run_bare(program=program, environ=environ)
+        assert ended.out.split() == ["1", "0", "None"]
+
+
+DUMPABLE = """
+import ctypes, os
+from uploader.hardening import harden
+libc = ctypes.CDLL(None)
+print(libc.prctl(3, 0, 0, 0, 0))
+harden(os.environ)
+print(libc.prctl(3, 0, 0, 0, 0), os.environ.get("SSLKEYLOGFILE"))
+"""

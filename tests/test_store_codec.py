@@ -267,6 +267,6 @@ def test_numbers_that_people_write_are_taken() -> None:
 
 def test_what_is_none_is_left_out() -> None:
     """A line holds what there is to say."""
-    defaults = {"attempts": 0, "not_ready": 0, "must_change": False}
+    defaults = {"attempts": 0, "not_ready": 0, "must_change": False, "cuts": 0}
     assert json.loads(codec.to_json(Trouble("x", Turn.FILE))) == {"reason": "x", "turn": "file", **defaults}
     assert codec.from_json(Trouble, codec.to_json(TROUBLE).encode()) == TROUBLE

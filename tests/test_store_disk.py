@@ -192,7 +192,7 @@ def test_folder_and_files_are_for_their_owner_alone(tmp_path: Path) -> None:
     """0700 and 0600, whatever the umask; a folder of ours that others can read is closed to them."""
     place = tmp_path / "deep" / "state"
     place.mkdir(parents=True)
-    place.chmod(0o777)
+    place.chmod(0o775)
     before = os.umask(0)
     try:
         folder = StateFolder(place)

@@ -10,7 +10,9 @@ import pytest
 from harness import Rig
 
 from uploader import events
+from uploader.house import forget_orphan
 from uploader.model import Orphan
+from uploader.retry import DAY
 
 PATH = "/rec/a.mp4"
 
@@ -38,17 +40,72 @@ async def test_empty_orphan_is_cleared_away(tmp_path: Path) -> None:
 
 
 async def test_orphan_with_a_video_stays(tmp_path: Path) -> None:
-    """An orphan that holds a video after all is reported once and never deleted, nor looked at again."""
+    """An orphan that holds a video after all is reported once and never deleted; it is looked at again daily."""
     async with with_orphan(tmp_path, video=True) as (rig, record):
         await rig.start()
         landed = await rig.event(events.OrphanLanded)
         assert (landed.record, landed.path) == (record, PATH)
+        assert f"valt-uploader forget {record}" in landed.hint
         await rig.restart()
         await rig.finished(await rig.drop("b.mp4", b"b"))
         assert len(rig.calls("details")) <= 2  # of the orphan, and of the new one
-        assert rig.calls("delete") == []
         assert rig.store.orphans[record].landed
+        assert rig.store.orphans[record].next_look > rig.clock.now() + DAY - 60
+        await rig.house.sweep.look(rig.store.orphans[record])  # the day after
+        assert rig.calls("delete") == []
+        assert record in rig.store.orphans
         assert len(rig.seen(events.OrphanLanded)) == 1
+
+
+async def test_orphan_with_a_video_that_a_person_has_deleted_is_reported_no_longer(tmp_path: Path) -> None:
+    """The daily look finds that it is gone: somebody has decided."""
+    async with with_orphan(tmp_path, video=True) as (rig, record):
+        await rig.start()
+        await rig.event(events.OrphanLanded)
+        rig.simulator._records.forget(next(iter(rig.simulator._records)))
+        await rig.house.sweep.look(rig.store.orphans[record])
+        assert rig.store.orphans == {}
+
+
+async def test_orphan_with_a_video_that_a_person_keeps_is_reported_no_longer(tmp_path: Path) -> None:
+    """Forgotten by its id, also in the middle of a look; the record stays. One that is still empty is not let go."""
+    async with with_orphan(tmp_path, video=True) as (rig, record):
+        await rig.start()
+        await rig.event(events.OrphanLanded)
+        orphan = rig.store.orphans[record]
+        assert await forget_orphan(rig.store, record)
+        assert not await forget_orphan(rig.store, record)
+        await rig.house.sweep.look(orphan)
+        assert rig.saved().orphans == ()
+        assert [left.id for left in rig.records] == [record]
+    (tmp_path / "empty").mkdir()
+    async with with_orphan(tmp_path / "empty", due=3600) as (rig, record):
+        await rig.start()
+        assert not await forget_orphan(rig.store, record)
+        assert record in rig.store.orphans
+
+
+async def test_a_probe_s_own_record_is_deleted_with_its_video(tmp_path: Path) -> None:
+    """What ``check --probe`` could not remove is a test of ours, whatever has become of it."""
+    async with Rig(tmp_path) as rig:
+        record = rig.plant("valt-uploader probe", video=True)
+        now = rig.clock.now()
+        rig.prepare(orphans=(Orphan(record, "valt-uploader probe", "", since=now, next_look=now, probe=True),))
+        await rig.start()
+        await rig.event(events.OrphanCleared, record=record)
+        assert rig.records == []
+
+
+async def test_the_sweep_alone_does_not_lock_the_account(tmp_path: Path) -> None:
+    """With nothing to send and an orphan to look at, a refused password is remembered like any other time."""
+    async with with_orphan(tmp_path) as (rig, record):
+        rig.environ["VALT_UPLOADER_PASSWORD"] = "wrong"
+        await rig.start()
+        await rig.event(events.ServerDown, again_in=300.0)
+        assert rig.saved().learnt.login_refusals == 1
+        await rig.restart()
+        assert rig.house.outage.refused()
+        assert record in rig.store.orphans
 
 
 async def test_orphan_is_not_looked_at_before_its_time(tmp_path: Path) -> None:

@@ -29,10 +29,11 @@ def failure(call: Call, status: int, body: Any = b"", **headers: str) -> errors.
 
 
 TABLE: list[tuple[tuple[Call, ...], tuple[int, ...], Error]] = [
-    (EVERY, (300, 301, 302, 303, 304, 307, 308), errors.ServerRefused),
+    (EVERY, (300, 301, 302, 303, 304, 307, 308), errors.ServerDown),
     ((Call.LOGIN,), (401,), errors.PasswordRefused),
     ((*CHANGING, *ASKING), (401,), errors.TokenExpired),
-    (EVERY, (403, 405, 409, 411, 415, 416, 422), errors.ServerRefused),
+    (EVERY, (403,), errors.RightMissing),
+    (EVERY, (405, 409, 411, 415, 416, 422), errors.ServerRefused),
     (ABOUT_A_RECORD, (404,), errors.RecordGone),
     ((Call.LOGIN, Call.CREATE, Call.LIST, Call.VERSION), (404,), errors.ServerRefused),
     ((Call.UPLOAD,), (400,), errors.ChunkRefused),
@@ -40,9 +41,12 @@ TABLE: list[tuple[tuple[Call, ...], tuple[int, ...], Error]] = [
     ((Call.UPLOAD,), (413,), errors.ChunkTooLarge),
     (tuple(call for call in EVERY if call is not Call.UPLOAD), (413,), errors.ServerRefused),
     (EVERY, (429,), errors.ServerBusy),
-    (EVERY, (408, 425, 503, 507), errors.ServerDown),
+    (EVERY, (408, 425, 503), errors.ServerDown),
+    (EVERY, (507,), errors.ServerFull),
     (CHANGING, (500, 501, 502, 504), errors.AnswerLost),
-    ((Call.LOGIN, *ASKING), (500, 501, 502, 504), errors.ServerDown),
+    (ASKING, (500,), errors.CallFailed),
+    ((Call.LOGIN,), (500,), errors.ServerDown),
+    ((Call.LOGIN, *ASKING), (501, 502, 504), errors.ServerDown),
 ]
 
 
@@ -86,9 +90,39 @@ def test_a_form_that_php_emptied_is_a_request_too_large() -> None:
 def test_a_client_error_that_wears_a_500_is_a_no(body: Any) -> None:
     """Nothing was made, so nothing is in doubt; it may still be a fault that passes."""
     error = failure(Call.CREATE, 500, body)
-    assert isinstance(error, errors.ServerRefused)
-    assert error.passing
+    assert type(error) is errors.PayloadRefused
     assert "look at [watch.record]" in error.hint
+
+
+@pytest.mark.parametrize("words", ["No space left on device", "SQLSTATE: disk full", "Disk quota exceeded"])
+def test_a_500_for_want_of_room_is_the_server_s(words: str) -> None:
+    """It is nobody's file; to a call that changes something it leaves in doubt how far that came."""
+    for call in CHANGING:
+        assert type(failure(call, 500, {"data": words})) is errors.NoRoom
+    for call in (Call.LOGIN, *ASKING):
+        assert type(failure(call, 500, {"data": words})) is errors.ServerFull
+
+
+@pytest.mark.parametrize(
+    ("location", "named"),
+    [
+        ("https://other.example/login?access_token=s3cr3t", " to https://other.example, which"),
+        ("http://valt.example:8080/s3cr3t", " to http://valt.example:8080, which"),
+        ("https://s3cr3t:s3cr3t@other.example/", " to https://other.example, which"),
+        ("/api/v3/s3cr3t", "a redirect, which"),
+        ("javascript:s3cr3t", "a redirect, which"),
+        ("https://[s3cr3t", "a redirect, which"),
+        ("https://other.example:s3cr3t/", "a redirect, which"),
+        ("", "a redirect, which"),
+    ],
+)
+def test_a_redirect_is_named_by_its_origin_alone(location: str, named: str) -> None:
+    """Where it leads is worth knowing; path, query and what stands before an @ may be secrets."""
+    for call in Call:
+        error = failure(call, 302, b"s3cr3t", location=location)
+        assert type(error) is errors.ServerDown
+        assert named in str(error)
+        assert "s3cr3t" not in str(error)
 
 
 @pytest.mark.parametrize(
@@ -160,4 +194,4 @@ def test_no_depth_of_nesting_crashes() -> None:
     """A body nested without end is a failure without words."""
     for depth in (1, 50, 500, 900, 5000, 100_000):
         body = b'{"message":' * depth + b'"x"' + b"}" * depth
-        assert isinstance(failure(Call.LIST, 500, body), errors.ServerDown)
+        assert isinstance(failure(Call.LIST, 500, body), errors.CallFailed)

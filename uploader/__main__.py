@@ -14,11 +14,13 @@ import click
 
 from uploader import errors
 from uploader.cli import cli
+from uploader.hardening import harden
 from uploader.log import configure, install_hooks, redactor
 
 
 def main() -> NoReturn:
     """Run the command line and exit. A fault of ours is one line of the log, too, and exit 1."""
+    harden(os.environ)
     configure("warning", "auto", environ=os.environ)  # until a configuration says otherwise
     install_hooks()
     sys.exit(run(sys.argv[1:]))

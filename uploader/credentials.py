@@ -1,15 +1,18 @@
 """The password: found where the operator put it, and only if nobody else can read it there.
 
 Read anew at each log-in, so that a changed password needs no restart. Must never put the password, or any part
-of what was read, into an error, a log or a value that lives longer than the log-in.
+of what was read, into an error, a log or a value that lives longer than the log-in. What is remembered of one that
+was refused is a ``fingerprint``, from which it cannot be told what it was, only whether it is another by now.
 """
 
 from __future__ import annotations
 
 import errno
+import hashlib
+import hmac
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final, Literal
 
@@ -23,6 +26,9 @@ LONGEST: Final = 4096  # bytes; whatever is longer is not a password but the wro
 # Neither follows a link, nor waits at a FIFO, nor takes over a terminal, nor leaks into a child.
 _OPEN: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
+
+# Each guess at a fingerprint costs about 50 ms and 16 MiB.
+_SCRYPT: Final = {"n": 2**14, "r": 8, "p": 1, "dklen": 32}
 
 Source = Literal["credential", "file", "environment"]
 
@@ -47,6 +53,57 @@ def read_password(server: ServerConfig, environ: Mapping[str, str]) -> str:
         "no password is configured",
         hint=f"set server.password_file, the systemd credential {CREDENTIAL}, or ${PASSWORD_VARIABLE}",
     )
+
+
+def account(server: ServerConfig, environ: Mapping[str, str]) -> str:
+    """All that a log-in depends on, in one secret text: server, user and password. Raises PasswordUnusable."""
+    return "\0".join((server.url, server.username, read_password(server, environ)))
+
+
+def fingerprint(secret: str, salt: bytes | None = None) -> str:
+    """Make a text by which *secret* is known again and cannot be told: a random *salt* and scrypt over both."""
+    salt = os.urandom(16) if salt is None else salt
+    return f"scrypt:{salt.hex()}:{hashlib.scrypt(secret.encode('utf-8', 'surrogatepass'), salt=salt, **_SCRYPT).hex()}"
+
+
+def is_of(made: str, secret: str) -> bool:
+    """True when *made* is a fingerprint of *secret*; False also when it is no fingerprint at all."""
+    kind, _, rest = made.partition(":")
+    salt = rest.partition(":")[0]
+    try:
+        again = fingerprint(secret, bytes.fromhex(salt))
+    except ValueError:
+        return False
+    return kind == "scrypt" and hmac.compare_digest(made.encode("utf-8", "surrogatepass"), again.encode())
+
+
+class Watch:
+    """Looks whether a secret that is read again and again is still the same, at the price of one comparison each."""
+
+    def __init__(self, read: Callable[[], str]) -> None:
+        """*read* reads the secret; it may raise PasswordUnusable."""
+        self._read = read
+        self._key = os.urandom(32)
+        self._last = b"", "", False  # what was compared, with which fingerprint, and how that went
+
+    def fingerprint(self) -> str | None:
+        """The fingerprint of the secret as it is now; None when it cannot be read."""
+        try:
+            return fingerprint(self._read())
+        except PasswordUnusable:
+            return None
+
+    def differs_from(self, made: str) -> bool:
+        """True when the secret can be read and is not the one that *made* was made of."""
+        try:
+            secret = self._read()
+        except PasswordUnusable:
+            return False
+        # scrypt takes a moment on purpose: it is asked only when something has changed.
+        digest = hmac.digest(self._key, secret.encode("utf-8", "surrogatepass"), "sha256")
+        if self._last[:2] != (digest, made):
+            self._last = digest, made, not is_of(made, secret)
+        return self._last[2]
 
 
 def password_source(server: ServerConfig, environ: Mapping[str, str]) -> Source | None:

@@ -18,7 +18,8 @@ from uploader.clock import Clock
 from uploader.config import Config, WatchConfig, load
 from uploader.control import Control
 from uploader.files import ShareThreads
-from uploader.house import House
+from uploader.house import House, forget_orphan
+from uploader.keeping import news_of, take_in
 from uploader.log import configure, install_hooks
 from uploader.model import Sighting
 from uploader.store import Store
@@ -106,12 +107,16 @@ class Daemon:
             if config.state.dir != self._config.state.dir:
                 self._bus.publish(events.Notice("state.dir has changed: that takes a restart, not a reload"))
                 config = config.model_copy(update={"state": self._config.state})
-            self._config = config
+            limits_only, self._config = differ_in_limits_alone(self._config, config), config
+            self._store.learn(login_not_before=None)  # a person is here, and may have mended what was refused
             configure(config.log.level, config.log.format, environ=self._environ)
             self._bus.publish(events.ConfigReloaded(str(self._file)))
             for warning in report.standing_warnings(config, self._environ):
                 self._bus.publish(events.Notice(warning))
-            self._stop.set()
+            if limits_only and self._house is not None:
+                self._house.limit(config)  # for chunks that are under way, too
+            else:
+                self._stop.set()
         self._notifier.ready(self._status_line())
 
     async def _keep_systemd_posted(self) -> None:
@@ -149,6 +154,7 @@ class Daemon:
             outage_reason="" if house is None else house.outage.reason,
             process=os.getpid(),
             warnings=report.standing_warnings(self._config, self._environ),
+            paused=self._store.paused,
         )
 
     async def answer(self, do: str, paths: list[str]) -> dict[str, Any]:
@@ -164,9 +170,18 @@ class Daemon:
                 lines = report.explain(self._config, paths[0], self._known(), sent, now, await self._on_disk(paths[0]))
                 return {"lines": lines}
             case "retry":
+                await self._house.try_again()
                 return {"done": [path for path in paths if await self._house.release(path)]}
             case "forget":
                 return {"done": [path for path in paths if await self._forget(self._house, path)]}
+            case "probed":
+                take_in(self._store, news_of(paths[0]))
+                await self._store.commit()
+                return {"done": paths}
+            case "pause":
+                return {"done": [path for path in paths if await self._house.pause(path)]}
+            case "resume":
+                return {"done": [path for path in paths if await self._house.resume(path)]}
             case _:
                 raise errors.UploaderError("this daemon does not know that command; is it another version?")
 
@@ -177,7 +192,18 @@ class Daemon:
             return f"unreadable ({error})"
 
     async def _forget(self, house: House, path: str) -> bool:
+        if path in self._store.orphans:
+            return await forget_orphan(self._store, path)
         known = path in self._store.uploads
         if known:
             await house.forget(path)
         return known
+
+
+def differ_in_limits_alone(before: Config, after: Config) -> bool:
+    """True when the speed of uploads is configured otherwise, and nothing else: nothing has to stop for that.
+
+    Two that are equal are not: who reloads without a change has changed a file that is named there.
+    """
+    limits = {key: getattr(after.upload, key) for key in ("bandwidth", "recording_aware", "recording_bandwidth")}
+    return before != after == before.model_copy(update={"upload": before.upload.model_copy(update=limits)})

@@ -17,10 +17,10 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from uploader import control, errors, files, report
+from uploader.asking import saved_in, valt_to_ask
 from uploader.clock import Clock
 from uploader.config import PASSWORD_VARIABLE, Config
 from uploader.credentials import password_source, read_password
-from uploader.events import Bus
 from uploader.files import Mode, MountedShare, Order
 from uploader.files.canary import sing
 from uploader.files.mounts import inotify_limit, mode_for, too_many_folders
@@ -28,9 +28,8 @@ from uploader.files.walk import never
 from uploader.log import redactor
 from uploader.model import Home, shown
 from uploader.store.disk import StateFolder
-from uploader.store.store import look, peek
+from uploader.store.store import look
 from uploader.units import format_duration
-from uploader.valt import Valt
 
 SKEW_LIMIT: Final = 60.0  # s between the clocks before it is worth a word: records are dated by the server's
 SHARE_SKEW_LIMIT: Final = 2.0  # s between a share's clock and ours before it is worth a word; FAT counts in twos
@@ -83,14 +82,8 @@ async def _folders(config: Config, clock: Clock) -> AsyncIterator[Finding]:
 
 
 def _homes(config: Config) -> Mapping[str, Home]:
-    """Where the watched folders lay, as the state remembers; what ails the state is said elsewhere."""
-    with suppress(errors.UploaderError):
-        disk = StateFolder(config.state.dir, lock=False)
-        try:
-            return {home.root: home for home in peek(disk).homes}
-        finally:
-            disk.close()
-    return {}
+    """Where the watched folders lay, as the state remembers."""
+    return {home.root: home for home in saved_in(config.state.dir).homes}
 
 
 async def _canary(root: str, mode: Mode, clock: Clock) -> Finding:
@@ -179,14 +172,7 @@ async def _name(config: Config) -> Finding:
 
 
 async def _server(config: Config, environ: Mapping[str, str], clock: Clock) -> AsyncIterator[Finding]:
-    valt = Valt(
-        config.server,
-        password=lambda: read_password(config.server, environ),
-        clock=clock,
-        bus=Bus(),
-        remember=redactor.remember,
-    )
-    async with valt:
+    async with valt_to_ask(config, environ, clock) as valt:
         try:
             await valt.login_if_needed()
         except errors.UploaderError as error:

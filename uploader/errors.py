@@ -5,10 +5,13 @@ Every error is one sentence for people (what happened) and may carry a hint (wha
 
     UploaderError
     ├── OursAgain          we try again, by ourselves
-    │   ├── ServerDown         nobody's file is at fault: connection, DNS, TLS, 502/503/504
+    │   ├── ServerDown         nobody's file is at fault: connection, DNS, TLS, a redirect, 502/503/504
+    │   │   └── ServerFull         507, or a 500 about its disk: it takes a person there, so it is asked rarely
     │   ├── ServerBusy         429/503 with Retry-After
+    │   ├── CallFailed         500 to a call that only asks
     │   ├── ChunkCut           ended before its last byte: the server never saw it (rule 3)
     │   ├── AnswerLost         ended after its last byte: in doubt (rule 4)
+    │   │   └── NoRoom             and it was for want of room on the server
     │   ├── TokenExpired       401 on a call: log in again
     │   ├── RecordGone         404: somebody removed the record
     │   ├── RecordSpoilt       it does not hold what was sent, or doubt could not be resolved: start over
@@ -19,7 +22,9 @@ Every error is one sentence for people (what happened) and may carry a hint (wha
     ├── FilesTurn          the recording must change first
     │   ├── FileChanged, FileMissing, FileEmpty, NotAFile
     └── OperatorsTurn      a person must act
-        ├── ServerRefused      a plain no to what we asked (400, 403, 500 payload …)
+        ├── ServerRefused      a plain no to what we asked (400, 405, 422 …)
+        │   ├── PayloadRefused     VALT's "invalid payload", which wears a 500
+        │   └── RightMissing       403, or 401 right after a good log-in
         ├── PasswordRefused    401 at log-in
         ├── PasswordUnusable   no password, or a file that others can read
         ├── ConfigError        exit 2
@@ -55,6 +60,14 @@ class ServerDown(OursAgain):
     """The server cannot be talked to at all. Time lost to it never counts against a file."""
 
 
+class ServerFull(ServerDown):
+    """The server has no room left."""
+
+
+class CallFailed(OursAgain):
+    """The server failed at a call that changes nothing (500): perhaps only at this record."""
+
+
 class ServerBusy(OursAgain):
     """The server asked for patience: ``retry_after`` seconds, already capped."""
 
@@ -69,6 +82,10 @@ class ChunkCut(OursAgain):
 
 class AnswerLost(OursAgain):
     """A call's last byte went out and its answer never came: in doubt (rule 4)."""
+
+
+class NoRoom(AnswerLost):
+    """A 500 about the server's disk, to a call that changes something: how far it got is not known."""
 
 
 class TokenExpired(OursAgain):
@@ -132,11 +149,15 @@ class OperatorsTurn(UploaderError):  # noqa: N818 - as above
 
 
 class ServerRefused(OperatorsTurn):
-    """The server said a plain no to what we asked. ``passing``: it may be a fault that goes away (500)."""
+    """The server said a plain no to what we asked."""
 
-    def __init__(self, what: str, *, hint: str = "", passing: bool = False) -> None:
-        super().__init__(what, hint=hint)
-        self.passing = passing
+
+class PayloadRefused(ServerRefused):
+    """The server did not take what a record was to be made of; or it was a fault that passes (500)."""
+
+
+class RightMissing(ServerRefused):
+    """The user that we log in as may not do that on the server."""
 
 
 class PasswordRefused(OperatorsTurn):

@@ -271,6 +271,14 @@ class ServerBack(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class ServerChanged(Event):
+    """The server is another version: what was learnt of its ways is forgotten."""
+
+    before: str
+    now: str
+
+
+@dataclass(frozen=True, slots=True)
 class OrphanCleared(Event):
     """A record of ours that will not be finished is gone from the server."""
 

@@ -8,20 +8,22 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 from uploader import errors, events, lifecycle, selection
+from uploader.bandwidth import Bandwidth
 from uploader.clock import Clock
 from uploader.completeness import Rules
 from uploader.config import Config, WatchConfig
-from uploader.credentials import read_password
+from uploader.credentials import account, read_password
 from uploader.files import MountedShare, Share, Shares
 from uploader.lifecycle import Step
 from uploader.log import redactor
-from uploader.model import Sighting, State, Upload
-from uploader.outage import Outage
+from uploader.model import EVERYTHING, Sighting, State, Upload, covers
+from uploader.outage import Outage, refuse_again
 from uploader.stages import Pipes, Seen, Settled
 from uploader.stages.discover import Discover
 from uploader.stages.enqueue import Enqueue, chunk_size_now, upload_of
@@ -36,6 +38,7 @@ from uploader.valt import Valt
 
 PATIENCE: Final = 60.0  # s that a run which is to end waits for something that is tried again
 GROWING_PATIENCE: Final = 5  # × settle: how long such a run waits for a file that keeps changing
+LAST_SAVE: Final = 3.0  # s that the end waits for a disk that refuses
 IDLE_LOOK: Final = 0.05  # s between two looks whether everything is done
 
 Retouch = Callable[[Upload], Upload]
@@ -59,7 +62,7 @@ class House:
         self.config, self.store, self.clock, self.bus = config, store, clock, bus
         self._retouch = retouch
         self.pipes = Pipes(clock)
-        self.outage = Outage(store, clock, bus)
+        self.outage = Outage(store, clock, bus, lambda: account(config.server, environ))
         self.valt = Valt(
             config.server,
             password=lambda: read_password(config.server, environ),
@@ -77,8 +80,18 @@ class House:
         self.enqueue = Enqueue(
             self._make_upload, self._skips_duplicates, config.upload, self.shares, store, self.pipes, clock, bus
         )
+        self.bandwidth = Bandwidth(config, clock, bus)
         self.transfer = Transfer(
-            config.server, self.shares, store, self.valt, self.outage, setbacks, self.pipes, clock, bus
+            config.server,
+            self.shares,
+            store,
+            self.valt,
+            self.outage,
+            setbacks,
+            self.bandwidth.lane,
+            self.pipes,
+            clock,
+            bus,
         )
         self.verify = Verify(config.upload, store, self.valt, self.outage, setbacks, self.pipes, clock, bus)
         self.finish = Finish(self.discover.order_of, self.shares, store, setbacks, self.pipes, clock, bus)
@@ -126,6 +139,7 @@ class House:
         """
         async with self.valt, asyncio.TaskGroup() as group:
             rest = [
+                group.create_task(self.bandwidth.run()),
                 group.create_task(self.settle.run()),
                 group.create_task(self.enqueue.run(only)),
                 group.create_task(self.verify.run()),
@@ -143,7 +157,9 @@ class House:
             await self._drain(workers)
             for task in (*rest, *workers):
                 task.cancel()
-        await self.store.commit()
+        with suppress(TimeoutError):  # on a full disk: what had to be saved was, before it was acted upon
+            async with asyncio.timeout(LAST_SAVE):
+                await self.store.commit()
 
     async def _drain(self, workers: Sequence[asyncio.Task[None]]) -> None:
         """Give chunks in flight their time; idle workers have nothing to wait for."""
@@ -173,7 +189,12 @@ class House:
             feeding.cancel()  # a signal was faster
 
     async def _log_in(self, stop: asyncio.Event) -> None:
-        """Log in before anything is looked at, unless *stop* is faster: a server may take a minute not to answer."""
+        """Log in before anything is looked at, unless *stop* is faster: a server may take a minute not to answer.
+
+        A password that was refused is not tried before its time: what runs us may do so every minute.
+        """
+        if self.outage.refused():
+            refuse_again(self.store.learnt, self.outage.account(), self.clock.now())
         async with self.valt:
             log_in = asyncio.ensure_future(self.valt.login_if_needed())
             stopped = asyncio.ensure_future(stop.wait())
@@ -181,6 +202,9 @@ class House:
                 await asyncio.wait({log_in, stopped}, return_when=asyncio.FIRST_COMPLETED)
                 if log_in.done():
                     log_in.result()
+            except errors.PasswordRefused as error:
+                await self.outage.failed(error)
+                raise
             finally:
                 for task in (log_in, stopped):
                     task.cancel()
@@ -199,9 +223,9 @@ class House:
         if any(self._will_settle(candidate) for candidate in tuple(self.settle.candidates.values())):
             return True
         now = self.clock.now()
-        uploads = (upload for upload in self.store.uploads.values() if only is None or upload.path in only)
+        chosen = (upload for upload in self.store.uploads.values() if only is None or upload.path in only)
         orphans = (orphan for orphan in self.store.orphans.values() if not orphan.landed)
-        return any(goes_on_soon(upload, now) for upload in uploads) or any(
+        return any(goes_on_soon(upload, now) and not self.store.is_paused(upload) for upload in chosen) or any(
             orphan.next_look - now <= PATIENCE for orphan in orphans
         )
 
@@ -213,6 +237,11 @@ class House:
 
     # The operator's hand
 
+    def limit(self, config: Config) -> None:
+        """Let uploads go as fast as *config* says, from now on; it differs in nothing else."""
+        self.config = config
+        self.bandwidth.apply(config)
+
     async def release(self, path: str) -> bool:
         """Let a parked or waiting upload go on now, its failures forgotten. False when there is none.
 
@@ -223,12 +252,30 @@ class House:
             self.store.drop_home(path)
             await self.store.commit()
             return True
+        await self.try_again()
         upload = self.store.uploads.get(path)
         if upload is None:
             return False
+        await self.enqueue.go_on(self.store.put(released(upload)))
+        return True
+
+    async def try_again(self) -> None:
+        """Call the server at once, also with a password that it has refused: a person says so."""
         self.valt.forget_refusal()
         self.outage.lift()
-        await self.enqueue.go_on(self.store.put(released(upload)))
+        await self.store.commit()
+
+    async def pause(self, path: str) -> bool:
+        """Begin nothing new for a file, or for any below a folder. False when that was so already."""
+        return await pause_stored(self.store, path)
+
+    async def resume(self, path: str) -> bool:
+        """Let go on what was paused under just this name. False when nothing was."""
+        if not await resume_stored(self.store, path):
+            return False
+        for upload in tuple(self.store.uploads.values()):
+            if covers([path], upload.path) or covers([path], upload.where):
+                self.enqueue.bring_back(upload)
         return True
 
     async def forget(self, path: str) -> str | None:
@@ -248,8 +295,9 @@ def goes_on_soon(upload: Upload, now: float) -> bool:
 def released(upload: Upload) -> Upload:
     """Return the upload with its failures forgotten; a parked one still has to take its RELEASE step."""
     if upload.state is State.PARKED and upload.trouble is not None:
-        return replace(upload, trouble=replace(upload.trouble, attempts=0, next_try=None), restarts=0)
-    return replace(upload, trouble=None, restarts=0)
+        trouble = replace(upload.trouble, attempts=0, cuts=0, next_try=None)
+        return replace(upload, trouble=trouble, restarts=0, gone=0)
+    return replace(upload, trouble=None, restarts=0, gone=0)
 
 
 async def release_stored(store: Store, path: str) -> bool:
@@ -266,6 +314,37 @@ async def release_stored(store: Store, path: str) -> bool:
         # It keeps its trouble until it has begun: without any, it would not be saved, and be judged like a new one.
         upload = lifecycle.advance(upload, Step.RELEASE)
     await store.save(upload)
+    return True
+
+
+async def try_again_stored(store: Store) -> None:
+    """``House.try_again`` with the daemon stopped."""
+    store.learn(login_not_before=None)
+    await store.commit()
+
+
+async def pause_stored(store: Store, path: str) -> bool:
+    """``House.pause`` with the daemon stopped."""
+    changed = store.pause(path)
+    await store.commit()
+    return changed
+
+
+async def resume_stored(store: Store, path: str) -> bool:
+    """``House.resume`` with the daemon stopped. Without a path (``EVERYTHING``) nothing stays paused."""
+    names = tuple(store.paused) if path == EVERYTHING else (path,)
+    changed = [store.pause(name, paused=False) for name in names]
+    await store.commit()
+    return any(changed)
+
+
+async def forget_orphan(store: Store, record: str) -> bool:
+    """Report an orphan that holds a video no longer: a person has decided to keep it. False when there is none."""
+    orphan = store.orphans.get(record)
+    if orphan is None or not orphan.landed:
+        return False
+    store.drop_orphan(record)
+    await store.commit()
     return True
 
 

@@ -8,10 +8,11 @@ UTF-8 survive (surrogateescape); ``shown`` makes them fit for people.
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import PurePath
-from typing import Literal
+from typing import Final, Literal
 
 AfterUpload = Literal["keep", "move", "delete"]
 
@@ -108,6 +109,7 @@ class Trouble:
     not_ready: int = 0  # times in a row that its disk or share said "not yet": they count against nobody
     must_change: bool = False  # that the file is there is not enough: its content must be another
     next_try: float | None = None  # None: only by hand, or when the file changes
+    cuts: int = 0  # times that this chunk ended before its last byte: perhaps it is too large (protocol.md, rule 5)
 
     @property
     def waits_for_file(self) -> bool:
@@ -141,6 +143,7 @@ class Upload:
     sent_at: float | None = None
     ready_at: float | None = None
     restarts: int = 0  # records begun before this one
+    gone: int = 0  # of them, those that somebody removed from the server
     trouble: Trouble | None = None
     parked_from: State | None = None  # PARKED: where ``release`` leads back to
 
@@ -148,6 +151,14 @@ class Upload:
     def where(self) -> str:
         """The path at which its file is to be found now."""
         return self.renamed_to or self.path
+
+
+EVERYTHING: Final = "/"  # what ``pause`` without a path pauses
+
+
+def covers(paused: Collection[str], path: str) -> bool:
+    """True when *path*, or a folder above it, is among *paused*."""
+    return any(path == each or path.startswith(each.rstrip("/") + "/") for each in paused)
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +171,7 @@ class Orphan:
     since: float
     next_look: float
     landed: bool = False  # it holds a video after all: ours to report, never to delete
+    probe: bool = False  # made by ``check --probe``: what it holds is a test of ours, and is deleted with it
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,8 +199,13 @@ class Learnt:
 
     whole_only_until: float | None = None  # it refuses ranges (rule 5)
     chunk_limit: int | None = None  # bytes; larger requests were answered 413
+    chunk_limit_until: float | None = None  # then larger ones are tried again
+    resend_is_safe: bool | None = None  # what ``check --probe`` has seen; None: nobody has looked
+    probed_at: float | None = None
+    version: str | None = None  # the server that all of the above was learnt from; empty: it does not tell
     login_refusals: int = 0
     login_not_before: float | None = None  # no log-in with the same password before this
+    login_refused: str | None = None  # which password that is: ``credentials.fingerprint``
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ shown, so that scripts get the real ones.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 from uploader import files, selection
 from uploader.config import PASSWORD_VARIABLE, Config
 from uploader.credentials import password_source
-from uploader.model import Learnt, Orphan, Sighting, State, Turn, Upload, shown
+from uploader.model import EVERYTHING, Learnt, Orphan, Sighting, State, Trouble, Turn, Upload, covers, shown
 from uploader.stages.discover import Tally
 from uploader.stages.settle import Candidate
 from uploader.store.ledger import Known as Sent
@@ -27,6 +27,7 @@ WHOSE = {
     Turn.OPERATOR: "a person must act; then: valt-uploader retry",
 }
 
+PAUSED = "a person paused it"
 REFUSED_BEFORE = "the log-in was refused before, and is not tried again yet"  # what is left of it after a restart
 
 
@@ -44,6 +45,7 @@ class Known:
     outage_reason: str = ""  # why it is not called now
     process: int | None = None  # of the daemon; None: it is stopped
     warnings: list[str] = field(default_factory=list)
+    paused: Collection[str] = ()  # files and folders, by a person
 
 
 def standing_warnings(config: Config, environ: Mapping[str, str]) -> list[str]:
@@ -81,12 +83,26 @@ def status(config: Config, known: Known, now: float) -> dict[str, Any]:
             "done": known.done,
         },
         "folders": [_folder(tally) for tally in known.folders],
-        "uploads": [_upload(upload, now) for upload in uploads],
+        "paused": list(known.paused),
+        "uploads": [_upload(upload, now, paused=_is_paused(upload, known)) for upload in uploads],
         "settling": settling,
+        "learnt": _learnt(known.learnt),
         "orphans": [
             {"record": orphan.record, "path": orphan.path, "landed": orphan.landed} for orphan in known.orphans
         ],
         "warnings": known.warnings,
+    }
+
+
+def _learnt(learnt: Learnt) -> dict[str, Any]:
+    """What is known of the server's ways; its password is not among that."""
+    return {
+        "version": learnt.version,
+        "probed": None if learnt.probed_at is None else iso(learnt.probed_at),
+        "resend_is_safe": learnt.resend_is_safe,
+        "whole_only_until": None if learnt.whole_only_until is None else iso(learnt.whole_only_until),
+        "chunk_limit": learnt.chunk_limit,
+        "chunk_limit_until": None if learnt.chunk_limit_until is None else iso(learnt.chunk_limit_until),
     }
 
 
@@ -108,8 +124,12 @@ def _settling(candidate: Candidate) -> dict[str, Any]:
     return {"path": candidate.sighting.path, "size": candidate.sighting.size, "reason": candidate.reason}
 
 
-def _upload(upload: Upload, now: float) -> dict[str, Any]:
-    trouble = upload.trouble
+def _is_paused(upload: Upload, known: Known) -> bool:
+    return covers(known.paused, upload.path) or covers(known.paused, upload.where)
+
+
+def _upload(upload: Upload, now: float, *, paused: bool) -> dict[str, Any]:
+    trouble = Trouble(PAUSED, Turn.OPERATOR) if paused else upload.trouble
     return {
         "path": upload.path,
         "state": upload.state.value,
@@ -122,13 +142,15 @@ def _upload(upload: Upload, now: float) -> dict[str, Any]:
         "turn": None if trouble is None else trouble.turn.value,
         "attempts": 0 if trouble is None else trouble.attempts,
         "next_try": None if trouble is None or trouble.next_try is None else iso(trouble.next_try),
-        "next": what_next(upload, now),
+        "next": what_next(upload, now, paused=paused),
     }
 
 
-def what_next(upload: Upload, now: float) -> str:
+def what_next(upload: Upload, now: float, *, paused: bool = False) -> str:
     """Say what happens next with an unfinished upload."""
     trouble = upload.trouble
+    if paused:
+        return "goes on after: valt-uploader resume"
     if trouble is not None and trouble.next_try is not None:
         return f"tried again in {format_duration(max(0.0, trouble.next_try - now))}"
     if upload.state is State.PARKED and trouble is not None:
@@ -164,6 +186,9 @@ def status_lines(document: Mapping[str, Any]) -> list[str]:
     if document["outage"] is not None:
         lines.append(f"waits    {document['outage_reason']}")
         lines.append(f"         the server is called again in {format_duration(document['outage'])}")
+    lines += [
+        f"paused   {'everything' if path == EVERYTHING else shown(path)}: {PAUSED}" for path in document["paused"]
+    ]
     for row in document["uploads"]:
         percent = f" {100 * row['offset'] // max(1, row['size'])} %" if row["state"] == State.SENDING else ""
         lines.append(f"\n{shown(row['path'])}\n  {row['state']}{percent}, {format_bytes(row['size'])}")
@@ -173,7 +198,8 @@ def status_lines(document: Mapping[str, Any]) -> list[str]:
     for row in document["settling"]:
         lines.append(f"\n{shown(row['path'])}\n  settling, {format_bytes(row['size'])}\n  why:  {row['reason']}")
     for row in document["orphans"]:
-        what = "holds a video: a person must decide" if row["landed"] else "is cleared away by itself"
+        keep = f"delete it on the server, or keep it: valt-uploader forget {row['record']}"
+        what = f"holds a video: a person must decide; {keep}" if row["landed"] else "is cleared away by itself"
         lines.append(f"\nrecord {row['record']} was given up for {shown(row['path'])}\n  {what}")
     return lines
 
@@ -219,7 +245,9 @@ def explain(
         if upload.trouble is not None:
             count = f" (failures in a row: {upload.trouble.attempts})" if upload.trouble.attempts else ""
             lines.append(f"reason   {upload.trouble.reason}{count}")
-        verdict = f"not finished: {what_next(upload, now)}"
+        paused = _is_paused(upload, known)
+        lines += [f"reason   {PAUSED}"] if paused else []
+        verdict = f"not finished: {what_next(upload, now, paused=paused)}"
     elif candidate is not None:
         verdict = f"settling: {candidate.reason}"
     else:

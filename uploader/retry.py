@@ -1,8 +1,9 @@
 """What next, after something went wrong: one pure policy, error + history → try again | start over | park.
 
-Every number of the house's patience stands here, with its unit and its reason. Must never sleep, read a clock or
-change an upload: the stages do what it says. No retry library is used: theirs live in a running coroutine and die
-with it, while ours must survive kill -9 and hold no worker (docs/decisions.md).
+``RULES`` is the policy: one row for each kind of error. Every number of the house's patience stands here, with its
+unit and its reason. Must never sleep, read a clock or change an upload: the stages do what it says. No retry library
+is used: theirs live in a running coroutine and die with it, while ours must survive kill -9 and hold no worker
+(docs/decisions.md).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from enum import StrEnum
+from typing import Final
 
 from uploader import errors
 from uploader.model import Trouble, Turn
@@ -20,17 +22,24 @@ Uniform = Callable[[float, float], float]
 
 MINUTE, HOUR, DAY = 60.0, 3600.0, 86400.0  # seconds
 
-BACKOFF_CAP = 300.0  # s; full jitter U(0, min(cap, 1 s * 2^n)) after n failures in a row
-FAST_TRIES = 8  # failures in a row that count against a file before it is parked for a day
-REFUSED_TRIES = 3  # a 500 may be VALT's "invalid payload" or a passing fault: three tries tell
-RESTART_LIMIT = 5  # records begun for one file before a person should look
-OUTAGE_FIRST, OUTAGE_CAP = 1.0, 15 * MINUTE  # s; pause between probes of a server that is down
-LOGIN_PAUSES = (5 * MINUTE, 15 * MINUTE, HOUR)  # after a wrong password: accounts get locked by less
-RETRY_AFTER_CAP = HOUR  # s; whatever the server says
+BACKOFF_CAP: Final = 300.0  # s; full jitter U(0, min(cap, 1 s * 2^n)) after n failures in a row
+FAST_TRIES: Final = 8  # failures in a row that count against a file before it is parked for a day
+PAYLOAD_TRIES: Final = 3  # a 500 may be VALT's "invalid payload" or a passing fault: three tries tell
+GONE_TRIES: Final = 2  # a record that is removed under us twice is removed by somebody
+RESTART_LIMIT: Final = 5  # records begun for one file before a person should look
+CUTS_TELL: Final = 4  # a chunk that is cut so often before its last byte may be larger than something lets through
+SHAKY_FIRST: Final = 1.0  # s; the first pauses of a server that fails: 2, 4, 8, 16 s
+BREAKER_FAILURES: Final = 5  # failures in a row, of whatever calls, from which on the server counts as down
+OUTAGE_FIRST, OUTAGE_CAP = 30.0, 15 * MINUTE  # s; then one probe for the whole server: 30, 60, … 900 s
+BUDGET: Final = 20  # retries a server is granted beyond one for every five answers
+ANSWERS_EARN: Final = 5  # answers for one more
+HALF_OPEN: Final = (1, 2)  # calls at a time after an outage: one, after its answer two, after the next all
+LOGIN_PAUSES: Final = (5 * MINUTE, 15 * MINUTE, HOUR)  # after a wrong password: accounts get locked by less
+RETRY_AFTER_CAP: Final = HOUR  # s; whatever the server says
 POLL_FIRST, POLL_CAP = 0.5, 60.0  # s; between two looks at a record that is being processed
-READY_RATE = 1_000_000.0  # bytes/s of processing that we grant on top of ``ready_timeout``
-WHOLE_ONLY_FOR = 30 * DAY  # s; then chunks are tried again: the server may have been updated
-MIN_CHUNK = 64 * 1024  # bytes; below this a 413 is not about the size
+READY_RATE: Final = 1_000_000.0  # bytes/s of processing that we grant on top of ``ready_timeout``
+LEARNT_FOR: Final = 30 * DAY  # s; then whole files and small chunks are questioned: the server may have been mended
+MIN_CHUNK: Final = 64 * 1024  # bytes; below this a 413 is not about the size
 
 
 class Action(StrEnum):
@@ -42,6 +51,52 @@ class Action(StrEnum):
     PARK = "park"
 
 
+class Level(StrEnum):
+    """Whose failure it is, and so who waits."""
+
+    FILE = "file"  # this file's; in an outage nobody's
+    SERVER = "server"  # nobody's file is at fault: every call waits, and no file's count grows
+    NOBODY = "nobody"  # it only takes time
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """What follows from one kind of error.
+
+    *tries*: how often, the last time included, before the file is parked; None: it never is for this.
+    *parked_for*: seconds, ± a tenth, until a parked file is tried once more; None: not by time.
+    """
+
+    action: Action
+    level: Level = Level.FILE
+    tries: int | None = None
+    parked_for: float | None = DAY
+
+
+# The first row that fits counts. What *tries* counts: failures in a row; for RecordGone and RecordSpoilt records.
+RULES: Final[tuple[tuple[type[errors.UploaderError], Rule], ...]] = (
+    (errors.FileChanged, Rule(Action.RESETTLE, Level.NOBODY)),
+    (errors.FilesTurn, Rule(Action.PARK, Level.NOBODY, parked_for=None)),
+    (errors.PasswordRefused, Rule(Action.TRY_AGAIN, Level.SERVER)),
+    (errors.PasswordUnusable, Rule(Action.TRY_AGAIN, Level.SERVER)),
+    (errors.ServerDown, Rule(Action.TRY_AGAIN, Level.SERVER)),
+    (errors.ServerBusy, Rule(Action.TRY_AGAIN, Level.SERVER)),
+    (errors.NoRoom, Rule(Action.TRY_AGAIN, Level.SERVER)),
+    (errors.StillInDoubt, Rule(Action.TRY_AGAIN, Level.NOBODY)),
+    (errors.ShareNotReady, Rule(Action.TRY_AGAIN, Level.NOBODY)),
+    (errors.PayloadRefused, Rule(Action.TRY_AGAIN, tries=PAYLOAD_TRIES)),
+    (errors.RightMissing, Rule(Action.PARK, parked_for=HOUR)),
+    (errors.ServerRefused, Rule(Action.PARK)),
+    (errors.RecordGone, Rule(Action.START_OVER, tries=GONE_TRIES)),
+    (errors.RecordSpoilt, Rule(Action.START_OVER, tries=RESTART_LIMIT + 1)),
+    (errors.ChunkRefused, Rule(Action.START_OVER, tries=RESTART_LIMIT + 1)),
+    (errors.ChunkTooLarge, Rule(Action.START_OVER)),  # halving ends by itself
+    (errors.ChunkCut, Rule(Action.TRY_AGAIN, tries=FAST_TRIES)),
+    (errors.CallFailed, Rule(Action.TRY_AGAIN, tries=FAST_TRIES, parked_for=HOUR)),
+    (errors.UploaderError, Rule(Action.TRY_AGAIN, tries=FAST_TRIES)),
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Next:
     """The policy's answer. ``trouble.next_try`` is left to the caller: it is now + ``after``."""
@@ -50,8 +105,10 @@ class Next:
     trouble: Trouble
     after: float | None  # seconds; None: not by itself
     server_level: bool = False  # nobody's file is at fault: hold every call to the server
+    costs: bool = False  # a retry that the server's budget pays for
     whole_only: bool = False  # learn: this server takes whole files only
     halve_chunk: bool = False  # learn: this server wants smaller requests
+    gone: bool = False  # its record was removed under us
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,63 +117,94 @@ class History:
 
     attempts: int = 0  # failures in a row that count
     not_ready: int = 0  # times in a row that its disk or share was not ready
+    cuts: int = 0  # times that this chunk was cut while it was being sent
     restarts: int = 0
+    gone: int = 0  # records of it that were removed under us
     chunk_size: int = 0  # bytes; 0: the whole file as one range
     size: int = 0
     begun: bool = True  # the server may know of it
+    outage: bool = False  # the server has failed others, too, and has not answered since
+
+    @property
+    def whole(self) -> bool:
+        """True when the file is sent as one range."""
+        return self.chunk_size == 0 or self.chunk_size >= self.size
+
+    @property
+    def smallest(self) -> bool:
+        """True when its requests cannot be made smaller: asked to be whole, or so small already."""
+        return self.chunk_size == 0 or min(self.chunk_size, self.size) <= MIN_CHUNK
+
+
+def rule_of(error: errors.UploaderError) -> Rule:
+    """Find the row of ``RULES`` for *error*."""
+    return next(rule for kind, rule in RULES if isinstance(error, kind))
 
 
 def decide(error: errors.UploaderError, history: History, uniform: Uniform) -> Next:
     """Say what follows from *error* for an upload with this *history*."""
-    not_begun = isinstance(error, errors.FileMissing) and not history.begun
-    if isinstance(error, errors.FileChanged) or not_begun:
-        return Next(Action.RESETTLE, _trouble(error, history.attempts), 0.0)
-    if isinstance(error, errors.FilesTurn):
-        return Next(Action.PARK, _trouble(error, history.attempts), None)
-    if isinstance(error, errors.PasswordRefused | errors.PasswordUnusable):
-        return Next(Action.TRY_AGAIN, _trouble(error, history.attempts), 0.0, server_level=True)
-    if isinstance(error, errors.ServerDown | errors.ServerBusy):
-        return Next(Action.TRY_AGAIN, _trouble(error, history.attempts), 0.0, server_level=True)
+    rule = rule_of(error)
+    trouble = Trouble(str(error), error.turn, history.attempts, cuts=history.cuts)
+    if isinstance(error, errors.FileMissing) and not history.begun:
+        return Next(Action.RESETTLE, trouble, 0.0)  # the server knows nothing of it: there is nothing to keep
+    if rule.level is Level.SERVER:
+        return Next(rule.action, trouble, 0.0, server_level=True)
     if isinstance(error, errors.StillInDoubt):
-        return Next(Action.TRY_AGAIN, _trouble(error, history.attempts), error.wait)
+        return Next(rule.action, trouble, error.wait)
     if isinstance(error, errors.ShareNotReady):
         # Nobody's verdict on the file: ever more rarely, but never given up, and never a failure of the file's own.
-        trouble = replace(_trouble(error, history.attempts), not_ready=history.not_ready + 1)
-        return Next(Action.TRY_AGAIN, trouble, backoff(history.not_ready + 3, uniform))
-    if isinstance(error, errors.ServerRefused):
-        tries = REFUSED_TRIES if error.passing else 1
-        return _again_or_park(error, history, uniform, tries=tries)
-    if isinstance(error, errors.RecordGone | errors.RecordSpoilt | errors.ChunkRefused | errors.ChunkTooLarge):
-        return _start_over(error, history, uniform)
-    return _again_or_park(error, history, uniform, tries=FAST_TRIES)
+        again = backoff(history.not_ready + 3, uniform)
+        return Next(rule.action, replace(trouble, not_ready=history.not_ready + 1), again)
+    if rule.level is Level.NOBODY:
+        return Next(rule.action, trouble, 0.0 if rule.action is Action.RESETTLE else None)
+    if isinstance(error, errors.ChunkCut):
+        return _cut(trouble, rule, history, uniform)
+    if rule.action is Action.START_OVER:
+        return _start_over(error, trouble, rule, history, uniform)
+    return _again_or_park(trouble, rule, history, uniform)
 
 
-def _again_or_park(error: errors.UploaderError, history: History, uniform: Uniform, *, tries: int) -> Next:
+def _again_or_park(trouble: Trouble, rule: Rule, history: History, uniform: Uniform) -> Next:
+    failed = trouble.turn is Turn.OURS  # else it was an answer: the server is there, and says no
+    if failed and history.outage:
+        return Next(Action.TRY_AGAIN, trouble, 0.0, server_level=True)  # what an outage takes counts against no file
     attempts = history.attempts + 1
-    trouble = _trouble(error, attempts)
-    if attempts < tries:
-        return Next(Action.TRY_AGAIN, trouble, backoff(attempts, uniform))
-    return Next(Action.PARK, trouble, uniform(0.9 * DAY, 1.1 * DAY))
+    trouble = replace(trouble, attempts=attempts)
+    if rule.action is Action.TRY_AGAIN and (rule.tries is None or attempts < rule.tries):
+        return Next(Action.TRY_AGAIN, trouble, backoff(attempts, uniform), costs=failed)
+    return _park(trouble, rule, uniform)
 
 
-def _start_over(error: errors.UploaderError, history: History, uniform: Uniform) -> Next:
+def _park(trouble: Trouble, rule: Rule, uniform: Uniform) -> Next:
+    after = None if rule.parked_for is None else uniform(0.9 * rule.parked_for, 1.1 * rule.parked_for)
+    return Next(Action.PARK, trouble, after)
+
+
+def _cut(trouble: Trouble, rule: Rule, history: History, uniform: Uniform) -> Next:
+    """Send the chunk again; cut again and again, it may be too large for something on the way (rule 5)."""
+    cuts = history.cuts + 1
+    if cuts >= CUTS_TELL and not history.smallest:
+        return Next(Action.START_OVER, replace(trouble, cuts=0), 0.0, halve_chunk=True)
+    trouble = replace(trouble, cuts=cuts)
+    if cuts >= FAST_TRIES:  # also in an outage: that it was reached so often says that there is none
+        what = f"{trouble.reason}, {cuts} times: the link breaks, or a limit on the way is below this size"
+        return _park(replace(trouble, reason=what, turn=Turn.OPERATOR, attempts=history.attempts + 1), rule, uniform)
+    return _again_or_park(trouble, rule, history, uniform)
+
+
+def _start_over(error: errors.UploaderError, trouble: Trouble, rule: Rule, history: History, uniform: Uniform) -> Next:
     """Begin a new record (rule 5 and its kin), unless that has not helped before."""
-    whole = history.chunk_size == 0 or history.chunk_size >= history.size
-    refused_range = isinstance(error, errors.ChunkRefused)
-    too_large = isinstance(error, errors.ChunkTooLarge)
-    small = history.chunk_size != 0 and min(history.chunk_size, history.size) <= MIN_CHUNK
-    hopeless = (refused_range and whole) or (too_large and (history.chunk_size == 0 or small))
-    # Halving ends by itself at MIN_CHUNK, and what it learns is kept: it does not count as a restart.
-    if hopeless or (history.restarts >= RESTART_LIMIT and not too_large):
-        trouble = Trouble(str(error), Turn.OPERATOR, history.attempts + 1)
-        return Next(Action.PARK, trouble, uniform(0.9 * DAY, 1.1 * DAY))
-    pause = 0.0 if refused_range or too_large else backoff(history.restarts + 1, uniform)
-    trouble = _trouble(error, history.attempts)
-    return Next(Action.START_OVER, trouble, pause, whole_only=refused_range, halve_chunk=too_large)
-
-
-def _trouble(error: errors.UploaderError, attempts: int) -> Trouble:
-    return Trouble(str(error), error.turn, attempts)
+    refused_range, too_large = isinstance(error, errors.ChunkRefused), isinstance(error, errors.ChunkTooLarge)
+    gone = isinstance(error, errors.RecordGone)
+    begun = history.gone if gone else history.restarts
+    hopeless = (refused_range and history.whole) or (too_large and history.smallest)
+    if hopeless or (rule.tries is not None and begun + 1 >= rule.tries):
+        why = ", again on a new record: somebody, or something, deletes it" if gone else ""
+        trouble = Trouble(trouble.reason + why, Turn.OPERATOR, history.attempts + 1)
+        return _park(trouble, rule, uniform)
+    if refused_range or too_large:
+        return Next(Action.START_OVER, trouble, 0.0, whole_only=refused_range, halve_chunk=too_large)
+    return Next(Action.START_OVER, trouble, backoff(history.restarts + 1, uniform), costs=True, gone=gone)
 
 
 def backoff(attempts: int, uniform: Uniform) -> float:
@@ -125,8 +213,29 @@ def backoff(attempts: int, uniform: Uniform) -> float:
 
 
 def outage_pause(failures: int, uniform: Uniform) -> float:
-    """Seconds until a server that has failed *failures* times in a row is asked again."""
-    return uniform(0.5, 1.0) * min(OUTAGE_CAP, OUTAGE_FIRST * 2.0 ** min(failures, 30))
+    """Seconds until a server that has failed *failures* times in a row is asked again.
+
+    The first four pauses are short, for what a restarting server takes; from the fifth failure on it is down.
+    """
+    if failures < BREAKER_FAILURES:
+        return uniform(0.5, 1.0) * SHAKY_FIRST * 2.0**failures
+    return uniform(0.5, 1.0) * min(OUTAGE_CAP, OUTAGE_FIRST * 2.0 ** min(failures - BREAKER_FAILURES, 30))
+
+
+@dataclass(slots=True)
+class Budget:
+    """How many retries one server is granted at the moment; a server that answers earns them back."""
+
+    left: int = BUDGET * ANSWERS_EARN  # fifths of a retry: what an answer earns is a whole number
+
+    def spend(self) -> bool:
+        """Take one retry. True when that was the last: the server is to be left alone for a while."""
+        self.left = max(0, self.left - ANSWERS_EARN)
+        return self.left < ANSWERS_EARN
+
+    def earn(self) -> None:
+        """Note an answer."""
+        self.left = min(BUDGET * ANSWERS_EARN, self.left + 1)
 
 
 def login_pause(refusals: int) -> float:

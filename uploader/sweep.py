@@ -1,7 +1,7 @@
 """Clears orphans away: records of ours that will not be finished (docs/protocol.md, rule 7).
 
-Must never delete a record that holds a video, nor one that is not in the state as an orphan: those, and only those,
-we made ourselves.
+Must never delete a record that holds a video, unless it is a test of our own (``check --probe``), nor one that is not
+in the state as an orphan: those, and only those, we made ourselves.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ from uploader import errors, events
 from uploader.clock import Clock
 from uploader.model import Orphan
 from uploader.outage import Outage
-from uploader.retry import MINUTE
+from uploader.retry import DAY, MINUTE, Level, rule_of
 from uploader.store import Store
 from uploader.valt import Valt
 
 LOOK_FOR_NEW: Final = 1.0  # s between two looks at the list of orphans
+LOOK_AT_LANDED: Final = DAY  # s between two looks whether an orphan that holds a video is still there
 
 
 class Sweep:
@@ -31,29 +32,48 @@ class Sweep:
         while True:
             await self._clock.sleep(LOOK_FOR_NEW)
             for orphan in tuple(self._store.orphans.values()):
-                if not orphan.landed and orphan.next_look <= self._clock.now():
-                    await self._outage.clear()
-                    await self.look(orphan)
+                if orphan.next_look <= self._clock.now():
+                    async with self._outage.turn():
+                        await self.look(orphan)
 
     async def look(self, orphan: Orphan) -> None:
         """Clear one orphan away, or find that it must stay."""
         try:
             details = await self._valt.details(orphan.record)
-            if details.videos is None:
+            if stays := details.videos is not None and not orphan.probe:
+                await self._keep(orphan)
+            else:
                 await self._valt.delete_record(orphan.record)
-        except errors.RecordGone:
-            pass
-        except errors.UploaderError:
-            self._store.put_orphan(replace(orphan, next_look=self._clock.now() + MINUTE))
-            await self._store.commit()
+        except errors.RecordGone:  # somebody else has deleted it: also the way in which one that holds a video ends
+            stays = False
+        except errors.UploaderError as error:
+            await self._put_off(orphan, error)
             return
-        else:
-            if details.videos is not None:
-                self._store.put_orphan(replace(orphan, landed=True))
-                await self._store.commit()
-                hint = "compare it with the record that was finished, and delete the one that is too many"
-                self._bus.publish(events.OrphanLanded(orphan.record, orphan.path, hint))
-                return
+        if not stays:
+            await self._drop(orphan)
+
+    async def _put_off(self, orphan: Orphan, error: errors.UploaderError) -> None:
+        """Look again later. What is the server's failure holds every call, or a refused password would be tried on."""
+        if rule_of(error).level is Level.SERVER:
+            await self._outage.failed(error)
+        await self._look_later(orphan, MINUTE)
+
+    async def _look_later(self, orphan: Orphan, after: float) -> None:
+        if orphan.record in self._store.orphans:  # else a person has let go of it meanwhile
+            self._store.put_orphan(replace(orphan, next_look=self._clock.now() + after))
+            await self._store.commit()
+
+    async def _keep(self, orphan: Orphan) -> None:
+        """Say, once, that a person must decide; look daily whether one has."""
+        await self._look_later(replace(orphan, landed=True), LOOK_AT_LANDED)
+        if not orphan.landed:
+            hint = (
+                "compare it with the record that was finished, and delete the one that is too many on the server; "
+                f"or, to keep both: valt-uploader forget {orphan.record}"
+            )
+            self._bus.publish(events.OrphanLanded(orphan.record, orphan.path, hint))
+
+    async def _drop(self, orphan: Orphan) -> None:
         self._store.drop_orphan(orphan.record)
         await self._store.commit()
         self._bus.publish(events.OrphanCleared(orphan.record, orphan.path))

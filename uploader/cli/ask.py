@@ -1,6 +1,6 @@
-"""``status``, ``explain``, ``check``; ``retry`` and ``forget``, the operator's hand.
+"""``status``, ``explain``, ``check``: questions.
 
-Through the running daemon or, when it is stopped, from the state: the words are the same. Must never change
+Answered by the running daemon or, when it is stopped, from the state: the words are the same. Must never change
 anything that was not asked for.
 """
 
@@ -9,20 +9,20 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import click
 
-from uploader import control, doctor, events, report
-from uploader.cli.common import absolute, cli, clock, config_option, load_config, open_store
+from uploader import control, doctor, report
+from uploader.cli.common import absolute, cli, clock, config_option, load_config, valt_of
 from uploader.config import Config
 from uploader.files import MountedShare, Shares
-from uploader.house import forget, release_stored
+from uploader.keeping import Keeper
 from uploader.log import redactor
 from uploader.model import Home, Learnt, shown
+from uploader.probe import Probe
 from uploader.stages.discover import Tally, glance
-from uploader.store import Store
 from uploader.store.disk import StateFolder
 from uploader.store.ledger import Known
 from uploader.store.store import look
@@ -39,12 +39,12 @@ def status(file: Path | None, as_json: bool) -> int:
     _, config = load_config(file)
     document = control.ask(config.state.dir, "status") if config.state.dir.exists() else None
     if document is None:
-        document = report.status(config, _stored(config)[0], clock.now())
+        document = report.status(config, stored(config)[0], clock.now())
     click.echo(json.dumps(document, indent=2) if as_json else "\n".join(report.status_lines(document)))
     return 0
 
 
-def _stored(config: Config, path: str = "") -> tuple[report.Known, tuple[Known, ...]]:
+def stored(config: Config, path: str = "") -> tuple[report.Known, tuple[Known, ...]]:
     """Read what is known with the daemon stopped, and what was sent from *path*; before the first start, nothing."""
     warnings = report.standing_warnings(config, os.environ)
     if not config.state.dir.exists():
@@ -56,7 +56,15 @@ def _stored(config: Config, path: str = "") -> tuple[report.Known, tuple[Known, 
     finally:
         disk.close()
     folders = _glance(config, {home.root: home for home in saved.homes})
-    known = report.Known(saved.uploads, saved.orphans, saved.learnt, ledger.count, folders=folders, warnings=warnings)
+    known = report.Known(
+        saved.uploads,
+        saved.orphans,
+        saved.learnt,
+        ledger.count,
+        folders=folders,
+        warnings=warnings,
+        paused=saved.paused,
+    )
     return known, sent
 
 
@@ -79,7 +87,7 @@ def explain(file: Path | None, path: str) -> int:
     if answer is not None:
         lines = answer["lines"]
     else:
-        known, sent = _stored(config, path)
+        known, sent = stored(config, path)
         lines = report.explain(config, path, known, sent, clock.now())
     click.echo("\n".join(lines))
     return 0
@@ -87,72 +95,14 @@ def explain(file: Path | None, path: str) -> int:
 
 @cli.command()
 @config_option
-@click.argument("paths", nargs=-1, type=click.Path())
-def retry(file: Path | None, paths: tuple[str, ...]) -> int:
-    """Let parked or waiting uploads go on now: these, or all."""
-    _, config = load_config(file)
-    chosen = [absolute(path) for path in paths]
-    if not chosen:
-        chosen = [row.path for row in _stored(config)[0].uploads if row.trouble is not None]
-        if not chosen:
-            click.echo("nothing is parked, and nothing waits to be tried again")
-    running, released = _by_hand(config, "retry", chosen, release_stored)
-    goes_on = "goes on" if running else "goes on when the daemon runs (or: valt-uploader once)"
-    for path in chosen:
-        click.echo(f"{shown(path)}: {goes_on if path in released else 'nothing unfinished is known of it'}")
-    return 0 if set(chosen) <= set(released) else 1
-
-
-@cli.command(name="forget")
-@config_option
-@click.argument("paths", nargs=-1, required=True, type=click.Path())
-def forget_command(file: Path | None, paths: tuple[str, ...]) -> int:
-    """Know nothing more of these unfinished uploads.
-
-    Their files, if they are still there, are sent anew.
-    """
-    _, config = load_config(file)
-    chosen = [absolute(path) for path in paths]
-    settle = config.server.doubt_settle
-
-    async def forget_stored(store: Store, path: str) -> bool:
-        if path not in store.uploads:
-            return False
-        await forget(store, path, clock, events.Bus(), settle=settle)
-        return True
-
-    _, forgotten = _by_hand(config, "forget", chosen, forget_stored)
-    for path in chosen:
-        click.echo(f"{shown(path)}: {'forgotten' if path in forgotten else 'nothing unfinished is known of it'}")
-    return 0 if set(chosen) <= set(forgotten) else 1
-
-
-def _by_hand(
-    config: Config, do: str, paths: list[str], act: Callable[[Store, str], Awaitable[bool]]
-) -> tuple[bool, list[str]]:
-    """Have the daemon do something to uploads, or do it to the state when it is stopped: did it run, and to which."""
-    if not paths or not config.state.dir.exists():
-        return False, []
-    answer = control.ask(config.state.dir, do, paths)
-    return answer is not None, _on_state(config, paths, act) if answer is None else answer["done"]
-
-
-def _on_state(config: Config, paths: list[str], act: Callable[[Store, str], Awaitable[bool]]) -> list[str]:
-    """Do something to uploads with the daemon stopped; the answer is those it was done to."""
-
-    async def work() -> list[str]:
-        async with open_store(config, events.Bus()) as store:
-            return [path for path in paths if await act(store, path)]
-
-    return asyncio.run(work())
-
-
-@cli.command()
-@config_option
-def check(file: Path | None) -> int:
+@click.option("--probe", "probes", is_flag=True, help="Try with a small video how the server takes chunks.")
+def check(file: Path | None, probes: bool) -> int:
     """Find what keeps recordings from arriving.
 
     Looks at everything that could, and says what to do. Exit codes: 0 fine, 1 not, 2 usage or configuration.
+
+    With --probe it makes some records on the server, sends a second of video to each, looks at what became of it,
+    and removes them. It says which settings this server wants, and the daemon remembers it.
     """
     path, config = load_config(file)
     folders = "1 watched folder" if len(config.watch) == 1 else f"{len(config.watch)} watched folders"
@@ -163,6 +113,13 @@ def check(file: Path | None) -> int:
         async for finding in doctor.examine(config, os.environ, clock):
             click.echo(redactor.clean(str(finding)))
             fine = fine and finding.mood != "bad"
+        if probes and not fine:
+            click.echo(doctor.Finding("probe", "not begun: mend the above first", "note"))
+        elif probes:
+            async with valt_of(config) as valt:
+                async for finding in Probe(config, valt, Keeper(config, clock), clock).run():
+                    click.echo(redactor.clean(str(finding)))
+                    fine = fine and finding.mood != "bad"
         return fine
 
     return 0 if asyncio.run(work()) else 1

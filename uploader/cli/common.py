@@ -14,10 +14,10 @@ from pathlib import Path
 import click
 
 from uploader import __version__, events
+from uploader.asking import valt_to_ask
 from uploader.clock import SystemClock
 from uploader.config import Config, find_config, load
-from uploader.credentials import read_password
-from uploader.log import configure, get_logger, redactor
+from uploader.log import configure, get_logger
 from uploader.store import Store
 from uploader.store.disk import StateFolder
 from uploader.valt import Valt
@@ -82,10 +82,4 @@ async def open_store(config: Config, bus: events.Bus) -> AsyncIterator[Store]:
 
 def valt_of(config: Config) -> Valt:
     """Make a client for a command that only asks."""
-    return Valt(
-        config.server,
-        password=lambda: read_password(config.server, os.environ),
-        clock=clock,
-        bus=events.Bus(),
-        remember=redactor.remember,
-    )
+    return valt_to_ask(config, os.environ, clock)

@@ -71,7 +71,9 @@ def once(file: Path | None) -> int:
             whole = await _until_signal(
                 house, lambda stop: house.run_to_end(lambda house: house.discover.scan_all(), stop)
             )
-            unfinished = {upload.path: _why(upload) for upload in store.uploads.values()}
+            unfinished = {
+                upload.path: _why(upload, paused=store.is_paused(upload)) for upload in store.uploads.values()
+            }
             settling = {one.sighting.path: f"not sent yet: {one.reason}" for one in house.settle.candidates.values()}
             waiting = settling | unfinished
             text = f"{store.ledger.count - before} uploaded now, {len(waiting)} not ready"
@@ -86,8 +88,7 @@ def once(file: Path | None) -> int:
 
 
 def _hurry(store: Store) -> None:
-    """Let nothing wait for its time, a refused password least of all: whoever asks by hand has mended it."""
-    store.learn(login_not_before=None)
+    """Let no upload wait for its time. A refused password does: ``once`` may be run by a timer that nobody watches."""
     for upload in tuple(store.uploads.values()):
         if upload.state is not State.PARKED and upload.trouble is not None:
             store.put(replace(upload, trouble=replace(upload.trouble, next_try=clock.now())))
@@ -132,9 +133,11 @@ def _first(error: BaseException) -> BaseException:
     return error
 
 
-def _why(upload: Upload) -> str:
+def _why(upload: Upload, *, paused: bool) -> str:
     reason = "" if upload.trouble is None else f": {upload.trouble.reason}"
-    return f"{upload.state}{reason}; {report.what_next(upload, clock.now())}"
+    if paused:
+        reason = f": {report.PAUSED}"
+    return f"{upload.state}{reason}; {report.what_next(upload, clock.now(), paused=paused)}"
 
 
 @cli.command()
@@ -196,7 +199,7 @@ def _tell_upload(store: Store, path: str, before: int) -> int:
     unfinished, sent, now = store.uploads.get(path), store.ledger.of(path), files.look(path, "")
     text, code = "not sent: it is still being written, or was taken away", 1
     if unfinished is not None:
-        text = _why(unfinished)
+        text = _why(unfinished, paused=store.is_paused(unfinished))
     elif sent and sent[-1].seq > before:
         text, code = f"ready, record {sent[-1].record}, {format_bytes(sent[-1].size)}", 0
     elif now is not None and store.ledger.knows(path, now.size, now.mtime_ns):

@@ -280,7 +280,5 @@ class Config(_Table):
 
 # What is accepted and not yet acted upon: section, key, and whether a table asks for more than there is.
 _NOT_IN_FORCE: Final[tuple[tuple[str, str, Callable[[Any], bool]], ...]] = (
-    ("upload", "bandwidth", lambda upload: any(step.bytes_per_second is not None for step in upload.bandwidth)),
-    ("upload", "recording_aware", lambda upload: upload.recording_aware),
     ("status", "listen", lambda status: bool(status.listen)),
 )

@@ -9,6 +9,8 @@
     looking.py     inode, identity, container, sha256
     writers.py     who still has it open for writing
     recording.py   open for sending: read once, hashed on the way
+    sending.py     what a thread does of it: to a hash, to a socket, to a block
+    handle.py      a descriptor that is not closed under a thread
     afterwards.py  deleted or moved, if it is still what was sent
 
 Must never change a recording's bytes. Every ``OSError`` about a file leaves as an error of ours.
@@ -23,13 +25,14 @@ from uploader.files.looking import look
 from uploader.files.mounted import MountedShare
 from uploader.files.mounts import Mode
 from uploader.files.opening import folder_problem, kind_of
-from uploader.files.recording import Recording
+from uploader.files.recording import Bookmark, Recording
 from uploader.files.share import Share, Standing
 from uploader.files.threads import ShareThreads
 from uploader.files.walk import Batch, Order
 
 __all__ = [
     "Batch",
+    "Bookmark",
     "Mode",
     "MountedShare",
     "Order",

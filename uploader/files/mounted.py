@@ -206,7 +206,9 @@ class MountedShare:
             with self._opened() as root, opening.parent(root, self._below(path)) as (folder, name):
                 return opening.open_regular(name, flags, dir_fd=folder)
 
-        manager = Recording.open(path, identity, self._threads, opener)
+        mount = self.standing.mount
+        local = mount is not None and not mount.network
+        manager = Recording.open(path, identity, self._threads, opener, local=local)
         try:
             recording = await manager.__aenter__()
             try:

@@ -10,6 +10,7 @@ What travels is frozen: sightings, snapshots, or just the path of an upload whos
 from __future__ import annotations
 
 import asyncio
+import heapq
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -45,10 +46,44 @@ class Settled:
 
 @dataclass(frozen=True, slots=True, order=True)
 class Job:
-    """A path in the queue of the workers; the smallest ``rank`` goes first."""
+    """A path in the queue of the workers; the smallest ``rank`` goes first. ``small``: one request is all it takes."""
 
     rank: tuple[int, int]
     path: str = field(compare=False)
+    small: bool = field(default=False, compare=False)
+
+
+class Jobs(asyncio.Queue[Job]):
+    """What waits for a worker, by rank."""
+
+    def _init(self, maxsize: int) -> None:
+        del maxsize
+        self._small: list[Job] = []
+        self._large: list[Job] = []
+
+    def _put(self, item: Job) -> None:
+        heapq.heappush(self._small if item.small else self._large, item)
+
+    def _get(self) -> Job:
+        heaps = [heap for heap in (self._small, self._large) if heap]
+        return heapq.heappop(min(heaps, key=lambda heap: heap[0]))
+
+    def qsize(self) -> int:
+        """How many wait."""
+        return len(self._small) + len(self._large)
+
+    def empty(self) -> bool:
+        """True when none does."""
+        return not self.qsize()
+
+    @property
+    def small_waits(self) -> bool:
+        """True when a small one does: every worker is busy."""
+        return bool(self._small)
+
+    def take_small(self) -> Job | None:
+        """Take the small one that goes first, if there is one, whatever waits before it."""
+        return heapq.heappop(self._small) if self._small else None
 
 
 class Pipes:
@@ -57,7 +92,7 @@ class Pipes:
     def __init__(self, clock: Clock) -> None:
         self.seen: asyncio.Queue[Seen] = asyncio.Queue(SEEN_AT_ONCE)
         self.settled: asyncio.Queue[Settled] = asyncio.Queue()
-        self.jobs: asyncio.PriorityQueue[Job] = asyncio.PriorityQueue()
+        self.jobs = Jobs()
         self.sent: Agenda[str] = Agenda(clock)
         self.ready: Agenda[str] = Agenda(clock)
         self.again: Agenda[str] = Agenda(clock)

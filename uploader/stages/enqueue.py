@@ -236,7 +236,8 @@ class Enqueue:
             "newest": -upload.identity.mtime_ns,
             "smallest": upload.identity.size,
         }[self._config.order]
-        self._pipes.jobs.put_nowait(Job((rank, next(self._number)), upload.path))
+        small = upload.chunk_size != 0 and lifecycle.chunk_end(upload) == upload.identity.size
+        self._pipes.jobs.put_nowait(Job((rank, next(self._number)), upload.path, small))
 
 
 def _may_be_renamed(upload: Upload, settled: Settled) -> bool:
@@ -247,7 +248,13 @@ def chunk_size_now(config: UploadConfig, learnt: Learnt, *, now: float) -> int:
     """Say in which chunks a new record is filled: as configured, unless the server has taught us less. 0: whole."""
     if config.chunk_size == 0 or (learnt.whole_only_until is not None and now < learnt.whole_only_until):
         return 0
-    return config.chunk_size if learnt.chunk_limit is None else min(config.chunk_size, learnt.chunk_limit)
+    limit = limit_now(learnt, now=now)
+    return config.chunk_size if limit is None else min(config.chunk_size, limit)
+
+
+def limit_now(learnt: Learnt, *, now: float) -> int | None:
+    """The size in bytes above which the server has refused requests; None: none is known, or it was long ago."""
+    return learnt.chunk_limit if now < (learnt.chunk_limit_until or 0.0) else None
 
 
 def upload_of(

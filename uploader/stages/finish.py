@@ -58,7 +58,7 @@ class Finish:
 
     async def _take_turn(self, path: str) -> None:
         upload = self._store.uploads.get(path)
-        if upload is not None and upload.state is State.FINISHING:
+        if upload is not None and upload.state is State.FINISHING and not self._store.is_paused(upload):
             await self._setbacks.guard(path, self.finish(upload))
 
     async def finish(self, upload: Upload) -> None:

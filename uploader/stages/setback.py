@@ -17,7 +17,7 @@ from uploader.model import Sighting, State, Trouble, Turn, Upload
 from uploader.outage import Outage
 from uploader.retry import Action, Next
 from uploader.stages import Pipes, Seen, our_fault
-from uploader.stages.enqueue import chunk_size_now
+from uploader.stages.enqueue import chunk_size_now, limit_now
 from uploader.store import Store
 
 log = get_logger(__name__)
@@ -57,14 +57,19 @@ class Setbacks:
         history = retry.History(
             attempts=upload.trouble.attempts if upload.trouble else 0,
             not_ready=upload.trouble.not_ready if upload.trouble else 0,
+            cuts=upload.trouble.cuts if upload.trouble else 0,
             restarts=upload.restarts,
+            gone=upload.gone,
             chunk_size=upload.chunk_size,
             size=upload.identity.size,
             begun=upload.state is not State.QUEUED,
+            outage=self._outage.going_on,
         )
         verdict = retry.decide(error, history, self._clock.uniform)
         if verdict.server_level:
             await self._outage.failed(error)  # whoever takes the upload up next waits for its end, early or late
+        elif verdict.costs:
+            await self._outage.stumbled(error)
         self._learn(verdict, upload)
         match verdict.action:
             case Action.RESETTLE:
@@ -83,12 +88,13 @@ class Setbacks:
             await self._park(upload, Next(Action.PARK, Trouble(our_fault(error), Turn.OPERATOR), retry.DAY))
 
     def _learn(self, verdict: Next, upload: Upload) -> None:
+        until = self._clock.now() + retry.LEARNT_FOR
         if verdict.whole_only:
-            self._store.learn(whole_only_until=self._clock.now() + retry.WHOLE_ONLY_FOR)
+            self._store.learn(whole_only_until=until)
         if verdict.halve_chunk and verdict.action is Action.START_OVER:
             half = max(retry.MIN_CHUNK, min(upload.chunk_size, upload.identity.size) // 2)
-            known = self._store.learnt.chunk_limit  # another upload may have learnt more meanwhile
-            self._store.learn(chunk_limit=half if known is None else min(half, known))
+            known = limit_now(self._store.learnt, now=self._clock.now())  # another upload may have learnt more by now
+            self._store.learn(chunk_limit=half if known is None else min(half, known), chunk_limit_until=until)
 
     def _with_time(self, verdict: Next) -> Trouble:
         next_try = None if verdict.after is None else self._clock.now() + verdict.after
@@ -115,6 +121,7 @@ class Setbacks:
         fresh = replace(
             fresh,
             restarts=upload.restarts if learning else fresh.restarts,
+            gone=upload.gone + verdict.gone,
             chunk_size=chunk_size_now(self._config.upload, self._store.learnt, now=now),
             trouble=self._with_time(verdict),
         )

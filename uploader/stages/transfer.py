@@ -3,21 +3,24 @@
 A worker drives one upload from where it stands towards *every byte acknowledged*; ``lifecycle.TABLE`` is its map.
 Must never act before the save that announces the act has returned, have two requests for one record in flight, or
 send a byte again that was acknowledged. What it cannot solve at once it hands back with a time: waiting holds no
-worker.
+worker. A large file holds one no longer than a chunk takes while a small one waits: it steps aside, the small one goes,
+and then it is its turn again. No worker is kept free for small files: it would stand idle while the link has room.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
 from typing import Final
 from weakref import WeakValueDictionary
 
 from uploader import errors, events, lifecycle
+from uploader.bandwidth import Lane
 from uploader.clock import Clock
 from uploader.config import ServerConfig
-from uploader.files import Recording, Shares
+from uploader.files import Bookmark, Recording, Shares
 from uploader.lifecycle import Step
 from uploader.model import Orphan, RecordIds, Sighting, State, Upload, shown
 from uploader.outage import Outage
@@ -27,6 +30,7 @@ from uploader.stages.setback import Setbacks
 from uploader.store import Store
 from uploader.valt import RecordDetails, RecordListed, Valt
 from uploader.valt.wire import multipart_filename
+from uploader.ways import Ways
 
 CLOCK_GRAIN: Final = 2.0  # s; a Date header and ``created`` are both whole seconds
 LANDED: Final = frozenset({"created", "ready"})
@@ -45,15 +49,22 @@ class Transfer:
         valt: Valt,
         outage: Outage,
         setbacks: Setbacks,
+        lanes: Callable[[str], Lane],
         pipes: Pipes,
         clock: Clock,
         bus: events.Bus,
     ) -> None:
+        """*lanes*: who says how fast the files of a watched folder may go."""
         self._server, self._shares, self._store, self._valt, self._outage = server, shares, store, valt, outage
+        self._lanes = lanes
         self._setbacks, self._pipes, self._clock, self._bus = setbacks, pipes, clock, bus
+        self._ways = Ways(server, store, valt, clock, bus)
         self._stopping = asyncio.Event()
+        self._resent: dict[str, int] = {}  # where a chunk was sent again: a no to it is no word about ranges
         self._active: dict[str, asyncio.Task[None]] = {}
         self._missed: dict[str, Job] = {}  # came back to the queue while a worker was still putting it aside
+        self._aside: set[str] = set()  # have stepped aside for a small one
+        self._marks: dict[str, Bookmark] = {}  # where each that is not sent yet stood, so that it is not read again
         # One record of a name is made at a time, so that after a crash it can only be one upload's (rule 6).
         self._names: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
@@ -64,29 +75,38 @@ class Transfer:
 
     async def work(self) -> None:
         """Take job after job until ``stop``; one worker."""
+        small: Job | None = None
         while not self._stopping.is_set():
-            job = await self._pipes.jobs.get()
-            await self._outage.clear()  # it may have begun while we waited for a job
-            upload = self._store.uploads.get(job.path)
-            waits = upload is not None and upload.trouble is not None and upload.trouble.next_try is not None
-            if upload is None or upload.state not in HERE or waits:
-                continue  # it has moved on since it was queued
-            if job.path in self._active:
-                self._missed[job.path] = job
-                continue
-            self._active[job.path] = asyncio.ensure_future(self._setbacks.guard(job.path, self.drive(job.path)))
-            try:
-                await asyncio.shield(self._active[job.path])
-            except asyncio.CancelledError:
-                task = self._active[job.path]
-                if not task.cancelled():  # this worker was cancelled, not the upload alone
-                    task.cancel()
-                    await asyncio.gather(task, return_exceptions=True)
-                    raise
-            finally:
-                del self._active[job.path]
-                if missed := self._missed.pop(job.path, None):
-                    self._pipes.jobs.put_nowait(missed)
+            job = small or await self._pipes.jobs.get()
+            async with self._outage.turn():  # an outage may have begun while we waited for a job
+                await self._do(job)
+            small = None
+            if job.path in self._aside:
+                small = self._pipes.jobs.take_small()
+                self._pipes.jobs.put_nowait(job)
+
+    async def _do(self, job: Job) -> None:
+        """Drive the upload of one job as far as it goes, in a task of its own that can be taken away from it."""
+        upload = self._store.uploads.get(job.path)
+        waits = upload is not None and upload.trouble is not None and upload.trouble.next_try is not None
+        if upload is None or upload.state not in HERE or waits:
+            return  # it has moved on since it was queued
+        if job.path in self._active:
+            self._missed[job.path] = job
+            return
+        self._active[job.path] = asyncio.ensure_future(self._setbacks.guard(job.path, self.drive(job.path)))
+        try:
+            await asyncio.shield(self._active[job.path])
+        except asyncio.CancelledError:
+            task = self._active[job.path]
+            if not task.cancelled():  # this worker was cancelled, not the upload alone
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+                raise
+        finally:
+            del self._active[job.path]
+            if missed := self._missed.pop(job.path, None):
+                self._pipes.jobs.put_nowait(missed)
 
     def stop(self) -> None:
         """Begin nothing more; chunks that are in flight may end."""
@@ -100,11 +120,16 @@ class Transfer:
 
     async def drive(self, path: str) -> None:
         """Bring one upload forward, state by state, until it has left this stage. Raises our errors."""
+        was_aside = path in self._aside
+        self._aside.discard(path)
         async with AsyncExitStack() as stack:
             recording: Recording | None = None
             while not self._stopping.is_set():
                 upload = self._store.uploads.get(path)
+                if upload is not None and self._store.is_paused(upload):
+                    return
                 if upload is None or upload.state not in HERE:
+                    self._marks.pop(path, None)
                     return
                 if upload.state is State.CREATING:
                     await self._find_record(upload)
@@ -117,7 +142,19 @@ class Transfer:
                     if upload.state is State.QUEUED:
                         await self._begin(upload)
                     else:
-                        await self._send(upload, recording)
+                        await self._send(upload, recording, tell=not was_aside)
+                        if self._steps_aside(path):
+                            self._marks[path] = recording.bookmark()
+                            return
+
+    def _steps_aside(self, path: str) -> bool:
+        """True when a small file waits, and more than one chunk of this one is left."""
+        upload = self._store.uploads.get(path)
+        if upload is None or upload.state is not State.SENDING or lifecycle.chunk_end(upload) == upload.identity.size:
+            return False
+        if self._pipes.jobs.small_waits:
+            self._aside.add(path)
+        return path in self._aside
 
     async def _begin(self, upload: Upload) -> None:
         """Save the intent, make the record, save its ids."""
@@ -126,6 +163,7 @@ class Transfer:
                 what = "whether the record of another file of the same name was made is not known yet"
                 raise errors.StillInDoubt(what, wait=max(NAME_PAUSE, self._server.doubt_settle))
             await self._valt.login_if_needed()  # its answer also sets the server's clock that the intent is timed by
+            await self._ways.look()
             now = self._clock.now()
             intent = {"intent_at": self._valt.server_now(), "begun_at": upload.begun_at or now}
             upload = await self._store.save(lifecycle.advance(upload, Step.INTEND, **intent))
@@ -198,28 +236,42 @@ class Transfer:
         if landed and upload.doubt_end == upload.identity.size:
             await self._acknowledge(upload)
             self._bus.publish(events.DoubtResolved(upload.path, ids.record, "the last chunk had landed"))
-        elif self._server.resend_is_safe and not landed:
+        elif not landed and await self._ways.resend_is_safe():
+            self._resent[upload.path] = upload.offset
             await self._store.save(lifecycle.advance(upload, Step.RESEND))
-            self._bus.publish(events.DoubtResolved(upload.path, ids.record, "sent again: resend_is_safe"))
+            self._bus.publish(events.DoubtResolved(upload.path, ids.record, "sent again: that is safe here"))
         elif 0 <= waited < self._server.doubt_settle:
             what = "what became of its last request is not known yet"
             raise errors.StillInDoubt(what, wait=self._server.doubt_settle - waited)
         else:
             raise errors.RecordSpoilt("what became of a chunk cannot be learnt from this server")
 
-    async def _send(self, upload: Upload, recording: Recording) -> None:
+    async def _send(self, upload: Upload, recording: Recording, *, tell: bool) -> None:
         """Send the next chunk; a token that has expired is replaced once, and the chunk sent again."""
         if recording.position != upload.offset:
-            await recording.skip_to(upload.offset, upload.digest)
-            self._bus.publish(
-                events.UploadResumed(upload.path, _ids(upload).record, upload.offset, upload.identity.size)
-            )
-        start = recording.bookmark()
+            await self._go_to_offset(upload, recording)
+            if tell:
+                ids, size = _ids(upload), upload.identity.size
+                self._bus.publish(events.UploadResumed(upload.path, ids.record, upload.offset, size))
+        self._marks[upload.path] = start = recording.bookmark()
         try:
             await self._send_chunk(upload, recording)
         except errors.TokenExpired:
-            await recording.return_to(start)
-            await self._send_chunk(self._store.uploads[upload.path], recording)
+            recording.return_to(start)
+            try:
+                await self._send_chunk(self._store.uploads[upload.path], recording)
+            except errors.TokenExpired as error:
+                what = f"{error.what}, right after a good log-in"
+                raise errors.RightMissing(what, hint="does this user have the right to upload?") from None
+
+    async def _go_to_offset(self, upload: Upload, recording: Recording) -> None:
+        """Go to where the upload stands: by what we know from before if the file is still the same, else by reading."""
+        mark = self._marks.get(upload.path)
+        stands = upload.offset, upload.digest
+        if mark is not None and (mark.position, mark.hash.hexdigest()) == stands and recording.is_as_at(mark):
+            recording.return_to(mark)
+        else:
+            await recording.skip_to(upload.offset, upload.digest)
 
     async def _send_chunk(self, upload: Upload, recording: Recording) -> None:
         path, size, ids, end = upload.path, upload.identity.size, _ids(upload), lifecycle.chunk_end(upload)
@@ -242,19 +294,25 @@ class Transfer:
                 ids,
                 multipart_filename(path),  # also if it has another name by now: it is constant over all chunks
                 (upload.offset, end, size),
-                recording.blocks(end),
+                recording,
                 before_last_byte=before_last_byte,
                 on_progress=progress,
+                lane=self._lanes(upload.root),
             )
         except errors.AnswerLost as error:
             self._doubt_begins(path)
             self._bus.publish(events.UploadInDoubt(path, ids.record, str(error)))
             raise
-        except errors.UploaderError:
+        except errors.UploaderError as error:
             await self._not_taken(path)
+            if isinstance(error, errors.ChunkRefused) and self._resent.get(path) == upload.offset:
+                raise errors.RecordSpoilt(f"a chunk that was sent again: {error.what}") from None
             raise
+        finally:
+            self._resent.pop(path, None)
         if held is not None and held != end:
             raise errors.RecordSpoilt(f"the server says it holds {held} bytes where {end} were sent")
+        await recording.confirm()
         await self._acknowledge(self._store.uploads[path])
 
     def _doubt_begins(self, path: str) -> None:

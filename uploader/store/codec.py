@@ -60,6 +60,7 @@ class Saved:
     learnt: Learnt = field(default_factory=Learnt)
     ledger: Tail | None = None
     homes: tuple[Home, ...] = ()
+    paused: tuple[str, ...] = ()  # files and folders that a person has paused
 
 
 class StateWriter:
@@ -76,7 +77,7 @@ class StateWriter:
         ledger = "" if saved.ledger is None else f',\n "ledger": {to_json(saved.ledger)}'
         rest = (
             f' "uploads": [\n{uploads}\n ],\n "orphans": [\n{orphans}\n ],\n "homes": [\n{homes}\n ],\n'
-            f' "learnt": {to_json(saved.learnt)}{ledger}\n}}\n'
+            f' "paused": {json.dumps(saved.paused)},\n "learnt": {to_json(saved.learnt)}{ledger}\n}}\n'
         ).encode("ascii")
         head = {
             "format": FORMAT,
@@ -124,6 +125,7 @@ def decode_state(content: bytes) -> Saved:
         learnt=build(Learnt, document.get("learnt"), "learnt"),
         ledger=build(Tail, document["ledger"], "ledger") if "ledger" in document else None,
         homes=build(tuple[Home, ...], document.get("homes", []), "homes"),  # the first release knew none
+        paused=build(tuple[str, ...], document.get("paused", []), "paused"),  # nor these
     )
     _check(saved)
     return saved

@@ -64,10 +64,12 @@ class StateFolder:
         """
         self.folder = folder
         self._lock: int | None = None
+        self._unfinished: dict[str, int] = {}  # name: size before an append that could not be taken back
         try:
             if lock:
                 _make_private(folder)
             self._dir = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            self._owner = os.fstat(self._dir)
         except OSError as error:
             raise _unusable(folder, error) from None
         if lock:
@@ -81,6 +83,7 @@ class StateFolder:
         try:
             flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
             self._lock = os.open(LOCK, flags, 0o600, dir_fd=self._dir)
+            self._hand_over(self._lock)
         except OSError as error:
             raise _unusable(self.folder, error) from None
         try:
@@ -100,6 +103,11 @@ class StateFolder:
     def where(self, name: str) -> str:
         """Say for people which file *name* is: with its folder."""
         return str(self.folder / name)
+
+    def _hand_over(self, fd: int) -> None:
+        """Give a file that root has made to the folder's owner: a daemon that is not root must be able to read it."""
+        if os.geteuid() == 0 and self._owner.st_uid != 0:
+            os.fchown(fd, self._owner.st_uid, self._owner.st_gid)
 
     def read(self, name: str) -> bytes | None:
         """Return the whole file; None when there is none. Raises ``StateUnusable`` (exit 78)."""
@@ -162,6 +170,7 @@ class StateFolder:
             os.unlink(name, dir_fd=self._dir)
         fd = os.open(name, _NEW_FILE, 0o600, dir_fd=self._dir)
         try:
+            self._hand_over(fd)
             _write_all(fd, content)
             os.fsync(fd)
         finally:
@@ -172,7 +181,12 @@ class StateFolder:
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         fd = os.open(name, flags, 0o600, dir_fd=self._dir)
         try:
-            before = os.fstat(fd).st_size
+            size = os.fstat(fd).st_size
+            if size == 0:
+                self._hand_over(fd)
+            before = self._unfinished.setdefault(name, size)
+            if size > before:
+                os.ftruncate(fd, before)
             try:
                 _write_all(fd, content)
                 os.fsync(fd)
@@ -181,6 +195,7 @@ class StateFolder:
             except OSError:
                 os.ftruncate(fd, before)  # a line that is half there would break the chain
                 raise
+            del self._unfinished[name]
         finally:
             os.close(fd)
 
@@ -222,13 +237,14 @@ def _make_private(folder: Path) -> None:
     """Make *folder* if it is missing, and see to it that it is ours alone (security: 0700)."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     status = folder.stat()
-    if status.st_uid == os.geteuid():
-        if stat.S_IMODE(status.st_mode) & 0o077:
-            folder.chmod(0o700)
-    elif status.st_mode & stat.S_IWOTH:
+    if status.st_mode & stat.S_IWOTH:
         raise errors.StateUnusable(
             f"{folder}: others can write to the state folder", hint=f"chmod 0700 {folder}", exit_code=73
         )
+    if status.st_uid == os.geteuid() and stat.S_IMODE(status.st_mode) & 0o077:
+        names = os.listdir(folder)
+        if LOCK in names or not names:  # else it is no state folder (yet): /var/lib, say, and root who named it
+            folder.chmod(0o700)
 
 
 def _unusable(folder: Path, error: OSError) -> errors.StateUnusable:

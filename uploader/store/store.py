@@ -8,7 +8,7 @@ effect on the server or the folder that the save was to announce.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from types import MappingProxyType
@@ -16,7 +16,7 @@ from typing import Final, TypeVar
 
 from uploader import errors, events
 from uploader.clock import Clock
-from uploader.model import Finished, Home, Orphan, State, Upload
+from uploader.model import Finished, Home, Orphan, State, Upload, covers
 from uploader.store import codec
 from uploader.store import ledger as ledger_file
 from uploader.store.disk import PREVIOUS, Disk
@@ -42,6 +42,7 @@ class Store:
         self._renamed = {upload.renamed_to: upload.path for upload in saved.uploads if upload.renamed_to is not None}
         self._orphans = {orphan.record: orphan for orphan in saved.orphans}
         self._homes = {home.root: home for home in saved.homes}
+        self._paused = dict.fromkeys(saved.paused)
         self.learnt = saved.learnt
         self._sequence = self._durable = saved.sequence
         self._writer = asyncio.Lock()
@@ -71,6 +72,26 @@ class Store:
     def orphans(self) -> Mapping[str, Orphan]:
         """Records of ours that will not be finished, by id."""
         return MappingProxyType(self._orphans)
+
+    @property
+    def paused(self) -> Collection[str]:
+        """Files and folders that a person has paused; ``model.EVERYTHING`` is all."""
+        return self._paused.keys()
+
+    def is_paused(self, upload: Upload) -> bool:
+        """True when a person has paused this upload: nothing new is begun for it."""
+        return bool(self._paused) and (covers(self._paused, upload.path) or covers(self._paused, upload.where))
+
+    def pause(self, path: str, *, paused: bool = True) -> bool:
+        """Pause a file, or all below a folder, or let it go on, in memory. False when that was so already."""
+        if (path in self._paused) is paused:
+            return False
+        if paused:
+            self._paused[path] = None
+        else:
+            del self._paused[path]
+        self._sequence += 1
+        return True
 
     def put(self, upload: Upload) -> Upload:
         """Set an upload's new value, in memory."""
@@ -115,7 +136,7 @@ class Store:
         if self._orphans.pop(record, None) is not None:
             self._sequence += 1
 
-    def learn(self, **facts: float | None) -> None:
+    def learn(self, **facts: float | str | None) -> None:
         """Remember what the server has taught us, in memory: fields of ``model.Learnt``."""
         self.learnt = replace(self.learnt, **facts)  # type: ignore[arg-type]  # each fact has its field's type
         self._sequence += 1
@@ -139,6 +160,7 @@ class Store:
                 tuple(self._orphans.values()),
                 self.learnt,
                 homes=tuple(self._homes.values()),
+                paused=tuple(self._paused),
             )
             await self._until_written(lambda: self._write(saved))
             self._durable = sequence
@@ -202,8 +224,11 @@ def load(disk: Disk) -> codec.Saved:
 
 
 def peek(disk: Disk) -> codec.Saved:
-    """Read ``state.json`` without making it; nothing there is an empty state."""
-    return codec.Saved() if disk.size(STATE) is None else load(disk)
+    """Read ``state.json`` without making it; in a folder that has no past, nothing there is an empty state."""
+    if disk.size(STATE) is not None:
+        return load(disk)
+    _refuse_a_past(disk)
+    return codec.Saved()
 
 
 def look(disk: Disk) -> tuple[codec.Saved, Ledger]:
@@ -227,13 +252,18 @@ def _unwritable(disk: Disk, name: str, error: OSError) -> errors.StateUnusable:
     )
 
 
-def _first_start(disk: Disk) -> codec.Saved:
+def _refuse_a_past(disk: Disk) -> None:
+    """Raise ``StateUnusable`` when only ``state.json`` is missing: it was lost, and this is no first start."""
     for name in (STATE + PREVIOUS, ledger_file.NAME):
         if disk.size(name) is not None:
             raise errors.StateUnusable(
                 f"{disk.where(STATE)} is missing, but {name} is there",
                 hint=f"{_hint_for_damage(disk)}; or, to begin with nothing known, move {name} away too",
             )
+
+
+def _first_start(disk: Disk) -> codec.Saved:
+    _refuse_a_past(disk)
     saved = codec.Saved(sequence=1)
     try:
         disk.replace(STATE, codec.encode_state(saved, now=0.0))

@@ -22,20 +22,31 @@ from yarl import URL
 from uploader import __version__, errors, events
 from uploader.clock import Clock
 from uploader.config import ServerConfig
+from uploader.log import Redactor
 from uploader.model import RecordIds, RecordSpec
 from uploader.retry import login_pause
 from uploader.valt import wire
-from uploader.valt.body import ChunkBody
+from uploader.valt.body import ChunkBody, Lane, NoLimit, Source
 from uploader.valt.wire import Answer, Call
 
 API: Final = "/api/v3"
 CONNECT_TIMEOUT: Final = 10.0  # s, name and TLS included; the kernel's own would be two minutes
 ANSWER_PATIENCE: Final = 5  # × stall_timeout: a server may move gigabytes between last byte and answer
 TOKEN_AGE: Final = 27_000.0  # s; no expiry is documented, the vendor's client logs in again every 28,800 s
-LIST_LIMIT: Final = 100  # rows asked for when one record of an exact name is sought
+LIST_LIMIT: Final = 100  # rows asked for at a time when one record of an exact name is sought
+LIST_PAGES: Final = 20  # of such rows, at most: nobody has two thousand records of one name
+SHORT_PAGE: Final = 20  # rows; a page of fewer is the last one, whatever limit a server sets itself
+FAILURE_LIMIT: Final = 64 * 1024  # bytes of a failure's body that its words are sought in
 DOWNLOAD_BLOCK: Final = 1024 * 1024  # bytes
+NO_LIMIT: Final = NoLimit()
+
+HEADER_LIMIT: Final = 32 * 1024  # bytes of an answer's headers; aiohttp itself takes 128 of 8 KiB each
 
 Remember = Callable[[str], None]
+
+
+class AnswerTooLarge(aiohttp.ClientError):
+    """No VALT server answers with so many headers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,13 +83,15 @@ class Valt:
         self._password = password
         self._clock = clock
         self._bus = bus
-        self._remember = remember
+        self._told = remember
+        self._secrets = Redactor()
         self._on_answer = on_answer
         self._token: _Token | None = None
         self._refusal: _Refusal | None = None
         self._logging_in = asyncio.Lock()
         self._skew = 0.0
         self._session: aiohttp.ClientSession | None = None
+        self.log_ins = 0  # good ones: after each the server may be another version
 
     async def __aenter__(self) -> Self:
         connector = aiohttp.TCPConnector(ssl=tls_of(self._server), limit=0, keepalive_timeout=15.0)
@@ -123,10 +136,17 @@ class Valt:
         return wire.details_of(await self._json_call(Call.DETAILS, f"/records/{_checked(record)}"))
 
     async def find_records(self, name: str) -> tuple[wire.RecordListed, ...]:
-        """List the records of exactly this *name*: the server's own search is not exact."""
-        body = {"search": name, "limit": LIST_LIMIT}
-        listed = wire.listed_of(await self._json_call(Call.LIST, "/records", body))
-        return tuple(row for row in listed if row.name == name)
+        """List the records of exactly this *name*: the server's own search is not exact, and answers in pages."""
+        rows: dict[str, wire.RecordListed] = {}
+        for _ in range(LIST_PAGES):
+            body = {"search": name, "offset": len(rows), "limit": LIST_LIMIT}
+            listed = wire.listed_of(await self._json_call(Call.LIST, "/records", body))
+            before = len(rows)
+            for row in listed:
+                rows.setdefault(row.record, row)
+            if len(listed) < SHORT_PAGE or len(rows) == before:  # the last page; or a server that knows no pages
+                break
+        return tuple(row for row in rows.values() if row.name == name)
 
     async def delete_record(self, record: str) -> None:
         """Delete *record*; one that is gone already is fine."""
@@ -134,10 +154,10 @@ class Valt:
             await self._json_call(Call.DELETE, f"/records/{_checked(record)}/delete", {})
 
     async def version(self) -> str | None:
-        """Ask the server's version; None when this user may not know it."""
+        """Ask the server's version; None when it is not told. Nothing depends on it enough to wait for it."""
         try:
             return wire.version_of(await self._json_call(Call.VERSION, "/admin/general"))
-        except errors.ServerRefused:
+        except (errors.ServerRefused, errors.CallFailed):
             return None
 
     async def download_link(self, ids: RecordIds) -> str:
@@ -149,27 +169,41 @@ class Valt:
         """Yield the bytes of a video as the server hands them out. The link must lead to the server's own host."""
         link = await self.download_link(ids)
         self._remember(link)
-        url = URL(link, encoded=True)
-        if url.host != URL(self._server.url).host:
-            raise errors.ServerRefused(f"{Call.LINK.label}: it leads to another host, which is never followed")
+        url = self._own(link)
         async with self._within(Call.DOWNLOAD) as watchdog, self._open().get(url, allow_redirects=False) as response:
             if response.status != 200:
-                raise wire.failure(Call.DOWNLOAD, await _read(response), now=self._clock.now())
+                raise self._no(Call.DOWNLOAD, await _read(response))
             async for block in response.content.iter_chunked(DOWNLOAD_BLOCK):
                 watchdog.moved()
                 yield block
+
+    def _own(self, link: str) -> URL:
+        """Return a link that the server gave as a URL that may be called: its own host, and TLS if we speak TLS."""
+        try:
+            url, ours = URL(link, encoded=True), URL(self._server.url)
+            good = url.host == ours.host and url.user is None and url.password is None
+        except ValueError:
+            good = False
+        if not good:
+            raise errors.ServerRefused(f"{Call.LINK.label}: it leads to another host, which is never followed")
+        if url.scheme != "https" and ours.scheme == "https":
+            raise errors.ServerRefused(f"{Call.LINK.label}: it leads out of TLS, where its secret could be read")
+        return url
 
     async def send_chunk(
         self,
         ids: RecordIds,
         filename: str,
         span: tuple[int, int, int],
-        blocks: AsyncIterator[bytes],
+        source: Source,
         *,
         before_last_byte: Callable[[], Awaitable[None]],
         on_progress: Callable[[int], None],
+        lane: Lane = NO_LIMIT,
     ) -> int | None:
         """Send the bytes *span* = (start, end, total) of a video; answer how many the server says it holds, if it does.
+
+        *source* stands at *start*; *lane* says when each piece may go.
 
         Raises ``ChunkCut`` when the server cannot have seen it, ``AnswerLost`` when it may have, what the body
         itself raised, or what the server's no means.
@@ -181,7 +215,8 @@ class Valt:
 
             def progress(count: int) -> None:
                 watchdog.moved()
-                on_progress(count)
+                if count:
+                    on_progress(count)
 
             async def last_byte() -> None:
                 await before_last_byte()
@@ -189,8 +224,9 @@ class Valt:
 
             body = ChunkBody(
                 wire.multipart_frame(boundary, filename),
-                blocks,
-                end - start,
+                source,
+                (start, end),
+                lane=lane,
                 before_last_byte=last_byte,
                 on_progress=progress,
             )
@@ -205,7 +241,7 @@ class Valt:
             return wire.held_of(answer)
         if answer.status == 401:
             self._forget(token)
-        failure = wire.failure(Call.UPLOAD, answer, now=self._clock.now())
+        failure = self._no(Call.UPLOAD, answer)
         unclear = answer.good or isinstance(failure, errors.AnswerLost)
         if unclear and not body.last_byte_may_have_gone:
             raise errors.ChunkCut(f"{failure.what}, before its last byte")
@@ -224,10 +260,10 @@ class Valt:
                 break
             self._forget(token)
             if attempt == 2:
-                raise errors.ServerRefused(
+                raise errors.RightMissing(
                     f"{call.label}: answered 401 right after a good log-in", hint="does this user have the right to it?"
                 )
-        raise wire.failure(call, answer, now=self._clock.now())
+        raise self._no(call, answer)
 
     async def _token_now(self) -> _Token:
         """Return the shared token; the first who finds none, or an old one, logs in for all."""
@@ -242,7 +278,7 @@ class Valt:
             async with self._within(Call.LOGIN):
                 answer = await self._exchange("POST", self._url("/login"), json=payload)
             if not answer.good:
-                failure = wire.failure(Call.LOGIN, answer, now=self._clock.now())
+                failure = self._no(Call.LOGIN, answer)
                 if isinstance(failure, errors.PasswordRefused):
                     self._refusal = _Refusal(password, now + login_pause(1), failure)
                 elif isinstance(failure, errors.ServerRefused):  # without a token nothing at all can be asked
@@ -251,8 +287,20 @@ class Valt:
             value = wire.token_of(answer)
             self._remember(value)
             self._token = _Token(value, self._clock.monotonic())
+            self.log_ins += 1
             self._bus.publish(events.LoggedIn(self._server.username))
             return self._token
+
+    def _remember(self, secret: str) -> None:
+        self._secrets.remember(secret)
+        self._told(secret)
+
+    def _no(self, call: Call, answer: Answer) -> errors.UploaderError:
+        """Say what an answer that is not 2xx means; what it repeats of our secrets is masked before it is read."""
+        headers = {name: self._secrets.mask(value) for name, value in answer.headers.items()}
+        body = self._secrets.mask(answer.body[:FAILURE_LIMIT].decode("utf-8", "surrogateescape"))
+        masked = Answer(answer.status, headers, body.encode("utf-8", "surrogateescape"))
+        return wire.failure(call, masked, now=self._clock.now())
 
     def _refuse_again(self, password: str, now: float) -> None:
         """Answer for the server what it has said of this password: one of all who were on their way asks it."""
@@ -338,6 +386,9 @@ def _checked(value: str) -> str:
 
 async def _read(response: aiohttp.ClientResponse) -> Answer:
     """Read an answer, at most ``ANSWER_LIMIT`` bytes of it."""
+    if sum(len(name) + len(value) for name, value in response.raw_headers) > HEADER_LIMIT:
+        response.close()
+        raise AnswerTooLarge
     body = bytearray()
     with contextlib.suppress(aiohttp.ClientPayloadError):  # torn; what came before, the status above all, counts
         async for block in response.content.iter_any():
@@ -359,6 +410,9 @@ def _no_connection(error: Exception, server: ServerConfig) -> errors.ServerDown:
         return errors.ServerDown(what, hint=_TLS_HINT)
     if isinstance(error, aiohttp.ClientConnectorSSLError):
         return errors.ServerDown(f"{server.url}: no safe connection: {_tls_words(error)}")
+    if server.url.startswith("https:") and isinstance(getattr(error, "os_error", None), ConnectionResetError):
+        what = f"{server.url}: no safe connection: it was closed in the handshake"
+        return errors.ServerDown(what, hint="does it speak TLS 1.2 or newer there?")
     number = error.errno if isinstance(error, OSError) else None
     reason = os.strerror(number) if number is not None and number > 0 else str(getattr(error, "strerror", "") or "")
     return errors.ServerDown(f"{server.url}: cannot be reached: {reason or 'no connection'}")
@@ -371,13 +425,14 @@ def _tls_words(error: BaseException) -> str:
     return getattr(error, "verify_message", None) or getattr(error, "reason", None) or type(error).__name__
 
 
-def tls_of(server: ServerConfig) -> ssl.SSLContext | aiohttp.Fingerprint | bool:
+def tls_of(server: ServerConfig) -> ssl.SSLContext | aiohttp.Fingerprint:
     """Make the TLS settings: TLS 1.2 and above, host name checked, unless the operator has said otherwise."""
-    if not server.tls_verify:
-        return False
-    if server.pin_sha256:
-        return aiohttp.Fingerprint(bytes.fromhex(server.pin_sha256))
+    if server.pin_sha256 and server.tls_verify:
+        return aiohttp.Fingerprint(bytes.fromhex(server.pin_sha256))  # over a context of aiohttp's: TLS 1.2, no key log
     context = ssl.create_default_context(cafile=None if server.ca_file is None else str(server.ca_file))
+    if not server.tls_verify:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.keylog_filename = None  # type: ignore[assignment]  # undo SSLKEYLOGFILE; typeshed wants a str
     return context

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from enum import Enum
 from html import unescape
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 from uploader import errors
 from uploader.model import RecordIds, RecordSpec, shown
@@ -21,11 +22,13 @@ from uploader.retry import retry_after
 
 ANSWER_LIMIT: Final = 1024 * 1024  # bytes of an answer that are read; no answer of VALT comes near
 FILENAME_LIMIT: Final = 200  # characters of the multipart file name
+ORIGIN_LIMIT: Final = 120  # characters of the origin that a redirect leads to
 EXCERPT: Final = 200  # characters of a foreign text that an error shows
 PART: Final = "file"  # the one part of an upload
 
 _ID = re.compile(r"[A-Za-z0-9-]{1,64}")
 _TOKEN = re.compile(r"[\x21-\x7e]{1,4096}")
+_NO_SPACE = re.compile(r"no space|disk (?:is )?full|quota exceeded")
 _URL = re.compile(r"https?:\S+|\S*access_token\S*", re.IGNORECASE)
 
 
@@ -70,6 +73,7 @@ class RecordDetails:
     author: str
     created: float  # epoch seconds by the server's clock
     videos: Mapping[str, str] | None
+    duration: float = 0.0  # seconds; 0: not said
 
     def status_of(self, video: str) -> str | None:
         """The status word of our video: ``created``, ``ready``, another; None when it is not there."""
@@ -166,7 +170,8 @@ def details_of(answer: Answer) -> RecordDetails:
     record = safe_id(data.get("id")) if isinstance(data, dict) else None
     if not isinstance(data, dict) or record is None:
         raise errors.ServerDown(f"{Call.DETAILS.label}: answered {answer.status}, but not as a VALT server does")
-    return RecordDetails(record, _text(data.get("name")), _author(data), _number(data.get("created")), _videos(data))
+    name, created, duration = _text(data.get("name")), _number(data.get("created")), _number(data.get("duration"))
+    return RecordDetails(record, name, _author(data), created, _videos(data), duration)
 
 
 def listed_of(answer: Answer) -> tuple[RecordListed, ...]:
@@ -218,11 +223,11 @@ def failure(call: Call, answer: Answer, *, now: float) -> errors.UploaderError:
     status, message = answer.status, message_of(answer)
     what = f"{call.label}: answered {status}" + (f" ({message})" if message else "")
     if 300 <= status < 400:
-        return errors.ServerRefused(f"{what}: a redirect, which is never followed", hint="set server.url to its target")
+        return _redirected(f"{call.label}: answered {status}", answer.headers.get("location", ""))
     if status == 401:
         return _unauthorized(call, what)
     if status == 403:
-        return errors.ServerRefused(what, hint="give this user the right on the server")
+        return errors.RightMissing(what, hint="give this user the right on the server")
     if status == 404:
         return _not_found(call, what)
     if status == 413 and call is Call.UPLOAD:
@@ -238,13 +243,30 @@ def failure(call: Call, answer: Answer, *, now: float) -> errors.UploaderError:
     return errors.ServerRefused(what)
 
 
+def _redirected(what: str, location: str) -> errors.ServerDown:
+    """Name where a redirect leads to, its origin alone: something stands before the server, for every file alike."""
+    try:
+        parts = urlsplit(location)
+        origin = f"{parts.scheme}://{parts.hostname}" + (f":{parts.port}" if parts.port else "")
+    except ValueError:
+        parts, origin = None, ""
+    known = parts is not None and parts.scheme in {"http", "https"} and parts.hostname
+    where = f" to {shown(origin, ORIGIN_LIMIT)}" if known else ""
+    return errors.ServerDown(f"{what}: a redirect{where}, which is never followed", hint="set server.url to its target")
+
+
 def _server_error(call: Call, status: int, what: str) -> errors.UploaderError:
     """Tell VALT's client error that wears a 500 from an outage, and both from an answer that leaves us in doubt."""
-    if status == 500 and "invalid request payload" in what.lower():
-        return errors.ServerRefused(what, hint="look at [watch.record]: template fields and share ids", passing=True)
-    if call.changes and status not in {408, 425, 503, 507}:
+    words = what.lower()
+    if status == 500 and "invalid request payload" in words:
+        return errors.PayloadRefused(what, hint="look at [watch.record]: template fields and share ids")
+    if status == 507 or (status == 500 and _NO_SPACE.search(words)):
+        full = errors.NoRoom if status == 500 and call.changes else errors.ServerFull
+        return full(what, hint="make room on the server")
+    if call.changes and status not in {408, 425, 503}:
         return errors.AnswerLost(what)  # 500, 502, 504: the work may have been done behind it
-    return errors.ServerDown(what)
+    # To a log-in it is the server's: nothing can be asked without one. To another call it may be one record's.
+    return errors.CallFailed(what) if status == 500 and call is not Call.LOGIN else errors.ServerDown(what)
 
 
 def _unauthorized(call: Call, what: str) -> errors.UploaderError:

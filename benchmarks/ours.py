@@ -1,0 +1,107 @@
+"""Ours, without the house: the client and its way from a file to the socket, as one command that a stop-watch can time.
+
+    python -m benchmarks.ours URL [--chunk MIB] [--no-hash] [--copy] [--ca FILE] [--uvloop] FILE ...
+
+All files at once. ``--no-hash`` leaves the SHA-256 out, which the product never does; ``--copy`` takes the way of
+network shares. It prints the wall-clock seconds of the transfer alone, processor seconds and peak memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import hashlib
+import json
+import resource
+import time
+from pathlib import Path
+from typing import Self
+
+from uploader.clock import SystemClock
+from uploader.config import ServerConfig
+from uploader.events import Bus
+from uploader.files import MountedShare, sending
+from uploader.model import RecordSpec
+from uploader.valt import Valt
+
+
+class NoHash:
+    """A hash that looks at nothing."""
+
+    def update(self, data: object, /) -> None:
+        """Look away."""
+
+    def hexdigest(self) -> str:
+        """Say nothing."""
+        return ""
+
+    def copy(self) -> Self:
+        """Be the same."""
+        return self
+
+
+async def nothing() -> None:
+    """Save no mark: there is no state here."""
+
+
+async def send(valt: Valt, path: Path, chunk: int, *, copy: bool) -> None:
+    """Send one file as the transfer stage does."""
+    share = MountedShare(str(path.parent), SystemClock())
+    identity = (await share.snapshot(str(path))).identity
+    async with share.open(str(path), identity) as recording:
+        if copy:
+            recording.local = False
+        ids = await valt.create_record(RecordSpec(path.stem))
+        size = identity.size
+        for start in range(0, size, chunk or size):
+            end = min(size, start + (chunk or size))
+
+            async def mark() -> None:
+                await recording.check_unchanged()
+
+            await valt.send_chunk(
+                ids, path.name, (start, end, size), recording, before_last_byte=mark, on_progress=lambda _: None
+            )
+            await recording.confirm()
+
+
+async def run(options: argparse.Namespace) -> float:
+    """Send every file, all at once; the seconds it took."""
+    server = ServerConfig.model_validate({"url": options.url, "username": "uploader", "ca_file": options.ca})
+    valt = Valt(server, password=lambda: "secret", clock=SystemClock(), bus=Bus(), remember=lambda _: None)
+    async with valt:
+        began = time.perf_counter()
+        chunk = int(options.chunk * 1024 * 1024)
+        await asyncio.gather(*(send(valt, path.absolute(), chunk, copy=options.copy) for path in options.files))
+        return time.perf_counter() - began
+
+
+def main() -> None:
+    """Read the command line, send, tell."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("url")
+    parser.add_argument("files", nargs="+", type=Path)
+    parser.add_argument("--chunk", type=float, default=0.0, help="MiB; 0 is whole")
+    parser.add_argument("--no-hash", action="store_true")
+    parser.add_argument("--copy", action="store_true")
+    parser.add_argument("--ca")
+    parser.add_argument("--uvloop", action="store_true")
+    options = parser.parse_args()
+    if options.no_hash:
+        hashlib.sha256 = lambda *_, **__: NoHash()  # type: ignore[assignment]
+        sending.hash_up = lambda *_: None  # nor are the bytes read for it
+    factory = None
+    if options.uvloop:
+        import uvloop
+
+        factory = uvloop.new_event_loop
+    with asyncio.Runner(loop_factory=factory) as runner:
+        began = time.process_time()
+        wall = runner.run(run(options))
+        cpu = time.process_time() - began
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    print(json.dumps({"wall": wall, "cpu": cpu, "peak": peak}))
+
+
+if __name__ == "__main__":
+    main()

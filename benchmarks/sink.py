@@ -1,0 +1,127 @@
+"""A VALT server that throws everything away as fast as it comes, in a process of its own.
+
+    python -m benchmarks.sink [--tls CERT KEY] [--delay SECONDS]
+
+It prints its port. Bodies of uploads are dropped inside the kernel (``MSG_TRUNC``: not even copied), those under TLS
+are decrypted into one buffer. A thread for each connection. What it can take is told by the raw sender beside it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import itertools
+import json
+import socket
+import ssl
+import sys
+import threading
+import time
+from collections import Counter
+
+BUFFER = 1 << 20  # bytes
+_number = itertools.count(1)
+counts: Counter[str] = Counter()  # calls, by name
+first_upload: list[float] = []  # Unix seconds at which the first bytes of an upload came
+
+
+class Connection:
+    """One client, until it leaves."""
+
+    def __init__(self, peer: socket.socket, delay: float) -> None:
+        self._peer, self._delay = peer, delay
+        self._room = bytearray(BUFFER)
+        self._rest = b""
+        self._flags = 0 if isinstance(peer, ssl.SSLSocket) else socket.MSG_TRUNC
+
+    def serve(self) -> None:
+        """Answer request after request."""
+        with contextlib.suppress(OSError), self._peer:
+            self._peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            while (head := self._head()) is not None:
+                line, *lines = head.split(b"\r\n")
+                if b"/videos/" in line and not first_upload:
+                    first_upload.append(time.time())
+                headers = dict(each.lower().split(b": ", 1) for each in lines)
+                if headers.get(b"expect"):
+                    self._peer.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
+                self._drop(int(headers.get(b"content-length", 0)))
+                if self._delay:
+                    time.sleep(self._delay)
+                self._answer(line.split(b" ")[1].split(b"?")[0].decode())
+
+    def _head(self) -> bytes | None:
+        while b"\r\n\r\n" not in self._rest:
+            got = self._peer.recv(65536)
+            if not got:
+                return None
+            self._rest += got
+        head, self._rest = self._rest.split(b"\r\n\r\n", 1)
+        return head
+
+    def _drop(self, length: int) -> None:
+        length -= len(self._rest)
+        self._rest = b""
+        while length > 0:
+            got = self._peer.recv_into(self._room, min(length, BUFFER), self._flags)
+            if not got:
+                raise ConnectionError
+            length -= got
+
+    def _answer(self, path: str) -> None:
+        name, status, body = answer_to(path)
+        counts[name] += 1
+        text = b"" if body is None else json.dumps(body).encode()
+        self._peer.sendall(b"HTTP/1.1 %s\r\nContent-Length: %d\r\n\r\n%s" % (status, len(text), text))
+
+
+def answer_to(path: str) -> tuple[str, bytes, object]:
+    """The name of a call, and its answer."""
+    match path.removeprefix("/api/v3").split("/")[1:]:
+        case ["login"]:
+            return "login", b"200 OK", {"data": {"access_token": "token"}}
+        case ["records", "create-upload"]:
+            number = next(_number)
+            return "create", b"200 OK", {"id": f"record-{number}", "videos": [f"video-{number}"]}
+        case ["records", _, "videos", _]:
+            return "upload", b"201 Created", None
+        case ["records", record]:
+            video = {"id": record.replace("record", "video"), "status": {"type": "ready"}}
+            known = {"id": record, "name": "", "created": int(time.time()), "author": {"name": "uploader"}}
+            return "details", b"200 OK", {"data": known | {"videos": [video]}}
+        case ["counts"]:
+            return "counts", b"200 OK", {**counts, "first_upload": first_upload}
+        case _:
+            return "other", b"200 OK", {"data": {"records": []}}
+
+
+def serve(listener: socket.socket, context: ssl.SSLContext | None, delay: float) -> None:
+    """Take connections for ever."""
+    while True:
+        peer, _ = listener.accept()
+        threading.Thread(target=_one, args=(peer, context, delay), daemon=True).start()
+
+
+def _one(peer: socket.socket, context: ssl.SSLContext | None, delay: float) -> None:
+    with contextlib.suppress(OSError):
+        Connection(peer if context is None else context.wrap_socket(peer, server_side=True), delay).serve()
+
+
+def main() -> None:
+    """Listen on a free port of the loopback."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tls", nargs=2, metavar=("CERT", "KEY"))
+    parser.add_argument("--delay", type=float, default=0.0)
+    options = parser.parse_args()
+    context = None
+    if options.tls:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(*options.tls)
+    with socket.create_server(("127.0.0.1", 0), backlog=1024) as listener:
+        print(listener.getsockname()[1], flush=True)
+        threading.Thread(target=serve, args=(listener, context, options.delay), daemon=True).start()
+        sys.stdin.read()  # until whoever started it has gone
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,244 @@
+"""How fast recordings travel, and at which cost, beside curl and a client that takes the whole file into memory.
+
+    python -m benchmarks.upload [--rounds 5] [--size MIB] [--files 2000] [--only CASE ...] [--folder DIR]
+
+Everything runs side by side: one round takes each contestant once, and what is printed are medians over the rounds, and
+their ratios to curl. The sink is a process of its own; the row ``raw sendfile`` shows what it can take. Ours and the
+vendor-like client measure themselves, from log-in to answer: the half second that an interpreter takes to start says
+nothing of sending. The daemon is measured from its first ``file-queued`` to its last ``upload-sent`` (many small files:
+``video-ready``), by its log; its processor time and memory are those of the whole process, start and all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import statistics
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime
+from pathlib import Path
+from urllib.request import urlopen
+
+from benchmarks.shared import GIB, MIB, ROOT, Cost, a_file, curl, machine, measured_inside, median, run, sink, spread
+
+Contest = dict[str, Callable[[], Cost]]
+BASE = "curl -F"
+UPLOAD = "/api/v3/records/a/videos/b"
+
+
+def module(name: str, *words: str | Path) -> Cost:
+    """Run one of the commands in this folder."""
+    return measured_inside([sys.executable, "-m", f"benchmarks.{name}", *words])
+
+
+def by_curl(url: str, files: Sequence[Path], *words: str, at_once: bool = False) -> Cost:
+    """Send files with ``curl -F``: one after the other over one connection, or all at once."""
+    command = [curl() or "curl", "--silent", "--fail", "--no-progress-meter", "--output", "/dev/null"]
+    command += ["--parallel", "--parallel-immediate", "--parallel-max", str(len(files))] if at_once else []
+    for number, path in enumerate(files):
+        command += ["--next", "--output", "/dev/null"] if number else []
+        command += [*words, "-F", f"file=@{path}", url + UPLOAD]
+    return run(command)[0]
+
+
+def by_daemon(
+    url: str, watch: Path, *, workers: int = 4, chunk: str = "16 MiB", ca: Path | None = None, end: str = "upload-sent"
+) -> Cost:
+    """Let ``valt-uploader once`` send all that is in a folder, from a new state folder, until the last event *end*."""
+    with tempfile.TemporaryDirectory(dir=watch.parent) as folder:
+        config = Path(folder) / "config.toml"
+        config.write_text(
+            f'[server]\nurl = "{url}"\nusername = "uploader"\n'
+            + (f'ca_file = "{ca}"\n' if ca else "")
+            + f'[upload]\nworkers = {workers}\nchunk_size = "{chunk}"\n'
+            f'[[watch]]\npath = "{watch}"\nsettle = "0s"\n[state]\ndir = "{folder}/state"\n'
+        )
+        log = Path(folder) / "log"
+        script = '"$0" -m uploader once -c "$1" 2> "$2"'
+        cost, _ = run(
+            ["/bin/sh", "-c", script, sys.executable, config, log],
+            environ={"VALT_UPLOADER_PASSWORD": "secret"},
+        )
+        if end == "first byte":
+            with urlopen(f"{url}/api/v3/counts") as answer:  # noqa: S310 - our own sink
+                return Cost(json.load(answer)["first_upload"][0] - _times(log, "file-settled")[0], cost.cpu, cost.peak)
+        return Cost(max(_times(log, end)) - min(_times(log, "file-queued")), cost.cpu, cost.peak)
+
+
+def _times(log: Path, event: str) -> list[float]:
+    """When it happened, Unix seconds, each time."""
+    lines = [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]
+    return [datetime.fromisoformat(line["time"]).timestamp() for line in lines if line["event"] == event]
+
+
+def one_file(folder: Path, size: int) -> Iterator[tuple[str, int, Contest]]:
+    """One large file over plain HTTP."""
+    path = a_file(folder / "one" / "large.mp4", size)
+    with sink(folder) as url:
+        ours = functools.partial(module, "ours", url, path)
+        yield (
+            f"one file of {size // MIB} MiB, HTTP",
+            size,
+            {
+                BASE: lambda: by_curl(url, [path]),
+                "raw sendfile": lambda: module("raw", url, path),
+                "ours, hash off": lambda: ours("--no-hash"),
+                "ours, hash off, 16 MiB": lambda: ours("--no-hash", "--chunk", "16"),
+                "ours": ours,
+                "ours, 16 MiB": lambda: ours("--chunk", "16"),
+                "ours, as from a network share": lambda: ours("--copy"),
+                "daemon, whole": lambda: by_daemon(url, path.parent, chunk="whole"),
+                "daemon, 16 MiB": lambda: by_daemon(url, path.parent),
+                "whole file in memory": lambda: module("vendor", url, path),
+            },
+        )
+
+
+def tls(folder: Path, size: int) -> Iterator[tuple[str, int, Contest]]:
+    """One large file over TLS."""
+    path = a_file(folder / "one" / "large.mp4", size)
+    with sink(folder, tls=True) as url:
+        ca = folder / "ca.pem"
+        ours = functools.partial(module, "ours", url, path, "--ca", ca)
+        yield (
+            f"one file of {size // MIB} MiB, TLS",
+            size,
+            {
+                BASE: lambda: by_curl(url, [path], "--cacert", str(ca)),
+                "ours, hash off": lambda: ours("--no-hash"),
+                "ours": ours,
+                "ours, 16 MiB": lambda: ours("--chunk", "16"),
+                "daemon, 16 MiB": lambda: by_daemon(url, path.parent, ca=ca),
+            },
+        )
+
+
+def four_files(folder: Path, size: int) -> Iterator[tuple[str, int, Contest]]:
+    """Four files at once over plain HTTP."""
+    files = [a_file(folder / "four" / f"{number}.mp4", size // 2) for number in range(4)]
+    with sink(folder) as url:
+        yield (
+            f"four files of {size // 2 // MIB} MiB at once, HTTP",
+            4 * (size // 2),
+            {
+                BASE: lambda: by_curl(url, files, at_once=True),
+                "ours, hash off": lambda: module("ours", url, *files, "--no-hash"),
+                "ours": lambda: module("ours", url, *files),
+                "daemon, 16 MiB": lambda: by_daemon(url, files[0].parent),
+            },
+        )
+
+
+def small_files(folder: Path, count: int) -> Iterator[tuple[str, int, Contest]]:
+    """Many small files through the whole daemon: every save durable, three requests each."""
+    size = 256 * 1024
+    files = [a_file(folder / "small" / f"{number:05}.mp4", size) for number in range(count)]
+    with sink(folder) as url:
+        yield (
+            f"{count} files of 256 KiB, HTTP",
+            count * size,
+            {
+                BASE: lambda: by_curl(url, files),
+                "daemon, 4 workers": lambda: by_daemon(url, files[0].parent, end="video-ready"),
+                "daemon, 16 workers": lambda: by_daemon(url, files[0].parent, workers=16, end="video-ready"),
+            },
+        )
+
+
+def report(name: str, size: int, contest: Contest, rounds: int) -> None:
+    """Run a contest and print its table."""
+    if curl() is None:
+        contest = {who: go for who, go in contest.items() if who != BASE}
+    costs: dict[str, list[Cost]] = {who: [] for who in contest}
+    for _ in range(rounds):
+        for who, go in contest.items():
+            costs[who].append(go())
+    print(f"\n### {name}\n")
+    print("| | wall s | spread | CPU s/GiB | peak MB | wall / curl | CPU / curl |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
+    for who, each in costs.items():
+        cost, wall, cpu = median(each), "–", "–"
+        if BASE in costs:  # round by round: what disturbed one of them has disturbed its neighbours
+            pairs = list(zip(each, costs[BASE], strict=True))
+            wall = f"{statistics.median(one.wall / base.wall for one, base in pairs):.2f}"
+            cpu = f"{statistics.median(one.cpu / base.cpu for one, base in pairs):.2f}"
+        print(
+            f"| {who} | {cost.wall:.2f} | ±{spread(each) / 2:.0%} | {cost.cpu * GIB / size:.2f} "
+            f"| {cost.peak / 1e6:.0f} | {wall} | {cpu} |",
+            flush=True,
+        )
+
+
+def chunk_sizes(folder: Path, size: int, rounds: int) -> None:
+    """One file in chunks of several sizes, before a server that takes its time for each request."""
+    path = a_file(folder / "one" / "large.mp4", size)
+    chunks = (4, 8, 16, 32, 64, 256, 0)
+    print(f"\n### one file of {size // MIB} MiB in chunks, seconds by the server's delay for each request\n")
+    print("| delay |" + "".join(f" {f'{chunk} MiB' if chunk else 'whole'} |" for chunk in chunks))
+    print("| --- |" + " --- |" * len(chunks))
+    for delay in (0.0, 0.02, 0.1):
+        with sink(folder, delay=delay) as url:
+            walls: dict[int, list[float]] = {chunk: [] for chunk in chunks}
+            for _ in range(rounds):
+                for chunk in chunks:
+                    walls[chunk].append(module("ours", url, path, "--chunk", str(chunk)).wall)
+        row = "".join(f" {statistics.median(walls[chunk]):.2f} |" for chunk in chunks)
+        print(f"| {delay * 1000:.0f} ms |{row}", flush=True)
+
+
+def first_bytes(folder: Path, rounds: int) -> None:
+    """How long a file that has settled waits for its first byte to be on its way: record, saves and all."""
+    path = a_file(folder / "one" / "small.mp4", MIB)
+    waits = []
+    for _ in range(rounds):
+        with sink(folder) as url:
+            waits.append(by_daemon(url, path.parent, end="first byte").wall * 1000)
+    print(f"\nFrom settled to the first byte at the server: {statistics.median(waits):.0f} ms", flush=True)
+
+
+def limits() -> None:
+    """How exact the bandwidth limit is, over sockets."""
+    print("\n### the limit\n\n```")
+    print(run([sys.executable, ROOT / "benchmarks" / "limiter.py", "--sockets", "--seconds", "5"])[1] + "```")
+
+
+def main() -> None:
+    """Read the command line and run what it asks for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--size", type=int, default=2048, help="of the large file, in MiB")
+    parser.add_argument("--files", type=int, default=2000, help="how many small ones")
+    parser.add_argument("--only", nargs="*", default=["http", "tls", "four", "small", "first", "chunks", "limit"])
+    parser.add_argument("--folder", type=Path, help="where files are made for the time; on a disk, not on tmpfs")
+    options = parser.parse_args()
+    print(f"{machine()}; {options.rounds} rounds")
+    if curl() is None:
+        print("There is no curl here to compare with; on Debian and Ubuntu: apt install curl")
+    size = options.size * MIB
+    cases: dict[str, Callable[[Path], Iterator[tuple[str, int, Contest]]]] = {
+        "http": lambda folder: one_file(folder, size),
+        "tls": lambda folder: tls(folder, size // 4),
+        "four": lambda folder: four_files(folder, size),
+        "small": lambda folder: small_files(folder, options.files),
+    }
+    for name in options.only:
+        with tempfile.TemporaryDirectory(dir=options.folder) as temporary:
+            folder = Path(temporary)
+            for part in ("one", "four", "small"):
+                (folder / part).mkdir()
+            if name == "chunks":
+                chunk_sizes(folder, size // 4, options.rounds)
+            elif name == "first":
+                first_bytes(folder, options.rounds)
+            elif name == "limit":
+                limits()
+            for title, bytes_sent, contest in cases[name](folder) if name in cases else ():
+                report(title, bytes_sent, contest, options.rounds)
+    print(f"\n{machine()}, at the end")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,213 @@
+"""A TCP proxy between the daemon and a server, in which the line fails as lines do: one request, one ``Trouble``.
+
+It knows no more of HTTP than this: what the client sends first, or first after something came back, begins a request.
+Its receive buffers are small, so that a large chunk is still on its way when the line fails.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Literal
+
+HOST = "127.0.0.1"
+PIECE = 16 * 1024  # bytes that pass at a time
+WINDOW = 32 * 1024  # bytes of receive buffer
+SEGMENT = 1400  # bytes: large ones earn the sender buffers of megabytes
+ON_CLOSE_RESET = struct.pack("ii", 1, 0)  # SO_LINGER: an RST in place of a FIN
+
+UPLOAD, CREATE = b"/videos/", b"/create-upload"
+
+
+@dataclass(eq=False)
+class Trouble:
+    """What becomes of requests whose first line holds *request*: the first *skip* pass, the next *times* are struck."""
+
+    request: bytes
+    act: Literal[
+        "reset",  # both ends, after *after* bytes of the request
+        "black-hole",  # nothing passes any more, and nobody is told
+        "answer",  # *answer* comes from the proxy, after *after* bytes; the server sees the request cut
+        "lose-answer",  # the request passes, and a reset comes in place of its answer
+        "replace-answer",  # the request passes, and *answer* comes in place of the server's
+        "drip",  # the answer comes byte by byte, one in *pause* seconds
+    ]
+    after: int = 0
+    skip: int = 0
+    times: int = 1
+    answer: bytes = b""
+    pause: float = 0.2
+
+
+def an_answer(status: str, body: str) -> bytes:
+    """An answer of a proxy's own, after which it hangs up."""
+    head = f"HTTP/1.1 {status}\r\nContent-Type: text/html\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+    return (head + body).encode()
+
+
+@dataclass(eq=False)
+class Proxy:
+    """A line to the port *target* of this machine. *rate*: bytes per second towards the server, of each connection."""
+
+    target: int
+    troubles: list[Trouble] = field(default_factory=list)
+    rate: float | None = None
+    struck: int = 0  # how many requests
+    _lines: set[asyncio.Task[None]] = field(default_factory=set)
+
+    async def open(self) -> asyncio.Server:
+        """Listen on a port of its own."""
+        entrance = socket.socket()
+        entrance.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, WINDOW)
+        entrance.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, SEGMENT)
+        entrance.bind((HOST, 0))
+        return await asyncio.start_server(self._carry, sock=entrance, limit=PIECE)
+
+    async def close(self) -> None:
+        """Cut every line."""
+        for line in self._lines:
+            line.cancel()
+        await asyncio.gather(*self._lines, return_exceptions=True)
+
+    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._lines.add(task)
+        try:
+            far_reader, far_writer = await asyncio.open_connection(HOST, self.target)
+        except OSError:  # the server has gone home
+            self._lines.discard(task)
+            return writer.transport.abort()
+        line = _Line(self, reader, writer, far_reader, far_writer)
+        try:
+            await line.carry()
+        except asyncio.CancelledError:  # by ``close``: the server's own end of it must not hear of that
+            pass
+        finally:
+            self._lines.discard(task)
+            for end in (writer, far_writer):
+                end.transport.abort()
+        return None
+
+    def trouble_for(self, head: bytes) -> Trouble | None:
+        """Return what strikes the request that begins so, counting it."""
+        first = head.partition(b"\r\n")[0]
+        for trouble in self.troubles:
+            if trouble.request not in first:
+                continue
+            trouble.skip -= 1
+            if trouble.skip < 0 <= trouble.times + trouble.skip:
+                self.struck += 1
+                return trouble
+        return None
+
+
+class _Line:
+    """One connection, and the trouble of the request that is on it."""
+
+    def __init__(
+        self,
+        proxy: Proxy,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        far_reader: asyncio.StreamReader,
+        far_writer: asyncio.StreamWriter,
+    ) -> None:
+        self._proxy, self._reader, self._writer = proxy, reader, writer
+        self._far_reader, self._far_writer = far_reader, far_writer
+        self._fresh = True  # what the client sends next begins a request
+        self._trouble: Trouble | None = None
+        self._passed = 0  # bytes of the request
+        self._ended = asyncio.Event()
+
+    async def carry(self) -> None:
+        """Carry until either end closes it, or its trouble does."""
+        ways = [asyncio.create_task(self._up()), asyncio.create_task(self._down())]
+        ways.append(asyncio.create_task(self._end()))
+        try:
+            await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for way in ways:
+                way.cancel()
+            await asyncio.gather(*ways, return_exceptions=True)
+
+    async def _end(self) -> None:
+        await self._ended.wait()
+
+    async def _up(self) -> None:
+        while piece := await self._reader.read(PIECE):
+            if self._fresh:
+                self._fresh, self._passed = False, 0
+                self._trouble = self._proxy.trouble_for(piece)
+            if self._proxy.rate is not None:
+                await asyncio.sleep(len(piece) / self._proxy.rate)
+            trouble = self._trouble
+            if trouble is not None and trouble.act in {"reset", "black-hole", "answer"}:
+                room = trouble.after - self._passed
+                if len(piece) > room:
+                    await self._send(self._far_writer, piece[:room])
+                    return await self._strike(trouble)
+            self._passed += len(piece)
+            await self._send(self._far_writer, piece)
+        return None
+
+    async def _strike(self, trouble: Trouble) -> None:
+        if trouble.act == "reset":
+            self._reset(self._far_writer)
+            self._reset(self._writer)
+        elif trouble.act == "black-hole":
+            await asyncio.Event().wait()
+        else:
+            self._reset(self._far_writer)
+            await self._send(self._writer, trouble.answer)
+            while await self._reader.read(PIECE):  # until the client has understood: an RST could overtake the answer
+                pass
+
+    async def _down(self) -> None:
+        while piece := await self._far_reader.read(PIECE):
+            trouble, self._fresh = self._trouble, True
+            if trouble is None or trouble.act in {"reset", "answer"}:
+                await self._send(self._writer, piece)
+            elif trouble.act == "lose-answer":
+                return self._reset(self._writer)
+            elif trouble.act == "replace-answer":
+                await self._send(self._writer, trouble.answer)
+                return self._ended.set()
+            elif trouble.act == "drip":
+                for at in range(len(piece)):
+                    await self._send(self._writer, piece[at : at + 1])
+                    await asyncio.sleep(trouble.pause)
+            else:
+                await asyncio.Event().wait()
+        if self._trouble is not None and self._trouble.act in {"black-hole", "answer"}:
+            await asyncio.Event().wait()  # what has become of the server is not heard of
+        return None
+
+    async def _send(self, writer: asyncio.StreamWriter, piece: bytes) -> None:
+        with suppress(ConnectionError):
+            writer.write(piece)
+            await writer.drain()
+
+    def _reset(self, writer: asyncio.StreamWriter) -> None:
+        sock: socket.socket = writer.get_extra_info("socket")
+        with suppress(OSError):
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, ON_CLOSE_RESET)
+        writer.transport.abort()
+        if writer is self._writer:
+            self._ended.set()
+
+
+@asynccontextmanager
+async def line_to(url: str, *troubles: Trouble, rate: float | None = None) -> AsyncIterator[tuple[Proxy, str]]:
+    """Put a proxy before the server at *url*: the proxy, and its own address."""
+    proxy = Proxy(int(url.rpartition(":")[2]), list(troubles), rate)
+    server = await proxy.open()
+    try:
+        yield proxy, f"http://{HOST}:{server.sockets[0].getsockname()[1]}"
+    finally:
+        server.close()
+        await proxy.close()

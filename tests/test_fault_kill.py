@@ -1,0 +1,100 @@
+"""kill -9 at every place that matters: round each save, each request and each removal, one after the other.
+
+``test_kill.py`` kills at random; here each place has a name (``failpoints``), and a place that is no longer come to
+fails the test. The first life is ended there; the second must end with one finished record and nothing beside it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from pathlib import Path
+
+import pytest
+from process import at_work, sha256
+from warm import Warm, place
+
+from uploader.simulator import Fault, Semantics, Settings
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")  # all of them share what ``warm`` has imported
+
+SIZE = 150_000  # bytes: two chunks of 64 KiB and a short one
+SAVES = (
+    "creating",
+    "sending",
+    "in-doubt",
+    "in-doubt at the end",
+    "verifying",
+    "finishing",
+    "done",
+)
+STEPS = ("torn", "written", "synced", "kept", "durable")  # of one save; every save has its first and its last one below
+PLACES = (
+    *(f"save {state}: {step}" for state in SAVES for step in ("begun", "named")),
+    *(f"save in-doubt at the end: {step}" for step in STEPS),
+    *(f"ledger: {step}" for step in ("begun", "torn", "written", "synced")),
+    *(f"{call}: {when}" for call in ("login", "create", "details") for when in ("before", "after")),
+    *(f"chunk {number}: {when}" for number in (2, 3) for when in ("before", "moving", "marked", "gone", "answered")),
+    *(f"removal: {step}" for step in ("begun", "aside", "gone")),
+)
+OF_AN_ORPHAN = (
+    "save queued with an orphan: begun",
+    "save queued with an orphan: named",
+    "delete: before",
+    "delete: after",
+    "save done: named",
+)
+
+
+async def broken_by(name: str, folder: Path, warm: Warm, settings: Settings, *faults: Fault) -> str:
+    """Kill the daemon at the place *name*, start it again, and say which promise is broken; empty when none is."""
+    async with at_work(folder, settings, watch='after_upload = "delete"') as site:
+        file = site.record("a.mp4", SIZE)
+        digest = sha256(file)
+        site.simulator.faults += faults
+        try:
+            first = await warm.run(site, "run", plan={"kill": name})
+        except AssertionError as error:
+            return f"it never came there: {error}"
+        if first.code != -signal.SIGKILL:
+            return f"exit {first.code} before it was killed: {first.err}"
+        again = await warm.run(site, "once")
+        if again.code != 0:
+            return f"the next start ended with {again.code}: {again.out}{again.err}"
+        records = site.simulator.records()
+        if [(record.sha256, record.status) for record in records] != [(digest, "ready")]:
+            return f"the server holds {records}: {again.err}"
+        if [line["upload"]["record"] for line in site.ledger()] != [records[0].id]:
+            return f"the ledger holds {site.ledger()}"
+        stored = site.stored()
+        if stored["uploads"] or stored["orphans"] or file.exists() or list(site.recordings.iterdir()):
+            return f"left behind: {stored}, {list(site.recordings.iterdir())}"
+        taken = [(call.record, call.content_range) for call in site.simulator.calls if call.status == 201]
+        return "" if len(taken) == len(set(taken)) else f"sent twice: {taken}"
+
+
+async def broken(places: tuple[str, ...], folder: Path, warm: Warm, semantics: str, *faults: Fault) -> dict[str, str]:
+    """Kill at each of *places*, and collect what that breaks."""
+    settings = Settings(semantics=Semantics(semantics), processing=0.0)
+    found = await asyncio.gather(
+        *(
+            broken_by(name, place(folder, number), warm, settings, *map(_copy, faults))
+            for number, name in enumerate(places)
+        )
+    )
+    return {name: what for name, what in zip(places, found, strict=True) if what}
+
+
+def _copy(fault: Fault) -> Fault:
+    return Fault(call=fault.call, kind=fault.kind, skip=fault.skip)
+
+
+@pytest.mark.parametrize("semantics", ["offset", "append"])
+async def test_a_kill_at_any_place_costs_nothing(tmp_path: Path, warm: Warm, semantics: str) -> None:
+    """One finished record with equal bytes, one ledger line, no orphan, the file dealt with: wherever it was killed."""
+    assert await broken(PLACES, tmp_path, warm, semantics) == {}
+
+
+async def test_a_kill_while_an_orphan_is_cleared_away_leaves_none(tmp_path: Path, warm: Warm) -> None:
+    """The same when the answer to a chunk was lost, so that there is a record to be given up."""
+    assert await broken(OF_AN_ORPHAN, tmp_path, warm, "append", Fault(call="upload", kind="lose-answer", skip=1)) == {}

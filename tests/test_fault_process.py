@@ -1,0 +1,79 @@
+"""The process and the system around it: what it may ask of the kernel, and how it ends when a share is dead."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+from failpoints import Plan
+from machine import needs, strace
+from process import COMMAND, at_work, sha256, until
+from warm import Warm
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")  # all of them share what ``warm`` has imported
+
+UNIT = Path(__file__).parent.parent / "systemd" / "valt-uploader.service"
+
+
+def allowed_calls() -> set[str]:
+    """The system calls that the unit's filter lets through, by what this machine's systemd understands of it."""
+    listed = subprocess.run(
+        [needs("systemd-analyze", "systemd"), "syscall-filter"], capture_output=True, text=True, check=True, timeout=30
+    )
+    groups: dict[str, list[str]] = {}
+    for line in listed.stdout.splitlines():
+        if line.startswith("@"):
+            group = groups.setdefault(line.strip(), [])
+        elif line.startswith("    ") and not line.strip().startswith("#"):
+            group.append(line.strip())
+
+    def calls(name: str) -> set[str]:
+        return set().union(*map(calls, groups[name])) if name in groups else {name}
+
+    allowed: set[str] = set()
+    for value in re.findall(r"^SystemCallFilter=(.*)$", UNIT.read_text(), re.MULTILINE):
+        named = set().union(*map(calls, value.removeprefix("~").split()))
+        allowed = allowed - named if value.startswith("~") else allowed | named
+    return allowed
+
+
+async def test_the_daemon_asks_for_no_more_than_the_unit_allows(tmp_path: Path) -> None:
+    """Each system call, each kind of socket and each mapping of a whole day's work, as the kernel saw them."""
+    trace, moved = tmp_path / "trace", tmp_path / "moved"
+    allowed, text = allowed_calls(), UNIT.read_text()
+    async with at_work(tmp_path, watch=f'after_upload = "move"\nmove_to = "{moved}"') as site:
+        file = site.record("a.mp4")
+        daemon = await site.start("run", program=(strace(), "-D", "-f", "-qq", "-o", str(trace), *COMMAND))
+        await daemon.event("upload-finished", path=str(file))
+        assert (await site.run("status")).code == 0
+        daemon.send(signal.SIGHUP)
+        await daemon.event("config-reloaded")
+        await daemon.stop()
+    told = trace.read_text("utf-8", "replace")
+    asked = set(re.findall(r"^\d+ +(?:<\.\.\. )?(\w+)(?:\(| resumed)", told, re.MULTILINE))
+    assert "fsync" in asked
+    assert asked - allowed - {"execve"} == set()  # which systemd itself needs in order to start it
+    families = set(re.findall(r" socket(?:pair)?\((AF_\w+)", told))
+    allowed_families = re.findall("^RestrictAddressFamilies=(.*)$", text, re.MULTILINE)[0].split()
+    assert families <= set(allowed_families)
+    assert [line for line in told.splitlines() if "PROT_WRITE|PROT_EXEC" in line] == []
+
+
+async def test_sigterm_waits_for_no_share_that_hangs(tmp_path: Path, warm: Warm) -> None:
+    """A call into a share never returns: the other folder is served, and the process ends with exit 0 all the same."""
+    other = tmp_path / "other"
+    more = f'[[watch]]\npath = "{other}"\nsettle = "100ms"\nrescan = "300ms"\n'
+    async with at_work(tmp_path, upload='drain = "500ms"', more=more) as site:
+        other.mkdir()
+        site.record("hangs.mp4", 1000)
+        daemon = await warm.start(site, "run", plan=Plan(hang="open hangs.mp4"))
+        await until(lambda: bool(daemon.events("file-found")), "the file is found")
+        site.record("a.mp4", 1000).rename(other / "a.mp4")
+        await until(lambda: bool(daemon.events("upload-finished")), "the other folder's file is sent")
+        daemon.send(signal.SIGTERM)
+        ended = await daemon.end()
+        assert (ended.code, "Traceback" in ended.err) == (0, False)
+        assert [record.sha256 for record in site.simulator.records()] == [sha256(other / "a.mp4")]

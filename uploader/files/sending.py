@@ -1,0 +1,116 @@
+"""From a file to a hash and to a socket, without passing through the event loop: what a share's thread does.
+
+``os.sendfile`` hands pages of the page cache to the socket; nothing is copied into this process. The hash reads the
+same pages, at the same time on another thread, so the disk is read once. What each of them proves is said in
+``recording.py``. Must never wait for a peer for longer than ``WAITS`` × ``WAIT``: the threads are the share's, and
+there are few.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import threading
+from typing import Final, Protocol
+
+from uploader.files.handle import Handle
+
+READ: Final = 256 * 1024  # bytes read and hashed at a time: stays in the processor's cache
+WAITS: Final = 8  # times that one call waits for room in the socket: going back to the loop costs more than these
+WAIT: Final = 5  # ms, each: a peer on a fast network has made room by then
+
+_NOT_MADE_FOR_IT: Final = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EOVERFLOW})
+_OF_THE_CONNECTION: Final = frozenset(
+    {
+        *(errno.EPIPE, errno.ECONNRESET, errno.ECONNABORTED, errno.ENOTCONN, errno.ESHUTDOWN, errno.ETIMEDOUT),
+        *(errno.EHOSTUNREACH, errno.EHOSTDOWN, errno.ENETUNREACH, errno.ENETDOWN, errno.ENETRESET, errno.ENOBUFS),
+    }
+)
+
+
+class Hash(Protocol):
+    """What is needed of a hash of ``hashlib``."""
+
+    def update(self, data: bytes | memoryview, /) -> None:
+        """Take in *data*."""
+
+    def hexdigest(self) -> str:
+        """Say what it comes to."""
+
+    def copy(self) -> Hash:
+        """Make another one that has taken in the same."""
+
+
+class CutShort(Exception):  # noqa: N818 - it names what happened
+    """The file ended before the place it was to be read up to."""
+
+
+class CannotPass(Exception):  # noqa: N818 - as above
+    """File and socket are not made for ``sendfile``; nothing was sent."""
+
+
+_of_thread = threading.local()
+
+
+def _buffer() -> memoryview:
+    """The calling thread's own buffer: a call that was given up may still be writing into its own."""
+    if not hasattr(_of_thread, "buffer"):
+        _of_thread.buffer = memoryview(bytearray(READ))
+    buffer: memoryview = _of_thread.buffer
+    return buffer
+
+
+def pass_on(file: Handle, socket: Handle, start: int, count: int) -> int:
+    """Send up to *count* bytes from *start* on; how many the socket took. 0: it has no room.
+
+    *socket* does not block. Raises ``CutShort`` when the file has no bytes there, ``CannotPass``, ``OSError``.
+    """
+    sent = waits = 0
+    with file.held() as source, socket.held() as target:
+        poll = select.poll()
+        poll.register(target, select.POLLOUT)
+        while sent < count:
+            try:
+                went = os.sendfile(target, source, start + sent, count - sent)
+            except OSError as error:
+                if not sent and error.errno in _NOT_MADE_FOR_IT:
+                    raise CannotPass from None
+                if error.errno != errno.EAGAIN:
+                    raise
+                waits += 1
+                if waits > WAITS or not poll.poll(WAIT):
+                    break
+                continue
+            if not went:
+                raise CutShort
+            sent += went
+    return sent
+
+
+def hash_up(file: Handle, digest: Hash, start: int, count: int) -> None:
+    """Hash *count* bytes from *start* on. Raises ``CutShort``, ``OSError``."""
+    view = _buffer()
+    with file.held() as source:
+        while count:
+            got = os.preadv(source, [view[: min(count, len(view))]], start)
+            if not got:
+                raise CutShort
+            digest.update(view[:got])
+            start, count = start + got, count - got
+
+
+def read_block(file: Handle, digest: Hash, start: int, block: bytearray) -> int:
+    """Read from *start* on into *block*, and hash it; how many bytes there were. Raises ``CutShort``, ``OSError``."""
+    view = memoryview(block)
+    with file.held() as source:
+        got = os.preadv(source, [view], start)
+    if not got:
+        raise CutShort
+    digest.update(view[:got])
+    return got
+
+
+def is_of_the_connection(error: OSError) -> bool:
+    """True when ``sendfile`` has failed for the socket's sake, not the file's. Local files know none of these."""
+    return error.errno in _OF_THE_CONNECTION or isinstance(error, ConnectionError)
