@@ -367,7 +367,7 @@ async def test_source_that_hears_something_is_left_alone(tmp_path: Path, monkeyp
 
 async def test_what_events_have_told_of_counts_as_not_missed(tmp_path: Path) -> None:
     """Files, and those of a folder that was moved in whole: a scan that comes in between changes nothing."""
-    async with watching(tmp_path, watch=EVENTS | {"rescan": "1s"}) as rig:
+    async with watching(tmp_path, watch=EVENTS | {"rescan": "20s"}) as rig:
         folder = rig.house.discover._folders[0]
         await rig.until(lambda: folder._trusted, "events that are trusted")
         outside = tmp_path / "outside"
