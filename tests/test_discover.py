@@ -15,7 +15,7 @@ from harness import Rig
 from parts import CHUNK, at
 from shares import identify
 
-from uploader import events
+from uploader import events, selection
 from uploader.files import MountedShare
 from uploader.files.walk import Walk
 from uploader.model import RecordSpec, State, Trouble, Turn, Upload
@@ -367,7 +367,7 @@ async def test_source_that_hears_something_is_left_alone(tmp_path: Path, monkeyp
 
 async def test_what_events_have_told_of_counts_as_not_missed(tmp_path: Path) -> None:
     """Files, and those of a folder that was moved in whole: a scan that comes in between changes nothing."""
-    async with watching(tmp_path, watch=EVENTS | {"rescan": "1s"}) as rig:
+    async with watching(tmp_path, watch=EVENTS | {"rescan": "20s"}) as rig:
         folder = rig.house.discover._folders[0]
         await rig.until(lambda: folder._trusted, "events that are trusted")
         outside = tmp_path / "outside"
@@ -461,3 +461,5 @@ async def test_what_a_file_system_keeps_for_itself_is_not_looked_into(tmp_path: 
         await rig.start()
         await rig.finished(await rig.drop("a.mp4", b"a"))
         assert len(rig.records) == 1
+        (watch,) = rig.config().watch
+        assert selection.refusal(watch, "lost+found/#12.mp4") == "lost+found is the file system's own"

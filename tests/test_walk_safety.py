@@ -64,7 +64,7 @@ def handles() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
-def test_no_handle_is_left_behind(tmp_path: Path) -> None:
+def test_no_handle_is_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a walk to its end, of one that is broken off in the depth, and of one that cannot begin."""
     for number in range(3):
         made(tmp_path / f"{number}" / "deep" / "er" / "a.mp4")
@@ -72,7 +72,9 @@ def test_no_handle_is_left_behind(tmp_path: Path) -> None:
     scan(tmp_path)
     fd = os.open(tmp_path, os.O_RDONLY)
     walk = Walk(fd, str(tmp_path), Order(lambda _: True, lambda _: True, nothing))
+    monkeypatch.setattr("uploader.files.walk.BATCH", 4)
     walk.step()
+    assert handles() > before + 1
     walk.close()
     with pytest.raises(FileNotFoundError):
         Walk(fd, str(tmp_path), Order(lambda _: True, lambda _: True, start="0/deep/gone"))

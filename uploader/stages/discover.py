@@ -28,6 +28,7 @@ from uploader.store import Store
 DEBOUNCE: Final = 200  # ms that a burst of events is gathered
 WATCHER_PAUSE: Final = (1.0, 60.0)  # s before a failed source of events is started again, doubling
 COVER: Final = 2.0  # s after a source of events was started: a scan covers for what came before it listened
+EVENTS_TAKE: Final = 2.0  # s, at most, until an event has come in: then what it should have told of counts as missed
 AWAY_LOOK: Final = 15.0  # s, at most, between two looks whether a share that is away is back
 DEEP_EVERY: Final = 10  # scans: one in so many looks at every inode, the others at names that are not known
 LOOKS: Final = 200  # paths named by events that one call looks at
@@ -123,6 +124,7 @@ class Folder:
         self._hurry = asyncio.Event()
         self._scan_now = False
         self._deep = True  # the next scan looks at every inode
+        self._suspected_at = 0.0  # when the last of ``_suspects`` was found
         self._suspects: set[str] = set()  # found by the last scan; unless an event still tells of them, it missed them
         self._trusted = self._cover_due = False  # whether events must have told of what is new; see ``_cover``
         self._ignored: set[str] = set()
@@ -215,7 +217,7 @@ class Folder:
 
     async def _walk_through(self) -> None:
         deep, cover = self._deep or self.tally.scans % DEEP_EVERY == 0, self._cover_due
-        missed, self._suspects, self._deep = len(self._suspects), set(), False
+        missed, self._deep = self._take_missed(), False
         folders, names, unreadable = 0, 0, ""
         try:
             async for batch in self._share.walk(self.order(passes=never if deep else self._passes_below)):
@@ -255,8 +257,16 @@ class Folder:
 
     def _suspect(self, sightings: Sequence[Sighting]) -> None:
         """Note what no event has told of, though events are listened to."""
-        if self._trusted:
-            self._suspects.update(seen.path for seen in sightings if not self._known(seen.path))
+        if self._trusted and (new := [seen.path for seen in sightings if not self._known(seen.path)]):
+            self._suspects.update(new)
+            self._suspected_at = self._clock.monotonic()
+
+    def _take_missed(self) -> int:
+        """Count what events have still not told of, once they have had their time."""
+        if self._clock.monotonic() - self._suspected_at < EVENTS_TAKE:
+            return 0
+        missed, self._suspects = len(self._suspects), set()
+        return missed
 
     def _count(self, folders: int, names: int, missed: int) -> None:
         self.tally.scans, self.tally.folders, self.tally.names = self.tally.scans + 1, folders, names
