@@ -54,13 +54,17 @@ class House:
         *,
         retouch: Retouch = lambda upload: upload,
         make_share: Callable[[str], Share] | None = None,
+        make_valt: Callable[..., Valt] = Valt,
     ) -> None:
-        """*retouch* has the last word on a new upload: what the command line asked for. *make_share*: for tests."""
+        """*retouch* has the last word on a new upload: what the command line asked for.
+
+        *make_share*, *make_valt*: other ports to folders and server, for tests.
+        """
         self.config, self.store, self.clock, self.bus = config, store, clock, bus
         self._retouch = retouch
         self.pipes = Pipes(clock)
         self.outage = Outage(store, clock, bus)
-        self.valt = Valt(
+        self.valt = make_valt(
             config.server,
             password=lambda: read_password(config.server, environ),
             clock=clock,
