@@ -37,6 +37,7 @@ class Sweep:
 
     async def look(self, orphan: Orphan) -> None:
         """Clear one orphan away, or find that it must stay."""
+        await self._store.commit()  # it may have been put there a moment ago, and its save be under way
         try:
             details = await self._valt.details(orphan.record)
             if details.videos is None:

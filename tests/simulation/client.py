@@ -32,6 +32,7 @@ class Ground(Protocol):
     now: float
     life: int
     server: Server
+    lost_logins: int  # that were done, and whose token nobody got
 
     def act(self, life: int, what: str) -> None:
         """Number what the client does; it may be killed by it, or be dead already: raises ``Dead``."""
@@ -72,21 +73,21 @@ class Client(Valt):
         """Nothing is held."""
 
 
-class _Stopped(Exception):  # noqa: N818 - says what has happened
-    """The link, or an early answer, stopped the body."""
+class _Interrupted(BaseException):  # noqa: N818 - says what has happened; as a cancellation, it passes through
+    """An early answer has stopped the body."""
 
 
 class _Writer:
     """The socket, as a body sees it: it takes so many bytes, then the link has its way."""
 
-    def __init__(self, limit: int | None) -> None:
-        self.limit = limit
+    def __init__(self, limit: int | None, end: BaseException) -> None:
+        self.limit, self.end = limit, end
         self.taken = bytearray()
 
     async def write(self, data: bytes | memoryview) -> None:
         """Take bytes."""
         if self.limit is not None and len(self.taken) + len(data) > self.limit:
-            raise _Stopped
+            raise self.end
         self.taken += data
         await asyncio.sleep(0)
 
@@ -183,16 +184,17 @@ class _Exchange:
         """Send the body; an answer that comes before its end is returned. Raises what aiohttp would."""
         data, stops = self._data, fault in {"cut", "early-401", "early-413"}
         assert data is not None
-        writer: Any = _Writer(int(self._ground.chance() * data.size) if stops else None)
+        end = ConnectionResetError(104, "Connection reset by peer") if fault == "cut" else _Interrupted()
+        writer: Any = _Writer(int(self._ground.chance() * data.size) if stops else None, end)
         try:
             await data.write(writer)
-        except _Stopped:
-            if fault == "cut":
-                raise aiohttp.ClientOSError(104, "Connection reset by peer") from None
-            if fault == "early-401":
-                self._ground.server.expire()
-                return Reply(401, b'{"data":"Bad credentials."}')
-            return Reply(413, TOO_LARGE)
+        except ConnectionResetError as error:
+            raise aiohttp.ClientOSError(error.errno, error.strerror) from None
+        except _Interrupted:
+            if fault == "early-413":
+                return Reply(413, TOO_LARGE)
+            self._ground.server.expire()
+            return Reply(401, b'{"data":"Bad credentials."}')
         except Exception as error:
             raise aiohttp.ClientConnectionError("the body ended") from error
         assert len(writer.taken) == data.size, "the body is not as long as it has said"
@@ -209,8 +211,11 @@ class _Exchange:
             ground.server.expire()
 
         def answer(reply: Reply | None) -> None:
-            if ground.life == life and not future.done():
+            heard = ground.life == life and not future.done()
+            if heard:
                 future.set_result(reply)
+            if request.path.endswith("/login") and not (heard and reply is not None and reply.status == 200):
+                ground.lost_logins += 1
 
         def arrive() -> None:
             reply: Reply | None = ground.server.do(request)
@@ -221,6 +226,7 @@ class _Exchange:
             elif fault == "garbage":
                 reply = Reply(200, b"<html>")
             if fault == "silent":
+                ground.lost_logins += request.path.endswith("/login")
                 return
             ground.after(40.0 * ground.chance() if fault == "slow" else 0.05, lambda: answer(reply))
 

@@ -13,7 +13,7 @@ import os as real_os
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Final, Protocol
+from typing import Any, Final, NoReturn, Protocol
 
 from uploader.store import disk as product
 from uploader.store.disk import StateFolder
@@ -35,6 +35,9 @@ class Ground(Protocol):
 
     def disk_refuses(self) -> bool:
         """True when this write is to fail."""
+
+    def fail(self, what: str) -> NoReturn:
+        """Note that an invariant is broken, and end everything."""
 
 
 @dataclass(eq=False)
@@ -248,11 +251,11 @@ class Folder(StateFolder):
         content = super().read(name)
         disk = self._disk
         if name == STATE and disk.promised is not None and content != disk.promised and content not in disk.tried:
-            raise AssertionError(f"I6: the state is not the last one that was saved, nor a later one: {content!r}")
+            disk.ground.fail(f"I6: the state is not the last one that was saved, nor a later one: {content!r}")
         if name == STATE:
             disk.loaded = content
         if name == LEDGER and not (content or b"").startswith(disk.ledger):
-            raise AssertionError("I6: lines of the ledger that were durable are gone")
+            disk.ground.fail("I6: lines of the ledger that were durable are gone")
         return content
 
     def replace(self, name: str, content: bytes) -> None:

@@ -17,6 +17,7 @@ from itertools import count
 from typing import Any, Final, Protocol
 
 NEVER: Final = float("inf")
+GRAIN: Final = 1e-6  # s: no wait is shorter, as on any machine; a sum of times would be the same as before
 
 
 class Dead(BaseException):  # noqa: N818 - no error: nobody is to catch it
@@ -123,7 +124,8 @@ class Loop(BaseEventLoop):
         self, delay: float, callback: Callable[..., object], *args: Any, context: Context | None = None
     ) -> events.TimerHandle:
         """Run it after *delay* seconds."""
-        return self.call_at(self._time.now + delay, callback, *args, context=context)
+        later = self._time.now + max(delay, GRAIN) if delay > 0 else self._time.now
+        return self.call_at(later, callback, *args, context=context)
 
     def _timer_handle_cancelled(self, handle: events.TimerHandle) -> None:
         """Leave it where it is: it is passed over when its time comes."""

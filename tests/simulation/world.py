@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import count
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 from simulation import disk as disks
 from simulation.client import Client
@@ -25,8 +25,9 @@ from simulation.server import LATEST, PASSWORD, USER, Record, Request, Server
 
 from uploader import events
 from uploader.config import Config, ServerConfig, UploadConfig, WatchConfig
+from uploader.errors import StateUnusable
 from uploader.house import House
-from uploader.model import State
+from uploader.model import State, Upload
 from uploader.simulator.semantics import Semantics
 from uploader.store import Store
 
@@ -35,6 +36,7 @@ CHUNK: Final = 8  # bytes
 SETTLE: Final = 2.0  # s
 DOUBT: Final = LATEST + 10.0  # s: longer than any request can be on its way
 CALM: Final = 2 * 3600.0  # s after the last fault in which everything must be done or parked
+CANNOT_WRITE: Final = 73  # exit code
 BUDGET: Final = 150_000  # steps of one life
 
 
@@ -66,6 +68,7 @@ class World:
     power_cuts: int = 0
     counts: Counter[str] = field(default_factory=Counter)
     heard: list[Any] = field(default_factory=list)
+    failure: str = ""  # the first invariant that did not hold
     trace: list[str] | None = None  # every act, if somebody wants to read them
 
     def __post_init__(self) -> None:
@@ -93,7 +96,7 @@ class World:
         plan, roll = self.plan, self.chance
         limit = 5 if plan.kind == "limited" else 0
         semantics = Semantics.OFFSET if plan.kind == "limited" else Semantics(plan.kind)
-        self.server = Server(self, semantics, limit=limit, slow=100.0 if plan.variety and roll() < 0.5 else 1.0)
+        self.server = Server(self, semantics, limit=limit, slow=100.0 if plan.variety and roll() < 0.1 else 2.0)
         self.server.before_delete = self.watch.before_delete
         self.config = config_for(("keep", "delete", "move")[int(roll() * 3)] if plan.variety else "delete")
         self._disk_rate = plan.disk if plan.faults and roll() < 0.3 else 0.0
@@ -104,6 +107,7 @@ class World:
         for number, path in enumerate(self.paths):
             size = 20 if not plan.variety else 1 + int(roll() * 30)
             self.after(number * 3.0 * (roll() if plan.variety else 0), self._writes(path, self.content(size)))
+        self.let_events_happen()
         self.foreign = [self.server.plant("x" if same else "a", "somebody", -5.0), self.server.plant("a", USER, 3600.0)]
         if plan.actions and roll() < 0.4:
             self._plan_actions()
@@ -141,7 +145,7 @@ class World:
         """End the life in good order when everything is done; look whether it takes too long."""
         if self.now > self.calm_from + CALM:
             raise Broken(f"I11: not done or parked {CALM:.0f} s after the last fault: {self._unfinished()}")
-        if self.now >= self.calm_from and self._living is not None:
+        if self._living is not None:
             self._living.look_whether_done()
 
     def _unfinished(self) -> str:
@@ -241,6 +245,12 @@ class World:
         """See ``Watch``."""
         self.watch.before_removal(path, content)
 
+    def fail(self, what: str) -> NoReturn:
+        """Note that an invariant is broken, and end everything: the product must not get to handle that."""
+        self.failure = self.failure or what
+        self.life += 1
+        raise Dead
+
     # The whole of it
 
     def run(self) -> str:
@@ -257,7 +267,14 @@ class World:
             loop = Loop(self, BUDGET)
             try:
                 loop.live(Life(self).live())
+            except StateUnusable as error:
+                if error.exit_code != CANNOT_WRITE:
+                    raise Broken(f"I6: it does not start: {error}") from None
+                self._pass(10.0)  # what restarts it does so until there is room
+                continue
             except Dead:
+                if self.failure:
+                    raise Broken(self.failure) from None
                 self._pass(self.chance() * 60.0 if self.plan.variety else 1.0)
                 continue
             finally:
@@ -316,7 +333,7 @@ class Life:
 
     def __init__(self, world: World) -> None:
         self._world, self._life = world, world.life
-        self._released: Counter[str] = Counter()
+        self._mended: Counter[str] = Counter()
 
     async def live(self) -> None:
         """Work until the world is done."""
@@ -361,7 +378,7 @@ class Life:
         if any(not orphan.landed for orphan in store.orphans.values()) or self.house.settle.candidates:
             return
         if parked := [upload for upload in store.uploads.values() if upload.identity.size]:
-            self._release(parked[0].path)
+            self._mend(parked[0])
             return
         for path, file in world.folder.files.items():
             if file.data and not store.ledger.knows(path, len(file.data), file.mtime_ns):
@@ -369,11 +386,14 @@ class Life:
         if world.next_event() == NEVER:
             self.stop.set()
 
-    def _release(self, path: str) -> None:
-        self._released[path] += 1
-        if self._released[path] <= 3:
+    def _mend(self, upload: Upload) -> None:
+        """Do what a person would: let it go on, or forget it when its file is gone."""
+        self._mended[upload.path] += 1
+        if upload.where not in self._world.folder.files:
+            asyncio.ensure_future(self.house.forget(upload.path))
+        elif self._mended[upload.path] <= 3:
             self._world.count("released by hand")
-            asyncio.ensure_future(self.house.release(path))
+            asyncio.ensure_future(self.house.release(upload.path))
 
 
 @cache
@@ -395,7 +415,7 @@ def config_for(after_upload: str) -> Config:
             "path": ROOT,
             "settle": f"{SETTLE:.0f}s",
             "mode": "poll",
-            "rescan": "20s",
+            "rescan": "60s",
             "after_upload": after_upload,
             "move_to": MOVED if after_upload == "move" else "",
         }
