@@ -93,7 +93,8 @@ class House:
 
     def _watch_of(self, root: str) -> WatchConfig:
         """The ``[[watch]]`` of a folder; a file that was named by hand lies in one that follows the defaults."""
-        return next((watch for watch in self.config.watch if str(watch.path) == root), WatchConfig(path=Path(root)))
+        known = (watch for watch in self.config.watch if str(watch.path) == root)
+        return next(known, None) or WatchConfig(path=Path(root))
 
     def _rules_of(self, root: str) -> Rules:
         watch = self._watch_of(root)

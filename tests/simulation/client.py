@@ -7,7 +7,6 @@ A request is in the world's hands from its last byte on: neither a kill nor a ti
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, Self
@@ -140,7 +139,7 @@ class _Exchange:
         self._ground, self._life, self._data = ground, life, more.get("data")
         self._range = (more.get("headers") or {}).get("Content-Range", "")
         token = url.query.get("access_token", "")
-        payload = json.loads(json.dumps(more.get("json"))) or {}
+        payload = more.get("json") or {}
         self._request = Request(method, url.path, token, payload, self._range)
 
     async def __aenter__(self) -> _Answer:
@@ -214,7 +213,7 @@ class _Exchange:
             heard = ground.life == life and not future.done()
             if heard:
                 future.set_result(reply)
-            if request.path.endswith("/login") and not (heard and reply is not None and reply.status == 200):
+            if request.path.endswith("/login") and not (heard and reply is not None and b"access_token" in reply.body):
                 ground.lost_logins += 1
 
         def arrive() -> None:

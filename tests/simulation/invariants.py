@@ -179,9 +179,8 @@ def _no_secret(world: World) -> None:
     for name in (STATE, LEDGER):
         if CANARY.encode() in (world.disk.names[name].data if name in world.disk.names else b""):
             raise Broken(f"I7: a secret in {name}")
-    for text in world.heard:
-        if CANARY in repr(text):
-            raise Broken(f"I7: a secret in {type(text).__name__}")
+    if CANARY in repr(world.heard):
+        raise Broken(f"I7: a secret in {next(repr(event) for event in world.heard if CANARY in repr(event))}")
     assert PASSWORD.startswith(CANARY)
 
 

@@ -125,7 +125,7 @@ class Transfer:
             if self._namesake_in_doubt(upload):
                 what = "whether the record of another file of the same name was made is not known yet"
                 raise errors.StillInDoubt(what, wait=max(NAME_PAUSE, self._server.doubt_settle))
-            await self._valt.login_if_needed()  # its answer also sets the server's clock that the intent is timed by
+            await self._valt.agree_on_time()  # the intent is timed by the server's clock
             now = self._clock.now()
             intent = {"intent_at": self._valt.server_now(), "begun_at": upload.begun_at or now}
             upload = await self._store.save(lifecycle.advance(upload, Step.INTEND, **intent))

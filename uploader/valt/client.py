@@ -33,6 +33,7 @@ CONNECT_TIMEOUT: Final = 10.0  # s, name and TLS included; the kernel's own woul
 ANSWER_PATIENCE: Final = 5  # × stall_timeout: a server may move gigabytes between last byte and answer
 TOKEN_AGE: Final = 27_000.0  # s; no expiry is documented, the vendor's client logs in again every 28,800 s
 LIST_LIMIT: Final = 100  # rows asked for when one record of an exact name is sought
+CLOCK_SET: Final = 1.0  # s that our two clocks have drifted apart: no clock goes so wrong, so it was set
 DOWNLOAD_BLOCK: Final = 1024 * 1024  # bytes
 
 Remember = Callable[[str], None]
@@ -78,6 +79,7 @@ class Valt:
         self._refusal: _Refusal | None = None
         self._logging_in = asyncio.Lock()
         self._skew = 0.0
+        self._apart = 0.0  # s between our two clocks at the last answer: when that has changed, ours was set
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
@@ -109,6 +111,15 @@ class Valt:
     async def login_if_needed(self) -> None:
         """See to it that there is a token. Raises ``PasswordRefused`` and others."""
         await self._token_now()
+
+    async def agree_on_time(self) -> None:
+        """Log in if need be, and see to it that ``server_now`` can be believed. Raises as any call does.
+
+        Whoever sets our clock, or lets this machine sleep, makes nonsense of what the last answer told of the server's.
+        """
+        await self._token_now()
+        if abs(self._clock.now() - self._clock.monotonic() - self._apart) > CLOCK_SET:
+            await self.version()
 
     def forget_refusal(self) -> None:
         """Let a password that was refused be tried again: the operator has mended something."""
@@ -282,6 +293,7 @@ class Valt:
         if "date" in answer.headers:
             with contextlib.suppress(ValueError, OverflowError):
                 self._skew = parsedate_to_datetime(answer.headers["date"]).timestamp() - self._clock.now()
+                self._apart = self._clock.now() - self._clock.monotonic()
         if answer.good:
             self._on_answer()
         return answer
