@@ -65,7 +65,6 @@ class Disk:
     durable: dict[str, Inode] = field(default_factory=dict)
     moves: list[tuple[str, str, Inode | None]] = field(default_factory=list)  # dropped, set, since the last fsync
     promised: bytes | None = None  # the last state whose save has returned
-    loaded: bytes | None = None  # what this life began with, until it has saved something
     tried: list[bytes] = field(default_factory=list)  # states whose save has begun since
     ledger: bytes = b""  # lines whose append has returned
 
@@ -112,9 +111,14 @@ class Disk:
         """Make the names durable."""
         self.durable, self.moves = dict(self.names), []
 
+    def is_durable(self, name: str) -> bool:
+        """True when a power cut would leave this file as it is."""
+        inode = self.names[name]
+        return self.durable.get(name) is inode and inode.durable == inode.data
+
     def announced(self) -> dict[str, Any]:
         """What the last save that has returned holds: a power cut at this moment would leave at least that."""
-        content = self.loaded or self.promised
+        content = self.promised
         if content is None:
             return {"uploads": [], "orphans": []}
         if self._announced[0] is not content:
@@ -206,6 +210,11 @@ class Calls:
         """Take a name away."""
         self._number(dir_fd, f"unlink {name}").disk.drop_name(name)
 
+    def listdir(self, fd: int) -> list[str]:
+        """List the folder."""
+        assert isinstance(fd, Handle)
+        return list(fd.disk.names)
+
     def fstat(self, fd: int) -> Any:
         """Say how large a file is."""
         assert isinstance(fd, Handle)
@@ -245,32 +254,36 @@ class Folder(StateFolder):
         self._disk = disk
         self._lock = None
         self._dir = handle(disk, disk.ground.life, None)
+        self._make_durable()
 
     def read(self, name: str) -> bytes | None:
         """Read as the product does; a state must be one that was promised, or begun after that (I6)."""
-        content = super().read(name)
-        disk = self._disk
+        content, disk = super().read(name), self._disk
         if name == STATE and disk.promised is not None and content != disk.promised and content not in disk.tried:
             disk.ground.fail(f"I6: the state is not the last one that was saved, nor a later one: {content!r}")
-        if name == STATE:
-            disk.loaded = content
         if name == LEDGER and not (content or b"").startswith(disk.ledger):
             disk.ground.fail("I6: lines of the ledger that were durable are gone")
+        if content is not None and disk.is_durable(name):
+            self._promise(name, content)
         return content
+
+    def _promise(self, name: str, content: bytes) -> None:
+        if name == STATE:
+            self._disk.promised, self._disk.tried = content, []
+        elif name == LEDGER:
+            self._disk.ledger = content
 
     def replace(self, name: str, content: bytes) -> None:
         """Replace as the product does, and note the promise."""
         if name == STATE:
             self._disk.tried.append(content)
         super().replace(name, content)
-        if name == STATE:
-            self._disk.promised, self._disk.loaded, self._disk.tried = content, None, []
+        self._promise(name, content)
 
     def append(self, name: str, content: bytes) -> None:
         """Append as the product does, and note the promise."""
         super().append(name, content)
-        if name == LEDGER:
-            self._disk.ledger = self._disk.names[LEDGER].data
+        self._promise(name, self._disk.names[name].data)
 
 
 CALLS: Final = Calls()

@@ -12,7 +12,7 @@ from asyncio import events
 from asyncio.base_events import BaseEventLoop
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
-from contextvars import Context
+from contextvars import Context, copy_context
 from itertools import count
 from typing import Any, Final, Protocol
 
@@ -73,6 +73,30 @@ class Task(asyncio.Task[Any]):
         cls._numbers = count()
 
 
+class Step:
+    """What asyncio calls a handle: a callback that will run, unless it is cancelled."""
+
+    __slots__ = ("args", "callback", "cancelled_", "context", "when_")
+
+    def __init__(self, callback: Callable[..., object], args: tuple[Any, ...], context: Context | None) -> None:
+        self.callback, self.args = callback, args
+        self.context = copy_context() if context is None else context
+        self.cancelled_ = False
+        self.when_ = 0.0
+
+    def cancel(self) -> None:
+        """Do not run it."""
+        self.cancelled_ = True
+
+    def cancelled(self) -> bool:
+        """True when it will not run."""
+        return self.cancelled_
+
+    def when(self) -> float:
+        """Virtual time at which it is due."""
+        return self.when_
+
+
 class Loop(BaseEventLoop):
     """One life of the process."""
 
@@ -80,8 +104,8 @@ class Loop(BaseEventLoop):
         """*budget*: steps after which the life counts as going round in circles."""
         super().__init__()
         self._time, self._end = time, time.steps + budget
-        self._waiting: list[events.Handle] = []
-        self._timers: list[tuple[float, int, events.TimerHandle]] = []
+        self._waiting: list[Step] = []
+        self._timers: list[tuple[float, int, Step]] = []
         self._order = count()
         self._life = time.life
         self.born: list[Task] = []
@@ -104,31 +128,27 @@ class Loop(BaseEventLoop):
         """True for as long as anybody asks."""
         return True
 
-    def call_soon(self, callback: Callable[..., object], *args: Any, context: Context | None = None) -> events.Handle:
+    def call_soon(self, callback: Callable[..., object], *args: Any, context: Context | None = None) -> Any:
         """Run it in one of the next steps."""
-        handle = events.Handle(callback, args, self, context)
+        handle = Step(callback, args, context)
         self._waiting.append(handle)
         return handle
 
-    call_soon_threadsafe = call_soon  # type: ignore[assignment]  # there are no threads
+    call_soon_threadsafe = call_soon  # there are no threads
 
-    def call_at(
-        self, when: float, callback: Callable[..., object], *args: Any, context: Context | None = None
-    ) -> events.TimerHandle:
+    def call_at(self, when: float, callback: Callable[..., object], *args: Any, context: Context | None = None) -> Any:
         """Run it when the time has come."""
-        handle = events.TimerHandle(when, callback, args, self, context)
+        handle = Step(callback, args, context)
+        handle.when_ = when
         heapq.heappush(self._timers, (when, next(self._order), handle))
         return handle
 
     def call_later(
         self, delay: float, callback: Callable[..., object], *args: Any, context: Context | None = None
-    ) -> events.TimerHandle:
+    ) -> Any:
         """Run it after *delay* seconds."""
         later = self._time.now + max(delay, GRAIN) if delay > 0 else self._time.now
         return self.call_at(later, callback, *args, context=context)
-
-    def _timer_handle_cancelled(self, handle: events.TimerHandle) -> None:
-        """Leave it where it is: it is passed over when its time comes."""
 
     def create_task(self, coro: Any, *, name: object = None, context: Context | None = None, **more: Any) -> Any:
         """Make a task that the loop can clear away."""
@@ -172,7 +192,7 @@ class Loop(BaseEventLoop):
             handle = waiting[at]
             waiting[at] = waiting[-1]
             waiting.pop()
-            if handle._cancelled:  # type: ignore[attr-defined]  # the loop's side of a handle
+            if handle.cancelled_:
                 continue
             time.steps += 1
             if time.steps >= time.kill_at:
@@ -180,14 +200,14 @@ class Loop(BaseEventLoop):
                 return
             if time.steps > self._end:
                 raise Stuck(f"{time.steps} steps, and no end: at {time.now:.0f} s it went round in circles")
-            handle._context.run(handle._callback, *handle._args)  # type: ignore[attr-defined]
+            handle.context.run(handle.callback, *handle.args)
             if time.life != life:
                 return
 
     def _let_time_pass(self) -> None:
         """Go to the next moment at which anything happens, here or in the world."""
         time, timers = self._time, self._timers
-        while timers and timers[0][2]._cancelled:  # type: ignore[attr-defined]
+        while timers and timers[0][2].cancelled_:
             heapq.heappop(timers)
         time.at_rest()
         if self._waiting:
@@ -201,7 +221,7 @@ class Loop(BaseEventLoop):
             time.let_events_happen()
         while timers and timers[0][0] <= time.now:
             handle = heapq.heappop(timers)[2]
-            if not handle._cancelled:  # type: ignore[attr-defined]
+            if not handle.cancelled_:
                 self._waiting.append(handle)
 
     def _clear_away(self) -> None:

@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from email.utils import formatdate
+from functools import lru_cache
 from typing import Any, Final, Protocol
 
 from uploader.simulator.semantics import Held, Semantics, parse_content_range, receive
@@ -77,6 +78,11 @@ class Reply:
     headers: dict[str, str] = field(default_factory=dict)
 
 
+@lru_cache(maxsize=4096)
+def _date(second: int) -> str:
+    return formatdate(second, usegmt=True)
+
+
 def _json(status: int, document: Any) -> Reply:
     return Reply(status, json.dumps(document).encode())
 
@@ -113,7 +119,7 @@ class Server:
     def do(self, request: Request) -> Reply:
         """Do what a request asks for."""
         reply = self._do(request)
-        reply.headers["Date"] = formatdate(self._ground.true_wall(), usegmt=True)
+        reply.headers["Date"] = _date(int(self._ground.true_wall()))
         return reply
 
     def _do(self, request: Request) -> Reply:

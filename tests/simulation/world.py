@@ -35,6 +35,7 @@ EPOCH: Final = 1_800_000_000.0  # Unix seconds
 CHUNK: Final = 8  # bytes
 SETTLE: Final = 2.0  # s
 DOUBT: Final = LATEST + 10.0  # s: longer than any request can be on its way
+SLOW: Final = 100.0  # s that a slow server may process: longer than the product waits without a word
 CALM: Final = 2 * 3600.0  # s after the last fault in which everything must be done or parked
 CANNOT_WRITE: Final = 73  # exit code
 BUDGET: Final = 150_000  # steps of one life
@@ -96,7 +97,7 @@ class World:
         plan, roll = self.plan, self.chance
         limit = 5 if plan.kind == "limited" else 0
         semantics = Semantics.OFFSET if plan.kind == "limited" else Semantics(plan.kind)
-        self.server = Server(self, semantics, limit=limit, slow=100.0 if plan.variety and roll() < 0.1 else 2.0)
+        self.server = Server(self, semantics, limit=limit, slow=SLOW if plan.variety and roll() < 0.05 else 0.5)
         self.server.before_delete = self.watch.before_delete
         self.config = config_for(("keep", "delete", "move")[int(roll() * 3)] if plan.variety else "delete")
         self._disk_rate = plan.disk if plan.faults and roll() < 0.3 else 0.0
@@ -104,6 +105,8 @@ class World:
         self.calm_from = 300.0 if plan.faults or plan.actions else 0.0
         same = plan.variety and roll() < 0.3
         self.paths = [f"{ROOT}/a/x.mp4", f"{ROOT}/b/x.mp4"] if same else [f"{ROOT}/a.mp4", f"{ROOT}/b.mp4"]
+        if plan.variety and roll() < 0.5:
+            self.paths.pop()
         for number, path in enumerate(self.paths):
             size = 16 if not plan.variety else int(roll() * 20)
             self.after(number * 3.0 * (roll() if plan.variety else 0), self._writes(path, self.content(size)))
@@ -122,7 +125,7 @@ class World:
     def _plan_actions(self) -> None:
         """Choose what recorders, people and machines do: one thing or several, in the first minutes."""
         for _ in range(1 + int(self.chance() * 3)):
-            when, path = self.chance() * 200.0, self.paths[int(self.chance() * 2)]
+            when, path = self.chance() * 200.0, self.paths[int(self.chance() * len(self.paths))]
             action = ACTIONS[int(self.chance() * len(ACTIONS))]
             self.after(when, lambda action=action, path=path: action(self, path))  # type: ignore[misc]
 
@@ -167,7 +170,7 @@ class World:
             raise Dead
 
     def _note(self, what: str) -> None:
-        self._sum = crc32(f"{self.now} {what}".encode(), self._sum)
+        self._sum = crc32(what.encode(), self._sum ^ (hash(self.now) & 0xFFFFFFFF))
         if self.trace is not None:
             self.trace.append(f"{self.steps:6d} {self.now:9.3f} {what}")
 
@@ -334,6 +337,7 @@ class Life:
     def __init__(self, world: World) -> None:
         self._world, self._life = world, world.life
         self._mended: Counter[str] = Counter()
+        self._mend_from = 0.0
 
     async def live(self) -> None:
         """Work until the world is done."""
@@ -377,6 +381,8 @@ class Life:
                 return
         if any(not orphan.landed for orphan in store.orphans.values()) or self.house.settle.candidates:
             return
+        if store.uploads and world.now < self._mend_from:
+            return
         if parked := [upload for upload in store.uploads.values() if upload.identity.size]:
             self._mend(parked[0])
             return
@@ -389,11 +395,12 @@ class Life:
     def _mend(self, upload: Upload) -> None:
         """Do what a person would: let it go on, or forget it when its file is gone."""
         self._mended[upload.path] += 1
-        if upload.where not in self._world.folder.files:
-            asyncio.ensure_future(self.house.forget(upload.path))
-        elif self._mended[upload.path] <= 3:
+        self._mend_from = self._world.now + SLOW
+        if self._mended[upload.path] <= 3:
             self._world.count("released by hand")
             asyncio.ensure_future(self.house.release(upload.path))
+        elif upload.where not in self._world.folder.files:
+            asyncio.ensure_future(self.house.forget(upload.path))
 
 
 @cache

@@ -63,6 +63,7 @@ class StateFolder:
         if lock:
             try:
                 self._take_lock()
+                self._make_durable()
             except BaseException:  # whatever it was, the handle must not stay open behind it
                 os.close(self._dir)
                 raise
@@ -86,6 +87,19 @@ class StateFolder:
             ) from None
         os.ftruncate(self._lock, 0)
         os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
+
+    def _make_durable(self) -> None:
+        """Sync what is there: a process may have died between a write and its fsync, and what we act upon must stay."""
+        try:
+            for name in os.listdir(self._dir):
+                fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=self._dir)
+                try:
+                    os.fsync(fd)
+                finally:
+                    os.close(fd)
+            os.fsync(self._dir)
+        except OSError as error:
+            raise _unusable(self.folder, error) from None
 
     def read(self, name: str) -> bytes | None:
         """Return the whole file; None when there is none. Raises ``StateUnusable`` (exit 78)."""
