@@ -217,12 +217,13 @@ class _Exchange:
                 ground.lost_logins += 1
 
         def arrive() -> None:
-            reply: Reply | None = ground.server.do(request)
+            done = ground.server.do(request)
+            reply: Reply | None = done
             if fault in {"done-lost", "late"}:
                 reply = None
             elif fault == "done-502":
                 reply = Reply(502, BAD_GATEWAY)
-            elif fault == "garbage":
+            elif fault == "garbage" and done.status < 300:
                 reply = Reply(200, b"<html>")
             if fault == "silent":
                 ground.lost_logins += request.path.endswith("/login")
