@@ -66,6 +66,7 @@ class Disk:
     moves: list[tuple[str, str, Inode | None]] = field(default_factory=list)  # dropped, set, since the last fsync
     promised: bytes | None = None  # the last state whose save has returned
     tried: list[bytes] = field(default_factory=list)  # states whose save has begun since
+    read_in: int = -1  # the last life that has read it
     ledger: bytes = b""  # lines whose append has returned
 
     def lose_power(self) -> None:
@@ -263,6 +264,7 @@ class Folder(StateFolder):
             disk.ground.fail(f"I6: the state is not the last one that was saved, nor a later one: {content!r}")
         if name == LEDGER and not (content or b"").startswith(disk.ledger):
             disk.ground.fail("I6: lines of the ledger that were durable are gone")
+        disk.read_in = disk.ground.life
         if content is not None and disk.is_durable(name):
             self._promise(name, content)
         return content
@@ -271,7 +273,7 @@ class Folder(StateFolder):
         if name == STATE:
             self._disk.promised, self._disk.tried = content, []
         elif name == LEDGER:
-            self._disk.ledger = content
+            self._disk.ledger = content[: content.rfind(b"\n") + 1]  # what is torn was promised to nobody
 
     def replace(self, name: str, content: bytes) -> None:
         """Replace as the product does, and note the promise."""

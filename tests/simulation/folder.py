@@ -33,6 +33,7 @@ class Ground(Protocol):
     now: float
     life: int
     stirred: int
+    handles: int  # recordings that are open
 
     def act(self, life: int, what: str) -> None:
         """Number a call; the process may be killed by it, or be dead already: raises ``Dead``."""
@@ -195,7 +196,12 @@ class Share:
     async def closeness(self, path: str, *, gate: bool) -> Closeness:
         """Nothing speaks against a file here: recorders close what they have written."""
         del gate
-        return await self._do("closeness", lambda: self._file(path) and Closeness())
+
+        def work() -> Closeness:
+            self._file(path)
+            return Closeness()
+
+        return await self._do("closeness", work)
 
     async def sha256(self, path: str) -> str:
         """Hash a whole file."""
@@ -207,8 +213,13 @@ class Share:
         file = await self._do("open", lambda: self._file(path))
         threads: Any = _Threads(file)
         recording = Recording(path, identity, _Handle(self, file), threads)  # type: ignore[arg-type]
-        await recording.check_unchanged()
-        yield recording
+        self._ground.handles += 1
+        try:
+            await recording.check_unchanged()
+            yield recording
+        finally:
+            if self._ground.life == self._life:
+                self._ground.handles -= 1
 
     async def delete(self, path: str, sent: Sent) -> bool:
         """Remove a file that was sent."""

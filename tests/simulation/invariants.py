@@ -6,18 +6,23 @@ the product is asked but what it has written.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from simulation.disk import LEDGER, STATE
 from simulation.folder import ROOT
 from simulation.kernel import NEVER
 from simulation.server import PASSWORD, USER, Record, Request
 
+from uploader import events
+
 if TYPE_CHECKING:
     from simulation.world import World
 
-CANARY = "canary-"
+CANARY: Final = "canary-"
+LOGS: Final[list[str]] = []  # what the product has logged in the world that runs
 
 
 class Broken(AssertionError):  # noqa: N818 - says what has happened
@@ -34,6 +39,8 @@ class Watch:
     def before_request(self, request: Request) -> None:
         """I3 and I4, as far as the first byte of a request goes; I15."""
         kind, record = _kind_of(request)
+        if self._world.disk.read_in != self._world.life:
+            self._world.fail("I15: a request before the state was read")
         if kind == "chunk":
             self._in_flight[record] += 1
             if self._in_flight[record] > 1:
@@ -127,6 +134,8 @@ def verdict(world: World) -> None:
     _nothing_left(world)
     _no_secret(world)
     _no_storm(world)
+    _no_fault_of_ours(world)
+    _ledger_tells_the_truth(world)
 
 
 def _landed(world: World) -> list[Record]:
@@ -181,6 +190,8 @@ def _no_secret(world: World) -> None:
             raise Broken(f"I7: a secret in {name}")
     if CANARY in repr(world.heard):
         raise Broken(f"I7: a secret in {next(repr(event) for event in world.heard if CANARY in repr(event))}")
+    if CANARY in repr(LOGS):
+        raise Broken(f"I7: a secret in the log: {next(line for line in LOGS if CANARY in line)}")
     assert PASSWORD.startswith(CANARY)
 
 
@@ -192,3 +203,23 @@ def _no_storm(world: World) -> None:
     allowed = world.lives + world.server.expiries + 2 * world.lost_logins
     if len(world.server.tokens) > allowed:
         raise Broken(f"I8: {len(world.server.tokens)} log-ins, where {allowed} were needed")
+
+
+def _no_fault_of_ours(world: World) -> None:
+    """I11: nothing was parked because of an exception that nobody had thought of."""
+    for event in world.heard:
+        if isinstance(event, events.UploadParked | events.UploadWaits) and "fault of ours" in event.reason:
+            raise Broken(f"I11: {event.reason}: {LOGS[-1:]}")
+
+
+def _ledger_tells_the_truth(world: World) -> None:
+    """I14: one line for each finished record, and its sha256 is that of the record's bytes."""
+    seen = set()
+    for line in world.disk.ledger.splitlines():
+        finished = json.loads(line)["upload"]
+        record = world.server.records[finished["record"]]
+        if record.id in seen:
+            raise Broken(f"I14: two lines of the ledger for {record.id}")
+        seen.add(record.id)
+        if hashlib.sha256(record.content).hexdigest() != finished["sha256"]:
+            raise Broken(f"I14: the ledger's line for {record.id} is not about what it holds")

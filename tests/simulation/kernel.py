@@ -40,7 +40,7 @@ class Time(Protocol):
         """Roll the dice: 0 to 1."""
 
     def kill(self) -> None:
-        """Kill the process that lives now."""
+        """Kill the process that lives now, or ask it to end."""
 
     def next_event(self) -> float:
         """When the world does something by itself; ``NEVER`` when it does nothing more."""
@@ -197,7 +197,8 @@ class Loop(BaseEventLoop):
             time.steps += 1
             if time.steps >= time.kill_at:
                 time.kill()
-                return
+                if time.life != life:
+                    return
             if time.steps > self._end:
                 raise Stuck(f"{time.steps} steps, and no end: at {time.now:.0f} s it went round in circles")
             handle.context.run(handle.callback, *handle.args)

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import count
+from math import log2
 from typing import Any, Final, NoReturn
 from zlib import crc32
 
@@ -36,7 +37,9 @@ CHUNK: Final = 8  # bytes
 SETTLE: Final = 2.0  # s
 DOUBT: Final = LATEST + 10.0  # s: longer than any request can be on its way
 SLOW: Final = 100.0  # s that a slow server may process: longer than the product waits without a word
+KNOCKERS: Final = 6  # tasks that may call the server: workers, verify, sweep, and one more
 CALM: Final = 2 * 3600.0  # s after the last fault in which everything must be done or parked
+NO_STEP: Final = 1 << 60
 CANNOT_WRITE: Final = 73  # exit code
 BUDGET: Final = 150_000  # steps of one life
 
@@ -62,7 +65,7 @@ class World:
     plan: Plan
     now: float = 0.0
     steps: int = 0
-    kill_at: int = 1 << 60
+    kill_at: int = NO_STEP
     life: int = 0
     stirred: int = 0
     lives: int = 0
@@ -82,10 +85,13 @@ class World:
         self._kills = iter(plan.kills or ())
         self._left = 0 if plan.kills is not None else int(self.chance() * 4)
         self._offset = 0.0
+        self._gently = False
         self.settle = SETTLE
         self.foreign: list[Record] = []
         self.lost_logins = 0
-        self.down_until = 0.0
+        self.down_until = self._down_since = 0.0
+        self._knocks = 0
+        self.handles = 0
         self.watch = Watch(self)
         self.disk = disks.Disk(self)
         self.folder = Recordings(self)
@@ -116,8 +122,8 @@ class World:
             self._plan_actions()
 
     def content(self, size: int) -> bytes:
-        """Bytes that no other file has."""
-        return self._dice.randbytes(size + 4)
+        """Bytes that no other file has, four more than *size*."""
+        return self._dice.randbytes(max(0, size) + 4)
 
     def _writes(self, path: str, content: bytes, **how: Any) -> Callable[[], None]:
         return lambda: self.folder.write(path, content, **how)
@@ -167,7 +173,8 @@ class World:
         self._note(what)
         if self.steps >= self.kill_at:
             self.kill()
-            raise Dead
+            if life != self.life:
+                raise Dead
 
     def _note(self, what: str) -> None:
         self._sum = crc32(what.encode(), self._sum ^ (hash(self.now) & 0xFFFFFFFF))
@@ -175,7 +182,13 @@ class World:
             self.trace.append(f"{self.steps:6d} {self.now:9.3f} {what}")
 
     def kill(self) -> None:
-        """End the life that lives now: kill -9, or the power goes."""
+        """End the life that lives now: kill -9, or the power goes, or a signal asks it to end."""
+        if self._gently and self._living is not None:
+            self._note("SIGTERM")
+            self.count("stops")
+            self.kill_at = NO_STEP
+            self._living.stop.set()
+            return
         self.life += 1
         cut = self.chance() < 0.5 if self.plan.cuts is None else self.plan.cuts
         self._note("POWER CUT" if cut else "KILL -9")
@@ -213,8 +226,18 @@ class World:
         return False
 
     def is_down(self) -> bool:
-        """True while the server cannot be reached."""
-        return self.now < self.down_until
+        """True while the server cannot be reached. Who asks has tried (I10)."""
+        if self.now >= self.down_until:
+            return False
+        self._knocks += 1
+        allowed = KNOCKERS * (2 + log2(1 + self.now - self._down_since) + self.lives)
+        if self._knocks > allowed:
+            self.fail(f"I10: {self._knocks} tries in {self.now - self._down_since:.0f} s at a server that is down")
+        return True
+
+    def go_down(self, seconds: float) -> None:
+        """Let the server be away for a while."""
+        self.down_until, self._down_since, self._knocks = self.now + seconds, self.now, 0
 
     def share_fails(self) -> str:
         """Say how this call into the share fails."""
@@ -267,9 +290,10 @@ class World:
             self.lives += 1
             self.watch.born()
             self.count("lives")
-            loop = Loop(self, BUDGET)
+            loop, life = Loop(self, BUDGET), Life(self)
+            self.handles = 0
             try:
-                loop.live(Life(self).live())
+                loop.live(life.live())
             except StateUnusable as error:
                 if error.exit_code != CANNOT_WRITE:
                     raise Broken(f"I6: it does not start: {error}") from None
@@ -279,23 +303,43 @@ class World:
                 if self.failure:
                     raise Broken(self.failure) from None
                 self._pass(self.chance() * 60.0 if self.plan.variety else 1.0)
+                if self.plan.actions and self.chance() < 0.1:
+                    self._rewrite_quietly()
                 continue
             finally:
                 self._living = None
             if loop.complaints:
                 raise Broken(f"I11: nobody has caught {loop.complaints[0]}")
-            break
+            if self.handles:
+                raise Broken(f"I9: {self.handles} recordings are still open at the end")
+            if life.done:
+                break
         verdict(self)
         return f"{self._sum:08x}"
 
+    def _rewrite_quietly(self) -> None:
+        """Put other bytes into a file that is half sent while nobody looks, and give it its old mtime.
+
+        One that was sent whole may be touched so unnoticed: who it is is told by size and mtime (docs/reliability.md).
+        """
+        path = self.paths[int(self.chance() * len(self.paths))]
+        file = self.folder.files.get(path)
+        half_sent = any(
+            upload["path"] == path and upload["state"] == "sending" and upload["offset"]
+            for upload in self.disk.announced()["uploads"]
+        )
+        if file is not None and half_sent:
+            self.folder.write(path, self.content(len(file.data) - 4), mtime_ns=file.mtime_ns)
+
     def _choose_kill(self) -> None:
         if self.plan.kills is not None:
-            self.kill_at = next(self._kills, 1 << 60)
+            self.kill_at = next(self._kills, NO_STEP)
         elif self._left > 0:
             self._left -= 1
+            self._gently = self.chance() < 0.15
             self.kill_at = self.steps + 1 + int(10 ** (1.0 + 2.5 * self.chance()))
         else:
-            self.kill_at = 1 << 60
+            self.kill_at = NO_STEP
 
     def _pass(self, seconds: float) -> None:
         """Nobody lives for a while."""
@@ -338,6 +382,7 @@ class Life:
         self._world, self._life = world, world.life
         self._mended: Counter[str] = Counter()
         self._mend_from = 0.0
+        self.done = False
 
     async def live(self) -> None:
         """Work until the world is done."""
@@ -390,6 +435,7 @@ class Life:
             if file.data and not store.ledger.knows(path, len(file.data), file.mtime_ns):
                 return
         if world.next_event() == NEVER:
+            self.done = True
             self.stop.set()
 
     def _mend(self, upload: Upload) -> None:
@@ -490,7 +536,7 @@ def _jump(world: World, path: str) -> None:
 def _down(world: World, path: str) -> None:
     """The server is away for some minutes."""
     del path
-    world.down_until = world.now + 10 + 120 * world.chance()
+    world.go_down(10 + 120 * world.chance())
 
 
 def _late_file(world: World, path: str) -> None:

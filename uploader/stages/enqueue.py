@@ -97,7 +97,8 @@ class Enqueue:
         """Let an unfinished upload go on when its time has come."""
         next_try = None if upload.trouble is None else upload.trouble.next_try
         if next_try is not None:
-            self._pipes.again.put(upload.path, min(next_try - self._clock.now(), LONGEST_WAIT))
+            longest = LONGEST_WAIT if upload.state is State.PARKED else retry.BACKOFF_CAP
+            self._pipes.again.put(upload.path, min(next_try - self._clock.now(), longest))
         elif upload.state is not State.PARKED:  # it was just being tried, for the first time or again
             self._pipes.again.put(upload.path)
 
