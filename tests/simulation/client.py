@@ -20,7 +20,7 @@ from uploader.valt import Valt
 # What may happen to a request, and how often among all that go wrong.
 FAULTS: Final = (
     "refused", "lost", "lost", "late", "late", "silent", "done-lost", "done-lost", "500", "done-502", "done-502",
-    "503", "expired", "expired", "slow", "garbage",
+    "503", "403", "expired", "expired", "slow", "garbage",
 )  # fmt: skip
 CHUNK_FAULTS: Final = (*FAULTS, "cut", "cut", "cut", "413", "early-401", "early-413")
 
@@ -230,7 +230,8 @@ class _Exchange:
                 return
             ground.after(40.0 * ground.chance() if fault == "slow" else 0.05, lambda: answer(reply))
 
-        plain = {"lost": None, "413": Reply(413, TOO_LARGE), "500": Reply(500, b"{}")}
+        refusal = Reply(403, b'{"data":"Access denied"}')
+        plain = {"lost": None, "403": refusal, "413": Reply(413, TOO_LARGE), "500": Reply(500, b"{}")}
         plain["503"] = Reply(503, b"", {"Retry-After": "7"})
         late = fault in {"late", "silent"}
         if fault in plain:

@@ -1,7 +1,7 @@
 """Many worlds: every crash point of a quiet one, and seed after seed of stormy ones.
 
-``python -m simulation --kind append --seed 17`` plays one world again and prints its trace; ``--seeds 0 100000`` is the
-long run. Both from the folder ``tests``; ``make simulate`` knows the way.
+A failure names the world in which it was found: ``make simulate PLAN='{"seed": 17, "kind": "append"}'`` plays it again and
+prints its trace. ``make simulate-long`` runs many more than the tests do.
 """
 
 from __future__ import annotations
@@ -145,10 +145,9 @@ def play(plan: Plan, figures: Figures | None = None, *, trace: bool = False) -> 
 
 def command(plan: Plan) -> str:
     """Say how to see a world again."""
-    default = Plan(plan.seed, plan.kind)
-    changed = {key: value for key, value in asdict(plan).items() if value != getattr(default, key)}
-    more = "".join(f" --{key} {json.dumps(value)!r}" for key, value in changed.items())
-    return f"make simulate WHAT='--kind {plan.kind} --seed {plan.seed}{more}'".replace("'", '"', 0)
+    default = asdict(Plan(plan.seed))
+    changed = {key: value for key, value in asdict(plan).items() if key == "seed" or value != default[key]}
+    return f"make simulate PLAN='{json.dumps(changed)}'"
 
 
 def explore(kind: str, seeds: Iterable[int], **more: Any) -> Figures:
@@ -177,7 +176,7 @@ def crash_points(kind: str, *, every_step: bool = False) -> Figures:
     quiet = replace(QUIET, kind=kind)
     with simulated():
         world, _ = play(quiet, trace=True)
-    steps = range(1, world.steps + 1) if every_step else [int(line.split()[0]) for line in world.trace or ()]
+    steps = range(1, world.steps + 1) if every_step else [int(line.split()[0]) for line in world.trace or () if line[5].isdigit()]
     figures = run_all(replace(quiet, kills=(step,), cuts=cut) for step in steps for cut in (False, True))
     figures.crash_points = world.steps
     return figures

@@ -6,6 +6,7 @@ Everything that happens is drawn from one seed, and written into one trace: the 
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import heapq
 import random
 from collections import Counter
@@ -38,6 +39,7 @@ SETTLE: Final = 2.0  # s
 DOUBT: Final = LATEST + 10.0  # s: longer than any request can be on its way
 SLOW: Final = 100.0  # s that a slow server may process: longer than the product waits without a word
 KNOCKERS: Final = 6  # tasks that may call the server: workers, verify, sweep, and one more
+JUMPS: Final = (-86400.0, -3600.0, -30.0, 30.0, 3600.0, 86400.0)  # s
 CALM: Final = 2 * 3600.0  # s after the last fault in which everything must be done or parked
 NO_STEP: Final = 1 << 60
 CANNOT_WRITE: Final = 73  # exit code
@@ -55,6 +57,7 @@ class Plan:
     faults: float = 0.25  # of the requests
     actions: bool = True  # people and recorders are at work in the folder, shares come and go, clocks jump
     disk: float = 0.02  # of the writes to the state folder that are refused, in worlds where any are
+    only: tuple[str, ...] = ()  # these actions alone, and in every world
     variety: bool = True  # worlds differ in what becomes of the file, in names, and so on
 
 
@@ -118,8 +121,8 @@ class World:
             self.after(number * 3.0 * (roll() if plan.variety else 0), self._writes(path, self.content(size)))
         self.let_events_happen()
         self.foreign = [self.server.plant("x" if same else "a", "somebody", -5.0), self.server.plant("a", USER, 3600.0)]
-        if plan.actions and roll() < 0.4:
-            self._plan_actions()
+        if plan.only or (plan.actions and roll() < 0.4):
+            self._plan_actions(plan.only or tuple(ACTIONS))
 
     def content(self, size: int) -> bytes:
         """Bytes that no other file has, four more than *size*."""
@@ -128,11 +131,11 @@ class World:
     def _writes(self, path: str, content: bytes, **how: Any) -> Callable[[], None]:
         return lambda: self.folder.write(path, content, **how)
 
-    def _plan_actions(self) -> None:
+    def _plan_actions(self, choice: tuple[str, ...]) -> None:
         """Choose what recorders, people and machines do: one thing or several, in the first minutes."""
         for _ in range(1 + int(self.chance() * 3)):
             when, path = self.chance() * 200.0, self.paths[int(self.chance() * len(self.paths))]
-            action = ACTIONS[int(self.chance() * len(ACTIONS))]
+            action = ACTIONS[choice[int(self.chance() * len(choice))]]
             self.after(when, lambda action=action, path=path: action(self, path))  # type: ignore[misc]
 
     # What the loop asks
@@ -196,6 +199,8 @@ class World:
         if cut:
             self.count("power cuts")
             self.disk.lose_power()
+            if self.plan.actions and self.chance() < 0.15:
+                self.set_clock()  # a machine whose battery is empty starts with any time
         self._living = None
 
     def count(self, what: str) -> None:
@@ -210,9 +215,10 @@ class World:
         """What the time is."""
         return EPOCH + self.now
 
-    def jump(self, seconds: float) -> None:
-        """Set the machine's clock."""
-        self._offset += seconds
+    def set_clock(self) -> None:
+        """Set the machine's clock to another time, as people, time servers and empty batteries do."""
+        self._offset += JUMPS[int(self.chance() * len(JUMPS))]
+        self._note(f"the clock is set: {self._offset:+.0f} s")
 
     @property
     def _stormy(self) -> bool:
@@ -413,6 +419,8 @@ class Life:
         world = self._world
         if not isinstance(event, events.BytesSent):
             world.heard.append(event)
+            if world.trace is not None:
+                world.trace.append(f"{'':17}{type(event).__name__} {vars_of(event)}")
         if isinstance(event, events.UploadFinished):
             world.count("uploads finished")
         elif isinstance(event, events.UploadParked):
@@ -447,6 +455,11 @@ class Life:
             asyncio.ensure_future(self.house.release(upload.path))
         elif upload.where not in self._world.folder.files:
             asyncio.ensure_future(self.house.forget(upload.path))
+
+
+def vars_of(event: events.Event) -> str:
+    """Tell an event's fields in one line."""
+    return " ".join(f"{key}={value}" for key, value in dataclasses.asdict(event).items())
 
 
 @cache
@@ -530,7 +543,7 @@ def _unmount(world: World, path: str) -> None:
 def _jump(world: World, path: str) -> None:
     """Somebody sets the clock."""
     del path
-    world.jump((-86400.0, -3600.0, -30.0, 30.0, 3600.0, 86400.0)[int(world.chance() * 6)])
+    world.set_clock()
 
 
 def _down(world: World, path: str) -> None:
@@ -543,8 +556,16 @@ def _late_file(world: World, path: str) -> None:
     world.folder.write(path.replace(".mp4", "-late.mp4"), world.content(1 + int(world.chance() * 24)))
 
 
-ACTIONS: Final[tuple[Action, ...]] = (
-    _grow, _replace, _rewrite, _cut, _touch, _rename, _remove, _unmount, _jump, _down, _late_file,
-)  # fmt: skip
-
-__all__ = ["Broken", "Plan", "Stuck", "World"]
+ACTIONS: Final[dict[str, Action]] = {
+    "grow": _grow,
+    "replace": _replace,
+    "rewrite": _rewrite,
+    "cut": _cut,
+    "touch": _touch,
+    "rename": _rename,
+    "remove": _remove,
+    "unmount": _unmount,
+    "jump": _jump,
+    "down": _down,
+    "late file": _late_file,
+}

@@ -118,8 +118,10 @@ class Valt:
         Whoever sets our clock, or lets this machine sleep, makes nonsense of what the last answer told of the server's.
         """
         await self._token_now()
-        if abs(self._clock.now() - self._clock.monotonic() - self._apart) > CLOCK_SET:
-            await self.version()
+        drift = self._clock.now() - self._clock.monotonic() - self._apart
+        if abs(drift) > CLOCK_SET:
+            self._skew, self._apart = self._skew - drift, self._apart + drift  # ours was set, by that much
+            await self.version()  # or it slept: the server's own word is better, if this answer has it
 
     def forget_refusal(self) -> None:
         """Let a password that was refused be tried again: the operator has mended something."""
