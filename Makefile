@@ -8,7 +8,7 @@ READY := .venv/.ready-$(KEY)
 LOCK := .venv/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-annotate --custom-compile-command 'make lock' $(UPGRADE)
 
-.PHONY: help test bench demo lint types wheel lock audit clean
+.PHONY: help test bench demo lint types simulate simulate-long wheel lock audit clean
 
 help:
 	@echo 'make test     lint, types and tests'
@@ -16,6 +16,8 @@ help:
 	@echo 'make demo     a server, a watched folder and the daemon, at work for a moment'
 	@echo 'make lint     ruff: rules and format'
 	@echo 'make types    mypy, strict'
+	@echo 'make simulate PLAN=…        one simulated world again, as a failed test has told it, with its trace'
+	@echo 'make simulate-long SEEDS=…  as many seeds for each kind of server, and a kill at every single step'
 	@echo 'make wheel    dist/*.whl, to install on another machine'
 	@echo 'make lock     requirements*.txt from pyproject.toml; UPGRADE=--upgrade takes the newest versions'
 	@echo 'make audit    the lock of the running program against the known vulnerabilities; needs the network'
@@ -39,6 +41,17 @@ lint: $(READY)
 
 types: $(READY)
 	@$(BIN)/mypy
+
+SEEDS ?= 20000
+PLAN ?= {"seed": 1}
+SIMULATE := PYTHONPATH=tests $(BIN)/python -m simulation
+
+simulate: $(READY)
+	@$(SIMULATE) --plan '$(PLAN)'
+
+# Seeds that no test has seen: those take the first ones.
+simulate-long: $(READY)
+	@$(SIMULATE) --crash-points --seeds 100000 $$((100000 + $(SEEDS)))
 
 wheel: $(READY)
 	@$(BIN)/pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation --wheel-dir dist .

@@ -20,6 +20,7 @@ from uploader import events
 from uploader.config import UploadConfig, WatchConfig
 from uploader.files import MountedShare, Shares
 from uploader.model import Identity, Learnt, Snapshot, State, Trouble, Turn, Upload
+from uploader.retry import BACKOFF_CAP
 from uploader.stages import Pipes, Settled
 from uploader.stages.enqueue import LONGEST_WAIT, Enqueue, Verdict, chunk_size_now, judge, upload_of
 from uploader.store import Store
@@ -65,6 +66,7 @@ def test_changed_file_of_an_upload(state: State, verdict: Verdict) -> None:
     ("parked_from", "verdict"),
     [
         (State.QUEUED, Verdict.CHANGED),
+        (State.CREATING, Verdict.UNCLEAR),
         (State.SENDING, Verdict.CHANGED),
         (State.IN_DOUBT, Verdict.CHANGED),
         (State.VERIFYING, Verdict.LATER),
@@ -72,7 +74,10 @@ def test_changed_file_of_an_upload(state: State, verdict: Verdict) -> None:
     ],
 )
 def test_changed_file_of_a_parked_upload(parked_from: State, verdict: Verdict) -> None:
-    """A parked upload gives way to new content, unless every byte of the old has been acknowledged."""
+    """A parked upload gives way to new content, unless every byte of the old has been acknowledged.
+
+    Where a record may have been made, that is found out first: else nobody would ever clear it away.
+    """
     upload = an_upload(State.PARKED, parked_from=parked_from)
     assert judge(upload, settled_as(upload, size=7)) is verdict
 
@@ -198,15 +203,16 @@ async def test_waits_survive_a_restart() -> None:
     soon = an_upload(path="/rec/soon.mp4", trouble=Trouble("no", Turn.OURS, next_try=EPOCH + 60))
     never = an_upload(State.PARKED, path="/rec/never.mp4", trouble=FILES_TURN)
     absurd = an_upload(path="/rec/absurd.mp4", trouble=Trouble("no", Turn.OURS, next_try=EPOCH * 2))
+    parked = an_upload(State.PARKED, path="/rec/p.mp4", trouble=Trouble("no", Turn.OPERATOR, next_try=EPOCH * 2))
     over = an_upload(path="/rec/over.mp4", trouble=Trouble("no", Turn.OURS, next_try=EPOCH - 60))
     new = an_upload(State.SENDING, path="/rec/new.mp4")
     trying = an_upload(State.SENDING, path="/rec/trying.mp4", trouble=Trouble("no", Turn.OURS, attempts=1))
     async with bench() as table:
-        uploads = (soon, never, absurd, over, new, trying)
+        uploads = (soon, never, absurd, parked, over, new, trying)
         for upload in uploads:
             table.enqueue.bring_back(upload)
         waits = [table.pipes.again.wait_of(upload.path) for upload in uploads]
-        assert waits == [60, None, LONGEST_WAIT, 0, 0, 0]
+        assert waits == [60, None, BACKOFF_CAP, LONGEST_WAIT, 0, 0, 0]
 
 
 async def test_changed_file_replaces_what_has_not_begun() -> None:

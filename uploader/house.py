@@ -57,13 +57,17 @@ class House:
         *,
         retouch: Retouch = lambda upload: upload,
         make_share: Callable[[str], Share] | None = None,
+        make_valt: Callable[..., Valt] = Valt,
     ) -> None:
-        """*retouch* has the last word on a new upload: what the command line asked for. *make_share*: for tests."""
+        """*retouch* has the last word on a new upload: what the command line asked for.
+
+        *make_share*, *make_valt*: other ports to folders and server, for tests.
+        """
         self.config, self.store, self.clock, self.bus = config, store, clock, bus
         self._retouch = retouch
         self.pipes = Pipes(clock)
         self.outage = Outage(store, clock, bus, lambda: account(config.server, environ))
-        self.valt = Valt(
+        self.valt = make_valt(
             config.server,
             password=lambda: read_password(config.server, environ),
             clock=clock,
@@ -102,7 +106,8 @@ class House:
 
     def _watch_of(self, root: str) -> WatchConfig:
         """The ``[[watch]]`` of a folder; a file that was named by hand lies in one that follows the defaults."""
-        return next((watch for watch in self.config.watch if str(watch.path) == root), WatchConfig(path=Path(root)))
+        known = (watch for watch in self.config.watch if str(watch.path) == root)
+        return next(known, None) or WatchConfig(path=Path(root))
 
     def _rules_of(self, root: str) -> Rules:
         watch = self._watch_of(root)

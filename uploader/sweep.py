@@ -26,18 +26,31 @@ class Sweep:
 
     def __init__(self, store: Store, valt: Valt, outage: Outage, clock: Clock, bus: events.Bus) -> None:
         self._store, self._valt, self._outage, self._clock, self._bus = store, valt, outage, clock, bus
+        self._due: dict[str, tuple[float, float]] = {}  # by record: its ``next_look``, and that by our own clock
 
     async def run(self) -> None:
         """Sweep until cancelled."""
         while True:
             await self._clock.sleep(LOOK_FOR_NEW)
+            self._due = {record: due for record, due in self._due.items() if record in self._store.orphans}
             for orphan in tuple(self._store.orphans.values()):
-                if orphan.next_look <= self._clock.now():
+                if self._is_due(orphan):
                     async with self._outage.turn():
                         await self.look(orphan)
 
+    def _is_due(self, orphan: Orphan) -> bool:
+        """True when the time has come, counted by the clock that nobody sets: a request may still be on its way."""
+        now = self._clock.monotonic()
+        next_look, due = self._due.get(orphan.record, (None, 0.0))
+        if next_look != orphan.next_look:
+            longest = max(orphan.next_look - orphan.since, MINUTE)  # further off only by a wall clock that was set
+            due = now + min(max(0.0, orphan.next_look - self._clock.now()), longest)
+            self._due[orphan.record] = orphan.next_look, due
+        return now >= due
+
     async def look(self, orphan: Orphan) -> None:
         """Clear one orphan away, or find that it must stay."""
+        await self._store.commit()  # it may have been put there a moment ago, and its save be under way
         try:
             details = await self._valt.details(orphan.record)
             if stays := details.videos is not None and not orphan.probe:

@@ -36,6 +36,7 @@ class Verdict(StrEnum):
     NEW = "new"
     CHANGED = "changed"  # an upload of other content has not begun, or was parked: it begins with this
     BACK = "back"  # a parked upload's file is there again, as it was
+    UNCLEAR = "unclear"  # as CHANGED, but whether a record was made must be found out before it is forgotten
     LATER = "later"  # an upload of other content of this path is under way; seen again when that has ended
     KNOWN = "known"
 
@@ -49,6 +50,8 @@ def judge(upload: Upload | None, settled: Settled) -> Verdict:
         waits_for_file = waits and upload.trouble is not None and upload.trouble.waits_for_file
         return Verdict.BACK if waits_for_file else Verdict.KNOWN
     landed = State.VERIFYING, State.FINISHING
+    if waits and upload.parked_from is State.CREATING:
+        return Verdict.UNCLEAR
     if upload.state is State.QUEUED or (waits and upload.parked_from not in landed):
         return Verdict.CHANGED
     return Verdict.LATER
@@ -98,7 +101,8 @@ class Enqueue:
         """Let an unfinished upload go on when its time has come."""
         next_try = None if upload.trouble is None else upload.trouble.next_try
         if next_try is not None:
-            self._pipes.again.put(upload.path, min(next_try - self._clock.now(), LONGEST_WAIT))
+            longest = LONGEST_WAIT if upload.state is State.PARKED else retry.BACKOFF_CAP
+            self._pipes.again.put(upload.path, min(next_try - self._clock.now(), longest))
         elif upload.state is not State.PARKED:  # it was just being tried, for the first time or again
             self._pipes.again.put(upload.path)
 
@@ -153,7 +157,7 @@ class Enqueue:
             known = await self._was_sent(settled) or await self._is_renamed(settled) or await self._is_skipped(settled)
             if not known and self._store.upload_at(settled.path) is None:  # while it was read it may have come again
                 await self._enqueue_new(settled)
-        elif verdict is Verdict.BACK:
+        elif verdict is Verdict.BACK or verdict is Verdict.UNCLEAR:
             await self.go_on(upload)
         elif verdict is Verdict.CHANGED:
             orphan = lifecycle.orphan_of(upload, now=self._clock.now(), settle=0.0)

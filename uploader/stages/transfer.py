@@ -65,6 +65,7 @@ class Transfer:
         self._missed: dict[str, Job] = {}  # came back to the queue while a worker was still putting it aside
         self._aside: set[str] = set()  # have stepped aside for a small one
         self._marks: dict[str, Bookmark] = {}  # where each that is not sent yet stood, so that it is not read again
+        self._doubts: dict[str, tuple[float, float]] = {}  # by path: ``doubt_at``, and that by our own clock
         # One record of a name is made at a time, so that after a crash it can only be one upload's (rule 6).
         self._names: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
@@ -105,6 +106,7 @@ class Transfer:
                 raise
         finally:
             del self._active[job.path]
+            self._doubts = {path: since for path, since in self._doubts.items() if path in self._store.uploads}
             if missed := self._missed.pop(job.path, None):
                 self._pipes.jobs.put_nowait(missed)
 
@@ -162,7 +164,7 @@ class Transfer:
             if self._namesake_in_doubt(upload):
                 what = "whether the record of another file of the same name was made is not known yet"
                 raise errors.StillInDoubt(what, wait=max(NAME_PAUSE, self._server.doubt_settle))
-            await self._valt.login_if_needed()  # its answer also sets the server's clock that the intent is timed by
+            await self._valt.agree_on_time()  # the intent is timed by the server's clock
             await self._ways.look()
             now = self._clock.now()
             intent = {"intent_at": self._valt.server_now(), "begun_at": upload.begun_at or now}
@@ -231,8 +233,7 @@ class Transfer:
         ids = _ids(upload)
         details = await self._valt.details(ids.record)
         landed = details.status_of(ids.video) is not None
-        now = self._clock.now()
-        waited = now - (upload.doubt_at or 0.0)
+        waited = self._time_in_doubt(upload)
         if landed and upload.doubt_end == upload.identity.size:
             await self._acknowledge(upload)
             self._bus.publish(events.DoubtResolved(upload.path, ids.record, "the last chunk had landed"))
@@ -240,11 +241,20 @@ class Transfer:
             self._resent[upload.path] = upload.offset
             await self._store.save(lifecycle.advance(upload, Step.RESEND))
             self._bus.publish(events.DoubtResolved(upload.path, ids.record, "sent again: that is safe here"))
-        elif 0 <= waited < self._server.doubt_settle:
+        elif waited < self._server.doubt_settle:
             what = "what became of its last request is not known yet"
             raise errors.StillInDoubt(what, wait=self._server.doubt_settle - waited)
         else:
             raise errors.RecordSpoilt("what became of a chunk cannot be learnt from this server")
+
+    def _time_in_doubt(self, upload: Upload) -> float:
+        """Seconds since the answer is missing, by the clock that nobody sets; of an earlier life, by the other."""
+        now, since = self._clock.monotonic(), upload.doubt_at or 0.0
+        known, began = self._doubts.get(upload.path, (None, 0.0))
+        if known != since:
+            began = now - max(0.0, self._clock.now() - since)
+            self._doubts[upload.path] = since, began
+        return now - began
 
     async def _send(self, upload: Upload, recording: Recording, *, tell: bool) -> None:
         """Send the next chunk; a token that has expired is replaced once, and the chunk sent again."""
@@ -319,7 +329,7 @@ class Transfer:
         """Count the doubt's settle time from now: the request was alive until we gave it up. Saved by the setback."""
         upload = self._store.uploads[path]
         if upload.state is State.IN_DOUBT:
-            self._store.put(replace(upload, doubt_at=self._clock.now()))
+            self._time_in_doubt(self._store.put(replace(upload, doubt_at=self._clock.now())))
 
     async def _not_taken(self, path: str) -> None:
         """Note that a chunk was plainly refused, or not seen at all: nothing is in doubt."""

@@ -169,8 +169,15 @@ def _no_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def to_json(value: Any) -> str:
     """Write a dataclass of ``model`` on one line, in ASCII; fields at their default None are left out."""
-    fields = {key: item for key, item in dataclasses.asdict(value).items() if item is not None}
-    return json.dumps(fields, allow_nan=False)
+    return _SPELL({key: item for key, item in _plain(value).items() if item is not None})
+
+
+def _plain(value: Any) -> dict[str, Any]:
+    """Return the fields of a dataclass by name. Not ``asdict``, which copies all below: nearly three times as slow."""
+    return {each.name: getattr(value, each.name) for each in dataclasses.fields(value)}
+
+
+_SPELL: Final = json.JSONEncoder(allow_nan=False, default=_plain).encode
 
 
 def from_json(kind: type[T], line: bytes) -> T:

@@ -75,6 +75,7 @@ class StateFolder:
         if lock:
             try:
                 self._take_lock()
+                self._make_durable()
             except BaseException:  # whatever it was, the handle must not stay open behind it
                 os.close(self._dir)
                 raise
@@ -108,6 +109,21 @@ class StateFolder:
         """Give a file that root has made to the folder's owner: a daemon that is not root must be able to read it."""
         if os.geteuid() == 0 and self._owner.st_uid != 0:
             os.fchown(fd, self._owner.st_uid, self._owner.st_gid)
+
+    def _make_durable(self) -> None:
+        """Sync what is there: a process may have died between a write and its fsync, and what we act upon must stay."""
+        try:
+            for name in os.listdir(self._dir):
+                if not stat.S_ISREG(os.stat(name, dir_fd=self._dir, follow_symlinks=False).st_mode):
+                    continue  # the socket of a daemon that was killed
+                fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=self._dir)
+                try:
+                    os.fsync(fd)
+                finally:
+                    os.close(fd)
+            os.fsync(self._dir)
+        except OSError as error:
+            raise _unusable(self.folder, error) from None
 
     def read(self, name: str) -> bytes | None:
         """Return the whole file; None when there is none. Raises ``StateUnusable`` (exit 78)."""

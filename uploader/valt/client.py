@@ -37,6 +37,7 @@ LIST_LIMIT: Final = 100  # rows asked for at a time when one record of an exact 
 LIST_PAGES: Final = 20  # of such rows, at most: nobody has two thousand records of one name
 SHORT_PAGE: Final = 20  # rows; a page of fewer is the last one, whatever limit a server sets itself
 FAILURE_LIMIT: Final = 64 * 1024  # bytes of a failure's body that its words are sought in
+CLOCK_SET: Final = 1.0  # s that our two clocks have drifted apart: no clock goes so wrong, so it was set
 DOWNLOAD_BLOCK: Final = 1024 * 1024  # bytes
 NO_LIMIT: Final = NoLimit()
 
@@ -90,6 +91,7 @@ class Valt:
         self._refusal: _Refusal | None = None
         self._logging_in = asyncio.Lock()
         self._skew = 0.0
+        self._apart = 0.0  # s between our two clocks at the last answer: when that has changed, ours was set
         self._session: aiohttp.ClientSession | None = None
         self.log_ins = 0  # good ones: after each the server may be another version
 
@@ -122,6 +124,17 @@ class Valt:
     async def login_if_needed(self) -> None:
         """See to it that there is a token. Raises ``PasswordRefused`` and others."""
         await self._token_now()
+
+    async def agree_on_time(self) -> None:
+        """Log in if need be, and see to it that ``server_now`` can be believed. Raises as any call does.
+
+        Whoever sets our clock, or lets this machine sleep, makes nonsense of what the last answer told of the server's.
+        """
+        await self._token_now()
+        drift = self._clock.now() - self._clock.monotonic() - self._apart
+        if abs(drift) > CLOCK_SET:
+            self._skew, self._apart = self._skew - drift, self._apart + drift  # ours was set, by that much
+            await self.version()  # or it slept: the server's own word is better, if this answer has it
 
     def forget_refusal(self) -> None:
         """Let a password that was refused be tried again: the operator has mended something."""
@@ -330,6 +343,7 @@ class Valt:
         if "date" in answer.headers:
             with contextlib.suppress(ValueError, OverflowError):
                 self._skew = parsedate_to_datetime(answer.headers["date"]).timestamp() - self._clock.now()
+                self._apart = self._clock.now() - self._clock.monotonic()
         if answer.good:
             self._on_answer()
         return answer

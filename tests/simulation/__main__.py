@@ -1,0 +1,89 @@
+"""Play one world again, or many that nobody has seen: see ``run``."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import sys
+from dataclasses import fields
+from multiprocessing import get_context
+
+from simulation.run import KINDS, Figures, Found, crash_points, explore, simulated
+from simulation.world import Plan, World
+
+BATCH = 500  # seeds of one task
+
+
+def main() -> int:
+    """Run what the command line asks for; 1 when something does not hold."""
+    parser = argparse.ArgumentParser(prog="simulation", description="Small worlds in which everything goes wrong.")
+    parser.add_argument("--plan", help="play this one world, as a failure has told it, and print its trace")
+    parser.add_argument("--seeds", nargs=2, type=int, metavar=("FROM", "TO"), help="run these seeds for every kind")
+    parser.add_argument("--kind", choices=KINDS, action="append", help="of receiver; all of them unless given")
+    parser.add_argument("--crash-points", action="store_true", help="kill quiet worlds at every single step")
+    parser.add_argument("--jobs", type=int, default=2, help="processes; each keeps a core busy")
+    arguments = parser.parse_args()
+    if arguments.plan:
+        return replay(Plan(**_of_json(arguments.plan)))
+    kinds = tuple(arguments.kind or KINDS)
+    tasks: list[tuple[str, range | None]] = []
+    if arguments.crash_points:
+        tasks += [(kind, None) for kind in kinds]
+    if arguments.seeds:
+        first, last = arguments.seeds
+        starts = range(first, last, BATCH)
+        tasks += [(kind, range(at, min(at + BATCH, last))) for at, kind in itertools.product(starts, kinds)]
+    if not tasks:
+        parser.error("--plan, --seeds or --crash-points")
+    return run(tasks, arguments.jobs)
+
+
+def _of_json(text: str) -> dict[str, object]:
+    known = {field.name for field in fields(Plan)}
+    return {
+        key: tuple(value) if isinstance(value, list) else value
+        for key, value in json.loads(text).items()
+        if key in known
+    }
+
+
+def replay(plan: Plan) -> int:
+    """Play one world and print everything that it did."""
+    with simulated():
+        world = World(plan, trace=[])
+        try:
+            said = f"holds; its mark is {world.run()}"
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is what was looked for
+            said = f"{type(error).__name__}: {error}"
+    sys.stdout.write("\n".join(world.trace or ()) + f"\n\n{said}\n")
+    return 0 if said.startswith("holds") else 1
+
+
+def run(tasks: list[tuple[str, range | None]], jobs: int) -> int:
+    """Run many worlds, say how far it is, and what was found."""
+    done, failed = [], 0
+    with get_context("spawn").Pool(jobs) as pool:
+        for told in pool.imap_unordered(_task, tasks):
+            if isinstance(told, str):
+                failed += 1
+                sys.stdout.write(f"\n{told}\n")
+            else:
+                done.append(told)
+                sys.stdout.write(f"\r{Figures.sum_of(done)}")
+            sys.stdout.flush()
+    sys.stdout.write("\n")
+    return 1 if failed else 0
+
+
+def _task(task: tuple[str, range | None]) -> dict[str, object] | str:
+    kind, seeds = task
+    try:
+        figures = crash_points(kind, every_step=True) if seeds is None else explore(kind, seeds)
+    except Found as found:
+        return str(found)
+    return figures.as_property()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,245 @@
+"""The product's own client, ``Valt``, over the simulated server: only aiohttp's session is another.
+
+So log-in, retries after 401, the held back last byte, time-outs and what each end of a call means are the product's.
+A request is in the world's hands from its last byte on: neither a kill nor a time-out calls it back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import Any, Final, Protocol, Self
+
+import aiohttp
+from simulation.server import BAD_GATEWAY, LATEST, TOO_LARGE, Reply, Request, Server
+from yarl import URL
+
+from uploader.valt import Valt
+
+# What may happen to a request, and how often among all that go wrong.
+FAULTS: Final = (
+    "refused", "lost", "lost", "late", "late", "silent", "done-lost", "done-lost", "500", "done-502", "done-502",
+    "503", "403", "expired", "expired", "slow", "garbage",
+)  # fmt: skip
+CHUNK_FAULTS: Final = (*FAULTS, "cut", "cut", "cut", "413", "early-401", "early-413")
+
+
+class Ground(Protocol):
+    """What the client needs of the world."""
+
+    now: float
+    life: int
+    server: Server
+    lost_logins: int  # that were done, and whose token nobody got
+
+    def act(self, life: int, what: str) -> None:
+        """Number what the client does; it may be killed by it, or be dead already: raises ``Dead``."""
+
+    def chance(self) -> float:
+        """Roll the dice: 0 to 1."""
+
+    def link_fails(self) -> bool:
+        """True when something goes wrong with this request."""
+
+    def is_down(self) -> bool:
+        """True while the server cannot be reached at all."""
+
+    def after(self, seconds: float, event: Callable[[], None]) -> None:
+        """Let something happen to the world, whoever lives then."""
+
+    def before_request(self, request: Request) -> None:
+        """Check that this request may be made. Raises ``AssertionError``."""
+
+    def before_last_byte(self, request: Request) -> None:
+        """Check that the last byte of this request may go. Raises ``AssertionError``."""
+
+    def ended(self, request: Request) -> None:
+        """Note that nobody waits for this request any more."""
+
+
+class Client(Valt):
+    """``Valt``, connected to a world."""
+
+    ground: Ground
+
+    async def __aenter__(self) -> Self:
+        """Connect."""
+        self._session = Session(self.ground)  # type: ignore[assignment]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Nothing is held."""
+
+
+class _Interrupted(BaseException):  # noqa: N818 - says what has happened; as a cancellation, it passes through
+    """An early answer has stopped the body."""
+
+
+class _Writer:
+    """The socket, as a body sees it: it takes so many bytes, then the link has its way."""
+
+    def __init__(self, limit: int | None, end: BaseException) -> None:
+        self.limit, self.end = limit, end
+        self.taken = bytearray()
+
+    async def write(self, data: bytes | memoryview) -> None:
+        """Take bytes."""
+        if self.limit is not None and len(self.taken) + len(data) > self.limit:
+            raise self.end
+        self.taken += data
+        await asyncio.sleep(0)
+
+    async def drain(self) -> None:
+        """Nothing is ever full."""
+
+
+@dataclass(eq=False)
+class _Answer:
+    """aiohttp's response, as far as the client looks at it."""
+
+    reply: Reply
+
+    @property
+    def status(self) -> int:
+        return self.reply.status
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return self.reply.headers
+
+    @property
+    def content(self) -> Self:
+        return self
+
+    async def iter_any(self) -> AsyncIterator[bytes]:
+        """Hand out the body."""
+        yield self.reply.body
+
+    def close(self) -> None:
+        """Let go."""
+
+
+class Session:
+    """aiohttp's session, as far as the client uses it."""
+
+    def __init__(self, ground: Ground) -> None:
+        self._ground, self._life = ground, ground.life
+
+    def request(self, method: str, url: URL, **more: Any) -> _Exchange:
+        """Make a request."""
+        assert more.pop("allow_redirects") is False
+        return _Exchange(self._ground, self._life, method, url, more)
+
+
+class _Exchange:
+    """One request and its answer."""
+
+    def __init__(self, ground: Ground, life: int, method: str, url: URL, more: dict[str, Any]) -> None:
+        self._ground, self._life, self._data = ground, life, more.get("data")
+        self._range = (more.get("headers") or {}).get("Content-Range", "")
+        token = url.query.get("access_token", "")
+        payload = more.get("json") or {}
+        self._request = Request(method, url.path, token, payload, self._range)
+
+    async def __aenter__(self) -> _Answer:
+        ground, request = self._ground, self._request
+        ground.act(self._life, f"{request.method} {request.path} {self._range}")
+        ground.before_request(request)
+        try:
+            return await self._answered()
+        finally:
+            if ground.life == self._life:
+                ground.ended(request)
+
+    async def __aexit__(self, *_: object) -> None:
+        """Nothing is held."""
+
+    async def _answered(self) -> _Answer:
+        ground = self._ground
+        fault = self._fault()
+        if fault == "refused" or ground.is_down():
+            await asyncio.sleep(0)
+            raise aiohttp.ClientConnectorError(_KEY, ConnectionRefusedError(111, "Connection refused"))
+        if self._data is not None and (early := await self._send_body(fault)) is not None:
+            return _Answer(early)
+        ground.before_last_byte(self._request)
+        future: asyncio.Future[Reply | None] = asyncio.get_running_loop().create_future()
+        self._travel(fault, future)
+        reply = await future
+        ground.act(self._life, f"answer {None if reply is None else reply.status}")
+        if reply is None:
+            raise aiohttp.ServerDisconnectedError
+        return _Answer(reply)
+
+    def _fault(self) -> str:
+        ground = self._ground
+        if not ground.link_fails():
+            return ""
+        faults = FAULTS if self._data is None else CHUNK_FAULTS
+        return faults[int(ground.chance() * len(faults))]
+
+    async def _send_body(self, fault: str) -> Reply | None:
+        """Send the body; an answer that comes before its end is returned. Raises what aiohttp would."""
+        data, stops = self._data, fault in {"cut", "early-401", "early-413"}
+        assert data is not None
+        end = ConnectionResetError(104, "Connection reset by peer") if fault == "cut" else _Interrupted()
+        writer: Any = _Writer(int(self._ground.chance() * data.size) if stops else None, end)
+        try:
+            await data.write(writer)
+        except ConnectionResetError as error:
+            raise aiohttp.ClientOSError(error.errno, error.strerror) from None
+        except _Interrupted:
+            if fault == "early-413":
+                return Reply(413, TOO_LARGE)
+            self._ground.server.expire()
+            return Reply(401, b'{"data":"Bad credentials."}')
+        except Exception as error:
+            raise aiohttp.ClientConnectionError("the body ended") from error
+        assert len(writer.taken) == data.size, "the body is not as long as it has said"
+        content = bytes(writer.taken).partition(b"\r\n\r\n")[2]
+        content = content[: content.rindex(b"\r\n--")]
+        request = self._request
+        self._request = Request(request.method, request.path, request.token, request.payload, request.range, content)
+        return None
+
+    def _travel(self, fault: str, future: asyncio.Future[Reply | None]) -> None:
+        """Hand the request over to the world."""
+        ground, request, life = self._ground, self._request, self._life
+        if fault == "expired":
+            ground.server.expire()
+
+        def answer(reply: Reply | None) -> None:
+            heard = ground.life == life and not future.done()
+            if heard:
+                future.set_result(reply)
+            if request.path.endswith("/login") and not (heard and reply is not None and b"access_token" in reply.body):
+                ground.lost_logins += 1
+
+        def arrive() -> None:
+            done = ground.server.do(request)
+            reply: Reply | None = done
+            if fault in {"done-lost", "late"}:
+                reply = None
+            elif fault == "done-502":
+                reply = Reply(502, BAD_GATEWAY)
+            elif fault == "garbage" and done.status < 300:
+                reply = Reply(200, b"<html>")
+            if fault == "silent":
+                ground.lost_logins += request.path.endswith("/login")
+                return
+            ground.after(40.0 * ground.chance() if fault == "slow" else 0.05, lambda: answer(reply))
+
+        refusal = Reply(403, b'{"data":"Access denied"}')
+        plain = {"lost": None, "403": refusal, "413": Reply(413, TOO_LARGE), "500": Reply(500, b"{}")}
+        plain["503"] = Reply(503, b"", {"Retry-After": "7"})
+        late = fault in {"late", "silent"}
+        if fault in plain:
+            ground.after(0.05, lambda: answer(plain[fault]))
+            return
+        if fault == "late":
+            ground.after(0.05, lambda: answer(None))
+        ground.after(1 + (LATEST - 1) * ground.chance() if late else 0.05, arrive)
+
+
+_KEY: Final[Any] = type("Key", (), {"ssl": False, "host": "valt", "port": 80, "is_ssl": False})()

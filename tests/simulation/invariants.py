@@ -1,0 +1,235 @@
+"""What must hold: at every act that reaches the world (``Watch``), and when a world has come to its end (``verdict``).
+
+The numbers are those of docs/reliability.md. What is said here is said about bytes, records and files alone: nothing of
+the product is asked but what it has written.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from typing import TYPE_CHECKING, Any, Final
+
+from simulation.disk import LEDGER, STATE
+from simulation.folder import ROOT
+from simulation.kernel import NEVER
+from simulation.server import PASSWORD, USER, Record, Request
+
+from uploader import events
+
+if TYPE_CHECKING:
+    from simulation.world import World
+
+CANARY: Final = "canary-"
+LOGS: Final[list[str]] = []  # what the product has logged in the world that runs
+
+
+class Broken(AssertionError):  # noqa: N818 - says what has happened
+    """An invariant does not hold. The text begins with its number."""
+
+
+class Watch:
+    """Stands at the ports, and looks at what is about to happen."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._in_flight: Counter[str] = Counter()
+
+    def before_request(self, request: Request) -> None:
+        """I3 and I4, as far as the first byte of a request goes; I15."""
+        kind, record = _kind_of(request)
+        if self._world.disk.read_in != self._world.life:
+            self._world.fail("I15: a request before the state was read")
+        if kind == "chunk":
+            self._in_flight[record] += 1
+            if self._in_flight[record] > 1:
+                self._world.fail(f"I3: two requests in flight for {record}")
+            if not any(_record(upload) == record for upload in self._uploads()):
+                self._world.fail(f"I4: a chunk for {record}, whose ids are not saved")
+        if kind == "create":
+            name = request.payload["name"]
+            if not any(_creating(upload, name) for upload in self._uploads()):
+                self._world.fail(f"I4: create-upload of {name!r}, and its intent is not saved")
+        if kind == "delete" and not any(orphan["record"] == record for orphan in self._saved()["orphans"]):
+            self._world.fail(f"I4: {record} is to be deleted, and it is not saved as an orphan")
+        self._world.count("requests")
+
+    def before_last_byte(self, request: Request) -> None:
+        """I4: the mark is saved before the last byte goes."""
+        kind, record = _kind_of(request)
+        if kind != "chunk":
+            return
+        start, end = (int(part) for part in request.range.removeprefix("bytes ").partition("/")[0].split("-"))
+        for upload in self._uploads():
+            if _record(upload) == record and upload["state"] == "in-doubt":
+                if (upload["offset"], upload["doubt_end"]) != (start, end + 1):
+                    self._world.fail(f"I2: {request.range} goes to {record}, but saved is {upload['offset']}")
+                return
+        self._world.fail(f"I4: the last byte of {request.range} goes to {record}, and its mark is not saved")
+
+    def ended(self, request: Request) -> None:
+        """Nobody waits for this request any more."""
+        kind, record = _kind_of(request)
+        if kind == "chunk":
+            self._in_flight[record] -= 1
+
+    def born(self) -> None:
+        """A new life has begun: what the old one had in flight is not its own."""
+        self._in_flight.clear()
+
+    def before_delete(self, record: Record) -> None:
+        """I13: only records of ours, and only empty ones."""
+        if record in self._world.foreign:
+            self._world.fail(f"I13: {record.id} is not ours, and is deleted")
+        if record.completed_at is not None:
+            self._world.fail(f"I13: {record.id} holds a video, and is deleted")
+
+    def before_removal(self, path: str, content: bytes) -> None:
+        """I5: a file goes only after *ready*, unchanged, and with its line in the ledger."""
+        world = self._world
+        ready = [record for record in world.server.records.values() if world.server.is_ready(record)]
+        if not any(record.content == content for record in ready):
+            world.fail(f"I5: {path} is removed, and no ready record holds its bytes")
+        if not any(upload["state"] == "finishing" and _where(upload) == path for upload in self._uploads()):
+            world.fail(f"I5: {path} is removed, and that it is ready was not saved")
+        if f'"path": "{path}"'.encode() not in world.disk.ledger:
+            world.fail(f"I5: {path} is removed before its line is in the ledger")
+
+    def _saved(self) -> dict[str, Any]:
+        return self._world.disk.announced()
+
+    def _uploads(self) -> list[dict[str, Any]]:
+        uploads: list[dict[str, Any]] = self._saved()["uploads"]
+        return uploads
+
+
+def _kind_of(request: Request) -> tuple[str, str]:
+    parts = request.path.removeprefix("/api/v3/").split("/")
+    if request.range:
+        return "chunk", parts[1]
+    if parts[-1] == "create-upload":
+        return "create", ""
+    return ("delete", parts[1]) if parts[-1] == "delete" else ("", "")
+
+
+def _record(upload: dict[str, Any]) -> str:
+    return str((upload.get("ids") or {}).get("record", ""))
+
+
+def _creating(upload: dict[str, Any], name: str) -> bool:
+    return upload["state"] == "creating" and upload["record"]["name"] == name
+
+
+def _where(upload: dict[str, Any]) -> str:
+    return str(upload.get("renamed_to") or upload["path"])
+
+
+def verdict(world: World) -> None:
+    """Hold what is left against what must be. Raises ``Broken``."""
+    if world.server.broken:
+        raise Broken(world.server.broken[0])
+    _every_file_once(world)
+    _nothing_half(world)
+    _nothing_left(world)
+    _no_secret(world)
+    _no_storm(world)
+    _no_fault_of_ours(world)
+    _ledger_tells_the_truth(world)
+
+
+def _landed(world: World) -> list[Record]:
+    return [
+        record
+        for record in world.server.records.values()
+        if record.completed_at is not None and record not in world.foreign
+    ]
+
+
+def _every_file_once(world: World) -> None:
+    """I1: each complete file is one record, and no more than one."""
+    landed = Counter(record.content for record in _landed(world))
+    names: dict[bytes, set[str]] = {}
+    for version in world.folder.versions:
+        names.setdefault(version.content, set()).add(version.path)
+    last = {path: file.data for path, file in world.folder.files.items() if path.startswith(f"{ROOT}/")}
+    for path, content in {**world.folder.removed, **last}.items():
+        if content and not landed[content]:
+            raise Broken(f"I1: {path} is lost: no record holds its bytes")
+    for content, times in landed.items():
+        if times > len(names.get(content, ())) and content in names:
+            raise Broken(f"I1: the content of {sorted(names[content])} was finished {times} times")
+
+
+def _nothing_half(world: World) -> None:
+    """I1: what was finished is a file as it once stood still, byte for byte, under its name."""
+    whole = {
+        version.content: version
+        for version in world.folder.versions
+        if min(version.until, world.now) - version.since >= world.settle or version.until == NEVER
+    }
+    for record in _landed(world):
+        if record.content not in whole:
+            raise Broken(f"I1: {record.id} holds what no file was: {record.content!r}")
+
+
+def _nothing_left(world: World) -> None:
+    """I13: what was abandoned is gone, what is not ours is there.
+
+    Two records of one name that may both be it are left to a person, and that is said: which happens when an upload was
+    parked before it was known whether its record was made, and another file of the same name has come meanwhile.
+    """
+    told = {
+        event.path.rpartition("/")[2].removesuffix(".mp4")
+        for event in world.heard
+        if isinstance(event, events.DoubtResolved) and "left alone" in event.outcome
+    }
+    for record in world.server.records.values():
+        foreign = record in world.foreign
+        if foreign and record.deleted:
+            raise Broken(f"I13: {record.id} was not ours")
+        abandoned = record.completed_at is None and not record.deleted and record.author == USER
+        if not foreign and abandoned and record.name not in told:
+            raise Broken(f"I13: {record.id} of {record.name!r} was abandoned, and is still there")
+
+
+def _no_secret(world: World) -> None:
+    """I7: neither password nor token in anything that is written, shown or logged."""
+    for name in (STATE, LEDGER):
+        if CANARY.encode() in (world.disk.names[name].data if name in world.disk.names else b""):
+            raise Broken(f"I7: a secret in {name}")
+    if CANARY in repr(world.heard):
+        raise Broken(f"I7: a secret in {next(repr(event) for event in world.heard if CANARY in repr(event))}")
+    if CANARY in repr(LOGS):
+        raise Broken(f"I7: a secret in the log: {next(line for line in LOGS if CANARY in line)}")
+    assert PASSWORD.startswith(CANARY)
+
+
+def _no_storm(world: World) -> None:
+    """I8: one log-in for each start, each token that was lost, and each answer to a log-in that was.
+
+    A log-in whose answer is lost may come late, and ends the token that another has brought meanwhile.
+    """
+    allowed = world.lives + world.server.expiries + 2 * world.lost_logins
+    if len(world.server.tokens) > allowed:
+        raise Broken(f"I8: {len(world.server.tokens)} log-ins, where {allowed} were needed")
+
+
+def _no_fault_of_ours(world: World) -> None:
+    """I11: nothing was parked because of an exception that nobody had thought of."""
+    for event in world.heard:
+        if isinstance(event, events.UploadParked | events.UploadWaits) and "fault of ours" in event.reason:
+            raise Broken(f"I11: {event.reason}: {LOGS[-1:]}")
+
+
+def _ledger_tells_the_truth(world: World) -> None:
+    """I14: one line for each finished record, and its sha256 is that of the record's bytes."""
+    seen = set()
+    for line in world.disk.ledger.splitlines():
+        finished = json.loads(line)["upload"]
+        record = world.server.records[finished["record"]]
+        if record.id in seen:
+            raise Broken(f"I14: two lines of the ledger for {record.id}")
+        seen.add(record.id)
+        if hashlib.sha256(record.content).hexdigest() != finished["sha256"]:
+            raise Broken(f"I14: the ledger's line for {record.id} is not about what it holds")

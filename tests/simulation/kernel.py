@@ -1,0 +1,272 @@
+"""An event loop of virtual time: whatever is ready runs in an order chosen by the seed, and nobody waits.
+
+Every step is numbered; the number at which the process is killed is part of the plan. A kill is no cancellation: the
+loop stops where it is, and what its tasks still do while they are cleared away reaches nothing (see ``Dead``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+from asyncio import events
+from asyncio.base_events import BaseEventLoop
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from contextvars import Context, copy_context
+from itertools import count
+from typing import Any, Final, Protocol
+
+NEVER: Final = float("inf")
+GRAIN: Final = 1e-6  # s: no wait is shorter, as on any machine; a sum of times would be the same as before
+
+
+class Dead(BaseException):  # noqa: N818 - no error: nobody is to catch it
+    """The process was killed a moment ago: what it calls reaches the world no more."""
+
+
+class Stuck(AssertionError):  # noqa: N818 - says what has happened
+    """Nothing will ever happen again, or too much does without time passing."""
+
+
+class Time(Protocol):
+    """What the loop needs of the world around it."""
+
+    now: float  # s, virtual
+    steps: int  # of every life so far: system calls count too
+    kill_at: int  # the step at which the process is killed next
+    life: int
+
+    def chance(self) -> float:
+        """Roll the dice: 0 to 1."""
+
+    def kill(self) -> None:
+        """Kill the process that lives now, or ask it to end."""
+
+    def next_event(self) -> float:
+        """When the world does something by itself; ``NEVER`` when it does nothing more."""
+
+    def let_events_happen(self) -> None:
+        """Let the world do what is due."""
+
+    def at_rest(self) -> None:
+        """Note that nobody has anything to do at this moment."""
+
+
+class Task(asyncio.Task[Any]):
+    """A task that stands in sets at a place of its own, not at that of its address: else no run could be repeated."""
+
+    _numbers = count()
+
+    def __init__(self, coro: Coroutine[Any, Any, Any], **more: Any) -> None:
+        self.number = next(Task._numbers)
+        super().__init__(coro, **more)
+
+    def __hash__(self) -> int:
+        return self.number
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    @classmethod
+    def begin(cls) -> None:
+        """Count anew: a world begins."""
+        cls._numbers = count()
+
+
+class Step:
+    """What asyncio calls a handle: a callback that will run, unless it is cancelled."""
+
+    __slots__ = ("args", "callback", "cancelled_", "context", "when_")
+
+    def __init__(self, callback: Callable[..., object], args: tuple[Any, ...], context: Context | None) -> None:
+        self.callback, self.args = callback, args
+        self.context = copy_context() if context is None else context
+        self.cancelled_ = False
+        self.when_ = 0.0
+
+    def cancel(self) -> None:
+        """Do not run it."""
+        self.cancelled_ = True
+
+    def cancelled(self) -> bool:
+        """True when it will not run."""
+        return self.cancelled_
+
+    def when(self) -> float:
+        """Virtual time at which it is due."""
+        return self.when_
+
+
+class Loop(BaseEventLoop):
+    """One life of the process."""
+
+    def __init__(self, time: Time, budget: int) -> None:
+        """*budget*: steps after which the life counts as going round in circles."""
+        super().__init__()
+        self._time, self._end = time, time.steps + budget
+        self._waiting: list[Step] = []
+        self._timers: list[tuple[float, int, Step]] = []
+        self._order = count()
+        self._life = time.life
+        self.born: list[Task] = []
+        self.complaints: list[str] = []
+
+    # What asyncio asks of a loop
+
+    def time(self) -> float:
+        """Virtual seconds."""
+        return self._time.now
+
+    def get_debug(self) -> bool:
+        """False: it would cost half of the speed."""
+        return False
+
+    def set_debug(self, enabled: bool) -> None:
+        """Stay as it is."""
+
+    def is_running(self) -> bool:
+        """True for as long as anybody asks."""
+        return True
+
+    def call_soon(self, callback: Callable[..., object], *args: Any, context: Context | None = None) -> Any:
+        """Run it in one of the next steps."""
+        handle = Step(callback, args, context)
+        self._waiting.append(handle)
+        return handle
+
+    call_soon_threadsafe = call_soon  # there are no threads
+
+    def call_at(self, when: float, callback: Callable[..., object], *args: Any, context: Context | None = None) -> Any:
+        """Run it when the time has come."""
+        handle = Step(callback, args, context)
+        handle.when_ = when
+        heapq.heappush(self._timers, (when, next(self._order), handle))
+        return handle
+
+    def call_later(
+        self, delay: float, callback: Callable[..., object], *args: Any, context: Context | None = None
+    ) -> Any:
+        """Run it after *delay* seconds."""
+        later = self._time.now + max(delay, GRAIN) if delay > 0 else self._time.now
+        return self.call_at(later, callback, *args, context=context)
+
+    def create_task(self, coro: Any, *, name: object = None, context: Context | None = None, **more: Any) -> Any:
+        """Make a task that the loop can clear away."""
+        task = Task(coro, loop=self, name=name or "task", context=context)
+        self.born.append(task)
+        return task
+
+    def run_in_executor(self, executor: Any, func: Callable[..., Any], *args: Any) -> Any:
+        """Do the thread's work in a step of its own."""
+        future = self.create_future()
+        self.call_soon(_do, future, func, args)
+        return future
+
+    def call_exception_handler(self, context: dict[str, Any]) -> None:
+        """Note what nobody has caught; of a dead process nobody is told."""
+        if self._life == self._time.life:
+            self.complaints.append(f"{context.get('message')}: {context.get('exception')!r}")
+
+    # A life
+
+    def live(self, main: Coroutine[Any, Any, Any]) -> Any:
+        """Run *main* to its end, or until the process is killed: then ``Dead`` is raised. Raises ``Stuck``."""
+        with _running(self):
+            task = self.create_task(main, name="main")
+            try:
+                self._run_until(task)
+                if self._life != self._time.life:
+                    raise Dead
+                return task.result()
+            finally:
+                self._clear_away()
+
+    def _run_until(self, task: Task) -> None:
+        time, waiting, life, chance = self._time, self._waiting, self._life, self._time.chance
+        while not task.done():
+            if not waiting:
+                self._let_time_pass()
+                continue
+            number = len(waiting)
+            at = 0 if number == 1 else int(chance() * number)
+            handle = waiting[at]
+            waiting[at] = waiting[-1]
+            waiting.pop()
+            if handle.cancelled_:
+                continue
+            time.steps += 1
+            if time.steps >= time.kill_at:
+                time.kill()
+                if time.life != life:
+                    return
+            if time.steps > self._end:
+                raise Stuck(f"{time.steps} steps, and no end: at {time.now:.0f} s it went round in circles")
+            handle.context.run(handle.callback, *handle.args)
+            if time.life != life:
+                return
+
+    def _let_time_pass(self) -> None:
+        """Go to the next moment at which anything happens, here or in the world."""
+        time, timers = self._time, self._timers
+        while timers and timers[0][2].cancelled_:
+            heapq.heappop(timers)
+        time.at_rest()
+        if self._waiting:
+            return
+        ours, others = timers[0][0] if timers else NEVER, time.next_event()
+        when = min(ours, others)
+        if when == NEVER:
+            raise Stuck(f"at {time.now:.0f} s everybody waits, and nothing will ever wake them")
+        time.now = max(time.now, when)
+        if others <= when:
+            time.let_events_happen()
+        while timers and timers[0][0] <= time.now:
+            handle = heapq.heappop(timers)[2]
+            if not handle.cancelled_:
+                self._waiting.append(handle)
+
+    def _clear_away(self) -> None:
+        """End what is left of every task, as the end of a process does: nothing in it is told of."""
+        for task in self.born:
+            if not task.done():
+                task._log_destroy_pending = False  # type: ignore[attr-defined]
+                _close(task.get_coro())
+        self.born.clear()
+        self._waiting.clear()
+        self._timers.clear()
+        self._closed = True
+
+
+def _do(future: asyncio.Future[Any], func: Callable[..., Any], args: tuple[Any, ...]) -> None:
+    try:
+        result = func(*args)
+    except Dead:
+        return  # the thread has died with its process
+    except Exception as error:  # noqa: BLE001 - it belongs to whoever waits for the future
+        if not future.cancelled():
+            future.set_exception(error)
+    else:
+        if not future.cancelled():
+            future.set_result(result)
+
+
+def _close(coro: Any) -> None:
+    """Unwind a coroutine. Clean-up code that waits for something waits in vain."""
+    for _ in range(20):
+        try:
+            coro.close()
+        except RuntimeError:  # "coroutine ignored GeneratorExit": there is more clean-up code behind
+            continue
+        except BaseException:  # noqa: BLE001 - of the dead nothing is told
+            return
+        return
+
+
+@contextmanager
+def _running(loop: Loop) -> Iterator[None]:
+    before = events._get_running_loop()  # type: ignore[attr-defined]
+    events._set_running_loop(loop)
+    try:
+        yield
+    finally:
+        events._set_running_loop(before)

@@ -1,0 +1,351 @@
+"""The product broken on purpose, one rule at a time: each must be found within a bounded number of worlds.
+
+A mutant that survives is a defect of the simulation. Each is put in place on the product's own code and taken back after.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Final, Protocol
+
+from simulation import world as worlds
+from simulation.client import Client
+from simulation.disk import CALLS
+from simulation.folder import Share
+from simulation.run import Found, play, simulated
+from simulation.world import Plan
+
+from uploader import errors, lifecycle
+from uploader.files import Recording, Sent
+from uploader.lifecycle import Step
+from uploader.log import get_logger
+from uploader.model import Orphan, State, Upload
+from uploader.stages.enqueue import Enqueue, Verdict
+from uploader.stages.finish import Finish, _finished
+from uploader.stages.transfer import Transfer
+from uploader.store import Store
+from uploader.store.disk import StateFolder
+from uploader.sweep import Sweep
+from uploader.valt.client import _Watchdog
+from uploader.valt.wire import RecordDetails
+
+MOST: Final = 2000  # worlds until a mutant counts as alive
+
+
+class Patch(Protocol):
+    """pytest's ``MonkeyPatch``."""
+
+    def setattr(self, target: Any, name: str, value: Any) -> None:
+        """Replace an attribute until the test is over."""
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """What is broken, how, what must be said of it, and the worlds that are tried first."""
+
+    name: str
+    breaks: tuple[Callable[[Patch], None], ...]
+    found_as: tuple[str, ...]  # one of these must be in what is said
+    kind: str = "append"
+    only: tuple[str, ...] = ()  # what happens in every one of its worlds, where that finds it sooner
+    faults: float = 0.25  # of the requests
+    seeds: tuple[int, ...] = ()  # that are known to find it: tried before all others
+
+
+def hunt(mutant: Mutant, patch: Patch) -> tuple[str, Plan]:
+    """Break the product and look for a world that says so: what it says, and which world it was.
+
+    Raises ``AssertionError`` when the mutant lives. Worlds that say something else are passed over.
+    """
+    for breaks in mutant.breaks:
+        breaks(patch)
+    with simulated():
+        for seed in (*mutant.seeds, *range(MOST)):
+            plan = Plan(seed, mutant.kind, faults=mutant.faults, only=mutant.only)
+            try:
+                play(plan)
+            except Found as found:
+                if any(words in str(found) for words in mutant.found_as):
+                    return str(found), plan
+    raise AssertionError(f"{mutant.name} lives: {MOST} worlds have not found it")
+
+
+def _unsaved(which: Callable[[Upload], bool]) -> Callable[[Patch], None]:
+    """Let ``Store.save`` only remember some uploads."""
+
+    def breaks(patch: Patch) -> None:
+        save = Store.save
+
+        async def mutant(self: Store, upload: Upload) -> Upload:
+            return self.put(upload) if which(upload) else await save(self, upload)
+
+        patch.setattr(Store, "save", mutant)
+
+    return breaks
+
+
+def _no_folder_fsync(patch: Patch) -> None:
+    def replace_file(self: StateFolder, name: str, content: bytes) -> None:
+        self._write_new(name + ".tmp", content)
+        with contextlib.suppress(FileNotFoundError):
+            self._keep_previous(name)
+        CALLS.rename(name + ".tmp", name, src_dir_fd=self._dir, dst_dir_fd=self._dir)
+
+    patch.setattr(StateFolder, "replace", replace_file)
+
+
+def _no_file_fsync(patch: Patch) -> None:
+    def write_new(self: StateFolder, name: str, content: bytes) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            CALLS.unlink(name, dir_fd=self._dir)
+        CALLS.write(CALLS.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600, dir_fd=self._dir), content)
+
+    patch.setattr(StateFolder, "_write_new", write_new)
+
+
+def _in_place(patch: Patch) -> None:
+    def replace_file(self: StateFolder, name: str, content: bytes) -> None:
+        fd = CALLS.open(name, os.O_CREAT | os.O_WRONLY, 0o600, dir_fd=self._dir)
+        CALLS.ftruncate(fd, 0)
+        CALLS.write(fd, content)
+        CALLS.fsync(fd)
+        CALLS.fsync(self._dir)
+
+    patch.setattr(StateFolder, "replace", replace_file)
+
+
+def _nothing_made_durable(patch: Patch) -> None:
+    patch.setattr(StateFolder, "_make_durable", lambda self: None)
+
+
+def _offset_before_the_answer(patch: Patch) -> None:
+    save = Store.save
+
+    async def mutant(self: Store, upload: Upload) -> Upload:
+        if upload.state is not State.IN_DOUBT:
+            return await save(self, upload)
+        self.put(lifecycle.acknowledge(upload, now=0.0))
+        await self.commit()
+        return self.put(upload)
+
+    patch.setattr(Store, "save", mutant)
+
+
+def _sent_again_in_doubt(patch: Patch) -> None:
+    async def resolve(self: Transfer, upload: Upload) -> None:
+        await self._store.save(lifecycle.advance(upload, Step.RESEND))
+
+    patch.setattr(Transfer, "_resolve", resolve)
+
+
+def _lost_answer_is_a_cut(patch: Patch) -> None:
+    patch.setattr(_Watchdog, "verdict", lambda self, call, what: errors.ChunkCut(f"{call.label}: {what}"))
+
+
+def _no_wait_in_doubt(patch: Patch) -> None:
+    patch.setattr(Transfer, "_time_in_doubt", lambda self, upload: float("inf"))
+
+
+def _doubt_by_the_wall_clock(patch: Patch) -> None:
+    def time_in_doubt(self: Transfer, upload: Upload) -> float:
+        waited = self._clock.now() - (upload.doubt_at or 0.0)
+        return waited if waited >= 0 else float("inf")
+
+    patch.setattr(Transfer, "_time_in_doubt", time_in_doubt)
+
+
+def _created_is_ready(patch: Patch) -> None:
+    status_of = RecordDetails.status_of
+
+    def hasty(self: RecordDetails, video: str) -> str | None:
+        return "ready" if status_of(self, video) == "created" else status_of(self, video)
+
+    patch.setattr(RecordDetails, "status_of", hasty)
+
+
+class _NoLock:
+    async def __aenter__(self) -> None:
+        """Let everybody in."""
+
+    async def __aexit__(self, *_: object) -> None:
+        """Let everybody out."""
+
+
+def _everybody_logs_in(patch: Patch) -> None:
+    connect = Client.__aenter__
+
+    async def mutant(self: Client) -> Client:
+        self._logging_in = _NoLock()  # type: ignore[assignment]
+        return await connect(self)
+
+    patch.setattr(Client, "__aenter__", mutant)
+
+
+def _no_settle_time(patch: Patch) -> None:
+    config_for = worlds.config_for
+
+    def hasty(after_upload: str) -> Any:
+        config = config_for(after_upload)
+        return config.model_copy(update={"server": config.server.model_copy(update={"doubt_settle": 0.0})})
+
+    patch.setattr(worlds, "config_for", hasty)
+
+
+def _orphan_unlooked(patch: Patch) -> None:
+    async def look(self: Sweep, orphan: Orphan) -> None:
+        await self._store.commit()
+        try:
+            await self._valt.delete_record(orphan.record)
+        except errors.UploaderError:
+            self._store.put_orphan(replace(orphan, next_look=self._clock.now() + 60.0))
+        else:
+            self._store.drop_orphan(orphan.record)
+        await self._store.commit()
+
+    patch.setattr(Sweep, "look", look)
+
+
+def _orphan_unsaved(patch: Patch) -> None:
+    look = Sweep.look
+
+    async def mutant(self: Sweep, orphan: Orphan) -> None:
+        class Hasty:
+            def __getattr__(self, name: str) -> Any:
+                return getattr(store, name)
+
+            async def commit(self) -> None:
+                """Say that it is saved."""
+
+        store, self._store = self._store, Hasty()  # type: ignore[assignment]
+        try:
+            await look(self, orphan)
+        finally:
+            self._store = store
+
+    patch.setattr(Sweep, "look", mutant)
+
+
+def _every_empty_record_is_ours(patch: Patch) -> None:
+    patch.setattr(Transfer, "_may_be_ours", lambda self, row, upload: True)
+
+
+def _token_in_the_log(patch: Patch) -> None:
+    exchange, log = Client._exchange, get_logger("uploader.valt.client")
+
+    async def mutant(self: Client, method: str, url: Any, **request: Any) -> Any:
+        log.debug("call", method=method, url=str(url))
+        return await exchange(self, method, url, **request)
+
+    patch.setattr(Client, "_exchange", mutant)
+
+
+def _removed_before_the_ledger(patch: Patch) -> None:
+    async def finish(self: Finish, upload: Upload) -> None:
+        target = None
+        if upload.after_upload == "move" and upload.move_to is not None:
+            target = await self._shares.of(upload.root).free_target(upload.where, upload.move_to)
+        await self._deal_with_file(upload, target)
+        await self._store.finish(_finished(upload, target))
+        self._store.drop(upload.path)
+        await self._store.commit()
+
+    patch.setattr(Finish, "finish", finish)
+
+
+def _beginning_not_proved(patch: Patch) -> None:
+    skip_to = Recording.skip_to
+
+    async def mutant(self: Recording, offset: int, digest: str) -> None:
+        del digest
+        await self.rewind()
+        async for _ in self.blocks(offset):
+            pass
+
+    assert skip_to is not mutant
+    patch.setattr(Recording, "skip_to", mutant)
+
+
+def _change_unnoticed(patch: Patch) -> None:
+    async def unchanged(self: Any, *_: Any) -> None:
+        """See nothing."""
+
+    patch.setattr(Recording, "check_unchanged", unchanged)
+    patch.setattr(Transfer, "_check_in_place", unchanged)
+
+
+def _any_file_is_removed(patch: Patch) -> None:
+    def still_there(self: Share, path: str, sent: Sent) -> Any:
+        del sent
+        return self._folder.files.get(path)
+
+    patch.setattr(Share, "_still_there", still_there)
+
+
+def _intent_forgotten(patch: Patch) -> None:
+    admit = Enqueue.admit
+
+    async def mutant(self: Enqueue, settled: Any) -> None:
+        upload = self._store.upload_at(settled.path)
+        if upload is not None and upload.parked_from is State.CREATING and upload.identity != settled.identity:
+            self._store.drop(settled.path)
+            await self._store.commit()
+            await self._enqueue_new(settled)
+        else:
+            await admit(self, settled)
+
+    assert Verdict.UNCLEAR
+    patch.setattr(Enqueue, "admit", mutant)
+
+
+def _clock_believed(patch: Patch) -> None:
+    patch.setattr(Client, "agree_on_time", Client.login_if_needed)
+
+
+MUTANTS: Final = (
+    Mutant("the folder is not synced after a save", (_no_folder_fsync,), ("I6", "I4", "I5")),
+    Mutant("a save is not synced before it gets its name", (_no_file_fsync,), ("I6",)),
+    Mutant("the state is rewritten in place", (_in_place,), ("I6",), seeds=(108,)),
+    Mutant("what a start finds is not made durable", (_nothing_made_durable,), ("I4", "I5", "I6"), seeds=(884,)),
+    Mutant(
+        "the intent is not saved before the call", (_unsaved(lambda upload: upload.state is State.CREATING),), ("I4",)
+    ),
+    Mutant(
+        "the ids are not saved before the first chunk",
+        (_unsaved(lambda upload: upload.state is State.SENDING and upload.offset == 0),),
+        ("I4",),
+    ),
+    Mutant(
+        "the mark is not saved before the last byte",
+        (_unsaved(lambda upload: upload.state is State.IN_DOUBT),),
+        ("I4",),
+    ),
+    Mutant("the offset is saved before the answer", (_offset_before_the_answer,), ("I4",)),
+    Mutant("a chunk in doubt is sent again", (_sent_again_in_doubt,), ("I2",)),
+    Mutant("a lost answer counts as a cut", (_lost_answer_is_a_cut,), ("I2", "I13", "I1", "I5")),
+    Mutant("a doubt is not given its time", (_no_wait_in_doubt,), ("I1", "I13"), seeds=(160,)),
+    Mutant(
+        "a doubt is timed by the wall clock", (_doubt_by_the_wall_clock,), ("I1",), "whole", only=("jump",), faults=0.5
+    ),
+    Mutant("nothing is given time to settle", (_no_settle_time,), ("I1", "I13")),
+    Mutant("a file goes before its video is ready", (_created_is_ready,), ("I5",)),
+    Mutant("a file goes before its line in the ledger", (_removed_before_the_ledger,), ("I5",)),
+    Mutant("a file goes though it is another by now", (_any_file_is_removed,), ("I5",), only=("rewrite", "replace")),
+    Mutant("everybody logs in by himself", (_everybody_logs_in,), ("I8",)),
+    Mutant("an orphan is deleted unlooked", (_no_settle_time, _orphan_unlooked), ("holds a video",), seeds=(160,)),
+    Mutant("an orphan is deleted before it is saved as one", (_orphan_unsaved,), ("I4",), seeds=(190,)),
+    Mutant("every empty record of the name is ours", (_every_empty_record_is_ours,), ("I13",)),
+    Mutant("a token is in a log line", (_token_in_the_log,), ("I7",)),
+    Mutant("the beginning is not proved before going on", (_beginning_not_proved,), ("I1", "I14"), seeds=(219,)),
+    Mutant("a change while sending is not noticed", (_change_unnoticed,), ("I1", "I14", "I5")),
+    Mutant(
+        "an intent is forgotten when its file changes",
+        (_intent_forgotten,),
+        ("I13",),
+        only=("rewrite", "replace"),
+        seeds=(973,),
+    ),
+    Mutant("the server's clock is not asked for again", (_clock_believed,), ("I13",), only=("jump",)),
+)

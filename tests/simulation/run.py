@@ -1,0 +1,200 @@
+"""Many worlds: every crash point of a quiet one, and seed after seed of stormy ones.
+
+A failure names the world in which it was found: ``make simulate PLAN='{"seed": 17, "kind": "append"}'`` plays it again and
+prints its trace. ``make simulate-long`` runs many more than the tests do.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import logging
+import time
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Final
+
+from simulation import disk
+from simulation.invariants import LOGS
+from simulation.world import Plan, World
+
+import uploader.retry
+import uploader.stages.settle
+import uploader.stages.verify
+import uploader.sweep
+
+KINDS: Final = ("offset", "strict", "blueimp", "append", "whole", "limited")
+FOUND_ONCE: Final = Path(__file__).with_name("seeds.json")
+QUIET: Final = Plan(seed=0, kills=(), faults=0.0, actions=False, disk=0.0, variety=False)
+
+# A world of bytes instead of gigabytes, in which nobody polls for the sake of polling.
+SMALL: Final = (
+    (uploader.retry, "MIN_CHUNK", 2),  # bytes
+    (uploader.stages.settle, "LOOKERS", 2),
+    (uploader.stages.verify, "ASKERS", 2),
+    (uploader.sweep, "LOOK_FOR_NEW", 7.0),  # s
+)
+CLEAN_EVERY: Final = 40  # worlds: the garbage collector works between them, not in them
+
+
+class Found(AssertionError):  # noqa: N818 - says what has happened
+    """A world in which something does not hold; the text says how to see it again."""
+
+
+@dataclass
+class Figures:
+    """What was tried, for the report."""
+
+    worlds: int = 0
+    crash_points: int = 0
+    steps: int = 0
+    seconds: float = 0.0  # of the processor
+    hours: float = 0.0  # virtual
+    counts: Counter[str] = field(default_factory=Counter)
+
+    def add(self, world: World) -> None:
+        """Take a world in."""
+        self.worlds += 1
+        self.steps += world.steps
+        self.hours += world.now / 3600
+        self.counts.update(world.counts)
+
+    def as_property(self) -> dict[str, Any]:
+        """Return it as JSON knows it: it travels between the processes of a test run."""
+        return asdict(self) | {"counts": dict(self.counts)}
+
+    @classmethod
+    def sum_of(cls, properties: Iterable[dict[str, Any]]) -> Figures:
+        """Add up what ``as_property`` has returned."""
+        total = cls()
+        for one in properties:
+            total.counts.update(one["counts"])
+            for name in ("worlds", "crash_points", "steps", "seconds", "hours"):
+                setattr(total, name, getattr(total, name) + one[name])
+        return total
+
+    def __str__(self) -> str:
+        counts = self.counts
+        return (
+            f"{self.worlds:,} worlds, among them {self.crash_points:,} crash points one by one; {counts['kills']:,} kills, "
+            f"{counts['power cuts']:,} of them power cuts, {counts['stops']:,} stops; {counts['requests']:,} requests, "
+            f"{counts['faults']:,} faults; {counts['uploads finished']:,} uploads finished, {counts['parked']:,} parked "
+            f"on the way; {self.hours:,.0f} hours in {self.seconds:,.0f} s: nothing lost, nothing twice, nobody let in"
+        )
+
+
+class _Catch(logging.Handler):
+    """Keeps what the product logs, unrendered."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep it."""
+        LOGS.append(repr(record.msg))
+
+
+@contextmanager
+def simulated() -> Iterator[None]:
+    """Let the product's state folder make its system calls in a world, and its worlds be small."""
+    before = [(module, name, getattr(module, name)) for module, name, _ in SMALL]
+    log, catch = logging.getLogger("uploader"), _Catch()
+    level, propagate = log.level, log.propagate
+    disk.install()
+    log.addHandler(catch)
+    log.setLevel(logging.DEBUG)
+    log.propagate = False
+    for module, name, value in SMALL:
+        setattr(module, name, value)
+    collecting = gc.isenabled()
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    try:
+        with warnings.catch_warnings():  # of coroutines that a kill has left before their first step
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        gc.collect()
+        if collecting:
+            gc.enable()
+        gc.unfreeze()
+        for module, name, value in before:
+            setattr(module, name, value)
+        log.removeHandler(catch)
+        log.setLevel(level)
+        log.propagate = propagate
+        disk.uninstall()
+
+
+def play(plan: Plan, figures: Figures | None = None, *, trace: bool = False) -> tuple[World, str]:
+    """Run one world; itself and its trace's hash. Raises ``Found``. Only inside ``simulated``."""
+    LOGS.clear()
+    world = World(plan)
+    world.trace = [] if trace else None
+    try:
+        mark = world.run()
+    except Exception as error:
+        told = f"{type(error).__name__}: {error}" if not isinstance(error, AssertionError) else str(error)
+        raise Found(f"{told}\n    {command(plan)}") from error
+    if figures is not None:
+        figures.add(world)
+    return world, mark
+
+
+def command(plan: Plan) -> str:
+    """Say how to see a world again."""
+    default = asdict(Plan(plan.seed))
+    changed = {key: value for key, value in asdict(plan).items() if key == "seed" or value != default[key]}
+    return f"make simulate PLAN='{json.dumps(changed)}'"
+
+
+def explore(kind: str, seeds: Iterable[int], **more: Any) -> Figures:
+    """Run stormy worlds. Raises ``Found`` at the first in which something does not hold."""
+    return run_all(Plan(seed, kind, **more) for seed in seeds)
+
+
+def run_all(plans: Iterable[Plan]) -> Figures:
+    """Run worlds. Raises ``Found``."""
+    figures, began = Figures(), time.process_time()
+    with simulated():
+        for number, plan in enumerate(plans):
+            play(plan, figures)
+            if number % CLEAN_EVERY == 0:
+                gc.collect()
+    figures.seconds = time.process_time() - began
+    return figures
+
+
+def crash_points(kind: str, *, every_step: bool = False) -> Figures:
+    """Kill a quiet world at each point where that makes a difference, by a kill and by a power cut.
+
+    Between two acts nothing changes but the product's own memory, which dies with it: so a kill at an act stands for
+    all steps since the act before. *every_step* tries them one by one all the same.
+    """
+    quiet = replace(QUIET, kind=kind)
+    with simulated():
+        world, _ = play(quiet, trace=True)
+    steps = (
+        range(1, world.steps + 1)
+        if every_step
+        else [int(line.split()[0]) for line in world.trace or () if line[5].isdigit()]
+    )
+    figures = run_all(replace(quiet, kills=(step,), cuts=cut) for step in steps for cut in (False, True))
+    figures.crash_points = world.steps
+    return figures
+
+
+def found_once() -> list[Plan]:
+    """Return the worlds that have found something once."""
+    plans = json.loads(FOUND_ONCE.read_text(encoding="utf-8"))
+    return [
+        Plan(
+            **{
+                key: tuple(value) if key == "kills" and value is not None else value
+                for key, value in plan["plan"].items()
+            }
+        )
+        for plan in plans
+    ]

@@ -1,0 +1,196 @@
+"""The VALT server behind a bad link: it outlives every client, and does what reaches it, whenever that is.
+
+What a chunk means to it is the built-in server's own ``receive``. A request lives apart from whoever has sent it: it may
+arrive at once, a minute and a half after its client has given up, or never; so may its answer.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from email.utils import formatdate
+from functools import lru_cache
+from typing import Any, Final, Protocol
+
+from uploader.simulator.semantics import Held, Semantics, parse_content_range, receive
+
+LATEST: Final = 90.0  # s that a request may be on its way after its client has given up
+PASSWORD: Final = "canary-password"
+USER: Final = "uploader"
+
+BAD_GATEWAY: Final = b"<html><head><title>502 Bad Gateway</title></head></html>"
+TOO_LARGE: Final = b"<html><head><title>413 Request Entity Too Large</title></head></html>"
+
+
+class Ground(Protocol):
+    """What the server needs of the world."""
+
+    now: float
+
+    def chance(self) -> float:
+        """Roll the dice: 0 to 1."""
+
+    def true_wall(self) -> float:
+        """Unix seconds by a clock that nobody sets."""
+
+
+@dataclass(eq=False)
+class Record:
+    """A record and what its receiver holds."""
+
+    id: str
+    video: str
+    name: str
+    author: str
+    created: float
+    held: Held = field(default_factory=Held)
+    files: list[bytearray] = field(default_factory=lambda: [bytearray()])
+    taken_to: int = 0  # first byte after all that was taken, in order
+    completed_at: float | None = None
+    processing: float = 0.0
+    deleted: bool = False
+
+    @property
+    def content(self) -> bytes:
+        """What its video is, or becomes."""
+        return bytes(self.files[0])
+
+
+@dataclass(frozen=True)
+class Request:
+    """What has arrived, whole."""
+
+    method: str
+    path: str
+    token: str
+    payload: dict[str, Any]
+    range: str = ""
+    body: bytes = b""
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What goes back."""
+
+    status: int
+    body: bytes = b""
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+@lru_cache(maxsize=4096)
+def _date(second: int) -> str:
+    return formatdate(second, usegmt=True)
+
+
+def _json(status: int, document: Any) -> Reply:
+    return Reply(status, json.dumps(document).encode())
+
+
+class Server:
+    """One VALT server. ``fights``: a log-in ends the token before it."""
+
+    def __init__(self, ground: Ground, semantics: Semantics, *, limit: int = 0, slow: float = 0.0) -> None:
+        """*limit*: bytes of a chunk from which on it answers 413; 0: none. *slow*: s that processing may take."""
+        self._ground, self._semantics, self._limit, self._slow = ground, semantics, limit, slow
+        self.records: dict[str, Record] = {}
+        self.token = ""
+        self.tokens: list[str] = []
+        self.expiries = 0
+        self.broken: list[str] = []  # rules that what arrived has broken
+        self.before_delete: Callable[[Record], None] = lambda record: None
+
+    def expire(self) -> None:
+        """Forget the token."""
+        self.token = ""
+        self.expiries += 1
+
+    def plant(self, name: str, author: str, age: float) -> Record:
+        """Keep an empty record that is not the client's."""
+        return self._add(name, author, self._ground.true_wall() - age)
+
+    def _add(self, name: str, author: str, created: float) -> Record:
+        number = len(self.records) + 1
+        record = Record(f"record-{number}", f"video-{number}", name, author, float(int(created)))
+        record.processing = self._slow * self._ground.chance()
+        self.records[record.id] = record
+        return record
+
+    def do(self, request: Request) -> Reply:
+        """Do what a request asks for."""
+        reply = self._do(request)
+        reply.headers["Date"] = _date(int(self._ground.true_wall()))
+        return reply
+
+    def _do(self, request: Request) -> Reply:
+        parts = request.path.removeprefix("/api/v3/").split("/")
+        if parts == ["login"]:
+            return self._log_in(request)
+        if not self.token or request.token != self.token:
+            return _json(401, {"error": {"code": 401, "message": "No API key provided"}})
+        if parts == ["records", "create-upload"]:
+            record = self._add(request.payload["name"], USER, self._ground.true_wall())
+            return _json(200, {"id": record.id, "videos": [record.video]})
+        if parts == ["records"]:
+            rows = [_row(record) for record in self.records.values() if not record.deleted]
+            return _json(200, {"data": {"records": [row for row in rows if request.payload["search"] in row["name"]]}})
+        known = self.records.get(parts[1])
+        if known is None or known.deleted:
+            return _json(404, {"type": "x", "title": "An error occurred", "status": 404, "detail": "Not Found"})
+        if len(parts) == 2:
+            return _json(200, {"data": _row(known) | {"videos": self._videos(known)}})
+        if parts[2] == "delete":
+            self.before_delete(known)
+            known.deleted = True
+            return _json(200, {"data": {"id": known.id}})
+        return self._take(known, request)
+
+    def _log_in(self, request: Request) -> Reply:
+        if request.payload != {"username": USER, "password": PASSWORD}:
+            return _json(401, {"data": "Invalid username or password"})
+        self.token = f"canary-token-{len(self.tokens)}"
+        self.tokens.append(self.token)
+        return _json(200, {"data": {"access_token": self.token}})
+
+    def _videos(self, record: Record) -> list[dict[str, Any]] | None:
+        if record.completed_at is None:
+            return None
+        return [{"id": record.video, "status": {"type": "ready" if self.is_ready(record) else "created"}}]
+
+    def is_ready(self, record: Record) -> bool:
+        """True when it has finished with a record's video."""
+        return record.completed_at is not None and self._ground.now >= record.completed_at + record.processing
+
+    def _take(self, record: Record, request: Request) -> Reply:
+        chunk = parse_content_range(request.range)
+        if chunk is None or chunk.size != len(request.body):
+            self.broken.append(f"I2: {record.id} got {request.range} with {len(request.body)} bytes")
+            return _json(400, {"data": {"message": "Invalid Content-Range header value"}, "code": 400})
+        if self._limit and chunk.size > self._limit:
+            return Reply(413, TOO_LARGE)
+        taken = receive(self._semantics, record.held, chunk)
+        if taken is None:
+            return _json(400, {"data": {"message": "Invalid Content-Range header value"}, "code": 400})
+        if chunk.start != record.taken_to or record.completed_at is not None:
+            self.broken.append(f"I2: {record.id} got {chunk}, after it had taken all up to {record.taken_to}")
+        record.taken_to = chunk.end + 1
+        self._put(record, taken.file, taken.at, request.body)
+        record.held = taken.held
+        if taken.held.complete and record.completed_at is None:
+            record.completed_at = self._ground.now
+        headers = {} if taken.acknowledged is None else {"Range": f"0-{taken.acknowledged - 1}"}
+        return Reply(201, b"", headers)
+
+    @staticmethod
+    def _put(record: Record, file: int, at: int, body: bytes) -> None:
+        while len(record.files) <= file:
+            record.files.append(bytearray())
+        data = record.files[file]
+        if len(data) < at:
+            data.extend(bytes(at - len(data)))
+        data[at : at + len(body)] = body
+
+
+def _row(record: Record) -> dict[str, Any]:
+    author = {"id": 1, "name": record.author}
+    return {"id": record.id, "name": record.name, "author": author, "created": record.created}
