@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 FSYNCED_AGAIN = signal.SIGUSR2  # ends a process that believes an fsync after one that has failed (fsyncgate)
-A_MOMENT = 0.03  # seconds: what was handed to the loopback has gone
 
 
 class Plan(TypedDict, total=False):
@@ -158,7 +157,7 @@ class Armed:
             async def before_last_byte() -> None:
                 await mark()
                 self.place(f"{chunk}: marked")
-                asyncio.get_running_loop().call_later(A_MOMENT, self.place, f"{chunk}: gone")
+                asyncio.get_running_loop().call_soon(self.place, f"{chunk}: gone")  # once the last byte is written
 
             def on_progress(count: int) -> None:
                 moved(count)

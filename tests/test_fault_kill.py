@@ -44,20 +44,32 @@ OF_AN_ORPHAN = (
     "delete: after",
     "save done: named",
 )
+IN_RECOVERY = (  # killed again while it finds out what the first kill has left
+    "create: before > find: before",
+    "create: after > find: after",
+    "create: after > save empty with an orphan: begun",
+    "create: after > save empty with an orphan: named",
+    "chunk 2: gone > details: before",
+    "chunk 2: gone > save queued with an orphan: begun",
+    "chunk 2: answered > save queued with an orphan: named > delete: after",
+    "chunk 3: gone > details: after > details: after",
+    "ledger: synced > removal: aside > removal: gone",
+)
 
 
 async def broken_by(name: str, folder: Path, warm: Warm, settings: Settings, *faults: Fault) -> str:
-    """Kill the daemon at the place *name*, start it again, and say which promise is broken; empty when none is."""
+    """Kill the daemon at each place of *name* in turn, start it again, and say which promise is broken, if any."""
     async with at_work(folder, settings, watch='after_upload = "delete"') as site:
         file = site.record("a.mp4", SIZE)
         digest = sha256(file)
         site.simulator.faults += faults
-        try:
-            first = await warm.run(site, "run", plan={"kill": name})
-        except AssertionError as error:
-            return f"it never came there: {error}"
-        if first.code != -signal.SIGKILL:
-            return f"exit {first.code} before it was killed: {first.err}"
+        for life in name.split(" > "):
+            try:
+                killed = await warm.run(site, "run", plan={"kill": life})
+            except AssertionError as error:
+                return f"it never came to {life}: {error}"
+            if killed.code != -signal.SIGKILL:
+                return f"exit {killed.code} before it was killed: {killed.err}"
         again = await warm.run(site, "once")
         if again.code != 0:
             return f"the next start ended with {again.code}: {again.out}{again.err}"
@@ -93,6 +105,12 @@ def _copy(fault: Fault) -> Fault:
 async def test_a_kill_at_any_place_costs_nothing(tmp_path: Path, warm: Warm, semantics: str) -> None:
     """One finished record with equal bytes, one ledger line, no orphan, the file dealt with: wherever it was killed."""
     assert await broken(PLACES, tmp_path, warm, semantics) == {}
+
+
+@pytest.mark.parametrize("semantics", ["offset", "append"])
+async def test_a_second_kill_during_the_recovery_costs_nothing(tmp_path: Path, warm: Warm, semantics: str) -> None:
+    """The same when it is killed again on its way back, before it could save what it has found."""
+    assert await broken(IN_RECOVERY, tmp_path, warm, semantics) == {}
 
 
 async def test_a_kill_while_an_orphan_is_cleared_away_leaves_none(tmp_path: Path, warm: Warm) -> None:

@@ -19,6 +19,8 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from uploader import control
+
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 LOCKS = {name: (ROOT / name).read_text(encoding="utf-8") for name in ("requirements.txt", "requirements-dev.txt")}
@@ -205,6 +207,15 @@ def test_the_image_starts_our_program_without_a_shell() -> None:
     assert instructions("CMD")[-1].startswith('["run"')
     assert f"CMD [{program}, " in instructions("HEALTHCHECK")[0]
     assert instructions("STOPSIGNAL") == ["SIGTERM"]
+
+
+def test_the_health_check_gives_a_daemon_that_hangs_up() -> None:
+    """It asks what the running daemon must answer, and waits no longer than the asking itself would."""
+    (check,) = instructions("HEALTHCHECK")
+    assert '"status", ' in check
+    timeout = re.search(r"--timeout=(\d+)s", check)
+    assert timeout is not None
+    assert int(timeout[1]) < control.PATIENCE
 
 
 def test_the_image_takes_files_from_here_only() -> None:

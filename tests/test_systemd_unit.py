@@ -73,6 +73,13 @@ def test_the_unit_starts_the_daemon_with_the_default_configuration() -> None:
     assert f"z {DEFAULT_FILE} " in TMPFILES.read_text(encoding="utf-8")
 
 
+def test_the_unit_starts_what_the_documentation_installs() -> None:
+    """One prefix: where the program is put, is started from, and may be executed."""
+    prefix = Path(setting("ExecStart").split()[0]).parent.parent
+    assert f"python3 -m venv {prefix}\n" in (ROOT / "docs" / "installation.md").read_text(encoding="utf-8")
+    assert str(prefix) in setting("ExecPaths").split()
+
+
 def test_unit_and_code_name_the_same_state_folder() -> None:
     """StateDirectory= is where the daemon looks without systemd, too."""
     assert Path("/var/lib") / setting("StateDirectory") == StateConfig().dir

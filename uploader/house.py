@@ -223,7 +223,12 @@ class House:
     def _works(self, only: Collection[str] | None) -> bool:
         if self.outage.wait > PATIENCE:
             return False
-        if self.settle.busy or self.transfer.active or not (self.pipes.seen.empty() and self.enqueue.idle):
+        if (
+            self.settle.busy
+            or self.transfer.active
+            or self.finish.ending
+            or not (self.pipes.seen.empty() and self.enqueue.idle)
+        ):
             return True
         if any(self._will_settle(candidate) for candidate in tuple(self.settle.candidates.values())):
             return True

@@ -43,6 +43,12 @@ class Finish:
         self._shares, self._store, self._setbacks, self._pipes = shares, store, setbacks, pipes
         self._clock, self._bus = clock, bus
         self._finishers: Apart[str] = Apart(self._take_turn, FINISHERS)
+        self._ending = 0
+
+    @property
+    def ending(self) -> bool:
+        """True while an upload leaves the state and its end is not announced yet."""
+        return self._ending > 0
 
     async def run(self) -> None:
         """Finish uploads until cancelled."""
@@ -71,17 +77,20 @@ class Finish:
         await self._store.finish(finished)
         outcome = await self._deal_with_file(upload, target)
         lifecycle.advance(upload, Step.FINISHED)
-        self._store.drop(upload.path)
-        await self._store.commit()
-        seconds = finished.ready_at - finished.begun_at
-        moved_to = target if outcome == "moved" else None
-        self._bus.publish(
-            events.UploadFinished(
-                upload.path, finished.record, finished.size, finished.sha256, outcome, round(seconds, 1), moved_to
-            )
-        )
+        self._ending += 1
+        try:
+            self._store.drop(upload.path)
+            await self._store.commit()
+            self._announce(upload.path, finished, outcome, target if outcome == "moved" else None)
+        finally:
+            self._ending -= 1
         if outcome == "changed":
             await self._setbacks.look_again(upload)
+
+    def _announce(self, path: str, finished: Finished, outcome: str, moved_to: str | None) -> None:
+        seconds = round(finished.ready_at - finished.begun_at, 1)
+        end = path, finished.record, finished.size, finished.sha256
+        self._bus.publish(events.UploadFinished(*end, outcome, seconds, moved_to))
 
     async def _followed(self, upload: Upload) -> Upload:
         """Find a file that has got another name, if nobody has noticed yet: under that one it would be sent again.
