@@ -68,7 +68,7 @@ def test_changed_file_of_an_upload(state: State, verdict: Verdict) -> None:
         (State.QUEUED, Verdict.CHANGED),
         (State.CREATING, Verdict.UNCLEAR),
         (State.SENDING, Verdict.CHANGED),
-        (State.IN_DOUBT, Verdict.CHANGED),
+        (State.IN_DOUBT, Verdict.UNCLEAR),
         (State.VERIFYING, Verdict.LATER),
         (State.FINISHING, Verdict.LATER),
     ],

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol, Self
 
 import aiohttp
-from simulation.server import BAD_GATEWAY, LATEST, TOO_LARGE, Reply, Request, Server
 from yarl import URL
 
+from simulation.server import BAD_GATEWAY, LATEST, TOO_LARGE, Reply, Request, Server
 from uploader.valt import Valt
 
 # What may happen to a request, and how often among all that go wrong.
@@ -72,7 +72,7 @@ class Client(Valt):
         """Nothing is held."""
 
 
-class _Interrupted(BaseException):  # noqa: N818 - says what has happened; as a cancellation, it passes through
+class _Interrupted(BaseException):
     """An early answer has stopped the body."""
 
 
@@ -107,6 +107,10 @@ class _Answer:
     @property
     def headers(self) -> dict[str, str]:
         return self.reply.headers
+
+    @property
+    def raw_headers(self) -> tuple[tuple[bytes, bytes], ...]:
+        return tuple((name.encode(), value.encode()) for name, value in self.reply.headers.items())
 
     @property
     def content(self) -> Self:

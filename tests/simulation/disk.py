@@ -222,6 +222,12 @@ class Calls:
         assert fd.inode is not None
         return SimpleNamespace(st_size=len(fd.inode.data), st_mode=0o100600)
 
+    def stat(self, name: str, *, dir_fd: int, follow_symlinks: bool) -> Any:
+        """Say what stands at a name."""
+        assert isinstance(dir_fd, Handle)
+        assert not follow_symlinks
+        return SimpleNamespace(st_mode=0o100600, st_size=len(dir_fd.disk.names[name].data))
+
     def pread(self, fd: int, length: int, offset: int) -> bytes:
         """Read a part."""
         inode = self._number(fd, "pread").inode
@@ -254,6 +260,8 @@ class Folder(StateFolder):
         self.folder = Path("/state")
         self._disk = disk
         self._lock = None
+        self._unfinished = {}
+        self._owner = real_os.stat_result((0,) * 10)
         self._dir = handle(disk, disk.ground.life, None)
         self._make_durable()
 
@@ -262,12 +270,21 @@ class Folder(StateFolder):
         content, disk = super().read(name), self._disk
         if name == STATE and disk.promised is not None and content != disk.promised and content not in disk.tried:
             disk.ground.fail(f"I6: the state is not the last one that was saved, nor a later one: {content!r}")
-        if name == LEDGER and not (content or b"").startswith(disk.ledger):
-            disk.ground.fail("I6: lines of the ledger that were durable are gone")
         disk.read_in = disk.ground.life
         if content is not None and disk.is_durable(name):
             self._promise(name, content)
         return content
+
+    def size(self, name: str) -> int | None:
+        """Say how large a file is; of the ledger, with which reading it begins, no durable line may be gone (I6)."""
+        size, disk = super().size(name), self._disk
+        if name == LEDGER:
+            content = b"" if size is None else disk.names[name].data
+            if not content.startswith(disk.ledger):
+                disk.ground.fail("I6: lines of the ledger that were durable are gone")
+            if size is not None and disk.is_durable(name):
+                self._promise(name, content)
+        return size
 
     def _promise(self, name: str, content: bytes) -> None:
         if name == STATE:

@@ -9,15 +9,14 @@ import asyncio
 import contextlib
 import hashlib
 from collections.abc import AsyncIterator, Callable, Collection
-from concurrent.futures import Future
 from dataclasses import dataclass, field
-from types import SimpleNamespace
-from typing import Any, Final, Protocol, TypeVar
+from typing import Final, Protocol, TypeVar
 
 from simulation.kernel import NEVER
-
 from uploader import errors
 from uploader.files import Batch, Order, Recording, Sent, Standing
+from uploader.files.recording import BLOCK
+from uploader.files.sending import Hash
 from uploader.model import Closeness, Home, Identity, Sighting, Snapshot
 
 ROOT: Final = "/rec"
@@ -211,8 +210,7 @@ class Share:
     async def open(self, path: str, identity: Identity) -> AsyncIterator[Recording]:
         """Open a recording: the product's own reading, over a simulated handle."""
         file = await self._do("open", lambda: self._file(path))
-        threads: Any = _Threads(file)
-        recording = Recording(path, identity, _Handle(self, file), threads)  # type: ignore[arg-type]
+        recording = Reading(path, identity, self, file)
         self._ground.handles += 1
         try:
             await recording.check_unchanged()
@@ -273,48 +271,41 @@ class Share:
         return await self.delete(path, sent)
 
 
-class _Handle:
-    """An open file, as aiofiles has it."""
+class Reading(Recording):
+    """The product's recording; only what a thread of the share would do for it is done by the world."""
 
-    def __init__(self, share: Share, file: File) -> None:
-        self._share, self._file, self._position = share, file, 0
+    def __init__(self, path: str, identity: Identity, share: Share, file: File) -> None:
+        self.path, self.identity, self.local = path, identity, False
+        self.inode = (DEVICE, file.number)
+        self._share, self._data = share, file
+        self._passed, self._ctime_ns, self._hung = None, 0, False
+        self.rewind()
 
-    def fileno(self) -> int:
-        """Nothing here has a number."""
-        return 0
+    async def check_unchanged(self) -> None:
+        """Compare size and time at once: nothing comes between that and the save of the mark."""
+        now, known = (len(self._data.data), self._data.mtime_ns), (self.identity.size, self.identity.mtime_ns)
+        if now != known:
+            raise self._changed("was written to")
 
-    async def read(self, count: int) -> bytes:
-        """Read on."""
+    async def _read(self, start: int, count: int) -> bytes:
+        data = await self._share._do("read", lambda: self._data.data[start : start + count])
+        if len(data) < count:
+            raise self._changed("was cut short")
+        return data
 
-        def work() -> bytes:
-            data = self._file.data[self._position : self._position + count]
-            self._position += len(data)
-            return data
+    def _read_ahead(self, end: int) -> asyncio.Future[tuple[memoryview, Hash]] | None:
+        start, digest = self._position, self._hash.copy()
+        if start >= end:
+            return None
 
-        try:
-            return await self._share._do("read", work)
-        except errors.ShareNotReady as error:
-            raise OSError(5, str(error)) from None
+        async def read_and_hash() -> tuple[memoryview, Hash]:
+            data = await self._read(start, min(BLOCK, end - start))
+            digest.update(data)
+            return memoryview(data), digest
 
-    async def seek(self, position: int) -> None:
-        """Go to *position*."""
-        self._position = position
+        return asyncio.ensure_future(read_and_hash())
 
-    async def close(self) -> None:
-        """Let go."""
-
-
-class _Threads:
-    """The share's threads, as far as ``Recording`` asks for the status of its open file."""
-
-    def __init__(self, file: File) -> None:
-        self._file = file
-
-    def submit(self, fn: Callable[..., Any], *args: Any) -> Future[Any]:
-        """Answer ``os.fstat`` at once."""
-        del fn, args
-        future: Future[Any] = Future()
-        file = self._file
-        size, mtime = len(file.data), file.mtime_ns
-        future.set_result(SimpleNamespace(st_size=size, st_mtime_ns=mtime, st_dev=DEVICE, st_ino=file.number))
-        return future
+    async def _hashed(self, digest: Hash, start: int, count: int) -> Hash:
+        digest = digest.copy()
+        digest.update(await self._read(start, count))
+        return digest

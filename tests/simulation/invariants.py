@@ -15,7 +15,6 @@ from simulation.disk import LEDGER, STATE
 from simulation.folder import ROOT
 from simulation.kernel import NEVER
 from simulation.server import PASSWORD, USER, Record, Request
-
 from uploader import events
 
 if TYPE_CHECKING:

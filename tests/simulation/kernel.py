@@ -20,7 +20,7 @@ NEVER: Final = float("inf")
 GRAIN: Final = 1e-6  # s: no wait is shorter, as on any machine; a sum of times would be the same as before
 
 
-class Dead(BaseException):  # noqa: N818 - no error: nobody is to catch it
+class Dead(BaseException):
     """The process was killed a moment ago: what it calls reaches the world no more."""
 
 

@@ -17,7 +17,6 @@ from simulation.disk import CALLS
 from simulation.folder import Share
 from simulation.run import Found, play, simulated
 from simulation.world import Plan
-
 from uploader import errors, lifecycle
 from uploader.files import Recording, Sent
 from uploader.lifecycle import Step

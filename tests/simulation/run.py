@@ -18,14 +18,13 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
-from simulation import disk
-from simulation.invariants import LOGS
-from simulation.world import Plan, World
-
 import uploader.retry
 import uploader.stages.settle
 import uploader.stages.verify
 import uploader.sweep
+from simulation import disk
+from simulation.invariants import LOGS
+from simulation.world import Plan, World
 
 KINDS: Final = ("offset", "strict", "blueimp", "append", "whole", "limited")
 FOUND_ONCE: Final = Path(__file__).with_name("seeds.json")

@@ -134,6 +134,8 @@ class Server:
         if parts == ["records"]:
             rows = [_row(record) for record in self.records.values() if not record.deleted]
             return _json(200, {"data": {"records": [row for row in rows if request.payload["search"] in row["name"]]}})
+        if parts == ["admin", "general"]:
+            return _json(200, {"data": {"version": "6.7.2"}})
         known = self.records.get(parts[1])
         if known is None or known.deleted:
             return _json(404, {"type": "x", "title": "An error occurred", "status": 404, "detail": "Not Found"})

@@ -22,9 +22,8 @@ from simulation import disk as disks
 from simulation.client import Client
 from simulation.folder import MOVED, ROOT, Recordings, Share
 from simulation.invariants import Broken, Watch, verdict
-from simulation.kernel import NEVER, Dead, Loop, Stuck, Task
+from simulation.kernel import NEVER, Dead, Loop, Task
 from simulation.server import LATEST, PASSWORD, USER, Record, Request, Server
-
 from uploader import events
 from uploader.config import Config, ServerConfig, UploadConfig, WatchConfig
 from uploader.errors import StateUnusable

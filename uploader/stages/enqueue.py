@@ -36,7 +36,7 @@ class Verdict(StrEnum):
     NEW = "new"
     CHANGED = "changed"  # an upload of other content has not begun, or was parked: it begins with this
     BACK = "back"  # a parked upload's file is there again, as it was
-    UNCLEAR = "unclear"  # as CHANGED, but whether a record was made must be found out before it is forgotten
+    UNCLEAR = "unclear"  # as CHANGED, but what became of its last request must be found out before it is forgotten
     LATER = "later"  # an upload of other content of this path is under way; seen again when that has ended
     KNOWN = "known"
 
@@ -50,7 +50,7 @@ def judge(upload: Upload | None, settled: Settled) -> Verdict:
         waits_for_file = waits and upload.trouble is not None and upload.trouble.waits_for_file
         return Verdict.BACK if waits_for_file else Verdict.KNOWN
     landed = State.VERIFYING, State.FINISHING
-    if waits and upload.parked_from is State.CREATING:
+    if waits and upload.parked_from in {State.CREATING, State.IN_DOUBT}:
         return Verdict.UNCLEAR
     if upload.state is State.QUEUED or (waits and upload.parked_from not in landed):
         return Verdict.CHANGED
