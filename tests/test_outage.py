@@ -63,15 +63,20 @@ class Caller:
             await self._end.wait()
         self.calls = False
 
+    def end(self) -> None:
+        """Let its call be over, as soon as it gets to that."""
+        self._end.set()
+
     async def ends(self) -> None:
         """Its call is over, however it went."""
-        self._end.set()
+        self.end()
         await idle()
 
     async def leaves(self) -> None:
         """It waits no longer: what it waited for has ended otherwise."""
         self._task.cancel()
         await idle()
+        self.calls = False
 
 
 def calling(callers: list[Caller]) -> list[bool]:
@@ -187,6 +192,19 @@ async def test_a_restart_does_not_try_a_refused_password_again(line: Line) -> No
     assert await line.outage.failed(REFUSED) == 15 * MINUTE
 
 
+async def test_one_alone_tries_a_password_that_was_refused_before_the_restart(line: Line) -> None:
+    """When its time has come: several at once would be several refusals."""
+    await line.outage.failed(REFUSED)
+    await line.restarted()
+    callers = line.callers(4)
+    await line.clock.advance(5 * MINUTE)
+    assert calling(callers) == [True, False, False, False]
+    line.outage.lift()
+    await idle()
+    for caller in callers:
+        await caller.ends()
+
+
 async def test_a_clock_that_was_set_back_does_not_hold_us_for_a_year(line: Line) -> None:
     """What an earlier run has saved counts for an hour at most."""
     await line.outage.failed(REFUSED)
@@ -297,6 +315,34 @@ async def test_a_turn_that_came_to_no_call_is_handed_on(line: Line) -> None:
     await third.ends()
 
 
+async def test_a_newcomer_does_not_push_in(line: Line) -> None:
+    """Who comes at the very moment at which a turn ends goes behind those who wait."""
+    await line.outage.failed(DOWN)
+    first, waits = line.callers(2)
+    await line.clock.advance(2.0)
+    first.end()
+    (newcomer,) = line.callers(1)
+    await idle()
+    assert calling([first, waits, newcomer]) == [False, True, False]
+    await waits.ends()
+    await newcomer.ends()
+
+
+@pytest.mark.parametrize("steps", range(12))
+async def test_nobody_waits_for_one_who_has_left(line: Line, steps: int) -> None:
+    """A waiter that is cancelled while it is its turn, however far it has come, hands it on."""
+    await line.outage.failed(DOWN)
+    first, leaves, last = line.callers(3)
+    await line.clock.advance(2.0)
+    first.end()
+    for _ in range(steps):
+        await asyncio.sleep(0)
+    await leaves.leaves()
+    await idle()
+    assert calling([first, leaves, last]) == [False, False, True]
+    await last.ends()
+
+
 # Too many failures of single files
 
 
@@ -317,7 +363,7 @@ async def test_five_failures_in_a_row_are_the_server_s(line: Line) -> None:
 async def test_more_retries_than_answers_are_the_server_s(line: Line) -> None:
     """A server that answers now and then, and fails more: beyond twenty, one retry for every five answers."""
     retries = 0
-    while line.outage.wait == 0.0:
+    while line.outage.wait == 0.0 and retries < 100:
         await line.outage.stumbled(errors.AnswerLost("lost"))
         retries += 1
         if line.outage.wait == 0.0:

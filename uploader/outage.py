@@ -44,7 +44,8 @@ class Outage:
         self._until = clock.monotonic() + held if held > 0 else 0.0
         self.reason = ""  # why calls wait, in one sentence; empty when they do not, or when an earlier run knew
         self._asked_for = held > 0  # by a refused password or a Retry-After: no answer to another call ends that
-        self._inside, self._most = 0, inf  # calls, or rows of them, under way; and how many may be
+        self._inside = 0  # calls, or rows of them, under way
+        self._most: float = retry.HALF_OPEN[0] if held > 0 else inf  # and how many may be
         self._waiting: deque[object] = deque()
         self._news = asyncio.Event()
 
@@ -82,7 +83,7 @@ class Outage:
                     await either(self._news, self._clock, wait)
         finally:
             self._waiting.remove(ticket)
-            if self._waiting:
+            if self._waiting:  # whoever had looked before and found this one in front
                 self._wake()
 
     def _may_go(self, ticket: object) -> bool:
