@@ -99,7 +99,7 @@ class House:
         )
         self.verify = Verify(config.upload, store, self.valt, self.outage, setbacks, self.pipes, clock, bus)
         self.finish = Finish(self.discover.order_of, self.shares, store, setbacks, self.pipes, clock, bus)
-        self.sweep = Sweep(store, self.valt, self.outage, clock, bus)
+        self.sweep = Sweep(config.server, store, self.valt, self.outage, clock, bus)
 
     def _mounted(self, root: str) -> Share:
         return MountedShare(root, self.clock, home=self.store.homes.get(root))

@@ -11,6 +11,7 @@ from typing import Final
 
 from uploader import errors, events
 from uploader.clock import Clock
+from uploader.config import ServerConfig
 from uploader.model import Orphan
 from uploader.outage import Outage
 from uploader.retry import DAY, MINUTE, Level, rule_of
@@ -24,7 +25,10 @@ LOOK_AT_LANDED: Final = DAY  # s between two looks whether an orphan that holds 
 class Sweep:
     """Looks at each orphan when its settle time has passed."""
 
-    def __init__(self, store: Store, valt: Valt, outage: Outage, clock: Clock, bus: events.Bus) -> None:
+    def __init__(
+        self, server: ServerConfig, store: Store, valt: Valt, outage: Outage, clock: Clock, bus: events.Bus
+    ) -> None:
+        self._longest = max(server.doubt_settle, MINUTE)  # s that any wait here may be: more says a clock that was set
         self._store, self._valt, self._outage, self._clock, self._bus = store, valt, outage, clock, bus
         self._due: dict[str, tuple[float, float]] = {}  # by record: its ``next_look``, and that by our own clock
 
@@ -43,8 +47,7 @@ class Sweep:
         now = self._clock.monotonic()
         next_look, due = self._due.get(orphan.record, (None, 0.0))
         if next_look != orphan.next_look:
-            longest = max(orphan.next_look - orphan.since, MINUTE)  # further off only by a wall clock that was set
-            due = now + min(max(0.0, orphan.next_look - self._clock.now()), longest)
+            due = now + min(max(0.0, orphan.next_look - self._clock.now()), self._longest)
             self._due[orphan.record] = orphan.next_look, due
         return now >= due
 

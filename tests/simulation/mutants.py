@@ -48,9 +48,7 @@ class Mutant:
     name: str
     breaks: tuple[Callable[[Patch], None], ...]
     found_as: tuple[str, ...]  # one of these must be in what is said
-    kind: str = "append"
-    only: tuple[str, ...] = ()  # what happens in every one of its worlds, where that finds it sooner
-    faults: float = 0.25  # of the requests
+    plan: Plan = Plan(seed=0, kind="append")  # of its worlds but for the seed: some find it sooner than others
     seeds: tuple[int, ...] = ()  # that are known to find it: tried before all others
 
 
@@ -63,7 +61,7 @@ def hunt(mutant: Mutant, patch: Patch) -> tuple[str, Plan]:
         breaks(patch)
     with simulated():
         for seed in (*mutant.seeds, *range(MOST)):
-            plan = Plan(seed, mutant.kind, faults=mutant.faults, only=mutant.only)
+            plan = replace(mutant.plan, seed=seed)
             try:
                 play(plan)
             except Found as found:
@@ -299,52 +297,68 @@ def _intent_forgotten(patch: Patch) -> None:
     patch.setattr(Enqueue, "admit", mutant)
 
 
-def _clock_believed(patch: Patch) -> None:
-    patch.setattr(Client, "agree_on_time", Client.login_if_needed)
+def _server_reckoned_by_the_wall(patch: Patch) -> None:
+    def server_now(self: Client) -> float:
+        return self._clock.now() + (0.0 if self._ahead is None else self._ahead - self._apart)
+
+    patch.setattr(Client, "server_now", server_now)
 
 
 MUTANTS: Final = (
-    Mutant("the folder is not synced after a save", (_no_folder_fsync,), ("I6", "I4", "I5")),
-    Mutant("a save is not synced before it gets its name", (_no_file_fsync,), ("I6",)),
-    Mutant("the state is rewritten in place", (_in_place,), ("I6",), seeds=(108,)),
-    Mutant("what a start finds is not made durable", (_nothing_made_durable,), ("I4", "I5", "I6"), seeds=(884,)),
+    Mutant("the folder is not synced after a save", (_no_folder_fsync,), ("I6:", "I4:", "I5:")),
+    Mutant("a save is not synced before it gets its name", (_no_file_fsync,), ("I6:",)),
+    Mutant("the state is rewritten in place", (_in_place,), ("I6:",), seeds=(108,)),
+    Mutant("what a start finds is not made durable", (_nothing_made_durable,), ("I4:", "I5:", "I6:"), seeds=(884,)),
     Mutant(
-        "the intent is not saved before the call", (_unsaved(lambda upload: upload.state is State.CREATING),), ("I4",)
+        "the intent is not saved before the call", (_unsaved(lambda upload: upload.state is State.CREATING),), ("I4:",)
     ),
     Mutant(
         "the ids are not saved before the first chunk",
         (_unsaved(lambda upload: upload.state is State.SENDING and upload.offset == 0),),
-        ("I4",),
+        ("I4:",),
     ),
     Mutant(
         "the mark is not saved before the last byte",
         (_unsaved(lambda upload: upload.state is State.IN_DOUBT),),
-        ("I4",),
+        ("I4:",),
     ),
-    Mutant("the offset is saved before the answer", (_offset_before_the_answer,), ("I4",)),
-    Mutant("a chunk in doubt is sent again", (_sent_again_in_doubt,), ("I2",)),
-    Mutant("a lost answer counts as a cut", (_lost_answer_is_a_cut,), ("I2", "I13", "I1", "I5")),
-    Mutant("a doubt is not given its time", (_no_wait_in_doubt,), ("I1", "I13"), seeds=(160,)),
+    Mutant("the offset is saved before the answer", (_offset_before_the_answer,), ("I4:",)),
+    Mutant("a chunk in doubt is sent again", (_sent_again_in_doubt,), ("I2:",)),
+    Mutant("a lost answer counts as a cut", (_lost_answer_is_a_cut,), ("I2:", "I13:", "I1:", "I5:")),
+    Mutant("a doubt is not given its time", (_no_wait_in_doubt,), ("I1:", "I13:"), seeds=(160,)),
     Mutant(
-        "a doubt is timed by the wall clock", (_doubt_by_the_wall_clock,), ("I1",), "whole", only=("jump",), faults=0.5
+        "a doubt is timed by the wall clock",
+        (_doubt_by_the_wall_clock,),
+        ("I1:",),
+        plan=Plan(0, "whole", faults=0.5, cuts=True, clock=1.0, only=("jump",)),
     ),
-    Mutant("nothing is given time to settle", (_no_settle_time,), ("I1", "I13")),
-    Mutant("a file goes before its video is ready", (_created_is_ready,), ("I5",)),
-    Mutant("a file goes before its line in the ledger", (_removed_before_the_ledger,), ("I5",)),
-    Mutant("a file goes though it is another by now", (_any_file_is_removed,), ("I5",), only=("rewrite", "replace")),
-    Mutant("everybody logs in by himself", (_everybody_logs_in,), ("I8",)),
+    Mutant("nothing is given time to settle", (_no_settle_time,), ("I1:", "I13:")),
+    Mutant("a file goes before its video is ready", (_created_is_ready,), ("I5:",)),
+    Mutant("a file goes before its line in the ledger", (_removed_before_the_ledger,), ("I5:",)),
+    Mutant(
+        "a file goes though it is another by now",
+        (_any_file_is_removed,),
+        ("I5:",),
+        plan=Plan(0, "append", only=("rewrite", "replace")),
+    ),
+    Mutant("everybody logs in by himself", (_everybody_logs_in,), ("I8:",)),
     Mutant("an orphan is deleted unlooked", (_no_settle_time, _orphan_unlooked), ("holds a video",), seeds=(160,)),
-    Mutant("an orphan is deleted before it is saved as one", (_orphan_unsaved,), ("I4",), seeds=(190,)),
-    Mutant("every empty record of the name is ours", (_every_empty_record_is_ours,), ("I13",)),
-    Mutant("a token is in a log line", (_token_in_the_log,), ("I7",)),
-    Mutant("the beginning is not proved before going on", (_beginning_not_proved,), ("I1", "I14"), seeds=(219,)),
-    Mutant("a change while sending is not noticed", (_change_unnoticed,), ("I1", "I14", "I5")),
+    Mutant("an orphan is deleted before it is saved as one", (_orphan_unsaved,), ("I4:",), seeds=(190,)),
+    Mutant("every empty record of the name is ours", (_every_empty_record_is_ours,), ("I13:",)),
+    Mutant("a token is in a log line", (_token_in_the_log,), ("I7:",)),
+    Mutant("the beginning is not proved before going on", (_beginning_not_proved,), ("I1:", "I14:"), seeds=(219,)),
+    Mutant("a change while sending is not noticed", (_change_unnoticed,), ("I1:", "I14:", "I5:")),
     Mutant(
         "an intent is forgotten when its file changes",
         (_intent_forgotten,),
-        ("I13",),
-        only=("rewrite", "replace"),
+        ("I13:",),
+        plan=Plan(0, "append", only=("rewrite", "replace")),
         seeds=(973,),
     ),
-    Mutant("the server's clock is not asked for again", (_clock_believed,), ("I13",), only=("jump",)),
+    Mutant(
+        "the server's clock is reckoned by our wall clock",
+        (_server_reckoned_by_the_wall,),
+        ("I13:",),
+        plan=Plan(0, "append", only=("jump",)),
+    ),
 )

@@ -56,6 +56,7 @@ class Plan:
     faults: float = 0.25  # of the requests
     actions: bool = True  # people and recorders are at work in the folder, shares come and go, clocks jump
     disk: float = 0.02  # of the writes to the state folder that are refused, in worlds where any are
+    clock: float = 0.15  # of the power cuts, after which the machine starts with another time
     only: tuple[str, ...] = ()  # these actions alone, and in every world
     variety: bool = True  # worlds differ in what becomes of the file, in names, and so on
 
@@ -198,7 +199,7 @@ class World:
         if cut:
             self.count("power cuts")
             self.disk.lose_power()
-            if self.plan.actions and self.chance() < 0.15:
+            if self.plan.actions and self.chance() < self.plan.clock:
                 self.set_clock()  # a machine whose battery is empty starts with any time
         self._living = None
 

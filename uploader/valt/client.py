@@ -37,7 +37,8 @@ LIST_LIMIT: Final = 100  # rows asked for at a time when one record of an exact 
 LIST_PAGES: Final = 20  # of such rows, at most: nobody has two thousand records of one name
 SHORT_PAGE: Final = 20  # rows; a page of fewer is the last one, whatever limit a server sets itself
 FAILURE_LIMIT: Final = 64 * 1024  # bytes of a failure's body that its words are sought in
-CLOCK_SET: Final = 1.0  # s that our two clocks have drifted apart: no clock goes so wrong, so it was set
+AT_ONCE: Final = 2.0  # s, at most, that an answer took whose Date tells the server's clock: to one second anyway
+CLOCK_SET: Final = 1.0  # s that our two clocks have drifted apart: no clock goes so wrong, so one was set or stood
 DOWNLOAD_BLOCK: Final = 1024 * 1024  # bytes
 NO_LIMIT: Final = NoLimit()
 
@@ -90,8 +91,9 @@ class Valt:
         self._token: _Token | None = None
         self._refusal: _Refusal | None = None
         self._logging_in = asyncio.Lock()
-        self._skew = 0.0
-        self._apart = 0.0  # s between our two clocks at the last answer: when that has changed, ours was set
+        self._ahead: float | None = None  # the server's Unix time when our monotonic clock was at zero
+        self._apart = 0.0  # s between our two clocks when that was learnt: when it changes, one of them was set
+        self._timed = False  # learnt from an answer that came at once
         self._session: aiohttp.ClientSession | None = None
         self.log_ins = 0  # good ones: after each the server may be another version
 
@@ -113,13 +115,13 @@ class Valt:
             await self._session.close()
 
     def server_now(self) -> float:
-        """Unix seconds by the server's clock, as its Date headers tell (to one second)."""
-        return self._clock.now() + self._skew
+        """Unix seconds by the server's clock, as its Date headers tell (to one second); ours, before it has told."""
+        return self._clock.now() if self._ahead is None else self._clock.monotonic() + self._ahead
 
     @property
     def skew(self) -> float:
         """Seconds by which the server's clock is ahead of ours."""
-        return self._skew
+        return 0.0 if self._ahead is None else self.server_now() - self._clock.now()
 
     async def login_if_needed(self) -> None:
         """See to it that there is a token. Raises ``PasswordRefused`` and others."""
@@ -128,13 +130,11 @@ class Valt:
     async def agree_on_time(self) -> None:
         """Log in if need be, and see to it that ``server_now`` can be believed. Raises as any call does.
 
-        Whoever sets our clock, or lets this machine sleep, makes nonsense of what the last answer told of the server's.
+        Our monotonic clock stands still while this machine sleeps; whether it has, only the other one can tell.
         """
         await self._token_now()
-        drift = self._clock.now() - self._clock.monotonic() - self._apart
-        if abs(drift) > CLOCK_SET:
-            self._skew, self._apart = self._skew - drift, self._apart + drift  # ours was set, by that much
-            await self.version()  # or it slept: the server's own word is better, if this answer has it
+        if not self._timed or abs(self._clock.now() - self._clock.monotonic() - self._apart) > CLOCK_SET:
+            await self.version()
 
     def forget_refusal(self) -> None:
         """Let a password that was refused be tried again: the operator has mended something."""
@@ -336,17 +336,22 @@ class Valt:
         return self._session
 
     async def _exchange(self, method: str, url: URL, **request: Any) -> Answer:
+        began = self._clock.monotonic()
         async with self._open().request(method, url, allow_redirects=False, **request) as response:
             answer = await _read(response)
             if not answer.good:
                 response.close()  # an early no: what is left of the body must not follow it
-        if "date" in answer.headers:
-            with contextlib.suppress(ValueError, OverflowError):
-                self._skew = parsedate_to_datetime(answer.headers["date"]).timestamp() - self._clock.now()
-                self._apart = self._clock.now() - self._clock.monotonic()
+        self._note_time(answer.headers.get("date"), at_once=self._clock.monotonic() - began <= AT_ONCE)
         if answer.good:
             self._on_answer()
         return answer
+
+    def _note_time(self, date: str | None, *, at_once: bool) -> None:
+        """Learn the server's clock from a Date header. One that was long under way is behind: better than none."""
+        if date is not None and (at_once or not self._timed):
+            with contextlib.suppress(ValueError, OverflowError):
+                self._ahead = parsedate_to_datetime(date).timestamp() - self._clock.monotonic()
+                self._apart, self._timed = self._clock.now() - self._clock.monotonic(), at_once
 
     @contextlib.asynccontextmanager
     async def _within(self, call: Call) -> AsyncIterator[_Watchdog]:
