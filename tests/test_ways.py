@@ -78,7 +78,9 @@ async def test_what_the_operator_has_written_counts(tmp_path: Path) -> None:
         assert rig.calls("version") != []  # for what else was learnt
 
 
-@pytest.mark.parametrize("fault", [{"kind": "status", "status": 500, "body": ""}, {"kind": "status", "status": 403}])
+@pytest.mark.parametrize(
+    "fault", [{"kind": "status", "status": status} for status in (403, 500, 502, 503)] + [{"kind": "lose-answer"}]
+)
 async def test_a_version_that_is_not_told_now_proves_nothing(tmp_path: Path, fault: dict[str, Any]) -> None:
     """The call may fail: nothing waits for it, nothing is resent, and nothing is forgotten."""
     async with Rig(tmp_path) as rig:
