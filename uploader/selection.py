@@ -9,17 +9,17 @@ against the name of every folder on the way.
 from __future__ import annotations
 
 import fnmatch
-import os
 import re
 from collections.abc import Sequence
 from functools import lru_cache
+from pathlib import PurePath
 
 from uploader.config import WatchConfig
 
 
-def relative(root: str | os.PathLike[str], path: str) -> str | None:
+def relative(root: str | PurePath, path: str) -> str | None:
     """Return *path* below *root*, or None when it is not below it. Both absolute; names only, no links followed."""
-    prefix = os.fspath(root).rstrip("/") + "/"
+    prefix = str(root).rstrip("/") + "/"
     return path[len(prefix) :] if path.startswith(prefix) and len(path) > len(prefix) else None
 
 

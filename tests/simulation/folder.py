@@ -15,7 +15,6 @@ from types import SimpleNamespace
 from typing import Any, Final, Protocol, TypeVar
 
 from simulation.kernel import NEVER
-
 from uploader import errors
 from uploader.files import Batch, Order, Recording, Sent, Standing
 from uploader.model import Closeness, Home, Identity, Sighting, Snapshot
