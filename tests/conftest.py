@@ -11,6 +11,7 @@ import pytest
 import pytest_asyncio
 from aiohttp import ClientResponse
 from hypothesis import settings
+from simulation.run import Figures
 from warm import Warm, warmed
 
 settings.register_profile("repeatable", derandomize=True, deadline=None, database=None, max_examples=80)
@@ -40,3 +41,12 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
     report = yield
     report.sections = [(name, text.encode("utf-8", "backslashreplace").decode()) for name, text in report.sections]
     return report
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say what the simulation has been through, over all processes of the run."""
+    passed = terminalreporter.stats.get("passed", [])
+    found = [value for report in passed for name, value in report.user_properties if name == "simulation"]
+    if found:
+        terminalreporter.write_sep("-", "simulation")
+        terminalreporter.write_line(str(Figures.sum_of(found)))

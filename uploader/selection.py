@@ -9,10 +9,10 @@ against the name of every folder on the way.
 from __future__ import annotations
 
 import fnmatch
-import os
 import re
 from collections.abc import Sequence
 from functools import lru_cache
+from pathlib import PurePath
 from typing import Final
 
 from uploader.config import WatchConfig
@@ -21,9 +21,9 @@ LOST: Final = "lost+found"  # a folder that ext4 makes, and lets nobody but root
 OURS: Final = ".valt-uploader-"  # how the names of files begin that we make in a watched folder
 
 
-def relative(root: str | os.PathLike[str], path: str) -> str | None:
+def relative(root: str | PurePath, path: str) -> str | None:
     """Return *path* below *root*, or None when it is not below it. Both absolute; names only, no links followed."""
-    prefix = os.fspath(root).rstrip("/") + "/"
+    prefix = str(root).rstrip("/") + "/"
     return path[len(prefix) :] if path.startswith(prefix) and len(path) > len(prefix) else None
 
 

@@ -6,11 +6,11 @@ import argparse
 import itertools
 import json
 import sys
-from dataclasses import fields
 from multiprocessing import get_context
 
-from simulation.run import KINDS, Figures, Found, crash_points, explore, simulated
-from simulation.world import Plan, World
+from simulation.plan import Plan
+from simulation.run import KINDS, Figures, Found, crash_points, explore, plan_of, simulated
+from simulation.world import World
 
 BATCH = 500  # seeds of one task
 
@@ -25,7 +25,7 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=2, help="processes; each keeps a core busy")
     arguments = parser.parse_args()
     if arguments.plan:
-        return replay(Plan(**_of_json(arguments.plan)))
+        return replay(plan_of(json.loads(arguments.plan)))
     kinds = tuple(arguments.kind or KINDS)
     tasks: list[tuple[str, range | None]] = []
     if arguments.crash_points:
@@ -37,15 +37,6 @@ def main() -> int:
     if not tasks:
         parser.error("--plan, --seeds or --crash-points")
     return run(tasks, arguments.jobs)
-
-
-def _of_json(text: str) -> dict[str, object]:
-    known = {field.name for field in fields(Plan)}
-    return {
-        key: tuple(value) if isinstance(value, list) else value
-        for key, value in json.loads(text).items()
-        if key in known
-    }
 
 
 def replay(plan: Plan) -> int:

@@ -22,6 +22,14 @@ FAULTS: Final = (
     "refused", "lost", "lost", "late", "late", "silent", "done-lost", "done-lost", "500", "done-502", "done-502",
     "503", "403", "expired", "expired", "slow", "garbage",
 )  # fmt: skip
+HOP: Final = 0.05  # s that a request, or an answer, takes
+INSTEAD: Final[dict[str, Reply | None]] = {  # what comes without the work being done
+    "lost": None,
+    "403": Reply(403, b'{"data":"Access denied"}'),
+    "413": Reply(413, TOO_LARGE),
+    "500": Reply(500, b"{}"),
+    "503": Reply(503, b"", {"Retry-After": "7"}),
+}
 CHUNK_FAULTS: Final = (*FAULTS, "cut", "cut", "cut", "413", "early-401", "early-413")
 
 
@@ -209,41 +217,44 @@ class _Exchange:
 
     def _travel(self, fault: str, future: asyncio.Future[Reply | None]) -> None:
         """Hand the request over to the world."""
-        ground, request, life = self._ground, self._request, self._life
-        if fault == "expired":
-            ground.server.expire()
-
-        def answer(reply: Reply | None) -> None:
-            heard = ground.life == life and not future.done()
-            if heard:
-                future.set_result(reply)
-            if request.path.endswith("/login") and not (heard and reply is not None and b"access_token" in reply.body):
-                ground.lost_logins += 1
-
-        def arrive() -> None:
-            done = ground.server.do(request)
-            reply: Reply | None = done
-            if fault in {"done-lost", "late"}:
-                reply = None
-            elif fault == "done-502":
-                reply = Reply(502, BAD_GATEWAY)
-            elif fault == "garbage" and done.status < 300:
-                reply = Reply(200, b"<html>")
-            if fault == "silent":
-                ground.lost_logins += request.path.endswith("/login")
-                return
-            ground.after(40.0 * ground.chance() if fault == "slow" else 0.05, lambda: answer(reply))
-
-        refusal = Reply(403, b'{"data":"Access denied"}')
-        plain = {"lost": None, "403": refusal, "413": Reply(413, TOO_LARGE), "500": Reply(500, b"{}")}
-        plain["503"] = Reply(503, b"", {"Retry-After": "7"})
-        late = fault in {"late", "silent"}
-        if fault in plain:
-            ground.after(0.05, lambda: answer(plain[fault]))
+        if fault in INSTEAD:
+            self._ground.after(HOP, lambda: self._answer(future, INSTEAD[fault]))
             return
+        if fault == "expired":
+            self._ground.server.expire()
         if fault == "late":
-            ground.after(0.05, lambda: answer(None))
-        ground.after(1 + (LATEST - 1) * ground.chance() if late else 0.05, arrive)
+            self._ground.after(HOP, lambda: self._answer(future, None))
+        late = fault in {"late", "silent"}
+        self._ground.after(
+            1 + (LATEST - 1) * self._ground.chance() if late else HOP, lambda: self._arrive(fault, future)
+        )
+
+    def _arrive(self, fault: str, future: asyncio.Future[Reply | None]) -> None:
+        """Do what the request asks for; its answer may be lost, or be another by the time it is there."""
+        done = self._ground.server.do(self._request)
+        reply: Reply | None = done
+        if fault in {"done-lost", "late", "silent"}:
+            reply = None
+        elif fault == "done-502":
+            reply = Reply(502, BAD_GATEWAY)
+        elif fault == "garbage" and done.status < 300:
+            reply = Reply(200, b"<html>")
+        if fault == "silent":
+            self._note_login(heard=False)
+        else:
+            later = 40.0 * self._ground.chance() if fault == "slow" else HOP
+            self._ground.after(later, lambda: self._answer(future, reply))
+
+    def _answer(self, future: asyncio.Future[Reply | None], reply: Reply | None) -> None:
+        """Let the answer come, if anybody still waits for it; None: the connection breaks."""
+        heard = self._ground.life == self._life and not future.done()
+        if heard:
+            future.set_result(reply)
+        self._note_login(heard=heard and reply is not None and b"access_token" in reply.body)
+
+    def _note_login(self, *, heard: bool) -> None:
+        if self._request.path.endswith("/login") and not heard:
+            self._ground.lost_logins += 1
 
 
 _KEY: Final[Any] = type("Key", (), {"ssl": False, "host": "valt", "port": 80, "is_ssl": False})()

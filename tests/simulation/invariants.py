@@ -117,7 +117,7 @@ def _record(upload: dict[str, Any]) -> str:
 
 
 def _creating(upload: dict[str, Any], name: str) -> bool:
-    return upload["state"] == "creating" and upload["record"]["name"] == name
+    return bool((upload["state"], upload["record"]["name"]) == ("creating", name))
 
 
 def _where(upload: dict[str, Any]) -> str:

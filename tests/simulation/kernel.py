@@ -128,22 +128,26 @@ class Loop(BaseEventLoop):
         """True for as long as anybody asks."""
         return True
 
-    def call_soon(self, callback: Callable[..., object], *args: Any, context: Context | None = None) -> Any:
+    def call_soon(  # type: ignore[override]  # ours is no ``Handle``, and costs half
+        self, callback: Callable[..., object], *args: Any, context: Context | None = None
+    ) -> Any:
         """Run it in one of the next steps."""
         handle = Step(callback, args, context)
         self._waiting.append(handle)
         return handle
 
-    call_soon_threadsafe = call_soon  # there are no threads
+    call_soon_threadsafe = call_soon  # type: ignore[assignment]  # there are no threads
 
-    def call_at(self, when: float, callback: Callable[..., object], *args: Any, context: Context | None = None) -> Any:
+    def call_at(  # type: ignore[override]
+        self, when: float, callback: Callable[..., object], *args: Any, context: Context | None = None
+    ) -> Any:
         """Run it when the time has come."""
         handle = Step(callback, args, context)
         handle.when_ = when
         heapq.heappush(self._timers, (when, next(self._order), handle))
         return handle
 
-    def call_later(
+    def call_later(  # type: ignore[override]
         self, delay: float, callback: Callable[..., object], *args: Any, context: Context | None = None
     ) -> Any:
         """Run it after *delay* seconds."""
@@ -156,7 +160,9 @@ class Loop(BaseEventLoop):
         self.born.append(task)
         return task
 
-    def run_in_executor(self, executor: Any, func: Callable[..., Any], *args: Any) -> Any:
+    def run_in_executor(  # type: ignore[override]  # any executor will do: none is asked
+        self, executor: Any, func: Callable[..., Any], *args: Any
+    ) -> Any:
         """Do the thread's work in a step of its own."""
         future = self.create_future()
         self.call_soon(_do, future, func, args)
@@ -264,7 +270,7 @@ def _close(coro: Any) -> None:
 
 @contextmanager
 def _running(loop: Loop) -> Iterator[None]:
-    before = events._get_running_loop()  # type: ignore[attr-defined]
+    before = events._get_running_loop()
     events._set_running_loop(loop)
     try:
         yield

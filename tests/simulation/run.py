@@ -1,7 +1,7 @@
 """Many worlds: every crash point of a quiet one, and seed after seed of stormy ones.
 
-A failure names the world in which it was found: ``make simulate PLAN='{"seed": 17, "kind": "append"}'`` plays it again and
-prints its trace. ``make simulate-long`` runs many more than the tests do.
+A failure names the world in which it was found: ``make simulate PLAN='{"seed": 17, "kind": "append"}'`` plays it
+again and prints its trace. ``make simulate-long`` runs many more than the tests do.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import json
 import logging
 import time
 import warnings
-from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -24,8 +24,10 @@ import uploader.stages.verify
 import uploader.sweep
 from simulation import disk
 from simulation.invariants import LOGS
-from simulation.world import Plan, World
+from simulation.plan import Plan
+from simulation.world import World
 
+Report = Callable[[str, object], None]  # pytest's ``record_property``
 KINDS: Final = ("offset", "strict", "blueimp", "append", "whole", "limited")
 FOUND_ONCE: Final = Path(__file__).with_name("seeds.json")
 QUIET: Final = Plan(seed=0, kills=(), faults=0.0, actions=False, disk=0.0, variety=False)
@@ -77,12 +79,15 @@ class Figures:
         return total
 
     def __str__(self) -> str:
-        counts = self.counts
+        done = {name: f"{number:,}" for name, number in self.counts.items()}
+        of = defaultdict(lambda: "0", done)
         return (
-            f"{self.worlds:,} worlds, among them {self.crash_points:,} crash points one by one; {counts['kills']:,} kills, "
-            f"{counts['power cuts']:,} of them power cuts, {counts['stops']:,} stops; {counts['requests']:,} requests, "
-            f"{counts['faults']:,} faults; {counts['uploads finished']:,} uploads finished, {counts['parked']:,} parked "
-            f"on the way; {self.hours:,.0f} hours in {self.seconds:,.0f} s: nothing lost, nothing twice, nobody let in"
+            f"{self.worlds:,} worlds, {self.hours:,.0f} hours in {self.seconds:,.0f} s; "
+            f"{self.crash_points:,} crash points one by one; {of['kills']} kills, "
+            f"{of['power cuts']} of them power cuts; {of['stops']} stops; "
+            f"{of['requests']} requests, {of['faults']} faults; "
+            f"{of['uploads finished']} uploads finished, {of['parked']} parked on the way: "
+            "nothing lost, nothing twice, nobody let in"
         )
 
 
@@ -187,13 +192,10 @@ def crash_points(kind: str, *, every_step: bool = False) -> Figures:
 
 def found_once() -> list[Plan]:
     """Return the worlds that have found something once."""
-    plans = json.loads(FOUND_ONCE.read_text(encoding="utf-8"))
-    return [
-        Plan(
-            **{
-                key: tuple(value) if key == "kills" and value is not None else value
-                for key, value in plan["plan"].items()
-            }
-        )
-        for plan in plans
-    ]
+    return [plan_of(found["plan"]) for found in json.loads(FOUND_ONCE.read_text(encoding="utf-8"))]
+
+
+def plan_of(values: dict[str, Any]) -> Plan:
+    """Read a plan as ``command`` has written it."""
+    known: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+    return Plan(**known)

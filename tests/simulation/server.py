@@ -1,7 +1,7 @@
 """The VALT server behind a bad link: it outlives every client, and does what reaches it, whenever that is.
 
-What a chunk means to it is the built-in server's own ``receive``. A request lives apart from whoever has sent it: it may
-arrive at once, a minute and a half after its client has given up, or never; so may its answer.
+What a chunk means to it is the built-in server's own ``receive``. A request lives apart from whoever has sent it: it
+may arrive at once, a minute and a half after its client has given up, or never; so may its answer.
 """
 
 from __future__ import annotations

@@ -5,60 +5,30 @@ Everything that happens is drawn from one seed, and written into one trace: the 
 
 from __future__ import annotations
 
-import asyncio
-import dataclasses
 import heapq
 import random
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cache
 from itertools import count
 from math import log2
 from typing import Any, Final, NoReturn
 from zlib import crc32
 
 from simulation import disk as disks
-from simulation.client import Client
-from simulation.folder import MOVED, ROOT, Recordings, Share
+from simulation import life as process
+from simulation.actions import ACTIONS
+from simulation.folder import ROOT, Recordings
 from simulation.invariants import Broken, Watch, verdict
 from simulation.kernel import NEVER, Dead, Loop, Task
-from simulation.server import LATEST, PASSWORD, USER, Record, Request, Server
-from uploader import events
-from uploader.config import Config, ServerConfig, UploadConfig, WatchConfig
+from simulation.plan import BUDGET, CALM, EPOCH, NO_STEP, SETTLE, SLOW, STORM, Plan
+from simulation.server import USER, Record, Request, Server
 from uploader.errors import StateUnusable
-from uploader.house import House
-from uploader.model import State, Upload
 from uploader.simulator.semantics import Semantics
-from uploader.store import Store
 
-EPOCH: Final = 1_800_000_000.0  # Unix seconds
-CHUNK: Final = 8  # bytes
-SETTLE: Final = 2.0  # s
-DOUBT: Final = LATEST + 10.0  # s: longer than any request can be on its way
-SLOW: Final = 100.0  # s that a slow server may process: longer than the product waits without a word
 KNOCKERS: Final = 6  # tasks that may call the server: workers, verify, sweep, and one more
 JUMPS: Final = (-86400.0, -3600.0, -30.0, 30.0, 3600.0, 86400.0)  # s
-CALM: Final = 2 * 3600.0  # s after the last fault in which everything must be done or parked
-NO_STEP: Final = 1 << 60
 CANNOT_WRITE: Final = 73  # exit code
-BUDGET: Final = 150_000  # steps of one life
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What is to go wrong in a world, beside what the seed rolls."""
-
-    seed: int
-    kind: str = "offset"
-    kills: tuple[int, ...] | None = None  # steps; None: the seed chooses up to three
-    cuts: bool | None = None  # every kill a power cut, or none; None: the seed chooses
-    faults: float = 0.25  # of the requests
-    actions: bool = True  # people and recorders are at work in the folder, shares come and go, clocks jump
-    disk: float = 0.02  # of the writes to the state folder that are refused, in worlds where any are
-    clock: float = 0.15  # of the power cuts, after which the machine starts with another time
-    only: tuple[str, ...] = ()  # these actions alone, and in every world
-    variety: bool = True  # worlds differ in what becomes of the file, in names, and so on
 
 
 @dataclass(eq=False)
@@ -108,10 +78,10 @@ class World:
         semantics = Semantics.OFFSET if plan.kind == "limited" else Semantics(plan.kind)
         self.server = Server(self, semantics, limit=limit, slow=SLOW if plan.variety and roll() < 0.05 else 0.5)
         self.server.before_delete = self.watch.before_delete
-        self.config = config_for(("keep", "delete", "move")[int(roll() * 3)] if plan.variety else "delete")
+        self.config = process.config_for(("keep", "delete", "move")[int(roll() * 3)] if plan.variety else "delete")
         self._disk_rate = plan.disk if plan.faults and roll() < 0.3 else 0.0
         self._share_rate = 0.05 if plan.faults and plan.actions and roll() < 0.3 else 0.0
-        self.calm_from = 300.0 if plan.faults or plan.actions else 0.0
+        self.calm_from = STORM if plan.faults or plan.actions else 0.0
         same = plan.variety and roll() < 0.3
         self.paths = [f"{ROOT}/a/x.mp4", f"{ROOT}/b/x.mp4"] if same else [f"{ROOT}/a.mp4", f"{ROOT}/b.mp4"]
         if plan.variety and roll() < 0.5:
@@ -164,7 +134,7 @@ class World:
         living = self._living
         return "" if living is None else repr([*living.store.uploads.values(), *living.store.orphans.values()])
 
-    _living: Life | None = None
+    _living: process.Life | None = None
 
     # What the ports ask
 
@@ -296,7 +266,7 @@ class World:
             self.lives += 1
             self.watch.born()
             self.count("lives")
-            loop, life = Loop(self, BUDGET), Life(self)
+            loop, life = Loop(self, BUDGET), process.Life(self)
             self.handles = 0
             try:
                 loop.live(life.live())
@@ -354,218 +324,3 @@ class World:
             self.now = max(self.now, self.next_event())
             self.let_events_happen()
         self.now = until
-
-
-class Clock:
-    """The product's clock, for one life."""
-
-    def __init__(self, world: World) -> None:
-        self._world, self._life, self._start = world, world.life, 1000.0 * (world.life % 7) - 9000.0
-
-    def now(self) -> float:
-        """Wall clock."""
-        return self._world.wall()
-
-    def monotonic(self) -> float:
-        """Means nothing after a restart, but is never negative."""
-        return self._world.now - self._start
-
-    def uniform(self, low: float, high: float) -> float:
-        """Roll."""
-        return low + (high - low) * self._world.chance()
-
-    async def sleep(self, seconds: float) -> None:
-        """Wait, virtually."""
-        if self._life != self._world.life:
-            raise Dead
-        await asyncio.sleep(seconds)
-
-
-class Life:
-    """One process, from its start to its end."""
-
-    def __init__(self, world: World) -> None:
-        self._world, self._life = world, world.life
-        self._mended: Counter[str] = Counter()
-        self._mend_from = 0.0
-        self.done = False
-
-    async def live(self) -> None:
-        """Work until the world is done."""
-        world, clock, bus = self._world, Clock(self._world), events.Bus()
-        bus.listen(self._hear)
-        self.store = Store(disks.Folder(world.disk), clock, bus)
-        environ = {"VALT_UPLOADER_PASSWORD": PASSWORD}
-        self.house = House(
-            world.config,
-            self.store,
-            clock,
-            bus,
-            environ,
-            make_share=lambda root: Share(world, world.folder),
-            make_valt=self._client,
-        )
-        self.stop = asyncio.Event()
-        world._living = self
-        await self.house.run(self.stop, discover=True)
-        await self.store.close()
-
-    def _client(self, *args: Any, **more: Any) -> Client:
-        client = Client(*args, **more)
-        client.ground = self._world
-        return client
-
-    def _hear(self, event: events.Event) -> None:
-        world = self._world
-        if not isinstance(event, events.BytesSent):
-            world.heard.append(event)
-            if world.trace is not None:
-                world.trace.append(f"{'':17}{type(event).__name__} {vars_of(event)}")
-        if isinstance(event, events.UploadFinished):
-            world.count("uploads finished")
-        elif isinstance(event, events.UploadParked):
-            world.count("parked")
-
-    def look_whether_done(self) -> None:
-        """Set ``stop`` when nothing is left to do; let what is parked go on by hand, as somebody will."""
-        store, world = self.store, self._world
-        for upload in store.uploads.values():
-            if upload.state is not State.PARKED:
-                return
-        if any(not orphan.landed for orphan in store.orphans.values()) or self.house.settle.candidates:
-            return
-        if store.uploads and world.now < self._mend_from:
-            return
-        if parked := [upload for upload in store.uploads.values() if upload.identity.size]:
-            self._mend(parked[0])
-            return
-        for path, file in world.folder.files.items():
-            if file.data and not store.ledger.knows(path, len(file.data), file.mtime_ns):
-                return
-        if world.next_event() == NEVER:
-            self.done = True
-            self.stop.set()
-
-    def _mend(self, upload: Upload) -> None:
-        """Do what a person would: let it go on, or forget it when its file is gone."""
-        self._mended[upload.path] += 1
-        self._mend_from = self._world.now + SLOW
-        if self._mended[upload.path] <= 3:
-            self._world.count("released by hand")
-            asyncio.ensure_future(self.house.release(upload.path))
-        elif upload.where not in self._world.folder.files:
-            asyncio.ensure_future(self.house.forget(upload.path))
-
-
-def vars_of(event: events.Event) -> str:
-    """Tell an event's fields in one line."""
-    return " ".join(f"{key}={value}" for key, value in dataclasses.asdict(event).items())
-
-
-@cache
-def config_for(after_upload: str) -> Config:
-    """The configuration of a small world."""
-    server = ServerConfig.model_validate(
-        {
-            "url": "http://127.0.0.1",
-            "username": USER,
-            "stall_timeout": "10s",
-            "doubt_settle": f"{DOUBT:.0f}s",
-        }
-    )
-    upload = UploadConfig.model_validate({"workers": 2, "ready_timeout": "60s"}).model_copy(
-        update={"chunk_size": CHUNK}
-    )
-    watch = WatchConfig.model_validate(
-        {
-            "path": ROOT,
-            "settle": f"{SETTLE:.0f}s",
-            "mode": "poll",
-            "rescan": "60s",
-            "after_upload": after_upload,
-            "move_to": MOVED if after_upload == "move" else "",
-        }
-    )
-    return Config(server=server, upload=upload, watch=(watch,))
-
-
-Action = Callable[[World, str], None]
-
-
-def _grow(world: World, path: str) -> None:
-    """A recorder appends, with pauses that are shorter than it takes to settle."""
-    file = world.folder.files.get(path)
-    content = b"" if file is None else file.data
-    for number in range(1 + int(world.chance() * 4)):
-        content += world.content(4)
-        world.after(number * SETTLE * 0.8 * world.chance(), world._writes(path, content))
-
-
-def _replace(world: World, path: str) -> None:
-    world.folder.write(path, world.content(1 + int(world.chance() * 24)), new=True)
-
-
-def _rewrite(world: World, path: str) -> None:
-    """Other bytes of the same length."""
-    file = world.folder.files.get(path)
-    if file is not None:
-        world.folder.write(path, world.content(max(0, len(file.data) - 4)))
-
-
-def _cut(world: World, path: str) -> None:
-    file = world.folder.files.get(path)
-    if file is not None and len(file.data) > 5:
-        world.folder.write(path, file.data[: 5 + int(world.chance() * (len(file.data) - 5))])
-
-
-def _touch(world: World, path: str) -> None:
-    world.folder.touch(path)
-
-
-def _rename(world: World, path: str) -> None:
-    world.folder.rename(path, path.replace(".mp4", "-renamed.mp4"))
-
-
-def _remove(world: World, path: str) -> None:
-    world.folder.remove(path)
-
-
-def _unmount(world: World, path: str) -> None:
-    del path
-    world.folder.away = "the share is not mounted"
-
-    def back() -> None:
-        world.folder.away = ""
-
-    world.after(5 + 60 * world.chance(), back)
-
-
-def _jump(world: World, path: str) -> None:
-    """Somebody sets the clock."""
-    del path
-    world.set_clock()
-
-
-def _down(world: World, path: str) -> None:
-    """The server is away for some minutes."""
-    del path
-    world.go_down(10 + 120 * world.chance())
-
-
-def _late_file(world: World, path: str) -> None:
-    world.folder.write(path.replace(".mp4", "-late.mp4"), world.content(1 + int(world.chance() * 24)))
-
-
-ACTIONS: Final[dict[str, Action]] = {
-    "grow": _grow,
-    "replace": _replace,
-    "rewrite": _rewrite,
-    "cut": _cut,
-    "touch": _touch,
-    "rename": _rename,
-    "remove": _remove,
-    "unmount": _unmount,
-    "jump": _jump,
-    "down": _down,
-    "late file": _late_file,
-}

@@ -248,7 +248,7 @@ class Transfer:
             raise errors.RecordSpoilt("what became of a chunk cannot be learnt from this server")
 
     def _time_in_doubt(self, upload: Upload) -> float:
-        """Seconds since the answer is missing, by the clock that nobody sets; of an earlier life, by the other."""
+        """Seconds that the answer has been missing, by the clock that nobody sets; in an earlier life, by the other."""
         now, since = self._clock.monotonic(), upload.doubt_at or 0.0
         known, began = self._doubts.get(upload.path, (None, 0.0))
         if known != since:

@@ -1,0 +1,158 @@
+"""One life of the process: the product's house from its start to its end, and the hand of whoever looks after it."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections import Counter
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from simulation.client import Client
+from simulation.disk import Folder
+from simulation.folder import MOVED, ROOT, Share
+from simulation.kernel import NEVER, Dead
+from simulation.plan import CHUNK, DOUBT, SETTLE, SLOW
+from simulation.server import PASSWORD, USER
+from uploader import events
+from uploader.config import Config, ServerConfig, UploadConfig, WatchConfig
+from uploader.house import House
+from uploader.model import State, Upload
+from uploader.store import Store
+
+if TYPE_CHECKING:
+    from simulation.world import World
+
+
+class Clock:
+    """The product's clock, for one life."""
+
+    def __init__(self, world: World) -> None:
+        self._world, self._life, self._start = world, world.life, 1000.0 * (world.life % 7) - 9000.0
+
+    def now(self) -> float:
+        """Wall clock."""
+        return self._world.wall()
+
+    def monotonic(self) -> float:
+        """Means nothing after a restart, but is never negative."""
+        return self._world.now - self._start
+
+    def uniform(self, low: float, high: float) -> float:
+        """Roll."""
+        return low + (high - low) * self._world.chance()
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait, virtually."""
+        if self._life != self._world.life:
+            raise Dead
+        await asyncio.sleep(seconds)
+
+
+class Life:
+    """One process, from its start to its end."""
+
+    def __init__(self, world: World) -> None:
+        self._world, self._life = world, world.life
+        self._mended: Counter[str] = Counter()
+        self._mend_from = 0.0
+        self.done = False
+        self._hand: asyncio.Future[Any] | None = None  # the operator's
+
+    async def live(self) -> None:
+        """Work until the world is done."""
+        world, clock, bus = self._world, Clock(self._world), events.Bus()
+        bus.listen(self._hear)
+        self.store = Store(Folder(world.disk), clock, bus)
+        environ = {"VALT_UPLOADER_PASSWORD": PASSWORD}
+        self.house = House(
+            world.config,
+            self.store,
+            clock,
+            bus,
+            environ,
+            make_share=lambda root: Share(world, world.folder),
+            make_valt=self._client,
+        )
+        self.stop = asyncio.Event()
+        world._living = self
+        await self.house.run(self.stop, discover=True)
+        await self.store.close()
+
+    def _client(self, *args: Any, **more: Any) -> Client:
+        client = Client(*args, **more)
+        client.ground = self._world
+        return client
+
+    def _hear(self, event: events.Event) -> None:
+        world = self._world
+        if not isinstance(event, events.BytesSent):
+            world.heard.append(event)
+            if world.trace is not None:
+                world.trace.append(f"{'':17}{type(event).__name__} {vars_of(event)}")
+        if isinstance(event, events.UploadFinished):
+            world.count("uploads finished")
+        elif isinstance(event, events.UploadParked):
+            world.count("parked")
+
+    def look_whether_done(self) -> None:
+        """Set ``stop`` when nothing is left to do; let what is parked go on by hand, as somebody will."""
+        store, world = self.store, self._world
+        for upload in store.uploads.values():
+            if upload.state is not State.PARKED:
+                return
+        if any(not orphan.landed for orphan in store.orphans.values()) or self.house.settle.candidates:
+            return
+        if store.uploads and world.now < self._mend_from:
+            return
+        if parked := [upload for upload in store.uploads.values() if upload.identity.size]:
+            self._mend(parked[0])
+            return
+        for path, file in world.folder.files.items():
+            if file.data and not store.ledger.knows(path, len(file.data), file.mtime_ns):
+                return
+        if world.next_event() == NEVER:
+            self.done = True
+            self.stop.set()
+
+    def _mend(self, upload: Upload) -> None:
+        """Do what a person would: let it go on, or forget it when its file is gone."""
+        self._mended[upload.path] += 1
+        self._mend_from = self._world.now + SLOW
+        if self._mended[upload.path] <= 3:
+            self._world.count("released by hand")
+            self._hand = asyncio.ensure_future(self.house.release(upload.path))
+        elif upload.where not in self._world.folder.files:
+            self._hand = asyncio.ensure_future(self.house.forget(upload.path))
+
+
+def vars_of(event: events.Event) -> str:
+    """Tell an event's fields in one line."""
+    return " ".join(f"{key}={value}" for key, value in dataclasses.asdict(event).items())
+
+
+@cache
+def config_for(after_upload: str) -> Config:
+    """The configuration of a small world."""
+    server = ServerConfig.model_validate(
+        {
+            "url": "http://127.0.0.1",
+            "username": USER,
+            "stall_timeout": "10s",
+            "doubt_settle": f"{DOUBT:.0f}s",
+        }
+    )
+    upload = UploadConfig.model_validate({"workers": 2, "ready_timeout": "60s"}).model_copy(
+        update={"chunk_size": CHUNK}
+    )
+    watch = WatchConfig.model_validate(
+        {
+            "path": ROOT,
+            "settle": f"{SETTLE:.0f}s",
+            "mode": "poll",
+            "rescan": "60s",
+            "after_upload": after_upload,
+            "move_to": MOVED if after_upload == "move" else "",
+        }
+    )
+    return Config(server=server, upload=upload, watch=(watch,))

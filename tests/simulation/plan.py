@@ -1,0 +1,34 @@
+"""What is to go wrong in a world, and the sizes and times of all of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from simulation.server import LATEST
+
+EPOCH: Final = 1_800_000_000.0  # Unix seconds
+CHUNK: Final = 8  # bytes
+SETTLE: Final = 2.0  # s
+DOUBT: Final = LATEST + 10.0  # s: longer than any request can be on its way
+SLOW: Final = 100.0  # s that a slow server may process: longer than the product waits without a word
+STORM: Final = 300.0  # s in which things go wrong
+CALM: Final = 2 * 3600.0  # s after that in which everything must be done or parked
+BUDGET: Final = 150_000  # steps of one life
+NO_STEP: Final = 1 << 60  # that is never reached
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to go wrong in a world, beside what the seed rolls."""
+
+    seed: int
+    kind: str = "offset"
+    kills: tuple[int, ...] | None = None  # steps; None: the seed chooses up to three
+    cuts: bool | None = None  # every kill a power cut, or none; None: the seed chooses
+    faults: float = 0.25  # of the requests
+    actions: bool = True  # people and recorders are at work in the folder, shares come and go, clocks jump
+    disk: float = 0.02  # of the writes to the state folder that are refused, in worlds where any are
+    clock: float = 0.15  # of the power cuts, after which the machine starts with another time
+    only: tuple[str, ...] = ()  # these actions alone, and in every world
+    variety: bool = True  # worlds differ in what becomes of the file, in names, and so on
