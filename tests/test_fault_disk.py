@@ -92,7 +92,7 @@ async def test_a_first_start_that_cannot_save_is_none(tmp_path: Path, warm: Warm
         ended = await warm.run(site, "run", plan=Plan(fail="write state.json.tmp", error="ENOSPC", times=99))
         assert ended.code == 73
         assert ended.complaints == [
-            "error: state.json cannot be written: No space left on device; make the state folder writable"
+            f"error: {site.state}/state.json cannot be written: No space left on device; make the state folder writable"
         ]
         assert not site.simulator.calls
 

@@ -32,10 +32,10 @@ DECISIONS: Final = frozenset(
 
 # They wait, and are handed everything else: queues, locks, tasks.
 STAGES: Final = frozenset(
-    {"agenda", "outage", "sweep", "progress", "store/__init__", "store/ledger"}
+    {"agenda", "outage", "sweep", "progress", "store/__init__", "bandwidth/bandwidth", "bandwidth/pacer"}
     | {
         f"stages/{name}"
-        for name in ("__init__", "discover", "enqueue", "finish", "settle", "setback", "transfer", "verify")
+        for name in ("__init__", "apart", "discover", "enqueue", "finish", "settle", "setback", "transfer", "verify")
     }
 )
 
@@ -46,16 +46,19 @@ ALLOWED: Final[dict[str, frozenset[str]]] = {
     "clock": frozenset({"asyncio", "random", "time"}),  # the only time, sleep and chance
     "stages/discover": frozenset({"asyncio", "watchfiles"}),  # events are hints; worlds are only scanned
     "store/disk": frozenset({"fcntl", "os", "pathlib"}),
+    "store/ledger": frozenset({"threading"}),  # a lock: it is asked from the threads of shares, too
     "store/store": frozenset({"asyncio", "concurrent"}),  # the state's own thread
     "valt/__init__": frozenset(),
-    "valt/body": frozenset({"aiohttp"}),
+    "valt/body": frozenset({"aiohttp", "asyncio"}),
+    "valt/outlet": frozenset({"aiohttp", "asyncio", "os", "socket"}),  # the one way past aiohttp to its socket
     "valt/client": frozenset({"aiohttp", "asyncio", "os", "ssl", "uuid"}),
     "house": frozenset({"asyncio", "pathlib"}),
     "log": frozenset({"asyncio", "logging", "os", "pathlib", "select", "structlog", "sys", "threading"}),
 }
 EDGES: Final = ("files/", "simulator/", "demo/", "cli/", "config/")  # these are the edge: what they import is their own
 EDGE_MODULES: Final = frozenset(
-    {"__init__", "__main__", "control", "credentials", "custody", "daemon", "doctor", "report", "systemd", "video"}
+    {"__init__", "__main__", "asking", "control", "credentials", "custody", "daemon", "doctor", "keeping", "pressure"}
+    | {"report", "systemd", "video"}
 )
 
 

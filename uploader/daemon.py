@@ -170,8 +170,9 @@ class Daemon:
                 lines = report.explain(self._config, paths[0], self._known(), sent, now, await self._on_disk(paths[0]))
                 return {"lines": lines}
             case "retry":
-                await self._house.try_again()
-                return {"done": [path for path in paths if await self._house.release(path)]}
+                waiting = {path for path in paths if self._store.upload_at(path) is not None}
+                await self._house.try_again()  # which may be all that one of them has waited for
+                return {"done": [path for path in paths if await self._house.release(path) or path in waiting]}
             case "forget":
                 return {"done": [path for path in paths if await self._forget(self._house, path)]}
             case "probed":
