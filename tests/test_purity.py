@@ -50,6 +50,7 @@ ALLOWED: Final[dict[str, frozenset[str]]] = {
     "store/store": frozenset({"asyncio", "concurrent"}),  # the state's own thread
     "valt/__init__": frozenset(),
     "valt/body": frozenset({"aiohttp", "asyncio"}),
+    "valt/tls": frozenset({"aiohttp", "os", "ssl"}),
     "valt/outlet": frozenset({"aiohttp", "asyncio", "os", "socket"}),  # the one way past aiohttp to its socket
     "valt/client": frozenset({"aiohttp", "asyncio", "os", "ssl", "uuid"}),
     "house": frozenset({"asyncio", "pathlib"}),
