@@ -69,3 +69,12 @@ def test_the_readme_can_be_followed_word_for_word(tmp_path: Path) -> None:
     shown = [line for line in block.splitlines() if "uploaded now" in line or "not to be had" in line]
     assert len(shown) == 2
     assert set(shown) <= set(done.stdout.splitlines())
+
+
+def test_every_test_that_the_documentation_names_is_there() -> None:
+    """A promise is held by a test that exists, under the name that is given."""
+    named = re.findall(r"`(test_\w+\.py)(?:::(test_\w+))?`", (ROOT / "docs" / "reliability.md").read_text())
+    assert len(named) > 20
+    for file, name in named:
+        text = (ROOT / "tests" / file).read_text()
+        assert not name or re.search(rf"^(async )?def {name}\(", text, re.MULTILINE), f"{file}::{name}"
