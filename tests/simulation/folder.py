@@ -293,17 +293,13 @@ class Reading(Recording):
             raise self._changed("was cut short")
         return data
 
-    def _read_ahead(self, end: int) -> asyncio.Future[tuple[memoryview, Hash]] | None:
-        start, digest = self._position, self._hash.copy()
-        if start >= end:
-            return None
-
-        async def read_and_hash() -> tuple[memoryview, Hash]:
-            data = await self._read(start, min(BLOCK, end - start))
-            digest.update(data)
-            return memoryview(data), digest
-
-        return asyncio.ensure_future(read_and_hash())
+    async def blocks(self, end: int) -> AsyncIterator[memoryview]:
+        """Read block by block, without reading ahead: what a kill leaves behind has nothing to clear away."""
+        while self._position < end:
+            data = await self._read(self._position, min(BLOCK, end - self._position))
+            self._hash.update(data)
+            self._position += len(data)
+            yield memoryview(data)
 
     async def _hashed(self, digest: Hash, start: int, count: int) -> Hash:
         digest = digest.copy()

@@ -14,7 +14,7 @@ from typing import Any, Final, Protocol
 from simulation import life
 from simulation.client import Client
 from simulation.disk import CALLS
-from simulation.folder import Share
+from simulation.folder import Reading, Share
 from simulation.plan import Plan
 from simulation.run import Found, play, simulated
 from uploader import errors, lifecycle
@@ -270,7 +270,7 @@ def _change_unnoticed(patch: Patch) -> None:
     async def unchanged(self: Any, *_: Any) -> None:
         """See nothing."""
 
-    patch.setattr(Recording, "check_unchanged", unchanged)
+    patch.setattr(Reading, "check_unchanged", unchanged)
     patch.setattr(Transfer, "_check_in_place", unchanged)
 
 
