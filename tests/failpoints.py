@@ -137,6 +137,7 @@ class Armed:
 
         for name in ("login_if_needed", "create_record", "details", "delete_record", "find_records"):
             setattr(Valt, name, self._around(name.partition("_")[0], getattr(Valt, name)))
+        setattr(Valt, "agree_on_time", self._around("login", Valt.agree_on_time))  # noqa: B010 - any signature will do
         setattr(Valt, "send_chunk", self._chunk(Valt.send_chunk))  # noqa: B010 - any signature will do
 
     def _around(self, name: str, real: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
