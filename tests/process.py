@@ -253,14 +253,14 @@ async def at_work(path: Path, settings: Settings | None = None, **tables: str) -
         await simulator.stop()
 
 
-async def until(condition: Callable[[], bool], what: str) -> None:
-    """Wait for a *condition* that nobody reports."""
+async def until(condition: Callable[[], bool], what: str, *, patience: float = PATIENCE) -> None:
+    """Wait for a *condition* that nobody reports, for at most *patience* seconds."""
     try:
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(patience):
             while not condition():  # noqa: ASYNC110 - another process makes it true, and tells nobody
                 await asyncio.sleep(LOOK)
     except TimeoutError:
-        raise AssertionError(f"not within {PATIENCE:g} s: {what}") from None
+        raise AssertionError(f"not within {patience:g} s: {what}") from None
 
 
 def sha256(path: Path) -> str:

@@ -58,7 +58,7 @@ async def test_files_that_come_while_the_process_is_stopped_are_all_found(tmp_pa
             (site.recordings / f"{number}.mp4").write_bytes(b"%d" % number)
         daemon.send(signal.SIGCONT)
         found = Counter(daemon, "file-found")
-        await until(lambda: found.now() == BURST, f"{BURST} files")
+        await until(lambda: found.now() == BURST, f"{BURST} files", patience=90)
         missed = await daemon.event("events-missed")
         assert 0 < missed["files"] < BURST
         row = folder_of(site)

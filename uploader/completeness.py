@@ -14,6 +14,7 @@ from uploader.model import Closeness, Snapshot
 from uploader.placeholders import fill_names
 from uploader.units import format_duration
 
+LEAST: Final = 0.001  # s: a rest that is lost in the clock's rounding would be waited for in no time, for ever
 MIN_PAUSE: Final = 0.5  # s: ``settle = "0s"`` is no reason to look without a pause
 PATIENT: Final = 0.25  # of the time that a file has been held back: when it is looked at again
 
@@ -65,7 +66,7 @@ def too_early(rules: Rules, still: Still, before: Still | None, now: float) -> W
     if still is not before:
         return Wait(f"it must stand still for {rules.settle:g} s", rules.settle, changed=before is not None)
     if (left := rules.settle - (now - still.since)) > 0:
-        return Wait(f"it must stand still for {rules.settle:g} s", left)
+        return Wait(f"it must stand still for {rules.settle:g} s", max(left, LEAST))
     return None
 
 
@@ -83,7 +84,7 @@ def judge(rules: Rules, size: int, still_for: float, *, marker: str, closeness: 
     if (left := rules.gate_timeout - still_for) <= 0:
         return Complete(unplayable=f"{unfinished}; it goes on when the file changes, or by hand: valt-uploader retry")
     wait = held_back(f"{unfinished}; parked unless it changes within {format_duration(left)}", rules, still_for)
-    return replace(wait, after=min(wait.after, left))
+    return replace(wait, after=max(min(wait.after, left), LEAST))
 
 
 def held_back(reason: str, rules: Rules, still_for: float, *, soon: bool = False) -> Wait:
