@@ -10,6 +10,7 @@ import asyncio
 import heapq
 from asyncio import events
 from asyncio.base_events import BaseEventLoop
+from collections import defaultdict, deque
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from contextvars import Context, copy_context
@@ -18,6 +19,9 @@ from typing import Any, Final, Protocol
 
 NEVER: Final = float("inf")
 GRAIN: Final = 1e-6  # s: no wait is shorter, as on any machine; a sum of times would be the same as before
+
+
+Work = tuple["asyncio.Future[Any]", Callable[..., Any], tuple[Any, ...]]
 
 
 class Dead(BaseException):
@@ -64,9 +68,6 @@ class Task(asyncio.Task[Any]):
     def __hash__(self) -> int:
         return self.number
 
-    def __eq__(self, other: object) -> bool:
-        return self is other
-
     @classmethod
     def begin(cls) -> None:
         """Count anew: a world begins."""
@@ -110,6 +111,7 @@ class Loop(BaseEventLoop):
         self._life = time.life
         self.born: list[Task] = []
         self.complaints: list[str] = []
+        self._threads: defaultdict[object, deque[Work]] = defaultdict(deque)  # by executor
 
     # What asyncio asks of a loop
 
@@ -163,10 +165,27 @@ class Loop(BaseEventLoop):
     def run_in_executor(  # type: ignore[override]  # any executor will do: none is asked
         self, executor: Any, func: Callable[..., Any], *args: Any
     ) -> Any:
-        """Do the thread's work in a step of its own."""
-        future = self.create_future()
-        self.call_soon(_do, future, func, args)
+        """Do a thread's work in a step of its own; what one executor was given is done in that order."""
+        future, work = self.create_future(), deque() if executor is None else self._threads[executor]
+        work.append((future, func, args))
+        self.call_soon(self._do_next, work)
         return future
+
+    def _do_next(self, work: deque[Work]) -> None:
+        """Do what was given first. What was cancelled may have begun before that, and then it is done all the same."""
+        future, func, args = work.popleft()
+        if future.cancelled() and self._time.chance() < 0.5:
+            return
+        try:
+            result = func(*args)
+        except Dead:
+            return  # the thread has died with its process
+        except Exception as error:  # noqa: BLE001 - it belongs to whoever waits for the future
+            if not future.cancelled():
+                future.set_exception(error)
+        else:
+            if not future.cancelled():
+                future.set_result(result)
 
     def call_exception_handler(self, context: dict[str, Any]) -> None:
         """Note what nobody has caught; of a dead process nobody is told."""
@@ -241,19 +260,6 @@ class Loop(BaseEventLoop):
         self._waiting.clear()
         self._timers.clear()
         self._closed = True
-
-
-def _do(future: asyncio.Future[Any], func: Callable[..., Any], args: tuple[Any, ...]) -> None:
-    try:
-        result = func(*args)
-    except Dead:
-        return  # the thread has died with its process
-    except Exception as error:  # noqa: BLE001 - it belongs to whoever waits for the future
-        if not future.cancelled():
-            future.set_exception(error)
-    else:
-        if not future.cancelled():
-            future.set_result(result)
 
 
 def _close(coro: Any) -> None:

@@ -6,7 +6,8 @@ import asyncio
 import dataclasses
 from collections import Counter
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from math import floor
+from typing import TYPE_CHECKING, Any, Final
 
 from simulation.client import Client
 from simulation.disk import Folder
@@ -23,6 +24,8 @@ from uploader.store import Store
 if TYPE_CHECKING:
     from simulation.world import World
 
+TICKS: Final = 2**20  # of a second
+
 
 class Clock:
     """The product's clock, for one life."""
@@ -35,8 +38,11 @@ class Clock:
         return self._world.wall()
 
     def monotonic(self) -> float:
-        """Means nothing after a restart, but is never negative."""
-        return self._world.now - self._start
+        """Means nothing after a restart, but is never negative. In ticks, so that differences are exact.
+
+        Else a wait of less than the last digit of the time would never end: here, nothing takes any time.
+        """
+        return floor((self._world.now - self._start) * TICKS) / TICKS
 
     def uniform(self, low: float, high: float) -> float:
         """Roll."""
@@ -119,7 +125,7 @@ class Life:
         """Do what a person would: let it go on, or forget it when its file is gone."""
         self._mended[upload.path] += 1
         self._mend_from = self._world.now + SLOW
-        if self._mended[upload.path] <= 3:
+        if self._mended[upload.path] <= 10:
             self._world.count("released by hand")
             self._hand = asyncio.ensure_future(self.house.release(upload.path))
         elif upload.where not in self._world.folder.files:

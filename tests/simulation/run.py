@@ -37,7 +37,7 @@ SMALL: Final = (
     (uploader.retry, "MIN_CHUNK", 2),  # bytes
     (uploader.stages.settle, "LOOKERS", 2),
     (uploader.stages.verify, "ASKERS", 2),
-    (uploader.sweep, "LOOK_FOR_NEW", 7.0),  # s
+    (uploader.sweep, "LOOK_FOR_NEW", 15.0),  # s
 )
 CLEAN_EVERY: Final = 40  # worlds: the garbage collector works between them, not in them
 

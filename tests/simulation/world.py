@@ -87,7 +87,7 @@ class World:
         if plan.variety and roll() < 0.5:
             self.paths.pop()
         for number, path in enumerate(self.paths):
-            size = 16 if not plan.variety else int(roll() * 20)
+            size = int(roll() * 20) if plan.variety else (16, 4)[number]  # and four: up to three chunks
             self.after(number * 3.0 * (roll() if plan.variety else 0), self._writes(path, self.content(size)))
         self.let_events_happen()
         self.foreign = [self.server.plant("x" if same else "a", "somebody", -5.0), self.server.plant("a", USER, 3600.0)]
