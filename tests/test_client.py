@@ -6,10 +6,13 @@ import asyncio
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from email.utils import format_datetime
 from typing import Any
 
 import pytest
 from aioresponses import CallbackResult, aioresponses
+from fakes import EPOCH, VirtualClock
 from parts import BriskClock
 
 from uploader import errors, events
@@ -215,6 +218,41 @@ async def test_absurd_date_of_the_server_is_passed_over() -> None:
         with pytest.raises(errors.RecordGone):
             await home.valt.details("rec-1")
         assert home.valt.server_now() == pytest.approx(10, abs=1)
+
+
+async def test_our_clock_may_be_set_and_the_servers_time_stays_known() -> None:
+    """It is told by our monotonic clock; since that stands while a machine sleeps, the server is asked again."""
+    date = {"Date": format_datetime(datetime.fromtimestamp(EPOCH + 30, UTC), usegmt=True)}
+    async with mocked() as (home, server):
+        home.valt._clock = clock = VirtualClock()
+        server.post(LOGIN, payload=TOKEN, headers=date)
+        await home.valt.agree_on_time()
+        assert (home.valt.server_now(), home.valt.skew) == (EPOCH + 30, 30)
+        await home.valt.agree_on_time()
+        assert calls_of(server, "/general") == 0
+        clock.jump(86400)
+        assert home.valt.server_now() == EPOCH + 30
+        server.get(VERSION, payload={}, headers=date)
+        await home.valt.agree_on_time()
+        assert calls_of(server, "/general") == 1
+
+
+async def test_an_answer_that_was_long_under_way_does_not_put_the_servers_clock_back() -> None:
+    """Its Date was true when it was written; one that came at once is believed."""
+    async with mocked() as (home, server):
+        home.valt._clock = clock = VirtualClock()
+        date = {"Date": format_datetime(datetime.fromtimestamp(EPOCH, UTC), usegmt=True)}
+        server.post(LOGIN, payload=TOKEN, headers=date)
+        await home.valt.login_if_needed()
+
+        async def slow(*_: Any, **__: Any) -> Any:
+            await clock.advance(40)
+            made: Any = CallbackResult
+            return made(status=200, payload={"data": {"id": "rec-1", "videos": None}}, headers=date)
+
+        server.get(DETAILS, callback=slow)
+        await home.valt.details("rec-1")
+        assert home.valt.server_now() == EPOCH + 40
 
 
 # Log-in
