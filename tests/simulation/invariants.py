@@ -90,9 +90,10 @@ class Watch:
         ready = [record for record in world.server.records.values() if world.server.is_ready(record)]
         if not any(record.content == content for record in ready):
             world.fail(f"I5: {path} is removed, and no ready record holds its bytes")
-        if not any(upload["state"] == "finishing" and _where(upload) == path for upload in self._uploads()):
+        ending = [upload for upload in self._uploads() if upload["state"] == "finishing" and _where(upload) == path]
+        if not ending:
             world.fail(f"I5: {path} is removed, and that it is ready was not saved")
-        if f'"path": "{path}"'.encode() not in world.disk.ledger:
+        if f'"record": "{_record(ending[0])}"'.encode() not in world.disk.ledger:
             world.fail(f"I5: {path} is removed before its line is in the ledger")
 
     def _saved(self) -> dict[str, Any]:

@@ -160,12 +160,17 @@ class Ledger:
             numbers = [number for number in numbers if self._paths.key_of(number) != here]
         return next((known for known in map(self._known, numbers) if _like(known, identity)), None)
 
-    def holds(self, path: str, record: str) -> bool:
-        """True when the line of this very upload is written."""
-        key, here = key_of_value(record), self._from(path)
-        with self._lock:
-            numbers = [number for number in here if self._records[number - 1] == key]
-        return any((known.path, known.record) == (path, record) for known in map(self._known, numbers))
+    def holds(self, record: str) -> bool:
+        """True when the line of this very upload is written, whatever name its file had then."""
+        key, number = key_of_value(record), 0
+        while True:
+            with self._lock:
+                try:
+                    number = self._records.index(key, number) + 1
+                except ValueError:
+                    return False
+            if self._known(number).record == record:
+                return True
 
     def _from(self, path: str) -> list[int]:
         """Return the numbers of the lines that are probably of *path*, newest first."""

@@ -172,7 +172,7 @@ class Store:
 
     def _append_once(self, finished: Finished) -> None:
         """Ask and append on the one thread: a caller that was cancelled may have left its append under way there."""
-        if not self.ledger.holds(finished.path, finished.record):
+        if not self.ledger.holds(finished.record):
             self.ledger.append(finished)
 
     def _write(self, saved: codec.Saved) -> None:
