@@ -28,7 +28,7 @@ class Plan(TypedDict, total=False):
     kill: str  # the place at which it kills itself, the first time it comes there
     fail: str  # the call that fails
     error: str  # with this error, as ``errno`` names it
-    hang: str  # the call that never returns, as it is with a dead share
+    hang: str  # the call that never returns, as it is with a dead share; or the place that is never left
     skip: int  # after so many that went well
     times: int  # and then so often
     save_again: float  # seconds between two tries of a save that was refused
@@ -48,6 +48,8 @@ class Armed:
         """Be at a place: perhaps the last one."""
         if name == self._plan.get("kill"):
             os.kill(os.getpid(), signal.SIGKILL)
+        if name == self._plan.get("hang"):
+            threading.Event().wait()
 
     # The system
 

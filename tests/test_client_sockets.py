@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import socket
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -185,6 +186,105 @@ async def test_refused_connection() -> None:
             ):
                 with pytest.raises(errors.ServerDown, match="cannot be reached"):
                     await call()
+
+
+WORDS = {socket.EAI_AGAIN: "Temporary failure in name resolution", socket.EAI_NONAME: "Name or service not known"}
+
+
+class Names:
+    """The machine's name service: *leads_to* an address, or the error that it has for every name."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, leads_to: str | int) -> None:
+        self.leads_to = leads_to
+        monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", self._answer)
+
+    async def _answer(self, host: str, port: int, **_: object) -> list[tuple[object, ...]]:
+        assert host == "valt.example"
+        if isinstance(self.leads_to, int):
+            raise socket.gaierror(self.leads_to, WORDS[self.leads_to])
+        return [(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (self.leads_to, port))]
+
+
+@pytest.mark.parametrize("number", WORDS)
+async def test_a_name_that_leads_nowhere(tmp_path: Any, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """No name service, or no such name: the server is down, with the reason; known again, the next call is made."""
+    names = Names(monkeypatch, number)
+    async with simulated(tmp_path) as (_, simulator):
+        home = Home(simulator.url.replace("127.0.0.1", "valt.example"), allow_plaintext=True)
+        async with home.valt:
+            for _ in range(2):
+                with pytest.raises(errors.ServerDown, match=f"valt.example:[0-9]+: cannot be reached: {WORDS[number]}"):
+                    await home.valt.login_if_needed()
+            names.leads_to = "127.0.0.1"
+            assert (await home.valt.create_record(SPEC)).record
+
+
+async def test_a_server_that_has_moved_is_found_at_its_new_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its old address is believed for some seconds more; then each new connection goes where its name leads by then."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        at.append(writer.get_extra_info("sockname")[0])
+        body = b'{"data":{"id":"rec-1","videos":null}}'
+        writer.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
+        writer.close()
+
+    at: list[str] = []
+    names = Names(monkeypatch, "127.0.0.1")
+    old = await asyncio.start_server(answer, "127.0.0.1", 0)
+    port = old.sockets[0].getsockname()[1]
+    home = Home(f"http://valt.example:{port}", allow_plaintext=True)
+    home.valt._token = client._Token("t", BriskClock().monotonic())
+    async with home.valt, await asyncio.start_server(answer, "127.0.0.2", port):
+        await home.valt.details("rec-1")
+        old.close()
+        await old.wait_closed()
+        names.leads_to = "127.0.0.2"
+        with pytest.raises(errors.ServerDown, match="cannot be reached"):
+            await home.valt.details("rec-1")
+        later = time.monotonic() + client.NAME_AGE + 1
+        monkeypatch.setattr("aiohttp.connector.monotonic", lambda: later)
+        await home.valt.details("rec-1")
+    assert at == ["127.0.0.1", "127.0.0.2"]
+
+
+@pytest.mark.parametrize(
+    ("call", "size", "expected", "requests"),
+    [
+        ("upload", 4, errors.AnswerLost, 1),
+        ("upload", 40 * 1024 * 1024, errors.ChunkCut, 1),
+        ("create", 0, errors.AnswerLost, 1),
+        ("details", 0, errors.ServerDown, 2),  # a question may be repeated
+    ],
+)
+async def test_a_kept_connection_that_is_closed_as_a_call_begins(
+    call: str, size: int, expected: type[Exception], requests: int
+) -> None:
+    """The server has had enough of waiting: what changes something is sent once, and ends as on any broken line."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        lines.append((await reader.readuntil(b"\r\n\r\n")).split(b"\r\n")[0])
+        if b"/login" in lines[-1]:
+            body = b'{"data":{"access_token":"t"}}'
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
+            await reader.readuntil(b"}")
+            lines.append((await reader.readuntil(b"\r\n\r\n")).split(b"\r\n")[0])
+        writer.transport.abort()
+
+    lines: list[bytes] = []
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    async with server:
+        home = Home(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+        async with home.valt:
+            await home.valt.login_if_needed()
+            calls: dict[str, Callable[[], Awaitable[object]]] = {
+                "upload": lambda: send(home, IDS, bytes(size)),
+                "create": lambda: home.valt.create_record(SPEC),
+                "details": lambda: home.valt.details("rec-1"),
+            }
+            with pytest.raises(expected):
+                await calls[call]()
+    assert len(lines) == 1 + requests
 
 
 async def test_download_stays_with_its_host(tmp_path: Any) -> None:

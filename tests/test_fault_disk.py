@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import fcntl
 import os
 import signal
 from datetime import datetime
@@ -15,6 +16,7 @@ from machine import in_a_room_of_its_own, strace
 from process import COMMAND, LOOK, PATIENCE, Process, Site, at_work, sha256, until
 from warm import Warm, place
 
+from uploader import errors
 from uploader.simulator import Fault
 from uploader.store.codec import decode_state
 from uploader.store.disk import StateFolder
@@ -203,3 +205,17 @@ async def test_a_line_that_could_not_be_taken_back_is_cut_off_by_the_next(
         assert folder.read("ledger.jsonl") == b"one\ntwo\n"
     finally:
         folder.close()
+
+
+async def test_a_file_system_that_knows_no_locks_is_no_place_for_a_state(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some network shares: exit 73 with what to do, for two daemons could work there at the same time."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.raises(errors.StateUnusable, match="the state folder cannot be used: No locks available") as caught:
+        StateFolder(tmp_path / "state")
+    assert (caught.value.exit_code, "set [state] dir to another folder" in caught.value.hint) == (73, True)

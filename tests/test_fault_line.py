@@ -22,6 +22,8 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")  # all of them share what 
 
 BAD_GATEWAY = an_answer("502 Bad Gateway", "<html><title>502 Bad Gateway</title>nginx</html>")
 TOO_LARGE = an_answer("413 Request Entity Too Large", "<html><title>413 Request Entity Too Large</title></html>")
+EXPIRED = an_answer("401 Unauthorized", '{"error":{"code":401,"message":"Bad credentials."}}')
+BAD_RANGE = an_answer("400 Bad Request", '{"data":{"message":"Invalid Content-Range header value"},"code":400}')
 SMALL = 200_000  # bytes: three chunks of 64 KiB and a short one
 LARGE = 10 * MIB  # bytes: more in a chunk than all buffers on the way hold
 
@@ -53,6 +55,8 @@ CASES = {
     "answer drips, at the end": Case(Trouble(UPLOAD, "drip", skip=3)),
     "answer drips, in the middle": Case(Trouble(UPLOAD, "drip", skip=1), records=2),
     "413 in a chunk": Case(Trouble(UPLOAD, "answer", after=20_000, answer=TOO_LARGE), records=2, chunk="128 KiB"),
+    "401 in a chunk": Case(Trouble(UPLOAD, "answer", after=20_000, answer=EXPIRED), chunk="128 KiB"),
+    "400 in a chunk": Case(Trouble(UPLOAD, "answer", after=20_000, answer=BAD_RANGE), records=2, chunk="128 KiB"),
     "502 in a chunk": Case(Trouble(UPLOAD, "answer", after=MIB, answer=BAD_GATEWAY), size=LARGE, chunk="8 MiB"),
     "502 after the store, in the middle": Case(
         Trouble(UPLOAD, "replace-answer", skip=1, answer=BAD_GATEWAY), records=2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import signal
 import subprocess
@@ -10,11 +11,13 @@ from pathlib import Path
 import pytest
 from failpoints import Plan
 from machine import needs, strace
-from process import COMMAND, at_work, sha256, until
+from process import COMMAND, PATIENCE, at_work, sha256, until
+from test_daemon import Supervisor
 from warm import Warm
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")  # all of them share what ``warm`` has imported
 
+SIGNS_OF_LIFE = 0.1  # s between two of them
 UNIT = Path(__file__).parent.parent / "systemd" / "valt-uploader.service"
 
 
@@ -77,3 +80,33 @@ async def test_sigterm_waits_for_no_share_that_hangs(tmp_path: Path, warm: Warm)
         ended = await daemon.end()
         assert (ended.code, "Traceback" in ended.err) == (0, False)
         assert [record.sha256 for record in site.simulator.records()] == [sha256(other / "a.mp4")]
+
+
+async def silence(supervisor: Supervisor) -> None:
+    """Return when nothing was heard for ten times as long as signs of life are apart."""
+    async with asyncio.timeout(PATIENCE):
+        while True:
+            try:
+                async with asyncio.timeout(10 * SIGNS_OF_LIFE):
+                    await asyncio.get_running_loop().sock_recv(supervisor.socket, 65_536)
+            except TimeoutError:
+                return
+
+
+async def test_an_event_loop_that_hangs_feeds_no_watchdog(tmp_path: Path, warm: Warm) -> None:
+    """Its signs of life come from the loop itself: they end with it, and systemd starts the daemon anew."""
+    supervisor = Supervisor(tmp_path / "notify")
+    with supervisor.socket:
+        async with at_work(tmp_path) as site:
+            site.environ |= supervisor.environ | {"WATCHDOG_USEC": str(int(2e6 * SIGNS_OF_LIFE))}
+            daemon = await warm.start(site, "run", plan=Plan(hang="details: before"))
+            await supervisor.hears("WATCHDOG=1")
+            site.record("a.mp4", 1000)
+            await silence(supervisor)
+            assert [call.name for call in site.simulator.calls][-1] == "upload"  # what hangs is the call after it
+            assert not daemon.ended.done()
+            daemon.send(signal.SIGKILL)
+            await daemon.end()
+    told = UNIT.read_text().splitlines()
+    assert "Restart=on-failure" in told
+    assert any(line.startswith("WatchdogSec=") for line in told)

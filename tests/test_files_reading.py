@@ -17,6 +17,7 @@ from shares import identify, opened, share_of
 
 from uploader import errors
 from uploader.files.looking import EDGE
+from uploader.files.opening import open_regular
 from uploader.files.recording import BLOCK
 from uploader.model import Identity
 
@@ -65,6 +66,12 @@ async def test_what_is_no_file_has_no_identity(tmp_path: Path, make: object, err
         with pytest.raises(error):
             async with opened(path, Identity(1, 1, "")):
                 pass
+
+
+def test_a_device_is_not_read() -> None:
+    """It would never end, or move a tape: what is no regular file is let go as soon as it is seen to be none."""
+    with pytest.raises(errors.NotAFile, match="is no regular file but a device"):
+        open_regular("/dev/zero")
 
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.EACCES, errno.EBUSY, errno.ESTALE, errno.ENAMETOOLONG])

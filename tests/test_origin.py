@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from test_client import IDS, LINK, LOGIN, SPEC, TOKEN, Home, mocked
@@ -157,6 +159,23 @@ async def test_a_link_elsewhere_is_not_called() -> None:
         with pytest.raises(errors.ServerRefused, match="another host"):
             await anext(home.valt.download(IDS))
         assert home.secrets[-1] == "http://elsewhere.example/x.mp4"
+
+
+async def test_a_token_of_odd_characters_is_one_parameter_and_comes_back() -> None:
+    """Whatever is printed in it: it neither ends the query nor begins another path, and the server reads the same."""
+    odd = "".join(map(chr, range(0x21, 0x7F)))
+    good = json.dumps({"data": {"access_token": odd}}).encode()
+
+    def answer(line: bytes) -> bytes:
+        body = good if b"/login" in line else b'{"data":{"id":"rec-1","videos":null}}'
+        return b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
+
+    async with peer(answer) as server:
+        home = Home(server.url)
+        async with home.valt:
+            await home.valt.details("rec-1")
+    asked = urlsplit(server.lines[1].decode().split()[1])
+    assert (asked.path, parse_qs(asked.query)) == ("/api/v3/records/rec-1", {"access_token": [odd]})
 
 
 def _headers(count: int, size: int) -> bytes:

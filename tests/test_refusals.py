@@ -12,7 +12,7 @@ from parts import CHUNK, chunked, content_of, sha256, spans
 
 from uploader import events
 from uploader.model import Learnt, Turn
-from uploader.retry import DAY
+from uploader.retry import DAY, HOUR
 from uploader.simulator import Semantics, Settings
 
 CHUNKED = [kind for kind in Semantics if kind is not Semantics.WHOLE]
@@ -64,6 +64,21 @@ async def test_token_that_expires_for_four_workers_at_once(tmp_path: Path) -> No
         assert len(rig.calls("login")) == 2
         assert all(spans(record) == chunked(3 * CHUNK) for record in rig.records)
         assert rig.simulator.most_at_once == 1
+
+
+async def test_chunk_whose_token_is_never_good_enough_is_a_missing_right(tmp_path: Path) -> None:
+    """401 to a chunk, and again right after a good log-in: the file is parked and looked at hourly; no log-in storm."""
+    async with Rig(tmp_path) as rig:
+        rig.fault("upload", "status", status=401, times=None)
+        await rig.start()
+        path = await rig.drop("a.mp4", DATA)
+        parked = await rig.event(events.UploadParked, path=path)
+        assert "right after a good log-in" in parked.reason
+        assert parked.turn is Turn.OPERATOR
+        assert (len(rig.calls("login")), len(rig.calls("upload"))) == (2, 2)
+        trouble = rig.on_disk(path).trouble
+        assert trouble is not None
+        assert 0 < (trouble.next_try or 0) - rig.clock.now() <= 1.1 * HOUR
 
 
 @pytest.mark.parametrize("kind", ["body_limit", "form_limit"])

@@ -247,6 +247,19 @@ async def test_odd_names_travel(tmp_path: Path) -> None:
         assert len(rig.seen(events.UploadFinished)) == 1
 
 
+async def test_names_that_look_the_same_are_files_of_their_own(tmp_path: Path) -> None:
+    """One letter or a letter and its dots, large or small: as many records as files, and none is known by another's."""
+    names = ["B\u00fchne.mp4", "Bu\u0308hne.mp4", "a.mp4", "A.mp4"]
+    async with Rig(tmp_path) as rig:
+        await rig.start()
+        paths = [rig.write(name, name.encode()) for name in names]
+        await rig.scan()
+        await rig.finished(*paths)
+        assert {record.sha256 for record in rig.records} == {sha256(name.encode()) for name in names}
+        assert sorted(record.name for record in rig.records) == ["A", "B\u00fchne", "B\u00fchne", "a"]
+        assert all(len(rig.store.ledger.of(path)) == 1 for path in paths)
+
+
 MEMORY = """
 import asyncio, os, resource, sys
 from pathlib import Path

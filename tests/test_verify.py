@@ -102,7 +102,7 @@ async def test_ready_goes_on_to_be_finished() -> None:
         assert table.upload.path in table.pipes.ready
 
 
-@pytest.mark.parametrize("says", ["created", "transcoding", "unknown", None])
+@pytest.mark.parametrize("says", ["created", "transcoding", "failed", "unknown", None])
 async def test_any_other_word_is_asked_again(says: str | None) -> None:
     """Not ready is not failed: it is asked again after a quarter of its age, between half a second and a minute."""
     async with bench(says) as table:

@@ -30,6 +30,7 @@ from uploader.valt.wire import Answer, Call
 
 API: Final = "/api/v3"
 CONNECT_TIMEOUT: Final = 10.0  # s, name and TLS included; the kernel's own would be two minutes
+NAME_AGE: Final = 10  # s that an address is believed to be the server's: then a new connection asks for its name anew
 ANSWER_PATIENCE: Final = 5  # × stall_timeout: a server may move gigabytes between last byte and answer
 TOKEN_AGE: Final = 27_000.0  # s; no expiry is documented, the vendor's client logs in again every 28,800 s
 LIST_LIMIT: Final = 100  # rows asked for at a time when one record of an exact name is sought
@@ -97,7 +98,8 @@ class Valt:
         self.log_ins = 0  # good ones: after each the server may be another version
 
     async def __aenter__(self) -> Self:
-        connector = aiohttp.TCPConnector(ssl=tls_of(self._server), limit=0, keepalive_timeout=15.0)
+        tls = tls_of(self._server)
+        connector = aiohttp.TCPConnector(ssl=tls, limit=0, keepalive_timeout=15.0, ttl_dns_cache=NAME_AGE)
         self._session = aiohttp.ClientSession(
             connector=connector,
             trust_env=False,
