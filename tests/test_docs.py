@@ -78,3 +78,15 @@ def test_every_test_that_the_documentation_names_is_there() -> None:
     for file, name in named:
         text = (ROOT / "tests" / file).read_text()
         assert not name or re.search(rf"^(async )?def {name}\(", text, re.MULTILINE), f"{file}::{name}"
+
+
+def test_each_fault_by_its_number_has_a_test_or_a_reason() -> None:
+    """1 to 88, each once and in this order; its row says what happens, and names a test or says why there is none."""
+    page = (ROOT / "docs" / "reliability.md").read_text()
+    section = page.partition("## Fault by fault\n")[2].partition("\n## ")[0]
+    rows = [[cell.strip() for cell in row.split("|")[1:-1]] for row in re.findall(r"^\| *\d.*$", section, re.MULTILINE)]
+    assert [row[0] for row in rows] == [str(number) for number in range(1, 89)]
+    for number, fault, happens, held in rows:
+        assert fault, number
+        assert happens, number
+        assert re.search(r"`test_\w+\.py::test_\w+`", held) or re.fullmatch("not played: .{20,}", held), number
