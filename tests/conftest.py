@@ -11,7 +11,8 @@ import pytest
 import pytest_asyncio
 from aiohttp import ClientResponse
 from hypothesis import settings
-from simulation.run import Figures
+from simulation.run import Figures, Report
+from tally import Tally
 from warm import Warm, warmed
 
 settings.register_profile("repeatable", derandomize=True, deadline=None, database=None, max_examples=80)
@@ -35,18 +36,31 @@ async def warm() -> AsyncIterator[Warm]:
         yield warm
 
 
+@pytest.fixture
+def tally(record_property: Report) -> Tally:
+    """Count what a test of faults does, for the end of the run."""
+    counted = Tally()
+    record_property("faults", counted)
+    return counted
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Let what a test wrote travel between the processes of a run: names that are not UTF-8 are among it."""
+    """Let what a test wrote and counted travel between the processes of a run: odd names and plain values alone do."""
     report = yield
+    report.user_properties = [
+        (name, dict(value) if isinstance(value, Tally) else value) for name, value in report.user_properties
+    ]
     report.sections = [(name, text.encode("utf-8", "backslashreplace").decode()) for name, text in report.sections]
     return report
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say what the simulation has been through, over all processes of the run."""
+    """Say what the product has been through, simulated and in truth, over all processes of the run."""
     passed = terminalreporter.stats.get("passed", [])
-    found = [value for report in passed for name, value in report.user_properties if name == "simulation"]
-    if found:
-        terminalreporter.write_sep("-", "simulation")
-        terminalreporter.write_line(str(Figures.sum_of(found)))
+    parts: dict[str, type[Figures | Tally]] = {"simulation": Figures, "faults": Tally}
+    for part, kind in parts.items():
+        found = [value for report in passed for name, value in report.user_properties if name == part]
+        if found:
+            terminalreporter.write_sep("-", part)
+            terminalreporter.write_line(str(kind.sum_of(found)))

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from process import at_work, sha256
+from tally import Tally
 from warm import Warm, place
 
 from uploader.simulator import Fault, Semantics, Settings
@@ -57,20 +58,23 @@ IN_RECOVERY = (  # killed again while it finds out what the first kill has left
 )
 
 
-async def broken_by(name: str, folder: Path, warm: Warm, settings: Settings, *faults: Fault) -> str:
+async def broken_by(name: str, folder: Path, warm: Warm, tally: Tally, settings: Settings, *faults: Fault) -> str:
     """Kill the daemon at each place of *name* in turn, start it again, and say which promise is broken, if any."""
     async with at_work(folder, settings, watch='after_upload = "delete"') as site:
         file = site.record("a.mp4", SIZE)
         digest = sha256(file)
         site.simulator.faults += faults
-        for life in name.split(" > "):
+        for number, life in enumerate(name.split(" > ")):
             try:
                 killed = await warm.run(site, "run", plan={"kill": life})
             except AssertionError as error:
                 return f"it never came to {life}: {error}"
             if killed.code != -signal.SIGKILL:
                 return f"exit {killed.code} before it was killed: {killed.err}"
+            tally["kills"] += 1
+            tally["kills in recovery"] += number > 0
         again = await warm.run(site, "once")
+        tally.weigh(site, [digest])
         if again.code != 0:
             return f"the next start ended with {again.code}: {again.out}{again.err}"
         records = site.simulator.records()
@@ -85,12 +89,14 @@ async def broken_by(name: str, folder: Path, warm: Warm, settings: Settings, *fa
         return "" if len(taken) == len(set(taken)) else f"sent twice: {taken}"
 
 
-async def broken(places: tuple[str, ...], folder: Path, warm: Warm, semantics: str, *faults: Fault) -> dict[str, str]:
+async def broken(
+    places: tuple[str, ...], folder: Path, warm: Warm, tally: Tally, semantics: str, *faults: Fault
+) -> dict[str, str]:
     """Kill at each of *places*, and collect what that breaks."""
     settings = Settings(semantics=Semantics(semantics), processing=0.0)
     found = await asyncio.gather(
         *(
-            broken_by(name, place(folder, number), warm, settings, *map(_copy, faults))
+            broken_by(name, place(folder, number), warm, tally, settings, *map(_copy, faults))
             for number, name in enumerate(places)
         )
     )
@@ -102,17 +108,20 @@ def _copy(fault: Fault) -> Fault:
 
 
 @pytest.mark.parametrize("semantics", ["offset", "append"])
-async def test_a_kill_at_any_place_costs_nothing(tmp_path: Path, warm: Warm, semantics: str) -> None:
+async def test_a_kill_at_any_place_costs_nothing(tmp_path: Path, warm: Warm, tally: Tally, semantics: str) -> None:
     """One finished record with equal bytes, one ledger line, no orphan, the file dealt with: wherever it was killed."""
-    assert await broken(PLACES, tmp_path, warm, semantics) == {}
+    assert await broken(PLACES, tmp_path, warm, tally, semantics) == {}
 
 
 @pytest.mark.parametrize("semantics", ["offset", "append"])
-async def test_a_second_kill_during_the_recovery_costs_nothing(tmp_path: Path, warm: Warm, semantics: str) -> None:
+async def test_a_second_kill_during_the_recovery_costs_nothing(
+    tmp_path: Path, warm: Warm, tally: Tally, semantics: str
+) -> None:
     """The same when it is killed again on its way back, before it could save what it has found."""
-    assert await broken(IN_RECOVERY, tmp_path, warm, semantics) == {}
+    assert await broken(IN_RECOVERY, tmp_path, warm, tally, semantics) == {}
 
 
-async def test_a_kill_while_an_orphan_is_cleared_away_leaves_none(tmp_path: Path, warm: Warm) -> None:
+async def test_a_kill_while_an_orphan_is_cleared_away_leaves_none(tmp_path: Path, warm: Warm, tally: Tally) -> None:
     """The same when the answer to a chunk was lost, so that there is a record to be given up."""
-    assert await broken(OF_AN_ORPHAN, tmp_path, warm, "append", Fault(call="upload", kind="lose-answer", skip=1)) == {}
+    lost = Fault(call="upload", kind="lose-answer", skip=1)
+    assert await broken(OF_AN_ORPHAN, tmp_path, warm, tally, "append", lost) == {}

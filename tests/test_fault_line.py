@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from process import MIB, at_work, sha256, until
 from proxy import CREATE, UPLOAD, Trouble, an_answer, line_to
+from tally import Tally
 from warm import Warm, place
 
 from uploader.simulator import Semantics, Settings
@@ -65,7 +66,7 @@ CASES = {
 }
 
 
-async def broken_by(case: Case, folder: Path, warm: Warm, semantics: str) -> str:
+async def broken_by(case: Case, folder: Path, warm: Warm, tally: Tally, semantics: str) -> str:
     """Send a file through *case*, and say which promise is broken; empty when none is."""
     settings = Settings(semantics=Semantics(semantics), processing=0.0)
     async with (
@@ -76,6 +77,8 @@ async def broken_by(case: Case, folder: Path, warm: Warm, semantics: str) -> str
         content, digest = recording(case.size)
         (site.recordings / "a.mp4").write_bytes(content)
         ended = await warm.run(site, "once")
+        tally["line faults"] += proxy.struck
+        tally.weigh(site, [digest])
         if (ended.code, proxy.struck) != (0, 1):
             return f"exit {ended.code}, struck {proxy.struck}: {ended.out}{ended.err}"
         sent, stood = site.simulator.records(), site.stored()
@@ -91,21 +94,27 @@ async def broken_by(case: Case, folder: Path, warm: Warm, semantics: str) -> str
 
 
 @pytest.mark.parametrize("semantics", ["offset", "append", "blueimp"])
-async def test_a_line_that_fails_costs_no_more_than_a_record(tmp_path: Path, warm: Warm, semantics: str) -> None:
+async def test_a_line_that_fails_costs_no_more_than_a_record(
+    tmp_path: Path, warm: Warm, tally: Tally, semantics: str
+) -> None:
     """What was seen whole, or not at all, goes on in its record; only a doubt in the middle costs a new one."""
     found = await asyncio.gather(
-        *(broken_by(case, place(tmp_path, number), warm, semantics) for number, case in enumerate(CASES.values()))
+        *(
+            broken_by(case, place(tmp_path, number), warm, tally, semantics)
+            for number, case in enumerate(CASES.values())
+        )
     )
     assert {name: what for name, what in zip(CASES, found, strict=True) if what} == {}
 
 
-async def test_a_proxy_that_takes_no_chunk_at_all_parks_the_file(tmp_path: Path, warm: Warm) -> None:
+async def test_a_proxy_that_takes_no_chunk_at_all_parks_the_file(tmp_path: Path, warm: Warm, tally: Tally) -> None:
     """413 down to the smallest chunk: the file waits with that reason, no record is left, and ``once`` says so."""
     refusal = Trouble(UPLOAD, "answer", after=1000, times=99, answer=TOO_LARGE)
-    async with at_work(tmp_path) as site, line_to(site.url, refusal) as (_, url):
+    async with at_work(tmp_path) as site, line_to(site.url, refusal) as (proxy, url):
         site.configure(server=f'url = "{url}"', upload='chunk_size = "256 KiB"')
         file = site.record("a.mp4", SMALL)
         ended = await warm.run(site, "once")
+        tally["line faults"] += proxy.struck
         assert (ended.code, ended.lines[0]) == (1, "0 uploaded now, 1 not ready")
         assert ended.lines[1].startswith(f"{file}: parked: ")
         assert "413" in ended.lines[1]
@@ -125,7 +134,7 @@ async def test_a_slow_line_that_moves_is_no_fault(tmp_path: Path, warm: Warm) ->
         assert (record.sha256, record.requests) == (digest, 2)
 
 
-async def test_a_daemon_that_stood_still_notices_that_its_connection_is_dead(tmp_path: Path) -> None:
+async def test_a_daemon_that_stood_still_notices_that_its_connection_is_dead(tmp_path: Path, tally: Tally) -> None:
     """SIGSTOP in a chunk, the line breaks meanwhile, SIGCONT: what was not seen is sent again, in the same record."""
     trouble = Trouble(UPLOAD, "black-hole", after=MIB)
     async with at_work(tmp_path) as site, line_to(site.url, trouble) as (proxy, url):
@@ -139,6 +148,8 @@ async def test_a_daemon_that_stood_still_notices_that_its_connection_is_dead(tmp
         await proxy.close()
         daemon.send(signal.SIGCONT)
         await daemon.event("upload-finished")
+        tally["line faults"] += proxy.struck
+        tally.weigh(site, [digest])
         (record,) = site.simulator.records()
         assert (record.sha256, [call.name for call in site.simulator.calls].count("create")) == (digest, 1)
         assert [(chunk.start, chunk.end) for chunk in record.ranges] == [(0, 8 * MIB - 1), (8 * MIB, LARGE - 1)]

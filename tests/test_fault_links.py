@@ -18,6 +18,7 @@ import pytest
 from fakes import content
 from process import at_work
 from shares import delete, sha256_of, share_of, was_sent
+from tally import Tally
 from warm import Warm
 
 from uploader import errors
@@ -134,12 +135,15 @@ async def test_nothing_is_deleted_through_a_link_that_is_swapped_in_at_the_last_
     assert sha256_of(secret) != sent.sha256
 
 
-async def test_an_upload_that_finds_a_link_in_its_place_does_not_go_on(tmp_path: Path, warm: Warm) -> None:
+async def test_an_upload_that_finds_a_link_in_its_place_does_not_go_on(
+    tmp_path: Path, warm: Warm, tally: Tally
+) -> None:
     """Killed between two chunks, and swapped meanwhile: the server never sees a byte of what the link leads to."""
     async with at_work(tmp_path) as site:
         path = made(site.recordings / "a.mp4", secret=False)
         secret = made(tmp_path / "secret", secret=True)
         assert (await warm.run(site, "run", plan={"kill": "chunk 2: before"})).code == -signal.SIGKILL
+        tally["kills"] += 1
         path.unlink()
         path.symlink_to(secret)
         ended = await warm.run(site, "once")

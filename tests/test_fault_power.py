@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 from machine import needs, works
-from process import COMMAND, PATIENCE, Site, at_work
+from process import COMMAND, PATIENCE, Site, at_work, sha256
+from tally import Tally
 
 from uploader.model import State
 from uploader.simulator import Fault
@@ -41,6 +42,7 @@ class Disk:
 
     image: Path
     moments: list[tuple[Call, Path]]
+    tally: Tally
 
     @property
     def room(self) -> tuple[str, ...]:
@@ -57,7 +59,7 @@ class Disk:
 
 
 @pytest.fixture
-def disk(tmp_path: Path) -> Disk:
+def disk(tmp_path: Path, tally: Tally) -> Disk:
     """An empty disk; skipped where none can be mounted."""
     if os.geteuid() != 0:
         pytest.skip("only root can mount a disk")
@@ -65,7 +67,7 @@ def disk(tmp_path: Path) -> Disk:
         program(name)
     folder = tmp_path / "disk"
     (folder / "tried").mkdir(parents=True)
-    disk = Disk(folder / "state.img", [])
+    disk = Disk(folder / "state.img", [], tally)
     made = run(program("mkfs.ext4"), "-q", "-F", "-m", "0", disk.image, SIZE)
     assert made.returncode == 0, made.stderr
     if not works(needs("unshare", "util-linux"), *disk.room[1:], str(folder / "tried"), "true"):
@@ -73,8 +75,9 @@ def disk(tmp_path: Path) -> Disk:
     return disk
 
 
-def after_power_cut(image: Path) -> tuple[Saved, list[str]]:
+def after_power_cut(image: Path, tally: Tally) -> tuple[Saved, list[str]]:
     """Boot: what the state says, and the paths that the ledger says are done."""
+    tally["power cuts"] += 1
     mended = run(program("e2fsck"), "-fy", image)
     assert mended.returncode in {0, 1}, mended.stdout
     state, ledger = (
@@ -110,7 +113,8 @@ async def through_it_all(site: Site, disk: Disk) -> None:
     await daemon.event("orphan-cleared")
     await daemon.event("upload-finished", path=str(file))
     end = disk.snapshot("end.img")
-    assert after_power_cut(end)[1] == [str(file)]
+    assert after_power_cut(end, disk.tally)[1] == [str(file)]
+    disk.tally.weigh(site, [sha256(file)])
 
 
 async def test_a_power_cut_at_any_call_finds_the_save_that_announced_it(tmp_path: Path, disk: Disk) -> None:
@@ -119,5 +123,5 @@ async def test_a_power_cut_at_any_call_finds_the_save_that_announced_it(tmp_path
         await through_it_all(site, disk)
     calls = [call.name for call, _ in disk.moments]
     assert (calls.count("create"), calls.count("upload"), calls.count("delete")) == (2, 6, 1)
-    found = [expected(call, after_power_cut(image)[0]) for call, image in disk.moments]
+    found = [expected(call, after_power_cut(image, disk.tally)[0]) for call, image in disk.moments]
     assert [what for what in found if what] == []
