@@ -37,9 +37,10 @@ class Plain:
     touched: dict[str, Known] = field(default_factory=dict)
 
     def of(self, path: str) -> tuple[Known, ...]:
-        """Everything of this path."""
-        again = [self.touched[path]] if path in self.touched else []
-        return (*(line for line in self.lines if line.path == path), *again)
+        """Everything of this path; what was looked at anew and is as its line says is no more than that line."""
+        lines = [line for line in self.lines if line.path == path]
+        again = self.touched.get(path)
+        return (*lines, *([] if again is None or again in lines else [again]))
 
     def knows(self, path: str, size: int, mtime_ns: int) -> bool:
         """Whether a line, or what was touched, says so."""

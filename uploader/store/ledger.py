@@ -138,7 +138,7 @@ class Ledger:
         if touched is not None:
             seal, number, mtime_ns = touched
             again = replace(self._known(number), mtime_ns=mtime_ns)
-            if seal == _seal(path, again.size, mtime_ns):
+            if seal == _seal(path, again.size, mtime_ns) and again not in known:
                 known.append(again)
         return tuple(known)
 
