@@ -183,16 +183,28 @@ class Enqueue:
         for upload in tuple(self._store.begun.values()):
             if not _may_be_renamed(upload, settled):
                 continue
-            ((_, what),) = await self._shares.of(upload.root).look([upload.where])
+            if not await self._has_left(upload, settled):
+                continue  # it is still there under its own name
             current = self._store.uploads.get(upload.path)
-            if what != "missing" or current is None or current.ids is None:
-                continue  # it is still there under its own name, or has ended meanwhile
+            if current is None or current.ids is None:
+                continue  # it has ended meanwhile
             renamed = await self._store.save(replace(current, renamed_to=settled.path))
             self._bus.publish(events.FileRenamed(settled.path, upload.where))
             if renamed.state is State.PARKED and renamed.trouble is not None and renamed.trouble.waits_for_file:
                 await self.go_on(renamed)
             return True
         return False
+
+    async def _has_left(self, upload: Upload, settled: Settled) -> bool:
+        """True when an upload's file is no longer called what it was: nothing is there, or it is only spelt anew.
+
+        Some shares take large and small letters for the same, and find a file by either.
+        """
+        share = self._shares.of(upload.root)
+        ((_, what),) = await share.look([upload.where])
+        if what == "missing" or upload.where.casefold() != settled.path.casefold():
+            return what == "missing"
+        return (await share.snapshot(upload.where)).inode == settled.snapshot.inode
 
     async def _is_skipped(self, settled: Settled) -> bool:
         """True when the same content was sent under another name, and that is enough here."""
