@@ -178,20 +178,24 @@ async def test_file_that_is_gone_is_no_longer_waited_for(tmp_path: Path) -> None
 
 
 async def test_unreadable_file_waits_with_its_reason(tmp_path: Path) -> None:
-    """A share that says *not yet* is asked again with its reason shown, without haste even if ``settle`` is zero."""
-    path = tmp_path / "a.mp4"
+    """It is asked about again, its reason shown, without haste even if ``settle`` is zero; it holds no other up."""
+    path, other = tmp_path / "a.mp4", tmp_path / "b.mp4"
     path.write_bytes(b"content")
-    tries = []
+    other.write_bytes(b"other")
+    tries: list[str] = []
 
     async def refuse(path: str) -> Snapshot:
+        if path == str(other):
+            return await snapshot(path)
         tries.append(path)
         raise errors.ShareNotReady("a.mp4 cannot be read now: Permission denied")
 
     async with bench(tmp_path) as table:
         table.rules = replace(table.rules, settle=0.0)
         snapshot, table.share.snapshot = table.share.snapshot, refuse  # type: ignore[method-assign]  # a share that says so
-        await table.see(path)
-        await table.after(5)
+        await table.see(path, other)
+        assert await table.after(5)
+        assert table.pipes.settled.get_nowait().path == str(other)
         assert "Permission denied" in table.reason
         assert 2 <= len(tries) <= 10
         table.share.snapshot = snapshot  # type: ignore[method-assign]
