@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import ClassVar, Literal
 
 Level = Literal["debug", "info", "warning", "error"]
@@ -23,7 +24,12 @@ class Event:
     @classmethod
     def name(cls) -> str:
         """The event's one name, e.g. ``chunk-acknowledged``."""
-        return re.sub(r"(?<!^)(?=[A-Z])", "-", cls.__name__).lower()
+        return _kebab(cls.__name__)
+
+
+@cache
+def _kebab(name: str) -> str:
+    return re.sub(r"(?<!^)(?=[A-Z])", "-", name).lower()
 
 
 # The daemon

@@ -47,6 +47,7 @@ PATIENCE_MS: Final = 100  # how long a line waits for a reader that kept up so f
 
 _SENSITIVE_KEYS: Final = frozenset({"access_token", "password", "token"})
 _KEY = r"(access_token|password|token)"
+_WORDS: Final = ("password", "token")  # each key holds one of them
 _PATTERNS: Final = (
     # access_token=abc and its percent-encoded form
     re.compile(rf"(?i){_KEY}(=|%3D)(?!\\*[\"'])[^&\s\"']+"),
@@ -87,8 +88,10 @@ class Redactor:
     def clean(self, text: str) -> str:
         """Return *text* without the remembered secrets and without the values of ``token=…`` and its kin."""
         text = self.mask(text)
-        for pattern in _PATTERNS:
-            text = pattern.sub(rf"\1\2{MASK}", text)
+        folded = text.casefold()
+        if any(word in folded for word in _WORDS):  # hardly any text is worth the patterns' time
+            for pattern in _PATTERNS:
+                text = pattern.sub(rf"\1\2{MASK}", text)
         return text
 
 

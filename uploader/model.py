@@ -241,7 +241,8 @@ def shown(text: str | PurePath, limit: int = SHOWN_LIMIT) -> str:
 
     Bytes that are not UTF-8 appear as ``\xNN``; the result always encodes to UTF-8.
     """
-    safe = "".join(_shown_char(char) for char in str(text))
+    text = str(text)
+    safe = text if text.isprintable() else "".join(_shown_char(char) for char in text)
     return safe if len(safe) <= limit else safe[: limit - 1] + "…"
 
 
