@@ -92,6 +92,24 @@ async def test_two_items_at_once_wake_two_waiters() -> None:
     assert {first.result(), second.result()} == {"a", "b"}
 
 
+async def test_however_many_wait_one_watches_the_time() -> None:
+    """The others wait for their turn: an item wakes one of them, and one that is due later wakes nobody."""
+    clock = VirtualClock()
+    agenda: Agenda[str] = Agenda(clock)
+    agenda.put("a", 5.0)
+    waiters = [asyncio.create_task(agenda.next_due()) for _ in range(4)]
+    await idle()
+    agenda.put("b", 6.0)
+    await idle()
+    assert clock.sleepers == 1
+    await clock.advance(6.0)
+    assert [waiter.done() for waiter in waiters] == [True, True, False, False]
+    for waiter in waiters[2:]:
+        waiter.cancel()
+    await idle()
+    assert clock.sleepers == 0
+
+
 async def test_a_cancelled_waiter_takes_nothing_with_it() -> None:
     """Whoever stops waiting leaves the item, and no sleep behind."""
     clock = VirtualClock()

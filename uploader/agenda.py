@@ -23,7 +23,8 @@ class Agenda(Generic[Item]):
         self._due: dict[Item, tuple[float, int]] = {}
         self._heap: list[tuple[float, int, Item]] = []
         self._order = count()
-        self._changed = asyncio.Event()
+        self._sooner = asyncio.Event()  # something is due before what the first waiter waits for
+        self._first = asyncio.Lock()  # held by the one waiter that watches the time: many would wake for each item
 
     def __len__(self) -> int:
         return len(self._due)
@@ -36,9 +37,8 @@ class Agenda(Generic[Item]):
         due, order = self._clock.monotonic() + max(0.0, after), next(self._order)
         self._due[item] = (due, order)
         heapq.heappush(self._heap, (due, order, item))
-        # Set for good, and a new one for whoever waits from now on: clearing it could hide it from a waiter.
-        changed, self._changed = self._changed, asyncio.Event()
-        changed.set()
+        if self._heap[0][:2] == (due, order):
+            self._sooner.set()
 
     def drop(self, item: Item) -> None:
         """Forget *item*, if it is there."""
@@ -55,14 +55,16 @@ class Agenda(Generic[Item]):
         return max(0.0, self._heap[0][0] - self._clock.monotonic()) if self._heap else None
 
     async def next_due(self) -> Item:
-        """Wait for the next item to fall due, and take it off."""
-        while True:
-            changed, wait = self._changed, self.soonest()
-            if wait == 0.0:
-                item = heapq.heappop(self._heap)[2]
-                del self._due[item]
-                return item
-            await either(changed, self._clock, wait)
+        """Wait for the next item to fall due, and take it off. First come, first served."""
+        async with self._first:
+            while True:
+                self._sooner.clear()
+                wait = self.soonest()
+                if wait == 0.0:
+                    item = heapq.heappop(self._heap)[2]
+                    del self._due[item]
+                    return item
+                await either(self._sooner, self._clock, wait)
 
     def _discard_stale(self) -> None:
         while self._heap and self._due.get(self._heap[0][2]) != self._heap[0][:2]:
