@@ -18,6 +18,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from email.utils import formatdate
 
 BUFFER = 1 << 20  # bytes
 _number = itertools.count(1)
@@ -72,7 +73,8 @@ class Connection:
         name, status, body = answer_to(path)
         counts[name] += 1
         text = b"" if body is None else json.dumps(body).encode()
-        self._peer.sendall(b"HTTP/1.1 %s\r\nContent-Length: %d\r\n\r\n%s" % (status, len(text), text))
+        head = b"HTTP/1.1 %s\r\nDate: %s\r\nContent-Length: %d\r\n\r\n"
+        self._peer.sendall(head % (status, formatdate(usegmt=True).encode(), len(text)) + text)
 
 
 def answer_to(path: str) -> tuple[str, bytes, object]:

@@ -14,8 +14,9 @@ from typing import Any, cast
 import pytest
 from fakes import content, made
 from harness import Rig
+from proxy import UPLOAD, Trouble, line_to
 from shares import identify, opened
-from test_client import SPEC
+from test_client import SPEC, Home
 from test_client_sockets import nothing, simulated
 
 from uploader import errors, events
@@ -23,7 +24,7 @@ from uploader.files import Recording, sending
 from uploader.files.handle import Handle
 from uploader.simulator import Fault
 from uploader.valt.body import WORTH_PASSING
-from uploader.valt.outlet import Outlet
+from uploader.valt.outlet import UNSENT, Outlet
 
 SIZE = 3 * WORTH_PASSING + 17
 
@@ -249,6 +250,30 @@ async def test_a_slow_peer_is_no_stall_under_sendfile(tmp_path: Path) -> None:
         ids = await home.valt.create_record(SPEC)
         simulator.faults.append(Fault(call="upload", kind="slow", rate=30e6))
         assert sum(await send_file(home, ids, file, LARGE)) == LARGE
+
+
+@pytest.mark.parametrize("way", ["by reference", "block by block"])
+async def test_what_a_line_does_not_take_is_not_handed_over(tmp_path: Path, way: str) -> None:
+    """The kernel keeps no megabytes for it: what seems sent is on its way, so a chunk is in doubt for a moment only."""
+    async with (
+        simulated(tmp_path) as (_, simulator),
+        a_recording(tmp_path, LARGE) as (_, file),
+        line_to(simulator.url, Trouble(UPLOAD, "black-hole", after=1000)) as (proxy, url),
+        Home(url, stall_timeout=0.5).valt as valt,
+    ):
+        file.local = way == "by reference"
+        told: list[int] = []
+        with pytest.raises(errors.ChunkCut):
+            await valt.send_chunk(
+                await valt.create_record(SPEC),
+                "a.mp4",
+                (0, LARGE, LARGE),
+                file,
+                before_last_byte=nothing,
+                on_progress=told.append,
+            )
+        assert proxy.struck == 1
+        assert sum(told) < 2.5 * UNSENT  # what is not sent yet, and what the line holds
 
 
 async def test_a_cancelled_chunk_cuts_its_connection(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from uploader.model import RecordIds, RecordSpec
 from uploader.retry import login_pause
 from uploader.valt import wire
 from uploader.valt.body import ChunkBody, Lane, NoLimit, Source
+from uploader.valt.outlet import connection
 from uploader.valt.tls import no_connection, tls_of
 from uploader.valt.wire import Answer, Call
 
@@ -99,7 +100,9 @@ class Valt:
 
     async def __aenter__(self) -> Self:
         tls = tls_of(self._server)
-        connector = aiohttp.TCPConnector(ssl=tls, limit=0, keepalive_timeout=15.0, ttl_dns_cache=NAME_AGE)
+        connector = aiohttp.TCPConnector(
+            ssl=tls, limit=0, keepalive_timeout=15.0, ttl_dns_cache=NAME_AGE, socket_factory=connection
+        )
         self._session = aiohttp.ClientSession(
             connector=connector,
             trust_env=False,
