@@ -68,6 +68,22 @@ async def test_event_hurries(tmp_path: Path) -> None:
         await rig.finished(path, deep)
 
 
+@pytest.mark.parametrize("told", ["a.mp4", "new"])
+async def test_recording_that_only_an_event_told_of_shows_where_the_folder_lies(tmp_path: Path, told: str) -> None:
+    """It may be sent and deleted before the next scan, and what is mounted there later must not pass for it."""
+    async with Rig(tmp_path, watch={"mode": "poll", "rescan": "1h"}) as rig:
+        await rig.start()
+        await rig.event(events.FolderWatched)
+        await rig.scan()
+        assert rig.saved().homes == ()
+        (rig.watch / "new").mkdir()
+        path = rig.write("a.mp4" if told == "a.mp4" else "new/a.mp4", b"a")
+        (folder,) = rig.house.discover._folders
+        await folder._look([str(rig.watch / told)])
+        await rig.finished(path)
+        assert [home.root for home in rig.saved().homes] == [str(rig.watch)]
+
+
 async def test_folder_that_is_moved_in_is_looked_into(tmp_path: Path) -> None:
     """Of a folder that arrives whole only the folder is told: its files are found all the same."""
     async with watching(tmp_path) as rig:

@@ -236,10 +236,15 @@ class Folder:
             self._cover_due, self._trusted = False, True
         if self._share.standing.away:
             return  # a part of it that cannot be read is no reason to do without events, or to forget where it lies
-        if names and (home := await self._share.settle_home()) is not None:
+        if names:
+            await self._remember_home()
+        self._wake_listener(folders)
+
+    async def _remember_home(self) -> None:
+        """Remember where the folder lies, now that recordings were seen in it: an empty mount point is not it."""
+        if (home := await self._share.settle_home()) is not None:
             self._store.put_home(home)
             await self._store.commit()
-        self._wake_listener(folders)
 
     def order(self, *, passes: Judge = never, start: str = "") -> Order:
         """Say what a walk takes of this folder."""
@@ -300,7 +305,8 @@ class Folder:
             for some in _slices([path for path in paths if selection.relative(self._root, path) is not None], LOOKS):
                 seen = await self._share.look(some)
                 files = [what for _, what in seen if isinstance(what, Sighting)]
-                await self._pass_on([one for one in files if selection.owner(self._watches, one.path) is self._watch])
+                ours = [one for one in files if selection.owner(self._watches, one.path) is self._watch]
+                await self._take_told(ours)
                 for path in (path for path, what in seen if what == "folder"):
                     await self._look_into(path)
         except errors.ShareNotReady:
@@ -312,7 +318,13 @@ class Folder:
         if selection.enters(self._watch, relpath):
             async for batch in self._share.walk(self.order(start=relpath)):
                 self._suspects.difference_update(seen.path for seen in batch.sightings)
-                await self._pass_on(batch.sightings)
+                await self._take_told(batch.sightings)
+
+    async def _take_told(self, sightings: Sequence[Sighting]) -> None:
+        """Pass on what events have told of; it may have been sent and deleted before the next scan."""
+        await self._pass_on(sightings)
+        if sightings:
+            await self._remember_home()
 
     def _wake_listener(self, folders: int) -> None:
         """Begin to listen, once it is known that inotify has room for the folder; stop when it has no more."""
