@@ -12,7 +12,7 @@ LOCK := .venv/lock/bin/uv pip compile --quiet --universal --python-version 3.11 
 
 help:
 	@echo 'make test     lint, types and tests'
-	@echo 'make bench    how fast, and at which cost, beside curl (some minutes, 5 GiB of temporary files; BENCH=--help)'
+	@echo 'make bench    how fast, and at which cost, beside curl (half an hour, 5 GiB of temporary files; BENCH=--help)'
 	@echo 'make demo     a server, a watched folder and the daemon, at work for a moment'
 	@echo 'make lint     ruff: rules and format'
 	@echo 'make types    mypy, strict'

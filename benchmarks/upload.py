@@ -199,10 +199,17 @@ def first_bytes(folder: Path, rounds: int) -> None:
     print(f"\nFrom settled to the first byte at the server: {statistics.median(waits):.0f} ms", flush=True)
 
 
-def limits() -> None:
-    """How exact the bandwidth limit is, over sockets."""
-    print("\n### the limit\n\n```")
-    print(run([sys.executable, ROOT / "benchmarks" / "limiter.py", "--sockets", "--seconds", "5"])[1] + "```")
+OTHERS = {  # commands of their own in this folder
+    "limit": ("the limit, over sockets", "limiter.py", "--sockets", "--seconds", "5"),
+    "state": ("state and ledger: starts and saves", "state.py"),
+    "discovery": ("watching a folder with a long history", "discovery.py"),
+}
+
+
+def another(title: str, script: str, *words: str) -> None:
+    """Run another of the benchmarks, and show what it says."""
+    print(f"\n### {title}\n\n```", flush=True)
+    print(run([sys.executable, ROOT / "benchmarks" / script, *words])[1] + "```", flush=True)
 
 
 def main() -> None:
@@ -211,7 +218,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--size", type=int, default=2048, help="of the large file, in MiB")
     parser.add_argument("--files", type=int, default=2000, help="how many small ones")
-    parser.add_argument("--only", nargs="*", default=["http", "tls", "four", "small", "first", "chunks", "limit"])
+    cases_of_all = ["http", "tls", "four", "small", "first", "chunks", *OTHERS]
+    parser.add_argument("--only", nargs="*", default=cases_of_all, choices=cases_of_all, metavar="CASE")
     parser.add_argument("--without", nargs="*", default=[], metavar="ROW", help="leave these contestants out")
     parser.add_argument("--folder", type=Path, help="where files are made for the time; on a disk, not on tmpfs")
     options = parser.parse_args()
@@ -234,8 +242,8 @@ def main() -> None:
                 chunk_sizes(folder, size // 4, options.rounds)
             elif name == "first":
                 first_bytes(folder, options.rounds)
-            elif name == "limit":
-                limits()
+            elif name in OTHERS:
+                another(*OTHERS[name])
             for title, bytes_sent, contest in cases[name](folder) if name in cases else ():
                 chosen = {who: go for who, go in contest.items() if who not in options.without}
                 report(title, bytes_sent, chosen, options.rounds)
