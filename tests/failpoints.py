@@ -32,6 +32,7 @@ class Plan(TypedDict, total=False):
     skip: int  # after so many that went well
     times: int  # and then so often
     save_again: float  # seconds between two tries of a save that was refused
+    answer: float  # seconds after which a write is said not to come back
 
 
 class Armed:
@@ -181,6 +182,8 @@ def arm(plan: Plan) -> None:
 
     if "save_again" in plan:
         store.SAVE_AGAIN = plan["save_again"]  # type: ignore[misc]  # constant for everybody else
+    if "answer" in plan:
+        store.ANSWER = plan["answer"]  # type: ignore[misc]  # the same
     if plan.keys() & {"kill", "fail", "hang"}:
         armed = Armed(plan)
         armed.wrap_system()

@@ -44,11 +44,12 @@ class VirtualClock:
         self._now, self._monotonic = now, 1000.0
         self._order = count()
         self._sleepers: list[tuple[float, int, asyncio.Future[None]]] = []
+        self._alarms: set[asyncio.Future[None]] = set()  # those of them that nobody sleeps in
 
     @property
     def sleepers(self) -> int:
         """How many sleeps have not ended."""
-        return sum(not future.done() for _, _, future in self._sleepers)
+        return sum(not future.done() and future not in self._alarms for _, _, future in self._sleepers)
 
     def now(self) -> float:
         """Wall clock, Unix seconds."""
@@ -70,6 +71,19 @@ class VirtualClock:
         future = asyncio.get_running_loop().create_future()
         heapq.heappush(self._sleepers, (self._monotonic + seconds, next(self._order), future))
         await future
+
+    def later(self, seconds: float, call: Callable[[], None]) -> Callable[[], None]:
+        """Do *call* when the test has advanced the clock by *seconds*, unless the answer was called before."""
+        future = asyncio.get_running_loop().create_future()
+        future.add_done_callback(lambda done: None if done.cancelled() else call())
+        self._alarms.add(future)
+        heapq.heappush(self._sleepers, (self._monotonic + seconds, next(self._order), future))
+
+        def cancel() -> None:
+            future.cancel()
+            self._alarms.discard(future)
+
+        return cancel
 
     async def advance(self, seconds: float) -> None:
         """Let *seconds* pass: every sleep that ends in them ends in its turn, and what it wakes runs until idle."""

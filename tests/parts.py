@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -36,6 +37,10 @@ class BriskClock(SystemClock):
     async def sleep(self, seconds: float) -> None:
         """Return after a twentieth of *seconds*."""
         await super().sleep(seconds / SPEED)
+
+    def later(self, seconds: float, call: Callable[[], None]) -> Callable[[], None]:
+        """Do it after a twentieth of *seconds*."""
+        return super().later(seconds / SPEED, call)
 
 
 class MortalDisk(StateFolder):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import fcntl
+import json
 import os
 import signal
 from datetime import datetime
@@ -15,12 +16,14 @@ from failpoints import Plan
 from machine import in_a_room_of_its_own, strace
 from process import COMMAND, LOOK, PATIENCE, Process, Site, at_work, sha256, until
 from tally import Tally
-from warm import Warm, place
+from warm import Running, Warm, place
 
 from uploader import errors
+from uploader.house import LAST_SAVE
 from uploader.simulator import Fault
 from uploader.store.codec import decode_state
 from uploader.store.disk import StateFolder
+from uploader.store.store import LAST_ANSWER
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")  # all of them share what ``warm`` has imported
 
@@ -42,6 +45,7 @@ REFUSALS_OF = {
 }
 SKIP = {"state.json.tmp": 2, "state.json.1": 1, "state.json": 2, "state": 2, "ledger.jsonl": 0}  # the intent's save
 REFUSALS = 2
+SLACK = 5.0  # s that a machine which is busy otherwise may add
 
 
 # Each call, each error
@@ -119,6 +123,104 @@ async def test_sigterm_ends_a_daemon_whose_disk_is_full(tmp_path: Path, warm: Wa
         assert (await warm.run(site, "once")).code == 0
         (record,) = site.simulator.records()
         assert record.sha256 == sha256(file)
+
+
+# A disk that hangs
+
+HUNG = (  # in the save of the intent, in the line of the finished upload
+    *(f"save creating: {step}" for step in ("begun", "written", "named", "durable")),
+    *(f"ledger: {step}" for step in ("begun", "written")),
+)
+FSYNC = HUNG[1]  # where it begins
+SILENT = "the disk does not answer: mend it or its connection"
+DRAIN = 0.3  # s
+SLOW = 1.0  # s that no write takes that comes back, however busy the machine is
+END = DRAIN + LAST_SAVE + LAST_ANSWER  # s that an end may take by itself
+
+
+async def hung(site: Site, warm: Warm, command: str, step: str) -> tuple[Running, Path]:
+    """Start a command whose write hangs at *step*, and wait until that is said; the file that it was to send."""
+    file = site.record("a.mp4")
+    plan = Plan(hang=step, answer=SLOW)
+    running = await warm.start(site, command, *([file] if command == "upload" else []), plan=plan)
+    await until(lambda: bool(running.events("state-not-saved")), f"{command}: {step} is told of")
+    return running, file
+
+
+def told_wrong(running: Running, site: Site, step: str) -> str:
+    """What the log of a process whose write has hung at *step* says that it should not, if anything."""
+    told = running.events("state-not-saved")
+    name = "ledger.jsonl" if "ledger" in step else "state.json"
+    if len(told) != 1 or not told[0]["reason"].startswith(f"{site.state}/{name}: {SILENT}") or "again_in" in told[0]:
+        return f"said {told} of {running.said()}"
+    creates = sum(one.name == "create" for one in site.simulator.calls)
+    if creates != ("ledger" in step):
+        return f"{creates} records were asked for"
+    return f"trace: {running.said()}" if "Traceback" in running.said() else ""
+
+
+async def ended_though_it_hangs(step: str, folder: Path, warm: Warm) -> str:
+    """End a daemon whose write hangs at *step*, and let the next one send the file: what went wrong, if anything."""
+    async with at_work(folder, upload=f'drain = "{DRAIN:g}s"') as site:
+        daemon, file = await hung(site, warm, "run", step)
+        document = json.loads((await warm.run(site, "status", "--json")).out)
+        sent_at = asyncio.get_running_loop().time()
+        daemon.send(signal.SIGTERM)
+        ended = await daemon.end()
+        took = asyncio.get_running_loop().time() - sent_at
+        if ended.code != 0 or took > END + SLACK or not daemon.events("stopped"):
+            return f"exit {ended.code} after {took:g} s: {ended.err}"
+        if not (site.state / "control.sock").exists():
+            return "it has touched the folder at its end"
+        if SILENT not in document["not_saved"]:
+            return f"status shows {document}"
+        if wrong := told_wrong(daemon, site, step):
+            return wrong
+        again = await warm.run(site, "once")
+        if again.code != 0 or [record.sha256 for record in site.simulator.records()] != [sha256(file)]:
+            return f"the next: exit {again.code}: {again.err}"
+    return ""
+
+
+async def test_sigterm_ends_a_daemon_whose_disk_hangs(tmp_path: Path, warm: Warm, tally: Tally) -> None:
+    """Wherever it never returns: it is said once and shown, nothing is begun, and the end waits only so long."""
+    found = await asyncio.gather(
+        *(ended_though_it_hangs(step, place(tmp_path, number), warm) for number, step in enumerate(HUNG))
+    )
+    assert {step: what for step, what in zip(HUNG, found, strict=True) if what} == {}
+    tally["disk refusals"] += len(HUNG)
+
+
+async def test_a_signal_ends_once_and_upload_though_the_disk_hangs(tmp_path: Path, warm: Warm, tally: Tally) -> None:
+    """Exit 1 in time; the file was not sent."""
+
+    async def end(command: str, folder: Path) -> tuple[int, str, bool]:
+        async with at_work(folder, upload=f'drain = "{DRAIN:g}s"') as site:
+            running, _ = await hung(site, warm, command, FSYNC)
+            sent_at = asyncio.get_running_loop().time()
+            running.send(signal.SIGTERM)
+            code = (await running.end()).code
+            in_time = asyncio.get_running_loop().time() - sent_at <= END + SLACK
+            return code, told_wrong(running, site, FSYNC), in_time
+
+    ends = await asyncio.gather(end("once", place(tmp_path, 1)), end("upload", place(tmp_path, 2)))
+    assert [*ends] == [(1, "", True)] * 2
+    tally["disk refusals"] += 2
+
+
+async def test_a_second_sigterm_waits_for_no_disk_that_hangs(tmp_path: Path, warm: Warm, tally: Tally) -> None:
+    """Whatever ``drain`` says; a third, while the state is given up, changes nothing: exit 0."""
+    async with at_work(tmp_path, upload='drain = "1h"') as site:
+        daemon, _ = await hung(site, warm, "run", FSYNC)
+        daemon.send(signal.SIGTERM)
+        await until(lambda: bool(daemon.events("stopping")), "it hears the first")
+        daemon.send(signal.SIGTERM)
+        await until(lambda: bool(daemon.events("stopped")), "it hears the second")
+        daemon.send(signal.SIGTERM)
+        ended = await daemon.end()
+        assert (ended.code, told_wrong(daemon, site, FSYNC)) == (0, "")
+        assert len(daemon.events("stopping")) == 1
+        tally["disk refusals"] += 1
 
 
 # The real thing

@@ -107,6 +107,31 @@ async def test_an_event_loop_that_hangs_feeds_no_watchdog(tmp_path: Path, warm: 
             assert not daemon.ended.done()
             daemon.send(signal.SIGKILL)
             await daemon.end()
+    assert_restarted()
+
+
+async def test_a_state_disk_that_hangs_feeds_no_watchdog(tmp_path: Path, warm: Warm) -> None:
+    """Nothing can be remembered any more, and a new start may find the disk back: first it says why, then nothing."""
+    supervisor = Supervisor(tmp_path / "notify")
+    with supervisor.socket:
+        async with at_work(tmp_path) as site:
+            site.environ |= supervisor.environ | {"WATCHDOG_USEC": str(int(2e6 * SIGNS_OF_LIFE))}
+            plan = Plan(hang="save creating: written", answer=10 * SIGNS_OF_LIFE)
+            daemon = await warm.start(site, "run", plan=plan)
+            site.record("a.mp4", 1000)
+            line = await supervisor.hears(f"STATUS={site.state}/state.json: the disk does not answer: mend it")
+            assert line.endswith(", 1 creating; 0 done")
+            await silence(supervisor)
+            assert len(daemon.events("state-not-saved")) == 1
+            assert not daemon.ended.done()
+            assert (await warm.run(site, "status")).code == 0  # its event loop is well
+            daemon.send(signal.SIGKILL)
+            await daemon.end()
+    assert_restarted()
+
+
+def assert_restarted() -> None:
+    """The unit has a watchdog, and starts the daemon anew when it is not fed."""
     told = UNIT.read_text().splitlines()
     assert "Restart=on-failure" in told
     assert any(line.startswith("WatchdogSec=") for line in told)

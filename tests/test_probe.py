@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -50,6 +50,10 @@ class LeapingClock:
         """Leap."""
         self._monotonic += seconds
         await asyncio.sleep(0)
+
+    def later(self, seconds: float, call: Callable[[], None]) -> Callable[[], None]:
+        """Do it then, by the machine's clock: nobody is waited for."""
+        return asyncio.get_running_loop().call_later(seconds, call).cancel
 
 
 class Diary:

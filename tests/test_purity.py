@@ -47,7 +47,8 @@ ALLOWED: Final[dict[str, frozenset[str]]] = {
     "stages/discover": frozenset({"asyncio", "watchfiles"}),  # events are hints; worlds are only scanned
     "store/disk": frozenset({"fcntl", "os", "pathlib"}),
     "store/ledger": frozenset({"threading"}),  # a lock: it is asked from the threads of shares, too
-    "store/store": frozenset({"asyncio", "concurrent"}),  # the state's own thread
+    "store/store": WAITS,
+    "threads": frozenset({"concurrent", "threading"}),  # those of the state and of shares
     "valt/__init__": frozenset(),
     "valt/body": frozenset({"aiohttp", "asyncio"}),
     "valt/tls": frozenset({"aiohttp", "os", "ssl"}),

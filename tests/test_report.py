@@ -110,6 +110,16 @@ def test_an_outage_is_shown_with_its_reason(tmp_path: Path) -> None:
     assert "called again in 1 min 30 s" in text
 
 
+def test_a_state_that_cannot_be_saved_is_shown_with_its_reason(tmp_path: Path) -> None:
+    """Before a server that is down: nothing at all goes on without the state's disk."""
+    both = known(process=1, not_saved="state.json: full: make room; until then", outage=9.0, outage_reason="no server")
+    document = report.status(config_of(tmp_path), both, EPOCH)
+    assert document["not_saved"] == "state.json: full: make room; until then"
+    assert report.one_line(document) == "state.json: full: make room, no server, nothing to do; 0 done"
+    assert "waits    state.json: full: make room; until then" in report.status_lines(document)
+    assert report.status(config_of(tmp_path), known(), EPOCH)["not_saved"] is None
+
+
 def test_a_refused_password_is_seen_with_the_daemon_stopped(tmp_path: Path) -> None:
     """The state remembers it."""
     learnt = Learnt(login_refusals=1, login_not_before=EPOCH + 300)

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import threading
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from fakes import EPOCH, TROUBLE, FailingDisk, MemoryDisk, VirtualClock, a_finish, an_upload, until
+from fakes import EPOCH, PATIENCE, TROUBLE, FailingDisk, MemoryDisk, VirtualClock, a_finish, an_upload, until
 
 from uploader import errors, events
 from uploader.model import Orphan, State
 from uploader.store import Store
 from uploader.store import ledger as ledger_file
+from uploader.store import store as store_file
 from uploader.store.codec import Saved, decode_state, encode_state
 from uploader.store.disk import Disk, StateFolder
-from uploader.store.store import SAVE_AGAIN, STATE, load, peek
+from uploader.store.store import ANSWER, SAVE_AGAIN, STATE, load, peek
 
 SENDING = an_upload(State.SENDING)
 
@@ -169,6 +171,104 @@ async def test_a_disk_that_refuses_makes_us_wait_and_go_on(desk: Desk) -> None:
     assert back == events.StateSaved(4 * SAVE_AGAIN)
 
 
+SILENT = "state.json: the disk does not answer: mend it or its connection; nothing new is begun until then"
+
+
+async def test_a_disk_that_hangs_is_told_of_once(desk: Desk) -> None:
+    """After thirty seconds it is said which file is not written, and what to do; then it is waited for in silence."""
+    desk.disk.gate.clear()
+    saving = asyncio.create_task(desk.store.save(SENDING))
+    await until(lambda: desk.disk.begun)
+    await desk.clock.advance(ANSWER - 1)
+    assert (desk.said, desk.store.not_saved, desk.store.write_age) == ([], "", ANSWER - 1)
+    await desk.clock.advance(1)
+    assert (desk.said, desk.store.not_saved) == ([events.StateNotSaved(SILENT, None)], SILENT)
+    behind = asyncio.create_task(desk.store.save(replace(SENDING, path="/rec/behind.mp4")))
+    await desk.clock.advance(100 * ANSWER)
+    assert len(desk.said) == 1
+    desk.disk.gate.set()
+    await asyncio.wait_for(asyncio.gather(saving, behind), 5)
+    assert desk.said[1:] == [events.StateSaved(101 * ANSWER)]
+    assert (desk.store.not_saved, desk.store.write_age) == ("", 0.0)
+    assert desk.disk.begun == ["replace", "replace"]
+
+
+async def test_a_write_that_hangs_is_told_of_though_nobody_waits_for_it_any_more(desk: Desk) -> None:
+    """Whatever is saved next waits behind it: from its own beginning on it counts."""
+    desk.disk.gate.clear()
+    saving = asyncio.create_task(desk.store.save(SENDING))
+    await until(lambda: desk.disk.begun)
+    await desk.clock.advance(ANSWER - 1)
+    saving.cancel()
+    await asyncio.gather(saving, return_exceptions=True)
+    behind = asyncio.create_task(desk.store.finish(a_finish()))
+    await desk.clock.advance(1)
+    assert desk.said == [events.StateNotSaved(SILENT, None)]
+    await desk.clock.advance(2 * ANSWER)
+    assert len(desk.said) == 1
+    desk.disk.gate.set()
+    await asyncio.wait_for(behind, 5)
+    assert desk.said[1:] == [events.StateSaved(3 * ANSWER)]
+
+
+class Turnstile(FailingDisk):
+    """A disk that lets one write through for each turn."""
+
+    def __init__(self, disk: Disk) -> None:
+        super().__init__(disk)
+        self.turns = threading.Semaphore(0)
+
+    def _write(self, operation: str) -> None:
+        self.begun.append(operation)
+        assert self.turns.acquire(timeout=PATIENCE)
+
+
+async def test_a_write_that_came_late_has_its_whole_time(desk: Desk) -> None:
+    """Behind one that took long and came back, it counts from when the disk was asked, not from when we were."""
+    disk = desk.store._disk = Turnstile(desk.memory)
+    first = asyncio.create_task(desk.store.save(SENDING))
+    await until(lambda: len(disk.begun) == 1)
+    first.cancel()
+    await asyncio.gather(first, return_exceptions=True)
+    second = asyncio.create_task(desk.store.save(replace(SENDING, restarts=1)))
+    await desk.clock.advance(ANSWER - 1)
+    disk.turns.release()
+    await until(lambda: len(disk.begun) == 2)
+    await desk.clock.advance(ANSWER - 1)
+    assert desk.said == []
+    await desk.clock.advance(1)
+    assert desk.said == [events.StateNotSaved(SILENT, None)]
+    disk.turns.release()
+    await asyncio.wait_for(second, 5)
+
+
+async def test_each_write_that_hangs_is_told_of(desk: Desk) -> None:
+    """One that came back in the end does not answer for the next, which counts from its own beginning."""
+    saving = []
+    for number in range(2):
+        desk.disk.gate.clear()
+        saving.append(asyncio.create_task(desk.store.save(replace(SENDING, restarts=number))))
+        await until(lambda: len(desk.disk.begun) > number)  # noqa: B023 - asked at once
+        await desk.clock.advance(ANSWER)
+        desk.disk.gate.set()
+        await asyncio.wait_for(saving[-1], 5)
+    assert [type(event) for event in desk.said] == [events.StateNotSaved, events.StateSaved] * 2
+
+
+async def test_a_refusal_is_shown_until_a_write_goes_through(desk: Desk) -> None:
+    """Also while nobody tries again: that is how it stands."""
+    assert desk.store.not_saved == ""
+    desk.disk.refuses = {"replace"}
+    saving = asyncio.create_task(desk.store.save(SENDING))
+    await until(lambda: desk.clock.sleepers)
+    saving.cancel()
+    await asyncio.gather(saving, return_exceptions=True)
+    assert desk.store.not_saved.startswith("state.json: No space left on device: make room or mend the disk;")
+    desk.disk.refuses.clear()
+    await desk.store.commit()
+    assert desk.store.not_saved == ""
+
+
 async def test_whoever_stops_waiting_for_a_full_disk_lets_the_others_wait(desk: Desk) -> None:
     """A cancelled commit holds no lock, and its change goes with the next."""
     desk.disk.refuses = {"replace"}
@@ -231,6 +331,56 @@ async def test_closing_waits_for_the_write_that_is_under_way(tmp_path: Path) -> 
     again = StateFolder(tmp_path)  # the lock is free
     assert peek(again).uploads == (SENDING,)
     again.close()
+
+
+async def test_closing_waits_for_no_write_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It ends in time and says why; the lock stays while that write may go on, and nothing is written after it."""
+    monkeypatch.setattr(store_file, "LAST_ANSWER", 0.05)
+    desk = Desk(StateFolder(tmp_path))
+    desk.disk.gate.clear()
+    saving = asyncio.create_task(desk.store.save(SENDING))
+    await until(lambda: desk.disk.begun)
+    await desk.clock.advance(1)
+    behind = asyncio.create_task(desk.store.finish(a_finish()))
+    await asyncio.wait_for(desk.store.close(), 5)
+    assert [type(event) for event in desk.said] == [events.StateNotSaved]
+    for task in (saving, behind):
+        task.cancel()
+    await asyncio.gather(saving, behind, return_exceptions=True)
+    with pytest.raises(errors.AlreadyRunning):
+        StateFolder(tmp_path)
+    desk.disk.gate.set()
+    await until(lambda: desk.store.write_age == 0.0)
+    with pytest.raises(errors.AlreadyRunning):
+        StateFolder(tmp_path)
+    with pytest.raises(RuntimeError, match="no further call"):
+        await desk.store.finish(a_finish())
+    assert desk.disk.begun == ["replace"]
+    desk.disk.close()  # as the end of the process does
+    again = StateFolder(tmp_path)
+    assert peek(again).uploads == (SENDING,)
+    again.close()
+
+
+async def test_what_waits_behind_a_write_that_hangs_is_not_written_at_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor when its turn would have come while the process still lives: it was told nobody as done."""
+    monkeypatch.setattr(store_file, "LAST_ANSWER", 0.05)
+    desk = Desk(StateFolder(tmp_path))
+    desk.disk.gate.clear()
+    saving = asyncio.create_task(desk.store.save(SENDING))
+    await until(lambda: desk.disk.begun)
+    saving.cancel()
+    await asyncio.gather(saving, return_exceptions=True)
+    behind = asyncio.create_task(desk.store.finish(a_finish()))  # on the thread's list, no longer behind the lock
+    await asyncio.sleep(0)
+    await asyncio.wait_for(desk.store.close(), 5)
+    desk.disk.gate.set()
+    await asyncio.gather(behind, return_exceptions=True)
+    assert behind.cancelled()
+    assert desk.disk.begun == ["replace"]
+    desk.disk.close()
 
 
 def test_a_first_start_makes_the_state() -> None:

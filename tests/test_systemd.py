@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import socket
@@ -9,7 +10,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from fakes import FailingDisk, MemoryDisk, VirtualClock, an_upload, until
+from test_report import config_of
 
+from uploader import events
+from uploader.daemon import Daemon
+from uploader.model import State
+from uploader.store import Store
+from uploader.store.store import ANSWER
 from uploader.systemd import Notifier, watchdog_interval
 
 NOON = 43_200.25  # seconds on the monotonic clock
@@ -134,6 +142,58 @@ def test_only_the_process_that_is_meant_feeds_the_watchdog() -> None:
     """$WATCHDOG_PID of another process means no watchdog for us."""
     assert watchdog_interval({"WATCHDOG_USEC": "2000000", "WATCHDOG_PID": str(os.getpid())}) == 1.0
     assert watchdog_interval({"WATCHDOG_USEC": "2000000", "WATCHDOG_PID": str(os.getpid() + 1)}) is None
+
+
+async def test_the_watchdog_is_fed_for_as_long_as_the_state_s_disk_answers(
+    tmp_path: Path, supervisor: Supervisor
+) -> None:
+    """A write may take the watchdog's whole time; after that nobody is told that we live, until it is done."""
+    clock, disk = VirtualClock(), FailingDisk(MemoryDisk())
+    store = Store(disk, clock, events.Bus())
+    environ = {"NOTIFY_SOCKET": supervisor.address, "WATCHDOG_USEC": "120000000"}
+    daemon = Daemon(tmp_path / "config.toml", config_of(tmp_path), store, clock, events.Bus(), environ)
+    feeding = asyncio.create_task(daemon._feed_watchdog())
+
+    async def fed(seconds: float) -> int:
+        await clock.advance(seconds)
+        return supervisor.backlog().count("WATCHDOG=1")
+
+    assert await fed(30) == 1
+    disk.begun.clear()
+    disk.gate.clear()
+    saving = asyncio.create_task(store.save(an_upload(State.SENDING)))
+    await until(lambda: disk.begun)
+    assert await fed(120) == 2
+    assert await fed(3600) == 0
+    disk.gate.set()
+    await saving
+    assert await fed(60) == 1
+    feeding.cancel()
+    await store.close()
+
+
+async def test_the_watchdog_is_fed_until_it_is_said_why_it_will_not_be(tmp_path: Path, supervisor: Supervisor) -> None:
+    """However short its time is: the reason stands in the journal before the start that it explains."""
+    clock, disk, heard = VirtualClock(), FailingDisk(MemoryDisk()), list[events.Event]()
+    bus = events.Bus()
+    bus.listen(heard.append)
+    store = Store(disk, clock, bus)
+    environ = {"NOTIFY_SOCKET": supervisor.address, "WATCHDOG_USEC": "16000000"}
+    daemon = Daemon(tmp_path / "config.toml", config_of(tmp_path), store, clock, bus, environ)
+    feeding = asyncio.create_task(daemon._feed_watchdog())
+    disk.begun.clear()
+    disk.gate.clear()
+    saving = asyncio.create_task(store.save(an_upload(State.SENDING)))
+    await until(lambda: disk.begun)
+    await clock.advance(ANSWER - 0.5)
+    assert (supervisor.backlog().count("WATCHDOG=1"), heard) == (4, [])
+    await clock.advance(3600)
+    assert not supervisor.backlog()
+    assert [type(event) for event in heard] == [events.StateNotSaved]
+    disk.gate.set()
+    await saving
+    feeding.cancel()
+    await store.close()
 
 
 @pytest.mark.parametrize("usec", ["", "0", "-5", "soon", "²"])

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from collections.abc import Callable
 from typing import Protocol
 
 
@@ -26,6 +27,9 @@ class Clock(Protocol):
 
     async def sleep(self, seconds: float) -> None:
         """Return after *seconds*."""
+
+    def later(self, seconds: float, call: Callable[[], None]) -> Callable[[], None]:
+        """Do *call* on the event loop after *seconds*, unless the answer is called before."""
 
 
 class SystemClock:
@@ -49,3 +53,7 @@ class SystemClock:
     async def sleep(self, seconds: float) -> None:
         """Return after *seconds*."""
         await asyncio.sleep(seconds)
+
+    def later(self, seconds: float, call: Callable[[], None]) -> Callable[[], None]:
+        """Do *call* on the event loop after *seconds*, unless the answer is called before."""
+        return asyncio.get_running_loop().call_later(seconds, call).cancel

@@ -28,8 +28,9 @@ Handler = Callable[[str, list[str]], Awaitable[dict[str, Any]]]
 class Control:
     """Listens for the operator."""
 
-    def __init__(self, folder: Path, handler: Handler) -> None:
-        self._folder, self._handler = folder, handler
+    def __init__(self, folder: Path, handler: Handler, *, leave: Callable[[], bool] = lambda: False) -> None:
+        """*leave*: True when the folder may hang just now; then the socket is left to the next start, as by a kill."""
+        self._folder, self._handler, self._leave = folder, handler, leave
         self._server: asyncio.Server | None = None
 
     async def __aenter__(self) -> Self:
@@ -49,8 +50,9 @@ class Control:
     async def __aexit__(self, *_: object) -> None:
         if self._server is not None:
             self._server.close()
-            with suppress(FileNotFoundError):
-                (self._folder / NAME).unlink()
+            if not self._leave():
+                with suppress(FileNotFoundError):
+                    (self._folder / NAME).unlink()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:

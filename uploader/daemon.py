@@ -54,7 +54,8 @@ class Daemon:
         loop.add_signal_handler(signal.SIGHUP, self._reload)
         self._announce()
         with suppress(asyncio.CancelledError):  # by our own second signal, and only by it
-            async with Control(self._config.state.dir, self.answer), asyncio.TaskGroup() as group:
+            control = Control(self._config.state.dir, self.answer, leave=lambda: self._store.write_age > 0)
+            async with control, asyncio.TaskGroup() as group:
                 helpers = [group.create_task(self._keep_systemd_posted()), group.create_task(self._feed_watchdog())]
                 helpers += [group.create_task(self._look_at_folder(watch)) for watch in self._config.watch]
                 while not self._ending:
@@ -63,6 +64,7 @@ class Daemon:
                     await self._house.run(self._stop, discover=True)
                 for helper in helpers:
                     helper.cancel()
+        self._main = None  # what is left, to close the state, takes only so long
         self._bus.publish(events.Stopped(len(self._store.uploads)))
 
     def _announce(self) -> None:
@@ -88,8 +90,9 @@ class Daemon:
                 self._bus.publish(events.Notice(f"{problem}; it is looked at again every {watch.rescan:g} s"))
 
     def _end(self, number: signal.Signals) -> None:
-        if self._ending and self._main is not None:
-            self._main.cancel()
+        if self._ending:
+            if self._main is not None:
+                self._main.cancel()
             return
         self._ending = True
         self._notifier.stopping()
@@ -129,10 +132,15 @@ class Daemon:
                 said = line
 
     async def _feed_watchdog(self) -> None:
-        """Feed systemd's watchdog from the event loop itself: when it hangs, systemd starts us again."""
+        """Feed systemd's watchdog from the event loop itself: when it hangs, systemd starts us again.
+
+        So it does when the state's disk has been silent for as long as systemd waits for us, and that has been said:
+        a call may hang on a connection that has long been back.
+        """
         interval = watchdog_interval(self._environ)
         while interval is not None:
-            self._notifier.watchdog()
+            if self._store.write_age <= 2 * interval or not self._store.not_saved:
+                self._notifier.watchdog()
             await self._clock.sleep(interval)
 
     def _status_line(self) -> str:
@@ -155,6 +163,7 @@ class Daemon:
             process=os.getpid(),
             warnings=report.standing_warnings(self._config, self._environ),
             paused=self._store.paused,
+            not_saved=self._store.not_saved,
         )
 
     async def answer(self, do: str, paths: list[str]) -> dict[str, Any]:

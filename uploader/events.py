@@ -64,7 +64,7 @@ class Stopping(Event):
 
 @dataclass(frozen=True, slots=True)
 class Stopped(Event):
-    """Everything is saved; the process ends."""
+    """The process ends. What could be saved is saved; what could not, ``StateNotSaved`` has said."""
 
     unfinished: int
 
@@ -86,11 +86,14 @@ class ConfigRejected(Event):
 
 @dataclass(frozen=True, slots=True)
 class StateNotSaved(Event):
-    """The state could not be written: nothing new is begun until it can."""
+    """The state could not be written, or its disk does not answer: nothing new is begun until it does.
+
+    ``again_in``: seconds to the next try; None while a write is still waited for, which is said once.
+    """
 
     level: ClassVar[Level | None] = "error"
     reason: str
-    again_in: float
+    again_in: float | None
 
 
 @dataclass(frozen=True, slots=True)

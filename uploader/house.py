@@ -38,7 +38,7 @@ from uploader.valt import Valt
 
 PATIENCE: Final = 60.0  # s that a run which is to end waits for something that is tried again
 GROWING_PATIENCE: Final = 5  # × settle: how long such a run waits for a file that keeps changing
-LAST_SAVE: Final = 3.0  # s that the end waits for a disk that refuses
+LAST_SAVE: Final = 3.0  # s that the end waits for a disk that refuses or hangs
 IDLE_LOOK: Final = 0.05  # s between two looks whether everything is done
 
 Retouch = Callable[[Upload], Upload]

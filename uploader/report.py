@@ -46,6 +46,7 @@ class Known:
     process: int | None = None  # of the daemon; None: it is stopped
     warnings: list[str] = field(default_factory=list)
     paused: Collection[str] = ()  # files and folders, by a person
+    not_saved: str = ""  # why the state cannot be saved now
 
 
 def standing_warnings(config: Config, environ: Mapping[str, str]) -> list[str]:
@@ -75,6 +76,7 @@ def status(config: Config, known: Known, now: float) -> dict[str, Any]:
         "server": config.server.url,
         "state_dir": str(config.state.dir),
         "daemon": None if known.process is None else {"pid": known.process},
+        "not_saved": known.not_saved or None,
         "outage": round(outage, 1) if out else None,
         "outage_reason": (known.outage_reason or REFUSED_BEFORE) if out else None,
         "counts": {
@@ -170,7 +172,8 @@ def one_line(document: Mapping[str, Any]) -> str:
     counts = document["counts"]
     parts = [f"{count} {state}" for state, count in counts.items() if count and state != "done"]
     text = f"{', '.join(parts) or 'nothing to do'}; {counts['done']} done"
-    return f"{document['outage_reason'].partition(';')[0]}, {text}" if document["outage"] is not None else text
+    why = [document["not_saved"], document["outage_reason"]]
+    return ", ".join([*(reason.partition(";")[0] for reason in why if reason), text])
 
 
 def status_lines(document: Mapping[str, Any]) -> list[str]:
@@ -183,6 +186,8 @@ def status_lines(document: Mapping[str, Any]) -> list[str]:
     ]
     lines += [line for row in document["folders"] for line in _folder_lines(row)]
     lines += [f"warning  {text}" for text in document["warnings"]]
+    if document["not_saved"]:
+        lines.append(f"waits    {document['not_saved']}")
     if document["outage"] is not None:
         lines.append(f"waits    {document['outage_reason']}")
         lines.append(f"         the server is called again in {format_duration(document['outage'])}")

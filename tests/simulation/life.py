@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 from collections import Counter
+from collections.abc import Callable
 from functools import cache
 from math import floor
 from typing import TYPE_CHECKING, Any, Final
@@ -53,6 +54,11 @@ class Clock:
         if self._life != self._world.life:
             raise Dead
         await asyncio.sleep(seconds)
+
+    def later(self, seconds: float, call: Callable[[], None]) -> Callable[[], None]:
+        """Do it then, virtually."""
+        cancel: Callable[[], None] = asyncio.get_running_loop().call_later(seconds, call).cancel
+        return cancel
 
 
 class Life:

@@ -2,14 +2,14 @@
 
 Changes are made in memory at once and are durable when ``commit`` returns; commits that wait together are written
 as one. Must never answer before that, and never give up: while the disk refuses, callers wait, and with them every
-effect on the server or the folder that the save was to announce.
+effect on the server or the folder that the save was to announce. A disk may also hang: then nothing can call the write
+back, no other may be begun, and only the end does not wait for it.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Final, TypeVar
@@ -21,9 +21,12 @@ from uploader.store import codec
 from uploader.store import ledger as ledger_file
 from uploader.store.disk import PREVIOUS, Disk
 from uploader.store.ledger import Ledger
+from uploader.threads import DaemonThreads
 
 STATE: Final = "state.json"
 SAVE_AGAIN: Final = 5.0  # s between two tries while the disk refuses
+ANSWER: Final = 30.0  # s that a write may take before it is said: disks that spin up take ten
+LAST_ANSWER: Final = 2.0  # s that the end waits for the write that is under way
 
 R = TypeVar("R")
 
@@ -46,8 +49,12 @@ class Store:
         self.learnt = saved.learnt
         self._sequence = self._durable = saved.sequence
         self._writer = asyncio.Lock()
-        # A thread of its own: a hung share must not keep the state from being saved.
-        self._thread = ThreadPoolExecutor(1, "state")
+        # A thread of its own: a hung share must not keep the state from being saved. One: writes are done in order.
+        self._thread = DaemonThreads("state", most=1)
+        self._writing: tuple[str, float] | None = None  # what is written now, since when; set on the state's own thread
+        self._told_of: tuple[str, float] | None = None  # the write of which it was said that it does not come back
+        self._refusal = ""  # why the last write failed
+        self._failing_since: float | None = None  # monotonic; until a write goes through
 
     @property
     def uploads(self) -> Mapping[str, Upload]:
@@ -162,13 +169,13 @@ class Store:
                 homes=tuple(self._homes.values()),
                 paused=tuple(self._paused),
             )
-            await self._until_written(lambda: self._write(saved))
+            await self._until_written(STATE, lambda: self._write(saved))
             self._durable = sequence
 
     async def finish(self, finished: Finished) -> None:
         """Write the ledger line of an upload, once."""
         async with self._writer:
-            await self._until_written(lambda: self._append_once(finished))
+            await self._until_written(ledger_file.NAME, lambda: self._append_once(finished))
 
     def _append_once(self, finished: Finished) -> None:
         """Ask and append on the one thread: a caller that was cancelled may have left its append under way there."""
@@ -180,27 +187,90 @@ class Store:
         saved = replace(saved, ledger=self.ledger.tail)
         self._disk.replace(STATE, self._writes.encode(saved, now=self._clock.now()))
 
-    async def _until_written(self, write: Callable[[], R]) -> R:
+    async def _until_written(self, name: str, write: Callable[[], R]) -> R:
         """Do it on the state's own thread, again and again until the disk takes it."""
-        loop, began, failures = asyncio.get_running_loop(), self._clock.monotonic(), 0
+        loop, began = asyncio.get_running_loop(), self._clock.monotonic()
         while True:
+            # It goes on when our caller is cancelled: the write may hang all the same, and is to be told of.
+            answered = self._clock.later(ANSWER, self._look_at_write)
             try:
-                result = await loop.run_in_executor(self._thread, write)
+                result = await loop.run_in_executor(self._thread, self._timed, name, write)
             except OSError as error:
-                failures += 1
-                reason = f"{error.strerror or error}: make room or mend the disk; nothing new is begun until then"
-                self._bus.publish(events.StateNotSaved(reason, SAVE_AGAIN))
+                answered()
+                self._refusal = (
+                    f"{self._disk.where(name)}: {error.strerror or error}: make room or mend the disk; "
+                    "nothing new is begun until then"
+                )
+                self._not_saved(self._refusal, began, SAVE_AGAIN)
                 await self._clock.sleep(SAVE_AGAIN)
             else:
-                if failures:
-                    self._bus.publish(events.StateSaved(self._clock.monotonic() - began))
+                answered()
+                self._refusal = ""
+                if self._failing_since is not None:
+                    self._bus.publish(events.StateSaved(self._clock.monotonic() - self._failing_since))
+                    self._failing_since = None
                 return result
 
+    def _timed(self, name: str, write: Callable[[], R]) -> R:
+        """Write, and let everybody see for how long. On the state's own thread."""
+        self._writing = name, self._clock.monotonic()
+        try:
+            return write()
+        finally:
+            self._writing = None
+
+    @property
+    def write_age(self) -> float:
+        """Seconds for which the write that is under way has gone on; 0.0 when there is none."""
+        writing = self._writing
+        return 0.0 if writing is None else self._clock.monotonic() - writing[1]
+
+    @property
+    def not_saved(self) -> str:
+        """Why nothing can be saved now, and what to do; empty while nothing is known to be wrong."""
+        writing = self._writing
+        if writing is None or self._clock.monotonic() - writing[1] < ANSWER:
+            return self._refusal
+        return self._silence(writing[0])
+
+    def _silence(self, name: str) -> str:
+        where = self._disk.where(name)
+        return f"{where}: the disk does not answer: mend it or its connection; nothing new is begun until then"
+
+    def _look_at_write(self) -> None:
+        """Say so, once, when a write does not come back."""
+        if self._writing is None:
+            return
+        if (rest := ANSWER - self.write_age) > 0:  # it has begun later than it was asked for
+            self._clock.later(rest, self._look_at_write)
+        else:
+            self._tell_silence()
+
+    def _tell_silence(self) -> None:
+        writing = self._writing
+        if writing is not None and writing is not self._told_of:
+            self._told_of = writing
+            self._not_saved(self._silence(writing[0]), writing[1], None)
+
+    def _not_saved(self, reason: str, since: float, again_in: float | None) -> None:
+        if self._failing_since is None:
+            self._failing_since = since
+        self._bus.publish(events.StateNotSaved(reason, again_in))
+
     async def close(self) -> None:
-        """Wait for a write that is under way, then give up folder and lock."""
-        async with self._writer:
-            self._thread.shutdown(wait=True)
-            self._disk.close()
+        """Give up folder and lock after the write that is under way; nothing is written any more.
+
+        A write that does not come back keeps both until the process ends, for which it is not waited for: whoever
+        came next would write beside it.
+        """
+        try:
+            async with asyncio.timeout(LAST_ANSWER), self._writer:
+                closing = asyncio.get_running_loop().run_in_executor(self._thread, self._disk.close)
+                self._thread.shutdown()
+                await closing
+        except TimeoutError:
+            self._thread.shutdown(cancel_futures=True)
+            self._tell_silence()
 
 
 def _worth_saving(upload: Upload) -> bool:
