@@ -1,8 +1,8 @@
 """The body of an upload request: one multipart part of known length, streamed in constant memory.
 
 Bytes take one of two ways, chosen for each chunk. On a plain connection, from a file that allows it, they go from the
-page cache to the socket on the share's threads (``Outlet``): a third of the processor's time of any copy. Else, and
-always under TLS, block by block through aiohttp's writer, the next one being read and hashed while one is sent.
+page cache to the socket on the share's threads (``Outlet``): in two thirds of the time of a copy. Else, and always
+under TLS, block by block through aiohttp's writer, the next one being read and hashed while one is sent.
 ``docs/performance.md`` has the figures of what else was tried.
 
 The closing boundary is held back until ``before_last_byte`` has returned: servers hand a request to the
