@@ -117,14 +117,22 @@ class Recording:
 
     async def check_unchanged(self) -> None:
         """Raise ``FileChanged`` unless the open file is the one it was identified as, and was not written to."""
-        fd = self._file.fileno()
-        status = await self._call(lambda: os.fstat(fd))
+        status = await self._status()
         self.inode = status.st_dev, status.st_ino
         if (status.st_size, status.st_mtime_ns) != (self.identity.size, self.identity.mtime_ns):
             raise self._changed(_change(self.identity.size, status.st_size))
         if self._passed is not None and status.st_ctime_ns != self._ctime_ns:
             await self._read_again(self._passed)
         self._ctime_ns = status.st_ctime_ns
+
+    async def _status(self) -> os.stat_result:
+        fd = self._file.fileno()
+        if not self.local:
+            return await self._call(lambda: os.fstat(fd))
+        try:
+            return os.fstat(fd)  # this kernel holds the inode of an open file: nothing is read, nothing can hang
+        except OSError as error:
+            raise ours(self.path, error) from None
 
     async def confirm(self) -> None:
         """Raise ``FileChanged`` when the file was written to while bytes of it were under way by reference."""
