@@ -4,15 +4,22 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from fakes import MemoryDisk, VirtualClock
 from harness import Rig
 
 from uploader import events
+from uploader.config import ServerConfig
 from uploader.house import forget_orphan
 from uploader.model import Orphan
+from uploader.outage import Outage
 from uploader.retry import DAY
+from uploader.store import Store
+from uploader.sweep import Sweep
+from uploader.valt import RecordDetails
 
 PATH = "/rec/a.mp4"
 
@@ -55,6 +62,30 @@ async def test_orphan_with_a_video_stays(tmp_path: Path) -> None:
         assert rig.calls("delete") == []
         assert record in rig.store.orphans
         assert len(rig.seen(events.OrphanLanded)) == 1
+
+
+async def test_orphan_with_a_video_is_looked_at_daily() -> None:
+    """Whether a person has decided is asked once a day, not each minute for a year."""
+    clock, bus = VirtualClock(), events.Bus()
+    asked: list[float] = []
+
+    class Server:
+        async def details(self, record: str) -> RecordDetails:
+            asked.append(clock.monotonic())
+            return RecordDetails(record, "a", "uploader", 0.0, {"video-1": "ready"})
+
+    store = Store(MemoryDisk(), clock, bus)
+    store.put_orphan(Orphan("record-1", "a", PATH, since=clock.now(), next_look=clock.now()))
+    server = ServerConfig(url="http://127.0.0.1:9", username="u")
+    sweep = Sweep(server, store, Server(), Outage(store, clock, bus), clock, bus)  # type: ignore[arg-type]
+    for _ in range(2 * 24 * 60 + 5):
+        orphan = store.orphans["record-1"]
+        if sweep._is_due(orphan):
+            await sweep.look(orphan)
+        await clock.advance(60)
+    await store.close()
+    assert len(asked) == 3
+    assert all(DAY <= later - earlier <= DAY + 60 for earlier, later in pairwise(asked))
 
 
 async def test_orphan_with_a_video_that_a_person_has_deleted_is_reported_no_longer(tmp_path: Path) -> None:

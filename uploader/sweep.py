@@ -28,7 +28,7 @@ class Sweep:
     def __init__(
         self, server: ServerConfig, store: Store, valt: Valt, outage: Outage, clock: Clock, bus: events.Bus
     ) -> None:
-        self._longest = max(server.doubt_settle, MINUTE)  # s that any wait here may be: more says a clock that was set
+        self._longest = max(server.doubt_settle, MINUTE)  # s that a wait may be: more says a clock that was set
         self._store, self._valt, self._outage, self._clock, self._bus = store, valt, outage, clock, bus
         self._due: dict[str, tuple[float, float]] = {}  # by record: its ``next_look``, and that by our own clock
 
@@ -47,7 +47,8 @@ class Sweep:
         now = self._clock.monotonic()
         next_look, due = self._due.get(orphan.record, (None, 0.0))
         if next_look != orphan.next_look:
-            due = now + min(max(0.0, orphan.next_look - self._clock.now()), self._longest)
+            longest = LOOK_AT_LANDED if orphan.landed else self._longest
+            due = now + min(max(0.0, orphan.next_look - self._clock.now()), longest)
             self._due[orphan.record] = orphan.next_look, due
         return now >= due
 
