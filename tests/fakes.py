@@ -55,6 +55,10 @@ class VirtualClock:
         """Wall clock, Unix seconds."""
         return self._now
 
+    def set_wall(self, by: float) -> None:
+        """Set the wall clock forward by so many seconds, or back."""
+        self._now += by
+
     def monotonic(self) -> float:
         """Seconds that never jump."""
         return self._monotonic

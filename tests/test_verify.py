@@ -114,6 +114,20 @@ async def test_any_other_word_is_asked_again(says: str | None) -> None:
         assert table.now.state is State.VERIFYING
 
 
+@pytest.mark.parametrize("setting", [86_400, -86_400, -1e9, 1e9])
+async def test_clock_that_is_set_hurries_no_look_and_ends_no_patience(setting: float) -> None:
+    """A day forward parks nothing before its time; a day back asks no server twice a second for a day."""
+    async with bench("created") as table:
+        await table.ask_after(0)
+        table.clock.set_wall(setting)
+        await table.ask_after(100)
+        states = [table.now.state]
+        assert table.pipes.sent.wait_of(table.upload.path) == 25.0
+        await table.ask_after(retry.ready_patience(1800, SIZE) - 100)
+        states.append(table.now.state)
+        assert states == [State.VERIFYING, State.PARKED]
+
+
 @pytest.mark.parametrize(("says", "words"), [("created", "still says 'created'"), (None, "shows no video")])
 async def test_server_that_is_not_ready_in_time(says: str | None, words: str) -> None:
     """After its patience, which grows with the size, it is parked with what the server said, and looked at hourly."""

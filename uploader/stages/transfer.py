@@ -17,6 +17,7 @@ from typing import Final
 from weakref import WeakValueDictionary
 
 from uploader import errors, events, lifecycle
+from uploader.ages import Ages
 from uploader.bandwidth import Lane
 from uploader.clock import Clock
 from uploader.config import ServerConfig
@@ -65,7 +66,7 @@ class Transfer:
         self._missed: dict[str, Job] = {}  # came back to the queue while a worker was still putting it aside
         self._aside: set[str] = set()  # have stepped aside for a small one
         self._marks: dict[str, Bookmark] = {}  # where each that is not sent yet stood, so that it is not read again
-        self._doubts: dict[str, tuple[float, float]] = {}  # by path: ``doubt_at``, and that by our own clock
+        self._doubts = Ages(clock)
         # One record of a name is made at a time, so that after a crash it can only be one upload's (rule 6).
         self._names: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
@@ -106,7 +107,8 @@ class Transfer:
                 raise
         finally:
             del self._active[job.path]
-            self._doubts = {path: since for path, since in self._doubts.items() if path in self._store.uploads}
+            if job.path not in self._store.uploads:
+                self._doubts.forget(job.path)
             if missed := self._missed.pop(job.path, None):
                 self._pipes.jobs.put_nowait(missed)
 
@@ -248,13 +250,8 @@ class Transfer:
             raise errors.RecordSpoilt("what became of a chunk cannot be learnt from this server")
 
     def _time_in_doubt(self, upload: Upload) -> float:
-        """Seconds that the answer has been missing, by the clock that nobody sets; in an earlier life, by the other."""
-        now, since = self._clock.monotonic(), upload.doubt_at or 0.0
-        known, began = self._doubts.get(upload.path, (None, 0.0))
-        if known != since:
-            began = now - max(0.0, self._clock.now() - since)
-            self._doubts[upload.path] = since, began
-        return now - began
+        """Seconds that the answer has been missing."""
+        return self._doubts.of(upload.path, upload.doubt_at or 0.0)
 
     async def _send(self, upload: Upload, recording: Recording, *, tell: bool) -> None:
         """Send the next chunk; a token that has expired is replaced once, and the chunk sent again."""

@@ -10,6 +10,7 @@ import asyncio
 from typing import Final
 
 from uploader import events, lifecycle, retry
+from uploader.ages import Ages
 from uploader.clock import Clock
 from uploader.config import UploadConfig
 from uploader.lifecycle import Step
@@ -41,6 +42,7 @@ class Verify:
     ) -> None:
         self._config, self._store, self._valt, self._outage = config, store, valt, outage
         self._setbacks, self._pipes, self._clock, self._bus = setbacks, pipes, clock, bus
+        self._ages = Ages(clock)
 
     async def run(self) -> None:
         """Ask until cancelled."""
@@ -55,6 +57,9 @@ class Verify:
                 upload = self._store.uploads.get(path)
                 if upload is not None and upload.state is State.VERIFYING and not self._store.is_paused(upload):
                     await self._setbacks.guard(path, self.ask(upload))
+                upload = self._store.uploads.get(path)
+                if upload is None or upload.state is not State.VERIFYING:
+                    self._ages.forget(path)
 
     async def ask(self, upload: Upload) -> None:
         """Look at the record once: ready, or when to look again. Raises our errors."""
@@ -62,8 +67,7 @@ class Verify:
             raise lifecycle.IllegalStep("sent, but without a record or a time")
         details = await self._valt.details(upload.ids.record)
         status = details.status_of(upload.ids.video)
-        now = self._clock.now()
-        age = max(0.0, now - upload.sent_at)
+        now, age = self._clock.now(), self._ages.of(upload.path, upload.sent_at)
         if status == READY:
             await self._store.save(lifecycle.advance(upload, Step.READY, ready_at=now))
             self._bus.publish(events.VideoReady(upload.path, upload.ids.record, round(age, 1)))
