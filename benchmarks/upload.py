@@ -142,6 +142,7 @@ def small_files(folder: Path, count: int) -> Iterator[tuple[str, int, Contest]]:
             count * size,
             {
                 BASE: lambda: by_curl(url, files),
+                "the client alone, 4 at once": lambda: module("ours", url, "--at-once", "4", *files),
                 "daemon, 4 workers": lambda: by_daemon(url, files[0].parent, end="video-ready"),
                 "daemon, 16 workers": lambda: by_daemon(url, files[0].parent, workers=16, end="video-ready"),
             },
