@@ -187,6 +187,7 @@ async def test_folder_of_another_file_system_is_bad(tmp_path: Path) -> None:
         (line,) = bad(await site.run("check"))
         assert "another file system is there than before" in line
         assert f"valt-uploader retry {site.recordings}" in line
+        assert "make it" not in line  # one piece of advice is enough
 
 
 POLLED, HEARD = Mode(events=False, why="cifs"), Mode(events=True, why="ext4 is local")

@@ -70,7 +70,9 @@ async def _folders(config: Config, clock: Clock) -> AsyncIterator[Finding]:
         standing = await share.check()
         problem = standing.away or files.folder_problem(root, writable=watch.after_upload != "keep")
         if problem:
-            yield Finding("folder", f"{problem}: make it, mount it, or give this user the right", "bad")
+            another = standing.away and standing.mount is not None  # which says itself what to do
+            todo = "" if another else ": make it, mount it, or give this user the right"
+            yield Finding("folder", f"{problem}{todo}", "bad")
             continue
         mode = mode_for(watch.mode, standing.mount)
         yield Finding("folder", f"{watch.path}: {mode}, every {watch.rescan:g} s")

@@ -236,7 +236,7 @@ class Folder:
             self._cover_due, self._trusted = False, True
         if self._share.standing.away:
             return  # a part of it that cannot be read is no reason to do without events, or to forget where it lies
-        if names:
+        if names:  # all of them known, perhaps, and none passed on
             await self._remember_home()
         self._wake_listener(folders)
 
@@ -293,7 +293,9 @@ class Folder:
                 self._bus.publish(events.FileIgnored(path, f"it is no regular file but a {what}"))
 
     async def _pass_on(self, sightings: Sequence[Sighting]) -> None:
+        """Pass on what was seen, once it is saved where it lies: it may be sent and deleted before the next scan."""
         if sightings:
+            await self._remember_home()
             await self._pipes.seen.put(Seen(self._root, tuple(sightings)))
 
     # Events
@@ -305,8 +307,7 @@ class Folder:
             for some in _slices([path for path in paths if selection.relative(self._root, path) is not None], LOOKS):
                 seen = await self._share.look(some)
                 files = [what for _, what in seen if isinstance(what, Sighting)]
-                ours = [one for one in files if selection.owner(self._watches, one.path) is self._watch]
-                await self._take_told(ours)
+                await self._pass_on([one for one in files if selection.owner(self._watches, one.path) is self._watch])
                 for path in (path for path, what in seen if what == "folder"):
                     await self._look_into(path)
         except errors.ShareNotReady:
@@ -318,13 +319,7 @@ class Folder:
         if selection.enters(self._watch, relpath):
             async for batch in self._share.walk(self.order(start=relpath)):
                 self._suspects.difference_update(seen.path for seen in batch.sightings)
-                await self._take_told(batch.sightings)
-
-    async def _take_told(self, sightings: Sequence[Sighting]) -> None:
-        """Pass on what events have told of; it may have been sent and deleted before the next scan."""
-        await self._pass_on(sightings)
-        if sightings:
-            await self._remember_home()
+                await self._pass_on(batch.sightings)
 
     def _wake_listener(self, folders: int) -> None:
         """Begin to listen, once it is known that inotify has room for the folder; stop when it has no more."""
