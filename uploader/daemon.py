@@ -18,10 +18,12 @@ from uploader.clock import Clock
 from uploader.config import Config, WatchConfig, load
 from uploader.control import Control
 from uploader.files import ShareThreads
-from uploader.house import House, forget_orphan
+from uploader.house import House
 from uploader.keeping import news_of, take_in
 from uploader.log import configure, install_hooks
 from uploader.model import Sighting
+from uploader.operator import Operator
+from uploader.stages.lease import Leases
 from uploader.store import Store
 from uploader.systemd import Notifier, watchdog_interval
 
@@ -39,6 +41,8 @@ class Daemon:
         self._clock, self._bus, self._environ = clock, bus, environ
         self._notifier = Notifier(environ, clock.monotonic)
         self._looks = ShareThreads("looks by hand")
+        self._leases = Leases(store)
+        self._operator = Operator(store, self._leases, clock, bus, config.server.doubt_settle)
         self._house: House | None = None
         self._stop = asyncio.Event()
         self._ending = False
@@ -60,7 +64,10 @@ class Daemon:
                 helpers += [group.create_task(self._look_at_folder(watch)) for watch in self._config.watch]
                 while not self._ending:
                     self._stop.clear()
-                    self._house = House(self._config, self._store, self._clock, self._bus, self._environ)
+                    self._house = House(
+                        self._config, self._store, self._clock, self._bus, self._environ, leases=self._leases
+                    )
+                    self._operator.running = self._house
                     await self._house.run(self._stop, discover=True)
                 for helper in helpers:
                     helper.cancel()
@@ -111,14 +118,12 @@ class Daemon:
                 self._bus.publish(events.Notice("state.dir has changed: that takes a restart, not a reload"))
                 config = config.model_copy(update={"state": self._config.state})
             limits_only, self._config = differ_in_limits_alone(self._config, config), config
-            self._store.learn(login_not_before=None)  # a person is here, and may have mended what was refused
+            self._operator.reload(config)
             configure(config.log.level, config.log.format, environ=self._environ)
             self._bus.publish(events.ConfigReloaded(str(self._file)))
             for warning in report.standing_warnings(config, self._environ):
                 self._bus.publish(events.Notice(warning))
-            if limits_only and self._house is not None:
-                self._house.limit(config)  # for chunks that are under way, too
-            else:
+            if not limits_only or self._house is None:
                 self._stop.set()
         self._notifier.ready(self._status_line())
 
@@ -170,6 +175,7 @@ class Daemon:
         """Do what the operator asks for over the control socket."""
         if self._house is None:
             raise errors.UploaderError("the daemon is only just starting")
+        operator = self._operator
         match do:
             case "status":
                 return self._status()
@@ -179,19 +185,18 @@ class Daemon:
                 lines = report.explain(self._config, paths[0], self._known(), sent, now, await self._on_disk(paths[0]))
                 return {"lines": lines}
             case "retry":
-                waiting = {path for path in paths if self._store.upload_at(path) is not None}
-                await self._house.try_again()  # which may be all that one of them has waited for
-                return {"done": [path for path in paths if await self._house.release(path) or path in waiting]}
+                await operator.try_server_again()  # which may be all that one of them has waited for
+                return {"done": [path for path in paths if await operator.retry(path)]}
             case "forget":
-                return {"done": [path for path in paths if await self._forget(self._house, path)]}
+                return {"done": [path for path in paths if await operator.forget(path)]}
             case "probed":
                 take_in(self._store, news_of(paths[0]))
                 await self._store.commit()
                 return {"done": paths}
             case "pause":
-                return {"done": [path for path in paths if await self._house.pause(path)]}
+                return {"done": [path for path in paths if await operator.pause(path)]}
             case "resume":
-                return {"done": [path for path in paths if await self._house.resume(path)]}
+                return {"done": [path for path in paths if await operator.resume(path)]}
             case _:
                 raise errors.UploaderError("this daemon does not know that command; is it another version?")
 
@@ -200,14 +205,6 @@ class Daemon:
             return await self._looks.call(lambda: report.on_disk(path), patience=LOOK_PATIENCE)
         except errors.ShareNotReady as error:
             return f"unreadable ({error})"
-
-    async def _forget(self, house: House, path: str) -> bool:
-        if path in self._store.orphans:
-            return await forget_orphan(self._store, path)
-        known = path in self._store.uploads
-        if known:
-            await house.forget(path)
-        return known
 
 
 def differ_in_limits_alone(before: Config, after: Config) -> bool:

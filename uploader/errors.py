@@ -21,10 +21,12 @@ Every error is one sentence for people (what happened) and may carry a hint (wha
     │   └── ShareNotReady      EIO, EBUSY, ESTALE …: not yet
     ├── FilesTurn          the recording must change first
     │   ├── FileChanged, FileMissing, FileEmpty, NotAFile
+    ├── UploadBusy         a command cannot reach an upload: what is done with it does not end
     └── OperatorsTurn      a person must act
         ├── ServerRefused      a plain no to what we asked (400, 405, 422 …)
         │   ├── PayloadRefused     VALT's "invalid payload", which wears a 500
         │   └── RightMissing       403, or 401 right after a good log-in
+        ├── NotReadyInTime     every byte was acknowledged, and the video is not ready in time
         ├── PasswordRefused    401 at log-in
         ├── PasswordUnusable   no password, or a file that others can read
         ├── ConfigError        exit 2
@@ -142,6 +144,10 @@ class NotAFile(FilesTurn):
     """A folder, link, FIFO, socket or device: only regular files are sent."""
 
 
+class UploadBusy(UploaderError):  # noqa: N818 - as above
+    """An operator command cannot reach an upload, because what is being done with it does not end."""
+
+
 class OperatorsTurn(UploaderError):  # noqa: N818 - as above
     """A person must act."""
 
@@ -158,6 +164,10 @@ class PayloadRefused(ServerRefused):
 
 class RightMissing(ServerRefused):
     """The user that we log in as may not do that on the server."""
+
+
+class NotReadyInTime(OperatorsTurn):
+    """Every byte was acknowledged, and the server does not say that the video is ready."""
 
 
 class PasswordRefused(OperatorsTurn):

@@ -1,7 +1,7 @@
-"""The wiring: the six stages, their pipes and their server, for one configuration over one store.
+"""Wires the six stages, their queues and the server client together, for one configuration over one store.
 
-``daemon`` runs a house for years, ``once`` and ``upload`` until nothing is left to do. Must never decide about a
-file: it only connects.
+``daemon`` runs an application for years, ``once`` and ``upload`` until nothing is left to do. It decides nothing about
+a file.
 """
 
 from __future__ import annotations
@@ -9,30 +9,33 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from uploader import errors, events, lifecycle, selection
+from uploader import errors, events, selection
 from uploader.bandwidth import Bandwidth
+from uploader.chunk_size import chunk_size_now
 from uploader.clock import Clock
-from uploader.completeness import Rules
-from uploader.config import Config, WatchConfig
+from uploader.config import Config
 from uploader.credentials import account, read_password
+from uploader.file_rules import FileRules, Override
 from uploader.files import MountedShare, Share, Shares
-from uploader.lifecycle import Step
 from uploader.log import redactor
-from uploader.model import EVERYTHING, Sighting, State, Upload, covers
+from uploader.model import Sighting, State, Upload
+from uploader.operator import is_below
 from uploader.outage import Outage, refuse_again
-from uploader.stages import Pipes, Seen, Settled
+from uploader.stages import Pipes, Seen
+from uploader.stages.context import StageContext
 from uploader.stages.discover import Discover
-from uploader.stages.enqueue import Enqueue, chunk_size_now, upload_of
+from uploader.stages.dispatcher import SLICE, Dispatcher
+from uploader.stages.enqueue import Enqueue
 from uploader.stages.finish import Finish
+from uploader.stages.lease import Leases
 from uploader.stages.setback import Setbacks
 from uploader.stages.settle import Candidate, Settle
 from uploader.stages.transfer import Transfer
 from uploader.stages.verify import Verify
-from uploader.store import Store
+from uploader.store import Stale, Store
 from uploader.sweep import Sweep
 from uploader.valt import Valt
 
@@ -40,8 +43,6 @@ PATIENCE: Final = 60.0  # s that a run which is to end waits for something that 
 GROWING_PATIENCE: Final = 5  # × settle: how long such a run waits for a file that keeps changing
 LAST_SAVE: Final = 3.0  # s that the end waits for a disk that refuses or hangs
 IDLE_LOOK: Final = 0.05  # s between two looks whether everything is done
-
-Retouch = Callable[[Upload], Upload]
 
 
 class House:
@@ -55,16 +56,18 @@ class House:
         bus: events.Bus,
         environ: Mapping[str, str],
         *,
-        retouch: Retouch = lambda upload: upload,
+        leases: Leases | None = None,
+        override: Override | None = None,
         make_share: Callable[[str], Share] | None = None,
         make_valt: Callable[..., Valt] = Valt,
     ) -> None:
-        """*retouch* has the last word on a new upload: what the command line asked for.
+        """*leases* are those of the application before, after a reload. *override* changes the record of new uploads.
 
-        *make_share*, *make_valt*: other ports to folders and server, for tests.
+        *make_share*, *make_valt*: other implementations of the ports, for tests.
         """
-        self.config, self.store, self.clock, self.bus = config, store, clock, bus
-        self._retouch = retouch
+        self.store, self.clock, self.bus = store, clock, bus
+        self.leases = leases or Leases(store)
+        self.rules = FileRules(config, override)
         self.pipes = Pipes(clock)
         self.outage = Outage(store, clock, bus, lambda: account(config.server, environ))
         self.valt = make_valt(
@@ -76,77 +79,43 @@ class House:
             on_answer=self.outage.answered,
         )
         self.shares = Shares(make_share or self._mounted, [str(watch.path) for watch in config.watch])
-        setbacks = Setbacks(config, self.shares, store, self.pipes, self.outage, clock, bus)
-        self.discover = Discover(
-            config.watch, self.shares, store, self._is_known, self._needs_no_look, self.pipes, clock, bus
-        )
-        self.settle = Settle(self._rules_of, self.shares, store, self.pipes, clock, bus)
-        self.enqueue = Enqueue(
-            self._make_upload, self._skips_duplicates, config.upload, self.shares, store, self.pipes, clock, bus
-        )
-        self.bandwidth = Bandwidth(config, clock, bus)
-        self.transfer = Transfer(
-            config.server,
-            self.shares,
-            store,
-            self.valt,
-            self.outage,
-            setbacks,
-            self.bandwidth.lane,
-            self.pipes,
-            clock,
-            bus,
-        )
-        self.verify = Verify(config.upload, store, self.valt, self.outage, setbacks, self.pipes, clock, bus)
-        self.finish = Finish(self.discover.order_of, self.shares, store, setbacks, self.pipes, clock, bus)
-        self.sweep = Sweep(config.server, store, self.valt, self.outage, clock, bus)
+        self._wire_stages()
+        self.leases.send_on = self.pipes.again.put
+
+    def _wire_stages(self) -> None:
+        config, rules = self.config, self.rules
+        context = StageContext(self.store, self.leases, self.shares, self.pipes, self.clock, self.bus)
+        setbacks = Setbacks(context, rules, self.outage)
+        self.bandwidth = Bandwidth(config, self.clock, self.bus)
+        self.dispatcher = Dispatcher(context, lambda: rules.config)
+        self.settle = Settle(context, rules.completeness)
+        self.discover = Discover(context, config.watch, self.settle.known, self.dispatcher.share_is_back)
+        self.enqueue = Enqueue(context, rules, self.settle.known, self.dispatcher)
+        self.transfer = Transfer(context, config.server, self.valt, self.outage, setbacks, self.bandwidth.lane)
+        self.verify = Verify(context, config.upload, self.valt, self.outage, setbacks)
+        self.finish = Finish(context, rules, setbacks)
+        self.sweep = Sweep(config.server, self.store, self.valt, self.outage, self.clock, self.bus)
+
+    @property
+    def config(self) -> Config:
+        """The configuration in force."""
+        return self.rules.config
 
     def _mounted(self, root: str) -> Share:
         return MountedShare(root, self.clock, home=self.store.homes.get(root))
-
-    def _watch_of(self, root: str) -> WatchConfig:
-        """The ``[[watch]]`` of a folder; a file that was named by hand lies in one that follows the defaults."""
-        known = (watch for watch in self.config.watch if str(watch.path) == root)
-        return next(known, None) or WatchConfig(path=Path(root))
-
-    def _rules_of(self, root: str) -> Rules:
-        watch = self._watch_of(root)
-        return Rules(watch.settle, watch.gate, watch.gate_timeout, watch.rescan, watch.done_marker)
-
-    def _skips_duplicates(self, path: str) -> bool:
-        watch = selection.owner(self.config.watch, path)
-        return watch is not None and watch.on_duplicate == "skip"
-
-    def _is_known(self, path: str) -> bool:
-        """True when anything is known of *path*: waited for, on its way, or sent."""
-        known = self.store.upload_at(path) is not None or path in self.settle.candidates
-        return known or self.store.ledger.has(path)
-
-    def _needs_no_look(self, path: str) -> bool:
-        """True when a scan may pass over the inode of *path*. Asked from the threads of shares."""
-        upload = self.store.upload_at(path)
-        if upload is not None:
-            return upload.state is not State.PARKED
-        return path not in self.settle.candidates and self.store.ledger.has(path)
-
-    def _make_upload(self, settled: Settled) -> Upload:
-        chunk_size = chunk_size_now(self.config.upload, self.store.learnt, now=self.clock.now())
-        fallback = self._watch_of(settled.root)
-        upload, warning = upload_of(settled, self.config.watch, chunk_size, fallback=fallback)
-        if warning is not None:
-            self.bus.publish(events.MappingFellBack(settled.path, warning))
-        return self._retouch(upload)
 
     async def run(self, stop: asyncio.Event, *, discover: bool, only: Collection[str] | None = None) -> None:
         """Work until *stop*; then let chunks in flight end within ``drain`` seconds, and save.
 
         *discover*: watch the folders. *only*: of the unfinished uploads, go on with these alone.
         """
+        await self._reconfigure_uploads()
         async with self.valt, asyncio.TaskGroup() as group:
             rest = [
                 group.create_task(self.bandwidth.run()),
                 group.create_task(self.settle.run()),
-                group.create_task(self.enqueue.run(only)),
+                group.create_task(self.enqueue.run()),
+                group.create_task(self.dispatcher.run(only)),
                 group.create_task(self.verify.run()),
                 group.create_task(self.finish.run()),
                 group.create_task(self.sweep.run()),
@@ -165,6 +134,17 @@ class House:
         with suppress(TimeoutError):  # on a full disk: what had to be saved was, before it was acted upon
             async with asyncio.timeout(LAST_SAVE):
                 await self.store.commit()
+
+    async def _reconfigure_uploads(self) -> None:
+        """Bring every unfinished upload under this configuration: see ``FileRules.reconfigured``."""
+        chunk_size = chunk_size_now(self.config.upload, self.store.learnt, now=self.clock.now())
+        for number, upload in enumerate(tuple(self.store.uploads.values()), start=1):
+            changed = self.rules.reconfigured(upload, chunk_size)
+            if changed != upload and not self.leases.is_held(upload):
+                with suppress(Stale):  # a command has changed it in between
+                    self.store.put(changed)
+            if number % SLICE == 0:
+                await self.clock.sleep(0)
 
     async def _drain(self, workers: Sequence[asyncio.Task[None]]) -> None:
         """Give chunks in flight their time; idle workers have nothing to wait for."""
@@ -223,12 +203,9 @@ class House:
     def _works(self, only: Collection[str] | None) -> bool:
         if self.outage.wait > PATIENCE:
             return False
-        if (
-            self.settle.busy
-            or self.transfer.active
-            or self.finish.ending
-            or not (self.pipes.seen.empty() and self.enqueue.idle)
-        ):
+        if self.settle.busy or self.leases.busy or not (self.pipes.seen.empty() and self.enqueue.idle):
+            return True
+        if not (self.dispatcher.idle and self.finish.idle):
             return True
         if any(self._will_settle(candidate) for candidate in tuple(self.settle.candidates.values())):
             return True
@@ -240,58 +217,40 @@ class House:
         )
 
     def _will_settle(self, candidate: Candidate) -> bool:
-        settle = self._rules_of(candidate.sighting.root).settle
+        settle = self.rules.completeness(candidate.sighting.root).settle
         return candidate.soon and self.clock.monotonic() - candidate.found_at <= max(
             PATIENCE, GROWING_PATIENCE * settle
         )
 
-    # The operator's hand
+    # What operator commands need: see ``operator.Running``
 
-    def limit(self, config: Config) -> None:
-        """Let uploads go as fast as *config* says, from now on; it differs in nothing else."""
-        self.config = config
-        self.bandwidth.apply(config)
+    def go_on(self, upload: Upload) -> None:
+        """Send an upload to its stage now."""
+        self.dispatcher.go_on(upload)
 
-    async def release(self, path: str) -> bool:
-        """Let a parked or waiting upload go on now, its failures forgotten. False when there is none.
+    async def go_on_below(self, name: str) -> None:
+        """Send the uploads of a file, or of all files below a folder, to their stages."""
+        await self.dispatcher.bring_back(lambda upload: is_below(name, upload))
 
-        Of a watched folder: take it as it is now, although another share stood there before.
-        """
-        if path in {str(watch.path) for watch in self.config.watch}:
-            self.shares.of(path).accept()
-            self.store.drop_home(path)
-            await self.store.commit()
-            return True
-        await self.try_again()
-        upload = self.store.uploads.get(path)
-        if upload is None:
-            return False
-        await self.enqueue.go_on(self.store.put(released(upload)))
-        return True
-
-    async def try_again(self) -> None:
-        """Call the server at once, also with a password that it has refused: a person says so."""
+    def try_server_again(self) -> None:
+        """Call the server at once, also with a password that it has refused."""
         self.valt.forget_refusal()
         self.outage.lift()
-        await self.store.commit()
 
-    async def pause(self, path: str) -> bool:
-        """Begin nothing new for a file, or for any below a folder. False when that was so already."""
-        return await pause_stored(self.store, path)
+    def accept_folder(self, root: str) -> bool:
+        """Take a watched folder as it is found next, although another file system was mounted there before."""
+        watched = root in {str(watch.path) for watch in self.config.watch}
+        if watched:
+            self.shares.of(root).accept()
+        return watched
 
-    async def resume(self, path: str) -> bool:
-        """Let go on what was paused under just this name. False when nothing was."""
-        if not await resume_stored(self.store, path):
-            return False
-        for upload in tuple(self.store.uploads.values()):
-            if covers([path], upload.path) or covers([path], upload.where):
-                self.enqueue.bring_back(upload)
-        return True
+    def apply(self, config: Config) -> None:
+        """Put a configuration into force for files that are under way: their disposal and the limits.
 
-    async def forget(self, path: str) -> str | None:
-        """Know nothing more of this upload; its record becomes an orphan, whose id is the answer."""
-        await self.transfer.let_go(path)
-        return await forget(self.store, path, self.clock, self.bus, settle=self.config.server.doubt_settle)
+        The rest takes a new application: its ``run`` brings every upload under its configuration.
+        """
+        self.rules.config = config
+        self.bandwidth.apply(config)
 
 
 def goes_on_soon(upload: Upload, now: float) -> bool:
@@ -300,76 +259,6 @@ def goes_on_soon(upload: Upload, now: float) -> bool:
         return False
     next_try = None if upload.trouble is None else upload.trouble.next_try
     return next_try is None or next_try - now <= PATIENCE
-
-
-def released(upload: Upload) -> Upload:
-    """Return the upload with its failures forgotten; a parked one still has to take its RELEASE step."""
-    if upload.state is State.PARKED and upload.trouble is not None:
-        trouble = replace(upload.trouble, attempts=0, cuts=0, next_try=None)
-        return replace(upload, trouble=trouble, restarts=0, gone=0)
-    return replace(upload, trouble=None, restarts=0, gone=0)
-
-
-async def release_stored(store: Store, path: str) -> bool:
-    """``House.release`` with the daemon stopped: it goes on at the next start."""
-    if path in store.homes:
-        store.drop_home(path)
-        await store.commit()
-        return True
-    upload = store.uploads.get(path)
-    if upload is None:
-        return False
-    upload = released(upload)
-    if upload.state is State.PARKED:
-        # It keeps its trouble until it has begun: without any, it would not be saved, and be judged like a new one.
-        upload = lifecycle.advance(upload, Step.RELEASE)
-    await store.save(upload)
-    return True
-
-
-async def try_again_stored(store: Store) -> None:
-    """``House.try_again`` with the daemon stopped."""
-    store.learn(login_not_before=None)
-    await store.commit()
-
-
-async def pause_stored(store: Store, path: str) -> bool:
-    """``House.pause`` with the daemon stopped."""
-    changed = store.pause(path)
-    await store.commit()
-    return changed
-
-
-async def resume_stored(store: Store, path: str) -> bool:
-    """``House.resume`` with the daemon stopped. Without a path (``EVERYTHING``) nothing stays paused."""
-    names = tuple(store.paused) if path == EVERYTHING else (path,)
-    changed = [store.pause(name, paused=False) for name in names]
-    await store.commit()
-    return any(changed)
-
-
-async def forget_orphan(store: Store, record: str) -> bool:
-    """Report an orphan that holds a video no longer: a person has decided to keep it. False when there is none."""
-    orphan = store.orphans.get(record)
-    if orphan is None or not orphan.landed:
-        return False
-    store.drop_orphan(record)
-    await store.commit()
-    return True
-
-
-async def forget(store: Store, path: str, clock: Clock, bus: events.Bus, *, settle: float) -> str | None:
-    """Take an upload out of the state, durably; the answer is the record that is left to be cleared away, if any."""
-    upload = store.uploads.get(path)
-    if upload is None:
-        raise errors.FileMissing(f"nothing unfinished is known of {path}")
-    orphan = lifecycle.orphan_of(upload, now=clock.now(), settle=settle)
-    landed = upload.state in {State.VERIFYING, State.FINISHING}
-    store.put_orphan(None if landed else orphan)
-    store.drop(path)
-    await store.commit()
-    bus.publish(events.UploadForgotten(path, None if orphan is None else orphan.record))
-    return None if orphan is None else orphan.record
 
 
 async def offer(house: House, paths: Sequence[str]) -> None:

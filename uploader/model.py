@@ -12,9 +12,12 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import PurePath
+from types import MappingProxyType
 from typing import Final, Literal
 
 AfterUpload = Literal["keep", "move", "delete"]
+NOT_SAVED: Final = MappingProxyType({"saved": False})  # metadata of fields that are never written to a file
+RARE: Final = MappingProxyType({"rare": True})  # of flags that are written only when they are true
 
 
 class State(StrEnum):
@@ -146,6 +149,11 @@ class Upload:
     gone: int = 0  # of them, those that somebody removed from the server
     trouble: Trouble | None = None
     parked_from: State | None = None  # PARKED: where ``release`` leads back to
+    named_by_hand: bool = field(default=False, metadata=RARE)  # its record's name comes from the command line
+    forgotten: bool = field(default=False, metadata=RARE)  # dropped as soon as it is known whether a record was made
+    moving_to: str | None = None  # FINISHING: the path at which the file lies when the move has ended
+    serial: int = field(default=0, compare=False, repr=False, metadata=NOT_SAVED)  # see ``store.uploads``
+    revision: int = field(default=0, compare=False, repr=False, metadata=NOT_SAVED)
 
     @property
     def where(self) -> str:

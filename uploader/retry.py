@@ -87,6 +87,7 @@ RULES: Final[tuple[tuple[type[errors.UploaderError], Rule], ...]] = (
     (errors.PayloadRefused, Rule(Action.TRY_AGAIN, tries=PAYLOAD_TRIES)),
     (errors.RightMissing, Rule(Action.PARK, parked_for=HOUR)),
     (errors.ServerRefused, Rule(Action.PARK)),
+    (errors.NotReadyInTime, Rule(Action.PARK, Level.NOBODY, parked_for=HOUR)),
     (errors.RecordGone, Rule(Action.START_OVER, tries=GONE_TRIES)),
     (errors.RecordSpoilt, Rule(Action.START_OVER, tries=RESTART_LIMIT + 1)),
     (errors.ChunkRefused, Rule(Action.START_OVER, tries=RESTART_LIMIT + 1)),
@@ -156,7 +157,7 @@ def decide(error: errors.UploaderError, history: History, uniform: Uniform) -> N
         again = backoff(history.not_ready + 3, uniform)
         return Next(rule.action, replace(trouble, not_ready=history.not_ready + 1), again)
     if rule.level is Level.NOBODY:
-        return Next(rule.action, trouble, 0.0 if rule.action is Action.RESETTLE else None)
+        return Next(rule.action, trouble, 0.0 if rule.action is Action.RESETTLE else rule.parked_for)
     if isinstance(error, errors.ChunkCut):
         return _cut(trouble, rule, history, uniform)
     if rule.action is Action.START_OVER:

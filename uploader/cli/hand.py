@@ -16,11 +16,11 @@ from uploader import control, events
 from uploader.cli.ask import stored
 from uploader.cli.common import absolute, cli, clock, config_option, load_config, open_store
 from uploader.config import Config
-from uploader.house import forget, forget_orphan, pause_stored, release_stored, resume_stored, try_again_stored
 from uploader.model import EVERYTHING, covers, shown
-from uploader.store import Store
+from uploader.operator import Operator
+from uploader.stages.lease import Leases
 
-Act = Callable[[Store, str], Awaitable[bool]]
+Act = Callable[[Operator, str], Awaitable[bool]]
 
 
 @cli.command()
@@ -37,7 +37,7 @@ def retry(file: Path | None, paths: tuple[str, ...]) -> int:
         chosen = [row.path for row in stored(config)[0].uploads if row.trouble is not None]
         if not chosen:
             click.echo("nothing is parked, and nothing waits to be tried again")
-    running, released = _by_hand(config, "retry", chosen, release_stored, first=try_again_stored)
+    running, released = _by_hand(config, "retry", chosen, Operator.retry, first=Operator.try_server_again)
     goes_on = "goes on" if running else "goes on when the daemon runs (or: valt-uploader once)"
     for path in chosen:
         click.echo(f"{shown(path)}: {goes_on if path in released else 'nothing unfinished is known of it'}")
@@ -56,17 +56,7 @@ def forget_command(file: Path | None, paths: tuple[str, ...]) -> int:
     _, config = load_config(file)
     orphans = {orphan.record for orphan in stored(config)[0].orphans}
     chosen = [path if path in orphans else absolute(path) for path in paths]
-    settle = config.server.doubt_settle
-
-    async def forget_stored(store: Store, path: str) -> bool:
-        if path in store.orphans:
-            return await forget_orphan(store, path)
-        if path not in store.uploads:
-            return False
-        await forget(store, path, clock, events.Bus(), settle=settle)
-        return True
-
-    _, forgotten = _by_hand(config, "forget", chosen, forget_stored)
+    _, forgotten = _by_hand(config, "forget", chosen, Operator.forget)
     for path in chosen:
         not_yet = "it is still to be cleared away" if path in orphans else "nothing unfinished is known of it"
         click.echo(f"{shown(path)}: {'forgotten' if path in forgotten else not_yet}")
@@ -83,7 +73,7 @@ def pause(file: Path | None, paths: tuple[str, ...]) -> int:
     """
     _, config = load_config(file)
     chosen = [absolute(path) for path in paths] or [EVERYTHING]
-    _, paused = _by_hand(config, "pause", chosen, pause_stored)
+    _, paused = _by_hand(config, "pause", chosen, Operator.pause)
     for path in chosen:
         click.echo(f"{_named(path)}: {'paused' if path in paused else 'was paused before'}; resume lets it go on")
     return 0
@@ -96,7 +86,7 @@ def resume(file: Path | None, paths: tuple[str, ...]) -> int:
     """Let go on what was paused: these, or everything."""
     _, config = load_config(file)
     chosen = [absolute(path) for path in paths] or [EVERYTHING]
-    _, resumed = _by_hand(config, "resume", chosen, resume_stored)
+    _, resumed = _by_hand(config, "resume", chosen, Operator.resume)
     left = stored(config)[0].paused
     for path in chosen:
         above = next((name for name in left if covers([name], path)), None)
@@ -110,7 +100,7 @@ def _named(path: str) -> str:
 
 
 def _by_hand(
-    config: Config, do: str, paths: list[str], act: Act, *, first: Callable[[Store], Awaitable[None]] | None = None
+    config: Config, do: str, paths: list[str], act: Act, *, first: Callable[[Operator], Awaitable[None]] | None = None
 ) -> tuple[bool, list[str]]:
     """Have the daemon do something to uploads, or do it to the state when it is stopped: did it run, and to which.
 
@@ -124,8 +114,9 @@ def _by_hand(
 
     async def work() -> list[str]:
         async with open_store(config, events.Bus()) as store:
+            operator = Operator(store, Leases(store), clock, events.Bus(), config.server.doubt_settle)
             if first is not None:
-                await first(store)
-            return [path for path in paths if await act(store, path)]
+                await first(operator)
+            return [path for path in paths if await act(operator, path)]
 
     return False, asyncio.run(work())

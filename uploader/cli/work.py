@@ -155,7 +155,7 @@ def upload(file: Path | None, name: str | None, pairs: tuple[str, ...], paths: t
     for path in chosen:
         if (kind := files.kind_of(path)) != "file":
             raise click.UsageError(f"{shown(path)}: is no regular file but a {kind}")
-    retouch = _retouch(name, pairs)
+    override = _override(name, pairs)
     console = Console(stderr=True)
     if console.is_terminal:
         configure("error", config.log.format, environ=os.environ)
@@ -165,7 +165,7 @@ def upload(file: Path | None, name: str | None, pairs: tuple[str, ...], paths: t
         bus.listen(log_event)
         async with open_store(config, bus) as store:
             _hurry(store)
-            house = House(config, store, clock, bus, os.environ, retouch=retouch)
+            house = House(config, store, clock, bus, os.environ, override=override)
             before = store.ledger.count
             with Bars(console, chosen) as bars:
                 bus.listen(bars.hear)
@@ -177,8 +177,10 @@ def upload(file: Path | None, name: str | None, pairs: tuple[str, ...], paths: t
     return asyncio.run(work())
 
 
-def _retouch(name: str | None, pairs: tuple[str, ...]) -> Callable[[Upload], Upload]:
-    """Make what the command line asked for of a record into the last word on it."""
+def _override(name: str | None, pairs: tuple[str, ...]) -> Callable[[RecordSpec], RecordSpec] | None:
+    """Return what changes the record as the command line asks; None when it asks for nothing."""
+    if name is None and not pairs:
+        return None
     split = [pair.partition("=") for pair in pairs]
     for key, equals, _ in split:
         if not key or not equals:
@@ -186,12 +188,7 @@ def _retouch(name: str | None, pairs: tuple[str, ...]) -> Callable[[Upload], Upl
     template = {key: mapping.cut(mapping.clean(value), mapping.VALUE_LIMIT) for key, _, value in split}
     title = None if name is None else mapping.cut(mapping.clean(name), mapping.NAME_LIMIT)
 
-    def retouch(upload: Upload) -> Upload:
-        spec = upload.record
-        spec = RecordSpec(title or spec.name, {**spec.template, **template}, spec.share)
-        return replace(upload, record=spec)
-
-    return retouch
+    return lambda spec: RecordSpec(title or spec.name, {**spec.template, **template}, spec.share)
 
 
 def _tell_upload(store: Store, path: str, before: int) -> int:

@@ -28,7 +28,7 @@ from uploader.files.opening import folder_problem, kind_of
 from uploader.files.recording import Bookmark, Recording
 from uploader.files.share import Share, Standing
 from uploader.files.threads import ShareThreads
-from uploader.files.walk import Batch, Order
+from uploader.files.walk import Batch, Order, walk_filter
 
 __all__ = [
     "Batch",
@@ -45,6 +45,7 @@ __all__ = [
     "folder_problem",
     "kind_of",
     "look",
+    "walk_filter",
 ]
 
 

@@ -12,6 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
+from uploader import selection
+from uploader.config import WatchConfig
 from uploader.files.opening import FOLDER, kind, parent
 from uploader.model import Sighting, shown
 
@@ -43,6 +45,20 @@ class Order:
     enters: Judge
     passes: Judge = never
     start: str = ""
+
+
+def walk_filter(
+    watch: WatchConfig, watches: tuple[WatchConfig, ...], *, passes: Judge = never, start: str = ""
+) -> Order:
+    """Return what a walk takes of a watched folder. *passes*: names whose inode need not be looked at."""
+
+    def takes(relpath: str) -> bool:
+        return selection.owner(watches, f"{watch.path}/{relpath}") is watch
+
+    def enters(relpath: str) -> bool:
+        return selection.enters(watch, relpath)
+
+    return Order(takes, enters, passes, start)
 
 
 @dataclass(slots=True)

@@ -16,14 +16,14 @@ from watchfiles import Change, awatch
 
 from uploader import errors, events, selection
 from uploader.agenda import either
-from uploader.clock import Clock
 from uploader.config import WatchConfig
 from uploader.files import Mode, Order, Share, Shares
 from uploader.files.mounts import inotify_limit, mode_for, out_of_inotify, too_many_folders
-from uploader.files.walk import never
+from uploader.files.walk import never, walk_filter
 from uploader.model import Sighting
-from uploader.stages import Pipes, Seen
-from uploader.store import Store
+from uploader.stages import Seen
+from uploader.stages.context import StageContext
+from uploader.stages.known import KnownFiles
 
 DEBOUNCE: Final = 200  # ms that a burst of events is gathered
 WATCHER_PAUSE: Final = (1.0, 60.0)  # s before a failed source of events is started again, doubling
@@ -56,25 +56,17 @@ class Discover:
 
     def __init__(
         self,
-        watches: Sequence[WatchConfig],
-        shares: Shares,
-        store: Store,
-        known: Judge,
-        passes: Judge,
-        pipes: Pipes,
-        clock: Clock,
-        bus: events.Bus,
+        context: StageContext,
+        watches: tuple[WatchConfig, ...],
+        known: KnownFiles,
+        share_is_back: Callable[[str], None],
     ) -> None:
-        """*known*: whether anything is known of a path. *passes*: whether a scan may pass over its inode."""
-        self._folders = [Folder(watch, watches, shares, store, known, passes, pipes, clock, bus) for watch in watches]
+        """*share_is_back* is called with the folder when a share answers again."""
+        self._folders = [Folder(context, watch, watches, known, share_is_back) for watch in watches]
 
     def tallies(self) -> list[Tally]:
         """How each watched folder stands."""
         return [folder.tally for folder in self._folders]
-
-    def order_of(self, root: str) -> Order | None:
-        """What is taken of a watched folder; None of one that is not watched."""
-        return next((folder.order() for folder in self._folders if folder.tally.folder == root), None)
 
     async def run(self) -> None:
         """Watch all folders until cancelled."""
@@ -102,21 +94,17 @@ class Folder:
 
     def __init__(
         self,
+        context: StageContext,
         watch: WatchConfig,
-        watches: Sequence[WatchConfig],
-        shares: Shares,
-        store: Store,
-        known: Judge,
-        passes: Judge,
-        pipes: Pipes,
-        clock: Clock,
-        bus: events.Bus,
+        watches: tuple[WatchConfig, ...],
+        known: KnownFiles,
+        share_is_back: Callable[[str], None],
     ) -> None:
         self._watch, self._watches, self._root = watch, watches, str(watch.path)
-        self._share: Share = shares.of(self._root)
+        self._share: Share = context.shares.of(self._root)
+        self._store, self._seen, self._known = context.store, context.pipes.seen, known
+        self._clock, self._bus, self._share_is_back = context.clock, context.bus, share_is_back
         self._inode: tuple[int, int] | None = None  # of the folder when it was looked at last
-        self._store, self._known, self._passes, self._pipes = store, known, passes, pipes
-        self._clock, self._bus = clock, bus
         self.tally = Tally(self._root)
         self._mode: Mode | None = None
         self._hints: set[str] = set()
@@ -174,7 +162,7 @@ class Folder:
         if was_away:
             self._bus.publish(events.FolderBack(self._root))
         if was_away or failed_a_call:
-            self._wake_uploads()
+            self._share_is_back(self._root)
         if was_away or (self._inode or standing.inode) != standing.inode:
             self._stop_watcher.set()  # the source of events keeps to the old inode, silently
             self._deep = True
@@ -183,12 +171,6 @@ class Folder:
         if self._mode is None or was_away:
             self._choose(mode)
         return True
-
-    def _wake_uploads(self) -> None:
-        """Let uploads that wait for this share go on now that it is back."""
-        for upload in self._store.uploads.values():
-            if upload.root == self._root and upload.trouble is not None and upload.trouble.not_ready:
-                self._pipes.again.put(upload.path)
 
     def _choose(self, mode: Mode) -> None:
         if str(mode) != self.tally.mode:
@@ -248,21 +230,14 @@ class Folder:
 
     def order(self, *, passes: Judge = never, start: str = "") -> Order:
         """Say what a walk takes of this folder."""
-
-        def takes(relpath: str) -> bool:
-            return selection.owner(self._watches, f"{self._root}/{relpath}") is self._watch
-
-        def enters(relpath: str) -> bool:
-            return selection.enters(self._watch, relpath)
-
-        return Order(takes, enters, passes, start)
+        return walk_filter(self._watch, self._watches, passes=passes, start=start)
 
     def _passes_below(self, relpath: str) -> bool:
-        return self._passes(f"{self._root}/{relpath}")
+        return self._known.needs_no_look(f"{self._root}/{relpath}")
 
     def _suspect(self, sightings: Sequence[Sighting]) -> None:
         """Note what no event has told of, though events are listened to."""
-        if self._trusted and (new := [seen.path for seen in sightings if not self._known(seen.path)]):
+        if self._trusted and (new := [seen.path for seen in sightings if not self._known.anything(seen.path)]):
             self._suspects.update(new)
             self._suspected_at = self._clock.monotonic()
 
@@ -296,7 +271,7 @@ class Folder:
         """Pass on what was seen, once it is saved where it lies: it may be sent and deleted before the next scan."""
         if sightings:
             await self._remember_home()
-            await self._pipes.seen.put(Seen(self._root, tuple(sightings)))
+            await self._seen.put(Seen(self._root, tuple(sightings)))
 
     # Events
 

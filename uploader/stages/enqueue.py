@@ -1,33 +1,29 @@
-"""Stage 3: is this file known, changed or new, and whose turn is it? What is to be sent goes on the queue.
+"""Stage 3: is this file new, changed or known? A new one becomes an upload and goes to the queue of the workers.
 
-Also where everything that waits comes back: a pause that is over, a parked upload that is released, and at start
-whatever the state holds. Must never read more of a file than telling it from a known one takes.
+It reads no more of a file than it takes to tell it from a known one.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from enum import StrEnum
-from itertools import count
-from typing import Final
+from typing import Final, Protocol
 
-from uploader import errors, events, lifecycle, mapping, retry, selection
-from uploader.clock import Clock
-from uploader.config import UploadConfig, WatchConfig
-from uploader.files import Shares
-from uploader.lifecycle import Step
+from uploader import errors, events, lifecycle
+from uploader.chunk_size import chunk_size_now
+from uploader.config import Config
 from uploader.log import get_logger
-from uploader.model import Learnt, State, Trouble, Turn, Upload
-from uploader.stages import Job, Pipes, Settled, our_fault
+from uploader.model import State, Trouble, Turn, Upload
+from uploader.stages import Settled, our_fault
 from uploader.stages.apart import Apart
-from uploader.store import Store
+from uploader.stages.context import StageContext
+from uploader.stages.dispatcher import Dispatcher
+from uploader.stages.known import KnownFiles
 
 log = get_logger(__name__)
 
 READERS: Final = 1  # known files of one share read at the same time
-LONGEST_WAIT: Final = 1.1 * retry.DAY  # s; a saved time further off than that comes from a clock that has jumped
 
 
 class Verdict(StrEnum):
@@ -35,9 +31,9 @@ class Verdict(StrEnum):
 
     NEW = "new"
     CHANGED = "changed"  # an upload of other content has not begun, or was parked: it begins with this
-    BACK = "back"  # a parked upload's file is there again, as it was
-    UNCLEAR = "unclear"  # as CHANGED, but what became of its last request must be found out before it is forgotten
-    LATER = "later"  # an upload of other content of this path is under way; seen again when that has ended
+    BACK = "back"  # the missing file of a parked upload is there again, unchanged
+    UNCLEAR = "unclear"  # as CHANGED, but the outcome of its last request must be found out before it is dropped
+    LATER = "later"  # an upload of other content at this path is under way; the file is seen again when that has ended
     KNOWN = "known"
 
 
@@ -57,117 +53,89 @@ def judge(upload: Upload | None, settled: Settled) -> Verdict:
     return Verdict.LATER
 
 
-Mapper = Callable[[Settled], Upload]
+class Rules(Protocol):
+    """What the stage needs of ``FileRules``."""
+
+    config: Config
+
+    def skips_duplicates(self, path: str) -> bool:
+        """True when content that was sent under another name is not sent again from *path*."""
+
+    def upload_of(self, settled: Settled, chunk_size: int) -> tuple[Upload, str | None]:
+        """Make the upload of a settled file, and the warning when its record rule did not match."""
 
 
 class Enqueue:
-    """Decides what is sent, and in which order."""
+    """Judges every settled file."""
 
-    def __init__(
-        self,
-        make_upload: Mapper,
-        skips_duplicates: Callable[[str], bool],
-        config: UploadConfig,
-        shares: Shares,
-        store: Store,
-        pipes: Pipes,
-        clock: Clock,
-        bus: events.Bus,
-    ) -> None:
-        """*skips_duplicates*: whether content that was sent under another name is not sent again from this path."""
-        self._make_upload, self._skips_duplicates, self._config = make_upload, skips_duplicates, config
-        self._shares, self._store, self._pipes = shares, store, pipes
-        self._clock, self._bus = clock, bus
+    def __init__(self, context: StageContext, rules: Rules, known: KnownFiles, dispatcher: Dispatcher) -> None:
+        self._store, self._leases, self._shares = context.store, context.leases, context.shares
+        self._clock, self._bus, self._settled = context.clock, context.bus, context.pipes.settled
+        self._rules, self._known, self._dispatcher = rules, known, dispatcher
         self._readers: Apart[Settled] = Apart(self._judged, READERS)
-        self._number = count()
-        self._busy = 0
 
     @property
     def idle(self) -> bool:
         """True when nothing is being judged."""
-        return not (self._busy or self._readers.busy) and self._pipes.settled.empty()
+        return not self._known.judging
 
-    async def run(self, only: Collection[str] | None = None) -> None:
-        """Bring back what the state holds (or, of that, *only* some paths), then judge what settles and falls due."""
-        for upload in tuple(self._store.uploads.values()):
-            if only is None or upload.path in only:
-                self.bring_back(upload)
+    async def run(self) -> None:
+        """Judge what settles until cancelled."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._readers.run(), name="enqueue: readers")
             group.create_task(self._take_settled(), name="enqueue: settled")
-            group.create_task(self._take_due(), name="enqueue: again")
-
-    def bring_back(self, upload: Upload) -> None:
-        """Let an unfinished upload go on when its time has come."""
-        next_try = None if upload.trouble is None else upload.trouble.next_try
-        if next_try is not None:
-            longest = LONGEST_WAIT if upload.state is State.PARKED else retry.BACKOFF_CAP
-            self._pipes.again.put(upload.path, min(next_try - self._clock.now(), longest))
-        elif upload.state is not State.PARKED:  # it was just being tried, for the first time or again
-            self._pipes.again.put(upload.path)
 
     async def _take_settled(self) -> None:
         while True:
-            settled = await self._pipes.settled.get()
-            if self._takes_a_look(settled):
-                self._readers.put(settled.root, settled)  # which may take minutes: new recordings pass it by
-                continue
-            self._busy += 1
-            try:
+            settled = await self._settled.get()
+            if self._may_be_known(settled):
+                self._readers.put(settled.root, settled)  # which may take minutes: new recordings go past it
+            else:
                 await self._judged(settled)
-            finally:
-                self._busy -= 1
 
-    def _takes_a_look(self, settled: Settled) -> bool:
-        """True when it may be a known file, which nothing but the share can tell."""
+    def _may_be_known(self, settled: Settled) -> bool:
+        """True when the share must be asked whether it is a known file."""
         if self._store.upload_at(settled.path) is not None:
             return False
         path, identity, ledger = settled.path, settled.identity, self._store.ledger
-        if ledger.alike(path, identity) is not None:
+        if ledger.alike(path, identity) is not None or self._store.table.with_content(settled.root, identity):
             return True
-        if any(_may_be_renamed(upload, settled) for upload in self._store.begun.values()):
-            return True
-        return self._skips_duplicates(path) and ledger.alike_elsewhere(identity, path) is not None
+        return self._rules.skips_duplicates(path) and ledger.alike_elsewhere(identity, path) is not None
 
     async def _judged(self, settled: Settled) -> None:
         try:
             await self.admit(settled)
         except errors.UploaderError as error:  # unreadable just now: the next scan brings it again
             self._bus.publish(events.UploadWaits(settled.path, str(error), 0.0))
-        except Exception as error:  # a fault of ours about one file must not end the others
+        except Exception as error:  # a bug of ours about one file must not end the others
             log.exception("fault", path=settled.path)
             self._bus.publish(events.UploadWaits(settled.path, our_fault(error), 0.0))
-
-    async def _take_due(self) -> None:
-        while True:
-            path = await self._pipes.again.next_due()
-            upload = self._store.uploads.get(path)
-            if upload is not None:
-                self._busy += 1
-                try:
-                    await self.go_on(upload)
-                finally:
-                    self._busy -= 1
+        finally:
+            self._known.judging.discard(settled.path)
 
     async def admit(self, settled: Settled) -> None:
-        """Put a settled file on the queue, unless there is nothing to send. Raises our errors."""
+        """Queue a settled file, unless there is nothing to send. Raises our errors."""
         upload = self._store.upload_at(settled.path)
-        verdict = judge(upload, settled)
         if upload is None:
             known = await self._was_sent(settled) or await self._is_renamed(settled) or await self._is_skipped(settled)
-            if not known and self._store.upload_at(settled.path) is None:  # while it was read it may have come again
+            if not known and self._store.upload_at(settled.path) is None:  # else it was queued while it was read
                 await self._enqueue_new(settled)
-        elif verdict is Verdict.BACK or verdict is Verdict.UNCLEAR:
-            await self.go_on(upload)
+            return
+        verdict = judge(upload, settled)
+        if verdict is Verdict.BACK or verdict is Verdict.UNCLEAR:
+            self._dispatcher.go_on(upload)
         elif verdict is Verdict.CHANGED:
-            orphan = lifecycle.orphan_of(upload, now=self._clock.now(), settle=0.0)
-            self._store.put_orphan(orphan)
-            self._store.drop(settled.path)
+            with self._leases.step(upload) as held:
+                if not held:
+                    return  # a worker has just begun with it, and will notice the change
+                self._store.put_orphan(lifecycle.orphan_of(upload, now=self._clock.now(), settle=0.0))
+                self._store.drop(upload)
             await self._store.commit()
-            await self._enqueue_new(settled)
+            if self._store.upload_at(settled.path) is None:
+                await self._enqueue_new(settled)
 
     async def _was_sent(self, settled: Settled) -> bool:
-        """True when the ledger vouches for this content at this path: only its metadata was touched."""
+        """True when the ledger holds this content at this path: only its metadata was touched."""
         known = self._store.ledger.alike(settled.path, settled.identity)
         if known is None:
             return False
@@ -179,26 +147,25 @@ class Enqueue:
         return True
 
     async def _is_renamed(self, settled: Settled) -> bool:
-        """True when this is the file of an upload under way, under a new name: it goes on, and ends under that one."""
-        for upload in tuple(self._store.begun.values()):
-            if not _may_be_renamed(upload, settled):
-                continue
+        """True when this is the file of an unfinished upload under a new name: the upload goes on under that name."""
+        for upload in self._store.table.with_content(settled.root, settled.identity):
             if not await self._has_left(upload, settled):
                 continue  # it is still there under its own name
-            current = self._store.uploads.get(upload.path)
+            current = self._store.table.current(upload)
             if current is None or current.ids is None:
                 continue  # it has ended meanwhile
-            renamed = await self._store.save(replace(current, renamed_to=settled.path))
+            renamed = self._store.put(replace(current, renamed_to=settled.path))  # whoever holds it reads it anew
+            await self._store.commit()
             self._bus.publish(events.FileRenamed(settled.path, upload.where))
             if renamed.state is State.PARKED and renamed.trouble is not None and renamed.trouble.waits_for_file:
-                await self.go_on(renamed)
+                self._dispatcher.go_on(renamed)
             return True
         return False
 
     async def _has_left(self, upload: Upload, settled: Settled) -> bool:
-        """True when an upload's file is no longer called what it was: nothing is there, or it is only spelt anew.
+        """True when an upload's file is no longer called what it was: nothing is there, or only its case has changed.
 
-        Some shares take large and small letters for the same, and find a file by either.
+        Some shares ignore the case of names, and find a file by either spelling.
         """
         share = self._shares.of(upload.root)
         ((_, what),) = await share.look([upload.where])
@@ -207,11 +174,11 @@ class Enqueue:
         return (await share.snapshot(upload.where)).inode == settled.snapshot.inode
 
     async def _is_skipped(self, settled: Settled) -> bool:
-        """True when the same content was sent under another name, and that is enough here."""
+        """True when the same content was sent under another name, and duplicates are skipped here."""
         known = self._store.ledger.alike_elsewhere(settled.identity, settled.path)
         if known is None:
             return False
-        if not self._skips_duplicates(settled.path):
+        if not self._rules.skips_duplicates(settled.path):
             self._bus.publish(events.FileDuplicate(settled.path, known.path, known.record, "sent"))
             return False
         if await self._shares.of(settled.root).sha256(settled.path) != known.sha256:
@@ -221,75 +188,15 @@ class Enqueue:
         return True
 
     async def _enqueue_new(self, settled: Settled) -> None:
-        upload = self._make_upload(settled)
+        chunk_size = chunk_size_now(self._rules.config.upload, self._store.learnt, now=self._clock.now())
+        upload, warning = self._rules.upload_of(settled, chunk_size)
+        if warning is not None:
+            self._bus.publish(events.MappingFellBack(settled.path, warning))
         if settled.unplayable:
             trouble = Trouble(settled.unplayable, Turn.FILE, must_change=True)
             await self._store.save(lifecycle.park(upload, trouble))
             self._bus.publish(events.UploadParked(settled.path, trouble.reason, trouble.turn))
             return
-        self._store.put(upload)
+        upload = self._store.put(upload)
         self._bus.publish(events.FileQueued(upload.path, upload.identity.size, upload.record.name))
-        self._queue(upload)
-
-    async def go_on(self, upload: Upload) -> None:
-        """Send an upload to the stage that its state belongs to; a parked one is released first."""
-        if upload.trouble is not None:
-            # It keeps its count: a file that was parked for failing gets one try, not all of them again.
-            upload = self._store.put(replace(upload, trouble=replace(upload.trouble, next_try=None)))
-        if upload.state is State.PARKED:
-            upload = await self._store.save(lifecycle.advance(upload, Step.RELEASE))
-            self._bus.publish(events.UploadReleased(upload.path, upload.state))
-        if upload.state is State.VERIFYING:
-            self._pipes.sent.put(upload.path)
-        elif upload.state is State.FINISHING:
-            self._pipes.ready.put(upload.path)
-        else:
-            self._queue(upload)
-
-    def _queue(self, upload: Upload) -> None:
-        rank = {
-            "oldest": upload.identity.mtime_ns,
-            "newest": -upload.identity.mtime_ns,
-            "smallest": upload.identity.size,
-        }[self._config.order]
-        small = upload.chunk_size != 0 and lifecycle.chunk_end(upload) == upload.identity.size
-        self._pipes.jobs.put_nowait(Job((rank, next(self._number)), upload.path, small))
-
-
-def _may_be_renamed(upload: Upload, settled: Settled) -> bool:
-    return upload.identity == settled.identity and upload.root == settled.root
-
-
-def chunk_size_now(config: UploadConfig, learnt: Learnt, *, now: float) -> int:
-    """Say in which chunks a new record is filled: as configured, unless the server has taught us less. 0: whole."""
-    if config.chunk_size == 0 or (learnt.whole_only_until is not None and now < learnt.whole_only_until):
-        return 0
-    limit = limit_now(learnt, now=now)
-    return config.chunk_size if limit is None else min(config.chunk_size, limit)
-
-
-def limit_now(learnt: Learnt, *, now: float) -> int | None:
-    """The size in bytes above which the server has refused requests; None: none is known, or it was long ago."""
-    return learnt.chunk_limit if now < (learnt.chunk_limit_until or 0.0) else None
-
-
-def upload_of(
-    settled: Settled, watches: Sequence[WatchConfig], chunk_size: int, *, fallback: WatchConfig
-) -> tuple[Upload, str | None]:
-    """Make the upload that a settled file becomes, and the warning of a mapping that fell back.
-
-    A file that belongs to no watched folder (it was named on the command line) follows *fallback*.
-    """
-    watch = selection.owner(watches, settled.path) or fallback
-    relpath = selection.relative(watch.path, settled.path) or settled.path.rsplit("/", 1)[-1]
-    mapped = mapping.record_for(watch.record, relpath=relpath, mtime=settled.identity.mtime_ns / 1e9)
-    upload = Upload(
-        path=settled.path,
-        root=settled.root,
-        identity=settled.identity,
-        record=mapped.record,
-        chunk_size=chunk_size,
-        after_upload=watch.after_upload,
-        move_to=None if watch.move_to is None else str(watch.move_to),
-    )
-    return upload, mapped.warning
+        self._dispatcher.route(upload)

@@ -1,51 +1,56 @@
-"""What the retry policy has said is carried out, the same way for every stage.
+"""Applies retry decisions (retry, park, start over, settle again) to an upload, the same way for every stage.
 
-Must never decide: ``retry.decide`` has. Everything it changes is saved before the upload goes anywhere.
+``retry.decide`` decides. The stage that failed holds the lease of the upload. Every change is saved before the upload
+goes anywhere.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable
 from dataclasses import replace
+from typing import Protocol
 
 from uploader import errors, events, lifecycle, retry
-from uploader.clock import Clock
+from uploader.chunk_size import chunk_size_now, halved
 from uploader.config import Config
-from uploader.files import Shares
 from uploader.log import get_logger
 from uploader.model import Sighting, State, Trouble, Turn, Upload
 from uploader.outage import Outage
 from uploader.retry import Action, Next
-from uploader.stages import Pipes, Seen, our_fault
-from uploader.stages.enqueue import chunk_size_now, limit_now
-from uploader.store import Store
+from uploader.stages import Seen, our_fault
+from uploader.stages.context import StageContext
+from uploader.store import Stale
 
 log = get_logger(__name__)
 
 
-class Setbacks:
-    """Knows how to put an upload aside, back, or to its beginning."""
+class Rules(Protocol):
+    """What the failure handler needs of ``FileRules``."""
 
-    def __init__(
-        self,
-        config: Config,
-        shares: Shares,
-        store: Store,
-        pipes: Pipes,
-        outage: Outage,
-        clock: Clock,
-        bus: events.Bus,
-    ) -> None:
-        self._config, self._shares, self._store, self._pipes, self._outage = config, shares, store, pipes, outage
-        self._clock, self._bus = clock, bus
+    config: Config
+
+    def reconfigured(self, upload: Upload, chunk_size: int) -> Upload:
+        """Return the upload under the configuration in force."""
+
+
+class Setbacks:
+    """Handles whatever a stage's work on an upload raises."""
+
+    def __init__(self, context: StageContext, rules: Rules, outage: Outage) -> None:
+        self._shares, self._store, self._pipes = context.shares, context.store, context.pipes
+        self._clock, self._bus = context.clock, context.bus
+        self._rules, self._outage = rules, outage
 
     async def guard(self, path: str, work: Awaitable[None]) -> None:
-        """Do a stage's *work* on the upload of *path*; whatever it raises becomes that upload's setback."""
+        """Do a stage's *work* on the upload of *path*, and handle what it raises."""
         try:
             await work
         except errors.UploaderError as error:
             await self.take(path, error)
-        except Exception as error:  # a fault of ours in one file's upload must not end the others
+        except Stale:  # it was changed between a read and a write: go on from what it is now
+            log.debug("changed-meanwhile", path=path)
+            self._pipes.again.put(path)
+        except Exception as error:  # a bug of ours in one file's upload must not end the others
             log.exception("fault", path=path)
             await self.crash(path, error)
 
@@ -53,23 +58,13 @@ class Setbacks:
         """Do what follows from *error* for the upload of *path*."""
         upload = self._store.uploads.get(path)
         if upload is None or upload.state is State.PARKED:
-            return  # the operator was faster
-        history = retry.History(
-            attempts=upload.trouble.attempts if upload.trouble else 0,
-            not_ready=upload.trouble.not_ready if upload.trouble else 0,
-            cuts=upload.trouble.cuts if upload.trouble else 0,
-            restarts=upload.restarts,
-            gone=upload.gone,
-            chunk_size=upload.chunk_size,
-            size=upload.identity.size,
-            begun=upload.state is not State.QUEUED,
-            outage=self._outage.going_on,
-        )
-        verdict = retry.decide(error, history, self._clock.uniform)
+            return
+        verdict = retry.decide(error, self._history(upload), self._clock.uniform)
         if verdict.server_level:
-            await self._outage.failed(error)  # whoever takes the upload up next waits for its end, early or late
+            await self._outage.failed(error)  # whoever takes the upload up next waits for its end
         elif verdict.costs:
             await self._outage.stumbled(error)
+        upload = self._store.uploads[path]  # its file may have been renamed meanwhile
         self._learn(verdict, upload)
         match verdict.action:
             case Action.RESETTLE:
@@ -81,8 +76,22 @@ class Setbacks:
             case Action.TRY_AGAIN:
                 await self._try_again(upload, verdict)
 
+    def _history(self, upload: Upload) -> retry.History:
+        trouble = upload.trouble
+        return retry.History(
+            attempts=0 if trouble is None else trouble.attempts,
+            not_ready=0 if trouble is None else trouble.not_ready,
+            cuts=0 if trouble is None else trouble.cuts,
+            restarts=upload.restarts,
+            gone=upload.gone,
+            chunk_size=upload.chunk_size,
+            size=upload.identity.size,
+            begun=upload.state is not State.QUEUED,
+            outage=self._outage.going_on,
+        )
+
     async def crash(self, path: str, error: Exception) -> None:
-        """Park the upload of *path* after a fault of ours: one bad file never stops the others."""
+        """Park the upload of *path* after a bug of ours: one bad file never stops the others."""
         upload = self._store.uploads.get(path)
         if upload is not None and upload.state is not State.PARKED:
             await self._park(upload, Next(Action.PARK, Trouble(our_fault(error), Turn.OPERATOR), retry.DAY))
@@ -92,9 +101,9 @@ class Setbacks:
         if verdict.whole_only:
             self._store.learn(whole_only_until=until)
         if verdict.halve_chunk and verdict.action is Action.START_OVER:
-            half = max(retry.MIN_CHUNK, min(upload.chunk_size, upload.identity.size) // 2)
-            known = limit_now(self._store.learnt, now=self._clock.now())  # another upload may have learnt more by now
-            self._store.learn(chunk_limit=half if known is None else min(half, known), chunk_limit_until=until)
+            now = self._clock.now()
+            limit = halved(upload.chunk_size, upload.identity.size, self._store.learnt, now=now)
+            self._store.learn(chunk_limit=limit, chunk_limit_until=until)
 
     def _with_time(self, verdict: Next) -> Trouble:
         next_try = None if verdict.after is None else self._clock.now() + verdict.after
@@ -119,10 +128,9 @@ class Setbacks:
         fresh, orphan = lifecycle.start_over(upload, now=now, settle=self._orphan_settle(upload))
         learning = verdict.whole_only or verdict.halve_chunk  # ends by itself, and what it learns is kept
         fresh = replace(
-            fresh,
+            self._rules.reconfigured(fresh, chunk_size_now(self._rules.config.upload, self._store.learnt, now=now)),
             restarts=upload.restarts if learning else fresh.restarts,
             gone=upload.gone + verdict.gone,
-            chunk_size=chunk_size_now(self._config.upload, self._store.learnt, now=now),
             trouble=self._with_time(verdict),
         )
         self._store.put_orphan(orphan)
@@ -132,10 +140,10 @@ class Setbacks:
         self._pipes.again.put(upload.path, verdict.after or 0.0)
 
     async def _resettle(self, upload: Upload, verdict: Next) -> None:
-        """Forget the upload; the file settles again as it is now."""
+        """Drop the upload; the file settles again as it is now."""
         orphan = lifecycle.orphan_of(upload, now=self._clock.now(), settle=self._orphan_settle(upload))
         self._store.put_orphan(orphan)
-        self._store.drop(upload.path)
+        self._store.drop(upload)
         await self._store.commit()
         self._bus.publish(events.FileChanged(upload.path, verdict.trouble.reason))
         await self.look_again(upload)
@@ -151,4 +159,4 @@ class Setbacks:
 
     def _orphan_settle(self, upload: Upload) -> float:
         """Seconds until the record of an upload that is given up may be cleared away: only doubt has to settle."""
-        return self._config.server.doubt_settle if upload.state is State.IN_DOUBT else 0.0
+        return self._rules.config.server.doubt_settle if upload.state is State.IN_DOUBT else 0.0

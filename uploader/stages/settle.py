@@ -1,7 +1,6 @@
 """Stage 2: hold every file back until it is complete. ``completeness`` decides when that is.
 
-Must never decide itself, compare a file's time with any clock, or look at what is held back more often than at what
-moves.
+A file that is held back is looked at more rarely than one that changes.
 """
 
 from __future__ import annotations
@@ -14,16 +13,20 @@ from typing import Final
 
 from uploader import completeness, errors, events
 from uploader.agenda import Agenda
-from uploader.clock import Clock
 from uploader.completeness import Complete, Rules, Still, Wait
-from uploader.files import Shares
-from uploader.model import Closeness, Sighting, State
-from uploader.stages import Pipes, Seen, Settled
+from uploader.files import Share
+from uploader.log import get_logger
+from uploader.model import Closeness, Sighting
+from uploader.stages import Seen, Settled, our_fault
 from uploader.stages.apart import Apart
-from uploader.store import Store
+from uploader.stages.context import StageContext
+from uploader.stages.known import KnownFiles
+
+log = get_logger(__name__)
 
 LOOKERS: Final = 4  # files of one share looked at at the same time
 LOOK_AGAIN: Final = 0.25  # of ``settle``: how soon a file that an event named may be looked at again
+FAULT_PAUSE: Final = 600.0  # s until a file that has hit a bug of ours is looked at again
 UNREADABLE_PAUSE: Final = 1.0  # s, at least, until a file that cannot be read is looked at again
 BREATH: Final = 1000  # sightings handled before the event loop gets its turn
 
@@ -44,20 +47,13 @@ class Candidate:
 class Settle:
     """Holds every file that is new, or no longer what it was, until it is complete."""
 
-    def __init__(
-        self,
-        rules_of: Callable[[str], Rules],
-        shares: Shares,
-        store: Store,
-        pipes: Pipes,
-        clock: Clock,
-        bus: events.Bus,
-    ) -> None:
+    def __init__(self, context: StageContext, rules_of: Callable[[str], Rules]) -> None:
         """*rules_of*: what a watched folder (by its path) asks of a file."""
-        self._rules_of, self._shares, self._store, self._pipes = rules_of, shares, store, pipes
-        self._clock, self._bus = clock, bus
+        self._shares, self._settled, self._seen = context.shares, context.pipes.settled, context.pipes.seen
+        self._clock, self._bus, self._rules_of = context.clock, context.bus, rules_of
         self._candidates: dict[str, Candidate] = {}
-        self._looks: Agenda[str] = Agenda(clock)
+        self.known = KnownFiles(context.store, self._candidates.keys())
+        self._looks: Agenda[str] = Agenda(self._clock)
         self._lookers: Apart[str] = Apart(self.look, LOOKERS)
         self._busy = 0
 
@@ -80,13 +76,13 @@ class Settle:
 
     async def _take_seen(self) -> None:
         while True:
-            seen = await self._pipes.seen.get()
+            seen = await self._seen.get()
             self._busy += 1
             try:
                 await self.take(seen)
             finally:
                 self._busy -= 1
-                self._pipes.seen.task_done()
+                self._seen.task_done()
 
     async def take(self, seen: Seen) -> None:
         """Begin to wait for what is new. What is no longer there is noticed when it is looked at."""
@@ -99,7 +95,7 @@ class Settle:
         path = sighting.path
         candidate = self._candidates.get(path)
         if candidate is None:
-            if not is_settled_business(self._store, sighting):
+            if self.known.is_new(sighting):
                 self._candidates[path] = Candidate(sighting, self._clock.monotonic())
                 self._looks.put(path)
                 self._bus.publish(events.FileFound(path, sighting.size))
@@ -129,17 +125,21 @@ class Settle:
         try:
             still, verdict = await self._judged(candidate, rules)
         except (errors.FileMissing, errors.NotAFile):
-            self._let_go(path)
+            self._drop(path)
             return
         except errors.ShareNotReady as error:
             still, verdict = candidate.still, Wait(str(error), max(rules.settle, UNREADABLE_PAUSE))
+        except Exception as error:  # a bug of ours about one file must not end the others
+            log.exception("fault", path=path)
+            still, verdict = candidate.still, Wait(our_fault(error), FAULT_PAUSE, held=True, soon=False)
         if isinstance(verdict, Wait):
             self._wait(candidate, still, verdict)
         elif still is not None:
-            self._let_go(path)
+            self.known.judging.add(path)  # first: at no moment may it be a path that nobody knows
+            self._drop(path)
             self._bus.publish(events.FileSettled(path, still.snapshot.identity.size))
             settled = Settled(path, candidate.sighting.root, still.snapshot, verdict.unplayable)
-            self._pipes.settled.put_nowait(settled)
+            self._settled.put_nowait(settled)
 
     async def _judged(self, candidate: Candidate, rules: Rules) -> tuple[Still, Wait | Complete]:
         """Ask of a file what is needed to judge it, the cheap questions first. Raises our errors."""
@@ -154,10 +154,20 @@ class Settle:
             ((_, what),) = await share.look([marker])
             marker = marker if what == "missing" else ""
         if not marker:
-            closeness = await share.closeness(path, gate=rules.gate)
+            closeness = await self._closeness(share, path, gate=rules.gate)
         return still, completeness.judge(
             rules, snapshot.identity.size, now - still.since, marker=marker, closeness=closeness
         )
+
+    async def _closeness(self, share: Share, path: str, *, gate: bool) -> Closeness:
+        """Ask whether a file is closed. A bug in a container parser counts as "not closed": in the end it is parked."""
+        try:
+            return await share.closeness(path, gate=gate)
+        except errors.UploaderError:
+            raise
+        except Exception as error:  # parsers read bytes that anybody may have written
+            log.exception("fault", path=path)
+            return Closeness(unfinished=our_fault(error))
 
     def _wait(self, candidate: Candidate, still: Still | None, wait: Wait) -> None:
         path = candidate.sighting.path
@@ -180,17 +190,6 @@ class Settle:
         due = self._looks.wait_of(path)  # it may have been seen to change meanwhile
         self._looks.put(path, wait.after if due is None else min(due, wait.after))
 
-    def _let_go(self, path: str) -> None:
+    def _drop(self, path: str) -> None:
         self._candidates.pop(path, None)
         self._looks.drop(path)
-
-
-def is_settled_business(store: Store, sighting: Sighting) -> bool:
-    """True when nothing is to be done about this file as its inode shows it: sent, or on its way."""
-    upload = store.upload_at(sighting.path)
-    if upload is None:
-        return store.ledger.knows(sighting.path, sighting.size, sighting.mtime_ns)
-    if (upload.identity.size, upload.identity.mtime_ns) != (sighting.size, sighting.mtime_ns):
-        return False
-    # Parked because it was not there, and now it is: let it settle, and it is released.
-    return not (upload.state is State.PARKED and upload.trouble is not None and upload.trouble.waits_for_file)

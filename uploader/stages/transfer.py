@@ -1,10 +1,9 @@
 """Stage 4: create the record, send chunk after chunk, save what was acknowledged.
 
-A worker drives one upload from where it stands towards *every byte acknowledged*; ``lifecycle.TABLE`` is its map.
-Must never act before the save that announces the act has returned, have two requests for one record in flight, or
-send a byte again that was acknowledged. What it cannot solve at once it hands back with a time: waiting holds no
-worker. A large file holds one no longer than a chunk takes while a small one waits: it steps aside, the small one goes,
-and then it is its turn again. No worker is kept free for small files: it would stand idle while the link has room.
+A worker drives one upload from its saved state to *every byte acknowledged*, along ``lifecycle.TABLE``. It acts only
+after the save that announces the act has returned, has one request in flight for each record, and never sends an
+acknowledged byte again. What cannot be solved at once goes back to a queue with a time. A large file steps aside
+between two chunks while a small one waits; no worker is reserved for small files.
 """
 
 from __future__ import annotations
@@ -12,23 +11,23 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from enum import Enum
 from typing import Final
 from weakref import WeakValueDictionary
 
 from uploader import errors, events, lifecycle
 from uploader.ages import Ages
 from uploader.bandwidth import Lane
-from uploader.clock import Clock
 from uploader.config import ServerConfig
-from uploader.files import Bookmark, Recording, Shares
+from uploader.files import Bookmark, Recording
 from uploader.lifecycle import Step
 from uploader.model import Orphan, RecordIds, Sighting, State, Upload, shown
 from uploader.outage import Outage
 from uploader.retry import POLL_FIRST
-from uploader.stages import Job, Pipes
+from uploader.stages import Job
+from uploader.stages.context import StageContext
 from uploader.stages.setback import Setbacks
-from uploader.store import Store
 from uploader.valt import RecordDetails, RecordListed, Valt
 from uploader.valt.wire import multipart_filename
 from uploader.ways import Ways
@@ -36,7 +35,23 @@ from uploader.ways import Ways
 CLOCK_GRAIN: Final = 2.0  # s; a Date header and ``created`` are both whole seconds
 LANDED: Final = frozenset({"created", "ready"})
 NAME_PAUSE: Final = 1.0  # s, at least, until a record is made whose name is that of one in doubt
-HERE: Final = (State.QUEUED, State.CREATING, State.SENDING, State.IN_DOUBT)
+HERE: Final = frozenset({State.QUEUED, State.CREATING, State.SENDING, State.IN_DOUBT})
+
+
+class Outcome(Enum):
+    """How a worker's drive of an upload ended."""
+
+    LEFT = "left"  # the upload left this stage, waits, or failed: it is on another queue, or over
+    STEPPED_ASIDE = "stepped-aside"  # a small file goes first; the upload goes on after it
+
+
+@dataclass(slots=True)
+class _Memory:
+    """What this process remembers of an upload between two drives. Losing it costs reading, not correctness."""
+
+    bookmark: Bookmark | None = None  # where the file stood, so that it is not read again
+    resent_at: int | None = None  # offset of a chunk that was sent again: a refusal of it says nothing about ranges
+    aside: bool = False  # it has stepped aside for a small file
 
 
 class Transfer:
@@ -44,36 +59,25 @@ class Transfer:
 
     def __init__(
         self,
+        context: StageContext,
         server: ServerConfig,
-        shares: Shares,
-        store: Store,
         valt: Valt,
         outage: Outage,
         setbacks: Setbacks,
         lanes: Callable[[str], Lane],
-        pipes: Pipes,
-        clock: Clock,
-        bus: events.Bus,
     ) -> None:
         """*lanes*: who says how fast the files of a watched folder may go."""
-        self._server, self._shares, self._store, self._valt, self._outage = server, shares, store, valt, outage
-        self._lanes = lanes
-        self._setbacks, self._pipes, self._clock, self._bus = setbacks, pipes, clock, bus
-        self._ways = Ways(server, store, valt, clock, bus)
+        self._shares, self._store, self._leases = context.shares, context.store, context.leases
+        self._pipes, self._clock, self._bus = context.pipes, context.clock, context.bus
+        self._server, self._valt, self._outage, self._setbacks, self._lanes = server, valt, outage, setbacks, lanes
+        self._ways = Ways(server, context.store, valt, context.clock, context.bus)
         self._stopping = asyncio.Event()
-        self._resent: dict[str, int] = {}  # where a chunk was sent again: a no to it is no word about ranges
-        self._active: dict[str, asyncio.Task[None]] = {}
-        self._missed: dict[str, Job] = {}  # came back to the queue while a worker was still putting it aside
-        self._aside: set[str] = set()  # have stepped aside for a small one
-        self._marks: dict[str, Bookmark] = {}  # where each that is not sent yet stood, so that it is not read again
-        self._doubts = Ages(clock)
-        # One record of a name is made at a time, so that after a crash it can only be one upload's (rule 6).
+        self._memories: dict[str, _Memory] = {}  # by path, of the uploads that are in this stage
+        self._doubts = Ages(context.clock)
+        # Records of one name are created one at a time, so that after a crash it is known whose a record is (rule 6).
         self._names: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
-
-    @property
-    def active(self) -> tuple[str, ...]:
-        """Paths that a worker is busy with."""
-        return tuple(self._active)
+        self.active = 0
+        """Workers that are busy with an upload."""
 
     async def work(self) -> None:
         """Take job after job until ``stop``; one worker."""
@@ -81,60 +85,51 @@ class Transfer:
         while not self._stopping.is_set():
             job = small or await self._pipes.jobs.get()
             async with self._outage.turn():  # an outage may have begun while we waited for a job
-                await self._do(job)
+                outcome = await self._do(job)
             small = None
-            if job.path in self._aside:
+            if outcome is Outcome.STEPPED_ASIDE:
                 small = self._pipes.jobs.take_small()
                 self._pipes.jobs.put_nowait(job)
 
-    async def _do(self, job: Job) -> None:
-        """Drive the upload of one job as far as it goes, in a task of its own that can be taken away from it."""
-        upload = self._store.uploads.get(job.path)
-        waits = upload is not None and upload.trouble is not None and upload.trouble.next_try is not None
-        if upload is None or upload.state not in HERE or waits:
-            return  # it has moved on since it was queued
-        if job.path in self._active:
-            self._missed[job.path] = job
-            return
-        self._active[job.path] = asyncio.ensure_future(self._setbacks.guard(job.path, self.drive(job.path)))
+    async def _do(self, job: Job) -> Outcome | None:
+        """Drive the upload of one job as far as it goes. None when it is not this stage's any more."""
+        self.active += 1
         try:
-            await asyncio.shield(self._active[job.path])
-        except asyncio.CancelledError:
-            task = self._active[job.path]
-            if not task.cancelled():  # this worker was cancelled, not the upload alone
-                task.cancel()
-                await asyncio.gather(task, return_exceptions=True)
-                raise
+            return await self._leases.work(job.path, HERE, self._drive_guarded)
         finally:
-            del self._active[job.path]
-            if job.path not in self._store.uploads:
+            self.active -= 1
+            upload = self._store.uploads.get(job.path)
+            if upload is None or upload.state not in HERE:
+                self._memories.pop(job.path, None)
                 self._doubts.forget(job.path)
-            if missed := self._missed.pop(job.path, None):
-                self._pipes.jobs.put_nowait(missed)
 
     def stop(self) -> None:
         """Begin nothing more; chunks that are in flight may end."""
         self._stopping.set()
 
-    async def let_go(self, path: str) -> None:
-        """Stop working on *path* and return when nobody does: the operator takes it away."""
-        if task := self._active.get(path):
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+    async def _drive_guarded(self, upload: Upload) -> Outcome:
+        outcome = Outcome.LEFT
 
-    async def drive(self, path: str) -> None:
-        """Bring one upload forward, state by state, until it has left this stage. Raises our errors."""
-        was_aside = path in self._aside
-        self._aside.discard(path)
+        async def drive() -> None:
+            nonlocal outcome
+            outcome = await self.drive(upload.path)
+
+        await self._setbacks.guard(upload.path, drive())
+        return outcome
+
+    async def drive(self, path: str) -> Outcome:
+        """Bring one upload forward, state by state, until it has left this stage or steps aside. Raises our errors."""
+        memory = self._memories.setdefault(path, _Memory())
+        was_aside, memory.aside = memory.aside, False
         async with AsyncExitStack() as stack:
             recording: Recording | None = None
             while not self._stopping.is_set():
                 upload = self._store.uploads.get(path)
-                if upload is not None and self._store.is_paused(upload):
-                    return
-                if upload is None or upload.state not in HERE:
-                    self._marks.pop(path, None)
-                    return
+                if upload is None or upload.state not in HERE or self._store.is_paused(upload):
+                    break
+                if upload.forgotten and upload.state is not State.CREATING:
+                    await self._drop_forgotten(upload)
+                    break
                 if upload.state is State.CREATING:
                     await self._find_record(upload)
                 elif upload.state is State.IN_DOUBT:
@@ -144,48 +139,50 @@ class Transfer:
                         share = self._shares.of(upload.root)
                         recording = await stack.enter_async_context(share.open(upload.where, upload.identity))
                     if upload.state is State.QUEUED:
-                        await self._begin(upload)
+                        await self._begin(path)
                     else:
                         await self._send(upload, recording, tell=not was_aside)
                         if self._steps_aside(path):
-                            self._marks[path] = recording.bookmark()
-                            return
+                            memory.bookmark, memory.aside = recording.bookmark(), True
+                            return Outcome.STEPPED_ASIDE
+        return Outcome.LEFT
+
+    async def _drop_forgotten(self, upload: Upload) -> None:
+        """Drop an upload that the operator has forgotten, now that it is known whether its record was made."""
+        self._store.put_orphan(lifecycle.orphan_of(upload, now=self._clock.now(), settle=0.0))
+        self._store.drop(upload)
+        await self._store.commit()
 
     def _steps_aside(self, path: str) -> bool:
         """True when a small file waits, and more than one chunk of this one is left."""
         upload = self._store.uploads.get(path)
         if upload is None or upload.state is not State.SENDING or lifecycle.chunk_end(upload) == upload.identity.size:
             return False
-        if self._pipes.jobs.small_waits:
-            self._aside.add(path)
-        return path in self._aside
+        return self._pipes.jobs.small_waits
 
-    async def _begin(self, upload: Upload) -> None:
+    async def _begin(self, path: str) -> None:
         """Save the intent, make the record, save its ids."""
-        async with self._names.setdefault(upload.record.name, asyncio.Lock()):
-            if self._namesake_in_doubt(upload):
+        name = self._store.uploads[path].record.name
+        async with self._names.setdefault(name, asyncio.Lock()):
+            if any(other.path != path for other in self._store.table.creating(name)):  # they could not be told apart
                 what = "whether the record of another file of the same name was made is not known yet"
                 raise errors.StillInDoubt(what, wait=max(NAME_PAUSE, self._server.doubt_settle))
             await self._valt.agree_on_time()  # the intent is timed by the server's clock
             await self._ways.look()
-            now = self._clock.now()
-            intent = {"intent_at": self._valt.server_now(), "begun_at": upload.begun_at or now}
+            upload = self._store.uploads[path]
+            begun_at = upload.begun_at or self._clock.now()
+            intent = {"intent_at": self._valt.server_now(), "begun_at": begun_at}
             upload = await self._store.save(lifecycle.advance(upload, Step.INTEND, **intent))
             try:
                 ids = await self._valt.create_record(upload.record)
             except errors.AnswerLost as error:
-                self._bus.publish(events.UploadInDoubt(upload.path, "", str(error)))
+                self._bus.publish(events.UploadInDoubt(path, "", str(error)))
                 raise
             except errors.UploaderError:
-                await self._store.save(lifecycle.advance(upload, Step.NOT_CREATED))
+                await self._store.save(lifecycle.advance(self._store.uploads[path], Step.NOT_CREATED))
                 raise
-            await self._store.save(lifecycle.advance(upload, Step.CREATED, ids=ids))
-            self._bus.publish(events.RecordCreated(upload.path, ids.record, ids.video))
-
-    def _namesake_in_doubt(self, upload: Upload) -> bool:
-        """True while a record of this name may exist that is another upload's: the two could not be told apart."""
-        others = (other for other in self._store.begun.values() if other.state is State.CREATING)
-        return any(other.record.name == upload.record.name and other.path != upload.path for other in others)
+            await self._store.save(lifecycle.advance(self._store.uploads[path], Step.CREATED, ids=ids))
+            self._bus.publish(events.RecordCreated(path, ids.record, ids.video))
 
     async def _find_record(self, upload: Upload) -> None:
         """Find out whether the record of a saved intent exists (rule 6)."""
@@ -195,6 +192,7 @@ class Transfer:
             wait = self._server.doubt_settle - asked_for
             raise errors.StillInDoubt("whether its record was made is not known yet", wait=wait)
         record = found[0] if len(found) == 1 else None
+        upload = self._store.uploads[upload.path]
         if record is not None and record.videos is not None:  # it names its video
             ids = RecordIds(record.record, next(iter(record.videos)))
             await self._store.save(lifecycle.advance(upload, Step.CREATED, ids=ids))
@@ -222,11 +220,10 @@ class Transfer:
         return empty
 
     def _may_be_ours(self, row: RecordListed, upload: Upload) -> bool:
-        taken = {other.ids.record for other in self._store.begun.values() if other.ids is not None}
         return (
             row.author == self._server.username
             and row.created >= (upload.intent_at or 0.0) - CLOCK_GRAIN
-            and row.record not in taken
+            and not self._store.table.has_record(row.record)
             and row.record not in self._store.orphans
         )
 
@@ -237,11 +234,11 @@ class Transfer:
         landed = details.status_of(ids.video) is not None
         waited = self._time_in_doubt(upload)
         if landed and upload.doubt_end == upload.identity.size:
-            await self._acknowledge(upload)
+            await self._acknowledge(upload.path)
             self._bus.publish(events.DoubtResolved(upload.path, ids.record, "the last chunk had landed"))
         elif not landed and await self._ways.resend_is_safe():
-            self._resent[upload.path] = upload.offset
-            await self._store.save(lifecycle.advance(upload, Step.RESEND))
+            self._memories[upload.path].resent_at = upload.offset
+            await self._store.save(lifecycle.advance(self._store.uploads[upload.path], Step.RESEND))
             self._bus.publish(events.DoubtResolved(upload.path, ids.record, "sent again: that is safe here"))
         elif waited < self._server.doubt_settle:
             what = "what became of its last request is not known yet"
@@ -260,7 +257,7 @@ class Transfer:
             if tell:
                 ids, size = _ids(upload), upload.identity.size
                 self._bus.publish(events.UploadResumed(upload.path, ids.record, upload.offset, size))
-        self._marks[upload.path] = start = recording.bookmark()
+        self._memories[upload.path].bookmark = start = recording.bookmark()
         try:
             await self._send_chunk(upload, recording)
         except errors.TokenExpired:
@@ -273,7 +270,7 @@ class Transfer:
 
     async def _go_to_offset(self, upload: Upload, recording: Recording) -> None:
         """Go to where the upload stands: by what we know from before if the file is still the same, else by reading."""
-        mark = self._marks.get(upload.path)
+        mark = self._memories[upload.path].bookmark
         stands = upload.offset, upload.digest
         if mark is not None and (mark.position, mark.hash.hexdigest()) == stands and recording.is_as_at(mark):
             recording.return_to(mark)
@@ -282,7 +279,7 @@ class Transfer:
 
     async def _send_chunk(self, upload: Upload, recording: Recording) -> None:
         path, size, ids, end = upload.path, upload.identity.size, _ids(upload), lifecycle.chunk_end(upload)
-        position = upload.offset
+        position, memory = upload.offset, self._memories[upload.path]
 
         def progress(count: int) -> None:
             nonlocal position
@@ -312,15 +309,15 @@ class Transfer:
             raise
         except errors.UploaderError as error:
             await self._not_taken(path)
-            if isinstance(error, errors.ChunkRefused) and self._resent.get(path) == upload.offset:
+            if isinstance(error, errors.ChunkRefused) and memory.resent_at == upload.offset:
                 raise errors.RecordSpoilt(f"a chunk that was sent again: {error.what}") from None
             raise
         finally:
-            self._resent.pop(path, None)
+            memory.resent_at = None
         if held is not None and held != end:
             raise errors.RecordSpoilt(f"the server says it holds {held} bytes where {end} were sent")
         await recording.confirm()
-        await self._acknowledge(self._store.uploads[path])
+        await self._acknowledge(path)
 
     def _doubt_begins(self, path: str) -> None:
         """Count the doubt's settle time from now: the request was alive until we gave it up. Saved by the setback."""
@@ -334,8 +331,9 @@ class Transfer:
         if upload.state is State.IN_DOUBT:
             await self._store.save(lifecycle.advance(upload, Step.REFUSED))
 
-    async def _acknowledge(self, upload: Upload) -> None:
-        upload = await self._store.save(lifecycle.acknowledge(upload, now=self._clock.now()))
+    async def _acknowledge(self, path: str) -> None:
+        upload = lifecycle.acknowledge(self._store.uploads[path], now=self._clock.now())
+        upload = await self._store.save(upload)
         size = upload.identity.size
         self._bus.publish(events.ChunkAcknowledged(upload.path, upload.offset, size))
         if upload.state is State.VERIFYING:

@@ -5,6 +5,7 @@
     line.py    one line of the ledger, and the quick way to read it
     index.py   numbers of lines by a key, compact
     ledger.py  the chain of finished uploads, and what it says of a file
+    uploads.py the unfinished uploads in memory, each with its revision
     store.py   both together: the one place that changes them, one writer at a time
 
 Must never hold a secret, and never answer "saved" before it is durable.
@@ -13,5 +14,6 @@ Must never hold a secret, and never answer "saved" before it is durable.
 from uploader.store.ledger import Ledger
 from uploader.store.line import LedgerLine
 from uploader.store.store import Store
+from uploader.store.uploads import Stale
 
-__all__ = ["Ledger", "LedgerLine", "Store"]
+__all__ = ["Ledger", "LedgerLine", "Stale", "Store"]

@@ -168,13 +168,14 @@ def _no_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def to_json(value: Any) -> str:
-    """Write a dataclass of ``model`` on one line, in ASCII; fields at their default None are left out."""
-    return _SPELL({key: item for key, item in _plain(value).items() if item is not None})
+    """Write a dataclass of ``model`` on one line, in ASCII; None and rare flags that are false are left out."""
+    rare = _rare(value.__class__)
+    return _SPELL({key: item for key, item in _plain(value).items() if item is not None and (item or key not in rare)})
 
 
 def _plain(value: Any) -> dict[str, Any]:
     """Return the fields of a dataclass by name. Not ``asdict``, which copies all below: nearly three times as slow."""
-    return {each.name: getattr(value, each.name) for each in dataclasses.fields(value)}
+    return {name: getattr(value, name) for name in types_of(value.__class__)}
 
 
 _SPELL: Final = json.JSONEncoder(allow_nan=False, default=_plain).encode
@@ -234,9 +235,15 @@ def _build_dataclass(kind: Any, value: Any, where: str) -> Any:
 
 @cache  # of a handful of classes: working their hints out takes ten times as long as all the rest
 def types_of(kind: Any) -> dict[str, Any]:
-    """The types of a dataclass's fields by name."""
+    """The types of a dataclass's fields by name; fields that are never saved are left out."""
     hints = typing.get_type_hints(kind)
-    return {name: Nanoseconds if name == "mtime_ns" else hint for name, hint in hints.items()}
+    saved = [each.name for each in dataclasses.fields(kind) if each.metadata.get("saved", True)]
+    return {name: Nanoseconds if name == "mtime_ns" else hints[name] for name in saved}
+
+
+@cache
+def _rare(kind: Any) -> frozenset[str]:
+    return frozenset(each.name for each in dataclasses.fields(kind) if each.metadata.get("rare"))
 
 
 @cache

@@ -16,11 +16,12 @@ from typing import Final, TypeVar
 
 from uploader import errors, events
 from uploader.clock import Clock
-from uploader.model import Finished, Home, Orphan, State, Upload, covers
+from uploader.model import Finished, Home, Orphan, Upload, covers
 from uploader.store import codec
 from uploader.store import ledger as ledger_file
 from uploader.store.disk import PREVIOUS, Disk
 from uploader.store.ledger import Ledger
+from uploader.store.uploads import UploadTable
 from uploader.threads import DaemonThreads
 
 STATE: Final = "state.json"
@@ -40,9 +41,7 @@ class Store:
         saved = load(disk)
         self.ledger = _ledger(disk, saved, repair=True)
         self._writes = codec.StateWriter()  # touched on the state's own thread alone
-        self._uploads = {upload.path: upload for upload in saved.uploads}
-        self._begun = dict(self._uploads)
-        self._renamed = {upload.renamed_to: upload.path for upload in saved.uploads if upload.renamed_to is not None}
+        self.table = UploadTable(saved.uploads)
         self._orphans = {orphan.record: orphan for orphan in saved.orphans}
         self._homes = {home.root: home for home in saved.homes}
         self._paused = dict.fromkeys(saved.paused)
@@ -58,17 +57,17 @@ class Store:
 
     @property
     def uploads(self) -> Mapping[str, Upload]:
-        """Every upload that is known and not finished, by path."""
-        return MappingProxyType(self._uploads)
+        """Every unfinished upload, by the path that it was found at."""
+        return self.table.all
 
     @property
     def begun(self) -> Mapping[str, Upload]:
-        """Those of them that ``state.json`` holds: a scan alone would not bring them back as they are."""
-        return MappingProxyType(self._begun)
+        """The uploads that ``state.json`` holds."""
+        return self.table.begun
 
-    def upload_at(self, path: str) -> Upload | None:
-        """The upload of the file that is at *path* now: also of one that was given this name while it was sent."""
-        return self._uploads.get(path) or self._uploads.get(self._renamed.get(path, ""))
+    def upload_at(self, name: str) -> Upload | None:
+        """Return the upload whose file has this name now, or had it when it was found."""
+        return self.table.at(name)
 
     @property
     def homes(self) -> Mapping[str, Home]:
@@ -101,26 +100,15 @@ class Store:
         return True
 
     def put(self, upload: Upload) -> Upload:
-        """Set an upload's new value, in memory."""
-        before = self._uploads.get(upload.path)
-        if before is not None and before.renamed_to is not None and upload.renamed_to is None:
-            upload = replace(upload, renamed_to=before.renamed_to)  # noticed after *upload* had been read
-        if upload.renamed_to is not None:
-            self._renamed[upload.renamed_to] = upload.path
-        self._uploads[upload.path] = upload
-        if _worth_saving(upload):
-            self._begun[upload.path] = upload
-        else:
-            self._begun.pop(upload.path, None)
+        """Store a new upload or the next value of one, in memory. Raises ``Stale``: see ``UploadTable.put``."""
+        upload = self.table.put(upload)
         self._sequence += 1
         return upload
 
-    def drop(self, path: str) -> None:
-        """Take an upload out, in memory."""
-        if (upload := self._uploads.pop(path, None)) is not None:
-            self._begun.pop(path, None)
-            self._renamed.pop(upload.renamed_to or "", None)
-            self._sequence += 1
+    def drop(self, upload: Upload) -> None:
+        """Forget an upload, in memory. Raises ``Stale`` when *upload* is not its current value."""
+        self.table.drop(upload)
+        self._sequence += 1
 
     def put_home(self, home: Home) -> None:
         """Remember where a watched folder lies, in memory."""
@@ -163,7 +151,7 @@ class Store:
             sequence = self._sequence
             saved = codec.Saved(
                 sequence,
-                tuple(self._begun.values()),
+                tuple(self.table.begun.values()),
                 tuple(self._orphans.values()),
                 self.learnt,
                 homes=tuple(self._homes.values()),
@@ -271,11 +259,6 @@ class Store:
         except TimeoutError:
             self._thread.shutdown(cancel_futures=True)
             self._tell_silence()
-
-
-def _worth_saving(upload: Upload) -> bool:
-    """True unless a scan alone would bring the upload back as it is: queued, never begun, no trouble."""
-    return upload.state is not State.QUEUED or upload.trouble is not None or upload.restarts > 0
 
 
 def load(disk: Disk) -> codec.Saved:

@@ -1,0 +1,24 @@
+"""What every stage works with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from uploader import events
+from uploader.clock import Clock
+from uploader.files import Shares
+from uploader.stages import Pipes
+from uploader.stages.lease import Leases
+from uploader.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class StageContext:
+    """The ports and the shared state of one running application."""
+
+    store: Store
+    leases: Leases
+    shares: Shares
+    pipes: Pipes
+    clock: Clock
+    bus: events.Bus

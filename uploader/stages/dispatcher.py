@@ -1,0 +1,118 @@
+"""Sends every unfinished upload to the stage of its state: at the start, after a pause, and when its wait is over.
+
+The one place that knows which queue belongs to which state. It never works on an upload itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import replace
+from itertools import count
+from typing import Final
+
+from uploader import events, lifecycle, retry
+from uploader.config import Config
+from uploader.lifecycle import Step
+from uploader.model import State, Upload
+from uploader.stages import Job
+from uploader.stages.context import StageContext
+from uploader.store import Store
+
+LONGEST_WAIT: Final = 1.1 * retry.DAY  # s; a saved time further off than that comes from a clock that has jumped
+SLICE: Final = 500  # uploads looked at before the event loop runs other tasks
+
+
+class Dispatcher:
+    """Takes uploads off the ``again`` queue when they are due."""
+
+    def __init__(self, context: StageContext, config: Callable[[], Config]) -> None:
+        """*config* returns the configuration in force."""
+        self._store, self._leases, self._pipes = context.store, context.leases, context.pipes
+        self._clock, self._bus = context.clock, context.bus
+        self._config = config
+        self._number = count()
+        self._busy = False
+
+    @property
+    def idle(self) -> bool:
+        """True when nothing is due."""
+        return not self._busy and self._pipes.again.soonest() != 0.0
+
+    async def run(self, only: Collection[str] | None = None) -> None:
+        """Bring back what the state holds (or, of that, *only* some paths), then send on what falls due."""
+        await self.bring_back(lambda upload: only is None or upload.path in only)
+        while True:
+            path = await self._pipes.again.next_due()
+            self._busy = True
+            try:
+                await self._send_on(path)
+            finally:
+                self._busy = False
+
+    async def bring_back(self, which: Callable[[Upload], bool]) -> None:
+        """Let unfinished uploads go on when their time has come."""
+        for number, upload in enumerate(tuple(self._store.uploads.values()), start=1):
+            if which(upload):
+                self._wait(upload)
+            if number % SLICE == 0:
+                await self._clock.sleep(0)
+
+    def _wait(self, upload: Upload) -> None:
+        next_try = None if upload.trouble is None else upload.trouble.next_try
+        if next_try is not None:
+            longest = LONGEST_WAIT if upload.state is State.PARKED else retry.BACKOFF_CAP
+            self._pipes.again.put(upload.path, min(next_try - self._clock.now(), longest))
+        elif upload.state is not State.PARKED:  # it was just being tried, for the first time or again
+            self._pipes.again.put(upload.path)
+
+    def share_is_back(self, root: str) -> None:
+        """Let the uploads that wait for this share go on."""
+        for upload in self._store.uploads.values():
+            if upload.root == root and upload.trouble is not None and upload.trouble.not_ready:
+                self._pipes.again.put(upload.path)
+
+    def go_on(self, upload: Upload) -> None:
+        """Let an upload go on now, also one that is parked."""
+        self._pipes.again.put(upload.path)
+
+    async def _send_on(self, path: str) -> None:
+        upload = self._store.uploads.get(path)
+        if upload is not None and upload.state is State.PARKED:
+            upload = await self._leases.work(path, {State.PARKED}, self._release)
+        if upload is not None and not self._leases.ask_again(upload):
+            self.route(upload)
+
+    async def _release(self, upload: Upload) -> Upload:
+        """Take a parked upload out of its parking. It keeps its count of failures: it gets one try more."""
+        return await release(self._store, self._bus, upload)
+
+    def route(self, upload: Upload) -> None:
+        """Put an upload on the queue of its stage."""
+        if upload.trouble is not None and upload.trouble.next_try is not None:
+            upload = self._store.put(replace(upload, trouble=replace(upload.trouble, next_try=None)))
+        if upload.state is State.VERIFYING:
+            self._pipes.sent.put(upload.path)
+        elif upload.state is State.FINISHING:
+            self._pipes.ready.put(upload.path)
+        elif upload.state is not State.PARKED:
+            self._pipes.jobs.put_nowait(Job((self._rank(upload), next(self._number)), upload.path, _is_small(upload)))
+
+    def _rank(self, upload: Upload) -> int:
+        order = self._config().upload.order
+        if order == "smallest":
+            return upload.identity.size
+        return upload.identity.mtime_ns if order == "oldest" else -upload.identity.mtime_ns
+
+
+async def release(store: Store, bus: events.Bus, upload: Upload) -> Upload:
+    """Take a parked upload out of its parking, durably. The caller holds its lease."""
+    if upload.trouble is not None:
+        upload = replace(upload, trouble=replace(upload.trouble, next_try=None))
+    upload = await store.save(lifecycle.advance(upload, Step.RELEASE))
+    bus.publish(events.UploadReleased(upload.path, upload.state))
+    return upload
+
+
+def _is_small(upload: Upload) -> bool:
+    """True when one request takes the whole file."""
+    return upload.chunk_size != 0 and lifecycle.chunk_end(upload) == upload.identity.size

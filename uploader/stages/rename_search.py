@@ -1,0 +1,114 @@
+"""Looks for files that are missing under their name when their upload ends: they may have been renamed meanwhile.
+
+Under the new name such a file would be sent again, and its disposal would miss it. All uploads of a folder that miss
+their file share one walk through it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+
+from uploader import errors, events
+from uploader.files import Order
+from uploader.log import get_logger
+from uploader.model import Sighting, State, Upload
+from uploader.stages import our_fault
+from uploader.stages.context import StageContext
+
+log = get_logger(__name__)
+
+
+class RenameSearch:
+    """Takes over uploads whose file is missing, and sends them on to the finish stage when the folder was searched."""
+
+    def __init__(self, context: StageContext, filter_of: Callable[[str], Order | None]) -> None:
+        """*filter_of*: what is taken of a watched folder (by its path); None when the folder is not watched."""
+        self._shares, self._store, self._leases = context.shares, context.store, context.leases
+        self._pipes, self._bus, self._filter_of = context.pipes, context.bus, filter_of
+        self._wanted: defaultdict[str, dict[int, Upload]] = defaultdict(dict)  # by folder and serial number
+        self._searched: dict[int, errors.UploaderError | None] = {}  # by serial number: why its search failed, if so
+        self._news = asyncio.Event()
+        self._searching = 0  # folders that are searched now
+
+    @property
+    def idle(self) -> bool:
+        """True when nothing is looked for."""
+        return not (self._searching or self._wanted)
+
+    async def wants(self, upload: Upload) -> bool:
+        """True when the file of *upload* is missing and is looked for now; the upload comes back by itself.
+
+        Raises ``ShareNotReady``, also when the search has failed.
+        """
+        if upload.serial in self._searched:
+            if (error := self._searched.pop(upload.serial)) is not None:
+                raise error
+            return False
+        if upload.moving_to is not None or self._filter_of(upload.root) is None:
+            return False
+        ((_, what),) = await self._shares.of(upload.root).look([upload.where])
+        if what != "missing":
+            return False
+        self._wanted[upload.root][upload.serial] = upload
+        self._news.set()
+        return True
+
+    async def run(self) -> None:
+        """Search until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            tasks: dict[str, asyncio.Task[None]] = {}
+            while True:
+                await self._news.wait()
+                self._news.clear()
+                for root in tuple(self._wanted):
+                    if root not in tasks or tasks[root].done():
+                        tasks[root] = group.create_task(self._search(root), name=f"finish: search {root}")
+
+    async def _search(self, root: str) -> None:
+        """Walk through a folder once for every upload that misses its file in it, until none is left."""
+        while uploads := self._wanted.pop(root, {}):
+            self._searching += 1
+            failure: errors.UploaderError | None = None
+            try:
+                await self._walk(root, uploads)
+            except errors.UploaderError as error:
+                failure = error
+            except Exception as error:  # a bug of ours about one folder must not end the daemon
+                log.exception("fault", folder=root)
+                failure = errors.UploaderError(our_fault(error))
+            finally:
+                self._searching -= 1
+            for serial, upload in uploads.items():
+                if self._store.table.current(upload) is not None:
+                    self._searched[serial] = failure
+                    self._pipes.ready.put(upload.path)
+
+    async def _walk(self, root: str, uploads: dict[int, Upload]) -> None:
+        wanted = {(upload.identity.size, upload.identity.mtime_ns) for upload in uploads.values()}
+        order = self._filter_of(root)
+        if order is None:
+            return
+        async for batch in self._shares.of(root).walk(order):
+            for seen in batch.sightings:
+                if (seen.size, seen.mtime_ns) in wanted:
+                    await self._compare(seen, uploads)
+
+    async def _compare(self, seen: Sighting, uploads: dict[int, Upload]) -> None:
+        """Note the new name when *seen* is the file of one of *uploads*."""
+        if self._store.ledger.has(seen.path) or self._store.upload_at(seen.path) is not None:
+            return  # that file has an upload of its own
+        with suppress(errors.FilesTurn):
+            identity = (await self._shares.of(seen.root).snapshot(seen.path)).identity
+            for serial, upload in uploads.items():
+                current = self._store.table.current(upload)
+                if upload.identity == identity and current is not None and current.state is State.FINISHING:
+                    self._store.put(replace(current, renamed_to=seen.path))  # no await since it was read
+                    await self._store.commit()
+                    self._bus.publish(events.FileRenamed(seen.path, upload.where))
+                    del uploads[serial]
+                    self._pipes.ready.put(upload.path)
+                    return
