@@ -31,7 +31,6 @@ from uploader.events import Bus
 from uploader.files import Order
 from uploader.house import House
 from uploader.model import Finished
-from uploader.stages.settle import is_settled_business
 from uploader.store import Store, codec
 from uploader.store.disk import StateFolder
 from uploader.store.line import LedgerLine
@@ -161,7 +160,7 @@ async def scans(site: Path) -> dict[str, str]:
     store, bus, clock = Store(StateFolder(site / "state"), SystemClock(), Bus()), Bus(), SystemClock()
     house = House(load(configure(site, "poll"), {}), store, clock, bus, {})
     root = str(site / "watch")
-    order = house.discover.order_of(root)
+    order = house.rules.walk_filter(root)
     if order is None:
         raise SystemExit("the folder is not watched")
     light = replace(order, passes=lambda relpath: store.ledger.has(f"{root}/{relpath}"))
@@ -176,7 +175,7 @@ async def scans(site: Path) -> dict[str, str]:
 async def _scan(house: House, root: str, order: Order) -> tuple[float, float]:
     wall, processor = time.monotonic(), time.process_time()
     async for batch in house.shares.of(root).walk(order):
-        if not all(is_settled_business(house.store, seen) for seen in batch.sightings):
+        if any(house.settle.known.is_new(seen) for seen in batch.sightings):
             raise SystemExit("a file is not in the ledger as it is")
     return time.monotonic() - wall, time.process_time() - processor
 

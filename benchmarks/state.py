@@ -156,7 +156,7 @@ async def saves(folder: Path, begun: int, queued: int, runs: int) -> tuple[float
         taken.append(time.perf_counter() - began)
         worked.append(time.process_time() - cpu)
     for number in range(begun):
-        store.drop(an_upload(number).path)
+        store.drop(store.uploads[an_upload(number).path])
     size = (folder / "state.json").stat().st_size
     await store.commit()
     await store.close()

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from uploader.model import Finished, Identity, RecordIds, RecordSpec, State, Trouble, Turn, Upload
+from uploader.store import Store
 from uploader.store.disk import Disk
 
 PATIENCE: Final = 10.0  # s of real time until a test that waits for something gives up
@@ -216,6 +217,12 @@ class FailingDisk:
 
 IDS: Final = RecordIds("record-1", "video-1")
 TROUBLE: Final = Trouble("the server said no", Turn.OPERATOR, attempts=2, next_try=EPOCH + 60)
+
+
+def next_value(store: Store, upload: Upload) -> Upload:
+    """*upload* as the next write over what the store holds of its path now."""
+    now = store.uploads.get(upload.path)
+    return upload if now is None else replace(upload, serial=now.serial, revision=now.revision)
 
 
 def an_upload(

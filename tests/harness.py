@@ -25,6 +25,7 @@ from uploader.clock import Clock
 from uploader.config import Config, load
 from uploader.house import House
 from uploader.model import Learnt, Orphan, RecordSpec, State, Upload
+from uploader.operator import Operator
 from uploader.simulator import Call, CallName, Fault, FaultKind, RecordView, Settings
 from uploader.simulator.records import Record
 from uploader.store import Store, codec
@@ -74,6 +75,7 @@ class Rig:
         self._discover = discover
         self._news = asyncio.Event()
         self._house: House | None = None
+        self._operator: Operator | None = None
         self._disk: MortalDisk | None = None
         self._store: Store | None = None
         self._task: asyncio.Task[None] | None = None
@@ -96,6 +98,17 @@ class Rig:
         """The house that works, or worked last."""
         assert self._house is not None
         return self._house
+
+    @property
+    def operator(self) -> Operator:
+        """The operator's commands to it."""
+        assert self._operator is not None
+        return self._operator
+
+    async def retry(self, path: str) -> bool:
+        """Do what ``valt-uploader retry`` asks of the daemon."""
+        await self.operator.try_server_again()
+        return await self.operator.retry(path)
 
     @property
     def store(self) -> Store:
@@ -127,6 +140,9 @@ class Rig:
         self._disk = MortalDisk(config.state.dir)
         self._store = Store(self._disk, self.clock, self.bus)
         self._house = House(config, self._store, self.clock, self.bus, self.environ)
+        settle = config.server.doubt_settle
+        self._operator = Operator(self._store, self._house.leases, self.clock, self.bus, settle)
+        self._operator.running = self._house
         return self._house
 
     async def stop(self) -> None:

@@ -6,12 +6,11 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
-import pytest
 from harness import Rig
 from parts import CHUNK, at, chunked, content_of, sha256, spans
 from shares import identify
 
-from uploader import errors, events
+from uploader import events
 from uploader.clock import SystemClock
 from uploader.model import RecordSpec, State, Trouble, Turn, Upload
 from uploader.simulator import Semantics, Settings
@@ -113,7 +112,7 @@ async def test_wrong_password_parks_nothing_and_is_not_repeated(tmp_path: Path) 
         assert rig.house.outage.wait > 200
         rig.environ["VALT_UPLOADER_PASSWORD"] = "secret"
         await rig.until(lambda: paths[0] in rig.store.uploads)
-        assert await rig.house.release(paths[0])
+        assert await rig.retry(paths[0])
         await rig.finished(*paths)
         assert len(rig.calls("login")) == 2
         assert rig.most_attempts == 0
@@ -139,7 +138,7 @@ async def test_password_that_is_changed_under_us(tmp_path: Path) -> None:
         await rig.until(lambda: not rig.house.transfer.active)
         assert [call.status for call in rig.calls("login")] == [200, 401]
         rig.environ["VALT_UPLOADER_PASSWORD"] = "secret"
-        assert await rig.house.release(paths[0])
+        assert await rig.retry(paths[0])
         await rig.finished(*paths)
         assert all(spans(record) == chunked(2 * CHUNK) for record in rig.records)
 
@@ -170,9 +169,9 @@ async def test_release_lets_a_waiting_upload_go_on_now(tmp_path: Path) -> None:
         await rig.start()
         await rig.finished(await rig.drop("b.mp4", b"b"))
         assert rig.store.uploads[path].trouble == trouble
-        assert await rig.house.release(path)
+        assert await rig.retry(path)
         await rig.finished(path)
-        assert not await rig.house.release(path)
+        assert not await rig.retry(path)
 
 
 async def test_parked_upload_is_released_by_hand(tmp_path: Path) -> None:
@@ -185,7 +184,7 @@ async def test_parked_upload_is_released_by_hand(tmp_path: Path) -> None:
         assert "Forbidden" in parked.reason
         assert rig.on_disk(path).state is State.PARKED
         await rig.restart()
-        assert await rig.house.release(path)
+        assert await rig.retry(path)
         await rig.finished(path)
         assert len(rig.calls("create")) == 2
 
@@ -211,11 +210,11 @@ async def test_upload_that_is_forgotten_while_it_is_sent(tmp_path: Path) -> None
         async with asyncio.timeout(10):
             await stall.standing.wait()
         record = rig.record.id
-        assert await rig.house.forget(path) == record
+        assert await rig.operator.forget(path)
+        assert rig.seen(events.UploadForgotten) == [events.UploadForgotten(path, record)]
         assert rig.state_of(path) is None
         await rig.swept()
         assert rig.records == []
-        with pytest.raises(errors.FileMissing):
-            await rig.house.forget(path)
+        assert not await rig.operator.forget(path)
         await rig.scan()  # the file is still there: it is a new one
         await rig.finished(path)

@@ -195,7 +195,7 @@ async def test_retry_sends_it_as_it_is(tmp_path: Path) -> None:
         await rig.start()
         path = await rig.drop(name, cut)
         await rig.event(events.UploadParked, path=path)
-        assert await rig.house.release(path)
+        assert await rig.retry(path)
         await rig.finished(path)
         assert rig.record.sha256 == sha256(cut)
         await rig.scan()

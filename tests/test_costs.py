@@ -157,7 +157,7 @@ async def test_the_limit_holds_for_uploads(tmp_path: Path, monkeypatch: pytest.M
         house = await rig.start()
         await rig.finished(await rig.drop("a.mp4", content_of(2 * CHUNK)))
         assert taken == {True: 2 * CHUNK}
-        house.limit(rig.config().model_copy(update={"upload": Config.model_fields["upload"].default}))
+        house.apply(rig.config().model_copy(update={"upload": Config.model_fields["upload"].default}))
         await rig.finished(await rig.drop("b.mp4", content_of(2 * CHUNK, 2)))
         assert taken == {True: 2 * CHUNK, False: 2 * CHUNK}
 

@@ -17,12 +17,18 @@ from parts import CHUNK, content_of, sha256
 from shares import share_of
 
 from uploader import events
-from uploader.config import UploadConfig, WatchConfig
+from uploader.chunk_size import chunk_size_now
+from uploader.config import Config, ServerConfig, UploadConfig, WatchConfig
+from uploader.file_rules import FileRules
 from uploader.files import MountedShare, Shares
 from uploader.model import Identity, Learnt, Snapshot, State, Trouble, Turn, Upload
 from uploader.retry import BACKOFF_CAP
 from uploader.stages import Pipes, Settled
-from uploader.stages.enqueue import LONGEST_WAIT, Enqueue, Verdict, chunk_size_now, judge, upload_of
+from uploader.stages.context import StageContext
+from uploader.stages.dispatcher import LONGEST_WAIT, Dispatcher
+from uploader.stages.enqueue import Enqueue, Verdict, judge
+from uploader.stages.known import KnownFiles
+from uploader.stages.lease import Leases
 from uploader.store import Store
 
 FILES_TURN = Trouble("it is not there", Turn.FILE)
@@ -114,11 +120,13 @@ def test_upload_follows_the_folder_it_belongs_to() -> None:
     """Mapping, what becomes of the file and where it goes come from the first watched folder that takes it."""
     first = WatchConfig(path=Path("/rec/inner"), after_upload="move", move_to=Path("/done"))
     second = WatchConfig(path=Path("/rec"), after_upload="delete")
-    fallback = WatchConfig(path=Path("/tmp"))
     identity = Identity(5, 10**18, "e")
 
+    server = ServerConfig(url="http://127.0.0.1:9", username="u")
+    rules = FileRules(Config(server=server, watch=(first, second)))
+
     def made(path: str) -> Upload:
-        return upload_of(settled_at(path, "/rec", identity), [first, second], 64, fallback=fallback)[0]
+        return rules.upload_of(settled_at(path, path.rpartition("/")[0], identity), 64)[0]
 
     assert (made("/rec/inner/a.mp4").after_upload, made("/rec/inner/a.mp4").move_to) == ("move", "/done")
     assert (made("/rec/b.mp4").after_upload, made("/rec/b.mp4").move_to) == ("delete", None)
@@ -138,15 +146,28 @@ class Bench:
         for upload in uploads:
             self.store.put(upload)
         self.pipes = Pipes(self.clock)
-        config = UploadConfig()
+        self.config = Config(server=ServerConfig(url="http://127.0.0.1:9", username="u"))
         self.skips = False
-        shares = Shares(share_of)
-        self.enqueue = Enqueue(
-            self._make, lambda _: self.skips, config, shares, self.store, self.pipes, self.clock, bus
-        )
+        leases = Leases(self.store)
+        context = StageContext(self.store, leases, Shares(share_of), self.pipes, self.clock, bus)
+        leases.send_on = self.pipes.again.put
+        self.dispatcher = Dispatcher(context, lambda: self.config)
+        self.enqueue = Enqueue(context, self, KnownFiles(self.store, ()), self.dispatcher)
 
-    def _make(self, settled: Settled) -> Upload:
-        return an_upload(path=settled.path, identity=settled.identity)
+    def skips_duplicates(self, path: str) -> bool:
+        """As the test says."""
+        del path
+        return self.skips
+
+    def upload_of(self, settled: Settled, chunk_size: int) -> tuple[Upload, str | None]:
+        """An upload whose record has no rule."""
+        del chunk_size
+        return an_upload(path=settled.path, identity=settled.identity), None
+
+    async def go_on(self, path: str) -> None:
+        """Let an upload fall due, and be sent on."""
+        self.pipes.again.put(path)
+        await self.dispatcher._send_on(path)
 
     def queued(self) -> list[str]:
         """The paths that wait for a worker, in their order."""
@@ -168,7 +189,7 @@ async def test_unfinished_upload_goes_back_to_the_workers(state: State) -> None:
     """Whatever a worker can bring forward is queued; its failures are kept, its time is not."""
     upload = an_upload(state, trouble=Trouble("no", Turn.OURS, attempts=3, next_try=EPOCH))
     async with bench(upload) as table:
-        await table.enqueue.go_on(upload)
+        await table.go_on(upload.path)
         assert table.queued() == [upload.path]
         assert table.store.uploads[upload.path].trouble == Trouble("no", Turn.OURS, attempts=3)
 
@@ -177,8 +198,8 @@ async def test_sent_upload_goes_back_to_where_it_stood() -> None:
     """One that the server processes is asked about, one that is ready is finished."""
     verifying, finishing = an_upload(State.VERIFYING), an_upload(State.FINISHING, path="/rec/b.mp4")
     async with bench(verifying, finishing) as table:
-        await table.enqueue.go_on(verifying)
-        await table.enqueue.go_on(finishing)
+        await table.go_on(verifying.path)
+        await table.go_on(finishing.path)
         assert table.queued() == []
         assert verifying.path in table.pipes.sent
         assert finishing.path in table.pipes.ready
@@ -188,7 +209,7 @@ async def test_parked_upload_is_released_with_its_count() -> None:
     """Released by time it gets one try, not all of them again; that is on the disk before it goes on."""
     upload = an_upload(State.PARKED, parked_from=State.SENDING)
     async with bench(upload) as table:
-        await table.enqueue.go_on(upload)
+        await table.go_on(upload.path)
         after = table.store.uploads[upload.path]
         assert (after.state, after.trouble and after.trouble.attempts) == (State.SENDING, 2)
         assert table.heard == [events.UploadReleased(upload.path, State.SENDING)]
@@ -207,10 +228,9 @@ async def test_waits_survive_a_restart() -> None:
     over = an_upload(path="/rec/over.mp4", trouble=Trouble("no", Turn.OURS, next_try=EPOCH - 60))
     new = an_upload(State.SENDING, path="/rec/new.mp4")
     trying = an_upload(State.SENDING, path="/rec/trying.mp4", trouble=Trouble("no", Turn.OURS, attempts=1))
-    async with bench() as table:
-        uploads = (soon, never, absurd, parked, over, new, trying)
-        for upload in uploads:
-            table.enqueue.bring_back(upload)
+    uploads = (soon, never, absurd, parked, over, new, trying)
+    async with bench(*uploads) as table:
+        await table.dispatcher.bring_back(lambda upload: True)
         waits = [table.pipes.again.wait_of(upload.path) for upload in uploads]
         assert waits == [60, None, BACKOFF_CAP, LONGEST_WAIT, 0, 0, 0]
 

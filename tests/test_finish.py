@@ -113,7 +113,7 @@ async def test_file_that_is_gone_is_finished_all_the_same(tmp_path: Path, monkey
     finish = Finish.finish
 
     async def meanwhile(self: Finish, upload: Any) -> None:
-        at(upload.path).unlink()
+        at(upload.path).unlink(missing_ok=True)  # it is called again when the folder was searched
         await finish(self, upload)
 
     monkeypatch.setattr(Finish, "finish", meanwhile)

@@ -41,8 +41,8 @@ async def test_nothing_is_begun_for_what_is_paused(tmp_path: Path, scope: str) -
         await rig.start()
         held = str(rig.watch / "ward" / "a.mp4")
         name = {"everything": EVERYTHING, "folder": str(rig.watch / "ward"), "file": held}[scope]
-        assert await rig.house.pause(name)
-        assert not await rig.house.pause(name)
+        assert await rig.operator.pause(name)
+        assert not await rig.operator.pause(name)
         await rig.drop("ward/a.mp4", DATA)
         free = await rig.drop("b.mp4", DATA)
         if scope != "everything":
@@ -51,8 +51,8 @@ async def test_nothing_is_begun_for_what_is_paused(tmp_path: Path, scope: str) -
         await rig.until(lambda: rig.house.pipes.jobs.empty() and not rig.house.transfer.active)
         assert rig.state_of(held) is State.QUEUED
         assert len(rig.calls("create")) == (0 if scope == "everything" else 1)
-        assert await rig.house.resume(name)
-        assert not await rig.house.resume(name)
+        assert await rig.operator.resume(name)
+        assert not await rig.operator.resume(name)
         await rig.finished(held, free)
 
 
@@ -64,7 +64,7 @@ async def test_a_chunk_in_flight_comes_to_its_end(tmp_path: Path) -> None:
         path = await rig.drop("a.mp4", DATA)
         async with asyncio.timeout(10):
             await stall.standing.wait()
-        await rig.house.pause(path)
+        await rig.operator.pause(path)
         stall.release()
         await rig.event(events.ChunkAcknowledged, path=path, offset=CHUNK)
         await rig.until(lambda: not rig.house.transfer.active)
@@ -74,7 +74,7 @@ async def test_a_chunk_in_flight_comes_to_its_end(tmp_path: Path) -> None:
         await rig.until(lambda: not rig.house.transfer.active)
         assert (rig.state_of(path), len(rig.calls("upload"))) == (State.SENDING, 1)
         assert rig.saved().paused == (path,)
-        await rig.house.resume(path)
+        await rig.operator.resume(path)
         await rig.finished(path)
         assert len(rig.calls("create")) == 1
         assert rig.record.sha256 == sha256(DATA)
@@ -86,12 +86,12 @@ async def test_a_local_file_is_not_touched_while_paused(tmp_path: Path) -> None:
         await rig.start()
         path = await rig.drop("a.mp4", DATA)
         await rig.event(events.UploadSent, path=path)
-        await rig.house.pause(EVERYTHING)
+        await rig.operator.pause(EVERYTHING)
         await rig.until(lambda: len(rig.house.pipes.sent) == 0 and rig.house.outage._inside == 0, "the end of asking")
         rig.become(Settings(processing=0.0))
         assert rig.state_of(path) is State.VERIFYING
         assert at(path).exists()
-        await rig.house.resume(EVERYTHING)
+        await rig.operator.resume(EVERYTHING)
         await rig.finished(path)
         assert not at(path).exists()
 
@@ -103,8 +103,8 @@ async def test_a_pause_that_is_waited_out_is_not_cut_short(tmp_path: Path) -> No
         await rig.start()
         path = await rig.drop("a.mp4", DATA)
         await rig.event(events.UploadParked, path=path)
-        await rig.house.pause(EVERYTHING)
-        await rig.house.resume(EVERYTHING)
+        await rig.operator.pause(EVERYTHING)
+        await rig.operator.resume(EVERYTHING)
         assert rig.state_of(path) is State.PARKED
         assert len(rig.calls("create")) == 1
 

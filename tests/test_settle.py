@@ -18,7 +18,10 @@ from uploader.completeness import Rules
 from uploader.files import Shares
 from uploader.model import Sighting, Snapshot, State, Trouble, Turn
 from uploader.stages import Pipes, Seen
-from uploader.stages.settle import Settle, is_settled_business
+from uploader.stages.context import StageContext
+from uploader.stages.known import KnownFiles
+from uploader.stages.lease import Leases
+from uploader.stages.settle import Settle
 from uploader.store import Store
 from uploader.video import Video
 
@@ -44,7 +47,8 @@ class Bench:
         self.rules = Rules(SETTLE, gate=True, gate_timeout=GATE_TIMEOUT, longest=LONGEST)
         self.share = share_of(folder)
         shares = Shares(lambda _: self.share)
-        self.settle = Settle(lambda _: self.rules, shares, self.store, self.pipes, self.clock, bus)
+        context = StageContext(self.store, Leases(self.store), shares, self.pipes, self.clock, bus)
+        self.settle = Settle(context, lambda _: self.rules)
 
     async def see(self, *paths: Path) -> None:
         """A scan shows these files."""
@@ -304,5 +308,5 @@ async def test_what_is_settled_business(tmp_path: Path) -> None:
         ("/rec/new.mp4", 1, 1, False),
     ]
     for path, seen_size, seen_mtime, answer in expected:
-        assert is_settled_business(store, Sighting(path, "/rec", seen_size, seen_mtime)) is answer, path
+        assert KnownFiles(store, ()).is_new(Sighting(path, "/rec", seen_size, seen_mtime)) is not answer, path
     await store.close()

@@ -264,7 +264,7 @@ async def test_restart_remembers_the_share_and_another_one_waits_for_the_operato
         assert not (rig.watch / MARKER).exists()
         assert rig.seen(events.FileFound, path=str(rig.watch / "other.mp4")) == []
         assert path in rig.store.uploads
-        assert await rig.house.release(str(rig.watch))
+        assert await rig.retry(str(rig.watch))
         await rig.finished(str(rig.watch / "other.mp4"))
         (home,) = rig.saved().homes
         assert home.source == "//nas/other"

@@ -10,7 +10,18 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from fakes import EPOCH, PATIENCE, TROUBLE, FailingDisk, MemoryDisk, VirtualClock, a_finish, an_upload, until
+from fakes import (
+    EPOCH,
+    PATIENCE,
+    TROUBLE,
+    FailingDisk,
+    MemoryDisk,
+    VirtualClock,
+    a_finish,
+    an_upload,
+    next_value,
+    until,
+)
 
 from uploader import errors, events
 from uploader.model import Orphan, State
@@ -77,8 +88,7 @@ async def test_what_is_dropped_is_gone_after_a_restart(desk: Desk) -> None:
     """A finished upload and a cleared orphan leave nothing behind."""
     desk.store.put_orphan(Orphan("record-9", "a", "/rec/a.mp4", EPOCH, EPOCH))
     await desk.store.save(SENDING)
-    desk.store.drop(SENDING.path)
-    desk.store.drop("never there")
+    desk.store.drop(desk.store.uploads[SENDING.path])
     desk.store.drop_orphan("record-9")
     desk.store.drop_orphan("never there")
     await desk.store.commit()
@@ -230,7 +240,8 @@ async def test_a_write_that_came_late_has_its_whole_time(desk: Desk) -> None:
     await until(lambda: len(disk.begun) == 1)
     first.cancel()
     await asyncio.gather(first, return_exceptions=True)
-    second = asyncio.create_task(desk.store.save(replace(SENDING, restarts=1)))
+    again = next_value(desk.store, replace(SENDING, restarts=1))
+    second = asyncio.create_task(desk.store.save(again))
     await desk.clock.advance(ANSWER - 1)
     disk.turns.release()
     await until(lambda: len(disk.begun) == 2)
@@ -247,7 +258,8 @@ async def test_each_write_that_hangs_is_told_of(desk: Desk) -> None:
     saving = []
     for number in range(2):
         desk.disk.gate.clear()
-        saving.append(asyncio.create_task(desk.store.save(replace(SENDING, restarts=number))))
+        upload = next_value(desk.store, replace(SENDING, restarts=number))
+        saving.append(asyncio.create_task(desk.store.save(upload)))
         await until(lambda: len(desk.disk.begun) > number)  # noqa: B023 - asked at once
         await desk.clock.advance(ANSWER)
         desk.disk.gate.set()

@@ -13,7 +13,6 @@ from harness import Rig
 
 from uploader import events
 from uploader.config import ServerConfig
-from uploader.house import forget_orphan
 from uploader.model import Orphan
 from uploader.outage import Outage
 from uploader.retry import DAY
@@ -104,15 +103,15 @@ async def test_orphan_with_a_video_that_a_person_keeps_is_reported_no_longer(tmp
         await rig.start()
         await rig.event(events.OrphanLanded)
         orphan = rig.store.orphans[record]
-        assert await forget_orphan(rig.store, record)
-        assert not await forget_orphan(rig.store, record)
+        assert await rig.operator.forget(record)
+        assert not await rig.operator.forget(record)
         await rig.house.sweep.look(orphan)
         assert rig.saved().orphans == ()
         assert [left.id for left in rig.records] == [record]
     (tmp_path / "empty").mkdir()
     async with with_orphan(tmp_path / "empty", due=3600) as (rig, record):
         await rig.start()
-        assert not await forget_orphan(rig.store, record)
+        assert not await rig.operator.forget(record)
         assert record in rig.store.orphans
 
 

@@ -17,7 +17,7 @@ from parts import CHUNK, at, chunked, content_of, sha256, spans
 from uploader import events
 from uploader.clock import SystemClock
 from uploader.files import Recording
-from uploader.model import State, Upload
+from uploader.model import State
 from uploader.simulator import Semantics, Settings
 from uploader.stages.transfer import Transfer
 
@@ -100,7 +100,7 @@ async def test_no_more_uploads_at_once_than_workers(tmp_path: Path) -> None:
             for stall in stalls:
                 await stall.standing.wait()
         await rig.until(lambda: len(rig.seen(events.FileQueued)) == 5)
-        assert len(rig.house.transfer.active) == 2
+        assert rig.house.transfer.active == 2
         assert len(rig.records) == 2
         for stall in stalls:
             stall.release()
@@ -131,10 +131,10 @@ async def test_fault_of_ours_parks_one_file_alone(tmp_path: Path, monkeypatch: p
     """A programming error while one file is sent parks that file with a reason; the others go on."""
     begin = Transfer._begin
 
-    async def stumble(self: Transfer, upload: Upload) -> None:
-        if upload.path.endswith("bad.mp4"):
+    async def stumble(self: Transfer, path: str) -> None:
+        if path.endswith("bad.mp4"):
             raise ZeroDivisionError
-        await begin(self, upload)
+        await begin(self, path)
 
     monkeypatch.setattr(Transfer, "_begin", stumble)
     async with Rig(tmp_path, upload={"workers": 1}) as rig:

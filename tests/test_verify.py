@@ -16,13 +16,16 @@ from shares import share_of
 
 from uploader import errors, events, retry
 from uploader.config import Config, ServerConfig, UploadConfig
+from uploader.file_rules import FileRules
 from uploader.files import Shares
 from uploader.model import State, Turn, Upload
 from uploader.outage import Outage
 from uploader.simulator import Settings
 from uploader.stages import Pipes
+from uploader.stages.context import StageContext
+from uploader.stages.lease import Leases
 from uploader.stages.setback import Setbacks
-from uploader.stages.verify import LOOK_AT_PARKED, Verify
+from uploader.stages.verify import Verify
 from uploader.store import Store
 from uploader.valt import RecordDetails
 
@@ -55,20 +58,14 @@ class Bench:
         bus.listen(self.heard.append)
         self.store = Store(MemoryDisk(), self.clock, bus)
         self.pipes = Pipes(self.clock)
+        leases, shares = Leases(self.store), Shares(share_of)
+        context = StageContext(self.store, leases, shares, self.pipes, self.clock, bus)
         self.server = Server(says)
         config = Config(server=ServerConfig(url="http://127.0.0.1:9", username="u"), upload=UploadConfig())
         outage = Outage(self.store, self.clock, bus)
-        setbacks = Setbacks(config, Shares(share_of), self.store, self.pipes, outage, self.clock, bus)
-        self.verify = Verify(
-            config.upload,
-            self.store,
-            self.server,  # type: ignore[arg-type]  # all that this stage needs of one
-            outage,
-            setbacks,
-            self.pipes,
-            self.clock,
-            bus,
-        )
+        self.setbacks = Setbacks(context, FileRules(config), outage)
+        server: Any = self.server  # all that this stage needs of one
+        self.verify = Verify(context, config.upload, server, outage, self.setbacks)
         self.upload = self.store.put(an_upload(State.VERIFYING, size=SIZE, sent_at=self.clock.now()))
 
     @property
@@ -79,7 +76,7 @@ class Bench:
     async def ask_after(self, seconds: float) -> None:
         """Let time pass, then look."""
         await self.clock.advance(seconds)
-        await self.verify.ask(self.now)
+        await self.setbacks.guard(self.upload.path, self.verify.ask(self.now))
 
 
 @asynccontextmanager
@@ -143,7 +140,7 @@ async def test_server_that_is_not_ready_in_time(says: str | None, words: str) ->
         assert words in trouble.reason
         assert "the file is kept" in trouble.reason
         assert trouble.turn is Turn.OPERATOR
-        assert table.pipes.again.wait_of(table.upload.path) == LOOK_AT_PARKED
+        assert table.pipes.again.wait_of(table.upload.path) == retry.HOUR
 
 
 async def test_record_that_is_gone_is_raised() -> None:
@@ -198,6 +195,6 @@ async def test_parked_as_unverified_ends_when_it_is_ready_after_all(tmp_path: Pa
         await rig.event(events.UploadParked, path=path)
         await rig.restart()
         rig.become(Settings(processing=0.0))
-        assert await rig.house.release(path)
+        assert await rig.retry(path)
         await rig.finished(path)
         assert rig.record.requests == 1

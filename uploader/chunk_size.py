@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from uploader import retry
 from uploader.config import UploadConfig
 from uploader.model import Learnt
-from uploader.retry import MIN_CHUNK
 
 
 def chunk_size_now(config: UploadConfig, learnt: Learnt, *, now: float) -> int:
@@ -22,6 +22,6 @@ def limit_now(learnt: Learnt, *, now: float) -> int | None:
 
 def halved(chunk_size: int, size: int, learnt: Learnt, *, now: float) -> int:
     """Return the next smaller limit after a chunk of a file of *size* bytes was refused for its size."""
-    half = max(MIN_CHUNK, min(chunk_size, size) // 2)
+    half = max(retry.MIN_CHUNK, min(chunk_size, size) // 2)
     known = limit_now(learnt, now=now)  # another upload may have learnt a smaller one meanwhile
     return half if known is None else min(half, known)

@@ -85,7 +85,7 @@ class Watch:
             self._world.fail(f"I13: {record.id} holds a video, and is deleted")
 
     def before_removal(self, path: str, content: bytes) -> None:
-        """I5: a file goes only after *ready*, unchanged, and with its line in the ledger."""
+        """I5: a file goes only after *ready*, unchanged, with its line in the ledger or its copy at the target."""
         world = self._world
         ready = [record for record in world.server.records.values() if world.server.is_ready(record)]
         if not any(record.content == content for record in ready):
@@ -93,7 +93,11 @@ class Watch:
         ending = [upload for upload in self._uploads() if upload["state"] == "finishing" and _where(upload) == path]
         if not ending:
             world.fail(f"I5: {path} is removed, and that it is ready was not saved")
-        if f'"record": "{_record(ending[0])}"'.encode() not in world.disk.ledger:
+        if (target := ending[0].get("moving_to")) is not None:
+            moved = world.folder.moved.get(target)
+            if moved is None or moved.data != content:
+                world.fail(f"I5: {path} is removed, and {target} does not hold its bytes")
+        elif f'"record": "{_record(ending[0])}"'.encode() not in world.disk.ledger:
             world.fail(f"I5: {path} is removed before its line is in the ledger")
 
     def _saved(self) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from uploader import events
 from uploader.config import Config, ServerConfig, UploadConfig, WatchConfig
 from uploader.house import House
 from uploader.model import State, Upload
+from uploader.operator import Operator
 from uploader.store import Store
 
 if TYPE_CHECKING:
@@ -86,6 +87,8 @@ class Life:
             make_share=lambda root: Share(world, world.folder),
             make_valt=self._client,
         )
+        self.operator = Operator(self.store, self.house.leases, clock, bus, DOUBT)
+        self.operator.running = self.house
         self.stop = asyncio.Event()
         world._living = self
         await self.house.run(self.stop, discover=True)
@@ -133,9 +136,9 @@ class Life:
         self._mend_from = self._world.now + SLOW
         if self._mended[upload.path] <= 10:
             self._world.count("released by hand")
-            self._hand = asyncio.ensure_future(self.house.release(upload.path))
+            self._hand = asyncio.ensure_future(self.operator.retry(upload.path))
         elif upload.where not in self._world.folder.files:
-            self._hand = asyncio.ensure_future(self.house.forget(upload.path))
+            self._hand = asyncio.ensure_future(self.operator.forget(upload.path))
 
 
 def vars_of(event: events.Event) -> str:

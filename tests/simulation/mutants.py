@@ -23,7 +23,7 @@ from uploader.lifecycle import Step
 from uploader.log import get_logger
 from uploader.model import Orphan, State, Upload
 from uploader.stages.enqueue import Enqueue, Verdict
-from uploader.stages.finish import Finish, _finished
+from uploader.stages.finish import Finish
 from uploader.stages.transfer import Transfer
 from uploader.store import Store
 from uploader.store.disk import StateFolder
@@ -242,12 +242,11 @@ def _token_in_the_log(patch: Patch) -> None:
 
 def _removed_before_the_ledger(patch: Patch) -> None:
     async def finish(self: Finish, upload: Upload) -> None:
-        target = None
-        if upload.after_upload == "move" and upload.move_to is not None:
-            target = await self._shares.of(upload.root).free_target(upload.where, upload.move_to)
-        await self._deal_with_file(upload, target)
-        await self._store.finish(_finished(upload, target))
-        self._store.drop(upload.path)
+        disposal = self._rules.disposal(upload)
+        if disposal.action == "delete":
+            await self._delete(upload.path)
+        await self._write_line(upload.path, disposal)
+        self._store.drop(self._store.uploads[upload.path])
         await self._store.commit()
 
     patch.setattr(Finish, "finish", finish)

@@ -111,7 +111,8 @@ class Enqueue:
             log.exception("fault", path=settled.path)
             self._bus.publish(events.UploadWaits(settled.path, our_fault(error), 0.0))
         finally:
-            self._known.judging.discard(settled.path)
+            if self._known.judging.get(settled.path) == settled.identity:  # else it has settled with other content
+                del self._known.judging[settled.path]
 
     async def admit(self, settled: Settled) -> None:
         """Queue a settled file, unless there is nothing to send. Raises our errors."""

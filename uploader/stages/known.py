@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from uploader.model import Sighting, State
+from uploader.model import Identity, Sighting, State
 from uploader.store import Store
 
 
@@ -17,7 +17,7 @@ class KnownFiles:
     def __init__(self, store: Store, settling: Collection[str]) -> None:
         """*settling*: the paths that the settle stage waits for, kept by that stage."""
         self._store, self._settling = store, settling
-        self.judging: set[str] = set()  # settled, and not yet found to be new or known
+        self.judging: dict[str, Identity] = {}  # settled, and not yet found to be new or known
 
     def anything(self, path: str) -> bool:
         """True when anything is known of *path*."""
@@ -32,7 +32,8 @@ class KnownFiles:
 
     def is_new(self, sighting: Sighting) -> bool:
         """True when this file, as its inode shows it, is neither sent nor on its way nor being judged."""
-        if sighting.path in self.judging:
+        judged = self.judging.get(sighting.path)
+        if judged is not None and (judged.size, judged.mtime_ns) == (sighting.size, sighting.mtime_ns):
             return False
         upload = self._store.upload_at(sighting.path)
         if upload is None:

@@ -135,7 +135,7 @@ class Settle:
         if isinstance(verdict, Wait):
             self._wait(candidate, still, verdict)
         elif still is not None:
-            self.known.judging.add(path)  # first: at no moment may it be a path that nobody knows
+            self.known.judging[path] = still.snapshot.identity  # first: it is known at every moment
             self._drop(path)
             self._bus.publish(events.FileSettled(path, still.snapshot.identity.size))
             settled = Settled(path, candidate.sighting.root, still.snapshot, verdict.unplayable)
