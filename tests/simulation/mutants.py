@@ -125,9 +125,9 @@ def _offset_before_the_answer(patch: Patch) -> None:
     async def mutant(self: Store, upload: Upload) -> Upload:
         if upload.state is not State.IN_DOUBT:
             return await save(self, upload)
-        self.put(lifecycle.acknowledge(upload, now=0.0))
+        ahead = self.put(lifecycle.acknowledge(upload, now=0.0))
         await self.commit()
-        return self.put(upload)
+        return self.put(replace(upload, serial=ahead.serial, revision=ahead.revision))
 
     patch.setattr(Store, "save", mutant)
 
@@ -287,7 +287,7 @@ def _intent_forgotten(patch: Patch) -> None:
     async def mutant(self: Enqueue, settled: Any) -> None:
         upload = self._store.upload_at(settled.path)
         if upload is not None and upload.parked_from is State.CREATING and upload.identity != settled.identity:
-            self._store.drop(settled.path)
+            self._store.drop(upload)
             await self._store.commit()
             await self._enqueue_new(settled)
         else:
