@@ -19,6 +19,7 @@ from uploader import errors, events
 from uploader.config import ServerConfig
 from uploader.model import RecordIds, RecordSpec
 from uploader.valt import Valt
+from uploader.valt.breaker import NoBreaker, Slot
 
 URL = "http://127.0.0.1:9"
 LOGIN = f"{URL}/api/v3/login"
@@ -34,13 +35,52 @@ SPEC = RecordSpec("lecture")
 HTML_502 = "<html><head><title>502 Bad Gateway</title></head><body>nginx</body></html>"
 
 
+class CountingBreaker(NoBreaker):
+    """Lets every call through, and notes how many slots were taken, how many at once, and how many good answers came.
+
+    *freed*: slots that were given back while their call was still under way.
+    """
+
+    def __init__(self) -> None:
+        self.answers = self.taken = self.held = self.most = self.freed = 0
+
+    @asynccontextmanager
+    async def slot(self) -> AsyncIterator[Slot]:
+        """Count it."""
+        self.taken, self.held = self.taken + 1, self.held + 1
+        self.most = max(self.most, self.held)
+        try:
+            yield CountedSlot(self)
+        finally:
+            self.held -= 1
+
+    def record_success(self) -> None:
+        """Count it."""
+        assert self.held, "an answer to a call that holds no slot"
+        self.answers += 1
+
+
+class CountedSlot:
+    """One slot of a ``CountingBreaker``."""
+
+    def __init__(self, breaker: CountingBreaker) -> None:
+        self._breaker = breaker
+        self._held = True
+
+    def free(self) -> bool:
+        """Count it, the first time."""
+        held, self._held = self._held, False
+        self._breaker.freed += held
+        return held
+
+
 class Home:
     """A client, and what it told: secrets to remember, events, answers that showed a live server."""
 
     def __init__(self, url: str, **server: Any) -> None:
         self.secrets: list[str] = []
         self.heard: list[events.Event] = []
-        self.answers = 0
+        self.breaker = CountingBreaker()
         self.passwords = ["canary-password"]
         bus = events.Bus()
         bus.listen(self.heard.append)
@@ -51,11 +91,13 @@ class Home:
             clock=BriskClock(),
             bus=bus,
             remember=self.secrets.append,
-            on_answer=self._answered,
+            breaker=self.breaker,
         )
 
-    def _answered(self) -> None:
-        self.answers += 1
+    @property
+    def answers(self) -> int:
+        """How many answers were told to the breaker."""
+        return self.breaker.answers
 
 
 @asynccontextmanager

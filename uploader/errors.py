@@ -6,7 +6,8 @@ Every error is one sentence for people (what happened) and may carry a hint (wha
     UploaderError
     ├── OursAgain          we try again, by ourselves
     │   ├── ServerDown         nobody's file is at fault: connection, DNS, TLS, a redirect, 502/503/504
-    │   │   └── ServerFull         507, or a 500 about its disk: it takes a person there, so it is asked rarely
+    │   │   ├── ServerFull         507, or a 500 about its disk: it takes a person there, so it is asked rarely
+    │   │   └── BreakerOpen        no call was made: the server has just failed others
     │   ├── ServerBusy         429/503 with Retry-After
     │   ├── CallFailed         500 to a call that only asks
     │   ├── ChunkCut           ended before its last byte: the server never saw it (rule 3)
@@ -62,6 +63,10 @@ class ServerDown(OursAgain):
 
 class ServerFull(ServerDown):
     """The server has no room left."""
+
+
+class BreakerOpen(ServerDown):
+    """The circuit breaker let no call through: none was made, and the server has not failed another time."""
 
 
 class CallFailed(OursAgain):

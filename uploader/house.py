@@ -73,7 +73,7 @@ class House:
             clock=clock,
             bus=bus,
             remember=redactor.remember,
-            on_answer=self.outage.answered,
+            breaker=self.outage,
         )
         self.shares = Shares(make_share or self._mounted, [str(watch.path) for watch in config.watch])
         setbacks = Setbacks(config, self.shares, store, self.pipes, self.outage, clock, bus)
@@ -208,7 +208,7 @@ class House:
                 if log_in.done():
                     log_in.result()
             except errors.PasswordRefused as error:
-                await self.outage.failed(error)
+                await self.outage.trip(error)
                 raise
             finally:
                 for task in (log_in, stopped):
@@ -272,7 +272,7 @@ class House:
     async def try_again(self) -> None:
         """Call the server at once, also with a password that it has refused: a person says so."""
         self.valt.forget_refusal()
-        self.outage.lift()
+        self.outage.reset()
         await self.store.commit()
 
     async def pause(self, path: str) -> bool:

@@ -67,9 +67,9 @@ class Setbacks:
         )
         verdict = retry.decide(error, history, self._clock.uniform)
         if verdict.server_level:
-            await self._outage.failed(error)  # whoever takes the upload up next waits for its end, early or late
+            await self._outage.trip(error)  # whoever takes the upload up next waits for its end, early or late
         elif verdict.costs:
-            await self._outage.stumbled(error)
+            await self._outage.record_failure(error)
         self._learn(verdict, upload)
         match verdict.action:
             case Action.RESETTLE:

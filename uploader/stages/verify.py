@@ -53,13 +53,13 @@ class Verify:
     async def _ask_when_due(self) -> None:
         while True:
             path = await self._pipes.sent.next_due()
-            async with self._outage.turn():
-                upload = self._store.uploads.get(path)
-                if upload is not None and upload.state is State.VERIFYING and not self._store.is_paused(upload):
-                    await self._setbacks.guard(path, self.ask(upload))
-                upload = self._store.uploads.get(path)
-                if upload is None or upload.state is not State.VERIFYING:
-                    self._ages.forget(path)
+            await self._outage.clear()
+            upload = self._store.uploads.get(path)
+            if upload is not None and upload.state is State.VERIFYING and not self._store.is_paused(upload):
+                await self._setbacks.guard(path, self.ask(upload))
+            upload = self._store.uploads.get(path)
+            if upload is None or upload.state is not State.VERIFYING:
+                self._ages.forget(path)
 
     async def ask(self, upload: Upload) -> None:
         """Look at the record once: ready, or when to look again. Raises our errors."""
