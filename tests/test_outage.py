@@ -467,3 +467,135 @@ async def test_a_command_by_hand_does_not_try_it_either(line: Line) -> None:
     refuse_again(replace(learnt, login_not_before=None), line.account(), now)
     with pytest.raises(errors.PasswordRefused):  # which password it was is not known: an older state
         refuse_again(replace(learnt, login_refused=None), line.account(), now)
+
+
+# Slots are for calls, not for jobs
+
+
+async def test_calls_that_began_before_the_outage_take_no_slot(line: Line) -> None:
+    """Four bodies that are sent for hours: after the pause the others are let in as if they were not there."""
+    bodies = line.callers(4)
+    await idle()
+    await line.outage.trip(DOWN)
+    callers = line.callers(3)
+    await line.clock.advance(2.0)
+    assert calling(callers) == [True, False, False]
+    await bodies[0].ends()  # it gives back what it does not hold
+    assert calling(callers) == [True, False, False]
+    line.outage.record_success()
+    await idle()
+    assert calling(callers) == [True, True, False]
+    for caller in [*bodies, *callers]:
+        await caller.ends()
+
+
+async def test_a_body_that_the_server_takes_hands_its_slot_on(line: Line) -> None:
+    """The first call after the pause may be a body of 50 GB: once it moves the next one goes, and only that one."""
+    await line.outage.trip(DOWN)
+    await line.clock.advance(2.0)
+    async with line.outage.slot() as body:
+        callers = line.callers(2)
+        await idle()
+        assert calling(callers) == [False, False]
+        assert body.free()
+        await idle()
+        assert calling(callers) == [True, False]
+        assert not body.free()
+    await idle()
+    assert calling(callers) == [True, False]
+    for caller in callers:
+        await caller.ends()
+
+
+async def test_a_body_that_moves_is_no_answer(line: Line) -> None:
+    """A proxy takes a whole body before it says 502: the pauses grow all the same, and the server is not *back*."""
+    pauses = []
+    for _ in range(3):
+        async with line.outage.slot() as body:
+            body.free()
+        pauses.append(await line.outage.trip(DOWN))
+        await line.clock.advance(pauses[-1])
+    assert pauses == [2.0, 4.0, 8.0]
+    assert not any(isinstance(event, events.ServerBack) for event in line.said)
+
+
+async def test_a_job_that_does_not_call_soon_keeps_nobody_waiting(line: Line) -> None:
+    """It was let in and reads 80 GiB first: after five seconds the next one goes, and the late one when it can."""
+    await line.outage.trip(DOWN)
+    await line.clock.advance(2.0)
+    await line.outage.clear()  # and reads
+    (other,) = line.callers(1)
+    await line.clock.advance(retry.PLACE_KEPT - 0.1)
+    assert calling([other]) == [False]
+    await line.clock.advance(0.1)
+    assert calling([other]) == [True]
+    late = asyncio.create_task(one_call(line.outage))
+    await idle()
+    assert not late.done()
+    await other.ends()
+    assert late.done()
+
+
+async def one_call(outage: Outage) -> None:
+    """Call in the middle of a job."""
+    async with outage.slot():
+        pass
+
+
+async def test_a_job_that_was_let_in_finds_its_slot(line: Line) -> None:
+    """Between its leave and its first call nobody else takes it, however long the row."""
+    await line.outage.trip(DOWN)
+    await line.clock.advance(2.0)
+    await line.outage.clear()
+    waiting = line.callers(3)
+    await line.clock.advance(1.0)
+    assert not any(calling(waiting))
+    async with line.outage.slot():
+        await idle()
+        assert not any(calling(waiting))
+    await idle()
+    assert calling(waiting) == [True, False, False]
+    for caller in waiting:
+        await caller.ends()
+
+
+async def test_a_call_in_the_middle_of_a_job_does_not_wait_for_an_outage_to_end(line: Line) -> None:
+    """Its file would be held open for hours: nothing is called, and that is no further failure of the server."""
+    pause = await line.outage.trip(DOWN)
+    with pytest.raises(errors.BreakerOpen, match="cannot be reached"):
+        await one_call(line.outage)
+    await line.clock.advance(pause)
+    assert await line.outage.trip(errors.BreakerOpen("told late, when the pause was over")) == 0.0
+    assert len(line.said) == 1
+    assert await line.outage.trip(DOWN) == 4.0  # the second failure, not the third
+
+
+async def test_a_call_that_waits_for_the_probe_ends_with_it(line: Line) -> None:
+    """Half-open, one is calling; when it fails, whoever waited in the middle of a job does not wait for the next."""
+    await line.outage.trip(DOWN)
+    (probe,) = line.callers(1)
+    await line.clock.advance(2.0)
+    assert probe.calls
+    job = asyncio.create_task(one_call(line.outage))
+    await idle()
+    assert not job.done()
+    await line.outage.trip(DOWN)
+    with pytest.raises(errors.BreakerOpen):
+        await job
+    await probe.ends()
+
+
+async def test_a_failure_is_judged_before_the_next_one_calls(line: Line) -> None:
+    """Until somebody says what it means its slot is taken; for five seconds at most."""
+    await line.outage.trip(DOWN)
+    await line.clock.advance(2.0)
+    with pytest.raises(errors.AnswerLost):
+        async with line.outage.slot():
+            raise errors.AnswerLost("the connection broke")
+    (other,) = line.callers(1)
+    await line.clock.advance(retry.PLACE_KEPT - 0.1)
+    assert calling([other]) == [False]
+    await line.outage.trip(errors.AnswerLost("the connection broke"))
+    await line.clock.advance(line.outage.wait)
+    assert calling([other]) == [True]
+    await other.ends()
