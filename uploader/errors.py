@@ -53,6 +53,18 @@ class UploaderError(Exception):
         return f"{self.what}; {self.hint}" if self.hint else self.what
 
 
+def first_of(error: BaseException) -> BaseException:
+    """Return what a command ends with: of nested exception groups the first ``UploaderError``, else the first of all.
+
+    A task group wraps what its tasks raise. What the process is to say, and its exit code, stand in our own error, also
+    where a fault of ours lies beside it.
+    """
+    if not isinstance(error, BaseExceptionGroup):
+        return error
+    leaves = [first_of(one) for one in error.exceptions]
+    return next((leaf for leaf in leaves if isinstance(leaf, UploaderError)), leaves[0])
+
+
 class OursAgain(UploaderError):  # noqa: N818 - the names are sentences: whose turn, what happened
     """We try again by ourselves."""
 

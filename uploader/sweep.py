@@ -40,11 +40,15 @@ class Sweep:
         """Sweep until cancelled."""
         while True:
             await self._clock.sleep(LOOK_FOR_NEW)
-            self._due = {record: due for record, due in self._due.items() if record in self._store.orphans}
-            for orphan in tuple(self._store.orphans.values()):
-                if self._is_due(orphan):
-                    await self._outage.clear()
-                    await self._look_guarded(orphan)
+            await self.look_at_due()
+
+    async def look_at_due(self) -> None:
+        """Look at every orphan whose time has come."""
+        self._due = {record: due for record, due in self._due.items() if record in self._store.orphans}
+        for orphan in tuple(self._store.orphans.values()):
+            if self._is_due(orphan):
+                await self._outage.clear()
+                await self._look_guarded(orphan)
 
     def _is_due(self, orphan: Orphan) -> bool:
         """True when the time has come, counted by the clock that nobody sets: a request may still be on its way."""
