@@ -12,7 +12,7 @@ from shares import identify
 
 from uploader import events
 from uploader.clock import SystemClock
-from uploader.model import RecordSpec, State, Trouble, Turn, Upload
+from uploader.model import Orphan, RecordSpec, State, Trouble, Turn, Upload
 from uploader.simulator import Semantics, Settings
 
 CHUNKED = [kind for kind in Semantics if kind is not Semantics.WHOLE]
@@ -85,6 +85,32 @@ async def test_outage_in_the_middle_of_uploads(tmp_path: Path) -> None:
         assert sorted(record.sha256 or "" for record in rig.records) == sorted(
             sha256(at(path).read_bytes()) for path in paths
         )
+
+
+async def test_uploads_under_way_hold_up_nobody_after_an_outage(tmp_path: Path) -> None:
+    """Four whole files are being sent; after one 503 to another call records are asked about and orphans cleared."""
+    slow, fast = settings(Semantics.WHOLE, processing=3600.0), settings(Semantics.WHOLE)
+    async with Rig(tmp_path, slow, upload={"chunk_size": "whole", "workers": 4}) as rig:
+        await rig.start()
+        sent = await rig.drop("sent.mp4", b"sent")
+        await rig.event(events.UploadSent, path=sent)
+        stalls = [rig.fault("upload", "stall") for _ in range(4)]
+        paths = [rig.write(f"{number}.mp4", content_of(CHUNK, number)) for number in range(4)]
+        await rig.scan()
+        async with asyncio.timeout(10):
+            for stall in stalls:
+                await stall.standing.wait()
+        rig.fault("details", "status", status=503, body="")
+        rig.become(fast)
+        await rig.event(events.ServerDown)
+        now = rig.clock.now()
+        rig.store.put_orphan(Orphan(rig.plant("lost"), "lost", "/rec/lost.mp4", since=now, next_look=now))
+        await rig.event(events.VideoReady, path=sent)
+        await rig.event(events.OrphanCleared)
+        assert len(rig.calls("upload")) == 1  # the four are still under way
+        for stall in stalls:
+            stall.release()
+        await rig.finished(*paths)
 
 
 # The password

@@ -12,13 +12,16 @@ from typing import Any
 
 import pytest
 from aioresponses import CallbackResult, aioresponses
-from fakes import EPOCH, VirtualClock
+from fakes import EPOCH, MemoryDisk, VirtualClock
 from parts import BriskClock
 
 from uploader import errors, events
 from uploader.config import ServerConfig
 from uploader.model import RecordIds, RecordSpec
+from uploader.outage import Outage
+from uploader.store import Store
 from uploader.valt import Valt
+from uploader.valt.breaker import NoBreaker, Slot
 
 URL = "http://127.0.0.1:9"
 LOGIN = f"{URL}/api/v3/login"
@@ -34,13 +37,52 @@ SPEC = RecordSpec("lecture")
 HTML_502 = "<html><head><title>502 Bad Gateway</title></head><body>nginx</body></html>"
 
 
+class CountingBreaker(NoBreaker):
+    """Lets every call through, and notes how many slots were taken, how many at once, and how many good answers came.
+
+    *freed*: slots that were given back while their call was still under way.
+    """
+
+    def __init__(self) -> None:
+        self.answers = self.taken = self.held = self.most = self.freed = 0
+
+    @asynccontextmanager
+    async def slot(self) -> AsyncIterator[Slot]:
+        """Count it."""
+        self.taken, self.held = self.taken + 1, self.held + 1
+        self.most = max(self.most, self.held)
+        try:
+            yield CountedSlot(self)
+        finally:
+            self.held -= 1
+
+    def record_success(self) -> None:
+        """Count it."""
+        assert self.held, "an answer to a call that holds no slot"
+        self.answers += 1
+
+
+class CountedSlot:
+    """One slot of a ``CountingBreaker``."""
+
+    def __init__(self, breaker: CountingBreaker) -> None:
+        self._breaker = breaker
+        self._held = True
+
+    def free(self) -> bool:
+        """Count it, the first time."""
+        held, self._held = self._held, False
+        self._breaker.freed += held
+        return held
+
+
 class Home:
     """A client, and what it told: secrets to remember, events, answers that showed a live server."""
 
     def __init__(self, url: str, **server: Any) -> None:
         self.secrets: list[str] = []
         self.heard: list[events.Event] = []
-        self.answers = 0
+        self.breaker = CountingBreaker()
         self.passwords = ["canary-password"]
         bus = events.Bus()
         bus.listen(self.heard.append)
@@ -51,11 +93,13 @@ class Home:
             clock=BriskClock(),
             bus=bus,
             remember=self.secrets.append,
-            on_answer=self._answered,
+            breaker=self.breaker,
         )
 
-    def _answered(self) -> None:
-        self.answers += 1
+    @property
+    def answers(self) -> int:
+        """How many answers were told to the breaker."""
+        return self.breaker.answers
 
 
 @asynccontextmanager
@@ -332,3 +376,52 @@ async def test_log_in_that_is_none(body: str) -> None:
         server.post(LOGIN, body=body)
         with pytest.raises(errors.ServerDown, match="not as a VALT server does"):
             await home.valt.login_if_needed()
+
+
+# The circuit breaker
+
+
+async def test_each_call_holds_one_slot_and_its_log_in_none_of_its_own() -> None:
+    """Also the second try after an expired token: while the breaker is half-open there is only one slot."""
+    async with mocked() as (home, server):
+        server.post(LOGIN, payload=TOKEN, repeat=True)
+        server.get(DETAILS, status=401)
+        server.get(DETAILS, payload={"data": {"id": "rec-1", "videos": None}}, repeat=True)
+        await home.valt.details("rec-1")
+        assert (calls_of(server, "/login"), home.breaker.taken, home.breaker.most) == (2, 1, 1)
+        await home.valt.login_if_needed()  # not needed: no call, no slot
+        assert home.breaker.taken == 1
+        await asyncio.gather(*(home.valt.details("rec-1") for _ in range(3)))
+        assert (home.breaker.taken, home.breaker.held) == (4, 0)
+
+
+async def test_a_log_in_alone_holds_a_slot() -> None:
+    """It is a call like any other; what it raises leaves none taken."""
+    async with mocked() as (home, server):
+        server.post(LOGIN, status=503)
+        server.post(LOGIN, payload=TOKEN)
+        with pytest.raises(errors.ServerDown):
+            await home.valt.login_if_needed()
+        await home.valt.login_if_needed()
+        assert (home.breaker.taken, home.breaker.held, home.breaker.answers) == (2, 0, 1)
+
+
+async def test_nothing_is_called_while_the_breaker_is_open() -> None:
+    """Neither a call nor the log-in for one; half-open, one slot is enough for both."""
+    clock, bus = VirtualClock(), events.Bus()
+    store = Store(MemoryDisk(), clock, bus)
+    outage = Outage(store, clock, bus)
+    async with mocked() as (home, server):
+        home.valt._breaker = outage
+        server.post(LOGIN, payload=TOKEN)
+        server.get(DETAILS, payload={"data": {"id": "rec-1", "videos": None}}, repeat=True)
+        await clock.advance(pause := await outage.trip(errors.ServerDown("down")) - 0.5)
+        with pytest.raises(errors.BreakerOpen, match="down"):
+            await home.valt.details("rec-1")
+        assert server.requests == {}
+        await clock.advance(pause)
+        async with asyncio.timeout(5):
+            await asyncio.gather(*(home.valt.details("rec-1") for _ in range(3)))
+        assert calls_of(server, "/login") == 1
+        assert not outage.going_on
+    await store.close()

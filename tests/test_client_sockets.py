@@ -83,6 +83,23 @@ async def test_gateway_that_answers_early_leaves_nothing_in_doubt(tmp_path: Any)
             await send(home, ids, bytes(40 * 1024 * 1024))
 
 
+async def test_a_body_that_moves_hands_its_slot_on(tmp_path: Any) -> None:
+    """Once the server takes a body others need not wait for its answer; for a small one they do."""
+    async with simulated(tmp_path) as (home, simulator):
+        ids = await home.valt.create_record(SPEC)
+        await send(home, ids, b"data")
+        assert home.breaker.freed == 0
+        large = await home.valt.create_record(SPEC)
+        simulator.faults.append(stall := Fault(call="upload", kind="stall", after_bytes=2 * client.BODY_MOVES))
+        sending = asyncio.create_task(send(home, large, bytes(40 * client.BODY_MOVES)))
+        async with asyncio.timeout(10):
+            await stall.standing.wait()
+        assert (home.breaker.freed, home.breaker.held) == (1, 1)
+        stall.release()
+        await sending
+        assert (home.breaker.freed, home.breaker.held) == (1, 0)
+
+
 @pytest.mark.parametrize(
     ("kind", "after", "expected"),
     [

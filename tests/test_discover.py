@@ -137,6 +137,36 @@ async def test_folder_that_is_exchanged_between_two_scans(tmp_path: Path) -> Non
         await rig.finished(rig.write("a.mp4", b"a"))
 
 
+async def test_a_fault_of_ours_in_one_folder_ends_neither_the_others_nor_the_daemon(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is logged and said with its folder; that folder is scanned again when a scan is due, and is well again."""
+    walk, faulty = MountedShare.walk, [str(tmp_path / "bad")]
+
+    def stumble(self: MountedShare, order: Any) -> Any:
+        if self.root in faulty:
+            raise ZeroDivisionError
+        return walk(self, order)
+
+    monkeypatch.setattr(MountedShare, "walk", stumble)
+    for name in ("bad", "good"):
+        (tmp_path / name).mkdir()
+    watches = [{"path": str(tmp_path / name), "mode": "poll", "rescan": "1s"} for name in ("bad", "good")]
+    async with Rig(tmp_path, watches=watches) as rig:
+        await rig.start()
+        said = await rig.event(events.FolderUnreadable, folder=faulty[0])
+        assert "ZeroDivisionError" in said.reason
+        lost = rig.write("a.mp4", b"a", folder=tmp_path / "bad")
+        await rig.finished(rig.write("b.mp4", b"b", folder=tmp_path / "good"))
+        await rig.scan()  # as ``once`` does
+        (bad, good) = rig.house.discover.tallies()
+        assert ("ZeroDivisionError" in bad.unreadable, good.unreadable) == (True, "")
+        assert len(rig.seen(events.FolderUnreadable)) == 1
+        faulty.clear()
+        await rig.finished(lost)
+        assert bad.unreadable == ""
+
+
 async def test_missing_folder_at_the_start(tmp_path: Path) -> None:
     """A folder that is not there yet is reported once; when it comes its files are found."""
     later = tmp_path / "later"

@@ -271,6 +271,33 @@ def test_an_outage_is_probed_ever_more_rarely(failures: int) -> None:
     assert retry.outage_pause(failures, highest) == top
 
 
+@pytest.mark.parametrize(
+    ("error", "failures", "refusals", "pause"),
+    [
+        (errors.ServerDown("503"), 1, 1, 2.0),
+        (errors.ServerDown("503"), 5, 1, 30.0),
+        (errors.ServerBusy("503", retry_after=77.0), 1, 1, 77.0),
+        (errors.ServerBusy("503", retry_after=0.0), 3, 1, 8.0),
+        (errors.ServerFull("507"), 1, 1, 15 * MINUTE),
+        (errors.NoRoom("500"), 1, 1, 15 * MINUTE),
+        (errors.PasswordUnusable("no password"), 2, 1, 4.0),
+        (errors.PasswordRefused("401"), 9, 1, 5 * MINUTE),
+        (errors.PasswordRefused("401"), 0, 3, HOUR),
+        (errors.AnswerLost("in an outage"), 2, 1, 4.0),
+    ],
+)
+def test_how_long_no_call_is_made(error: errors.UploaderError, failures: int, refusals: int, pause: float) -> None:
+    """The row of the table says it: by how often the server has failed, or has refused our password, in a row."""
+    assert retry.breaker_pause(error, failures, refusals, highest) == pause
+
+
+def test_every_error_that_holds_the_whole_server_has_a_pause_of_the_breaker() -> None:
+    """And no row for one upload has one: what is read in the table is what happens."""
+    of_one = {retry.Delay.BACKOFF, retry.Delay.BACKOFF_SLOW, retry.Delay.STATED}
+    for kind, rule in retry.RULES:
+        assert (rule.delay in of_one) is (rule.level is not retry.Level.SERVER), kind
+
+
 def test_the_budget_is_twenty_retries_and_one_for_five_answers() -> None:
     """The twentieth retry without an answer is the last; five answers buy another; more than twenty are not saved."""
     budget = retry.Budget()

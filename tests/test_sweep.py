@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 from fakes import MemoryDisk, VirtualClock
 from harness import Rig
+from structlog.testing import capture_logs
 
 from uploader import events
 from uploader.config import ServerConfig
 from uploader.model import Orphan
 from uploader.outage import Outage
-from uploader.retry import DAY
+from uploader.retry import DAY, HOUR
 from uploader.store import Store
 from uploader.sweep import Sweep
 from uploader.valt import RecordDetails
@@ -85,6 +86,37 @@ async def test_orphan_with_a_video_is_looked_at_daily() -> None:
     await store.close()
     assert len(asked) == 3
     assert all(DAY <= later - earlier <= DAY + 60 for earlier, later in pairwise(asked))
+
+
+async def test_a_fault_of_ours_with_one_orphan_ends_neither_the_sweep_nor_the_others() -> None:
+    """It is logged with its record and put off for an hour; the others are cleared away meanwhile."""
+    clock, bus = VirtualClock(), events.Bus()
+    asked: list[tuple[str, float]] = []
+
+    class Server:
+        async def details(self, record: str) -> RecordDetails:
+            asked.append((record, clock.monotonic() - 1000.0))
+            if record == "bad":
+                raise ZeroDivisionError
+            return RecordDetails(record, "a", "uploader", 0.0, None)
+
+        async def delete_record(self, record: str) -> None:
+            """Delete it."""
+
+    store = Store(MemoryDisk(), clock, bus)
+    for record in ("bad", "good"):
+        store.put_orphan(Orphan(record, "a", PATH, since=clock.now(), next_look=clock.now()))
+    server = ServerConfig(url="http://127.0.0.1:9", username="u")
+    sweep = Sweep(server, store, Server(), Outage(store, clock, bus), clock, bus)  # type: ignore[arg-type]
+    with capture_logs() as logged:
+        for _ in range(62):
+            await sweep.look_at_due()
+            await clock.advance(60.0)
+    await store.close()
+    assert [record for record, _ in asked] == ["bad", "good", "bad"]
+    assert asked[2][1] - asked[0][1] == HOUR
+    assert set(store.orphans) == {"bad"}
+    assert [entry["record"] for entry in logged if entry["event"] == "fault"] == ["bad", "bad"]
 
 
 async def test_orphan_with_a_video_that_a_person_has_deleted_is_reported_no_longer(tmp_path: Path) -> None:

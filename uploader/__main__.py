@@ -15,7 +15,9 @@ import click
 from uploader import errors
 from uploader.cli import cli
 from uploader.hardening import harden
-from uploader.log import configure, install_hooks, redactor
+from uploader.log import configure, get_logger, install_hooks, redactor
+
+log = get_logger(__name__)
 
 
 def main() -> NoReturn:
@@ -27,7 +29,29 @@ def main() -> NoReturn:
 
 
 def run(arguments: list[str]) -> int:
-    """Run the command line; the answer is the exit code."""
+    """Run the command line; the answer is the exit code. A fault of ours is said in the log."""
+    try:
+        return _run(arguments)
+    except errors.UploaderError as error:
+        return _end(error)
+    except BaseExceptionGroup as group:  # what a task group makes of it: the exit code stands in what is wrapped
+        first = errors.first_of(group)
+        if isinstance(first, errors.UploaderError):
+            return _end(first)
+        if not isinstance(first, Exception):
+            raise first from None
+        log.critical("uncaught exception", exc_info=first)
+    except Exception as error:  # the last place where a fault of ours can be said in one line
+        log.critical("uncaught exception", exc_info=error)
+    return 1
+
+
+def _end(error: errors.UploaderError) -> int:
+    _complain(error.faults if isinstance(error, errors.ConfigError) else [str(error)])
+    return error.exit_code
+
+
+def _run(arguments: list[str]) -> int:
     try:
         code = cli.main(arguments, prog_name="valt-uploader", standalone_mode=False)
     except SystemExit:  # click's way to end when whoever read our output has seen enough
@@ -47,12 +71,6 @@ def run(arguments: list[str]) -> int:
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
         return 130
-    except errors.ConfigError as error:
-        _complain(error.faults)
-        return error.exit_code
-    except errors.UploaderError as error:
-        _complain([str(error)])
-        return error.exit_code
     return code if isinstance(code, int) else 0
 
 

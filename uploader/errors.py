@@ -6,7 +6,8 @@ Every error is one sentence for people (what happened) and may carry a hint (wha
     UploaderError
     ├── OursAgain          we try again, by ourselves
     │   ├── ServerDown         nobody's file is at fault: connection, DNS, TLS, a redirect, 502/503/504
-    │   │   └── ServerFull         507, or a 500 about its disk: it takes a person there, so it is asked rarely
+    │   │   ├── ServerFull         507, or a 500 about its disk: it takes a person there, so it is asked rarely
+    │   │   └── BreakerOpen        no call was made: the server has just failed others
     │   ├── ServerBusy         429/503 with Retry-After
     │   ├── CallFailed         500 to a call that only asks
     │   ├── ChunkCut           ended before its last byte: the server never saw it (rule 3)
@@ -54,6 +55,18 @@ class UploaderError(Exception):
         return f"{self.what}; {self.hint}" if self.hint else self.what
 
 
+def first_of(error: BaseException) -> BaseException:
+    """Return what a command ends with: of nested exception groups the first ``UploaderError``, else the first of all.
+
+    A task group wraps what its tasks raise. What the process is to say, and its exit code, stand in our own error, also
+    where a fault of ours lies beside it.
+    """
+    if not isinstance(error, BaseExceptionGroup):
+        return error
+    leaves = [first_of(one) for one in error.exceptions]
+    return next((leaf for leaf in leaves if isinstance(leaf, UploaderError)), leaves[0])
+
+
 class OursAgain(UploaderError):  # noqa: N818 - the names are sentences: whose turn, what happened
     """We try again by ourselves."""
 
@@ -64,6 +77,10 @@ class ServerDown(OursAgain):
 
 class ServerFull(ServerDown):
     """The server has no room left."""
+
+
+class BreakerOpen(ServerDown):
+    """The circuit breaker let no call through: none was made, and the server has not failed another time."""
 
 
 class CallFailed(OursAgain):

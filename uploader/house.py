@@ -76,7 +76,7 @@ class House:
             clock=clock,
             bus=bus,
             remember=redactor.remember,
-            on_answer=self.outage.answered,
+            breaker=self.outage,
         )
         self.shares = Shares(make_share or self._mounted, [str(watch.path) for watch in config.watch])
         self._wire_stages()
@@ -188,7 +188,7 @@ class House:
                 if log_in.done():
                     log_in.result()
             except errors.PasswordRefused as error:
-                await self.outage.failed(error)
+                await self.outage.trip(error)
                 raise
             finally:
                 for task in (log_in, stopped):
@@ -235,7 +235,7 @@ class House:
     def try_server_again(self) -> None:
         """Call the server at once, also with a password that it has refused."""
         self.valt.forget_refusal()
-        self.outage.lift()
+        self.outage.reset()
 
     def accept_folder(self, root: str) -> bool:
         """Take a watched folder as it is found next, although another file system was mounted there before."""

@@ -1,6 +1,7 @@
 """What next, after something went wrong: one pure policy, error + history → try again | start over | park.
 
-``RULES`` is the policy: one row for each kind of error. Every number of the house's patience stands here, with its
+``RULES`` is the policy: one row for each kind of error, which says what is done, who waits and for how long. To change
+what happens after a 503, change the row of ``ServerDown``. Every number of our patience stands here, with its
 unit and its reason. Must never sleep, read a clock or change an upload: the stages do what it says. No retry library
 is used: theirs live in a running coroutine and die with it, while ours must survive kill -9 and hold no worker
 (docs/decisions.md).
@@ -23,6 +24,7 @@ Uniform = Callable[[float, float], float]
 MINUTE, HOUR, DAY = 60.0, 3600.0, 86400.0  # seconds
 
 BACKOFF_CAP: Final = 300.0  # s; full jitter U(0, min(cap, 1 s * 2^n)) after n failures in a row
+SLOW_START: Final = 3  # doublings that the backoff of a disk or share begins with
 FAST_TRIES: Final = 8  # failures in a row that count against a file before it is parked for a day
 PAYLOAD_TRIES: Final = 3  # a 500 may be VALT's "invalid payload" or a passing fault: three tries tell
 GONE_TRIES: Final = 2  # a record that is removed under us twice is removed by somebody
@@ -34,6 +36,8 @@ OUTAGE_FIRST, OUTAGE_CAP = 30.0, 15 * MINUTE  # s; then one probe for the whole 
 BUDGET: Final = 20  # retries a server is granted beyond one for every five answers
 ANSWERS_EARN: Final = 5  # answers for one more
 HALF_OPEN: Final = (1, 2)  # calls at a time after an outage: one, after its answer two, after the next all
+PLACE_KEPT: Final = 5.0  # s that the half-open breaker waits for a call that is about to be made, or to be judged
+FULL_PAUSE: Final = OUTAGE_CAP  # s; a server without room takes a person there
 LOGIN_PAUSES: Final = (5 * MINUTE, 15 * MINUTE, HOUR)  # after a wrong password: accounts get locked by less
 RETRY_AFTER_CAP: Final = HOUR  # s; whatever the server says
 POLL_FIRST, POLL_CAP = 0.5, 60.0  # s; between two looks at a record that is being processed
@@ -59,31 +63,52 @@ class Level(StrEnum):
     NOBODY = "nobody"  # it only takes time
 
 
+class Delay(StrEnum):
+    """How long until the next try: of this upload, or of any call to the server where the rule's level is SERVER.
+
+    The first three are pauses of one upload (``decide``), the others of the circuit breaker (``breaker_pause``).
+    """
+
+    BACKOFF = "backoff"  # U(0, min(300 s, 2^n s)) after n failures in a row
+    BACKOFF_SLOW = "backoff-slow"  # the same, beginning at 2^3: a disk or share that is not ready
+    STATED = "stated"  # as long as the error says, or at once
+    OUTAGE = "outage"  # 2, 4, 8, 16 s, then 30 s doubling to 15 min; each between half of that and all of it
+    OUTAGE_STATED = "outage-stated"  # the same, but at least what Retry-After asks for; no other answer ends it
+    FULL = "full"  # 15 min from the first time on
+    LOGIN = "login"  # 5, 15, 60 min, then hourly; no other answer ends it
+
+
+ENDED_BY_TIME: Final = frozenset({Delay.OUTAGE_STATED, Delay.LOGIN})  # the server has asked for these pauses
+
+
 @dataclass(frozen=True, slots=True)
 class Rule:
     """What follows from one kind of error.
 
+    *delay*: how long until the next try, while *tries* are left.
     *tries*: how often, the last time included, before the file is parked; None: it never is for this.
     *parked_for*: seconds, ± a tenth, until a parked file is tried once more; None: not by time.
     """
 
     action: Action
     level: Level = Level.FILE
+    delay: Delay = Delay.BACKOFF
     tries: int | None = None
     parked_for: float | None = DAY
 
 
 # The first row that fits counts. What *tries* counts: failures in a row; for RecordGone and RecordSpoilt records.
 RULES: Final[tuple[tuple[type[errors.UploaderError], Rule], ...]] = (
-    (errors.FileChanged, Rule(Action.RESETTLE, Level.NOBODY)),
+    (errors.FileChanged, Rule(Action.RESETTLE, Level.NOBODY, Delay.STATED)),
     (errors.FilesTurn, Rule(Action.PARK, Level.NOBODY, parked_for=None)),
-    (errors.PasswordRefused, Rule(Action.TRY_AGAIN, Level.SERVER)),
-    (errors.PasswordUnusable, Rule(Action.TRY_AGAIN, Level.SERVER)),
-    (errors.ServerDown, Rule(Action.TRY_AGAIN, Level.SERVER)),
-    (errors.ServerBusy, Rule(Action.TRY_AGAIN, Level.SERVER)),
-    (errors.NoRoom, Rule(Action.TRY_AGAIN, Level.SERVER)),
-    (errors.StillInDoubt, Rule(Action.TRY_AGAIN, Level.NOBODY)),
-    (errors.ShareNotReady, Rule(Action.TRY_AGAIN, Level.NOBODY)),
+    (errors.PasswordRefused, Rule(Action.TRY_AGAIN, Level.SERVER, Delay.LOGIN)),
+    (errors.PasswordUnusable, Rule(Action.TRY_AGAIN, Level.SERVER, Delay.OUTAGE)),
+    (errors.ServerFull, Rule(Action.TRY_AGAIN, Level.SERVER, Delay.FULL)),  # 507
+    (errors.NoRoom, Rule(Action.TRY_AGAIN, Level.SERVER, Delay.FULL)),
+    (errors.ServerDown, Rule(Action.TRY_AGAIN, Level.SERVER, Delay.OUTAGE)),  # 503, no connection, a redirect …
+    (errors.ServerBusy, Rule(Action.TRY_AGAIN, Level.SERVER, Delay.OUTAGE_STATED)),  # 429; 503 with Retry-After
+    (errors.StillInDoubt, Rule(Action.TRY_AGAIN, Level.NOBODY, Delay.STATED)),
+    (errors.ShareNotReady, Rule(Action.TRY_AGAIN, Level.NOBODY, Delay.BACKOFF_SLOW)),
     (errors.PayloadRefused, Rule(Action.TRY_AGAIN, tries=PAYLOAD_TRIES)),
     (errors.RightMissing, Rule(Action.PARK, parked_for=HOUR)),
     (errors.ServerRefused, Rule(Action.PARK)),
@@ -154,7 +179,7 @@ def decide(error: errors.UploaderError, history: History, uniform: Uniform) -> N
         return Next(rule.action, trouble, error.wait)
     if isinstance(error, errors.ShareNotReady):
         # Nobody's verdict on the file: ever more rarely, but never given up, and never a failure of the file's own.
-        again = backoff(history.not_ready + 3, uniform)
+        again = backoff(history.not_ready + SLOW_START, uniform)
         return Next(rule.action, replace(trouble, not_ready=history.not_ready + 1), again)
     if rule.level is Level.NOBODY:
         return Next(rule.action, trouble, 0.0 if rule.action is Action.RESETTLE else rule.parked_for)
@@ -211,6 +236,20 @@ def _start_over(error: errors.UploaderError, trouble: Trouble, rule: Rule, histo
 def backoff(attempts: int, uniform: Uniform) -> float:
     """Pause in seconds after *attempts* failures in a row: full jitter, U(0, min(cap, 2^n))."""
     return uniform(0.0, min(BACKOFF_CAP, 2.0 ** min(attempts, 30)))
+
+
+def breaker_pause(error: errors.UploaderError, failures: int, refusals: int, uniform: Uniform) -> float:
+    """Seconds for which no call is made to the server after *error*, by the row of ``RULES`` that fits.
+
+    *failures*: of the server, in a row, this one included; *refusals*: of our password, likewise.
+    """
+    delay = rule_of(error).delay
+    if delay is Delay.LOGIN:
+        return login_pause(refusals)
+    if delay is Delay.FULL:
+        return uniform(0.5, 1.0) * FULL_PAUSE
+    pause = outage_pause(failures, uniform)  # also for one file's failure that comes in the middle of an outage
+    return max(error.retry_after, pause) if isinstance(error, errors.ServerBusy) else pause
 
 
 def outage_pause(failures: int, uniform: Uniform) -> float:

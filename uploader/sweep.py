@@ -12,13 +12,17 @@ from typing import Final
 from uploader import errors, events
 from uploader.clock import Clock
 from uploader.config import ServerConfig
+from uploader.log import get_logger
 from uploader.model import Orphan
 from uploader.outage import Outage
-from uploader.retry import DAY, MINUTE, Level, rule_of
+from uploader.retry import DAY, HOUR, MINUTE, Level, rule_of
 from uploader.store import Store
 from uploader.valt import Valt
 
+log = get_logger(__name__)
+
 LOOK_FOR_NEW: Final = 1.0  # s between two looks at the list of orphans
+AFTER_FAULT: Final = HOUR  # s until an orphan is looked at again that a fault of ours has hit
 LOOK_AT_LANDED: Final = DAY  # s between two looks whether an orphan that holds a video is still there
 
 
@@ -36,11 +40,15 @@ class Sweep:
         """Sweep until cancelled."""
         while True:
             await self._clock.sleep(LOOK_FOR_NEW)
-            self._due = {record: due for record, due in self._due.items() if record in self._store.orphans}
-            for orphan in tuple(self._store.orphans.values()):
-                if self._is_due(orphan):
-                    async with self._outage.turn():
-                        await self.look(orphan)
+            await self.look_at_due()
+
+    async def look_at_due(self) -> None:
+        """Look at every orphan whose time has come."""
+        self._due = {record: due for record, due in self._due.items() if record in self._store.orphans}
+        for orphan in tuple(self._store.orphans.values()):
+            if self._is_due(orphan):
+                await self._outage.clear()
+                await self._look_guarded(orphan)
 
     def _is_due(self, orphan: Orphan) -> bool:
         """True when the time has come, counted by the clock that nobody sets: a request may still be on its way."""
@@ -51,6 +59,17 @@ class Sweep:
             due = now + min(max(0.0, orphan.next_look - self._clock.now()), longest)
             self._due[orphan.record] = orphan.next_look, due
         return now >= due
+
+    async def _look_guarded(self, orphan: Orphan) -> None:
+        try:
+            await self.look(orphan)
+        except errors.StateUnusable:
+            raise  # without its state the daemon cannot go on
+        except Exception:  # a fault of ours with one orphan must not end the others, nor the daemon
+            log.exception("fault", record=orphan.record)
+            await self._look_later(orphan, AFTER_FAULT)
+            if (put_off := self._store.orphans.get(orphan.record)) is not None:
+                self._due[orphan.record] = put_off.next_look, self._clock.monotonic() + AFTER_FAULT
 
     async def look(self, orphan: Orphan) -> None:
         """Clear one orphan away, or find that it must stay."""
@@ -72,7 +91,7 @@ class Sweep:
     async def _put_off(self, orphan: Orphan, error: errors.UploaderError) -> None:
         """Look again later. What is the server's failure holds every call, or a refused password would be tried on."""
         if rule_of(error).level is Level.SERVER:
-            await self._outage.failed(error)
+            await self._outage.trip(error)
         await self._look_later(orphan, MINUTE)
 
     async def _look_later(self, orphan: Orphan, after: float) -> None:

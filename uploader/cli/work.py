@@ -116,7 +116,7 @@ async def _until_signal(house: House, work: Callable[[asyncio.Event], Awaitable[
     try:
         await work(stop)
     except ExceptionGroup as group:
-        raise _first(group) from None
+        raise errors.first_of(group) from None
     except asyncio.CancelledError:  # by our own second signal, and only by it
         if signals < 2:
             raise
@@ -124,13 +124,6 @@ async def _until_signal(house: House, work: Callable[[asyncio.Event], Awaitable[
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.remove_signal_handler(number)
     return signals == 0
-
-
-def _first(error: BaseException) -> BaseException:
-    """The first exception within groups of groups."""
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
 
 
 def _why(upload: Upload, *, paused: bool) -> str:

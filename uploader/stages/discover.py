@@ -8,7 +8,7 @@ not an empty folder: nothing is inferred from it, and the others go on.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -20,10 +20,13 @@ from uploader.config import WatchConfig
 from uploader.files import Mode, Order, Share, Shares
 from uploader.files.mounts import inotify_limit, mode_for, out_of_inotify, too_many_folders
 from uploader.files.walk import never, walk_filter
+from uploader.log import get_logger
 from uploader.model import Sighting
-from uploader.stages import Seen
+from uploader.stages import Seen, our_fault
 from uploader.stages.context import StageContext
 from uploader.stages.known import KnownFiles
+
+log = get_logger(__name__)
 
 DEBOUNCE: Final = 200  # ms that a burst of events is gathered
 WATCHER_PAUSE: Final = (1.0, 60.0)  # s before a failed source of events is started again, doubling
@@ -123,14 +126,33 @@ class Folder:
     async def run(self) -> None:
         """Scan and listen until cancelled."""
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._decide())
-            group.create_task(self._listen())
+            group.create_task(self._despite_faults(self._decide))
+            group.create_task(self._despite_faults(self._listen))
 
     async def scan_once(self) -> None:
         """Look at every inode once, if the share is there."""
-        if await self._at_home():
-            self._deep = True
-            await self._scan()
+        try:
+            if await self._at_home():
+                self._deep = True
+                await self._scan()
+        except errors.StateUnusable:
+            raise
+        except Exception as error:  # a fault of ours in one folder must not keep the others from being scanned
+            log.exception("fault", folder=self._root)
+            self._tell_unreadable(our_fault(error))
+
+    async def _despite_faults(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Do *work* until cancelled; after a fault of ours begin it again when the next scan is due."""
+        while True:
+            try:
+                await work()
+            except errors.StateUnusable:
+                raise  # without its state the daemon cannot go on
+            except Exception as error:  # a fault of ours in one folder must not end the others, nor the daemon
+                log.exception("fault", folder=self._root)
+                self._tell_unreadable(our_fault(error))
+                self._deep = True
+                await self._clock.sleep(self._watch.rescan)
 
     async def _decide(self) -> None:
         """Scan when it is due; between scans look at hints."""

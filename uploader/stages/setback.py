@@ -61,9 +61,9 @@ class Setbacks:
             return
         verdict = retry.decide(error, self._history(upload), self._clock.uniform)
         if verdict.server_level:
-            await self._outage.failed(error)  # whoever takes the upload up next waits for its end
+            await self._outage.trip(error)  # whoever takes the upload up next waits for its end
         elif verdict.costs:
-            await self._outage.stumbled(error)
+            await self._outage.record_failure(error)
         upload = self._store.uploads[path]  # its file may have been renamed meanwhile
         self._learn(verdict, upload)
         match verdict.action:

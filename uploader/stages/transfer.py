@@ -84,8 +84,8 @@ class Transfer:
         small: Job | None = None
         while not self._stopping.is_set():
             job = small or await self._pipes.jobs.get()
-            async with self._outage.turn():  # an outage may have begun while we waited for a job
-                outcome = await self._do(job)
+            await self._outage.clear()  # an outage may have begun while we waited for a job
+            outcome = await self._do(job)
             small = None
             if outcome is Outcome.STEPPED_ASIDE:
                 small = self._pipes.jobs.take_small()

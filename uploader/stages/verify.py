@@ -43,8 +43,8 @@ class Verify:
     async def _ask_when_due(self) -> None:
         while True:
             path = await self._pipes.sent.next_due()
-            async with self._outage.turn():
-                await self._leases.work(path, {State.VERIFYING}, self._ask_guarded)
+            await self._outage.clear()
+            await self._leases.work(path, {State.VERIFYING}, self._ask_guarded)
             upload = self._store.uploads.get(path)
             if upload is None or upload.state is not State.VERIFYING:
                 self._ages.forget(path)

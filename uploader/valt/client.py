@@ -1,5 +1,7 @@
 """The only user of aiohttp's client: one origin, one log-in shared by all, every failure an error of ours.
 
+Each call holds a slot of the circuit breaker, the log-in that it may need included.
+
 Must never follow a redirect, take a proxy from the environment, repeat a call that changes the server, wait for
 ever, or let a URL out: it holds the token.
 """
@@ -25,6 +27,7 @@ from uploader.model import RecordIds, RecordSpec
 from uploader.retry import login_pause
 from uploader.valt import wire
 from uploader.valt.body import ChunkBody, Lane, NoLimit, Source
+from uploader.valt.breaker import Breaker, NoBreaker, Slot
 from uploader.valt.outlet import connection
 from uploader.valt.tls import no_connection, tls_of
 from uploader.valt.wire import Answer, Call
@@ -42,6 +45,8 @@ AT_ONCE: Final = 2.0  # s, at most, that an answer took whose Date tells the ser
 CLOCK_SET: Final = 1.0  # s that our two clocks have drifted apart: no clock goes so wrong, so one was set or stood
 DOWNLOAD_BLOCK: Final = 1024 * 1024  # bytes
 NO_LIMIT: Final = NoLimit()
+# Bytes of a body that its server has begun to take when the socket has taken them: the kernel keeps back 128 KiB.
+BODY_MOVES: Final = 1024 * 1024
 
 HEADER_LIMIT: Final = 32 * 1024  # bytes of an answer's headers; aiohttp itself takes 128 of 8 KiB each
 
@@ -79,16 +84,19 @@ class Valt:
         clock: Clock,
         bus: events.Bus,
         remember: Remember,
-        on_answer: Callable[[], None] = lambda: None,
+        breaker: Breaker | None = None,
     ) -> None:
-        """*password* is asked at each log-in; *remember* is told of every secret; *on_answer*: the server lives."""
+        """*password* is asked at each log-in; *remember* is told of every secret; without *breaker* every call goes.
+
+        With one, any call may raise ``BreakerOpen`` before anything was sent.
+        """
         self._server = server
         self._password = password
         self._clock = clock
         self._bus = bus
         self._told = remember
         self._secrets = Redactor()
-        self._on_answer = on_answer
+        self._breaker: Breaker = NoBreaker() if breaker is None else breaker
         self._token: _Token | None = None
         self._refusal: _Refusal | None = None
         self._logging_in = asyncio.Lock()
@@ -129,14 +137,16 @@ class Valt:
 
     async def login_if_needed(self) -> None:
         """See to it that there is a token. Raises ``PasswordRefused`` and others."""
-        await self._token_now()
+        if self._fresh_token() is None:
+            async with self._breaker.slot():
+                await self._token_now()
 
     async def agree_on_time(self) -> None:
         """Log in if need be, and see to it that ``server_now`` can be believed. Raises as any call does.
 
         Our monotonic clock stands still while this machine sleeps; whether it has, only the other one can tell.
         """
-        await self._token_now()
+        await self.login_if_needed()
         if not self._timed or abs(self._clock.now() - self._clock.monotonic() - self._apart) > CLOCK_SET:
             await self.version()
 
@@ -187,7 +197,11 @@ class Valt:
         link = await self.download_link(ids)
         self._remember(link)
         url = self._own(link)
-        async with self._within(Call.DOWNLOAD) as watchdog, self._open().get(url, allow_redirects=False) as response:
+        async with (
+            self._breaker.slot(),
+            self._within(Call.DOWNLOAD) as watchdog,
+            self._open().get(url, allow_redirects=False) as response,
+        ):
             if response.status != 200:
                 raise self._no(Call.DOWNLOAD, await _read(response))
             async for block in response.content.iter_chunked(DOWNLOAD_BLOCK):
@@ -225,13 +239,31 @@ class Valt:
         Raises ``ChunkCut`` when the server cannot have seen it, ``AnswerLost`` when it may have, what the body
         itself raised, or what the server's no means.
         """
+        async with self._breaker.slot() as slot:
+            return await self._send_chunk(slot, ids, filename, span, source, before_last_byte, on_progress, lane)
+
+    async def _send_chunk(
+        self,
+        slot: Slot,
+        ids: RecordIds,
+        filename: str,
+        span: tuple[int, int, int],
+        source: Source,
+        before_last_byte: Callable[[], Awaitable[None]],
+        on_progress: Callable[[int], None],
+        lane: Lane,
+    ) -> int | None:
         start, end, total = span
-        token = await self._token_now()
+        token, taken = await self._token_now(), 0
         boundary = f"valt-uploader-{uuid.uuid4().hex}"
         async with self._within(Call.UPLOAD) as watchdog:
 
             def progress(count: int) -> None:
+                nonlocal taken
                 watchdog.moved()
+                taken += count
+                if taken >= BODY_MOVES:
+                    slot.free()  # it may be under way for hours: others need not wait for its answer
                 if count:
                     on_progress(count)
 
@@ -265,29 +297,38 @@ class Valt:
         raise failure
 
     async def _json_call(self, call: Call, path: str, payload: Mapping[str, Any] | None = None) -> Answer:
-        """Make a call with our token; after a 401 once more with a new one."""
-        for attempt in (1, 2):
-            token = await self._token_now()
-            async with self._within(call):
-                method = "GET" if payload is None else "POST"
-                answer = await self._exchange(method, self._url(path, token), json=payload)
-            if answer.good:
-                return answer
-            if answer.status != 401:
-                break
-            self._forget(token)
-            if attempt == 2:
-                raise errors.RightMissing(
-                    f"{call.label}: answered 401 right after a good log-in", hint="does this user have the right to it?"
-                )
-        raise self._no(call, answer)
+        """Make a call with our token; after a 401 once more with a new one, in the same slot."""
+        async with self._breaker.slot():
+            for attempt in (1, 2):
+                token = await self._token_now()
+                async with self._within(call):
+                    method = "GET" if payload is None else "POST"
+                    answer = await self._exchange(method, self._url(path, token), json=payload)
+                if answer.good:
+                    return answer
+                if answer.status != 401:
+                    break
+                self._forget(token)
+                if attempt == 2:
+                    raise errors.RightMissing(
+                        f"{call.label}: answered 401 right after a good log-in",
+                        hint="does this user have the right to it?",
+                    )
+            raise self._no(call, answer)
+
+    def _fresh_token(self) -> _Token | None:
+        token, now = self._token, self._clock.monotonic()
+        return token if token is not None and now - token.since < TOKEN_AGE else None
 
     async def _token_now(self) -> _Token:
-        """Return the shared token; the first who finds none, or an old one, logs in for all."""
+        """Return the shared token; the first who finds none, or an old one, logs in for all.
+
+        It takes no slot: its caller holds one, while the breaker is half-open the only one.
+        """
         async with self._logging_in:
-            token, now = self._token, self._clock.monotonic()
-            if token is not None and now - token.since < TOKEN_AGE:
+            if (token := self._fresh_token()) is not None:
                 return token
+            now = self._clock.monotonic()
             password = self._password()
             self._remember(password)
             self._refuse_again(password, now)
@@ -347,7 +388,7 @@ class Valt:
                 response.close()  # an early no: what is left of the body must not follow it
         self._note_time(answer.headers.get("date"), at_once=self._clock.monotonic() - began <= AT_ONCE)
         if answer.good:
-            self._on_answer()
+            self._breaker.record_success()
         return answer
 
     def _note_time(self, date: str | None, *, at_once: bool) -> None:
