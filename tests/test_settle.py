@@ -15,13 +15,13 @@ from shares import identify, share_of
 
 from uploader import errors, events, files
 from uploader.completeness import Rules
-from uploader.files import Shares
-from uploader.model import Sighting, Snapshot, State, Trouble, Turn
+from uploader.files import MountedShare, Shares
+from uploader.model import Closeness, Sighting, Snapshot, State, Trouble, Turn
 from uploader.stages import Pipes, Seen
 from uploader.stages.context import StageContext
 from uploader.stages.known import KnownFiles
 from uploader.stages.lease import Leases
-from uploader.stages.settle import Settle
+from uploader.stages.settle import FAULT_PAUSE, Settle
 from uploader.store import Store
 from uploader.video import Video
 
@@ -310,3 +310,72 @@ async def test_what_is_settled_business(tmp_path: Path) -> None:
     for path, seen_size, seen_mtime, answer in expected:
         assert KnownFiles(store, ()).is_new(Sighting(path, "/rec", seen_size, seen_mtime)) is not answer, path
     await store.close()
+
+
+async def test_a_bug_in_a_container_parser_holds_one_file_back_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its reason is shown, after the gate's time it is parked with it, and the others settle (B7 of the review)."""
+    real = MountedShare.closeness
+
+    async def stumbles(self: MountedShare, path: str, *, gate: bool) -> Closeness:
+        if path.endswith("bad.mp4"):
+            raise ZeroDivisionError
+        return await real(self, path, gate=gate)
+
+    monkeypatch.setattr(MountedShare, "closeness", stumbles)
+    bad, good = tmp_path / "bad.mp4", tmp_path / "good.mp4"
+    bad.write_bytes(b"content")
+    good.write_bytes(b"content")
+    async with bench(tmp_path) as table:
+        await table.see(bad, good)
+        await table.after(0)
+        assert await table.after(SETTLE)
+        assert table.pipes.settled.get_nowait().path == str(good)
+        assert "unexpected fault of ours (ZeroDivisionError)" in table.reason
+        for _ in range(20):
+            await table.after(LONGEST)
+        settled = table.pipes.settled.get_nowait()
+        assert settled.path == str(bad)
+        assert "unexpected fault of ours (ZeroDivisionError)" in settled.unplayable
+
+
+async def test_a_bug_while_a_file_is_looked_at_ends_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file is held back with the reason, and looked at again later; the others settle."""
+    real, stumbling = MountedShare.snapshot, True
+
+    async def stumbles(self: MountedShare, path: str) -> Snapshot:
+        if stumbling and path.endswith("bad.mp4"):
+            raise ZeroDivisionError
+        return await real(self, path)
+
+    monkeypatch.setattr(MountedShare, "snapshot", stumbles)
+    bad, good = tmp_path / "bad.mp4", tmp_path / "good.mp4"
+    bad.write_bytes(b"content")
+    good.write_bytes(b"content")
+    async with bench(tmp_path) as table:
+        await table.see(bad, good)
+        await table.after(0)
+        assert await table.after(SETTLE)
+        assert table.pipes.settled.get_nowait().path == str(good)
+        assert "unexpected fault of ours" in table.reason
+        stumbling = False
+        await table.after(FAULT_PAUSE)
+        assert await table.after(SETTLE)
+        assert table.pipes.settled.get_nowait().path == str(bad)
+
+
+async def test_a_file_that_is_being_judged_is_not_found_again(tmp_path: Path) -> None:
+    """Between settled and judged it is known at every moment: no scan finds it anew; other content does (B6)."""
+    path = tmp_path / "a.mp4"
+    path.write_bytes(b"content")
+    async with bench(tmp_path) as table:
+        await table.see(path)
+        await table.after(0)
+        assert await table.after(SETTLE)
+        await table.see(path)
+        assert len([event for event in table.heard if isinstance(event, events.FileFound)]) == 1
+        assert table.settle.known.anything(str(path))
+        path.write_bytes(b"other content")
+        await table.see(path)
+        assert len([event for event in table.heard if isinstance(event, events.FileFound)]) == 2
