@@ -99,21 +99,41 @@ async def test_chunk_that_is_too_large_is_halved(tmp_path: Path, kind: str) -> N
 
 
 async def test_chunk_that_is_cut_again_and_again_is_halved(tmp_path: Path) -> None:
-    """Something on the way ends a request that is too large without a word: smaller chunks, on a new record."""
+    """Something on the way ends a request that is too large without a word: smaller chunks, into the same record."""
     async with Rig(tmp_path, upload={"chunk_size": 32 * MB}) as rig:
         cut = rig.fault("upload", "cut-body", after_bytes=20 * MB, times=None)
         await rig.start()
         data = content_of(33 * MB)
         path = await rig.drop("a.mp4", data)
-        started = await rig.event(events.StartedOver, path=path)
-        assert "before its last byte" in started.reason
-        assert len(rig.calls("upload")) == 4
         await rig.finished(path)
+        assert len(rig.calls("upload")) == 4 + 3
         assert spans(rig.record) == chunked(len(data), 16 * MB)
         assert rig.record.sha256 == sha256(data)
-        assert rig.store.learnt.chunk_limit == 16 * MB
+        assert rig.store.learnt.chunk_limit is None  # one bad line does not make small chunks for every file
         assert cut in rig.simulator.faults
         assert rig.seen(events.UploadParked) == []
+        assert rig.seen(events.StartedOver) == []
+
+
+async def test_cuts_late_in_a_file_send_no_acknowledged_byte_again(tmp_path: Path) -> None:
+    """The chunk is halved within its record, and after eight good ones the size is what it was (B13 of the review)."""
+    async with Rig(tmp_path, upload={"chunk_size": 4 * CHUNK}) as rig:
+        rig.fault("upload", "cut-body", after_bytes=100, skip=2, times=4)
+        data = content_of(40 * CHUNK)
+        await deliver(rig, data)
+        sizes = [end - start for start, end in spans(rig.record)]
+        assert sizes == [4 * CHUNK] * 2 + [2 * CHUNK] * 8 + [4 * CHUNK] * 4
+        assert rig.record.sha256 == sha256(data)
+
+
+async def test_a_refusal_for_size_in_the_middle_keeps_the_acknowledged_bytes(tmp_path: Path) -> None:
+    """A proxy's limit was lowered meanwhile: smaller chunks into the same record, and for the next files."""
+    async with Rig(tmp_path, upload={"chunk_size": 4 * CHUNK}) as rig:
+        rig.fault("upload", "status", status=413, body="<html>413 Request Entity Too Large</html>", skip=1)
+        data = content_of(9 * CHUNK)
+        await deliver(rig, data)
+        assert [end - start for start, end in spans(rig.record)] == [4 * CHUNK, 2 * CHUNK, 2 * CHUNK, CHUNK]
+        assert rig.store.learnt.chunk_limit == 2 * CHUNK
 
 
 async def test_small_chunks_are_questioned_after_a_month(tmp_path: Path) -> None:
@@ -155,9 +175,8 @@ async def test_halving_never_forgets_the_smaller_limit(tmp_path: Path) -> None:
         assert rig.store.learnt.chunk_limit == CHUNK
         rig.fault("upload", "status", status=413)
         late.release()
-        await rig.event(events.StartedOver, path=slow)
-        assert rig.store.learnt.chunk_limit == CHUNK
         await rig.finished(slow)
+        assert rig.store.learnt.chunk_limit == CHUNK
 
 
 async def test_whole_only_server_is_remembered(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from email.utils import format_datetime
 
@@ -113,7 +114,8 @@ def test_a_chunk_that_is_cut_again_and_again_is_halved(outage: bool) -> None:
         verdict = decide(errors.ChunkCut("cut"), history, highest)
         assert (verdict.action, verdict.trouble.cuts, verdict.halve_chunk) == (Action.TRY_AGAIN, cuts + 1, False)
     fourth = decide(errors.ChunkCut("cut"), History(cuts=3, chunk_size=MB, size=9 * MB, outage=outage), highest)
-    assert (fourth.action, fourth.halve_chunk, fourth.trouble.cuts) == (Action.START_OVER, True, 0)
+    assert (fourth.action, fourth.halve_chunk, fourth.trouble.cuts) == (Action.TRY_AGAIN, True, 0)
+    assert not fourth.limit_seen  # one file's bad line makes no smaller chunks for the others
     other = decide(errors.CallFailed("500"), History(cuts=3, chunk_size=MB, size=9 * MB), highest)
     assert other.trouble.cuts == 3  # what else goes wrong in between does not begin the count anew
 
@@ -181,11 +183,13 @@ def test_a_refused_whole_file_is_the_operator_s(chunk_size: int) -> None:
 
 
 def test_a_request_that_is_too_large_is_halved() -> None:
-    """Rule 5: smaller chunks, on a new record, however often that has happened: it ends by itself."""
+    """Rule 5: smaller chunks, however often that has happened. Acknowledged bytes stay; else on a new record."""
     for chunk_size, size in ((16 * MB, 99 * MB), (16 * MB, 2 * MB), (MIN_CHUNK + 1, 9 * MB)):
         history = History(restarts=9, chunk_size=chunk_size, size=size)
         verdict = decide(errors.ChunkTooLarge("413"), history, highest)
         assert (verdict.action, verdict.after, verdict.halve_chunk) == (Action.START_OVER, 0.0, True)
+        later = decide(errors.ChunkTooLarge("413"), replace(history, offset=1), highest)
+        assert (later.action, later.halve_chunk, later.limit_seen) == (Action.TRY_AGAIN, True, True)
 
 
 @pytest.mark.parametrize(("chunk_size", "size"), [(0, 99 * MB), (MIN_CHUNK, 9 * MB), (MB, MIN_CHUNK)])

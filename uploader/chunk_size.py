@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from uploader import retry
 from uploader.config import UploadConfig
 from uploader.model import Learnt
+
+GROW_AFTER: Final = 8  # chunks acknowledged in a row until a chunk size that was halved doubles again
 
 
 def chunk_size_now(config: UploadConfig, learnt: Learnt, *, now: float) -> int:
@@ -20,8 +24,17 @@ def limit_now(learnt: Learnt, *, now: float) -> int | None:
     return learnt.chunk_limit if now < (learnt.chunk_limit_until or 0.0) else None
 
 
-def halved(chunk_size: int, size: int, learnt: Learnt, *, now: float) -> int:
-    """Return the next smaller limit after a chunk of a file of *size* bytes was refused for its size."""
-    half = max(retry.MIN_CHUNK, min(chunk_size, size) // 2)
-    known = limit_now(learnt, now=now)  # another upload may have learnt a smaller one meanwhile
-    return half if known is None else min(half, known)
+def halved(chunk_size: int, size: int) -> int:
+    """Return the next smaller chunk size in bytes for a file of *size* bytes."""
+    return max(retry.MIN_CHUNK, min(chunk_size, size) // 2)
+
+
+def grown(chunk_size: int, normal: int, good: int) -> int:
+    """Return the chunk size after *good* chunks of this size were acknowledged in a row; *normal*: for a new record.
+
+    A size that was halved doubles again after ``GROW_AFTER`` chunks, so a bad moment of the line does not slow the rest
+    of a large file down. Whole files (0) neither shrink nor grow.
+    """
+    if chunk_size == 0 or chunk_size >= normal or good < GROW_AFTER:
+        return chunk_size
+    return min(2 * chunk_size, normal)

@@ -91,7 +91,9 @@ class House:
         self.settle = Settle(context, rules.completeness)
         self.discover = Discover(context, config.watch, self.settle.known, self.dispatcher.share_is_back)
         self.enqueue = Enqueue(context, rules, self.settle.known, self.dispatcher)
-        self.transfer = Transfer(context, config.server, self.valt, self.outage, setbacks, self.bandwidth.lane)
+        self.transfer = Transfer(
+            context, config.server, self.valt, self.outage, setbacks, self.bandwidth.lane, self._chunk_size_now
+        )
         self.verify = Verify(context, config.upload, self.valt, self.outage, setbacks)
         self.finish = Finish(context, rules, setbacks)
         self.sweep = Sweep(config.server, self.store, self.valt, self.outage, self.clock, self.bus)
@@ -137,7 +139,7 @@ class House:
 
     async def _reconfigure_uploads(self) -> None:
         """Bring every unfinished upload under this configuration: see ``FileRules.reconfigured``."""
-        chunk_size = chunk_size_now(self.config.upload, self.store.learnt, now=self.clock.now())
+        chunk_size = self._chunk_size_now()
         for number, upload in enumerate(tuple(self.store.uploads.values()), start=1):
             changed = self.rules.reconfigured(upload, chunk_size)
             if changed != upload and not self.leases.is_held(upload):
@@ -145,6 +147,9 @@ class House:
                     self.store.put(changed)
             if number % SLICE == 0:
                 await self.clock.sleep(0)
+
+    def _chunk_size_now(self) -> int:
+        return chunk_size_now(self.config.upload, self.store.learnt, now=self.clock.now())
 
     async def _drain(self, workers: Sequence[asyncio.Task[None]]) -> None:
         """Give chunks in flight their time; idle workers have nothing to wait for."""

@@ -128,7 +128,7 @@ class Upload:
     root: str  # the folder that ``path`` is opened beneath
     identity: Identity
     record: RecordSpec
-    chunk_size: int  # bytes, constant within one record; 0: the whole file as one range
+    chunk_size: int  # bytes of the next chunk, as a rule; 0: the whole file as one range
     state: State = State.QUEUED
     after_upload: AfterUpload = "keep"
     move_to: str | None = None

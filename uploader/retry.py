@@ -133,7 +133,8 @@ class Next:
     server_level: bool = False  # nobody's file is at fault: hold every call to the server
     costs: bool = False  # a retry that the server's budget pays for
     whole_only: bool = False  # learn: this server takes whole files only
-    halve_chunk: bool = False  # learn: this server wants smaller requests
+    halve_chunk: bool = False  # send smaller requests: into the same record, unless it starts over anyway
+    limit_seen: bool = False  # learn: this server refuses requests of this size
     gone: bool = False  # its record was removed under us
 
 
@@ -148,6 +149,7 @@ class History:
     gone: int = 0  # records of it that were removed under us
     chunk_size: int = 0  # bytes; 0: the whole file as one range
     size: int = 0
+    offset: int = 0  # bytes that the server has acknowledged
     begun: bool = True  # the server may know of it
     outage: bool = False  # the server has failed others, too, and has not answered since
 
@@ -207,10 +209,13 @@ def _park(trouble: Trouble, rule: Rule, uniform: Uniform) -> Next:
 
 
 def _cut(trouble: Trouble, rule: Rule, history: History, uniform: Uniform) -> Next:
-    """Send the chunk again; cut again and again, it may be too large for something on the way (rule 5)."""
+    """Send the chunk again; cut again and again, it may be too large for something on the way: halve it (rule 5).
+
+    No known receiver needs chunks of one size, so the record stays, and with it every acknowledged byte.
+    """
     cuts = history.cuts + 1
     if cuts >= CUTS_TELL and not history.smallest:
-        return Next(Action.START_OVER, replace(trouble, cuts=0), 0.0, halve_chunk=True)
+        return Next(Action.TRY_AGAIN, replace(trouble, cuts=0), 0.0, halve_chunk=True)
     trouble = replace(trouble, cuts=cuts)
     if cuts >= FAST_TRIES:  # also in an outage: that it was reached so often says that there is none
         what = f"{trouble.reason}, {cuts} times: the link breaks, or a limit on the way is below this size"
@@ -229,7 +234,8 @@ def _start_over(error: errors.UploaderError, trouble: Trouble, rule: Rule, histo
         trouble = Trouble(trouble.reason + why, Turn.OPERATOR, history.attempts + 1)
         return _park(trouble, rule, uniform)
     if refused_range or too_large:
-        return Next(Action.START_OVER, trouble, 0.0, whole_only=refused_range, halve_chunk=too_large)
+        action = Action.TRY_AGAIN if too_large and history.offset else Action.START_OVER  # acknowledged bytes stay
+        return Next(action, trouble, 0.0, whole_only=refused_range, halve_chunk=too_large, limit_seen=too_large)
     return Next(Action.START_OVER, trouble, backoff(history.restarts + 1, uniform), costs=True, gone=gone)
 
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Protocol
 
 from uploader import errors, events, lifecycle, retry
-from uploader.chunk_size import chunk_size_now, halved
+from uploader.chunk_size import chunk_size_now, halved, limit_now
 from uploader.config import Config
 from uploader.log import get_logger
 from uploader.model import Sighting, State, Trouble, Turn, Upload
@@ -86,6 +86,7 @@ class Setbacks:
             gone=upload.gone,
             chunk_size=upload.chunk_size,
             size=upload.identity.size,
+            offset=upload.offset,
             begun=upload.state is not State.QUEUED,
             outage=self._outage.going_on,
         )
@@ -100,10 +101,10 @@ class Setbacks:
         until = self._clock.now() + retry.LEARNT_FOR
         if verdict.whole_only:
             self._store.learn(whole_only_until=until)
-        if verdict.halve_chunk and verdict.action is Action.START_OVER:
-            now = self._clock.now()
-            limit = halved(upload.chunk_size, upload.identity.size, self._store.learnt, now=now)
-            self._store.learn(chunk_limit=limit, chunk_limit_until=until)
+        if verdict.limit_seen:
+            limit = halved(upload.chunk_size, upload.identity.size)
+            known = limit_now(self._store.learnt, now=self._clock.now())  # another upload may have seen a smaller one
+            self._store.learn(chunk_limit=limit if known is None else min(limit, known), chunk_limit_until=until)
 
     def _with_time(self, verdict: Next) -> Trouble:
         next_try = None if verdict.after is None else self._clock.now() + verdict.after
@@ -111,6 +112,8 @@ class Setbacks:
 
     async def _try_again(self, upload: Upload, verdict: Next) -> None:
         trouble, after = self._with_time(verdict), verdict.after or 0.0
+        if verdict.halve_chunk:
+            upload = replace(upload, chunk_size=halved(upload.chunk_size, upload.identity.size))
         await self._store.save(replace(upload, trouble=trouble))
         if not verdict.server_level:  # said once, for all files, by the outage
             self._bus.publish(events.UploadWaits(upload.path, trouble.reason, round(after, 1)))

@@ -19,6 +19,7 @@ from weakref import WeakValueDictionary
 from uploader import errors, events, lifecycle
 from uploader.ages import Ages
 from uploader.bandwidth import Lane
+from uploader.chunk_size import grown
 from uploader.config import ServerConfig
 from uploader.files import Bookmark, Recording
 from uploader.lifecycle import Step
@@ -52,6 +53,7 @@ class _Memory:
     bookmark: Bookmark | None = None  # where the file stood, so that it is not read again
     resent_at: int | None = None  # offset of a chunk that was sent again: a refusal of it says nothing about ranges
     aside: bool = False  # it has stepped aside for a small file
+    good: int = 0  # chunks of one size that were acknowledged in a row
 
 
 class Transfer:
@@ -65,11 +67,13 @@ class Transfer:
         outage: Outage,
         setbacks: Setbacks,
         lanes: Callable[[str], Lane],
+        normal_chunk_size: Callable[[], int],
     ) -> None:
-        """*lanes*: who says how fast the files of a watched folder may go."""
+        """*lanes* returns who says how fast the files of a watched folder may go."""
         self._shares, self._store, self._leases = context.shares, context.store, context.leases
         self._pipes, self._clock, self._bus = context.pipes, context.clock, context.bus
         self._server, self._valt, self._outage, self._setbacks, self._lanes = server, valt, outage, setbacks, lanes
+        self._normal_chunk_size = normal_chunk_size
         self._ways = Ways(server, context.store, valt, context.clock, context.bus)
         self._stopping = asyncio.Event()
         self._memories: dict[str, _Memory] = {}  # by path, of the uploads that are in this stage
@@ -308,6 +312,7 @@ class Transfer:
             self._bus.publish(events.UploadInDoubt(path, ids.record, str(error)))
             raise
         except errors.UploaderError as error:
+            memory.good = 0
             await self._not_taken(path)
             if isinstance(error, errors.ChunkRefused) and memory.resent_at == upload.offset:
                 raise errors.RecordSpoilt(f"a chunk that was sent again: {error.what}") from None
@@ -333,6 +338,10 @@ class Transfer:
 
     async def _acknowledge(self, path: str) -> None:
         upload = lifecycle.acknowledge(self._store.uploads[path], now=self._clock.now())
+        memory = self._memories[path]
+        memory.good += 1
+        if (size := grown(upload.chunk_size, self._normal_chunk_size(), memory.good)) != upload.chunk_size:
+            upload, memory.good = replace(upload, chunk_size=size), 0
         upload = await self._store.save(upload)
         size = upload.identity.size
         self._bus.publish(events.ChunkAcknowledged(upload.path, upload.offset, size))
