@@ -21,6 +21,8 @@ from uploader.store import codec
 from uploader.store import ledger as ledger_file
 from uploader.store.disk import PREVIOUS, Disk
 from uploader.store.ledger import Ledger
+from uploader.store.statewriter import Changes, StateWriter
+from uploader.store.tracked import Tracked
 from uploader.threads import DaemonThreads
 
 STATE: Final = "state.json"
@@ -39,11 +41,11 @@ class Store:
         self._disk, self._clock, self._bus = disk, clock, bus
         saved = load(disk)
         self.ledger = _ledger(disk, saved, repair=True)
-        self._writes = codec.StateWriter()  # touched on the state's own thread alone
+        self._writer_of_state = StateWriter()  # encodes on the state's own thread alone
         self._uploads = {upload.path: upload for upload in saved.uploads}
-        self._begun = dict(self._uploads)
+        self._begun = Tracked(self._uploads)
         self._renamed = {upload.renamed_to: upload.path for upload in saved.uploads if upload.renamed_to is not None}
-        self._orphans = {orphan.record: orphan for orphan in saved.orphans}
+        self._orphans = Tracked({orphan.record: orphan for orphan in saved.orphans})
         self._homes = {home.root: home for home in saved.homes}
         self._paused = dict.fromkeys(saved.paused)
         self.learnt = saved.learnt
@@ -161,15 +163,16 @@ class Store:
             if self._durable >= target:
                 return  # another commit, begun after our change, has carried it
             sequence = self._sequence
-            saved = codec.Saved(
+            changes = Changes(
                 sequence,
-                tuple(self._begun.values()),
-                tuple(self._orphans.values()),
+                self._begun.take_changes(),
+                self._orphans.take_changes(),
                 self.learnt,
-                homes=tuple(self._homes.values()),
-                paused=tuple(self._paused),
+                tuple(self._homes.values()),
+                tuple(self._paused),
             )
-            await self._until_written(STATE, lambda: self._write(saved))
+            self._writer_of_state.hand_over(changes)  # if our caller is cancelled the next save has them
+            await self._until_written(STATE, self._write)
             self._durable = sequence
 
     async def finish(self, finished: Finished) -> None:
@@ -182,10 +185,9 @@ class Store:
         if not self.ledger.holds(finished.record):
             self.ledger.append(finished)
 
-    def _write(self, saved: codec.Saved) -> None:
+    def _write(self) -> None:
         """Save, and vouch for the ledger as it ends now: its lines are durable before they are counted."""
-        saved = replace(saved, ledger=self.ledger.tail)
-        self._disk.replace(STATE, self._writes.encode(saved, now=self._clock.now()))
+        self._disk.replace(STATE, *self._writer_of_state.encode(self.ledger.tail, now=self._clock.now()))
 
     async def _until_written(self, name: str, write: Callable[[], R]) -> R:
         """Do it on the state's own thread, again and again until the disk takes it."""
