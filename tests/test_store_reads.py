@@ -71,12 +71,16 @@ async def test_lines_are_read_on_a_thread_of_their_own(store: Store, disk: SlowD
 
 
 async def test_a_new_recording_reads_no_line(store: Store, disk: SlowDisk) -> None:
-    """Memory is enough to say that it was not sent; so it does not wait for a disk that hangs."""
+    """Memory is enough to say that it was not sent; so it does not wait for a disk that hangs, nor behind who does."""
     disk.gate.clear()
+    asking = asyncio.create_task(store.sent_from("/rec/a.mp4"))
+    await until(lambda: disk.threads)
     assert await store.sent_alike("/rec/b.mp4", SAME) is None
     assert await store.sent_alike("/rec/a.mp4", Identity(101, 5, "e1")) is None
     assert await store.sent_elsewhere(Identity(100, 5, "e2"), "/rec/b.mp4") is None
-    assert disk.threads == []
+    assert not asking.done()
+    disk.gate.set()
+    await asking
 
 
 async def test_a_disk_that_hangs_is_waited_for_so_long_and_keeps_nothing_else(
