@@ -1,7 +1,7 @@
 """What state and ledger cost: starts with a long history, and saves with much work at hand.
 
     python benchmarks/state.py start               time and memory of a start with 0, 10,000 and 200,000 ledger lines
-    python benchmarks/state.py save [--runs 15]    one save with 0 … 100,000 files finished and 1 … 5,000 begun
+    python benchmarks/state.py save [--runs 15]    one save with 0 … 100,000 files finished and 1 … 100,000 begun
     python benchmarks/state.py                     both
 
 Every start is a process of its own. Works in a temporary folder (``--folder`` chooses its disk; 140 MB are needed),
@@ -22,17 +22,20 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 from uploader.clock import SystemClock
 from uploader.events import Bus
 from uploader.model import Identity, RecordIds, RecordSpec, State, Upload
 from uploader.store import Store
-from uploader.store.disk import StateFolder
+from uploader.store.disk import Piece, StateFolder
 
 LINES = (0, 10_000, 200_000)
 FINISHED = (0, 1_000, 100_000)
-BEGUN = (1, 100, 5_000)
+BEGUN = (1, 100, 5_000, 100_000)
+AT_WORK = 4  # of those that are begun: they change, all others are parked
 QUEUED = 100_000
+GRAIN = 0.0005  # s between two looks at the event loop
 NOW = 1_800_000_000.0
 MIB = 1024 * 1024
 MS = 1000
@@ -140,40 +143,81 @@ def an_upload(number: int, state: State = State.SENDING) -> Upload:
     return replace(upload, ids=ids, offset=16 * MIB, digest=digest, chunks=1, intent_at=NOW, begun_at=NOW)
 
 
-async def saves(folder: Path, begun: int, queued: int, runs: int) -> tuple[float, float, int]:
-    """Save one changed upload *runs* times: milliseconds by the clock and of the processor, bytes of the state."""
-    store = opened(folder)
+class Saves(NamedTuple):
+    """What one save took; medians, in milliseconds."""
+
+    taken: float  # by the clock, until it is durable
+    written: float  # of it the disk's part: writing, fsync, names
+    gap: float  # the longest time for which the event loop did nothing else
+    size: int  # bytes of the state
+
+
+async def longest_gap(gaps: list[float]) -> None:
+    """Measure until cancelled how late the event loop comes back."""
+    before = time.perf_counter()
+    while True:
+        await asyncio.sleep(GRAIN)
+        now = time.perf_counter()
+        gaps[-1], before = max(gaps[-1], now - before - GRAIN), now
+
+
+class TimedDisk(StateFolder):
+    """A state folder that notes how long each save of the state took it."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.taken: list[float] = []
+
+    def replace(self, name: str, *content: Piece) -> None:
+        """Replace, and note the time."""
+        began = time.perf_counter()
+        super().replace(name, *content)
+        self.taken.append(time.perf_counter() - began)
+
+
+async def saves(folder: Path, begun: int, queued: int, runs: int) -> Saves:
+    """Save one changed upload *runs* times, with *begun* that are begun and *queued* that merely wait."""
+    disk = TimedDisk(folder)
+    store = Store(disk, SystemClock(), Bus())
     for number in range(queued):
         store.put(an_upload(-1 - number, State.QUEUED))
     for number in range(begun):
         store.put(an_upload(number))
     await store.commit()
-    taken, worked = [], []
+    taken, gaps = [], []
+    disk.taken.clear()
     for run in range(runs):
-        changed = replace(an_upload(run % begun), offset=(2 + run) * MIB)
-        began, cpu = time.perf_counter(), time.process_time()
+        changed = replace(an_upload(run % min(begun, AT_WORK)), offset=(2 + run) * MIB)
+        gaps.append(0.0)
+        watching = asyncio.create_task(longest_gap(gaps))
+        await asyncio.sleep(0)
+        began = time.perf_counter()
         await store.save(changed)
         taken.append(time.perf_counter() - began)
-        worked.append(time.process_time() - cpu)
+        watching.cancel()
     for number in range(begun):
         store.drop(store.uploads[an_upload(number).path])
     size = (folder / "state.json").stat().st_size
+    written = list(disk.taken)
     await store.commit()
     await store.close()
-    return statistics.median(taken) * MS, statistics.median(worked) * MS, size
+    taken_ms, written_ms, gap_ms = (statistics.median(each) * MS for each in (taken, written, gaps))
+    return Saves(taken_ms, written_ms, gap_ms, size)
 
 
 def savings(place: Path, runs: int) -> None:
     """Print a table of saves."""
-    print("finished    begun    queued   save ms   of it CPU ms   state KiB")
+    print("finished    begun    queued   save ms   of it disk   loop held ms   state KiB")
     for finished in FINISHED:
         folder = place / f"save-{finished}"
         asyncio.run(prepare(folder, finished))
         cases = [(begun, 0) for begun in BEGUN]
         for begun, queued in [*cases, (100, QUEUED)]:
-            taken, worked, size = asyncio.run(saves(folder, begun, queued, runs))
+            one = asyncio.run(saves(folder, begun, queued, runs))
             print(
-                f"{finished:>8,}{begun:>9,}{queued:>10,}{taken:>10.2f}{worked:>15.2f}{size / 1024:>12.1f}", flush=True
+                f"{finished:>8,}{begun:>9,}{queued:>10,}{one.taken:>10.2f}{one.written:>13.2f}"
+                f"{one.gap:>15.2f}{one.size / 1024:>12.1f}",
+                flush=True,
             )
 
 

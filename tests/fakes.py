@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from uploader.model import Finished, Identity, RecordIds, RecordSpec, State, Trouble, Turn, Upload
 from uploader.store import Store
-from uploader.store.disk import Disk
+from uploader.store.disk import Disk, Piece
 
 PATIENCE: Final = 10.0  # s of real time until a test that waits for something gives up
 EPOCH: Final = 1_800_000_000.0  # Unix seconds: 15 January 2027
@@ -134,11 +134,11 @@ class MemoryDisk:
         """Return that part of the file."""
         return self.files.get(name, b"")[offset : offset + length]
 
-    def replace(self, name: str, content: bytes) -> None:
+    def replace(self, name: str, *content: Piece) -> None:
         """Put *content* under *name*; what was there before stays as ``name.1``."""
         if name in self.files:
             self.files[name + ".1"] = self.files[name]
-        self.files[name] = content
+        self.files[name] = b"".join(content)
 
     def append(self, name: str, content: bytes) -> None:
         """Add *content* at the end of *name*."""
@@ -147,6 +147,14 @@ class MemoryDisk:
     def truncate(self, name: str, size: int) -> None:
         """Cut *name* to *size* bytes."""
         self.files[name] = self.files[name][:size]
+
+    def append_cache(self, name: str, content: bytes) -> None:
+        """Add *content* at the end of *name*."""
+        self.append(name, content)
+
+    def replace_cache(self, name: str, content: bytes) -> None:
+        """Put *content* under *name*."""
+        self.files[name] = content
 
     def close(self) -> None:
         """Do nothing."""
@@ -187,10 +195,10 @@ class FailingDisk:
         if "read" in self.refuses:
             raise OSError(self.error, os.strerror(self.error))
 
-    def replace(self, name: str, content: bytes) -> None:
+    def replace(self, name: str, *content: Piece) -> None:
         """Replace, unless that is refused."""
         self._write("replace")
-        self.disk.replace(name, content)
+        self.disk.replace(name, *content)
 
     def append(self, name: str, content: bytes) -> None:
         """Append, unless that is refused."""
@@ -201,6 +209,16 @@ class FailingDisk:
         """Truncate, unless that is refused."""
         self._write("truncate")
         self.disk.truncate(name, size)
+
+    def append_cache(self, name: str, content: bytes) -> None:
+        """Append, unless that is refused."""
+        self._write("append_cache")
+        self.disk.append_cache(name, content)
+
+    def replace_cache(self, name: str, content: bytes) -> None:
+        """Replace, unless that is refused."""
+        self._write("replace_cache")
+        self.disk.replace_cache(name, content)
 
     def close(self) -> None:
         """Close the disk inside."""

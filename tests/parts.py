@@ -13,7 +13,7 @@ from aiohttp import web
 from uploader.clock import SystemClock
 from uploader.simulator import CallName, Fault, RecordView, Settings, Simulator
 from uploader.simulator.wire import Answer
-from uploader.store.disk import StateFolder
+from uploader.store.disk import Piece, StateFolder
 
 CHUNK: Final = 64 * 1024  # bytes: the smallest that may be configured
 SPEED: Final = 20
@@ -48,15 +48,20 @@ class MortalDisk(StateFolder):
 
     dead = False
 
-    def replace(self, name: str, content: bytes) -> None:
+    def replace(self, name: str, *content: Piece) -> None:
         """Replace, while alive."""
         if not self.dead:
-            super().replace(name, content)
+            super().replace(name, *content)
 
     def append(self, name: str, content: bytes) -> None:
         """Append, while alive."""
         if not self.dead:
             super().append(name, content)
+
+    def append_cache(self, name: str, content: bytes) -> None:
+        """Append, while alive."""
+        if not self.dead:
+            super().append_cache(name, content)
 
 
 class WatchfulSimulator(Simulator):

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fakes import EPOCH, MemoryDisk, VirtualClock, a_finish, an_upload
+from fakes import EPOCH, MemoryDisk, VirtualClock, a_finish, an_upload, until
 from harness import Rig
 from parts import CHUNK, content_of, sha256
 from shares import share_of
 
-from uploader import events
+from uploader import errors, events
 from uploader.chunk_size import chunk_size_now
 from uploader.config import Config, ServerConfig, UploadConfig, WatchConfig
 from uploader.file_rules import FileRules
@@ -264,6 +264,58 @@ async def test_ledger_is_asked_by_content(tmp_path: Path) -> None:
         assert table.queued() == [str(path)]
 
 
+class SpoiltLine(MemoryDisk):
+    """A disk that can no longer read the ledger, once it is told so."""
+
+    spoilt = False
+
+    def read_at(self, name: str, offset: int, length: int) -> bytes:
+        """Read, or say as the product's own folder does that it cannot be."""
+        if self.spoilt:
+            raise errors.StateUnusable(f"{name} cannot be read: Input/output error")
+        return super().read_at(name, offset, length)
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "copy.mp4"])
+async def test_file_whose_proof_cannot_be_read_waits(tmp_path: Path, name: str) -> None:
+    """Touched, or a copy that is to be skipped: it is not sent twice, it is not lost, and all others go on."""
+    async with bench() as table:
+        disk = table.store._disk = table.store.ledger._disk = SpoiltLine()
+        await table.store.finish(a_finish(path=str(tmp_path / "a.mp4"), size=7, edges="e", sha256=sha256(b"content")))
+        path = tmp_path / name
+        path.write_bytes(b"content")
+        settled = settled_at(str(path), str(tmp_path), Identity(7, 5, "e"))
+        table.skips, disk.spoilt = True, True
+        running = asyncio.create_task(table.enqueue.run())
+        table.pipes.settled.put_nowait(settled)
+        await until(lambda: table.heard)
+        ((heard),) = table.heard
+        assert isinstance(heard, events.UploadWaits)
+        assert "ledger.jsonl: line 1 cannot be read: ledger.jsonl cannot be read: Input/output error" in heard.reason
+        table.pipes.settled.put_nowait(settled_at("/rec/new.mp4", "/rec", Identity(8, 5, "f")))
+        await until(lambda: "/rec/new.mp4" in table.store.uploads)
+        assert table.queued() == ["/rec/new.mp4"]
+        disk.spoilt = False
+        table.pipes.settled.put_nowait(settled)  # the next scan finds it again
+        await until(lambda: len(table.heard) == 3)
+        assert isinstance(table.heard[2], events.FileKnown | events.FileDuplicate)
+        assert not running.done()
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_copy_that_is_sent_in_any_case_does_not_wait_for_the_ledger(tmp_path: Path) -> None:
+    """It could only have been said whose copy it is."""
+    path = tmp_path / "copy.mp4"
+    path.write_bytes(b"content")
+    async with bench() as table:
+        disk = table.store._disk = table.store.ledger._disk = SpoiltLine()
+        await table.store.finish(a_finish(path=str(tmp_path / "a.mp4"), size=7, edges="e", sha256=sha256(b"content")))
+        disk.spoilt = True
+        await table.enqueue.admit(settled_at(str(path), str(tmp_path), Identity(7, 5, "e")))
+        assert table.queued() == [str(path)]
+
+
 # With all the rest
 
 
@@ -279,10 +331,10 @@ async def test_touched_file_is_not_sent_again(tmp_path: Path) -> None:
         await rig.event(events.FileKnown, path=path)
         await rig.scan()
         await rig.restart()
-        await rig.event(events.FileKnown, path=path, count=2)  # what was touched is remembered in memory alone
+        await rig.scan()
         await rig.finished(await rig.drop("b.mp4", b"b"))
         assert len(rig.records) == 2
-        assert len(rig.seen(events.FileKnown)) == 2
+        assert len(rig.seen(events.FileKnown)) == 1  # it was read in full once
 
 
 async def test_same_name_with_new_content_is_a_new_recording(tmp_path: Path) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 from fakes import FailingDisk, MemoryDisk, a_finish
@@ -15,6 +16,7 @@ from uploader import errors
 from uploader.model import Finished, Identity
 from uploader.store import index
 from uploader.store import ledger as ledger_file
+from uploader.store import touched as touched_file
 from uploader.store.ledger import NAME, Known, Ledger
 
 # Few of each, so that they meet: two paths that only raw bytes tell apart, and times before 1970 and after 2262.
@@ -92,7 +94,9 @@ def filled(disk: MemoryDisk, history: list[Finished | tuple[str, int, int]]) -> 
         elif plain.lines:
             path, number, mtime_ns = step
             known = plain.lines[number % len(plain.lines)]
-            ledger.touch(path, known, mtime_ns)
+            line = replace(known, line=hashlib.sha256(disk.files[NAME].split(b"\n")[known.seq - 1]).hexdigest())
+            ledger.touch(path, line, mtime_ns)
+            ledger.note_touched(path, line, mtime_ns)
             plain.touched[path] = Known(
                 known.size, mtime_ns, known.edges, known.sha256, known.record, known.seq, known.path
             )
@@ -101,10 +105,12 @@ def filled(disk: MemoryDisk, history: list[Finished | tuple[str, int, int]]) -> 
 
 @given(st.lists(finishes | touches, max_size=12))
 def test_every_answer_is_that_of_a_plain_list(history: list[Finished | tuple[str, int, int]]) -> None:
-    """Whatever was finished and touched, in this life; and after a restart, which forgets what was touched."""
+    """Whatever was finished and touched, in this life and after a restart, also if what was touched is lost then."""
     disk = MemoryDisk()
     ledger, plain = filled(disk, history)
     agree(ledger, plain)
+    agree(Ledger(disk), plain)
+    disk.files.pop(touched_file.NAME, None)
     agree(Ledger(disk), Plain(plain.lines))
 
 
@@ -248,7 +254,11 @@ def test_an_index_grows_with_its_lines(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("left", "said"), [(b"", "line 2 was changed since the start: it is empty"), (b"{}", "line 2 was changed")]
+    ("left", "said"),
+    [
+        (b"", "line 2 cannot be read: it was changed since the start: it is empty"),
+        (b"{}", "line 2 cannot be read: it was changed since the start: ledgerline: missing"),
+    ],
 )
 def test_a_line_that_is_no_longer_there_is_no_answer(left: bytes, said: str) -> None:
     """The file was spoilt while the daemon runs: whoever asks is told which file and line, not that it was not sent."""
@@ -256,8 +266,63 @@ def test_a_line_that_is_no_longer_there_is_no_answer(left: bytes, said: str) -> 
     ledger, _ = filled(disk, [a_finish("/rec/a.mp4"), a_finish("/rec/b.mp4")])
     first = disk.files[NAME].index(b"\n") + 1
     disk.files[NAME] = disk.files[NAME][:first] + left
-    with pytest.raises(errors.StateUnusable, match=f"ledger.jsonl: {said}"):
+    with pytest.raises(errors.LedgerUnreadable, match=f"ledger.jsonl: {said}"):
         ledger.of("/rec/b.mp4")
     disk.files[NAME] = disk.files[NAME][:first] + disk.files[NAME][:first]
-    with pytest.raises(errors.StateUnusable, match=r"line 2 was changed since the start"):
+    with pytest.raises(errors.LedgerUnreadable, match=r"changed since the start: it says it is line 1"):
         ledger.of("/rec/b.mp4")
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b"/rec/b.mp4", b"/rec/c.mp4"),
+        (b"record-2", b"record-3"),
+        (b'"size": 100', b'"size": 101'),
+        (b'"edges": "e1"', b'"edges": "e2"'),
+    ],
+)
+def test_a_line_that_speaks_of_something_else_now_is_no_answer(old: bytes, new: bytes) -> None:
+    """It reads well, but it is not the line that was found at the start."""
+    disk = MemoryDisk()
+    ledger, _ = filled(disk, [a_finish("/rec/a.mp4"), a_finish("/rec/b.mp4", "record-2")])
+    first = disk.files[NAME].index(b"\n") + 1
+    assert disk.files[NAME][first:].count(old) == 1
+    disk.files[NAME] = disk.files[NAME][:first] + disk.files[NAME][first:].replace(old, new)
+    for question in (
+        lambda: ledger.of("/rec/b.mp4"),
+        lambda: ledger.alike("/rec/b.mp4", Identity(100, 0, "e1")),
+        lambda: ledger.alike_elsewhere(Identity(100, 0, "e1"), "/rec/c.mp4"),
+        lambda: ledger.holds("record-2"),
+    ):
+        with pytest.raises(errors.LedgerUnreadable, match="line 2 cannot be read") as caught:
+            question()
+        assert "put the whole file back from a copy" in caught.value.hint
+    assert ledger.of("/rec/a.mp4")  # all other lines say what they said
+    assert not ledger.holds("record-4")
+
+
+def test_a_disk_that_fails_to_read_a_line_is_no_reason_to_end() -> None:
+    """What is fatal at the start is one line's trouble later on."""
+
+    class Spoilt(MemoryDisk):
+        def read_at(self, name: str, offset: int, length: int) -> bytes:
+            raise errors.StateUnusable("ledger.jsonl cannot be read: Input/output error")
+
+    disk = MemoryDisk()
+    ledger, _ = filled(disk, [a_finish("/rec/a.mp4")])
+    ledger._disk = Spoilt(**disk.files)
+    with pytest.raises(errors.LedgerUnreadable, match=r"line 1 cannot be read: .*Input/output error"):
+        ledger.of("/rec/a.mp4")
+
+
+def test_a_record_is_found_beside_a_line_that_cannot_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two records with one key: the one line that can be read is enough to say yes, and never to say no."""
+    monkeypatch.setattr(ledger_file, "key_of_value", lambda value: 7)
+    disk = MemoryDisk()
+    ledger, _ = filled(disk, [a_finish("/rec/a.mp4", "record-1"), a_finish("/rec/b.mp4", "record-2")])
+    disk.files[NAME] = b"x" + disk.files[NAME][1:]
+    assert ledger.holds("record-2")
+    for record in ("record-1", "record-3"):
+        with pytest.raises(errors.LedgerUnreadable, match="line 1"):
+            ledger.holds(record)

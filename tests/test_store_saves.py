@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import sys
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from fakes import EPOCH, FailingDisk, MemoryDisk, VirtualClock, a_finish, an_upload, next_value, until
@@ -13,10 +15,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from uploader import events
-from uploader.model import Orphan, State, Upload
-from uploader.store import Store, codec
-from uploader.store.codec import Saved, StateWriter, decode_state, encode_state
+from uploader.model import Learnt, Orphan, State, Upload
+from uploader.store import Store, codec, statewriter
+from uploader.store.codec import Saved, decode_state, encode_state
+from uploader.store.statewriter import Changes, Section, StateWriter
 from uploader.store.store import STATE
+from uploader.store.tracked import Tracked
 
 SENDING = an_upload(State.SENDING)
 
@@ -115,7 +119,6 @@ async def test_only_what_changed_is_spelt_anew(benches: list[Bench]) -> None:
     for path in paths:
         bench.store.drop(bench.store.uploads[path])
     assert (await bench.save())[:2] == (1, 2)
-    assert bench.store._writes._spelled == {}  # what is gone is not remembered
 
 
 async def test_a_refused_save_is_written_whole_the_next_time(benches: list[Bench]) -> None:
@@ -131,36 +134,168 @@ async def test_a_refused_save_is_written_whole_the_next_time(benches: list[Bench
     assert decode_state(bench.memory.files[STATE]).uploads == (SENDING,)
 
 
-uploads = st.lists(
-    st.builds(
-        lambda number, restarts: an_upload(State.SENDING, path=f"/rec/{number}.mp4", restarts=restarts),
-        st.integers(0, 4),
-        st.integers(0, 3),
-    ),
-    max_size=5,
-    unique_by=lambda upload: upload.path,
-)
-orphans = st.lists(
-    st.builds(lambda number: Orphan(f"record-{number}", "a", "/rec/a.mp4", EPOCH, EPOCH), st.integers(0, 4)), max_size=3
-)
-
-
-@given(st.lists(st.tuples(uploads, orphans, st.booleans()), max_size=6))
-def test_a_writer_that_remembers_writes_what_one_without_memory_would(
-    states: list[tuple[list[Upload], list[Orphan], bool]],
+async def test_a_save_hands_over_what_has_changed_and_nothing_else(
+    monkeypatch: pytest.MonkeyPatch, benches: list[Bench]
 ) -> None:
-    """State after state, changed, dropped or left as it was: the very same bytes."""
-    writer, kept = StateWriter(), Saved()
-    for sequence, (found, left, keep) in enumerate(states):
-        kept = replace(kept if keep else Saved(0, tuple(found), tuple(left)), sequence=sequence)
-        assert writer.encode(kept, now=EPOCH) == encode_state(kept, now=EPOCH)
+    """What a save does on the event loop does not grow with the number of uploads."""
+    bench, handed = benches[0], []
+    real = bench.store._writer_of_state.hand_over
+
+    def hand_over(changes: Changes) -> None:
+        handed.append(dict(changes.uploads))
+        real(changes)
+
+    monkeypatch.setattr(bench.store._writer_of_state, "hand_over", hand_over)
+    await bench.save(*(f"/rec/{number}.mp4" for number in range(500)))
+    await bench.save("/rec/7.mp4")
+    bench.store.drop(bench.store.uploads["/rec/8.mp4"])
+    await bench.store.commit()
+    assert [len(changes) for changes in handed] == [500, 1, 1]
+    assert handed[2] == {"/rec/8.mp4": None}
 
 
-def test_a_value_is_kept_for_as_long_as_its_line() -> None:
-    """Lines are found by their value's place in memory: no other value may come to stand there meanwhile."""
+async def test_what_a_cancelled_save_had_handed_over_is_in_the_next(benches: list[Bench]) -> None:
+    """Its write was waiting for the state's thread and is dropped; its change is not."""
+    bench = benches[0]
+    bench.disk.gate.clear()
+    bench.disk.begun.clear()
+    for number in (1, 2):
+        saving = asyncio.create_task(bench.store.save(replace(SENDING, path=f"/rec/{number}.mp4")))
+        await until(lambda: bench.disk.begun)
+        await asyncio.sleep(0)
+        saving.cancel()
+        await asyncio.gather(saving, return_exceptions=True)
+    bench.disk.gate.set()
+    await bench.store.commit()
+    assert bench.disk.begun == ["replace", "replace"]
+    assert [upload.path for upload in decode_state(bench.memory.files[STATE]).uploads] == ["/rec/1.mp4", "/rec/2.mp4"]
+
+
+async def test_what_cannot_be_encoded_fails_every_save(benches: list[Bench]) -> None:
+    """A value that JSON does not know is a fault of ours: no later save may pass over it."""
+    store = benches[0].store
+    store.put(replace(SENDING, begun_at=float("nan")))
+    for _ in range(2):
+        with pytest.raises(ValueError, match="not JSON compliant"):
+            await store.commit()
+    await store.save(next_value(store, SENDING))
+    assert decode_state(benches[0].memory.files[STATE]).uploads == (SENDING,)
+
+
+class CountingHash:
+    """A hash that counts the bytes it is given, together with its copies."""
+
+    hashed = 0
+
+    def __init__(self, content: bytes = b"") -> None:
+        self._hash = hashlib.sha256()
+        self.update(content)
+
+    def update(self, content: bytes | memoryview) -> None:
+        """Hash, and count."""
+        CountingHash.hashed += len(content)
+        self._hash.update(content)
+
+    def copy(self) -> CountingHash:
+        """Go on from here."""
+        copy = CountingHash()
+        copy._hash = self._hash.copy()
+        return copy
+
+    def hexdigest(self) -> str:
+        """As the real one."""
+        return self._hash.hexdigest()
+
+
+async def test_uploads_that_do_not_change_are_not_hashed_again(
+    monkeypatch: pytest.MonkeyPatch, benches: list[Bench]
+) -> None:
+    """The parked ones come first in the file; what is at work comes last, and is hashed from there on."""
+    monkeypatch.setattr(statewriter, "BLOCK", 4096)
+    monkeypatch.setattr("uploader.store.statewriter.sha256", CountingHash)
+    bench = benches[0]
+    await bench.save(*(f"/rec/{number}.mp4" for number in range(500)))
+    hashed = []
+    for path in ("/rec/499.mp4", "/rec/499.mp4", "/rec/0.mp4", "/rec/0.mp4"):
+        CountingHash.hashed = 0
+        _, _, size = await bench.save(path)
+        hashed.append(CountingHash.hashed)
+    assert hashed[0] < 10_000
+    assert hashed[1] < 10_000
+    assert hashed[2] > size - 1000  # it stood first: everything behind it has moved, once
+    assert hashed[3] < 10_000
+    assert len(decode_state(bench.memory.files[STATE]).uploads) == 500
+
+
+numbers = st.integers(0, 9)
+uploads = st.builds(
+    lambda number, restarts: an_upload(State.SENDING, path=f"/rec/{number}.mp4", restarts=restarts), numbers, numbers
+)
+orphans = st.builds(lambda number, since: Orphan(f"record-{number}", "a", "/rec/a.mp4", since, EPOCH), numbers, numbers)
+steps = st.lists(
+    st.tuples(st.just("put"), uploads | orphans)
+    | st.tuples(st.just("drop"), numbers)
+    | st.tuples(st.just("save"), st.none()),
+    max_size=40,
+)
+
+
+@given(steps, st.sampled_from([1, 900, 2500, statewriter.BLOCK]))
+def test_whatever_is_put_dropped_and_saved_the_file_is_that_of_a_writer_without_memory(
+    steps: list[tuple[str, Any]], block: int
+) -> None:
+    """The very same bytes, in the order of the last change, whatever the size of a block; and they read back equal."""
+    writer, told, spared = StateWriter(), Tracked[Upload]({}), Tracked[Orphan]({})
+    kept: dict[str, Upload] = {}  # in the order of the last change
+    left: dict[str, Orphan] = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(statewriter, "BLOCK", block)
+        for sequence, (step, value) in enumerate([*steps, ("save", None)]):
+            if isinstance(value, Upload):
+                kept.pop(value.path, None)
+                kept[value.path] = told[value.path] = value
+            elif isinstance(value, Orphan):
+                left.pop(value.record, None)
+                left[value.record] = spared[value.record] = value
+            elif step == "drop":
+                for mapping in (kept, told):
+                    mapping.pop(f"/rec/{value}.mp4", None)
+                for others in (left, spared):
+                    others.pop(f"record-{value}", None)
+            else:
+                learnt = Learnt(chunk_limit=sequence)
+                writer.hand_over(Changes(sequence, told.take_changes(), spared.take_changes(), learnt))
+                written = b"".join(writer.encode(None, now=EPOCH))
+                saved = Saved(sequence, tuple(kept.values()), tuple(left.values()), learnt)
+                assert written == encode_state(saved, now=EPOCH)
+                assert decode_state(written) == saved
+                assert dict(told) == kept
+
+
+@given(st.sets(st.integers(0, 199), min_size=150))
+def test_blocks_stay_few_and_are_forgotten_with_their_uploads(dropped: set[int]) -> None:
+    """However many lines are taken out of however many blocks: no upload leaves anything behind."""
+    everything = {f"/rec/{number}.mp4": replace(SENDING, path=f"/rec/{number}.mp4") for number in range(200)}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(statewriter, "BLOCK", 4096)
+        section = Section()
+        section.apply(everything)
+        for number in dropped:
+            section.apply({f"/rec/{number}.mp4": None})
+        left = everything.keys() - {f"/rec/{number}.mp4" for number in dropped}
+        size = sum(len(piece) for piece in section.pieces())
+        assert section._block_of.keys() == left
+        assert len(section._blocks) <= 2 * size / 4096 + 1
+        section.apply(dict.fromkeys(everything))
+        assert (section._blocks, section._block_of) == ([], {})
+
+
+def test_an_upload_is_not_kept_beside_its_line() -> None:
+    """The writer holds what is in the file, once, and no value."""
     writer, upload = StateWriter(), replace(SENDING, restarts=7)
     references = sys.getrefcount(upload)
-    writer.encode(Saved(1, (upload,)), now=EPOCH)
-    assert sys.getrefcount(upload) == references + 1
-    writer.encode(Saved(2), now=EPOCH)
+    writer.hand_over(Changes(1, {upload.path: upload}))
+    writer.encode(None, now=EPOCH)
+    writer.hand_over(Changes(2))
+    writer.encode(None, now=EPOCH)
     assert sys.getrefcount(upload) == references

@@ -15,7 +15,7 @@ from uploader import errors, events
 from uploader.model import Learnt, Orphan, State
 from uploader.store import Store
 from uploader.store.codec import Saved, Tail, Unreadable, decode_state, encode_state
-from uploader.store.disk import Disk, StateFolder
+from uploader.store.disk import Disk, Piece, StateFolder
 from uploader.store.ledger import GENESIS, NAME, Ledger
 from uploader.store.store import STATE, look
 
@@ -161,9 +161,9 @@ class Diary(MemoryDisk):
         self.pages: list[tuple[dict[str, bytes], int]] = []  # files, and how much was acknowledged then
         self.acknowledged = 0
 
-    def replace(self, name: str, content: bytes) -> None:
+    def replace(self, name: str, *content: Piece) -> None:
         """Replace, and note it."""
-        super().replace(name, content)
+        super().replace(name, *content)
         self.pages.append((dict(self.files), self.acknowledged))
 
     def append(self, name: str, content: bytes) -> None:

@@ -19,7 +19,7 @@ from uploader.clock import SystemClock
 from uploader.files import Recording
 from uploader.model import State
 from uploader.simulator import Semantics, Settings
-from uploader.stages.transfer import Transfer
+from uploader.stages.records import Records
 
 SIZES = {"one byte": 1, "a chunk": CHUNK, "a chunk and a byte": CHUNK + 1, "many chunks": 7 * CHUNK + 5}
 
@@ -129,14 +129,14 @@ async def test_order_of_the_queue(tmp_path: Path, order: str, expected: str) -> 
 
 async def test_fault_of_ours_parks_one_file_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A programming error while one file is sent parks that file with a reason; the others go on."""
-    begin = Transfer._begin
+    create = Records.create
 
-    async def stumble(self: Transfer, path: str) -> None:
+    async def stumble(self: Records, path: str) -> None:
         if path.endswith("bad.mp4"):
             raise ZeroDivisionError
-        await begin(self, path)
+        await create(self, path)
 
-    monkeypatch.setattr(Transfer, "_begin", stumble)
+    monkeypatch.setattr(Records, "create", stumble)
     async with Rig(tmp_path, upload={"workers": 1}) as rig:
         await rig.start()
         bad = await rig.drop("bad.mp4", b"bad")

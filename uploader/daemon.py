@@ -181,7 +181,7 @@ class Daemon:
                 return self._status()
             case "explain":
                 now = self._clock.now()
-                sent = self._store.ledger.of(paths[0])
+                sent = await self._store.sent_from(paths[0])
                 lines = report.explain(self._config, paths[0], self._known(), sent, now, await self._on_disk(paths[0]))
                 return {"lines": lines}
             case "retry":

@@ -32,6 +32,7 @@ Every error is one sentence for people (what happened) and may carry a hint (wha
         ├── PasswordUnusable   no password, or a file that others can read
         ├── ConfigError        exit 2
         ├── StateUnusable      exit 73: the folder; exit 78: damaged or newer
+        ├── LedgerUnreadable   a line that was good at the start: what it vouches for waits, all else goes on
         └── AlreadyRunning     exit 75
 """
 
@@ -213,6 +214,15 @@ class StateUnusable(OperatorsTurn):
     def __init__(self, what: str, *, hint: str = "", exit_code: int = 78) -> None:
         super().__init__(what, hint=hint)
         self.exit_code = exit_code
+
+
+class LedgerUnreadable(OperatorsTurn):
+    """A line of the ledger cannot be read, or is not what it was at the start.
+
+    The daemon goes on. A file of which that line may be the proof is neither sent again nor touched: it waits.
+    """
+
+    exit_code = 78
 
 
 class AlreadyRunning(OperatorsTurn):

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Final
 
 from uploader import mapping, selection
 from uploader.completeness import Rules
@@ -16,6 +17,8 @@ from uploader.config import Config, WatchConfig
 from uploader.files import Order, walk_filter
 from uploader.model import AfterUpload, RecordSpec, State, Upload
 from uploader.stages import Settled
+
+NOT_TAKEN: Final = "no [[watch]] takes it any more"
 
 Override = Callable[[RecordSpec], RecordSpec]
 
@@ -65,10 +68,11 @@ class FileRules:
 
     def upload_of(self, settled: Settled, chunk_size: int) -> tuple[Upload, str | None]:
         """Make the upload of a settled file, and the warning when its record rule did not match."""
-        upload = Upload(settled.path, settled.root, settled.identity, RecordSpec(""), chunk_size)
+        by_hand = self._override is not None or selection.owner(self.config.watch, settled.path) is None
+        upload = Upload(settled.path, settled.root, settled.identity, RecordSpec(""), chunk_size, by_hand=by_hand)
         upload, warning = self.mapped(upload)
         if self._override is not None:
-            upload = replace(upload, record=self._override(upload.record), named_by_hand=True)
+            upload = replace(upload, record=self._override(upload.record))
         return upload, warning
 
     def mapped(self, upload: Upload) -> tuple[Upload, str | None]:
@@ -79,13 +83,19 @@ class FileRules:
         move_to = None if watch.move_to is None else str(watch.move_to)
         return replace(upload, record=mapped.record, after_upload=watch.after_upload, move_to=move_to), mapped.warning
 
-    def reconfigured(self, upload: Upload, chunk_size: int) -> Upload:
-        """Return the upload under this configuration: whole while the server knows nothing of it, else its disposal."""
+    def reconfigured(self, upload: Upload, chunk_size: int) -> Upload | None:
+        """Return the upload under this configuration; None when it is not to be sent any more.
+
+        While the server knows nothing of it the configuration holds whole: record, chunk size, and whether its file is
+        taken at all. After that only the disposal of the local file changes.
+        """
         disposal = self.disposal(upload)
         upload = replace(upload, after_upload=disposal.action, move_to=disposal.move_to)
         if State.QUEUED not in {upload.state, upload.parked_from}:
             return upload
         upload = replace(upload, chunk_size=chunk_size)
-        if upload.named_by_hand or selection.owner(self.config.watch, upload.path) is None:
+        if upload.by_hand:
             return upload
+        if selection.owner(self.config.watch, upload.path) is None:
+            return None
         return replace(upload, record=self.mapped(upload)[0].record)

@@ -18,7 +18,7 @@ from uploader.chunk_size import chunk_size_now
 from uploader.clock import Clock
 from uploader.config import Config
 from uploader.credentials import account, read_password
-from uploader.file_rules import FileRules, Override
+from uploader.file_rules import NOT_TAKEN, FileRules, Override
 from uploader.files import MountedShare, Share, Shares
 from uploader.log import redactor
 from uploader.model import Sighting, State, Upload
@@ -91,9 +91,7 @@ class House:
         self.settle = Settle(context, rules.completeness)
         self.discover = Discover(context, config.watch, self.settle.known, self.dispatcher.share_is_back)
         self.enqueue = Enqueue(context, rules, self.settle.known, self.dispatcher)
-        self.transfer = Transfer(
-            context, config.server, self.valt, self.outage, setbacks, self.bandwidth.lane, self._chunk_size_now
-        )
+        self.transfer = Transfer(context, config.server, self.valt, self.outage, setbacks, self.bandwidth.lane, rules)
         self.verify = Verify(context, config.upload, self.valt, self.outage, setbacks)
         self.finish = Finish(context, rules, setbacks)
         self.sweep = Sweep(config.server, self.store, self.valt, self.outage, self.clock, self.bus)
@@ -141,9 +139,13 @@ class House:
         """Bring every unfinished upload under this configuration: see ``FileRules.reconfigured``."""
         chunk_size = self._chunk_size_now()
         for number, upload in enumerate(tuple(self.store.uploads.values()), start=1):
-            changed = self.rules.reconfigured(upload, chunk_size)
-            if changed != upload and not self.leases.is_held(upload):
-                with suppress(Stale):  # a command has changed it in between
+            if self.leases.is_held(upload):
+                continue  # work of the stages before, which hangs: it asks for its disposal when it acts
+            with suppress(Stale):  # a command has changed it in between
+                if (changed := self.rules.reconfigured(upload, chunk_size)) is None:
+                    self.store.drop(upload)
+                    self.bus.publish(events.FileIgnored(upload.path, NOT_TAKEN))
+                elif changed != upload:
                     self.store.put(changed)
             if number % SLICE == 0:
                 await self.clock.sleep(0)

@@ -149,7 +149,7 @@ class Upload:
     gone: int = 0  # of them, those that somebody removed from the server
     trouble: Trouble | None = None
     parked_from: State | None = None  # PARKED: where ``release`` leads back to
-    named_by_hand: bool = field(default=False, metadata=RARE)  # its record's name comes from the command line
+    by_hand: bool = field(default=False, metadata=RARE)  # found by ``upload PATH``, or named by its options
     forgotten: bool = field(default=False, metadata=RARE)  # dropped as soon as it is known whether a record was made
     moving_to: str | None = None  # FINISHING: the path at which the file lies when the move has ended
     serial: int = field(default=0, compare=False, repr=False, metadata=NOT_SAVED)  # see ``store.uploads``

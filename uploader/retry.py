@@ -111,6 +111,7 @@ RULES: Final[tuple[tuple[type[errors.UploaderError], Rule], ...]] = (
     (errors.ShareNotReady, Rule(Action.TRY_AGAIN, Level.NOBODY, Delay.BACKOFF_SLOW)),
     (errors.PayloadRefused, Rule(Action.TRY_AGAIN, tries=PAYLOAD_TRIES)),
     (errors.RightMissing, Rule(Action.PARK, parked_for=HOUR)),
+    (errors.LedgerUnreadable, Rule(Action.PARK, parked_for=HOUR)),  # by then the file may have been put back
     (errors.ServerRefused, Rule(Action.PARK)),
     (errors.NotReadyInTime, Rule(Action.PARK, Level.NOBODY, parked_for=HOUR)),
     (errors.RecordGone, Rule(Action.START_OVER, tries=GONE_TRIES)),

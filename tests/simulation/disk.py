@@ -16,7 +16,7 @@ from types import SimpleNamespace
 from typing import Any, Final, NoReturn, Protocol
 
 from uploader.store import disk as product
-from uploader.store.disk import StateFolder
+from uploader.store.disk import Piece, StateFolder
 
 STATE: Final = "state.json"
 LEDGER: Final = "ledger.jsonl"
@@ -292,12 +292,13 @@ class Folder(StateFolder):
         elif name == LEDGER:
             self._disk.ledger = content[: content.rfind(b"\n") + 1]  # what is torn was promised to nobody
 
-    def replace(self, name: str, content: bytes) -> None:
+    def replace(self, name: str, *content: Piece) -> None:
         """Replace as the product does, and note the promise."""
+        whole = b"".join(content)
         if name == STATE:
-            self._disk.tried.append(content)
-        super().replace(name, content)
-        self._promise(name, content)
+            self._disk.tried.append(whole)
+        super().replace(name, *content)
+        self._promise(name, whole)
 
     def append(self, name: str, content: bytes) -> None:
         """Append as the product does, and note the promise."""

@@ -24,6 +24,7 @@ from uploader.log import get_logger
 from uploader.model import Orphan, State, Upload
 from uploader.stages.enqueue import Enqueue, Verdict
 from uploader.stages.finish import Finish
+from uploader.stages.records import Records
 from uploader.stages.transfer import Transfer
 from uploader.store import Store
 from uploader.store.disk import StateFolder
@@ -227,7 +228,7 @@ def _orphan_unsaved(patch: Patch) -> None:
 
 
 def _every_empty_record_is_ours(patch: Patch) -> None:
-    patch.setattr(Transfer, "_may_be_ours", lambda self, row, upload: True)
+    patch.setattr(Records, "_may_be_ours", lambda self, row, upload: True)
 
 
 def _token_in_the_log(patch: Patch) -> None:

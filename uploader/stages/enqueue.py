@@ -98,9 +98,9 @@ class Enqueue:
         if self._store.upload_at(settled.path) is not None:
             return False
         path, identity, ledger = settled.path, settled.identity, self._store.ledger
-        if ledger.alike(path, identity) is not None or self._store.table.with_content(settled.root, identity):
+        if ledger.may_have_alike(path, identity) or self._store.table.with_content(settled.root, identity):
             return True
-        return self._rules.skips_duplicates(path) and ledger.alike_elsewhere(identity, path) is not None
+        return self._rules.skips_duplicates(path) and ledger.may_have_elsewhere(identity, path)
 
     async def _judged(self, settled: Settled) -> None:
         try:
@@ -137,13 +137,13 @@ class Enqueue:
 
     async def _was_sent(self, settled: Settled) -> bool:
         """True when the ledger holds this content at this path: only its metadata was touched."""
-        known = self._store.ledger.alike(settled.path, settled.identity)
+        known = await self._store.sent_alike(settled.path, settled.identity)
         if known is None:
             return False
         # Equal ends prove nothing about the middle, and a recording cannot be made again: read it once.
         if await self._shares.of(settled.root).sha256(settled.path) != known.sha256:
             return False
-        self._store.ledger.touch(settled.path, known, settled.identity.mtime_ns)
+        self._store.touch(settled.path, known, settled.identity.mtime_ns)
         self._bus.publish(events.FileKnown(settled.path, known.record))
         return True
 
@@ -176,15 +176,21 @@ class Enqueue:
 
     async def _is_skipped(self, settled: Settled) -> bool:
         """True when the same content was sent under another name, and duplicates are skipped here."""
-        known = self._store.ledger.alike_elsewhere(settled.identity, settled.path)
+        skips = self._rules.skips_duplicates(settled.path)
+        try:
+            known = await self._store.sent_elsewhere(settled.identity, settled.path)
+        except (errors.LedgerUnreadable, errors.ShareNotReady):
+            if skips:
+                raise
+            return False  # it is sent in any case: all that is lost is to say whose copy it is
         if known is None:
             return False
-        if not self._rules.skips_duplicates(settled.path):
+        if not skips:
             self._bus.publish(events.FileDuplicate(settled.path, known.path, known.record, "sent"))
             return False
         if await self._shares.of(settled.root).sha256(settled.path) != known.sha256:
             return False  # equal ends prove nothing about the middle
-        self._store.ledger.touch(settled.path, known, settled.identity.mtime_ns)
+        self._store.touch(settled.path, known, settled.identity.mtime_ns)
         self._bus.publish(events.FileDuplicate(settled.path, known.path, known.record, "skipped"))
         return True
 

@@ -29,8 +29,8 @@ class Rules(Protocol):
 
     config: Config
 
-    def reconfigured(self, upload: Upload, chunk_size: int) -> Upload:
-        """Return the upload under the configuration in force."""
+    def reconfigured(self, upload: Upload, chunk_size: int) -> Upload | None:
+        """Return the upload under the configuration in force; None when it is not to be sent any more."""
 
 
 class Setbacks:
@@ -130,8 +130,9 @@ class Setbacks:
         now = self._clock.now()
         fresh, orphan = lifecycle.start_over(upload, now=now, settle=self._orphan_settle(upload))
         learning = verdict.whole_only or verdict.halve_chunk  # ends by itself, and what it learns is kept
+        chunk_size = chunk_size_now(self._rules.config.upload, self._store.learnt, now=now)
         fresh = replace(
-            self._rules.reconfigured(fresh, chunk_size_now(self._rules.config.upload, self._store.learnt, now=now)),
+            self._rules.reconfigured(fresh, chunk_size) or fresh,
             restarts=upload.restarts if learning else fresh.restarts,
             gone=upload.gone + verdict.gone,
             trouble=self._with_time(verdict),

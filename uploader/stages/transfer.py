@@ -13,30 +13,37 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, replace
 from enum import Enum
-from typing import Final
-from weakref import WeakValueDictionary
+from typing import Final, Protocol
 
 from uploader import errors, events, lifecycle
 from uploader.ages import Ages
 from uploader.bandwidth import Lane
-from uploader.chunk_size import grown
-from uploader.config import ServerConfig
+from uploader.chunk_size import chunk_size_now, grown
+from uploader.config import Config, ServerConfig
+from uploader.file_rules import NOT_TAKEN
 from uploader.files import Bookmark, Recording
 from uploader.lifecycle import Step
-from uploader.model import Orphan, RecordIds, Sighting, State, Upload, shown
+from uploader.model import RecordIds, Sighting, State, Upload, shown
 from uploader.outage import Outage
 from uploader.retry import POLL_FIRST
 from uploader.stages import Job
 from uploader.stages.context import StageContext
+from uploader.stages.records import Paused, Records, raise_if_paused
 from uploader.stages.setback import Setbacks
-from uploader.valt import RecordDetails, RecordListed, Valt
+from uploader.valt import Valt
 from uploader.valt.wire import multipart_filename
 from uploader.ways import Ways
 
-CLOCK_GRAIN: Final = 2.0  # s; a Date header and ``created`` are both whole seconds
-LANDED: Final = frozenset({"created", "ready"})
-NAME_PAUSE: Final = 1.0  # s, at least, until a record is made whose name is that of one in doubt
 HERE: Final = frozenset({State.QUEUED, State.CREATING, State.SENDING, State.IN_DOUBT})
+
+
+class Rules(Protocol):
+    """What the stage needs of ``FileRules``."""
+
+    config: Config
+
+    def reconfigured(self, upload: Upload, chunk_size: int) -> Upload | None:
+        """Return the upload under the configuration in force; None when it is not to be sent any more."""
 
 
 class Outcome(Enum):
@@ -67,19 +74,18 @@ class Transfer:
         outage: Outage,
         setbacks: Setbacks,
         lanes: Callable[[str], Lane],
-        normal_chunk_size: Callable[[], int],
+        rules: Rules,
     ) -> None:
         """*lanes* returns who says how fast the files of a watched folder may go."""
         self._shares, self._store, self._leases = context.shares, context.store, context.leases
         self._pipes, self._clock, self._bus = context.pipes, context.clock, context.bus
         self._server, self._valt, self._outage, self._setbacks, self._lanes = server, valt, outage, setbacks, lanes
-        self._normal_chunk_size = normal_chunk_size
+        self._rules = rules
         self._ways = Ways(server, context.store, valt, context.clock, context.bus)
         self._stopping = asyncio.Event()
         self._memories: dict[str, _Memory] = {}  # by path, of the uploads that are in this stage
         self._doubts = Ages(context.clock)
-        # Records of one name are created one at a time, so that after a crash it is known whose a record is (rule 6).
-        self._names: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._records = Records(context, server.username, server.doubt_settle, valt, self._ways)
         self.active = 0
         """Workers that are busy with an upload."""
 
@@ -116,7 +122,8 @@ class Transfer:
 
         async def drive() -> None:
             nonlocal outcome
-            outcome = await self.drive(upload.path)
+            with suppress(Paused):
+                outcome = await self.drive(upload.path)
 
         await self._setbacks.guard(upload.path, drive())
         return outcome
@@ -134,8 +141,10 @@ class Transfer:
                 if upload.forgotten and upload.state is not State.CREATING:
                     await self._drop_forgotten(upload)
                     break
+                if upload.state is State.QUEUED and not await self._take_configuration(upload):
+                    break
                 if upload.state is State.CREATING:
-                    await self._find_record(upload)
+                    await self._records.find(upload)
                 elif upload.state is State.IN_DOUBT:
                     await self._resolve(upload)
                 else:
@@ -143,13 +152,27 @@ class Transfer:
                         share = self._shares.of(upload.root)
                         recording = await stack.enter_async_context(share.open(upload.where, upload.identity))
                     if upload.state is State.QUEUED:
-                        await self._begin(path)
+                        await self._records.create(path)
                     else:
                         await self._send(upload, recording, tell=not was_aside)
                         if self._steps_aside(path):
                             memory.bookmark, memory.aside = recording.bookmark(), True
                             return Outcome.STEPPED_ASIDE
         return Outcome.LEFT
+
+    async def _take_configuration(self, upload: Upload) -> bool:
+        """Bring an upload under the configuration in force before a record is made. False when it is sent no more."""
+        current = self._rules.reconfigured(upload, self._normal_chunk_size())
+        if current is None:
+            self._store.drop(upload)
+            await self._store.commit()
+            self._bus.publish(events.FileIgnored(upload.path, NOT_TAKEN))
+        elif current != upload:
+            self._store.put(current)
+        return current is not None
+
+    def _normal_chunk_size(self) -> int:
+        return chunk_size_now(self._rules.config.upload, self._store.learnt, now=self._clock.now())
 
     async def _drop_forgotten(self, upload: Upload) -> None:
         """Drop an upload that the operator has forgotten, now that it is known whether its record was made."""
@@ -164,78 +187,12 @@ class Transfer:
             return False
         return self._pipes.jobs.small_waits
 
-    async def _begin(self, path: str) -> None:
-        """Save the intent, make the record, save its ids."""
-        name = self._store.uploads[path].record.name
-        async with self._names.setdefault(name, asyncio.Lock()):
-            if any(other.path != path for other in self._store.table.creating(name)):  # they could not be told apart
-                what = "whether the record of another file of the same name was made is not known yet"
-                raise errors.StillInDoubt(what, wait=max(NAME_PAUSE, self._server.doubt_settle))
-            await self._valt.agree_on_time()  # the intent is timed by the server's clock
-            await self._ways.look()
-            upload = self._store.uploads[path]
-            begun_at = upload.begun_at or self._clock.now()
-            intent = {"intent_at": self._valt.server_now(), "begun_at": begun_at}
-            upload = await self._store.save(lifecycle.advance(upload, Step.INTEND, **intent))
-            try:
-                ids = await self._valt.create_record(upload.record)
-            except errors.AnswerLost as error:
-                self._bus.publish(events.UploadInDoubt(path, "", str(error)))
-                raise
-            except errors.UploaderError:
-                await self._store.save(lifecycle.advance(self._store.uploads[path], Step.NOT_CREATED))
-                raise
-            await self._store.save(lifecycle.advance(self._store.uploads[path], Step.CREATED, ids=ids))
-            self._bus.publish(events.RecordCreated(path, ids.record, ids.video))
-
-    async def _find_record(self, upload: Upload) -> None:
-        """Find out whether the record of a saved intent exists (rule 6)."""
-        found = await self._empty_records(upload)
-        asked_for = self._valt.server_now() - (upload.intent_at or 0.0)
-        if not found and -CLOCK_GRAIN <= asked_for < self._server.doubt_settle:
-            wait = self._server.doubt_settle - asked_for
-            raise errors.StillInDoubt("whether its record was made is not known yet", wait=wait)
-        record = found[0] if len(found) == 1 else None
-        upload = self._store.uploads[upload.path]
-        if record is not None and record.videos is not None:  # it names its video
-            ids = RecordIds(record.record, next(iter(record.videos)))
-            await self._store.save(lifecycle.advance(upload, Step.CREATED, ids=ids))
-            self._bus.publish(events.RecordAdopted(upload.path, record.record))
-            return
-        outcome = f"{len(found)} records may be it: left alone" if found else "no record was made"
-        if record is not None:
-            # Ours and empty, but its video's id was in the answer that was lost: it can only be cleared away.
-            now = self._clock.now()
-            self._store.put_orphan(Orphan(record.record, record.name, upload.path, since=now, next_look=now))
-            outcome = f"record {record.record} was made; its video is not known, so it is cleared away"
-        await self._store.save(lifecycle.advance(upload, Step.NOT_CREATED))
-        self._bus.publish(events.DoubtResolved(upload.path, "", outcome))
-
-    async def _empty_records(self, upload: Upload) -> list[RecordDetails]:
-        """Look at every record that may be this upload's: those in which nothing has landed."""
-        empty = []
-        for row in await self._valt.find_records(upload.record.name):
-            if self._may_be_ours(row, upload):
-                with suppress(errors.RecordGone):
-                    details = await self._valt.details(row.record)
-                    statuses = None if details.videos is None else list(details.videos.values())
-                    if statuses is None or (len(statuses) == 1 and statuses[0] not in LANDED):
-                        empty.append(details)
-        return empty
-
-    def _may_be_ours(self, row: RecordListed, upload: Upload) -> bool:
-        return (
-            row.author == self._server.username
-            and row.created >= (upload.intent_at or 0.0) - CLOCK_GRAIN
-            and not self._store.table.has_record(row.record)
-            and row.record not in self._store.orphans
-        )
-
     async def _resolve(self, upload: Upload) -> None:
         """Ask what became of the chunk whose answer is not known, before anything else (rule 4)."""
         ids = _ids(upload)
         details = await self._valt.details(ids.record)
         landed = details.status_of(ids.video) is not None
+        raise_if_paused(self._store, upload.path)
         waited = self._time_in_doubt(upload)
         if landed and upload.doubt_end == upload.identity.size:
             await self._acknowledge(upload.path)
@@ -267,7 +224,7 @@ class Transfer:
         except errors.TokenExpired:
             recording.return_to(start)
             try:
-                await self._send_chunk(self._store.uploads[upload.path], recording)
+                await self._send_chunk(raise_if_paused(self._store, upload.path), recording)
             except errors.TokenExpired as error:
                 what = f"{error.what}, right after a good log-in"
                 raise errors.RightMissing(what, hint="does this user have the right to upload?") from None

@@ -16,14 +16,13 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import Enum
 from functools import cache
-from typing import Any, Final, NewType, TypeVar
+from typing import Any, Final, NewType, Protocol, TypeVar
 
 from uploader import lifecycle
 from uploader.model import Home, Learnt, Orphan, State, Upload
 
 FORMAT: Final = "valt-uploader state"
 VERSION: Final = 1
-SIZE_LIMIT: Final = 256 * 1024 * 1024  # bytes; 100,000 parked files take about 80 MB
 
 Nanoseconds = NewType("Nanoseconds", int)  # the type of every field called ``mtime_ns``: shares say 1601, or 2446
 MOMENT_LIMIT: Final = 2**96  # ns; seconds of 64 bits fit
@@ -63,45 +62,51 @@ class Saved:
     paused: tuple[str, ...] = ()  # files and folders that a person has paused
 
 
-class StateWriter:
-    """Writes the state again and again: what has not changed since the last time is not spelled anew."""
+class Rest(Protocol):
+    """What of a state is small: it is encoded anew at each save."""
 
-    def __init__(self) -> None:
-        self._spelled: dict[int, tuple[Upload | Orphan, str]] = {}  # by id: the value is kept, so its id is its own
+    @property
+    def learnt(self) -> Learnt:
+        """What the server has taught us."""
 
-    def encode(self, saved: Saved, *, now: float) -> bytes:
-        """Write the state for people and machines: one upload to a line; the first line vouches for the rest."""
-        known, self._spelled = self._spelled, {}
-        uploads, orphans = self._lines(saved.uploads, known), self._lines(saved.orphans, known)
-        homes = ",\n".join("  " + to_json(home) for home in saved.homes)
-        ledger = "" if saved.ledger is None else f',\n "ledger": {to_json(saved.ledger)}'
-        rest = (
-            f' "uploads": [\n{uploads}\n ],\n "orphans": [\n{orphans}\n ],\n "homes": [\n{homes}\n ],\n'
-            f' "paused": {json.dumps(saved.paused)},\n "learnt": {to_json(saved.learnt)}{ledger}\n}}\n'
-        ).encode("ascii")
-        head = {
-            "format": FORMAT,
-            "version": VERSION,
-            "sequence": saved.sequence,
-            "saved": datetime.fromtimestamp(now, UTC).isoformat(timespec="seconds"),
-            "sha256": hashlib.sha256(rest).hexdigest(),  # of everything after this line
-        }
-        return json.dumps(head)[:-1].encode("ascii") + b",\n" + rest
+    @property
+    def homes(self) -> tuple[Home, ...]:
+        """Where each watched folder lay."""
 
-    def _lines(
-        self, values: tuple[Upload, ...] | tuple[Orphan, ...], known: dict[int, tuple[Upload | Orphan, str]]
-    ) -> str:
-        lines = []
-        for value in values:
-            spelled = known.get(id(value)) or (value, "  " + to_json(value))
-            self._spelled[id(value)] = spelled
-            lines.append(spelled[1])
-        return ",\n".join(lines)
+    @property
+    def paused(self) -> tuple[str, ...]:
+        """What a person has paused."""
+
+
+def encode_head(sequence: int, sha256: str, *, now: float) -> bytes:
+    """Write the first line. *sha256*: of everything after it, in hex; *now*: Unix seconds."""
+    head = {
+        "format": FORMAT,
+        "version": VERSION,
+        "sequence": sequence,
+        "saved": datetime.fromtimestamp(now, UTC).isoformat(timespec="seconds"),
+        "sha256": sha256,
+    }
+    return json.dumps(head)[:-1].encode("ascii") + b",\n"
+
+
+def encode_rest(rest: Rest, ledger: Tail | None) -> bytes:
+    """Write what comes after the last orphan."""
+    homes = ",\n".join("  " + to_json(home) for home in rest.homes)
+    tail = "" if ledger is None else f',\n "ledger": {to_json(ledger)}'
+    return (
+        f'\n ],\n "homes": [\n{homes}\n ],\n'
+        f' "paused": {json.dumps(rest.paused)},\n "learnt": {to_json(rest.learnt)}{tail}\n}}\n'
+    ).encode("ascii")
 
 
 def encode_state(saved: Saved, *, now: float) -> bytes:
-    """Write the state once: see ``StateWriter``."""
-    return StateWriter().encode(saved, now=now)
+    """Write a whole state once, one upload to a line. See ``statewriter`` for who writes it again and again."""
+    uploads = ",\n".join("  " + to_json(upload) for upload in saved.uploads)
+    orphans = ",\n".join("  " + to_json(orphan) for orphan in saved.orphans)
+    lists = f' "uploads": [\n{uploads}\n ],\n "orphans": [\n{orphans}'.encode("ascii")
+    content = lists + encode_rest(saved, saved.ledger)
+    return encode_head(saved.sequence, hashlib.sha256(content).hexdigest(), now=now) + content
 
 
 def decode_state(content: bytes) -> Saved:
@@ -143,8 +148,6 @@ def _check(saved: Saved) -> None:
 
 
 def _parse(content: bytes) -> dict[str, Any]:
-    if len(content) > SIZE_LIMIT:
-        raise Unreadable(f"it is larger than {SIZE_LIMIT} bytes")
     if not content.strip(b"\0 \n"):
         raise Unreadable("it is empty")
     try:

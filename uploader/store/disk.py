@@ -14,7 +14,7 @@ import errno
 import fcntl
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -22,6 +22,8 @@ from uploader import errors
 
 LOCK = "lock"
 PREVIOUS = ".1"  # suffix of the generation before
+JOINED = 64 * 1024  # bytes up to which pieces are joined before they are written
+Piece = bytes | memoryview
 _NEW_FILE = os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_WRONLY
 
 
@@ -40,14 +42,20 @@ class Disk(Protocol):
     def read_at(self, name: str, offset: int, length: int) -> bytes:
         """Return *length* bytes from *offset* on, fewer only at the end of the file. Raises ``StateUnusable``."""
 
-    def replace(self, name: str, content: bytes) -> None:
-        """Put *content* under *name* in one step; what was there before stays as ``name.1``."""
+    def replace(self, name: str, *content: Piece) -> None:
+        """Put *content*, in pieces, under *name* in one step; what was there before stays as ``name.1``."""
 
     def append(self, name: str, content: bytes) -> None:
         """Add *content* at the end of *name*, which is made if need be."""
 
     def truncate(self, name: str, size: int) -> None:
         """Cut *name* to *size* bytes."""
+
+    def append_cache(self, name: str, content: bytes) -> None:
+        """Add *content* at the end of a file that may be lost: not durable."""
+
+    def replace_cache(self, name: str, content: bytes) -> None:
+        """Put *content* under the name of a file that may be lost: in one step, but not durable."""
 
     def close(self) -> None:
         """Give up the folder and its lock."""
@@ -164,10 +172,10 @@ class StateFolder:
             f"{self.where(name)} cannot be read: {why}", hint="it must be a file that this user owns"
         )
 
-    def replace(self, name: str, content: bytes) -> None:
-        """Put *content* under *name* in one step; what was there before stays as ``name.1``."""
+    def replace(self, name: str, *content: Piece) -> None:
+        """Put *content*, in pieces, under *name* in one step; what was there before stays as ``name.1``."""
         temporary = name + ".tmp"
-        self._write_new(temporary, content)
+        self._write_new(temporary, *content)
         with contextlib.suppress(FileNotFoundError):
             self._keep_previous(name)
         os.rename(temporary, name, src_dir_fd=self._dir, dst_dir_fd=self._dir)
@@ -181,16 +189,33 @@ class StateFolder:
         os.link(name, second, src_dir_fd=self._dir, dst_dir_fd=self._dir, follow_symlinks=False)
         os.rename(second, name + PREVIOUS, src_dir_fd=self._dir, dst_dir_fd=self._dir)
 
-    def _write_new(self, name: str, content: bytes) -> None:
+    def _write_new(self, name: str, *content: Piece, durable: bool = True) -> None:
         with contextlib.suppress(FileNotFoundError):  # what a crash left behind
             os.unlink(name, dir_fd=self._dir)
         fd = os.open(name, _NEW_FILE, 0o600, dir_fd=self._dir)
         try:
             self._hand_over(fd)
-            _write_all(fd, content)
-            os.fsync(fd)
+            for piece in _of_useful_size(content):
+                _write_all(fd, piece)
+            if durable:
+                os.fsync(fd)
         finally:
             os.close(fd)
+
+    def append_cache(self, name: str, content: bytes) -> None:
+        """Add *content* at the end of a file that may be lost: not durable, and a refused write may leave a part."""
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        fd = os.open(name, flags, 0o600, dir_fd=self._dir)
+        try:
+            self._hand_over(fd)
+            _write_all(fd, content)
+        finally:
+            os.close(fd)
+
+    def replace_cache(self, name: str, content: bytes) -> None:
+        """Put *content* under the name of a file that may be lost: in one step, but not durable."""
+        self._write_new(name + ".tmp", content, durable=False)
+        os.rename(name + ".tmp", name, src_dir_fd=self._dir, dst_dir_fd=self._dir)
 
     def append(self, name: str, content: bytes) -> None:
         """Add *content* at the end of *name*, which is made if need be."""
@@ -243,7 +268,12 @@ def _read_exactly(fd: int, offset: int, length: int) -> bytes:
     return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
-def _write_all(fd: int, content: bytes) -> None:
+def _of_useful_size(pieces: Sequence[Piece]) -> Sequence[Piece]:
+    """Join what is small: one call is cheaper than a copy is dear."""
+    return [b"".join(pieces)] if sum(map(len, pieces)) <= JOINED else pieces
+
+
+def _write_all(fd: int, content: Piece) -> None:
     view = memoryview(content)
     while view:
         view = view[os.write(fd, view) :]

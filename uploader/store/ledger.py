@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 from array import array
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from threading import Lock
 from typing import Final
 
@@ -22,6 +22,7 @@ from uploader.store.codec import Tail, Unreadable
 from uploader.store.disk import Disk
 from uploader.store.index import Index, key_of_value
 from uploader.store.line import Facts, LedgerLine, facts_of
+from uploader.store.touched import Proofs, Touched, TouchedFile, seal_of
 
 NAME: Final = "ledger.jsonl"
 GENESIS: Final = "0" * 64  # what the first line carries in place of a hash
@@ -46,6 +47,7 @@ class Known:
     record: str
     seq: int  # of its line
     path: str  # that it was sent from
+    line: str = field(default="", compare=False)  # sha256 (hex) of its line
 
 
 class Ledger:
@@ -69,13 +71,20 @@ class Ledger:
         self._records = array("Q")
         self._touched: dict[int, tuple[bytes, int, int]] = {}  # by path's key: seal, line, mtime; the newest of each
         self._half_written = False
+        self._touched_file = TouchedFile(disk)
+        proofs = Proofs() if self._touched_file.is_there else None
         lines = Lines(disk)
         for facts, raw, digest in chain(lines, vouched):
             self._remember(facts, len(raw) + 1)
             self.tail = Tail(facts.seq, digest)
+            if proofs is not None:
+                proofs.add(facts.size, digest)
         self.cut = lines.torn  # what a power cut had left of a last line
         if self.cut and repair:
             disk.truncate(NAME, self._end)
+        if proofs is not None:
+            for entry in filter(proofs.hold, self._touched_file.entries()):
+                self._touched[key_of_value(entry.path)] = bytes.fromhex(entry.seal), entry.seq, entry.mtime_ns
 
     @property
     def count(self) -> int:
@@ -100,7 +109,7 @@ class Ledger:
             self.tail = Tail(facts.seq, _hash(raw))  # in one step: a save must never see half of it
 
     def _remember(self, facts: Facts, length: int) -> None:
-        seal = _seal(facts.path, facts.size, facts.mtime_ns)
+        seal = seal_of(facts.path, facts.size, facts.mtime_ns)
         self._ends.append(self._end + length)
         self._seals += seal
         self._sealed.add(_seal_key(seal))
@@ -108,11 +117,26 @@ class Ledger:
         self._contents.add(key_of_value((facts.size, facts.edges)))
         self._records.append(key_of_value(facts.record))
 
-    def touch(self, path: str, known: Known, mtime_ns: int) -> None:
-        """Remember, in memory only, that *known* content stands at *path* with this mtime: its own path or another."""
-        seal = _seal(path, known.size, mtime_ns)
+    def touch(self, path: str, known: Known, mtime_ns: int) -> bool:
+        """Remember, in memory, that *known* content stands at *path* with this mtime: its own path or another.
+
+        False when that was known already. ``note_touched`` remembers it over a restart.
+        """
+        touched = seal_of(path, known.size, mtime_ns), known.seq, mtime_ns
         with self._lock:
-            self._touched[key_of_value(path)] = (seal, known.seq, mtime_ns)
+            key = key_of_value(path)
+            before, self._touched[key] = self._touched.get(key), touched
+        return touched != before
+
+    def note_touched(self, path: str, known: Known, mtime_ns: int) -> None:
+        """Write down what ``touch`` has remembered. On the thread that appends; no error of the disk is raised."""
+        entry = Touched(path, mtime_ns, known.seq, known.line, seal_of(path, known.size, mtime_ns).hex())
+        self._touched_file.add(entry, len(self._touched), self._is_current)
+
+    def _is_current(self, entry: Touched) -> bool:
+        with self._lock:
+            touched = self._touched.get(key_of_value(entry.path))
+        return touched == (bytes.fromhex(entry.seal), entry.seq, entry.mtime_ns)
 
     def has(self, path: str) -> bool:
         """True when a line is probably of *path*: enough to spare a look, as every tenth scan looks all the same."""
@@ -120,7 +144,7 @@ class Ledger:
 
     def knows(self, path: str, size: int, mtime_ns: int) -> bool:
         """True when this file, as its inode shows it, has been sent. Asks memory alone."""
-        seal = _seal(path, size, mtime_ns)
+        seal = seal_of(path, size, mtime_ns)
         with self._lock:
             for number in self._sealed.find(_seal_key(seal)):
                 if self._seals[SEAL * (number - 1) : SEAL * number] == seal:
@@ -128,7 +152,16 @@ class Ledger:
             touched = self._touched.get(key_of_value(path))
         return touched is not None and touched[0] == seal
 
-    # What follows reads the lines that it speaks of. Raises ``StateUnusable`` when they are no longer there.
+    def may_have_alike(self, path: str, identity: Identity) -> bool:
+        """True when ``alike`` is likely to find something; False proves that it finds nothing. Asks memory alone."""
+        return bool(self._alike(path, identity))
+
+    def may_have_elsewhere(self, identity: Identity, path: str) -> bool:
+        """The same for ``alike_elsewhere``."""
+        return bool(self._elsewhere(identity, path))
+
+    # What follows reads the lines that it speaks of. Raises ``LedgerUnreadable`` for one that cannot be read, or is no
+    # longer what it was: it vouches for nothing then, and says nothing against having been sent either.
 
     def of(self, path: str) -> tuple[Known, ...]:
         """Everything that was sent from *path*, oldest first; and at last what was touched there since."""
@@ -138,39 +171,52 @@ class Ledger:
         if touched is not None:
             seal, number, mtime_ns = touched
             again = replace(self._known(number), mtime_ns=mtime_ns)
-            if seal == _seal(path, again.size, mtime_ns) and again not in known:
+            if seal == seal_of(path, again.size, mtime_ns) and again not in known:
                 known.append(again)
         return tuple(known)
 
     def alike(self, path: str, identity: Identity) -> Known | None:
         """Find the newest entry of *path* with equal size and edges: probably the same content, touched."""
+        known = map(self._known, self._alike(path, identity))
+        return next((known for known in known if known.path == path and _like(known, identity)), None)
+
+    def _alike(self, path: str, identity: Identity) -> list[int]:
         content, here = key_of_value((identity.size, identity.edges)), self._from(path)
         with self._lock:
-            numbers = [number for number in here if self._contents.key_of(number) == content]
-        return next(
-            (known for known in map(self._known, numbers) if known.path == path and _like(known, identity)), None
-        )
+            return [number for number in here if self._contents.key_of(number) == content]
 
     def alike_elsewhere(self, identity: Identity, path: str) -> Known | None:
         """Find the newest entry of another path with equal size and edges: probably the same content, copied."""
+        known = map(self._known, self._elsewhere(identity, path))
+        return next((known for known in known if _like(known, identity)), None)
+
+    def _elsewhere(self, identity: Identity, path: str) -> list[int]:
         here = key_of_value(path)
         with self._lock:
             numbers = self._contents.find(key_of_value((identity.size, identity.edges)))
             # Two paths with one key are taken for one: then a copy is sent, and nothing is lost.
-            numbers = [number for number in numbers if self._paths.key_of(number) != here]
-        return next((known for known in map(self._known, numbers) if _like(known, identity)), None)
+            return [number for number in numbers if self._paths.key_of(number) != here]
 
     def holds(self, record: str) -> bool:
-        """True when the line of this very upload is written, whatever name its file had then."""
-        key, number = key_of_value(record), 0
+        """True when the line of this very upload is written, whatever name its file had then.
+
+        Raises ``LedgerUnreadable`` when it may be a line that cannot be read: no second one may be written then.
+        """
+        key, number, unreadable = key_of_value(record), 0, None
         while True:
             with self._lock:
                 try:
                     number = self._records.index(key, number) + 1
                 except ValueError:
-                    return False
-            if self._known(number).record == record:
-                return True
+                    break
+            try:
+                if self._known(number).record == record:
+                    return True
+            except errors.LedgerUnreadable as error:
+                unreadable = error
+        if unreadable is not None:
+            raise unreadable
+        return False
 
     def _from(self, path: str) -> list[int]:
         """Return the numbers of the lines that are probably of *path*, newest first."""
@@ -178,22 +224,41 @@ class Ledger:
             return self._paths.find(key_of_value(path))
 
     def _known(self, number: int) -> Known:
-        line = self.line(number).upload
-        return Known(line.size, line.mtime_ns, line.edges, line.sha256, line.record, number, line.path)
+        line, digest = self._line(number)
+        sent = line.upload
+        return Known(sent.size, sent.mtime_ns, sent.edges, sent.sha256, sent.record, number, sent.path, digest)
 
     def line(self, number: int) -> LedgerLine:
-        """Read line *number*, which counts from 1. Raises ``StateUnusable`` when it is no longer what it was."""
+        """Read line *number*, which counts from 1. Raises ``LedgerUnreadable``."""
+        return self._line(number)[0]
+
+    def _line(self, number: int) -> tuple[LedgerLine, str]:
+        """Read a line and its sha256."""
         start, end = self._ends[number - 2] if number > 1 else 0, self._ends[number - 1]
         try:
-            line = codec.from_json(LedgerLine, self._disk.read_at(NAME, start, end - start - 1))
+            raw = self._disk.read_at(NAME, start, end - start - 1)
+            line = codec.from_json(LedgerLine, raw)
+        except errors.StateUnusable as error:
+            raise self._unreadable(number, error.what) from None
         except Unreadable as error:
-            raise self._changed(number, str(error)) from None
+            raise self._unreadable(number, f"it was changed since the start: {error}") from None
         if line.seq != number:
-            raise self._changed(number, f"it says it is line {line.seq}")
-        return line
+            raise self._unreadable(number, f"it was changed since the start: it says it is line {line.seq}")
+        if not self._is_as_indexed(number, line.upload):
+            raise self._unreadable(number, "it was changed since the start: it speaks of another file")
+        return line, _hash(raw)
 
-    def _changed(self, number: int, how: str) -> errors.StateUnusable:
-        return unusable(self._disk, Unreadable(f"line {number} was changed since the start: {how}"))
+    def _is_as_indexed(self, number: int, sent: Finished) -> bool:
+        seal = seal_of(sent.path, sent.size, sent.mtime_ns)
+        with self._lock:
+            return (
+                self._seals[SEAL * (number - 1) : SEAL * number] == seal
+                and self._records[number - 1] == key_of_value(sent.record)
+                and self._contents.key_of(number) == key_of_value((sent.size, sent.edges))
+            )
+
+    def _unreadable(self, number: int, how: str) -> errors.LedgerUnreadable:
+        return errors.LedgerUnreadable(f"{self._disk.where(NAME)}: line {number} cannot be read: {how}", hint=PUT_BACK)
 
 
 class Lines:
@@ -254,11 +319,6 @@ def unusable(disk: Disk, error: Unreadable) -> errors.StateUnusable:
 
 def _like(known: Known, identity: Identity) -> bool:
     return (known.size, known.edges) == (identity.size, identity.edges)
-
-
-def _seal(path: str, size: int, mtime_ns: int) -> bytes:
-    """Stand for a file as its inode shows it, in full sha256: as good a proof as the chain itself."""
-    return hashlib.sha256(b"%d %d " % (size, mtime_ns) + path.encode("utf-8", "surrogatepass")).digest()
 
 
 def _seal_key(seal: bytes) -> int:

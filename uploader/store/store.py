@@ -11,22 +11,26 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
+from functools import partial
 from types import MappingProxyType
 from typing import Final, TypeVar
 
 from uploader import errors, events
 from uploader.clock import Clock
-from uploader.model import Finished, Home, Orphan, Upload, covers
-from uploader.store import codec
+from uploader.model import Finished, Home, Identity, Orphan, Upload, covers
+from uploader.store import codec, touched
 from uploader.store import ledger as ledger_file
 from uploader.store.disk import PREVIOUS, Disk
-from uploader.store.ledger import Ledger
+from uploader.store.ledger import Known, Ledger
+from uploader.store.statewriter import Changes, StateWriter
+from uploader.store.tracked import Tracked
 from uploader.store.uploads import UploadTable
 from uploader.threads import DaemonThreads
 
 STATE: Final = "state.json"
 SAVE_AGAIN: Final = 5.0  # s between two tries while the disk refuses
 ANSWER: Final = 30.0  # s that a write may take before it is said: disks that spin up take ten
+READ_ANSWER: Final = 15.0  # s that a look into the ledger may take: disks that spin up take ten
 LAST_ANSWER: Final = 2.0  # s that the end waits for the write that is under way
 
 R = TypeVar("R")
@@ -40,9 +44,9 @@ class Store:
         self._disk, self._clock, self._bus = disk, clock, bus
         saved = load(disk)
         self.ledger = _ledger(disk, saved, repair=True)
-        self._writes = codec.StateWriter()  # touched on the state's own thread alone
+        self._writer_of_state = StateWriter()  # encodes on the state's own thread alone
         self.table = UploadTable(saved.uploads)
-        self._orphans = {orphan.record: orphan for orphan in saved.orphans}
+        self._orphans = Tracked({orphan.record: orphan for orphan in saved.orphans})
         self._homes = {home.root: home for home in saved.homes}
         self._paused = dict.fromkeys(saved.paused)
         self.learnt = saved.learnt
@@ -50,6 +54,7 @@ class Store:
         self._writer = asyncio.Lock()
         # A thread of its own: a hung share must not keep the state from being saved. One: writes are done in order.
         self._thread = DaemonThreads("state", most=1)
+        self._readers = DaemonThreads("ledger", most=1)  # apart from it: a long write holds no question up
         self._writing: tuple[str, float] | None = None  # what is written now, since when; set on the state's own thread
         self._told_of: tuple[str, float] | None = None  # the write of which it was said that it does not come back
         self._refusal = ""  # why the last write failed
@@ -149,16 +154,58 @@ class Store:
             if self._durable >= target:
                 return  # another commit, begun after our change, has carried it
             sequence = self._sequence
-            saved = codec.Saved(
+            changes = Changes(
                 sequence,
-                tuple(self.table.begun.values()),
-                tuple(self._orphans.values()),
+                self.table.take_changes(),
+                self._orphans.take_changes(),
                 self.learnt,
-                homes=tuple(self._homes.values()),
-                paused=tuple(self._paused),
+                tuple(self._homes.values()),
+                tuple(self._paused),
             )
-            await self._until_written(STATE, lambda: self._write(saved))
+            self._writer_of_state.hand_over(changes)  # if our caller is cancelled the next save has them
+            await self._until_written(STATE, self._write)
             self._durable = sequence
+
+    async def sent_from(self, path: str) -> tuple[Known, ...]:
+        """Return everything that was sent from *path*: ``Ledger.of``.
+
+        This and the next two read the ledger on a thread of their own. They raise ``LedgerUnreadable``, and
+        ``ShareNotReady`` when the state's disk does not answer.
+        """
+        return await self._read(lambda: self.ledger.of(path))
+
+    async def sent_alike(self, path: str, identity: Identity) -> Known | None:
+        """Return what was sent last from *path* with this size and these edges: ``Ledger.alike``."""
+        if not self.ledger.may_have_alike(path, identity):
+            return None
+        return await self._read(lambda: self.ledger.alike(path, identity))
+
+    async def sent_elsewhere(self, identity: Identity, path: str) -> Known | None:
+        """Return what was sent last from any other path with this size and these edges: ``Ledger.alike_elsewhere``."""
+        if not self.ledger.may_have_elsewhere(identity, path):
+            return None
+        return await self._read(lambda: self.ledger.alike_elsewhere(identity, path))
+
+    async def _read(self, question: Callable[[], R]) -> R:
+        """Ask the ledger where a disk that hangs keeps neither the event loop nor a save waiting."""
+        bound = asyncio.timeout(READ_ANSWER)
+        try:
+            async with bound:
+                return await asyncio.get_running_loop().run_in_executor(self._readers, question)
+        except TimeoutError:
+            if not bound.expired():  # the disk's own ETIMEDOUT
+                raise
+            where = self._disk.where(ledger_file.NAME)
+            raise errors.ShareNotReady(f"{where}: the disk has not answered for {READ_ANSWER:g} s") from None
+
+    def touch(self, path: str, known: Known, mtime_ns: int) -> None:
+        """Remember, also over a restart, that the file at *path* with this mtime was read and is *known* content.
+
+        It is not waited for, and not fsynced: a power cut costs reading the file once more.
+        """
+        if self.ledger.touch(path, known, mtime_ns):
+            note = partial(self.ledger.note_touched, path, known, mtime_ns)
+            asyncio.get_running_loop().run_in_executor(self._thread, self._timed, touched.NAME, note)
 
     async def finish(self, finished: Finished) -> None:
         """Write the ledger line of an upload, once."""
@@ -170,10 +217,9 @@ class Store:
         if not self.ledger.holds(finished.record):
             self.ledger.append(finished)
 
-    def _write(self, saved: codec.Saved) -> None:
+    def _write(self) -> None:
         """Save, and vouch for the ledger as it ends now: its lines are durable before they are counted."""
-        saved = replace(saved, ledger=self.ledger.tail)
-        self._disk.replace(STATE, self._writes.encode(saved, now=self._clock.now()))
+        self._disk.replace(STATE, *self._writer_of_state.encode(self.ledger.tail, now=self._clock.now()))
 
     async def _until_written(self, name: str, write: Callable[[], R]) -> R:
         """Do it on the state's own thread, again and again until the disk takes it."""
@@ -251,6 +297,7 @@ class Store:
         A write that does not come back keeps both until the process ends, for which it is not waited for: whoever
         came next would write beside it.
         """
+        self._readers.shutdown(cancel_futures=True)
         try:
             async with asyncio.timeout(LAST_ANSWER), self._writer:
                 closing = asyncio.get_running_loop().run_in_executor(self._thread, self._disk.close)

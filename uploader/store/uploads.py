@@ -15,6 +15,7 @@ from itertools import count
 from types import MappingProxyType
 
 from uploader.model import Identity, State, Upload
+from uploader.store.tracked import Tracked
 
 Key = tuple[object, ...]
 
@@ -28,7 +29,7 @@ class UploadTable:
 
     def __init__(self, uploads: Iterable[Upload] = ()) -> None:
         self._uploads: dict[str, Upload] = {}
-        self._begun: dict[str, Upload] = {}
+        self._begun: Tracked[Upload] = Tracked({})
         self._index: dict[Key, tuple[str, ...]] = {}
         self._counts: Counter[State] = Counter()
         self._serials, self._revisions = count(1), count(1)
@@ -49,6 +50,10 @@ class UploadTable:
     def counts(self) -> Mapping[State, int]:
         """How many uploads are in each state."""
         return self._counts
+
+    def take_changes(self) -> dict[str, Upload | None]:
+        """Return what has changed in ``begun`` since the last call; None: it is no longer there."""
+        return self._begun.take_changes()
 
     def at(self, name: str) -> Upload | None:
         """Return the upload whose file has this name now, or had it when it was found."""

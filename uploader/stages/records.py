@@ -1,0 +1,118 @@
+"""Makes the record of an upload, and finds out what became of a create call whose answer was lost.
+
+create-upload has no key by which a repeated call could be told from a new one (docs/protocol.md, rule 6). So the intent
+is saved before the call, and a record that exists all the same is looked for by its exact name, user and age.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from typing import Final
+from weakref import WeakValueDictionary
+
+from uploader import errors, events, lifecycle
+from uploader.lifecycle import Step
+from uploader.model import Orphan, RecordIds, Upload
+from uploader.stages.context import StageContext
+from uploader.store import Store
+from uploader.valt import RecordDetails, RecordListed, Valt
+from uploader.ways import Ways
+
+CLOCK_GRAIN: Final = 2.0  # s; a Date header and ``created`` are both whole seconds
+LANDED: Final = frozenset({"created", "ready"})
+NAME_PAUSE: Final = 1.0  # s, at least, until a record is made whose name is that of one in doubt
+
+
+class Paused(Exception):  # noqa: N818 - it says what the upload is
+    """The operator has paused the upload between two calls."""
+
+
+def raise_if_paused(store: Store, path: str) -> Upload:
+    """Return the upload as it is now, before another call is made for it. Raises ``Paused``."""
+    upload = store.uploads[path]
+    if store.is_paused(upload):
+        raise Paused
+    return upload
+
+
+class Records:
+    """Creates records, one at a time for each name."""
+
+    def __init__(self, context: StageContext, username: str, doubt_settle: float, valt: Valt, ways: Ways) -> None:
+        """*doubt_settle*: seconds after which the outcome of a lost request is known to the server."""
+        self._store, self._clock, self._bus = context.store, context.clock, context.bus
+        self._username, self._doubt_settle, self._valt, self._ways = username, doubt_settle, valt, ways
+        # One at a time, so that after a crash it is known whose a record of that name is (rule 6).
+        self._names: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+
+    async def create(self, path: str) -> None:
+        """Save the intent, make the record, save its ids."""
+        name = self._store.uploads[path].record.name
+        async with self._names.setdefault(name, asyncio.Lock()):
+            if any(other.path != path for other in self._store.table.creating(name)):  # they could not be told apart
+                what = "whether the record of another file of the same name was made is not known yet"
+                raise errors.StillInDoubt(what, wait=max(NAME_PAUSE, self._doubt_settle))
+            await self._valt.agree_on_time()  # the intent is timed by the server's clock
+            raise_if_paused(self._store, path)
+            await self._ways.look()
+            upload = raise_if_paused(self._store, path)
+            begun_at = upload.begun_at or self._clock.now()
+            intent = {"intent_at": self._valt.server_now(), "begun_at": begun_at}
+            upload = await self._store.save(lifecycle.advance(upload, Step.INTEND, **intent))
+            if self._store.is_paused(upload):
+                await self._store.save(lifecycle.advance(upload, Step.NOT_CREATED))
+                return
+            try:
+                ids = await self._valt.create_record(upload.record)
+            except errors.AnswerLost as error:
+                self._bus.publish(events.UploadInDoubt(path, "", str(error)))
+                raise
+            except errors.UploaderError:
+                await self._store.save(lifecycle.advance(self._store.uploads[path], Step.NOT_CREATED))
+                raise
+            await self._store.save(lifecycle.advance(self._store.uploads[path], Step.CREATED, ids=ids))
+            self._bus.publish(events.RecordCreated(path, ids.record, ids.video))
+
+    async def find(self, upload: Upload) -> None:
+        """Find out whether the record of a saved intent exists (rule 6)."""
+        found = await self._empty_records(upload)
+        asked_for = self._valt.server_now() - (upload.intent_at or 0.0)
+        if not found and -CLOCK_GRAIN <= asked_for < self._doubt_settle:
+            wait = self._doubt_settle - asked_for
+            raise errors.StillInDoubt("whether its record was made is not known yet", wait=wait)
+        record = found[0] if len(found) == 1 else None
+        upload = self._store.uploads[upload.path]
+        if record is not None and record.videos is not None:  # it names its video
+            ids = RecordIds(record.record, next(iter(record.videos)))
+            await self._store.save(lifecycle.advance(upload, Step.CREATED, ids=ids))
+            self._bus.publish(events.RecordAdopted(upload.path, record.record))
+            return
+        outcome = f"{len(found)} records may be it: left alone" if found else "no record was made"
+        if record is not None:
+            # Ours and empty, but its video's id was in the answer that was lost: it can only be cleared away.
+            now = self._clock.now()
+            self._store.put_orphan(Orphan(record.record, record.name, upload.path, since=now, next_look=now))
+            outcome = f"record {record.record} was made; its video is not known, so it is cleared away"
+        await self._store.save(lifecycle.advance(upload, Step.NOT_CREATED))
+        self._bus.publish(events.DoubtResolved(upload.path, "", outcome))
+
+    async def _empty_records(self, upload: Upload) -> list[RecordDetails]:
+        """Look at every record that may be this upload's: those in which nothing has landed."""
+        empty = []
+        for row in await self._valt.find_records(upload.record.name):
+            if self._may_be_ours(row, raise_if_paused(self._store, upload.path)):
+                with suppress(errors.RecordGone):
+                    details = await self._valt.details(row.record)
+                    statuses = None if details.videos is None else list(details.videos.values())
+                    if statuses is None or (len(statuses) == 1 and statuses[0] not in LANDED):
+                        empty.append(details)
+        return empty
+
+    def _may_be_ours(self, row: RecordListed, upload: Upload) -> bool:
+        return (
+            row.author == self._username
+            and row.created >= (upload.intent_at or 0.0) - CLOCK_GRAIN
+            and not self._store.table.has_record(row.record)
+            and row.record not in self._store.orphans
+        )
