@@ -22,7 +22,7 @@ from uploader.credentials import account, read_password
 from uploader.files import MountedShare, Share, Shares
 from uploader.lifecycle import Step
 from uploader.log import redactor
-from uploader.model import EVERYTHING, Sighting, State, Upload, covers
+from uploader.model import EVERYTHING, Home, Sighting, State, Upload, covers
 from uploader.outage import Outage, refuse_again
 from uploader.stages import Pipes, Seen, Settled
 from uploader.stages.discover import Discover
@@ -102,7 +102,7 @@ class House:
         self.sweep = Sweep(config.server, store, self.valt, self.outage, clock, bus)
 
     def _mounted(self, root: str) -> Share:
-        return MountedShare(root, self.clock, home=self.store.homes.get(root))
+        return MountedShare(root, self.clock, home=self.store.homes.get(root), archives=StoredArchives(self.store))
 
     def _watch_of(self, root: str) -> WatchConfig:
         """The ``[[watch]]`` of a folder; a file that was named by hand lies in one that follows the defaults."""
@@ -255,10 +255,12 @@ class House:
     async def release(self, path: str) -> bool:
         """Let a parked or waiting upload go on now, its failures forgotten. False when there is none.
 
-        Of a watched folder: take it as it is now, although another share stood there before.
+        Of a watched folder or an archive: take it as it is now, although another share stood there before.
         """
-        if path in {str(watch.path) for watch in self.config.watch}:
-            self.shares.of(path).accept()
+        watched = path in {str(watch.path) for watch in self.config.watch}
+        if watched or path in self.store.homes:
+            if watched:
+                self.shares.of(path).accept()
             self.store.drop_home(path)
             await self.store.commit()
             return True
@@ -292,6 +294,22 @@ class House:
         """Know nothing more of this upload; its record becomes an orphan, whose id is the answer."""
         await self.transfer.let_go(path)
         return await forget(self.store, path, self.clock, self.bus, settle=self.config.server.doubt_settle)
+
+
+class StoredArchives:
+    """Where archives lie, in the state, beside where watched folders do."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def home_of(self, path: str) -> Home | None:
+        """Where the archive lay when it was first used."""
+        return self._store.homes.get(path)
+
+    async def remember(self, home: Home) -> None:
+        """Save where it lies."""
+        self._store.put_home(home)
+        await self._store.commit()
 
 
 def goes_on_soon(upload: Upload, now: float) -> bool:

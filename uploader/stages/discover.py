@@ -255,7 +255,10 @@ class Folder:
         def enters(relpath: str) -> bool:
             return selection.enters(self._watch, relpath)
 
-        return Order(takes, enters, passes, start)
+        def puts_back(relpath: str) -> bool:  # else the upload's own removal goes on from there
+            return self._store.upload_at(f"{self._root}/{relpath}") is None
+
+        return Order(takes, enters, passes, start, puts_back)
 
     def _passes_below(self, relpath: str) -> bool:
         return self._passes(f"{self._root}/{relpath}")

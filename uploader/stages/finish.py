@@ -14,7 +14,7 @@ from typing import Final
 
 from uploader import errors, events, lifecycle
 from uploader.clock import Clock
-from uploader.files import Order, Sent, Shares
+from uploader.files import DISPOSALS, Done, Order, Request, Sent, Shares
 from uploader.lifecycle import Step
 from uploader.model import Finished, Sighting, State, Upload
 from uploader.stages import Pipes
@@ -22,6 +22,7 @@ from uploader.stages.apart import Apart
 from uploader.stages.setback import Setbacks
 from uploader.store import Store
 
+DISPOSAL_STOPS: Final = 2.0  # s until a disposal that is cancelled must have stopped: else its share hangs
 FINISHERS: Final = 2  # files of one share dealt with at the same time: a move may be a copy of many GiB
 
 
@@ -70,21 +71,19 @@ class Finish:
     async def finish(self, upload: Upload) -> None:
         """Write the ledger line, deal with the file, forget the upload. Raises our errors; may be called again."""
         upload = await self._followed(upload)
-        target = None
-        if upload.after_upload == "move" and upload.move_to is not None:
-            target = await self._shares.of(upload.root).free_target(upload.where, upload.move_to)
+        target = await self._target(upload)
         finished = _finished(upload, target)
         await self._store.finish(finished)
-        outcome = await self._deal_with_file(upload, target)
+        done = await self._dispose(upload, target)
         lifecycle.advance(upload, Step.FINISHED)
         self._ending += 1
         try:
             self._store.drop(upload.path)
             await self._store.commit()
-            self._announce(upload.path, finished, outcome, target if outcome == "moved" else None)
+            self._announce(upload.path, finished, done.file, done.moved_to)
         finally:
             self._ending -= 1
-        if outcome == "changed":
+        if done.file == "changed":
             await self._setbacks.look_again(upload)
 
     def _announce(self, path: str, finished: Finished, outcome: str, moved_to: str | None) -> None:
@@ -100,7 +99,7 @@ class Finish:
         try:
             name = await self._new_name(upload)
         except errors.ShareNotReady:
-            if upload.after_upload != "keep":
+            if DISPOSALS[upload.after_upload].takes_away:
                 raise
             return upload
         upload = self._store.uploads.get(upload.path, upload)  # a scan may have been faster
@@ -130,19 +129,33 @@ class Finish:
             return (await self._shares.of(upload.root).snapshot(seen.path)).identity == upload.identity
         return False
 
-    async def _deal_with_file(self, upload: Upload, target: str | None) -> str:
-        """Keep, move or delete; says what became of the file."""
-        share = self._shares.of(upload.root)
-        inode = None if upload.inode is None else (upload.inode[0], upload.inode[1])
-        sent = Sent(upload.identity, upload.digest, inode)
+    async def _target(self, upload: Upload) -> str | None:
+        """Choose the path that the file is moved to; None when it is not moved."""
+        if upload.after_upload != "move" or upload.move_to is None:
+            return None
+        return await self._shares.of(upload.root).free_target(upload.where, _sent(upload), upload.move_to)
+
+    async def _dispose(self, upload: Upload, target: str | None) -> Done:
+        """Do with the file what is configured; says what became of it.
+
+        Cancelled, this waits until nothing touches the file any more, but no longer than ``DISPOSAL_STOPS``.
+        """
+        disposal = DISPOSALS[upload.after_upload]
+        request = Request(upload.where, _sent(upload), upload.move_to, target)
+        work = asyncio.ensure_future(disposal.act(self._shares.of(upload.root), request))
         try:
-            if upload.after_upload == "delete":
-                return "deleted" if await share.delete(upload.where, sent) else "gone"
-            if target is not None:
-                return "moved" if await share.move(upload.where, sent, target) else "gone"
+            return await asyncio.shield(work)
         except errors.FileChanged:
-            return "changed"  # another recording stands there now: it is seen and sent as a new one
-        return "kept"
+            return Done("changed")  # another recording stands there now: it is seen and sent as a new one
+        except asyncio.CancelledError:
+            work.cancel()
+            await asyncio.wait({work}, timeout=DISPOSAL_STOPS)
+            raise
+
+
+def _sent(upload: Upload) -> Sent:
+    inode = None if upload.inode is None else (upload.inode[0], upload.inode[1])
+    return Sent(upload.identity, upload.digest, inode)
 
 
 def _finished(upload: Upload, target: str | None) -> Finished:
