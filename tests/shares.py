@@ -5,12 +5,15 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from uploader.clock import SystemClock
 from uploader.files import MountedShare, Order, Recording, Sent, afterwards, opening
+from uploader.files.archive import opened_archive
+from uploader.files.set_aside import Disposer
 from uploader.files.walk import Walk, never
 from uploader.model import Identity, Sighting
 
@@ -95,19 +98,24 @@ def was_sent(path: str | Path, identity: Identity, digest: str) -> Sent:
     return Sent(identity, digest, None if status is None else (status.st_dev, status.st_ino))
 
 
-def delete(path: str, sent: Sent) -> bool:
+def disposer() -> Disposer:
+    """What removals of one run have in common."""
+    return Disposer(lambda: uuid.uuid4().hex[:16], uuid.uuid4().hex[:16])
+
+
+def delete(path: str, sent: Sent, by: Disposer | None = None) -> bool:
     """Delete, as the last stage does."""
     with _root_of(path, None) as (fd, name):
-        return afterwards.delete(fd, name, sent)
+        return afterwards.delete(fd, name, sent, by or disposer())
 
 
-def move(path: str, sent: Sent, target: str) -> bool:
-    """Move, as the last stage does."""
-    with _root_of(path, None) as (fd, name):
-        return afterwards.move(fd, name, sent, target)
+def move(path: str, sent: Sent, target: str, by: Disposer | None = None) -> str | None:
+    """Move, as the last stage does; *target* lies in the archive itself."""
+    with _root_of(path, None) as (fd, name), opened_archive(str(Path(target).parent), None) as archive:
+        return afterwards.move(fd, name, sent, archive, target, by or disposer())
 
 
-def free_target(path: str, root: str, move_to: str) -> str:
+def free_target(path: str, root: str, move_to: str, sent: Sent) -> str:
     """Choose a name below *move_to*."""
     with _root_of(path, root) as (fd, relpath):
-        return afterwards.free_target(fd, relpath, move_to)
+        return afterwards.free_target(fd, relpath, move_to, sent, disposer())

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
+import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from fakes import content, made
 from shares import delete, free_target, identify, move, sha256_of, was_sent
 
 from uploader import errors
-from uploader.files import Sent, kind_of
+from uploader.files import Sent, copying, kind_of, syscalls
 from uploader.files.recording import BLOCK
 
 OTHER_DISK = Path("/dev/shm")
@@ -25,6 +25,15 @@ OTHER_DISK = Path("/dev/shm")
 async def sent(path: Path) -> Sent:
     """What a file was when it was sent: its identity, the hash of its bytes, its inode."""
     return was_sent(path, await identify(path), sha256_of(path))
+
+
+def refuse_with(code: int) -> Callable[..., None]:
+    """A system call that this file system does not know."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    return refuse
 
 
 async def test_a_sent_file_is_deleted(tmp_path: Path) -> None:
@@ -78,7 +87,7 @@ async def test_what_is_not_the_file_that_was_sent_is_left_alone(tmp_path: Path, 
     with pytest.raises(errors.FileChanged, match="no longer the file that was sent"):
         move(str(path), sent_file, str(tmp_path / "moved" / "a.mp4"))
     assert (kind_of(str(path)), path.lstat().st_ino, path.lstat().st_mtime_ns) == before
-    assert not (tmp_path / "moved").exists()
+    assert list((tmp_path / "moved").iterdir()) == []
 
 
 async def test_a_file_that_cannot_be_deleted_or_moved_is_tried_again(
@@ -99,16 +108,19 @@ async def test_a_file_that_cannot_be_deleted_or_moved_is_tried_again(
     assert path.read_bytes() == b"recording"
 
 
-@pytest.fixture(params=["same disk", "other disk", "no links"])
+@pytest.fixture(params=["same disk", "other disk", "no links", "no unnamed files", "no ways at all"])
 def done(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The folder that finished files are moved to: where they are, on another disk, or where links are unknown."""
-    if request.param == "no links":
+    """The folder that finished files are moved to: where they are, on another disk, or where less is to be had.
 
-        def no_link(*_: object, **__: object) -> None:
-            raise OSError(errno.EPERM, os.strerror(errno.EPERM))
-
-        monkeypatch.setattr(os, "link", no_link)
-    if request.param != "other disk":
+    *no links* and *no unnamed files* are exFAT or SMB, which can still rename to a free name; *no ways at all* cannot.
+    """
+    if request.param in {"no links", "no ways at all"}:
+        monkeypatch.setattr(os, "link", refuse_with(errno.EPERM))
+    if request.param == "no ways at all":
+        monkeypatch.setattr(syscalls, "rename_noreplace", refuse_with(errno.EINVAL))
+    if request.param in {"no unnamed files", "no ways at all"}:
+        monkeypatch.setattr(syscalls, "open_unnamed", lambda folder: None)
+    if request.param not in {"other disk", "no unnamed files"}:
         yield tmp_path / "done"
         return
     if not OTHER_DISK.is_dir() or OTHER_DISK.stat().st_dev == tmp_path.stat().st_dev:
@@ -119,14 +131,23 @@ def done(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mon
 
 def moved(path: Path, root: Path, done: Path, sent_file: Sent) -> str:
     """Move as the last stage does: choose the name, then move. The answer is where it went, below *done*."""
-    target = free_target(str(path), str(root), str(done))
-    assert move(str(path), sent_file, target) is True
-    return target.removeprefix(f"{done}/")
+    target = free_target(str(path), str(root), str(done), sent_file)
+    where = move(str(path), sent_file, target)
+    assert where is not None
+    assert os.path.exists(where)  # noqa: PTH110 - as the code below names it
+    return where.removeprefix(f"{done}/")
 
 
 def below(folder: Path) -> dict[str, bytes]:
     """Every file below *folder* with its content."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def later(copy: Path, source: Path) -> None:
+    """Let a copy have been changed at another time than its source, as hours of recording see to."""
+    times = copy.stat()
+    while copy.stat().st_ctime_ns == source.stat().st_ctime_ns:
+        os.utime(copy, ns=(times.st_atime_ns, times.st_mtime_ns))
 
 
 async def test_a_sent_file_is_moved_the_same_way_below(tmp_path: Path, done: Path) -> None:
@@ -138,7 +159,7 @@ async def test_a_sent_file_is_moved_the_same_way_below(tmp_path: Path, done: Pat
     assert below(done) == {"room/a.mp4": content(3 * BLOCK)}
     assert (done / "room" / "a.mp4").stat().st_mtime_ns == 1_700_000_000_000_000_000
     assert below(tmp_path / "in") == {}
-    assert move(str(path), sent_file, str(done / "again.mp4")) is False
+    assert move(str(path), sent_file, str(done / "again.mp4")) is None
 
 
 async def test_a_name_that_is_taken_gets_a_number(tmp_path: Path, done: Path) -> None:
@@ -154,15 +175,15 @@ async def test_a_name_that_is_taken_gets_a_number(tmp_path: Path, done: Path) ->
 
 
 async def test_a_name_that_is_taken_in_the_last_moment_is_not_overwritten(tmp_path: Path, done: Path) -> None:
-    """It is tried again later, under another name; both files are there."""
+    """The next number is taken in the same step, and the answer is where the file really is."""
     path = made(tmp_path / "in" / "a.mp4")
     sent_file = await sent(path)
-    target = free_target(str(path), str(tmp_path / "in"), str(done))
-    taken = made(done / "a.mp4", b"somebody else's")
-    with pytest.raises(errors.ShareNotReady, match="cannot be moved: File exists"):
-        move(str(path), sent_file, target)
-    assert (path.read_bytes(), taken.read_bytes()) == (b"recording", b"somebody else's")
-    assert moved(path, tmp_path / "in", done, sent_file) == "a (1).mp4"
+    target = free_target(str(path), str(tmp_path / "in"), str(done), sent_file)
+    made(done / "a.mp4", b"somebody else's")
+    assert target == str(done / "a.mp4")
+    assert move(str(path), sent_file, target) == str(done / "a (1).mp4")
+    assert below(done) == {"a.mp4": b"somebody else's", "a (1).mp4": b"recording"}
+    assert not path.exists()
 
 
 async def test_a_move_that_was_cut_short_is_finished(
@@ -184,6 +205,8 @@ async def test_a_move_that_was_cut_short_is_finished(
             moved(path, tmp_path / "in", done, sent_file)
     assert path.exists()
     assert below(done) == {"a.mp4": content(BLOCK + 1)}
+    if not path.samefile(done / "a.mp4"):
+        later(done / "a.mp4", path)
     assert moved(path, tmp_path / "in", done, sent_file) == "a.mp4"
     assert below(done) == {"a.mp4": content(BLOCK + 1)}
     assert not path.exists()
@@ -205,11 +228,10 @@ async def test_a_copy_that_differs_never_replaces_the_file(
     path = made(tmp_path / "in" / "a.mp4")
     sent_file = await sent(path)
 
-    def badly(_: object, copy: object, *__: object) -> None:
-        assert hasattr(copy, "write")
-        copy.write(b"RECORDING")
+    def badly(fd: int, block: bytes) -> None:
+        os.write(fd, block.upper())
 
-    monkeypatch.setattr(shutil, "copyfileobj", badly)
+    monkeypatch.setattr(copying, "_write_all", badly)
     with pytest.raises(errors.ShareNotReady, match="the copy differs from what was sent"):
         move(str(path), sent_file, str(done / "a.mp4"))
     assert path.read_bytes() == b"recording"
@@ -251,10 +273,10 @@ async def test_a_removal_that_was_cut_short_is_finished(tmp_path: Path, monkeypa
     assert delete(str(path), sent_file) is False
 
 
-@pytest.mark.parametrize("links", [True, False])
+@pytest.mark.parametrize("knows", [("links", "noreplace"), ("noreplace",), ()])
 @pytest.mark.parametrize("taken", [True, False])
 async def test_a_file_that_takes_the_name_in_the_last_moment_is_never_removed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, links: bool, taken: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, knows: tuple[str, ...], taken: bool
 ) -> None:
     """Between the look and the removal another recording takes the name: it keeps a name that scans see."""
     path, rename = made(tmp_path / "a.mp4"), os.rename
@@ -268,21 +290,22 @@ async def test_a_file_that_takes_the_name_in_the_last_moment_is_never_removed(
         if taken and name == "a.mp4":
             made(path, b"and one more")
 
-    def no_link(*_: object, **__: object) -> None:
-        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
-
     with monkeypatch.context() as patch:
         patch.setattr(os, "rename", swap)
-        if not links:
-            if taken:
-                return  # without links there is no way to give a name only if it is free
-            patch.setattr(os, "link", no_link)
+        if "links" not in knows:
+            patch.setattr(os, "link", refuse_with(errno.EPERM))
+        if "noreplace" not in knows:
+            patch.setattr(syscalls, "rename_noreplace", refuse_with(errno.EINVAL))
         with pytest.raises(errors.FileChanged, match="no longer the file that was sent"):
             delete(str(path), sent_file)
-    expected = (
-        {"a.mp4": b"and one more", "a (1).mp4": b"another recording"} if taken else {"a.mp4": b"another recording"}
-    )
-    assert below(tmp_path) == expected
+    left = below(tmp_path)
+    if taken:
+        assert left.pop("a.mp4") == b"and one more"
+    assert list(left.values()) == [b"another recording"]
+    (name,) = left
+    if knows:
+        assert name == ("a (1).mp4" if taken else "a.mp4")
+    assert re.fullmatch(r"a( \([0-9a-f]+\))?\.mp4", name), "a name that a scan takes"
 
 
 async def test_a_file_of_another_inode_is_proved_by_its_whole_content(tmp_path: Path) -> None:

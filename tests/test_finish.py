@@ -6,6 +6,7 @@ import os
 import tempfile
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from harness import Rig
 from parts import CHUNK, at, content_of, sha256
 
 from uploader import errors, events, report
-from uploader.files import Sent, afterwards
+from uploader.files import afterwards
 from uploader.model import Learnt, State
 from uploader.simulator import Settings
 from uploader.stages.finish import FINISHERS, Finish
@@ -158,10 +159,10 @@ async def test_file_that_cannot_go_is_tried_again_and_never_sent_again(
 async def test_file_that_cannot_go_holds_no_other_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """While one file waits to be deleted the others are finished."""
 
-    def refuse(root: int, relpath: str, sent: Sent) -> bool:
+    def refuse(root: int, relpath: str, *more: Any) -> bool:
         if relpath == "stuck.mp4":
             raise errors.ShareNotReady("stuck.mp4 cannot be deleted: Device or resource busy")
-        return delete(root, relpath, sent)
+        return delete(root, relpath, *more)
 
     delete = afterwards.delete
     monkeypatch.setattr(afterwards, "delete", refuse)
@@ -174,11 +175,11 @@ async def test_file_that_cannot_go_holds_no_other_up(tmp_path: Path, monkeypatch
 
 
 async def test_crash_between_the_move_and_the_save(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Moved, and killed before that was saved: it is found gone, and is not sent again."""
+    """Moved, and killed before that was saved: it is found where it was moved to, and is not sent again."""
     async with Rig(tmp_path, watch=moving(tmp_path)) as rig:
         move = afterwards.move
 
-        def die(*arguments: Any) -> bool:
+        def die(*arguments: Any) -> str | None:
             done = move(*arguments)
             assert rig._disk is not None
             rig._disk.dead = True
@@ -193,10 +194,32 @@ async def test_crash_between_the_move_and_the_save(tmp_path: Path, monkeypatch: 
         assert rig.on_disk(path).state is State.FINISHING
         await rig.start()
         again = await rig.event(events.UploadFinished, path=path, count=2)
-        assert again.file == "gone"
+        assert (again.file, again.moved_to) == ("moved", str(tmp_path / "done" / "a.mp4"))
         assert rig.store.ledger.count == 1
         assert len(rig.records) == 1
         assert [each.name for each in (tmp_path / "done").iterdir()] == ["a.mp4"]
+
+
+async def test_an_archive_that_lies_elsewhere_waits_for_the_operator(tmp_path: Path) -> None:
+    """Where it lies is saved at its first use; with another file system there a file stays until ``retry``."""
+    done = str(tmp_path / "done")
+    async with Rig(tmp_path, watch=moving(tmp_path)) as rig:
+        await rig.start()
+        await rig.finished(await rig.drop("a.mp4", DATA))
+        (home,) = [home for home in rig.saved().homes if home.root == done]
+        await rig.kill()
+        await rig.start()
+        rig.store.put_home(replace(home, fstype="nfs4", source="nas:/archive"))
+        path = await rig.drop("b.mp4", b"b")
+        waits = await rig.event(events.UploadWaits, path=path)
+        assert f"{done}: another file system is there than before" in waits.reason
+        assert f"valt-uploader retry {done}; before: nfs4 nas:/archive" in waits.reason
+        assert at(path).exists()
+        assert await rig.retry(done)
+        await rig.retry(path)
+        await rig.finished(path)
+        assert sorted(each.name for each in (tmp_path / "done").iterdir()) == ["a.mp4", "b.mp4"]
+        assert home in rig.saved().homes
 
 
 async def test_hard_link_loses_only_its_own_name(tmp_path: Path) -> None:
@@ -251,11 +274,11 @@ async def test_share_that_hangs_at_the_end_holds_no_other_share_up(
     """Removing never returns on one share: the files of another are finished, and the house ends in time."""
     gate, hangs, real = threading.Event(), threading.Event(), afterwards.delete
 
-    def hang(root: int, relpath: str, sent: Sent) -> bool:
+    def hang(root: int, relpath: str, *more: Any) -> bool:
         if relpath.startswith("stuck"):
             hangs.set()
             gate.wait()
-        return real(root, relpath, sent)
+        return real(root, relpath, *more)
 
     monkeypatch.setattr(afterwards, "delete", hang)
     other = tmp_path / "other"

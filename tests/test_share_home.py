@@ -19,7 +19,7 @@ from parts import CHUNK, content_of
 from uploader import errors, events
 from uploader.clock import SystemClock
 from uploader.files import MountedShare, Recording, mounted
-from uploader.files.mounted import MARKER
+from uploader.files.homes import MARKER
 from uploader.files.mounts import read_mountinfo
 from uploader.house import House
 from uploader.model import Home, Identity

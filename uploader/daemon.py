@@ -17,7 +17,7 @@ from uploader import __version__, errors, events, files, report
 from uploader.clock import Clock
 from uploader.config import Config, WatchConfig, load
 from uploader.control import Control
-from uploader.files import ShareThreads
+from uploader.files import DISPOSALS, ShareThreads
 from uploader.house import House
 from uploader.keeping import news_of, take_in
 from uploader.log import configure, install_hooks
@@ -91,7 +91,7 @@ class Daemon:
         """Say at once what keeps us from a folder. One that does not answer is said to be away by the first scan."""
         with suppress(errors.ShareNotReady):
             problem = await ShareThreads("a first look").call(
-                lambda: files.folder_problem(str(watch.path), writable=watch.after_upload != "keep")
+                lambda: files.folder_problem(str(watch.path), writable=DISPOSALS[watch.after_upload].takes_away)
             )
             if problem is not None:
                 self._bus.publish(events.Notice(f"{problem}; it is looked at again every {watch.rescan:g} s"))

@@ -21,7 +21,7 @@ from uploader.asking import saved_in, valt_to_ask
 from uploader.clock import Clock
 from uploader.config import PASSWORD_VARIABLE, Config
 from uploader.credentials import password_source, read_password
-from uploader.files import Mode, MountedShare, Order
+from uploader.files import DISPOSALS, Mode, MountedShare, Order
 from uploader.files.canary import sing
 from uploader.files.mounts import inotify_limit, mode_for, too_many_folders
 from uploader.files.walk import never
@@ -68,7 +68,7 @@ async def _folders(config: Config, clock: Clock) -> AsyncIterator[Finding]:
         root = str(watch.path)
         share = MountedShare(root, clock, home=_homes(config).get(root))
         standing = await share.check()
-        problem = standing.away or files.folder_problem(root, writable=watch.after_upload != "keep")
+        problem = standing.away or files.folder_problem(root, writable=DISPOSALS[watch.after_upload].takes_away)
         if problem:
             another = standing.away and standing.mount is not None  # which says itself what to do
             todo = "" if another else ": make it, mount it, or give this user the right"

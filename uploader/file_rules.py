@@ -24,7 +24,7 @@ Override = Callable[[RecordSpec], RecordSpec]
 
 
 @dataclass(frozen=True, slots=True)
-class Disposal:
+class DisposalRule:
     """What becomes of the local file after its upload. ``move_to``: the folder, for "move"."""
 
     action: AfterUpload
@@ -59,12 +59,12 @@ class FileRules:
         watch = next((watch for watch in self.config.watch if str(watch.path) == root), None)
         return None if watch is None else walk_filter(watch, self.config.watch)
 
-    def disposal(self, upload: Upload) -> Disposal:
+    def disposal(self, upload: Upload) -> DisposalRule:
         """Return what becomes of an upload's file. A file that no ``[[watch]]`` takes any more is kept."""
         watch = selection.owner(self.config.watch, upload.where) or selection.owner(self.config.watch, upload.path)
         if watch is None:
-            return Disposal("keep")
-        return Disposal(watch.after_upload, None if watch.move_to is None else str(watch.move_to))
+            return DisposalRule("keep")
+        return DisposalRule(watch.after_upload, None if watch.move_to is None else str(watch.move_to))
 
     def upload_of(self, settled: Settled, chunk_size: int) -> tuple[Upload, str | None]:
         """Make the upload of a settled file, and the warning when its record rule did not match."""
@@ -89,8 +89,9 @@ class FileRules:
         While the server knows nothing of it the configuration holds whole: record, chunk size, and whether its file is
         taken at all. After that only the disposal of the local file changes.
         """
-        disposal = self.disposal(upload)
-        upload = replace(upload, after_upload=disposal.action, move_to=disposal.move_to)
+        if upload.moving_to is None:  # else these two say what was begun
+            rule = self.disposal(upload)
+            upload = replace(upload, after_upload=rule.action, move_to=rule.move_to)
         if State.QUEUED not in {upload.state, upload.parked_from}:
             return upload
         upload = replace(upload, chunk_size=chunk_size)

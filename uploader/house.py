@@ -21,7 +21,7 @@ from uploader.credentials import account, read_password
 from uploader.file_rules import NOT_TAKEN, FileRules, Override
 from uploader.files import MountedShare, Share, Shares
 from uploader.log import redactor
-from uploader.model import Sighting, State, Upload
+from uploader.model import Home, Sighting, State, Upload
 from uploader.operator import is_below
 from uploader.outage import Outage, refuse_again
 from uploader.stages import Pipes, Seen
@@ -102,7 +102,7 @@ class House:
         return self.rules.config
 
     def _mounted(self, root: str) -> Share:
-        return MountedShare(root, self.clock, home=self.store.homes.get(root))
+        return MountedShare(root, self.clock, home=self.store.homes.get(root), archives=StoredArchives(self.store))
 
     async def run(self, stop: asyncio.Event, *, discover: bool, only: Collection[str] | None = None) -> None:
         """Work until *stop*; then let chunks in flight end within ``drain`` seconds, and save.
@@ -258,6 +258,22 @@ class House:
         """
         self.rules.config = config
         self.bandwidth.apply(config)
+
+
+class StoredArchives:
+    """Where archives lie, in the state, beside where watched folders do."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def home_of(self, path: str) -> Home | None:
+        """Where the archive lay when it was first used."""
+        return self._store.homes.get(path)
+
+    async def remember(self, home: Home) -> None:
+        """Save where it lies."""
+        self._store.put_home(home)
+        await self._store.commit()
 
 
 def goes_on_soon(upload: Upload, now: float) -> bool:

@@ -8,20 +8,34 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import random
+import threading
 from collections.abc import AsyncIterator, Callable, Collection
-from dataclasses import dataclass, field
-from typing import Final, Protocol, TypeVar
+from dataclasses import dataclass, field, replace
+from typing import Final, NoReturn, Protocol, TypeVar
 
 from simulation.kernel import NEVER
+from simulation.plan import Plan
+from simulation.recordings import CALLS, File, FileSystem, Job
 from uploader import errors
-from uploader.files import Batch, Order, Recording, Sent, Standing
+from uploader.files import Batch, Order, Recording, Sent, Standing, afterwards, opening, set_aside
 from uploader.files.recording import BLOCK
 from uploader.files.sending import Hash
+from uploader.files.set_aside import Disposer
 from uploader.model import Closeness, Home, Identity, Sighting, Snapshot
+from uploader.selection import OURS
 
 ROOT: Final = "/rec"
 MOVED: Final = "/done"
 DEVICE: Final = 7
+SYSTEMS: Final = (  # how many there are, and what they know
+    "one links noreplace unnamed",
+    "one noreplace",
+    "two links noreplace unnamed",
+    "two links",
+    "two noreplace",
+    "two",
+)
 
 R = TypeVar("R")
 
@@ -33,6 +47,8 @@ class Ground(Protocol):
     life: int
     stirred: int
     handles: int  # recordings that are open
+    plan: Plan
+    calm_from: float
 
     def act(self, life: int, what: str) -> None:
         """Number a call; the process may be killed by it, or be dead already: raises ``Dead``."""
@@ -42,6 +58,15 @@ class Ground(Protocol):
 
     def share_fails(self) -> str:
         """Say how this call into the share fails; empty when it does not."""
+
+    def chance(self) -> float:
+        """Roll the dice: 0 to 1."""
+
+    def content(self, size: int) -> bytes:
+        """Bytes that no other file has, four more than *size*."""
+
+    def fail(self, what: str) -> NoReturn:
+        """Note that an invariant is broken, and end everything."""
 
     def before_removal(self, path: str, content: bytes) -> None:
         """Check that this file may go. Raises ``AssertionError``."""
@@ -58,41 +83,46 @@ class Version:
 
 
 @dataclass(eq=False)
-class File:
-    """An inode of the folder."""
-
-    number: int
-    data: bytes
-    mtime_ns: int
-    ctime_ns: int
-
-    def identity(self) -> Identity:
-        """As the product takes it: files here are shorter than an edge."""
-        return Identity(len(self.data), self.mtime_ns, hashlib.sha256(self.data).hexdigest())
-
-
-@dataclass(eq=False)
 class Recordings:
-    """The folder itself: survives every life, and does not wait for any."""
+    """The folder itself, and the archive: survives every life, and does not wait for any."""
 
     ground: Ground
-    files: dict[str, File] = field(default_factory=dict)
-    moved: dict[str, File] = field(default_factory=dict)
     versions: list[Version] = field(default_factory=list)
     removed: dict[str, bytes] = field(default_factory=dict)  # by us, at last
     away: str = ""
     inodes: int = 100
 
+    def __post_init__(self) -> None:
+        """Choose the file systems: dice of their own, so that the rest of a world is as it was."""
+        plan = self.ground.plan
+        self._dice = random.Random(f"{plan.seed}/{plan.kind}/recordings")  # noqa: S311 - no secret
+        ways = plan.disks or SYSTEMS[int(self._dice.random() * len(SYSTEMS))]
+        self.here = FileSystem.that_knows(DEVICE, ways)
+        self.there = FileSystem.that_knows(DEVICE + 1, ways) if "two" in ways else self.here
+        self._meddling = 0.2 if plan.actions and self._dice.random() < 0.2 else 0.0
+
+    @property
+    def files(self) -> dict[str, File]:
+        """What lies in the watched folder, hidden files of ours too."""
+        return {name: file for name, file in self.here.names.items() if name.startswith(f"{ROOT}/")}
+
+    def unique(self) -> str:
+        """Return 16 hexadecimal digits that nobody else has."""
+        return f"{self._dice.getrandbits(64):016x}"
+
     def write(self, path: str, content: bytes, *, new: bool = False, mtime_ns: int | None = None) -> None:
         """Put *content* into the file at *path*; *new*: by another file that takes its name."""
         self.ground.stirred += 1
-        now = int(self.ground.wall() * 1e9)
-        file = self.files.get(path)
+        now = self.now_ns()
+        file = self.here.names.get(path)
         self._close(path)
         if file is None or new:
             self.inodes += 1
-            file = self.files[path] = File(self.inodes, content, now, now)
+            file = File(self.inodes, content, now, now, DEVICE)
+            self.here.change("", path, file)
         file.data, file.ctime_ns, file.mtime_ns = content, now, now if mtime_ns is None else mtime_ns
+        file.path, file.durable = path, content
+        self.here.sync()
         self.versions.append(Version(path, content, self.ground.now))
 
     def touch(self, path: str) -> None:
@@ -105,21 +135,109 @@ class Recordings:
         """Give a file another name."""
         if old in self.files:
             self.ground.stirred += 1
-            file = self.files.pop(old)
-            self._close(old)
-            self.files[new] = file
-            self.versions.append(Version(new, file.data, self.ground.now))
+            file = self.here.names[old]
+            self.here.change(old, new, file)
+            self.here.sync()
+            self.renamed(old, new, file)
 
     def remove(self, path: str) -> None:
         """Take a file away."""
-        if self.files.pop(path, None) is not None:
+        if path in self.files:
             self.ground.stirred += 1
+            self.here.change(path, "", None)
+            self.here.sync()
             self._close(path)
 
     def _close(self, path: str) -> None:
         for version in self.versions:
             if version.path == path and version.until == NEVER:
                 version.until = self.ground.now
+
+    def lose_power(self) -> None:
+        """Keep what is durable, and a prefix of what the product has done since."""
+        before = self.files
+        for system in {id(system): system for system in (self.here, self.there)}.values():
+            system.lose_power(self._dice.random)
+        for path in before.keys() - self.files.keys():
+            self._close(path)
+        for path, file in self.files.items():
+            if before.get(path) is not file and not is_hidden(path):
+                self.renamed("", path, file)
+
+    def holds_durably(self, content: bytes) -> bool:
+        """True when a power cut would leave *content* under a visible name in the archive."""
+        names = self.there.durable.items()
+        return any(
+            file.durable == content and name.startswith(f"{MOVED}/") and not is_hidden(name) for name, file in names
+        )
+
+    def hidden(self) -> list[str]:
+        """Every recording that has a hidden name of ours alone; copies that a crash has left are none."""
+        names = {**self.here.names, **self.there.names}
+        return [name for name in names if is_hidden(name) and not name.endswith(".part")]
+
+    def come_back(self) -> list[str]:
+        """Every file of the watched folder that the product has removed at some time, and that is there again."""
+        return [name for name, file in self.files.items() if file.gone]
+
+    # What the product's system calls need
+
+    def system_of(self, path: str) -> FileSystem:
+        """The file system that a path lies on."""
+        return self.there if f"{path}/".startswith(f"{MOVED}/") else self.here
+
+    def links_of(self, file: File) -> int:
+        """How many names a file has."""
+        system = self.here if file.device == DEVICE else self.there
+        return sum(other is file for other in system.names.values())
+
+    def new_file(self, device: int) -> File:
+        """An empty file of the product's."""
+        self.inodes += 1
+        return File(self.inodes, b"", self.now_ns(), self.now_ns(), device, claim=True)
+
+    def now_ns(self) -> int:
+        """The time of the file systems."""
+        return int(self.ground.wall() * 1e9)
+
+    def between(self, path: str) -> None:
+        """Let a recorder take the name *path* between two system calls, in a few worlds."""
+        if self._meddling and self.ground.now < self.ground.calm_from and self._dice.random() < self._meddling:
+            self.write(path, self.ground.content(1 + int(self._dice.random() * 16)), new=True)
+
+    def unlinking(self, path: str, file: File) -> None:
+        """I5 and I16: look at a name that the product is about to take away for good."""
+        folder = ROOT if path.startswith(f"{ROOT}/") else MOVED
+        others = [name for name, other in self.system_of(path).names.items() if other is file and name != path]
+        if any(name.startswith(f"{folder}/") for name in others):
+            return
+        if folder == ROOT and is_hidden(path) and file.seen:
+            return  # it was put back, and then replaced by a recorder
+        if folder == ROOT:
+            self.ground.before_removal(file.path, file.data)
+            self.removed[file.path] = file.data
+            file.gone = True
+            self._close(path)
+        elif not is_hidden(path) and not others and (file.claim or self.removed.get(file.path) == file.data):
+            self.ground.fail(f"I16: {path} is taken out of the archive")
+
+    def renamed(self, old: str, new: str, file: File) -> None:
+        """Note that a file has another name, or a second one."""
+        self._close(old)
+        file.seen = not is_hidden(new)
+        if new.startswith(f"{ROOT}/") and not is_hidden(new):
+            file.path = new
+            self.versions.append(Version(new, file.data, self.ground.now))
+
+
+def is_hidden(path: str) -> bool:
+    """True for names that the product makes for itself."""
+    return path.rpartition("/")[2].startswith(OURS)
+
+
+def _identity(file: File) -> Identity:
+    """As the product takes it: files here are shorter than an edge."""
+    return Identity(len(file.data), file.mtime_ns, hashlib.sha256(file.data).hexdigest())
 
 
 class Share:
@@ -130,6 +248,7 @@ class Share:
         self.home: Home | None = None
         self.standing = Standing()
         self._ground, self._folder, self._life = ground, folder, ground.life
+        self._disposer = Disposer(folder.unique, folder.unique())
 
     async def _do(self, what: str, work: Callable[[], R], *, may_fail: bool = True) -> R:
         def step() -> R:
@@ -168,6 +287,10 @@ class Share:
             return batch
 
         yield await self._do("walk", work)
+        for path in self._folder.files:
+            before = set_aside.path_before(path.removeprefix(f"{ROOT}/"))
+            if set_aside.is_left_over(path.rpartition("/")[2], self._disposer.run) and order.puts_back(before):
+                await self._put_back(path)
 
     async def look(self, paths: Collection[str]) -> list[tuple[str, Sighting | str]]:
         """Look at some inodes."""
@@ -188,7 +311,7 @@ class Share:
 
         def work() -> Snapshot:
             file = self._file(path)
-            return Snapshot(file.identity(), file.ctime_ns, (DEVICE, file.number))
+            return Snapshot(_identity(file), file.ctime_ns, (DEVICE, file.number))
 
         return await self._do("snapshot", work)
 
@@ -221,54 +344,52 @@ class Share:
 
     async def delete(self, path: str, sent: Sent) -> bool:
         """Remove a file that was sent."""
+        return await self._dispose(
+            "delete", path, lambda root, relpath, disposer: afterwards.delete(root, relpath, sent, disposer)
+        )
 
-        def work() -> bool:
-            if self._still_there(path, sent) is None:
-                return False
-            self._remove(path)
-            return True
-
-        return await self._do("delete", work)
-
-    def _still_there(self, path: str, sent: Sent) -> File | None:
-        file = self._folder.files.get(path)
-        if file is None:
-            return None
-        same = file.identity() == sent.identity and hashlib.sha256(file.data).hexdigest() == sent.sha256
-        if not same:
-            raise errors.FileChanged(f"{path} is no longer the file that was sent")
-        return file
-
-    def _remove(self, path: str) -> None:
-        file = self._folder.files[path]
-        self._ground.before_removal(path, file.data)
-        self._folder.removed[path] = file.data
-        self._folder.remove(path)
-
-    async def free_target(self, path: str, move_to: str) -> str:
+    async def free_target(self, path: str, sent: Sent, move_to: str) -> str:
         """Say where a file goes."""
+        return await self._dispose(
+            "free target",
+            path,
+            lambda root, relpath, disposer: afterwards.free_target(root, relpath, move_to, sent, disposer),
+        )
 
-        def work() -> str:
-            target, number = move_to + path.removeprefix(ROOT), 0
-            while target in self._folder.moved and self._folder.moved[target] is not self._folder.files.get(path):
-                number += 1
-                target = f"{move_to}{path.removeprefix(ROOT)} ({number})"
-            return target
+    async def move(self, path: str, sent: Sent, move_to: str, target: str) -> str | None:
+        """Move a file that was sent; the archive is always there."""
 
-        return await self._do("free target", work)
+        def move(root: int, relpath: str, disposer: Disposer) -> str | None:
+            archive = afterwards.Archive(CALLS.handle(move_to), move_to)
+            return afterwards.move(root, relpath, sent, archive, target, disposer)
 
-    async def move(self, path: str, sent: Sent, target: str) -> bool:
-        """Move a file that was sent: the new name first, the old one in another step."""
-        file = await self._do("move", lambda: self._still_there(path, sent))
-        if file is None:
-            return False
+        return await self._dispose("move", path, move)
 
-        def give() -> None:
-            assert self._folder.moved.get(target, file) is file, "a move has overwritten a file"
-            self._folder.moved[target] = file
+    async def _dispose(self, what: str, path: str, act: Callable[[int, str, Disposer], R]) -> R:
+        """Let the product's own code work on the simulated disks, one system call at a time."""
+        await self._do(what, lambda: None)
+        disposer = replace(self._disposer, stop=threading.Event())
 
-        await self._do("give name", give)
-        return await self.delete(path, sent)
+        def work() -> R:
+            with opening.in_our_words(path):
+                return act(CALLS.handle(ROOT), path.removeprefix(f"{ROOT}/"), disposer)
+
+        job = Job(self._ground, self._folder, self._life, path, work)
+        try:
+            while not job.done:
+                await asyncio.get_running_loop().run_in_executor(None, job.resume)
+        except asyncio.CancelledError:
+            disposer.stop.set()
+            while not job.done:
+                job.resume()
+            raise
+        finally:
+            job.give_up()
+        return job.result()
+
+    async def _put_back(self, hidden: str) -> None:
+        with contextlib.suppress(errors.UploaderError):
+            await self._dispose("put back", hidden, set_aside.put_back_left_over)
 
 
 class Reading(Recording):

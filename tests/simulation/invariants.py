@@ -93,10 +93,9 @@ class Watch:
         ending = [upload for upload in self._uploads() if upload["state"] == "finishing" and _where(upload) == path]
         if not ending:
             world.fail(f"I5: {path} is removed, and that it is ready was not saved")
-        if (target := ending[0].get("moving_to")) is not None:
-            moved = world.folder.moved.get(target)
-            if moved is None or moved.data != content:
-                world.fail(f"I5: {path} is removed, and {target} does not hold its bytes")
+        if ending[0].get("moving_to") is not None:
+            if not world.folder.holds_durably(content):
+                world.fail(f"I5: {path} is removed, and a power cut would leave no copy in the archive")
         elif f'"record": "{_record(ending[0])}"'.encode() not in world.disk.ledger:
             world.fail(f"I5: {path} is removed before its line is in the ledger")
 
@@ -136,6 +135,7 @@ def verdict(world: World) -> None:
     _every_file_once(world)
     _nothing_half(world)
     _nothing_left(world)
+    _nothing_hidden(world)
     _no_secret(world)
     _no_storm(world)
     _no_fault_of_ours(world)
@@ -195,6 +195,14 @@ def _nothing_left(world: World) -> None:
         abandoned = record.completed_at is None and not record.deleted and record.author == USER
         if not foreign and abandoned and record.name not in told:
             raise Broken(f"I13: {record.id} of {record.name!r} was abandoned, and is still there")
+
+
+def _nothing_hidden(world: World) -> None:
+    """I17: no recording has a hidden name of ours, and none that was removed has come back with a power cut."""
+    if hidden := world.folder.hidden():
+        raise Broken(f"I17: {hidden} is hidden from everybody")
+    if back := world.folder.come_back():
+        raise Broken(f"I17: {back} was removed, and is there again")
 
 
 def _no_secret(world: World) -> None:

@@ -31,4 +31,6 @@ class Plan:
     disk: float = 0.02  # of the writes to the state folder that are refused, in worlds where any are
     clock: float = 0.15  # of the power cuts, after which the machine starts with another time
     only: tuple[str, ...] = ()  # these actions alone, and in every world
+    after_upload: str = ""  # what becomes of every file; empty: the seed chooses
+    disks: str = ""  # one of ``folder.SYSTEMS``; empty: the seed chooses
     variety: bool = True  # worlds differ in what becomes of the file, in names, and so on

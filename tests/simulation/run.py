@@ -18,11 +18,12 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
+import uploader.files.copying
 import uploader.retry
 import uploader.stages.settle
 import uploader.stages.verify
 import uploader.sweep
-from simulation import disk
+from simulation import disk, recordings
 from simulation.invariants import LOGS
 from simulation.plan import Plan
 from simulation.world import World
@@ -34,6 +35,7 @@ QUIET: Final = Plan(seed=0, kills=(), faults=0.0, actions=False, disk=0.0, varie
 
 # A world of bytes instead of gigabytes, in which nobody polls for the sake of polling.
 SMALL: Final = (
+    (uploader.files.copying, "COPY_BLOCK", 8),  # bytes
     (uploader.retry, "MIN_CHUNK", 2),  # bytes
     (uploader.stages.settle, "LOOKERS", 2),
     (uploader.stages.verify, "ASKERS", 2),
@@ -106,6 +108,7 @@ def simulated() -> Iterator[None]:
     log, catch = logging.getLogger("uploader"), _Catch()
     level, propagate = log.level, log.propagate
     disk.install()
+    recordings.install()
     log.addHandler(catch)
     log.setLevel(logging.DEBUG)
     log.propagate = False
@@ -130,6 +133,7 @@ def simulated() -> Iterator[None]:
         log.setLevel(level)
         log.propagate = propagate
         disk.uninstall()
+        recordings.uninstall()
 
 
 def play(plan: Plan, figures: Figures | None = None, *, trace: bool = False) -> tuple[World, str]:
@@ -171,19 +175,20 @@ def run_all(plans: Iterable[Plan]) -> Figures:
     return figures
 
 
-def crash_points(kind: str, *, every_step: bool = False) -> Figures:
+def crash_points(kind: str, *, every_step: bool = False, at: str = "", **more: Any) -> Figures:
     """Kill a quiet world at each point where that makes a difference, by a kill and by a power cut.
 
     Between two acts nothing changes but the product's own memory, which dies with it: so a kill at an act stands for
-    all steps since the act before. *every_step* tries them one by one all the same.
+    all steps since the act before. *every_step* tries them one by one all the same. *at*: words of the acts
+    that are tried; *more*: of the plan.
     """
-    quiet = replace(QUIET, kind=kind)
+    quiet = replace(QUIET, kind=kind, **more)
     with simulated():
         world, _ = play(quiet, trace=True)
     steps = (
         range(1, world.steps + 1)
         if every_step
-        else [int(line.split()[0]) for line in world.trace or () if line[5].isdigit()]
+        else [int(line.split()[0]) for line in world.trace or () if line[5].isdigit() and at in line]
     )
     figures = run_all(replace(quiet, kills=(step,), cuts=cut) for step in steps for cut in (False, True))
     figures.crash_points = world.steps

@@ -78,7 +78,8 @@ class World:
         semantics = Semantics.OFFSET if plan.kind == "limited" else Semantics(plan.kind)
         self.server = Server(self, semantics, limit=limit, slow=SLOW if plan.variety and roll() < 0.05 else 0.5)
         self.server.before_delete = self.watch.before_delete
-        self.config = process.config_for(("keep", "delete", "move")[int(roll() * 3)] if plan.variety else "delete")
+        choice = ("keep", "delete", "move")[int(roll() * 3)] if plan.variety else "delete"
+        self.config = process.config_for(plan.after_upload or choice)
         self._disk_rate = plan.disk if plan.faults and roll() < 0.3 else 0.0
         self._share_rate = 0.05 if plan.faults and plan.actions and roll() < 0.3 else 0.0
         self.calm_from = STORM if plan.faults or plan.actions else 0.0
@@ -169,6 +170,7 @@ class World:
         if cut:
             self.count("power cuts")
             self.disk.lose_power()
+            self.folder.lose_power()
             if self.plan.actions and self.chance() < self.plan.clock:
                 self.set_clock()  # a machine whose battery is empty starts with any time
         self._living = None

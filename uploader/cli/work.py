@@ -19,6 +19,7 @@ from uploader import errors, events, files, mapping, report
 from uploader.cli.common import absolute, cli, clock, config_option, load_config, log_event, open_store
 from uploader.credentials import read_password
 from uploader.daemon import Daemon
+from uploader.files import DISPOSALS
 from uploader.house import House, offer
 from uploader.log import configure, redactor
 from uploader.model import RecordSpec, State, Upload, shown
@@ -55,7 +56,10 @@ def once(file: Path | None) -> int:
     Waits for files to settle, sends them, and exits: 0 all ready, 1 not all, 2 usage or configuration.
     """
     _, config = load_config(file)
-    problems = [files.folder_problem(str(watch.path), writable=watch.after_upload != "keep") for watch in config.watch]
+    problems = [
+        files.folder_problem(str(watch.path), writable=DISPOSALS[watch.after_upload].takes_away)
+        for watch in config.watch
+    ]
     if found := [
         f"{problem} ([[watch]] path): make it, mount it, or mend its rights" for problem in problems if problem
     ]:

@@ -12,6 +12,13 @@
     sending.py     what a thread does of it: to a hash, to a socket, to a block
     handle.py      a descriptor that is not closed under a thread
     afterwards.py  deleted or moved, if it is still what was sent
+    disposal.py    the table of what ``after_upload`` can be
+    set_aside.py   removing a name only if it is that of the file that was looked at
+    copying.py     a copy on another file system
+    naming.py      names given without overwriting, and made durable
+    archive.py     the folder that files are moved to
+    homes.py       a folder is known again by where it lies
+    syscalls.py    system calls that ``os`` does not offer
 
 Must never change a recording's bytes. Every ``OSError`` about a file leaves as an error of ours.
 """
@@ -21,6 +28,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from uploader.files.afterwards import Sent
+from uploader.files.archive import Archives
+from uploader.files.disposal import DISPOSALS, Disposal, Done, Request
 from uploader.files.looking import look
 from uploader.files.mounted import MountedShare
 from uploader.files.mounts import Mode
@@ -31,12 +40,17 @@ from uploader.files.threads import ShareThreads
 from uploader.files.walk import Batch, Order, walk_filter
 
 __all__ = [
+    "DISPOSALS",
+    "Archives",
     "Batch",
     "Bookmark",
+    "Disposal",
+    "Done",
     "Mode",
     "MountedShare",
     "Order",
     "Recording",
+    "Request",
     "Sent",
     "Share",
     "ShareThreads",

@@ -1,29 +1,28 @@
-"""What becomes of a recording after ``ready``: deleted or moved, by handle, and only if it is what was sent.
+"""Disposes of a recording after ``ready``: deletes or moves it, by handle, and only if it is what was sent.
 
-Must never overwrite anything, remove a file that is not the one that was sent, or remove a folder. Between looking at
-a name and removing it another file may take that name; so a file is first set aside under a name of ours, looked at
-there, and put back if it is another. All of it blocks; refusals are ``ShareNotReady``, other content ``FileChanged``.
+Must never overwrite anything, remove a file that is not the one that was sent, or remove a folder. A file is moved by a
+second name where that is possible, else by a copy (``copying``), and its old name goes only when the new one is durable
+(``set_aside``). All of it blocks; refusals are ``ShareNotReady``, other content ``FileChanged``.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
-import hashlib
 import os
-import shutil
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from uploader import errors
-from uploader.files.looking import sha256, snapshot
-from uploader.files.opening import FOLDER, in_our_words, open_regular, parent
+from uploader import errors, selection
+from uploader.files import copying, set_aside
+from uploader.files.looking import snapshot
+from uploader.files.naming import NO_LINKS, folder_below, is_inode, numbered, status_at, sync_folder
+from uploader.files.opening import FOLDER, in_our_words, open_regular, opened, parent
+from uploader.files.set_aside import Disposer
 from uploader.model import Identity, Snapshot, shown
-from uploader.selection import OURS
 
-COPY_BLOCK: Final = 1024 * 1024  # bytes
-_NO_LINKS: Final = frozenset({errno.EXDEV, errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK})
+TIME_GRAIN: Final = 2_000_000_000  # ns; FAT keeps even seconds alone
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,47 +34,92 @@ class Sent:
     inode: tuple[int, int] | None  # device, inode; shares hand out new ones, and then the whole content is compared
 
 
-def delete(root: int, relpath: str, sent: Sent) -> bool:
-    """Remove the file at *relpath*. False when it is gone already."""
-    with _refusals(relpath, "deleted"):
-        found = _still_there(root, relpath, sent)
-        if found is None:
-            return _finish_removal(root, relpath, sent)
-        _remove(root, relpath, found)
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where the file that was sent is: under its *name* in an open *folder*, or set aside by a removal cut short."""
+
+    folder: int
+    name: str
+    found: Snapshot
+
+
+@dataclass(frozen=True, slots=True)
+class Archive:
+    """The folder that files are moved to, open, and proved to be it."""
+
+    handle: int
+    path: str
+
+
+def delete(root: int, relpath: str, sent: Sent, disposer: Disposer) -> bool:
+    """Remove the file at *relpath*, durably. False when it is gone already."""
+    with _refusals(relpath, "deleted"), _source(root, relpath, sent, disposer) as source:
+        if source is None:
+            return False
+        _remove(source, relpath, disposer)
         return True
 
 
-def move(root: int, relpath: str, sent: Sent, target: str) -> bool:
-    """Move the file at *relpath* to *target*, an absolute path. False when it is gone already.
+def move(root: int, relpath: str, sent: Sent, archive: Archive, target: str, disposer: Disposer) -> str | None:
+    """Move the file at *relpath* to *target* or, where that is taken, to the next free name beside it.
 
-    Across file systems: copy, fsync, compare with what was sent, then remove. A *target* that is this very file already
-    is a move that was cut short, and is finished.
+    Returns the path at which the file is now; None when it is gone, and is not at *target* either. *target* lies below
+    *archive*, unless an earlier try had another one. A move that was cut short is finished under the name that it had
+    given: the file is known there by its inode, or as a copy by its time and all of its bytes.
     """
+    with _refusals(relpath, "moved"), _source(root, relpath, sent, disposer) as source:
+        if source is None:
+            return target if _holds(target, sent, disposer) else None
+        below = selection.relative(archive.path, target)
+        if below is None:  # chosen when there was another archive
+            if _moved_elsewhere(source, target, sent, disposer):
+                _remove(source, relpath, disposer)
+                return target
+            below = relpath
+        folder, wanted = os.path.split(below)
+        with folder_below(archive.handle, folder) as there:
+            name = _name_given(source, there, wanted, sent, disposer)
+            if name is None:
+                name = _give_name(source, there, wanted, sent, disposer, relpath)
+            sync_folder(there)
+        _remove(source, relpath, disposer)
+        return os.path.join(archive.path, folder, name)
+
+
+def free_target(root: int, relpath: str, move_to: str, sent: Sent, disposer: Disposer) -> str:
+    """Say where a move will probably put the file: the same way below *move_to*, numbered if that name is taken.
+
+    A name that an earlier try of this very move has given is its own, also if the file has gone from here since.
+    """
+    folder, wanted = os.path.split(os.path.join(move_to, relpath))
     with _refusals(relpath, "moved"):
-        found = _still_there(root, relpath, sent)
-        if found is None:
-            return _finish_removal(root, relpath, sent)
-        folder = os.path.dirname(target)
-        os.makedirs(folder, exist_ok=True)
-        if not _half_moved(root, relpath, target):
-            _give_name(root, relpath, target, sent, found)
-        _sync_folder(folder)
-        _remove(root, relpath, found)
-        return True
+        try:
+            there = os.open(folder, FOLDER)
+        except FileNotFoundError:
+            return os.path.join(folder, wanted)
+        try:
+            with _source(root, relpath, sent, disposer) as source:
+                if source is None:
+                    return _held_or_free(folder, there, wanted, sent, disposer)
+                name = _name_given(source, there, wanted, sent, disposer)
+            return os.path.join(folder, name or _free(there, wanted))
+        except errors.FileChanged:  # which the move says
+            return os.path.join(folder, wanted)
+        finally:
+            os.close(there)
 
 
-def free_target(root: int, relpath: str, move_to: str) -> str:
-    """Say where the file goes below *move_to*: the same way below it, numbered if that name is taken.
+def _free(folder: int, wanted: str) -> str:
+    return next(name for name in numbered(wanted) if status_at(folder, name) is None)
 
-    A name that a move of this very file has made is its own: the move was cut short before the old one was removed.
-    """
-    target = os.path.join(move_to, relpath)
-    stem, suffix = os.path.splitext(target)
-    number = 0
-    while os.path.lexists(target) and not _half_moved(root, relpath, target):
-        number += 1
-        target = f"{stem} ({number}){suffix}"
-    return target
+
+def _held_or_free(folder: str, there: int, wanted: str, sent: Sent, disposer: Disposer) -> str:
+    """Return the path beside *wanted* that holds what was sent, else the first that is free."""
+    for name in numbered(wanted):
+        path = os.path.join(folder, name)
+        if status_at(there, name) is None or _holds(path, sent, disposer):
+            return path
+    raise AssertionError("there is always another number")
 
 
 @contextlib.contextmanager
@@ -87,7 +131,50 @@ def _refusals(relpath: str, done: str) -> Iterator[None]:
         raise errors.ShareNotReady(f"{shown(relpath)} cannot be {done}: {error.strerror}") from None
 
 
-def _still_there(root: int, relpath: str, sent: Sent) -> Snapshot | None:
+# What is there
+
+
+@contextlib.contextmanager
+def _source(root: int, relpath: str, sent: Sent, disposer: Disposer) -> Iterator[Source | None]:
+    """Hold the folder of the file that was sent open, and say where in it the file is; None when it is gone.
+
+    What an earlier removal has set aside and is another file is put back. Raises ``FileChanged``, ``OSError``.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            folder, name = stack.enter_context(parent(root, relpath))
+        except (FileNotFoundError, NotADirectoryError):
+            yield None
+            return
+        aside = _set_aside_before(root, relpath, folder, name, sent, disposer)
+        if aside is not None:
+            yield aside
+            return
+        found = _still_there(root, relpath, sent, disposer)
+        yield None if found is None else Source(folder, name, found)
+
+
+def _set_aside_before(root: int, relpath: str, folder: int, name: str, sent: Sent, disposer: Disposer) -> Source | None:
+    """Return the file that was sent if a removal that was cut short has left it under a hidden name."""
+    source = None
+    for hidden in set_aside.left_of(folder, name, disposer):
+        try:
+            found = _still_there(root, os.path.join(os.path.dirname(relpath), hidden), sent, disposer)
+        except errors.FileChanged:
+            found = None  # it was set aside, and the crash came before it was looked at
+        if found is not None and source is None and not _has_both_names(folder, hidden, name):
+            source = Source(folder, hidden, found)
+        elif status_at(folder, hidden) is not None:
+            set_aside.put_back(folder, hidden, name, disposer)
+    return source
+
+
+def _has_both_names(folder: int, hidden: str, name: str) -> bool:
+    status = status_at(folder, hidden)
+    return status is not None and is_inode(status_at(folder, name), status)
+
+
+def _still_there(root: int, relpath: str, sent: Sent, disposer: Disposer) -> Snapshot | None:
     """Return what is there now if it is still the file that was sent, None when nothing is; else ``FileChanged``."""
     try:
         with in_our_words(relpath):
@@ -98,8 +185,10 @@ def _still_there(root: int, relpath: str, sent: Sent) -> Snapshot | None:
         raise _changed(relpath) from None
     if now.identity != sent.identity:
         raise _changed(relpath)
-    if now.inode != sent.inode and sha256(root, relpath) != sent.sha256:
-        raise _changed(relpath)  # equal ends, size and time prove nothing about the middle
+    if now.inode != sent.inode:
+        with opened(root, relpath) as fd:
+            if copying.digest(fd, disposer.check) != sent.sha256:
+                raise _changed(relpath)  # equal ends, size and time prove nothing about the middle
     return now
 
 
@@ -107,140 +196,113 @@ def _changed(relpath: str) -> errors.FileChanged:
     return errors.FileChanged(f"{shown(relpath)} is no longer the file that was sent")
 
 
-def _remove(root: int, relpath: str, found: Snapshot) -> None:
-    """Remove the name of the file that was *found*, and of no other."""
-    with parent(root, relpath) as (folder, name):
-        aside = _aside(name)
-        os.rename(name, aside, src_dir_fd=folder, dst_dir_fd=folder)
-        if not _is(found, os.stat(aside, dir_fd=folder, follow_symlinks=False)):
-            _put_back(folder, aside, name)
-            raise _changed(relpath)
-        os.unlink(aside, dir_fd=folder)
+def _remove(source: Source, relpath: str, disposer: Disposer) -> None:
+    set_aside.remove(source.folder, source.name, source.found, disposer, lambda: _changed(relpath))
 
 
-def _is(found: Snapshot, status: os.stat_result) -> bool:
-    """True when *status* is that of the file that was found. Its inode alone may be that of its successor already."""
-    now = (status.st_dev, status.st_ino), status.st_size, status.st_mtime_ns
-    return now == (found.inode, found.identity.size, found.identity.mtime_ns)
+# Whether an earlier try has given it a name
 
 
-def _finish_removal(root: int, relpath: str, sent: Sent) -> bool:
-    """Remove what a crash left aside between the two steps of a removal. False when there is none."""
-    try:
-        with parent(root, relpath) as (folder, name):
-            aside = _aside(name)
-            beside = os.path.join(os.path.dirname(relpath), aside)
-            if _still_there(root, beside, sent) is None:
-                return False
-            os.unlink(aside, dir_fd=folder)
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    except errors.FileChanged:  # set aside, and the crash came before it was looked at
-        with parent(root, relpath) as (folder, name):
-            _put_back(folder, _aside(name), name)
-        raise
-    return True
+def _name_given(source: Source, there: int, wanted: str, sent: Sent, disposer: Disposer) -> str | None:
+    """Return the name that an earlier try of this move has given in the open folder *there*, durably; else None."""
+    for name in numbered(wanted):
+        status = status_at(there, name)
+        if status is None:
+            return None
+        if _is_second_name(source, there, name, status):
+            return name
+        if _is_copy(source, there, name, status, sent, disposer):
+            copying.clear_left_over(there)
+            return name
+    raise AssertionError("there is always another number")
 
 
-def _put_back(folder: int, aside: str, name: str) -> None:
-    """Give a file that was set aside its name again; should that be taken by now, one beside it."""
-    (stem, suffix), number, again = os.path.splitext(name), 0, name
-    while True:
-        try:
-            os.link(aside, again, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)
-        except FileExistsError:
-            number += 1
-            again = f"{stem} ({number}){suffix}"
-        except OSError as error:
-            if error.errno not in _NO_LINKS:
-                raise
-            return os.rename(aside, name, src_dir_fd=folder, dst_dir_fd=folder)
-        else:
-            return os.unlink(aside, dir_fd=folder)
+def _is_second_name(source: Source, there: int, name: str, status: os.stat_result) -> bool:
+    """True when *name* is a second name of the source.
 
-
-def _aside(name: str) -> str:
-    """Name for a file that is about to be removed: the same after a crash, and never too long."""
-    return f"{OURS}{hashlib.sha256(os.fsencode(name)).hexdigest()[:16]}.gone"
-
-
-def _half_moved(root: int, relpath: str, target: str) -> bool:
-    """True when a move has made *target* already: as the file's second name, or as a copy equal to the last byte.
-
-    Never true of what may be the first name seen another way (a link or a second mount leads to its folder):
-    removing one would remove both.
+    Never true of what may be the first name seen another way (a link leads to its folder): removing one would remove
+    both.
     """
-    try:
-        with parent(root, relpath) as (folder, name):
-            here, there = os.stat(name, dir_fd=folder, follow_symlinks=False), os.lstat(target)
-            if os.path.samestat(here, there):
-                same_folder = os.path.samestat(os.fstat(folder), os.stat(os.path.dirname(target)))
-                return not same_folder or name != os.path.basename(target)
-        one_file = here.st_ino == there.st_ino or here.st_ctime_ns == there.st_ctime_ns
-        alike = here.st_size == there.st_size and not one_file
-        return alike and sha256(root, relpath) == _sha256_at(target)
-    except (OSError, errors.UploaderError):
+    same_folder = os.path.samestat(os.fstat(source.folder), os.fstat(there))
+    return (status.st_dev, status.st_ino) == source.found.inode and not (same_folder and name == source.name)
+
+
+def _is_copy(source: Source, there: int, name: str, status: os.stat_result, sent: Sent, disposer: Disposer) -> bool:
+    """True when *name* is a copy of the source; it is made durable then.
+
+    A file seen through another mount is none: its inode or the time of its last change is the same.
+    """
+    found = source.found
+    one_file = status.st_ino == found.inode[1] or status.st_ctime_ns == found.ctime_ns
+    near = abs(status.st_mtime_ns - found.identity.mtime_ns) <= TIME_GRAIN
+    if one_file or not near or status.st_size != found.identity.size or not stat.S_ISREG(status.st_mode):
         return False
-
-
-def _give_name(root: int, relpath: str, target: str, sent: Sent, found: Snapshot) -> None:
-    with parent(root, relpath) as (folder, name):
-        try:
-            os.link(name, target, src_dir_fd=folder, follow_symlinks=False)  # unlike rename, it refuses to overwrite
-        except OSError as error:
-            # Another file system or mount, one without links, or too many of them already.
-            if error.errno not in _NO_LINKS:
-                raise
-            _copy(folder, name, target, sent.sha256)
-        else:
-            if not _is(found, os.lstat(target)):  # its name was taken while we looked
-                os.unlink(target)
-                raise _changed(relpath)
-
-
-def _copy(folder: int, name: str, target: str, digest: str) -> None:
-    """Copy to another file system: durable and proved equal before the target's name appears."""
-    # A name that is ours alone: what a crash leaves under it may be thrown away, and a long name fits too.
-    temporary = os.path.join(os.path.dirname(target), f"{OURS}{digest[:16]}.part")
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(temporary)
-    try:
-        fd = open_regular(name, dir_fd=folder)
-        with os.fdopen(fd, "rb") as source, open(temporary, "xb") as copy:
-            shutil.copyfileobj(source, copy, COPY_BLOCK)
-            copy.flush()
-            with contextlib.suppress(OSError):  # times and rights, where that file system keeps such
-                _copy_times_and_rights(source.fileno(), copy.fileno())
-            os.fsync(copy.fileno())
-        _prove_copy(temporary, target, digest)
-        os.rename(temporary, target)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
-
-
-def _copy_times_and_rights(source: int, copy: int) -> None:
-    status = os.fstat(source)
-    os.utime(copy, ns=(status.st_atime_ns, status.st_mtime_ns))
-    os.fchmod(copy, status.st_mode & 0o7777)
-
-
-def _prove_copy(temporary: str, target: str, digest: str) -> None:
-    if _sha256_at(temporary) != digest:
-        raise OSError(errno.EIO, "the copy differs from what was sent")
-    if os.path.lexists(target):
-        raise OSError(errno.EEXIST, os.strerror(errno.EEXIST))
-
-
-def _sha256_at(path: str) -> str:
-    """Hash a whole file outside the share: where it was moved to."""
-    with open(path, "rb", opener=open_regular) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sync_folder(folder: str) -> None:
-    fd = os.open(folder, FOLDER)
+    fd = open_regular(name, dir_fd=there)
     try:
         os.fsync(fd)
+        return copying.digest(fd, disposer.check) == sent.sha256
+    finally:
+        os.close(fd)
+
+
+def _moved_elsewhere(source: Source, target: str, sent: Sent, disposer: Disposer) -> bool:
+    """True when *target*, in an earlier archive, is the source's second name or a copy of it; it is durable then."""
+    folder, name = os.path.split(target)
+    try:
+        there = os.open(folder, FOLDER)
+    except OSError:
+        return False
+    try:
+        status = status_at(there, name)
+        moved = status is not None and (
+            _is_second_name(source, there, name, status) or _is_copy(source, there, name, status, sent, disposer)
+        )
+        if moved:
+            sync_folder(there)
+        return moved
+    finally:
+        os.close(there)
+
+
+def _holds(target: str, sent: Sent, disposer: Disposer) -> bool:
+    """True when the file at *target* is what was sent, to the last byte."""
+    try:
+        fd = open_regular(target)
+    except (OSError, errors.NotAFile):
+        return False
+    try:
+        return os.fstat(fd).st_size == sent.identity.size and copying.digest(fd, disposer.check) == sent.sha256
+    finally:
+        os.close(fd)
+
+
+# The new name
+
+
+def _give_name(source: Source, there: int, wanted: str, sent: Sent, disposer: Disposer, relpath: str) -> str:
+    """Give the file the name *wanted* in the open folder *there*, or the next free one; return that name."""
+    for name in numbered(wanted):
+        try:
+            # Unlike rename, it refuses to overwrite.
+            os.link(source.name, name, src_dir_fd=source.folder, dst_dir_fd=there, follow_symlinks=False)
+        except FileExistsError:
+            continue
+        except OSError as error:
+            if error.errno not in NO_LINKS:
+                raise
+            return _copy(source, there, wanted, sent, disposer)
+        status = os.stat(name, dir_fd=there, follow_symlinks=False)
+        if not set_aside.is_still(source.found, status):  # its name was taken while we looked
+            if status.st_nlink > 1:
+                os.unlink(name, dir_fd=there)
+            raise _changed(relpath)
+        return name
+    raise AssertionError("there is always another number")
+
+
+def _copy(source: Source, there: int, wanted: str, sent: Sent, disposer: Disposer) -> str:
+    fd = open_regular(source.name, dir_fd=source.folder)
+    try:
+        return copying.copy(fd, there, wanted, sent.sha256, disposer)
     finally:
         os.close(fd)

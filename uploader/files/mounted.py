@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import threading
 import uuid
 from collections.abc import AsyncIterator, Callable, Collection, Iterator
 from dataclasses import replace
@@ -17,17 +18,18 @@ from typing import Final, TypeVar
 
 from uploader import errors, selection
 from uploader.clock import Clock
-from uploader.files import afterwards, looking, mounts, opening
+from uploader.files import afterwards, archive, homes, looking, mounts, opening, set_aside
 from uploader.files.afterwards import Sent
+from uploader.files.archive import Archives, NoArchives
 from uploader.files.mounts import ReadText, read_mountinfo
 from uploader.files.recording import Recording
+from uploader.files.set_aside import Disposer
 from uploader.files.share import Standing
 from uploader.files.threads import PATIENCE, ShareThreads
 from uploader.files.walk import Batch, Order, Walk, say
 from uploader.files.writers import Inode, open_for_writing
 from uploader.model import Closeness, Home, Identity, Sighting, Snapshot, shown
 
-MARKER: Final = f"{selection.OURS}share"  # holds the id by which a network share is known again
 CHECK_PATIENCE: Final = 10.0  # s for the folder itself to answer before its share counts as away
 CLOSE_PATIENCE: Final = 2.0  # s that closing a recording is waited for
 WRITERS_KEPT: Final = 1.0  # s that one look into /proc serves all files
@@ -39,12 +41,23 @@ class MountedShare:
     """The ``Share`` of one watched folder."""
 
     def __init__(
-        self, root: str, clock: Clock, *, home: Home | None = None, mountinfo: ReadText = read_mountinfo
+        self,
+        root: str,
+        clock: Clock,
+        *,
+        home: Home | None = None,
+        archives: Archives | None = None,
+        mountinfo: ReadText = read_mountinfo,
     ) -> None:
-        """*home*: where it lay when recordings were seen in it, as the state remembers."""
+        """*home*: where it lay when recordings were seen in it, as the state remembers; *archives*: likewise.
+
+        Without *archives* the folders that files are moved to are taken as they are found.
+        """
         self.root, self.home = root, home
         self.standing = Standing()
         self._clock, self._mountinfo = clock, mountinfo
+        self._archives = archives or NoArchives()
+        self._disposer = Disposer(_unique, _unique())
         self._threads = ShareThreads(f"share {shown(root, 40)}")
         self._inode: Inode | None = None  # of the folder when it was checked last
         self._checking = asyncio.Lock()
@@ -82,7 +95,7 @@ class MountedShare:
             return Standing(say(self.root, error))
         try:
             mount, inode = mounts.mount_of(fd, self._mountinfo), _inode_of(fd)
-            if away := self._not_at_home(fd, mount):
+            if away := homes.not_at_home(self.home, self.root, fd, mount):
                 return Standing(away, mount)
             self._inode = inode
             return Standing("", mount, inode)
@@ -90,22 +103,6 @@ class MountedShare:
             return Standing(say(self.root, error))
         finally:
             os.close(fd)
-
-    def _not_at_home(self, fd: int, mount: mounts.Mount | None) -> str:
-        """Say that another file system or share stands here than the one that recordings were seen in; else nothing."""
-        known = self.home
-        if known is None:
-            return ""
-        if mount is None:
-            return f"{self.root}: the mount table does not tell what stands there; it was {known}"
-        seen = mounts.home_of(self.root, fd, mount)
-        how = f"if that is right: valt-uploader retry {self.root}"
-        if seen != replace(known, marker=""):
-            return f"{self.root}: another file system is there than before; {how}; before: {known}; now: {seen}"
-        if known.marker and (marker := _read_marker(fd)) != known.marker:
-            what = "has another marker" if marker else "has no marker"
-            return f"{self.root}: the share there {what} ({MARKER}), so it may be another one; {how}"
-        return ""
 
     def accept(self) -> None:
         """Take it as it is found next, although another share stood there before: the operator says so."""
@@ -119,15 +116,8 @@ class MountedShare:
         if self.home is not None or self.standing.away:
             return None
         with contextlib.suppress(errors.ShareNotReady, errors.FilesTurn):
-            self.home = await self._do(self.root, lambda root, _: self._make_home(root))
+            self.home = await self._do(self.root, lambda root, _: homes.make_home(self.root, root, self._mountinfo))
         return self.home
-
-    def _make_home(self, fd: int) -> Home | None:
-        mount = mounts.mount_of(fd, self._mountinfo)
-        if mount is None:
-            return None
-        home = mounts.home_of(self.root, fd, mount)
-        return replace(home, marker=_marked(fd)) if mount.network else home
 
     # What is in it
 
@@ -139,21 +129,24 @@ class MountedShare:
             if order.start:  # folders come and go, and this one has gone
                 return
             raise errors.ShareNotReady(str(error)) from None
-        stepping = False
+        stepping, problem = False, ""
         try:
             while not walk.done:
                 stepping = True
                 batch = await self._call(walk.step, late=lambda _: walk.close())
                 stepping = False
+                for relpath in batch.left_over:
+                    if order.puts_back(set_aside.path_before(relpath)):
+                        problem = await self._put_back(relpath) or problem
                 yield batch
         finally:
             if not stepping:  # else its thread is at work in there, and closes it when it comes back
                 walk.close()
-        if walk.problem is not None:
-            raise errors.ShareNotReady(walk.problem)
+        if problem := walk.problem or problem:
+            raise errors.ShareNotReady(problem)
 
     def _walk(self, root: int, order: Order) -> Walk:
-        return Walk(root, self.root, order, self._clock.monotonic)
+        return Walk(root, self.root, order, self._clock.monotonic, run=self._disposer.run)
 
     async def look(self, paths: Collection[str]) -> list[tuple[str, Sighting | str]]:
         """Look at some inodes: what each regular file is, and of anything else its kind."""
@@ -230,15 +223,65 @@ class MountedShare:
 
     async def delete(self, path: str, sent: Sent) -> bool:
         """Remove a file that was sent; False when it is gone. Raises ``FileChanged``."""
-        return await self._do(path, lambda root, relpath: afterwards.delete(root, relpath, sent), patience=None)
 
-    async def free_target(self, path: str, move_to: str) -> str:
-        """Say where a file goes below *move_to*."""
-        return await self._do(path, lambda root, relpath: afterwards.free_target(root, relpath, move_to), patience=None)
+        def act(root: int, relpath: str, disposer: Disposer) -> bool:
+            return afterwards.delete(root, relpath, sent, disposer)
 
-    async def move(self, path: str, sent: Sent, target: str) -> bool:
-        """Move a file that was sent; False when it is gone. Raises ``FileChanged``."""
-        return await self._do(path, lambda root, relpath: afterwards.move(root, relpath, sent, target), patience=None)
+        return await self._dispose(path, act)
+
+    async def free_target(self, path: str, sent: Sent, move_to: str) -> str:
+        """Say where a move would put a file below *move_to*."""
+
+        def act(root: int, relpath: str, disposer: Disposer) -> str:
+            return afterwards.free_target(root, relpath, move_to, sent, disposer)
+
+        return await self._dispose(path, act)
+
+    async def move(self, path: str, sent: Sent, move_to: str, target: str) -> str | None:
+        """Move a file that was sent; the answer is where it is now, None when it is gone. Raises ``FileChanged``."""
+        known = self._archives.home_of(move_to)
+        if known is None:
+            known = await self._call(lambda: archive.first_home(move_to, self._mountinfo))
+            if known is not None:
+                await self._archives.remember(known)
+
+        def act(root: int, relpath: str, disposer: Disposer) -> str | None:
+            with archive.opened_archive(move_to, known, self._mountinfo) as there:
+                return afterwards.move(root, relpath, sent, there, target, disposer)
+
+        return await self._dispose(path, act)
+
+    async def _dispose(self, path: str, act: Callable[[int, str, Disposer], R]) -> R:
+        """Let *act* work on the open folder, a path below it, and means to stop it.
+
+        Cancelled, this ends only when the thread has: then nothing touches the file any more.
+        """
+        await self._ready()
+        disposer = replace(self._disposer, stop=threading.Event())
+
+        def work() -> R:
+            with opening.in_our_words(path), self._opened() as root:
+                return act(root, self._below(path), disposer)
+
+        try:
+            return await self._threads.call_to_its_end(work, disposer.stop.set)
+        except errors.ShareNotReady:
+            await self.check()
+            raise
+
+    async def _put_back(self, relpath: str) -> str:
+        """Put back a recording that a removal has left under a hidden name; says why it cannot be."""
+
+        def put_back(root: int, relpath: str) -> None:
+            set_aside.put_back_left_over(root, relpath, self._disposer)
+
+        try:
+            await self._do(f"{self.root}/{relpath}", put_back)
+        except errors.FileMissing:
+            return ""  # somebody was faster
+        except errors.UploaderError as error:
+            return f"a recording that was set aside cannot be put back: {error}"
+        return ""
 
     # How a call is made
 
@@ -298,26 +341,5 @@ def _inode_of(fd: int) -> Inode:
     return status.st_dev, status.st_ino
 
 
-def _read_marker(folder: int) -> str:
-    """Return what the marker in an open folder says; empty when there is none."""
-    try:
-        fd = opening.open_regular(MARKER, dir_fd=folder)
-    except (OSError, errors.NotAFile):
-        return ""
-    with os.fdopen(fd, "rb") as file:
-        return file.read(64).decode("ascii", "replace").strip()
-
-
-def _marked(folder: int) -> str:
-    """Return the marker of an open folder, made if it has none; empty where none can be made."""
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    marker = uuid.uuid4().hex
-    try:
-        fd = os.open(MARKER, flags, 0o644, dir_fd=folder)
-    except FileExistsError:
-        return _read_marker(folder)
-    except OSError:  # a share that is only read, or full: it is known by its source alone
-        return ""
-    with os.fdopen(fd, "w", encoding="ascii") as file:
-        file.write(f"{marker}\n")
-    return marker
+def _unique() -> str:
+    return uuid.uuid4().hex[:16]

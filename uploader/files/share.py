@@ -72,8 +72,16 @@ class Share(Protocol):
     async def delete(self, path: str, sent: Sent) -> bool:
         """Remove a file that was sent; False when it is gone. Raises ``FileChanged``."""
 
-    async def free_target(self, path: str, move_to: str) -> str:
-        """Say where a file goes below *move_to*."""
+    async def free_target(self, path: str, sent: Sent, move_to: str) -> str:
+        """Say where a move would put a file below *move_to*: for the caller to save before ``move``."""
 
-    async def move(self, path: str, sent: Sent, target: str) -> bool:
-        """Move a file that was sent; False when it is gone. Raises ``FileChanged``."""
+    async def move(self, path: str, sent: Sent, move_to: str, target: str) -> str | None:
+        """Move a file that was sent to *target* below the archive *move_to*, or to the next free name beside it.
+
+        Returns where the file is now; None when it is gone. With the same *target*, a move that was cut short is
+        finished under the name that it had given. Raises ``FileChanged``, and ``ShareNotReady`` when another file
+        system is at *move_to* than when it was first used.
+
+        Like ``delete``, it is not abandoned half-way: cancelled, it passes the cancellation on when nothing touches
+        the file any more. A share that hangs makes that wait as long; whoever cancels must bound it.
+        """

@@ -7,6 +7,7 @@ whoever calls waits only so long. Must never be used for the state: what has to 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from typing import Final, TypeVar
 
@@ -46,6 +47,31 @@ class ShareThreads(DaemonThreads):
         except asyncio.CancelledError:
             _abandon(future, late)
             raise
+
+    async def call_to_its_end(self, work: Callable[[], R], stop: Callable[[], None]) -> R:
+        """Do *work* on one of the threads, as long as it takes; what it raises passes through.
+
+        When the caller is cancelled, *stop* is called, and the cancellation passes only when *work* has ended, however
+        long a share that hangs makes that. Work that had not begun is dropped at once.
+        """
+        call = self.submit(work)
+        future = asyncio.wrap_future(call)
+        try:
+            return await asyncio.shield(future)
+        except asyncio.CancelledError:
+            if not call.cancel():
+                stop()
+                await _ended(future)
+            raise
+
+
+async def _ended(future: asyncio.Future[R]) -> None:
+    """Wait until *future* is done, also when that is cancelled again; what it says is of no interest."""
+    while not future.done():
+        with contextlib.suppress(asyncio.CancelledError):  # the caller raises the first one
+            await asyncio.wait({future})
+    if not future.cancelled():
+        future.exception()  # else asyncio complains that nobody has asked
 
 
 def _abandon(future: asyncio.Future[R], late: Callable[[R], None] | None) -> None:

@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Final
 from uploader import selection
 from uploader.config import WatchConfig
 from uploader.files.opening import FOLDER, kind, parent
+from uploader.files.set_aside import is_left_over
 from uploader.model import Sighting, shown
+from uploader.selection import OURS
 
 if TYPE_CHECKING:
     ScandirIterator = os._ScandirIterator[str]  # noqa: SLF001 - the only name that it has
@@ -38,13 +40,15 @@ def never(relpath: str) -> bool:
 class Order:
     """What a walk is for. ``takes``: files wanted; ``enters``: folders worth it; ``passes``: files that need no look.
 
-    ``start``: a folder below the root; empty: all of it.
+    ``start``: a folder below the root; empty: all of it. ``puts_back``: the paths of files that are put back if an
+    earlier run has left them set aside: those of which no upload knows that it was to remove them.
     """
 
     takes: Judge
     enters: Judge
     passes: Judge = never
     start: str = ""
+    puts_back: Judge = never
 
 
 def walk_filter(
@@ -63,10 +67,11 @@ def walk_filter(
 
 @dataclass(slots=True)
 class Batch:
-    """What a part of a walk saw. ``irregular``: (path, what it is)."""
+    """What a part of a walk saw. ``irregular``: (path, what it is). ``left_over``: set aside by an earlier run."""
 
     sightings: list[Sighting] = field(default_factory=list)
     irregular: list[tuple[str, str]] = field(default_factory=list)
+    left_over: list[str] = field(default_factory=list)  # below the root
     names: int = 0
     folders: int = 0
 
@@ -89,12 +94,14 @@ class _Frame:
 class Walk:
     """One walk; ``step`` after ``step``, then ``close``. ``problem``: what could not be read, so it is not whole."""
 
-    def __init__(self, root: int, path: str, order: Order, now: Callable[[], float] = lambda: 0.0) -> None:
+    def __init__(
+        self, root: int, path: str, order: Order, now: Callable[[], float] = lambda: 0.0, *, run: str = ""
+    ) -> None:
         """Begin at the open folder *root*, whose path is *path*. Raises ``OSError`` when it cannot be listed.
 
-        *now*: the monotonic clock that a step is timed by.
+        *now*: the monotonic clock that a step is timed by. *run*: see ``set_aside.is_left_over``.
         """
-        self._path, self._order, self._now = path, order, now
+        self._path, self._order, self._now, self._run = path, order, now, run
         self._frames: list[_Frame] = []
         self.problem: str | None = None
         self._folders = 0  # entered since the last batch
@@ -143,6 +150,9 @@ class Walk:
             if entry.is_dir(follow_symlinks=False):
                 if len(self._frames) <= DEPTH_LIMIT and self._order.enters(relpath):
                     frame.subfolders.append(entry.name)
+            elif entry.name.startswith(OURS):
+                if is_left_over(entry.name, self._run):
+                    batch.left_over.append(relpath)
             elif not self._order.passes(relpath) and self._order.takes(relpath):  # the cheaper question first
                 status, path = entry.stat(follow_symlinks=False), f"{self._path}/{relpath}"
                 if stat.S_ISREG(status.st_mode):

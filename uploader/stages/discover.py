@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from watchfiles import Change, awatch
@@ -252,7 +252,12 @@ class Folder:
 
     def order(self, *, passes: Judge = never, start: str = "") -> Order:
         """Say what a walk takes of this folder."""
-        return walk_filter(self._watch, self._watches, passes=passes, start=start)
+
+        def puts_back(relpath: str) -> bool:  # else the upload's own removal goes on from there
+            return self._store.upload_at(f"{self._root}/{relpath}") is None
+
+        order = walk_filter(self._watch, self._watches, passes=passes, start=start)
+        return replace(order, puts_back=puts_back)
 
     def _passes_below(self, relpath: str) -> bool:
         return self._known.needs_no_look(f"{self._root}/{relpath}")

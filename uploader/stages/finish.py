@@ -11,9 +11,9 @@ import asyncio
 from dataclasses import replace
 from typing import Final, Protocol
 
-from uploader import errors, events, lifecycle, selection
-from uploader.file_rules import Disposal
-from uploader.files import Order, Sent
+from uploader import errors, events, lifecycle
+from uploader.file_rules import DisposalRule
+from uploader.files import DISPOSALS, Done, Order, Request, Sent
 from uploader.lifecycle import Step
 from uploader.model import AfterUpload, Finished, State, Upload
 from uploader.stages.apart import Apart
@@ -27,7 +27,7 @@ FINISHERS: Final = 2  # files of one share dealt with at the same time: a move m
 class Rules(Protocol):
     """What the stage needs of ``FileRules``."""
 
-    def disposal(self, upload: Upload) -> Disposal:
+    def disposal(self, upload: Upload) -> DisposalRule:
         """Return what becomes of an upload's file."""
 
     def walk_filter(self, root: str) -> Order | None:
@@ -72,36 +72,34 @@ class Finish:
         """Dispose of the file, write the ledger line, drop the upload. Raises our errors; may be called again."""
         if await self._is_looked_for(upload):
             return  # it is finished when it is known whether its file was renamed
-        disposal = await self._disposal(upload)
-        if disposal.action == "move":
-            file, moved_to = await self._move(upload.path, disposal)
-            finished = await self._write_line(upload.path, disposal, moved_to)
+        rule = await self._disposal(upload)
+        if rule.action == "move":
+            done = await self._dispose(upload.path, await self._chosen(upload.path, rule))
+            finished = await self._write_line(upload.path, rule.action, done.moved_to)
         else:
-            finished = await self._write_line(upload.path, disposal)  # before the only local copy goes
-            file = await self._delete(upload.path) if disposal.action == "delete" else "kept"
+            finished = await self._write_line(upload.path, rule.action)  # before the only local copy goes
+            done = await self._dispose(upload.path, rule)
         upload = self._store.uploads[upload.path]
         lifecycle.advance(upload, Step.FINISHED)
         self._store.drop(upload)
         await self._store.commit()
         seconds = round(finished.ready_at - finished.begun_at, 1)
         end = upload.path, finished.record, finished.size, finished.sha256
-        self._bus.publish(events.UploadFinished(*end, file, seconds, finished.moved_to))
-        if file == "changed":
+        self._bus.publish(events.UploadFinished(*end, done.file, seconds, finished.moved_to))
+        if done.file == "changed":
             await self._setbacks.look_again(upload)
 
-    async def _disposal(self, upload: Upload) -> Disposal:
+    async def _disposal(self, upload: Upload) -> DisposalRule:
         """Return what becomes of the file now. A move that had begun, and has taken the file already, is finished."""
         upload = self._store.uploads[upload.path]
-        disposal = self._rules.disposal(upload)
-        if upload.moving_to is None:
-            return disposal
-        if disposal.action == "move" and selection.relative(disposal.move_to or "/", upload.moving_to) is not None:
-            return disposal
+        rule = self._rules.disposal(upload)
+        if upload.moving_to is None or rule == DisposalRule("move", upload.move_to):
+            return rule
         ((_, what),) = await self._shares.of(upload.root).look([upload.where])
         if what == "missing":
-            return Disposal("move")
+            return DisposalRule("move", upload.move_to)
         await self._store.save(replace(self._store.uploads[upload.path], moving_to=None))
-        return disposal
+        return rule
 
     async def _is_looked_for(self, upload: Upload) -> bool:
         """True when the file is missing under its name and is now looked for under another one, by one walk for all.
@@ -111,34 +109,32 @@ class Finish:
         try:
             return await self._search.wants(upload)
         except errors.ShareNotReady:
-            if self._rules.disposal(upload).action != "keep":
+            if DISPOSALS[self._rules.disposal(upload).action].takes_away:
                 raise
             return False
 
-    async def _write_line(self, path: str, disposal: Disposal, moved_to: str | None = None) -> Finished:
-        finished = _finished(self._store.uploads[path], disposal.action, moved_to)
+    async def _write_line(self, path: str, action: AfterUpload, moved_to: str | None = None) -> Finished:
+        finished = _finished(self._store.uploads[path], action, moved_to)
         await self._store.finish(finished)
         return finished
 
-    async def _delete(self, path: str) -> str:
+    async def _chosen(self, path: str, rule: DisposalRule) -> DisposalRule:
+        """Choose where the file is moved to and save that before it is moved; after a crash the choice is known."""
         upload = self._store.uploads[path]
-        try:
-            return "deleted" if await self._shares.of(upload.root).delete(upload.where, _sent(upload)) else "gone"
-        except errors.FileChanged:
-            return "changed"  # another recording has this name now: it is seen and sent as a new one
+        if upload.moving_to is None and rule.move_to is not None:
+            target = await self._shares.of(upload.root).free_target(upload.where, _sent(upload), rule.move_to)
+            upload = self._store.uploads[path]
+            await self._store.save(replace(upload, after_upload="move", move_to=rule.move_to, moving_to=target))
+        return rule
 
-    async def _move(self, path: str, disposal: Disposal) -> tuple[str, str | None]:
-        """Move the file: what became of it, and where it is now. Where it goes is saved before it is moved."""
+    async def _dispose(self, path: str, rule: DisposalRule) -> Done:
+        """Do with the file what the rule says. Cancelled, it waits until nothing touches the file any more."""
         upload = self._store.uploads[path]
-        share, target = self._shares.of(upload.root), upload.moving_to
-        if target is None:
-            target = await share.free_target(upload.where, disposal.move_to or "")
-            upload = await self._store.save(replace(self._store.uploads[path], moving_to=target))
+        request = Request(upload.where, _sent(upload), rule.move_to, upload.moving_to)
         try:
-            moved = await share.move(upload.where, _sent(upload), target)
+            return await DISPOSALS[rule.action].act(self._shares.of(upload.root), request)
         except errors.FileChanged:
-            return "changed", None
-        return ("moved", target) if moved else ("gone", None)
+            return Done("changed")  # another recording has this name now: it is seen and sent as a new one
 
 
 def _sent(upload: Upload) -> Sent:

@@ -1,0 +1,140 @@
+"""Copies a recording into a folder of another file system: durable and proved equal before it has a name.
+
+The copy is made in a file without a name (O_TMPFILE) where there is such a thing, else under a hidden name with 64
+random bits; what is hashed is the open file that was written, and it gets its name only while that is still it. So no
+two copies can ever meet, and a crash leaves nothing, or a hidden file that nobody misses: the source is still there.
+Must never overwrite a file. All of it blocks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import re
+from collections.abc import Callable
+from typing import Final
+
+from uploader.files import syscalls
+from uploader.files.naming import NO_LINKS, by_claim, is_inode, numbered, reveal, status_at, sync_folder
+from uploader.files.opening import FOLDER, open_regular
+from uploader.files.set_aside import Disposer
+from uploader.selection import OURS
+
+COPY_BLOCK: Final = 1024 * 1024  # bytes
+_TEMPORARY: Final = re.compile(re.escape(OURS) + r"[0-9a-f]{16}\.part")
+
+
+def copy(source: int, folder: int, wanted: str, sha256: str, disposer: Disposer) -> str:
+    """Copy the open file *source* into an open folder as *wanted* or the next free name beside it; return that name.
+
+    *sha256*: what it must be. Raises ``OSError`` when the copy is another, and ``Stopped``.
+    """
+    fd = syscalls.open_unnamed(folder)
+    if fd is not None:
+        try:
+            _fill(source, fd, sha256, disposer)
+            return _name_unnamed(fd, folder, wanted)
+        except OSError as error:
+            if error.errno not in NO_LINKS:
+                raise
+        finally:
+            os.close(fd)
+    return _copy_by_hidden_name(source, folder, wanted, sha256, disposer)
+
+
+def _name_unnamed(fd: int, folder: int, wanted: str) -> str:
+    for name in numbered(wanted):
+        with contextlib.suppress(FileExistsError):
+            syscalls.link_unnamed(fd, folder, name)
+            return name
+    raise AssertionError("there is always another number")
+
+
+def _copy_by_hidden_name(source: int, folder: int, wanted: str, sha256: str, disposer: Disposer) -> str:
+    clear_left_over(folder)
+    hidden = f"{OURS}{disposer.unique()}.part"
+    fd = os.open(hidden, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=folder)
+    try:
+        syscalls.lock(fd)  # so that nobody takes it for what a crash has left
+        _fill(source, fd, sha256, disposer)
+        _check_name(fd, folder, hidden)
+        name = reveal(folder, hidden, wanted, by_claim)
+        _check_name(fd, folder, name)
+    except BaseException:  # also when the process is asked to end: then it has time to clear away
+        with contextlib.suppress(OSError):
+            if is_inode(status_at(folder, hidden), os.fstat(fd)):
+                os.unlink(hidden, dir_fd=folder)
+        raise
+    else:
+        return name
+    finally:
+        os.close(fd)
+
+
+def _check_name(fd: int, folder: int, name: str) -> None:
+    if not is_inode(status_at(folder, name), os.fstat(fd)):
+        raise OSError(errno.ESTALE, "the copy has lost its name to another file")
+
+
+def _fill(source: int, fd: int, sha256: str, disposer: Disposer) -> None:
+    """Write everything into *fd*, durably, and prove by reading it back that it is what was sent."""
+    position = 0
+    while block := os.pread(source, COPY_BLOCK, position):
+        disposer.check()
+        _write_all(fd, block)
+        position += len(block)
+    with contextlib.suppress(OSError):  # times and rights, where that file system keeps such
+        _copy_times_and_rights(source, fd)
+    os.fsync(fd)
+    if digest(fd, disposer.check) != sha256:
+        raise OSError(errno.EIO, "the copy differs from what was sent")
+
+
+def _write_all(fd: int, block: bytes) -> None:
+    rest = memoryview(block)
+    while rest:
+        rest = rest[os.write(fd, rest) :]
+
+
+def _copy_times_and_rights(source: int, copied: int) -> None:
+    status = os.fstat(source)
+    os.utime(copied, ns=(status.st_atime_ns, status.st_mtime_ns))
+    os.fchmod(copied, status.st_mode & 0o7777)
+
+
+def digest(fd: int, check: Callable[[], None]) -> str:
+    """Hash a whole open file; *check* is called before each block, and may raise."""
+    hashed, position = hashlib.sha256(), 0
+    while block := os.pread(fd, COPY_BLOCK, position):
+        check()
+        hashed.update(block)
+        position += len(block)
+    return hashed.hexdigest()
+
+
+def clear_left_over(folder: int) -> None:
+    """Remove the hidden copies that crashes have left in an open folder: those that nobody has locked.
+
+    Should another host write to one all the same, its copy has lost its name, and is made again.
+    """
+    fd = os.open(".", FOLDER, dir_fd=folder)
+    try:
+        hidden = [entry for entry in os.listdir(fd) if _TEMPORARY.fullmatch(entry)]
+    finally:
+        os.close(fd)
+    for name in hidden:
+        with contextlib.suppress(OSError):
+            _clear(folder, name)
+    if hidden:
+        sync_folder(folder)
+
+
+def _clear(folder: int, name: str) -> None:
+    fd = open_regular(name, dir_fd=folder)
+    try:
+        if syscalls.lock(fd) and is_inode(status_at(folder, name), os.fstat(fd)):
+            os.unlink(name, dir_fd=folder)
+    finally:
+        os.close(fd)

@@ -1,0 +1,163 @@
+"""Gives files names without ever overwriting one, and makes names durable.
+
+Must never take a name that another file has. The ways to do that in one step differ: a hard link (refused when the
+name is taken), renameat2(2) with RENAME_NOREPLACE (exFAT, SMB). Where a file system knows neither, a file in a watched
+folder is renamed to a name with 64 random bits, which nobody else can have chosen; in an archive, where only we write,
+the wanted name is claimed by an empty file first (O_EXCL), which is then replaced. All of it blocks; works in open
+folders.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections.abc import Callable, Iterator
+from typing import Final
+
+from uploader.files import syscalls
+from uploader.files.opening import FOLDER
+
+# Another file system or mount, one without links, or too many links already.
+NO_LINKS: Final = frozenset({errno.EXDEV, errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK})
+_NO_NOREPLACE: Final = frozenset({errno.EINVAL, errno.ENOSYS, errno.ENOTSUP})
+_NO_FOLDER_FSYNC: Final = frozenset({errno.EINVAL, errno.ENOSYS, errno.ENOTSUP})  # names are written through there
+NAME_LIMIT: Final = 255  # bytes of a name on every file system that matters (limits.h, NAME_MAX)
+
+Unique = Callable[[], str]  # 16 hexadecimal digits that nobody else has
+LastResort = Callable[[int, str, str], str]  # folder, old name, wanted name; returns the new one
+
+
+def fitted(stem: str, tail: str, limit: int = NAME_LIMIT) -> str:
+    """Return *stem* and *tail* as one name; a stem that is too long is cut, between two characters."""
+    room = limit - len(os.fsencode(tail))
+    while stem and len(os.fsencode(stem)) > room:
+        stem = stem[:-1]
+    return stem + tail
+
+
+def numbered(name: str) -> Iterator[str]:
+    """Yield *name*, then ``name (1)``, ``name (2)`` … with the suffix where it was."""
+    yield name
+    stem, suffix = os.path.splitext(name)
+    number = 0
+    while True:
+        number += 1
+        yield fitted(stem, f" ({number}){suffix}")
+
+
+def status_at(folder: int, name: str) -> os.stat_result | None:
+    """Return the status of what has a name in an open folder, None when nothing has. Follows no link."""
+    try:
+        return os.stat(name, dir_fd=folder, follow_symlinks=False)
+    except FileNotFoundError:
+        return None
+
+
+def is_inode(status: os.stat_result | None, other: os.stat_result) -> bool:
+    """True when both are of one inode."""
+    return status is not None and (status.st_dev, status.st_ino) == (other.st_dev, other.st_ino)
+
+
+def reveal(folder: int, hidden: str, wanted: str, last_resort: LastResort) -> str:
+    """Give the file that has the name *hidden* of ours the name *wanted*, or the next free one beside it; return it.
+
+    *last_resort* does it where neither links nor RENAME_NOREPLACE are known: ``unguessably`` or ``by_claim``. After a
+    crash between the two steps of this the file has both names already, and loses *hidden* alone.
+    """
+    itself = os.stat(hidden, dir_fd=folder, follow_symlinks=False)
+    for name in numbered(wanted):
+        try:
+            _move_to_free_name(folder, hidden, name)
+        except FileExistsError:
+            if not is_inode(status_at(folder, name), itself):
+                continue
+            os.unlink(hidden, dir_fd=folder)
+        except OSError as error:
+            if error.errno not in _NO_NOREPLACE:
+                raise
+            return last_resort(folder, hidden, wanted)
+        return name
+    raise AssertionError("there is always another number")
+
+
+def _move_to_free_name(folder: int, old: str, new: str) -> None:
+    """Move a name within a folder if *new* is free, else raise ``FileExistsError``."""
+    try:
+        os.link(old, new, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)
+    except FileExistsError:
+        raise
+    except OSError as error:
+        if error.errno not in NO_LINKS:
+            raise
+        syscalls.rename_noreplace(folder, old, new)
+    else:
+        os.unlink(old, dir_fd=folder)
+
+
+def unguessably(unique: Unique) -> LastResort:
+    """Give a name that nobody else can have chosen: for watched folders, where others make files at any moment."""
+
+    def rename(folder: int, old: str, wanted: str) -> str:
+        stem, suffix = os.path.splitext(wanted)
+        new = fitted(stem, f" ({unique()}){suffix}")
+        os.rename(old, new, src_dir_fd=folder, dst_dir_fd=folder)
+        return new
+
+    return rename
+
+
+def by_claim(folder: int, old: str, wanted: str) -> str:
+    """Give the wanted name by replacing an empty file that claims it: for archives. A crash may leave that file."""
+    for name in numbered(wanted):
+        try:
+            fd = os.open(
+                name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=folder
+            )
+        except FileExistsError:
+            continue
+        try:
+            claim = os.fstat(fd)
+        finally:
+            os.close(fd)
+        now = status_at(folder, name)
+        if now is None or not is_inode(now, claim) or now.st_size:  # somebody else writes here all the same
+            continue
+        os.rename(old, name, src_dir_fd=folder, dst_dir_fd=folder)
+        return name
+    raise AssertionError("there is always another number")
+
+
+def sync_folder(folder: int) -> None:
+    """Make the names of an open folder durable. Raises ``OSError``; passes where a folder cannot be synced at all."""
+    fd = os.open(".", FOLDER, dir_fd=folder)  # handles that lead beneath a share are O_PATH, which fsync refuses
+    try:
+        os.fsync(fd)
+    except OSError as error:
+        if error.errno not in _NO_FOLDER_FSYNC:
+            raise
+    finally:
+        os.close(fd)
+
+
+@contextlib.contextmanager
+def folder_below(root: int, relpath: str) -> Iterator[int]:
+    """Hold the folder at *relpath* below an open folder, made durably if it is missing. Empty: the folder itself.
+
+    Links on the way are followed: it is for archives, which are the operator's own.
+    """
+    handle = os.open(".", FOLDER, dir_fd=root)
+    try:
+        for name in filter(None, relpath.split("/")):
+            try:
+                below = os.open(name, FOLDER, dir_fd=handle)
+            except FileNotFoundError:
+                with contextlib.suppress(FileExistsError):
+                    os.mkdir(name, dir_fd=handle)
+                sync_folder(handle)
+                below = os.open(name, FOLDER, dir_fd=handle)
+            os.close(handle)
+            handle = below
+        yield handle
+    finally:
+        os.close(handle)
