@@ -10,6 +10,7 @@ import os
 import signal
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,11 +22,9 @@ from uploader.files import ShareThreads
 from uploader.house import House, forget_orphan
 from uploader.keeping import news_of, take_in
 from uploader.log import configure, install_hooks
-from uploader.model import Sighting
 from uploader.store import Store
 from uploader.systemd import Notifier, watchdog_interval
 
-LOOK_PATIENCE: Final = 2.0  # s that one look at a file by hand may take: somebody is waiting for the answer
 STATUS_EVERY: Final = 2.0  # s between two status lines to systemd, if there is something new to say
 
 
@@ -144,27 +143,51 @@ class Daemon:
             await self._clock.sleep(interval)
 
     def _status_line(self) -> str:
-        return report.one_line(self._status())
+        return report.one_line(report.summary(self._known_in_brief(), self._clock.now()))
 
     def _status(self) -> dict[str, Any]:
-        return report.status(self._config, self._known(), self._clock.now())
+        """Take the status as it is now; its rows are made when they are read, also in another thread."""
+        return report.status_by_rows(self._config, self._known(), self._clock.now())
 
-    def _known(self) -> report.Known:
+    def _known_in_brief(self) -> report.Known:
+        """All that can be said without looking at any upload."""
         house = self._house
         return report.Known(
-            uploads=self._store.uploads.values(),
-            orphans=self._store.orphans.values(),
+            uploads=(),
+            orphans=(),
             learnt=self._store.learnt,
             done=self._store.ledger.count,
-            settling=() if house is None else tuple(house.settle.candidates.values()),
-            folders=() if house is None else house.discover.tallies(),
+            counts=self._store.counts,
+            settling=() if house is None else house.settle.candidates.values(),
             outage=0.0 if house is None else house.outage.wait,
             outage_reason="" if house is None else house.outage.reason,
             process=os.getpid(),
-            warnings=report.standing_warnings(self._config, self._environ),
-            paused=self._store.paused,
             not_saved=self._store.not_saved,
         )
+
+    def _known(self) -> report.Known:
+        """Copy all that is known, by reference: nothing in it changes when work goes on."""
+        brief, house = self._known_in_brief(), self._house
+        return replace(
+            brief,
+            uploads=tuple(self._store.uploads.values()),
+            orphans=tuple(self._store.orphans.values()),
+            settling=tuple(brief.settling),
+            folders=() if house is None else house.discover.tallies(),
+            warnings=report.standing_warnings(self._config, self._environ),
+            paused=tuple(self._store.paused),
+        )
+
+    async def _explain(self, house: House, path: str) -> list[str]:
+        upload = self._store.upload_at(path)
+        facts = report.FileFacts(
+            upload,
+            house.settle.candidates.get(path),
+            finished=await self._looks.call(lambda: self._store.ledger.of(path)),
+            paused=upload is not None and self._store.is_paused(upload),
+            running=True,
+        )
+        return report.explain(self._config, path, facts, self._clock.now(), await report.look_at(path, self._looks))
 
     async def answer(self, do: str, paths: list[str]) -> dict[str, Any]:
         """Do what the operator asks for over the control socket."""
@@ -174,10 +197,7 @@ class Daemon:
             case "status":
                 return self._status()
             case "explain":
-                now = self._clock.now()
-                sent = self._store.ledger.of(paths[0])
-                lines = report.explain(self._config, paths[0], self._known(), sent, now, await self._on_disk(paths[0]))
-                return {"lines": lines}
+                return {"lines": await self._explain(self._house, paths[0])}
             case "retry":
                 waiting = {path for path in paths if self._store.upload_at(path) is not None}
                 await self._house.try_again()  # which may be all that one of them has waited for
@@ -194,12 +214,6 @@ class Daemon:
                 return {"done": [path for path in paths if await self._house.resume(path)]}
             case _:
                 raise errors.UploaderError("this daemon does not know that command; is it another version?")
-
-    async def _on_disk(self, path: str) -> Sighting | str:
-        try:
-            return await self._looks.call(lambda: report.on_disk(path), patience=LOOK_PATIENCE)
-        except errors.ShareNotReady as error:
-            return f"unreadable ({error})"
 
     async def _forget(self, house: House, path: str) -> bool:
         if path in self._store.orphans:

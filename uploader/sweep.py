@@ -15,6 +15,7 @@ from uploader.config import ServerConfig
 from uploader.model import Orphan
 from uploader.outage import Outage
 from uploader.retry import DAY, MINUTE, Level, rule_of
+from uploader.slices import in_slices
 from uploader.store import Store
 from uploader.valt import Valt
 
@@ -36,9 +37,11 @@ class Sweep:
         """Sweep until cancelled."""
         while True:
             await self._clock.sleep(LOOK_FOR_NEW)
-            self._due = {record: due for record, due in self._due.items() if record in self._store.orphans}
-            for orphan in tuple(self._store.orphans.values()):
-                if self._is_due(orphan):
+            if len(self._due) > len(self._store.orphans):
+                self._due = {record: due for record, due in self._due.items() if record in self._store.orphans}
+            async for record in in_slices(self._store.orphans, self._clock):
+                orphan = self._store.orphans.get(record)
+                if orphan is not None and self._is_due(orphan):
                     async with self._outage.turn():
                         await self.look(orphan)
 

@@ -11,6 +11,7 @@
     recording.py   open for sending: read once, hashed on the way
     sending.py     what a thread does of it: to a hash, to a socket, to a block
     handle.py      a descriptor that is not closed under a thread
+    watching.py    events of a large tree, heard by a process of their own
     afterwards.py  deleted or moved, if it is still what was sent
 
 Must never change a recording's bytes. Every ``OSError`` about a file leaves as an error of ours.
@@ -29,6 +30,7 @@ from uploader.files.recording import Bookmark, Recording
 from uploader.files.share import Share, Standing
 from uploader.files.threads import ShareThreads
 from uploader.files.walk import Batch, Order
+from uploader.files.watching import changes_below
 
 __all__ = [
     "Batch",
@@ -42,6 +44,7 @@ __all__ = [
     "ShareThreads",
     "Shares",
     "Standing",
+    "changes_below",
     "folder_problem",
     "kind_of",
     "look",

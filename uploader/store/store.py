@@ -9,6 +9,7 @@ back, no other may be begun, and only the end does not wait for it.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from types import MappingProxyType
@@ -42,6 +43,7 @@ class Store:
         self._writes = codec.StateWriter()  # touched on the state's own thread alone
         self._uploads = {upload.path: upload for upload in saved.uploads}
         self._begun = dict(self._uploads)
+        self._counts = Counter(upload.state for upload in saved.uploads)
         self._renamed = {upload.renamed_to: upload.path for upload in saved.uploads if upload.renamed_to is not None}
         self._orphans = {orphan.record: orphan for orphan in saved.orphans}
         self._homes = {home.root: home for home in saved.homes}
@@ -65,6 +67,11 @@ class Store:
     def begun(self) -> Mapping[str, Upload]:
         """Those of them that ``state.json`` holds: a scan alone would not bring them back as they are."""
         return MappingProxyType(self._begun)
+
+    @property
+    def counts(self) -> Mapping[State, int]:
+        """How many uploads are in each state. Counted as they change: asking costs the same however many there are."""
+        return MappingProxyType(self._counts)
 
     def upload_at(self, path: str) -> Upload | None:
         """The upload of the file that is at *path* now: also of one that was given this name while it was sent."""
@@ -108,6 +115,9 @@ class Store:
         if upload.renamed_to is not None:
             self._renamed[upload.renamed_to] = upload.path
         self._uploads[upload.path] = upload
+        if before is not None:
+            self._counts[before.state] -= 1
+        self._counts[upload.state] += 1
         if _worth_saving(upload):
             self._begun[upload.path] = upload
         else:
@@ -119,6 +129,7 @@ class Store:
         """Take an upload out, in memory."""
         if (upload := self._uploads.pop(path, None)) is not None:
             self._begun.pop(path, None)
+            self._counts[upload.state] -= 1
             self._renamed.pop(upload.renamed_to or "", None)
             self._sequence += 1
 
