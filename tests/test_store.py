@@ -455,3 +455,26 @@ def test_a_broken_ledger_stops_the_daemon() -> None:
     with pytest.raises(errors.StateUnusable, match=r"ledger.jsonl: line 1: .*it is never rewritten") as caught:
         Store(disk, VirtualClock(), events.Bus())
     assert (caught.value.exit_code, disk.files[ledger_file.NAME]) == (78, b"{}\n")
+
+
+async def test_counts_per_state_follow_every_change(desk: Desk) -> None:
+    """Put, changed, put again, dropped, dropped twice: they are what counting all uploads would say."""
+    desk.store.put(an_upload(path="/rec/a.mp4"))
+    desk.store.put(an_upload(path="/rec/b.mp4"))
+    desk.store.put(an_upload(State.SENDING, path="/rec/b.mp4"))
+    desk.store.put(an_upload(State.SENDING, path="/rec/b.mp4"))
+    assert {state: count for state, count in desk.store.counts.items() if count} == {State.QUEUED: 1, State.SENDING: 1}
+    desk.store.drop("/rec/a.mp4")
+    desk.store.drop("/rec/a.mp4")
+    desk.store.drop("/rec/never.mp4")
+    assert {state: count for state, count in desk.store.counts.items() if count} == {State.SENDING: 1}
+
+
+async def test_counts_begin_with_what_was_saved(tmp_path: Path) -> None:
+    """After a restart, too."""
+    first = Desk(StateFolder(tmp_path))
+    await first.store.save(SENDING)
+    await first.store.close()
+    second = Desk(StateFolder(tmp_path))
+    assert dict(second.store.counts) == {State.SENDING: 1}
+    await second.store.close()

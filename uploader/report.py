@@ -175,7 +175,7 @@ def _settling(candidate: Candidate) -> dict[str, Any]:
 
 
 def _is_paused(upload: Upload, known: Known) -> bool:
-    return covers(known.paused, upload.path) or covers(known.paused, upload.where)
+    return bool(known.paused) and (covers(known.paused, upload.path) or covers(known.paused, upload.where))
 
 
 def _upload(upload: Upload, known: Known, now: float) -> dict[str, Any]:

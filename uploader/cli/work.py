@@ -11,6 +11,7 @@ import signal
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Final
 
 import click
 from rich.console import Console
@@ -26,6 +27,8 @@ from uploader.model import RecordSpec, State, Upload, shown
 from uploader.progress import Bars
 from uploader.store import Store
 from uploader.units import format_bytes
+
+FIRST_LOOK: Final = 30.0  # s that one look at a folder may take before ``once`` says that its share is silent
 
 
 @cli.command()
@@ -86,13 +89,13 @@ def once(file: Path | None) -> int:
 
 
 async def _first_look(config: Config) -> list[str]:
-    """Say what keeps us from each folder; empty when nothing does. All at once: one that hangs costs 30 s in all."""
+    """Say what keeps us from each folder; empty when nothing does. All at once: what hangs, hangs side by side."""
 
     async def look(watch: WatchConfig) -> str:
         path, writable = str(watch.path), watch.after_upload != "keep"
         try:
             problem = await files.ShareThreads("a first look").call(
-                lambda: files.folder_problem(path, writable=writable)
+                lambda: files.folder_problem(path, writable=writable), patience=FIRST_LOOK
             )
         except errors.ShareNotReady as error:
             return f"{shown(path)}: {error} ([[watch]] path): mend its server or the connection to it, then try again"
