@@ -18,6 +18,7 @@ from parts import at
 from watchfiles import Change
 
 from uploader.files import changes_below, watching
+from uploader.files.watcher_process import LINE
 
 
 def listeners() -> list[int]:
@@ -35,10 +36,12 @@ def listeners() -> list[int]:
 
 
 @asynccontextmanager
-async def listening(folder: Path) -> AsyncIterator[tuple[AsyncIterator[set[tuple[int, str]]], asyncio.Event]]:
+async def listening(
+    folder: Path, debounce: int = 50
+) -> AsyncIterator[tuple[AsyncIterator[set[tuple[int, str]]], asyncio.Event]]:
     """The source of events of a folder, which has begun to listen, and what stops it. It ends with all it began."""
     stop = asyncio.Event()
-    changes = changes_below(folder, debounce=50, recursive=True, stop_event=stop)
+    changes = changes_below(folder, debounce=debounce, recursive=True, stop_event=stop)
     async with asyncio.timeout(PATIENCE):
         assert await anext(changes) == set()
         try:
@@ -61,8 +64,8 @@ async def paths_of(changes: AsyncIterator[set[tuple[int, str]]], count: int) -> 
 async def test_what_happens_once_it_listens_is_told(tmp_path: Path) -> None:
     """Deep below, however many at once, and by names with line feeds in them."""
     (tmp_path / "room").mkdir()
-    names = [f"{number}.mp4" for number in range(1200)] + ["line\nfeed.mp4", "録画.mp4"]
-    async with listening(tmp_path) as (changes, _):
+    names = [f"{number}.mp4" for number in range(3 * LINE)] + ["line\nfeed.mp4", "録画.mp4"]
+    async with listening(tmp_path, debounce=5000) as (changes, _):  # all of them in one burst, which takes some lines
         for name in names:
             (tmp_path / "room" / name).write_bytes(b"x")
         assert await paths_of(changes, len(names)) == {str(tmp_path / "room" / name) for name in names}
