@@ -9,7 +9,7 @@ from fakes import VirtualClock, idle
 from hypothesis import given
 from hypothesis import strategies as st
 
-from uploader.agenda import Agenda, either
+from uploader.agenda import IN_A_ROW, STALE, STALE_SHARE, Agenda, either
 from uploader.clock import SystemClock
 
 
@@ -162,3 +162,58 @@ async def test_the_machine_s_clock_is_a_clock() -> None:
     assert clock.monotonic() >= before
     assert clock.now() > 1_700_000_000
     assert all(2.0 <= clock.uniform(2.0, 3.0) <= 3.0 for _ in range(100))
+
+
+async def test_many_things_that_are_due_leave_the_event_loop_to_others() -> None:
+    """Whoever takes one after the other, and waits for nothing else, lets the others go on now and then."""
+    agenda: Agenda[int] = Agenda(SystemClock())
+    for item in range(10 * IN_A_ROW):
+        agenda.put(item)
+    taken: list[int] = []
+    at_turns: list[int] = []
+
+    async def take() -> None:
+        while True:
+            taken.append(await agenda.next_due())
+
+    taking = asyncio.create_task(take())
+    while len(taken) < 10 * IN_A_ROW:
+        await asyncio.sleep(0)
+        at_turns.append(len(taken))
+    assert taken == list(range(10 * IN_A_ROW))
+    assert max(after - before for before, after in pairwise([0, *at_turns])) == IN_A_ROW
+    taking.cancel()
+    await asyncio.gather(taking, return_exceptions=True)
+
+
+async def test_a_taker_that_is_cancelled_in_between_loses_nothing() -> None:
+    """What it has not got is there for the next."""
+    agenda: Agenda[int] = Agenda(SystemClock())
+    for item in range(IN_A_ROW + 1):
+        agenda.put(item)
+    for item in range(IN_A_ROW):
+        assert await agenda.next_due() == item
+    waiter = asyncio.create_task(agenda.next_due())
+    await asyncio.sleep(0)
+    assert not waiter.done()
+    waiter.cancel()
+    await asyncio.gather(waiter, return_exceptions=True)
+    assert await agenda.next_due() == IN_A_ROW
+
+
+async def test_moving_things_again_and_again_takes_no_memory() -> None:
+    """What is left of their earlier times is cleared away, and not all of it in one go when it falls due."""
+    clock = VirtualClock()
+    agenda: Agenda[int] = Agenda(clock)
+    count = 2 * STALE
+    for after in range(50):
+        for item in range(count):
+            agenda.put(item, 100.0 + (after * 37 + item) % 50)
+        assert len(agenda._heap) <= count + count // STALE_SHARE + STALE
+    for item in range(count // 2):
+        agenda.drop(item)
+        assert len(agenda._heap) <= len(agenda) + len(agenda) // STALE_SHARE + STALE
+    await clock.advance(200.0)
+    in_order = sorted(range(count // 2, count), key=lambda item: (49 * 37 + item) % 50)
+    assert [await agenda.next_due() for _ in range(count // 2)] == in_order
+    assert len(agenda) == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import threading
 from pathlib import Path
 
 import aiohttp
@@ -12,6 +13,8 @@ import pytest
 from process import MIB, at_work, sha256
 
 from uploader import __version__
+from uploader.cli import work
+from uploader.config import Config
 from uploader.simulator import Fault
 
 COMMANDS = (
@@ -124,6 +127,34 @@ async def test_once_sends_everything_and_a_second_once_nothing(tmp_path: Path) -
         second = await site.run("once")
         assert (second.code, second.out) == (0, "0 uploaded now, 0 not ready\n")
         assert len(site.simulator.records()) == 3
+
+
+async def test_once_says_which_folder_s_share_is_silent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A share that hangs holds up no more than its own look; what is wrong with the others is said beside it."""
+    gate = threading.Event()
+
+    def look(path: str, *, writable: bool) -> str | None:
+        del writable
+        if path == "/rec/hangs":
+            gate.wait()
+        return None if path == "/rec/fine" else f"{path}: is missing"
+
+    monkeypatch.setattr("uploader.files.folder_problem", look)
+    monkeypatch.setattr(work, "FIRST_LOOK", 0.2)
+    config = Config.model_validate(
+        {
+            "server": {"url": "https://valt.example.com", "username": "uploader"},
+            "watch": [{"path": "/rec/hangs"}, {"path": "/rec/fine"}, {"path": "/rec/gone"}],
+            "state": {"dir": str(tmp_path)},
+        }
+    )
+    try:
+        hangs, fine, gone = await work._first_look(config)
+    finally:
+        gate.set()
+    assert hangs.startswith("/rec/hangs: the share has not answered for 0.2 s ([[watch]] path): mend its server")
+    assert fine == ""
+    assert gone == "/rec/gone: is missing ([[watch]] path): make it, mount it, or mend its rights"
 
 
 async def test_once_tells_what_is_not_ready_and_why(tmp_path: Path) -> None:

@@ -7,6 +7,8 @@ import json
 import os
 import socket
 import stat
+import threading
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ from fakes import PATIENCE
 from hypothesis import given
 from hypothesis import strategies as st
 
-from uploader import errors
+from uploader import control, errors
 from uploader.control import NAME, REQUEST_LIMIT, Control, _request, ask
 
 NOT_ONE = {"error": "not a request of valt-uploader"}
@@ -89,6 +91,86 @@ async def test_only_root_and_our_own_user_are_heard(tmp_path: Path, monkeypatch:
                 patch.setattr("asyncio.trsock.TransportSocket.getsockopt", lambda *_, peer=peer: peer)
                 answer = json.loads(await raw(tmp_path, b'{"do": "status", "paths": []}\n'))
             assert ("error" not in answer) is heard
+
+
+# Long answers
+
+
+@pytest.mark.parametrize("count", [0, 1, control.ROWS, control.ROWS + 1, 1000])
+async def test_an_answer_by_rows_is_one_with_a_list(tmp_path: Path, count: int) -> None:
+    """However many rows it has, the client reads one JSON object with everything in its place."""
+    rows = [{"path": os.fsdecode(b"/rec/\xff"), "number": number} for number in range(count)]
+
+    async def answer(_do: str, _paths: list[str]) -> dict[str, Any]:
+        return {"before": 1, "rows": iter(rows), "none": iter(()), "after": None}
+
+    async with Control(tmp_path, answer):
+        assert await asked(tmp_path, "status") == {"before": 1, "rows": rows, "none": [], "after": None}
+
+
+@given(st.dictionaries(st.text(), st.lists(st.integers() | st.text())))
+def test_pieces_of_an_answer_make_up_its_json(answer: dict[str, Any]) -> None:
+    """Whatever is in it, given as lists or by rows."""
+    line = b"".join(control.encoded(answer))
+    assert line == b"".join(control.encoded({key: iter(value) for key, value in answer.items()}))
+    assert line.endswith(b"\n")
+    assert line.count(b"\n") == 1
+    assert json.loads(line) == answer
+
+
+async def test_rows_are_made_beside_the_event_loop_and_no_faster_than_they_are_taken(tmp_path: Path) -> None:
+    """A client that does not read holds up neither the others nor more than some pieces in memory."""
+    count, made, places = 4000, 0, set[int]()
+
+    def rows() -> Iterator[dict[str, Any]]:
+        nonlocal made
+        for number in range(count):
+            made += 1
+            places.add(threading.get_ident())
+            yield {"number": number, "filler": "x" * 10_000}
+
+    async def answer(do: str, paths: list[str]) -> dict[str, Any]:
+        return {"rows": rows()} if do == "status" else {"do": do, "paths": paths}
+
+    async with Control(tmp_path, answer):
+        reader, writer = await asyncio.open_unix_connection(tmp_path / NAME)
+        writer.write(b'{"do": "status", "paths": []}\n')
+        for _ in range(count * 10_000 // control.PIECE):  # as many pieces would have been made beside these
+            assert (await asked(tmp_path, "retry"))["do"] == "retry"
+        assert 0 < made < count
+        async with asyncio.timeout(PATIENCE):
+            line = bytearray()
+            while not line.endswith(b"\n"):
+                line += await reader.read(2**20)
+        writer.close()
+    assert [row["number"] for row in json.loads(line)["rows"]] == list(range(count))
+    assert threading.get_ident() not in places
+
+
+async def test_a_client_that_goes_away_in_the_middle_of_an_answer_disturbs_nobody(tmp_path: Path) -> None:
+    """What is left of its rows is not made; the next is answered."""
+    made = 0
+
+    def rows() -> Iterator[str]:
+        nonlocal made
+        while True:
+            made += 1
+            yield "x" * 10_000
+
+    async def answer(do: str, _paths: list[str]) -> dict[str, Any]:
+        return {"rows": rows()} if do == "status" else {"do": do}
+
+    async with Control(tmp_path, answer):
+        reader, writer = await asyncio.open_unix_connection(tmp_path / NAME)
+        writer.write(b'{"do": "status", "paths": []}\n')
+        assert await reader.read(1000)
+        writer.transport.abort()
+        for _ in range(3):
+            assert await asked(tmp_path, "retry") == {"do": "retry"}
+        so_far = made
+        for _ in range(10):
+            assert await asked(tmp_path, "retry") == {"do": "retry"}
+        assert made == so_far
 
 
 @pytest.mark.parametrize(

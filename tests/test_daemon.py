@@ -5,13 +5,21 @@ from __future__ import annotations
 import asyncio
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from fakes import MemoryDisk, VirtualClock, an_upload, next_value
 from process import MIB, PATIENCE, Site, at_work, sha256, until
 
+from uploader import events, report
+from uploader.config import Config
+from uploader.daemon import Daemon
+from uploader.house import House
+from uploader.model import State, Upload
 from uploader.simulator import Fault, Settings
+from uploader.store import Store
 
 
 class Supervisor:
@@ -75,6 +83,112 @@ async def test_the_status_line_names_the_password_problem(tmp_path: Path, superv
         await site.start("run", environ=supervisor.environ)
         line = await supervisor.hears("STATUS=the server refused")
         assert line == "STATUS=the server refused the log-in: user name or password is wrong, 1 queued; 0 done"
+
+
+# A daemon with many uploads, in this process
+
+
+class ByPath(Mapping[str, Upload]):
+    """Uploads that may be asked for by path; whoever goes through them is counted."""
+
+    def __init__(self, uploads: Mapping[str, Upload], count: Callable[[], None]) -> None:
+        self._uploads, self._count = uploads, count
+
+    def __getitem__(self, path: str) -> Upload:
+        return self._uploads[path]
+
+    def __len__(self) -> int:
+        return len(self._uploads)
+
+    def __iter__(self) -> Iterator[str]:
+        for path in self._uploads:
+            self._count()
+            yield path
+
+
+class CountingStore(Store):
+    """Counts how many uploads were looked at by somebody who went through all of them."""
+
+    looked_at = 0
+
+    @property
+    def uploads(self) -> Mapping[str, Upload]:
+        """As they are, and counted."""
+        return ByPath(super().uploads, self._count)
+
+    def _count(self) -> None:
+        self.looked_at += 1
+
+
+@asynccontextmanager
+async def daemon_with(tmp_path: Path, *uploads: Upload) -> AsyncIterator[tuple[Daemon, CountingStore]]:
+    """A daemon over these uploads that has made its house, and does not work."""
+    (tmp_path / "watch").mkdir()
+    config = Config.model_validate(
+        {
+            "server": {"url": "https://valt.example.com", "username": "uploader"},
+            "watch": [{"path": str(tmp_path / "watch")}],
+            "state": {"dir": str(tmp_path)},
+        }
+    )
+    clock, bus = VirtualClock(), events.Bus()
+    store = CountingStore(MemoryDisk(), clock, bus)
+    for upload in uploads:
+        store.put(upload)
+    daemon = Daemon(tmp_path / "config.toml", config, store, clock, bus, {})
+    daemon._house = House(config, store, clock, bus, {})
+    store.looked_at = 0
+    yield daemon, store
+    await store.close()
+
+
+MANY = [an_upload(path=f"/rec/{number:03}.mp4") for number in range(500)]
+
+
+async def test_the_status_line_costs_the_same_however_many_uploads_there_are(tmp_path: Path) -> None:
+    """It is made every two seconds: none of them is looked at."""
+    async with daemon_with(tmp_path, *MANY, an_upload(State.SENDING)) as (daemon, store):
+        assert daemon._status_line() == "500 queued, 1 sending; 0 done"
+        assert store.looked_at == 0
+        store.put(next_value(store, an_upload(State.VERIFYING)))
+        store.drop(store.table.all[MANY[0].path])
+        assert daemon._status_line() == "499 queued, 1 verifying; 0 done"
+        assert store.looked_at == 0
+
+
+async def test_explain_is_a_look_up(tmp_path: Path) -> None:
+    """However many uploads there are, and by either of its file's names."""
+    renamed = an_upload(State.SENDING, path="/rec/a.mp4", renamed_to="/rec/b.mp4")
+    async with daemon_with(tmp_path, *MANY, renamed) as (daemon, store):
+        for path in ("/rec/a.mp4", "/rec/b.mp4"):
+            lines = (await daemon.answer("explain", [path]))["lines"]
+            assert "state    sending, 40 of 100 bytes acknowledged" in lines
+            assert "file     it was /rec/a.mp4 when its upload began, and is /rec/b.mp4 now" in lines
+        assert store.looked_at == 0
+
+
+async def test_explain_says_that_a_file_is_paused(tmp_path: Path) -> None:
+    """Also by the folder that it is in."""
+    async with daemon_with(tmp_path, an_upload(path="/rec/a.mp4")) as (daemon, store):
+        store.pause("/rec")
+        lines = (await daemon.answer("explain", ["/rec/a.mp4"]))["lines"]
+        assert f"reason   {report.PAUSED}" in lines
+        assert lines[-1] == "verdict  not finished: goes on after: valt-uploader resume"
+
+
+async def test_a_status_is_of_one_moment(tmp_path: Path) -> None:
+    """Its rows are made later, and yet show what was known when it was asked for; each upload is looked at once."""
+    async with daemon_with(tmp_path, *MANY) as (daemon, store):
+        document = await daemon.answer("status", [])
+        assert store.looked_at == len(MANY)
+        store.put(next_value(store, an_upload(State.SENDING, path=MANY[0].path)))
+        store.drop(store.table.all[MANY[1].path])
+        store.pause(MANY[2].path)
+        rows = list(document["uploads"])
+        assert [row["path"] for row in rows] == [upload.path for upload in MANY]
+        assert {row["state"] for row in rows} == {"queued"}
+        assert {row["reason"] for row in rows} == {None}
+        assert document["counts"]["queued"] == len(MANY)
 
 
 # Signals

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 from harness import Rig
 from parts import CHUNK, at
 from shares import identify
+from test_watching import listeners
 
 from uploader import events, selection
 from uploader.files import MountedShare
@@ -249,6 +251,51 @@ async def test_what_is_no_regular_file_is_ignored_with_one_warning(tmp_path: Pat
         assert [record.name for record in rig.records] == ["good"]
 
 
+async def test_what_is_ignored_and_gone_is_forgotten(tmp_path: Path) -> None:
+    """A name that a whole scan sees no more takes no memory; when it comes again it is named again."""
+    async with Rig(tmp_path) as rig:
+        pipe, stays = rig.watch / "pipe.mp4", rig.watch / "stays.mp4"
+        os.mkfifo(stays)
+        os.mkfifo(pipe)
+        await rig.start()
+        await rig.event(events.FileIgnored, count=2)
+        (folder,) = rig.house.discover._folders
+        pipe.unlink()
+        await rig.scan()
+        assert folder._ignored == {str(stays)}
+        os.mkfifo(pipe)
+        await rig.scan()
+        assert [event.path for event in rig.seen(events.FileIgnored)].count(str(pipe)) == 2
+        assert [event.path for event in rig.seen(events.FileIgnored)].count(str(stays)) == 1
+
+
+async def test_what_is_ignored_is_kept_when_a_scan_was_not_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder that cannot be read for a moment does not let everything in it be named again."""
+    async with Rig(tmp_path) as rig:
+        (rig.watch / "room").mkdir()
+        pipe = rig.watch / "room" / "pipe.mp4"
+        os.mkfifo(pipe)
+        await rig.start()
+        await rig.event(events.FileIgnored)
+        (folder,) = rig.house.discover._folders
+        enter = Walk._enter
+
+        def refuse(self: Walk, parent: int, name: str, prefix: str) -> None:
+            if name == "room":
+                raise PermissionError(13, "Permission denied")
+            enter(self, parent, name, prefix)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Walk, "_enter", refuse)
+            await rig.scan()
+        assert folder.tally.unreadable
+        assert folder._ignored == {str(pipe)}
+        await rig.scan()
+        assert len(rig.seen(events.FileIgnored)) == 1
+
+
 async def test_name_that_is_not_utf8(tmp_path: Path) -> None:
     """Such a name makes the source of events fail; the scan covers for it, and what comes after is found too."""
     async with watching(tmp_path) as rig:
@@ -315,6 +362,60 @@ async def test_scan_and_event_of_one_file_make_one_upload(tmp_path: Path) -> Non
         await asyncio.gather(*(rig.scan() for _ in range(5)))
         assert len(rig.records) == 1
         assert len(rig.seen(events.UploadFinished)) == 1
+
+
+# A large tree, whose events another process hears
+
+
+@pytest.fixture
+def large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Every folder counts as a large tree; the answer is what our own process was asked to listen to."""
+    asked: list[str] = []
+
+    async def source(path: Path, **_: object) -> AsyncIterator[Any]:
+        asked.append(str(path))
+        for nothing in range(0):
+            yield nothing
+
+    monkeypatch.setattr(discover, "awatch", source)
+    monkeypatch.setattr(discover, "FOLDERS_AT_ONCE", 1)
+    (tmp_path / "watch" / "room").mkdir(parents=True)
+    return asked
+
+
+async def test_events_of_a_large_tree_hurry_too(tmp_path: Path, large: list[str]) -> None:
+    """Found without any scan, in folders that were there and in one that comes; our own process asks for no watch."""
+    async with watching(tmp_path) as rig:
+        await rig.finished(rig.write("room/a.mp4", b"a"))
+        (rig.watch / "deep" / "er").mkdir(parents=True)
+        await rig.finished(rig.write("deep/er/b.mp4", b"b"))
+        assert large == []
+    assert listeners() == []
+
+
+async def test_a_scan_covers_for_what_came_before_a_large_tree_was_listened_to(
+    tmp_path: Path, large: list[str]
+) -> None:
+    """That process says when it listens: only from then on must events have told of what is new."""
+    async with Rig(tmp_path, watch=EVENTS) as rig:
+        await rig.start()
+        (folder,) = rig.house.discover._folders
+        await rig.until(lambda: folder._trusted, "events that are trusted")
+        assert folder.tally.scans == 2
+        assert len(listeners()) == 1
+        assert large == []
+
+
+async def test_process_that_listens_is_begun_again_when_it_is_killed(tmp_path: Path, large: list[str]) -> None:
+    """It is said, a scan covers for it, and events hurry once more."""
+    async with watching(tmp_path) as rig:
+        (killed,) = listeners()
+        os.kill(killed, signal.SIGKILL)
+        assert "has ended" in (await rig.event(events.WatcherRestarted)).reason
+        _hinted.clear()
+        await rig.until(lambda: _listens(rig, rig.watch / ".probe"), "events from the new process")
+        assert killed not in listeners()
+        assert large == []
 
 
 # Events that cannot be had, that miss, or that stop

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
+import threading
+from collections import Counter
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +16,7 @@ from typing import Any
 import pytest
 from fakes import EPOCH, TROUBLE, an_upload
 
-from uploader import report
+from uploader import files, report
 from uploader.config import Config
 from uploader.model import Learnt, Orphan, Sighting, State, Trouble, Turn, Upload
 from uploader.report import Known
@@ -100,6 +104,115 @@ def test_one_line_says_what_goes_on(tmp_path: Path) -> None:
     assert line(outage=9.0, outage_reason="no connection; look at it") == "no connection, nothing to do; 0 done"
 
 
+class Touched(Collection[Upload]):
+    """Uploads that count how many of them have been looked at."""
+
+    def __init__(self, *uploads: Upload) -> None:
+        self.uploads, self.count = uploads, 0
+
+    def __len__(self) -> int:
+        return len(self.uploads)
+
+    def __contains__(self, item: object) -> bool:
+        raise AssertionError("nobody searches through all uploads")
+
+    def __iter__(self) -> Iterator[Upload]:
+        for upload in self.uploads:
+            self.count += 1
+            yield upload
+
+
+def test_one_line_looks_at_no_upload() -> None:
+    """It is made of the counts alone, so that it costs the same with ten uploads and with a hundred thousand."""
+    uploads = Touched(*(an_upload(path=f"/rec/{number}.mp4") for number in range(50)))
+    everything = replace(known(process=1, done=3), uploads=uploads, counts={State.QUEUED: 50})
+    assert report.one_line(report.summary(everything, EPOCH)) == "50 queued; 3 done"
+    assert uploads.count == 0
+
+
+def test_rows_of_a_status_are_made_when_they_are_read(tmp_path: Path) -> None:
+    """Whoever sends them makes one after the other: to begin with, none."""
+    uploads = Touched(*(an_upload(path=f"/rec/{number}.mp4") for number in range(3)))
+    everything = replace(known(process=1), uploads=uploads, counts={State.QUEUED: 3})
+    document = report.status_by_rows(config_of(tmp_path), everything, EPOCH)
+    assert uploads.count == 0
+    assert document["counts"]["queued"] == 3
+    assert [row["path"] for row in document["uploads"]] == ["/rec/0.mp4", "/rec/1.mp4", "/rec/2.mp4"]
+    assert uploads.count == 3
+
+
+@pytest.mark.parametrize("count", [0, 1, 4, 5, 23])
+def test_uploads_come_in_order_however_many_are_sorted_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    """Every one of them, once, by its path."""
+    monkeypatch.setattr(report, "SORTED_AT_ONCE", 4)
+    paths = [f"/rec/{number:02}.mp4" for number in range(count)]
+    uploads = [an_upload(path=path) for path in (*paths[::-2], *paths[-2::-2])]
+    document = report.status(config_of(tmp_path), known(*uploads), EPOCH)
+    assert [row["path"] for row in document["uploads"]] == paths
+
+
+def test_counts_that_are_kept_are_those_that_would_be_counted(tmp_path: Path) -> None:
+    """With the daemon running or stopped, the document is the same."""
+    uploads = [an_upload(state, path=f"/rec/{state}.mp4") for state in State if state is not State.DONE]
+    counted, kept = known(*uploads), known(*uploads, counts=Counter(upload.state for upload in uploads))
+    assert report.status(config_of(tmp_path), counted, EPOCH) == report.status(config_of(tmp_path), kept, EPOCH)
+
+
+def test_a_renamed_file_is_shown_under_both_names(tmp_path: Path) -> None:
+    """The name that it was sent under stays the key; ``file`` says what it is called now."""
+    renamed = an_upload(State.SENDING, path="/rec/a.mp4", renamed_to="/rec/b\x1b.mp4")
+    document = report.status(config_of(tmp_path), known(renamed, an_upload(path="/rec/c.mp4")), EPOCH)
+    assert [(row["path"], row["file"]) for row in document["uploads"]] == [
+        ("/rec/a.mp4", "/rec/b\x1b.mp4"),
+        ("/rec/c.mp4", "/rec/c.mp4"),
+    ]
+    lines = report.status_lines(document)
+    assert lines.count("  file: now /rec/b\\x1b.mp4") == 1
+    assert sum(line.startswith("  file:") for line in lines) == 1
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "b.mp4"])
+def test_explain_knows_a_renamed_file_by_either_name(tmp_path: Path, name: str) -> None:
+    """By the one that its upload began with, and by the one that it has now; both are said."""
+    renamed = an_upload(State.SENDING, path=str(tmp_path / "a.mp4"), renamed_to=str(tmp_path / "b.mp4"))
+    text = explained(tmp_path, tmp_path / name, known(renamed))
+    assert "state    sending, 40 of 100 bytes acknowledged" in text
+    assert f"file     it was {tmp_path}/a.mp4 when its upload began, and is {tmp_path}/b.mp4 now" in text
+    assert text.endswith("verdict  not finished: the next chunk begins at byte 40")
+
+
+@pytest.mark.parametrize(("word", "said"), [("failed", True), ("created", False), ("ready", False), ("", False)])
+def test_what_the_server_says_of_a_video_is_shown_if_it_is_unexpected(tmp_path: Path, word: str, *, said: bool) -> None:
+    """A server that says "failed" is not heard only when the patience with it is over."""
+    upload = an_upload(State.VERIFYING)
+    document = report.status(config_of(tmp_path), known(upload, last_words={upload.path: word}), EPOCH)
+    assert document["uploads"][0]["server_says"] == (word if said else None)
+    assert ("  why:  the server says: failed" in report.status_lines(document)) is said
+    facts = report.FileFacts(upload, last_word=word)
+    lines = report.explain(config_of(tmp_path), upload.path, facts, EPOCH, "missing")
+    assert ("reason   the server says: failed" in lines) is said
+
+
+def test_a_server_s_word_cannot_forge_a_line(tmp_path: Path) -> None:
+    """It is foreign text, and shown as such."""
+    upload = an_upload(State.VERIFYING)
+    document = report.status(config_of(tmp_path), known(upload, last_words={upload.path: "failed\nverdict  ok"}), EPOCH)
+    assert "  why:  the server says: failed\\x0averdict  ok" in report.status_lines(document)
+
+
+async def test_a_share_that_hangs_holds_no_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever asks gets an answer: that there is none."""
+    gate = threading.Event()
+    monkeypatch.setattr(report, "LOOK_PATIENCE", 0.05)
+    monkeypatch.setattr(files, "look", lambda *_: gate.wait())
+    try:
+        assert await report.look_at("/rec/a.mp4") == "unreadable (the share has not answered for 0.05 s)"
+    finally:
+        gate.set()
+
+
 def test_an_outage_is_shown_with_its_reason(tmp_path: Path) -> None:
     """Why nothing moves, and when it is tried again."""
     down = known(process=1, outage=90.0, outage_reason="cannot be reached")
@@ -163,7 +276,9 @@ def test_an_orphan_that_landed_is_a_person_s(tmp_path: Path) -> None:
 def explained(tmp_path: Path, path: Path | str, everything: Known, *finished: ledger.Known, **settings: Any) -> str:
     """What explain says, in one text."""
     config = config_of(tmp_path, {"path": str(tmp_path)} | settings)
-    return "\n".join(report.explain(config, str(path), everything, finished, EPOCH))
+    seen = asyncio.run(report.look_at(str(path)))
+    facts = report.facts_of(everything, str(path), finished)
+    return "\n".join(report.explain(config, str(path), facts, EPOCH, seen))
 
 
 def test_explain_names_the_rule_and_ends_with_a_verdict(tmp_path: Path) -> None:
@@ -196,7 +311,8 @@ def test_explain_says_why_a_file_is_not_taken(tmp_path: Path) -> None:
 def test_explain_knows_the_folder_that_was_faster(tmp_path: Path) -> None:
     """A folder that would take it, too, says that another has it."""
     config = config_of(tmp_path, {"path": str(tmp_path)}, {"path": str(tmp_path / "room")})
-    text = "\n".join(report.explain(config, str(tmp_path / "room" / "a.mp4"), known(), (), EPOCH))
+    path = str(tmp_path / "room" / "a.mp4")
+    text = "\n".join(report.explain(config, path, report.FileFacts(), EPOCH, "missing"))
     assert f"watch[0] {tmp_path}: takes it" in text
     assert f"watch[1] {tmp_path}/room: another [[watch]] before it" in text
 

@@ -467,3 +467,14 @@ def test_a_broken_ledger_stops_the_daemon() -> None:
     with pytest.raises(errors.StateUnusable, match=r"ledger.jsonl: line 1: .*it is never rewritten") as caught:
         Store(disk, VirtualClock(), events.Bus())
     assert (caught.value.exit_code, disk.files[ledger_file.NAME]) == (78, b"{}\n")
+
+
+async def test_counts_per_state_follow_every_change(desk: Desk) -> None:
+    """Put, changed, put again, dropped: they are what counting all uploads would say."""
+    waiting = desk.store.put(an_upload(path="/rec/a.mp4"))
+    desk.store.put(an_upload(path="/rec/b.mp4"))
+    for _ in range(2):
+        desk.store.put(next_value(desk.store, an_upload(State.SENDING, path="/rec/b.mp4")))
+    assert {state: count for state, count in desk.store.counts.items() if count} == {State.QUEUED: 1, State.SENDING: 1}
+    desk.store.drop(waiting)
+    assert {state: count for state, count in desk.store.counts.items() if count} == {State.SENDING: 1}

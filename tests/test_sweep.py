@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from itertools import pairwise
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
-from fakes import MemoryDisk, VirtualClock
+from fakes import EPOCH, MemoryDisk, VirtualClock
 from harness import Rig
 from structlog.testing import capture_logs
 
@@ -17,9 +19,10 @@ from uploader.config import ServerConfig
 from uploader.model import Orphan
 from uploader.outage import Outage
 from uploader.retry import DAY, HOUR
+from uploader.slices import SLICE
 from uploader.store import Store
 from uploader.sweep import Sweep
-from uploader.valt import RecordDetails
+from uploader.valt import RecordDetails, Valt
 
 PATH = "/rec/a.mp4"
 
@@ -215,3 +218,45 @@ async def test_lost_answer_to_delete_is_asked_again(tmp_path: Path) -> None:
         await rig.house.sweep.look(rig.store.orphans[record])
         assert rig.store.orphans == {}
         assert len(rig.seen(events.OrphanCleared)) == 1
+
+
+class Orphans(dict[str, Orphan]):
+    """Orphans, and how many of them were looked up."""
+
+    looked_up = 0
+
+    def get(self, record: str, default: Any = None) -> Any:
+        """Look one up."""
+        self.looked_up += 1
+        return super().get(record, default)
+
+
+class Noting(VirtualClock):
+    """Notes at each wait how many orphans were looked up before it."""
+
+    def __init__(self, orphans: Orphans) -> None:
+        super().__init__()
+        self.orphans, self.noted = orphans, [0]
+
+    async def sleep(self, seconds: float) -> None:
+        """Note, and wait."""
+        self.noted.append(self.orphans.looked_up)
+        await super().sleep(seconds)
+
+
+async def test_round_over_many_orphans_leaves_the_event_loop_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is made in slices, each second, over all of them."""
+    count = 2 * SLICE + 1
+    orphans = Orphans({f"r{number}": Orphan(f"r{number}", "a", PATH, EPOCH, EPOCH + DAY) for number in range(count)})
+    clock, bus = Noting(orphans), events.Bus()
+    store = Store(MemoryDisk(), clock, bus)
+    monkeypatch.setattr(Store, "orphans", orphans)
+    config = ServerConfig(url="https://valt.example.com", username="uploader")
+    sweep = Sweep(config, store, cast("Valt", None), Outage(store, clock, bus), clock, bus)
+    sweeping = asyncio.create_task(sweep.run())
+    await clock.advance(1.0)
+    assert orphans.looked_up == count
+    assert max(after - before for before, after in pairwise(clock.noted)) == SLICE
+    sweeping.cancel()
+    await asyncio.gather(sweeping, return_exceptions=True)
+    await store.close()

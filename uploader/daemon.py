@@ -10,6 +10,7 @@ import os
 import signal
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,13 +22,11 @@ from uploader.files import DISPOSALS, ShareThreads
 from uploader.house import House
 from uploader.keeping import news_of, take_in
 from uploader.log import configure, install_hooks
-from uploader.model import Sighting
 from uploader.operator import Operator
 from uploader.stages.lease import Leases
 from uploader.store import Store
 from uploader.systemd import Notifier, watchdog_interval
 
-LOOK_PATIENCE: Final = 2.0  # s that one look at a file by hand may take: somebody is waiting for the answer
 STATUS_EVERY: Final = 2.0  # s between two status lines to systemd, if there is something new to say
 
 
@@ -45,6 +44,7 @@ class Daemon:
         self._operator = Operator(store, self._leases, clock, bus, config.server.doubt_settle)
         self._house: House | None = None
         self._stop = asyncio.Event()
+        self._reload_asked = asyncio.Event()
         self._ending = False
         self._main: asyncio.Task[Any] | None = None
 
@@ -55,12 +55,13 @@ class Daemon:
         install_hooks(loop)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._end, number)
-        loop.add_signal_handler(signal.SIGHUP, self._reload)
+        loop.add_signal_handler(signal.SIGHUP, self._ask_for_reload)
         self._announce()
         with suppress(asyncio.CancelledError):  # by our own second signal, and only by it
             control = Control(self._config.state.dir, self.answer, leave=lambda: self._store.write_age > 0)
             async with control, asyncio.TaskGroup() as group:
                 helpers = [group.create_task(self._keep_systemd_posted()), group.create_task(self._feed_watchdog())]
+                helpers.append(group.create_task(self._reload_when_asked()))
                 helpers += [group.create_task(self._look_at_folder(watch)) for watch in self._config.watch]
                 while not self._ending:
                     self._stop.clear()
@@ -106,13 +107,24 @@ class Daemon:
         self._bus.publish(events.Stopping(signal.Signals(number).name, self._config.upload.drain))
         self._stop.set()
 
-    def _reload(self) -> None:
-        """Put a new configuration into force, or keep the old one and say what is wrong with the new."""
+    def _ask_for_reload(self) -> None:
         self._notifier.reloading()
+        self._reload_asked.set()
+
+    async def _reload_when_asked(self) -> None:
+        while True:
+            await self._reload_asked.wait()
+            self._reload_asked.clear()
+            await self._reload()
+
+    async def _reload(self) -> None:
+        """Put a new configuration into force, or keep the old one and say what is wrong with the new."""
         try:
-            config = load(self._file, self._environ)
+            config = await self._looks.call(lambda: load(self._file, self._environ))  # off the loop: it reads files
         except errors.ConfigError as error:
             self._bus.publish(events.ConfigRejected("; ".join(error.faults)))
+        except errors.ShareNotReady as error:
+            self._bus.publish(events.ConfigRejected(f"{self._file}: {error}"))
         else:
             if config.state.dir != self._config.state.dir:
                 self._bus.publish(events.Notice("state.dir has changed: that takes a restart, not a reload"))
@@ -149,27 +161,53 @@ class Daemon:
             await self._clock.sleep(interval)
 
     def _status_line(self) -> str:
-        return report.one_line(self._status())
+        return report.one_line(report.summary(self._known_in_brief(), self._clock.now()))
 
     def _status(self) -> dict[str, Any]:
-        return report.status(self._config, self._known(), self._clock.now())
+        """Take the status as it is now; its rows are made when they are read, also in another thread."""
+        return report.status_by_rows(self._config, self._known(), self._clock.now())
 
-    def _known(self) -> report.Known:
+    def _known_in_brief(self) -> report.Known:
+        """All that can be said without looking at any upload."""
         house = self._house
         return report.Known(
-            uploads=self._store.uploads.values(),
-            orphans=self._store.orphans.values(),
+            uploads=(),
+            orphans=(),
             learnt=self._store.learnt,
             done=self._store.ledger.count,
-            settling=() if house is None else tuple(house.settle.candidates.values()),
-            folders=() if house is None else house.discover.tallies(),
+            counts=self._store.counts,
+            settling=() if house is None else house.settle.candidates.values(),
             outage=0.0 if house is None else house.outage.wait,
             outage_reason="" if house is None else house.outage.reason,
             process=os.getpid(),
-            warnings=report.standing_warnings(self._config, self._environ),
-            paused=self._store.paused,
             not_saved=self._store.not_saved,
         )
+
+    def _known(self) -> report.Known:
+        """Copy all that is known, by reference: nothing in it changes when work goes on."""
+        brief, house = self._known_in_brief(), self._house
+        return replace(
+            brief,
+            uploads=tuple(self._store.uploads.values()),
+            orphans=tuple(self._store.orphans.values()),
+            settling=tuple(brief.settling),
+            folders=() if house is None else house.discover.tallies(),
+            warnings=report.standing_warnings(self._config, self._environ),
+            paused=tuple(self._store.paused),
+            last_words={} if house is None else dict(house.verify.last_words),
+        )
+
+    async def _explain(self, house: House, path: str) -> list[str]:
+        upload = self._store.upload_at(path)
+        facts = report.FileFacts(
+            upload,
+            house.settle.candidates.get(path),
+            finished=await self._store.sent_from(path),
+            last_word="" if upload is None else house.verify.last_words.get(upload.path, ""),
+            paused=upload is not None and self._store.is_paused(upload),
+            running=True,
+        )
+        return report.explain(self._config, path, facts, self._clock.now(), await report.look_at(path, self._looks))
 
     async def answer(self, do: str, paths: list[str]) -> dict[str, Any]:
         """Do what the operator asks for over the control socket."""
@@ -180,10 +218,7 @@ class Daemon:
             case "status":
                 return self._status()
             case "explain":
-                now = self._clock.now()
-                sent = await self._store.sent_from(paths[0])
-                lines = report.explain(self._config, paths[0], self._known(), sent, now, await self._on_disk(paths[0]))
-                return {"lines": lines}
+                return {"lines": await self._explain(self._house, paths[0])}
             case "retry":
                 await operator.try_server_again()  # which may be all that one of them has waited for
                 return {"done": [path for path in paths if await operator.retry(path)]}
@@ -199,12 +234,6 @@ class Daemon:
                 return {"done": [path for path in paths if await operator.resume(path)]}
             case _:
                 raise errors.UploaderError("this daemon does not know that command; is it another version?")
-
-    async def _on_disk(self, path: str) -> Sighting | str:
-        try:
-            return await self._looks.call(lambda: report.on_disk(path), patience=LOOK_PATIENCE)
-        except errors.ShareNotReady as error:
-            return f"unreadable ({error})"
 
 
 def differ_in_limits_alone(before: Config, after: Config) -> bool:

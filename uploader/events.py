@@ -1,16 +1,21 @@
 """What happens, as frozen values: the log, the progress bars, systemd's status and the tests all read these.
 
 An event's name is its class name in kebab case, the same word in code, log and page. Must never carry a secret or
-a URL, and publishing must never fail or wait: a listener that raises is a bug of the listener.
+a URL, and publishing must never fail or wait: a listener that raises is a bug of the listener, and logged as one.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from typing import ClassVar, Literal
+
+from uploader.log import get_logger
+
+log = get_logger(__name__)
 
 Level = Literal["debug", "info", "warning", "error"]
 
@@ -479,10 +484,11 @@ Listener = Callable[[Event], None]
 
 
 class Bus:
-    """Carries events to whoever listens, in order, at once."""
+    """Carries events to whoever listens, in order, at once. A listener that raises is no concern of anybody else."""
 
     def __init__(self) -> None:
         self._listeners: list[Listener] = []
+        self._told: set[tuple[int, type[Event]]] = set()  # by the listener's id
 
     def listen(self, listener: Listener) -> Callable[[], None]:
         """Add a listener; the answer is the call that removes it."""
@@ -490,6 +496,16 @@ class Bus:
         return lambda: self._listeners.remove(listener)
 
     def publish(self, event: Event) -> None:
-        """Tell everybody."""
+        """Tell everybody. What a listener raises ends here; cancellation and the end of the process pass through."""
         for listener in tuple(self._listeners):
-            listener(event)
+            try:
+                listener(event)
+            except Exception:  # a metric or a bar that fails must not stop an upload
+                if (id(listener), type(event)) not in self._told:  # said once: it may happen with every chunk
+                    self._told.add((id(listener), type(event)))
+                    with suppress(Exception):  # the log itself may be what has failed
+                        log.exception("listener-failed", listener=_name_of(listener), told=repr(event))
+
+
+def _name_of(listener: Listener) -> str:
+    return getattr(listener, "__qualname__", type(listener).__qualname__)

@@ -24,10 +24,11 @@ from uploader.log import redactor
 from uploader.model import Home, Sighting, State, Upload
 from uploader.operator import is_below
 from uploader.outage import Outage, refuse_again
+from uploader.slices import in_slices
 from uploader.stages import Pipes, Seen
 from uploader.stages.context import StageContext
 from uploader.stages.discover import Discover
-from uploader.stages.dispatcher import SLICE, Dispatcher
+from uploader.stages.dispatcher import Dispatcher
 from uploader.stages.enqueue import Enqueue
 from uploader.stages.finish import Finish
 from uploader.stages.lease import Leases
@@ -138,17 +139,16 @@ class House:
     async def _reconfigure_uploads(self) -> None:
         """Bring every unfinished upload under this configuration: see ``FileRules.reconfigured``."""
         chunk_size = self._chunk_size_now()
-        for number, upload in enumerate(tuple(self.store.uploads.values()), start=1):
-            if self.leases.is_held(upload):
-                continue  # work of the stages before, which hangs: it asks for its disposal when it acts
+        async for path in in_slices(self.store.uploads, self.clock):
+            upload = self.store.uploads.get(path)
+            if upload is None or self.leases.is_held(upload):
+                continue  # held: work of the stages before hangs, and asks for its disposal when it acts
             with suppress(Stale):  # a command has changed it in between
                 if (changed := self.rules.reconfigured(upload, chunk_size)) is None:
                     self.store.drop(upload)
-                    self.bus.publish(events.FileIgnored(upload.path, NOT_TAKEN))
+                    self.bus.publish(events.FileIgnored(path, NOT_TAKEN))
                 elif changed != upload:
                     self.store.put(changed)
-            if number % SLICE == 0:
-                await self.clock.sleep(0)
 
     def _chunk_size_now(self) -> int:
         return chunk_size_now(self.config.upload, self.store.learnt, now=self.clock.now())

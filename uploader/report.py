@@ -6,13 +6,16 @@ shown, so that scripts get the real ones.
 
 from __future__ import annotations
 
+import heapq
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from itertools import islice
+from operator import attrgetter
+from typing import Any, Final
 
-from uploader import files, selection
+from uploader import errors, files, selection
 from uploader.config import PASSWORD_VARIABLE, Config
 from uploader.credentials import password_source
 from uploader.model import EVERYTHING, Learnt, Orphan, Sighting, State, Trouble, Turn, Upload, covers, shown
@@ -28,6 +31,9 @@ WHOSE = {
 }
 
 PAUSED = "a person paused it"
+LOOK_PATIENCE: Final = 2.0  # s that one look at a file by hand may take: somebody is waiting for the answer
+EXPECTED_WORDS: Final = frozenset({"created", "ready"})  # what a server says of a video that it takes in its stride
+SORTED_AT_ONCE: Final = 5000  # uploads; sorting holds every other thread until it is done: this many take a few ms
 REFUSED_BEFORE = "the log-in was refused before, and is not tried again yet"  # what is left of it after a restart
 
 
@@ -35,11 +41,12 @@ REFUSED_BEFORE = "the log-in was refused before, and is not tried again yet"  # 
 class Known:
     """Everything a report is made of."""
 
-    uploads: Iterable[Upload]
+    uploads: Collection[Upload]
     orphans: Iterable[Orphan]
     learnt: Learnt
     done: int
-    settling: Iterable[Candidate] = ()
+    counts: Mapping[State, int] | None = None  # of the uploads; None: they are counted when it is asked for
+    settling: Collection[Candidate] = ()
     folders: Iterable[Tally] = ()
     outage: float = 0.0  # seconds until the server is called again
     outage_reason: str = ""  # why it is not called now
@@ -47,6 +54,27 @@ class Known:
     warnings: list[str] = field(default_factory=list)
     paused: Collection[str] = ()  # files and folders, by a person
     not_saved: str = ""  # why the state cannot be saved now
+    last_words: Mapping[str, str] = field(default_factory=dict)  # by path: what the server said last of its video
+
+
+@dataclass(frozen=True, slots=True)
+class FileFacts:
+    """What is known of one file, found by the name that it has now or by the one that it was sent under."""
+
+    upload: Upload | None = None
+    candidate: Candidate | None = None
+    finished: Sequence[Sent] = ()  # its lines in the ledger
+    paused: bool = False
+    running: bool = False  # the daemon does
+    last_word: str = ""  # what the server said last of its video
+
+
+def facts_of(known: Known, path: str, finished: Sequence[Sent]) -> FileFacts:
+    """Find one file among all that is known, by looking at every one: only while no daemon runs."""
+    upload = next((upload for upload in known.uploads if path in {upload.path, upload.where}), None)
+    candidate = next((one for one in known.settling if one.sighting.path == path), None)
+    paused = upload is not None and _is_paused(upload, known)
+    return FileFacts(upload, candidate, finished, paused, known.process is not None)
 
 
 def standing_warnings(config: Config, environ: Mapping[str, str]) -> list[str]:
@@ -66,34 +94,54 @@ def standing_warnings(config: Config, environ: Mapping[str, str]) -> list[str]:
 
 def status(config: Config, known: Known, now: float) -> dict[str, Any]:
     """Return the document of ``status --json``."""
-    uploads = sorted(known.uploads, key=lambda upload: upload.path)
-    refused = max(0.0, (known.learnt.login_not_before or 0.0) - now)
-    outage = refused if known.process is None else known.outage
-    out = outage > 0 or bool(known.outage_reason)  # also while the first call after the pause is on its way
-    settling = [_settling(candidate) for candidate in known.settling]
-    counts = Counter(upload.state.value for upload in uploads)
+    document = status_by_rows(config, known, now)
+    return {key: list(value) if isinstance(value, Iterator) else value for key, value in document.items()}
+
+
+def status_by_rows(config: Config, known: Known, now: float) -> dict[str, Any]:
+    """Return the document of ``status --json``; each of its long lists is an iterator that makes row after row.
+
+    So a hundred thousand rows need neither be held at the same time nor be made without a break.
+    """
+    brief = summary(known, now)
     return {
         "server": config.server.url,
         "state_dir": str(config.state.dir),
         "daemon": None if known.process is None else {"pid": known.process},
+        **brief,
+        "folders": [_folder(tally) for tally in known.folders],
+        "paused": list(known.paused),
+        "uploads": (_upload(upload, known, now) for upload in _by_path(known.uploads)),
+        "settling": (_settling(candidate) for candidate in known.settling),
+        "learnt": _learnt(known.learnt),
+        "orphans": ({"record": one.record, "path": one.path, "landed": one.landed} for one in known.orphans),
+        "warnings": known.warnings,
+    }
+
+
+def summary(known: Known, now: float) -> dict[str, Any]:
+    """Return the part of the status that ``one_line`` is made of. Looks at no upload, if ``known`` has its counts."""
+    refused = max(0.0, (known.learnt.login_not_before or 0.0) - now)
+    outage = refused if known.process is None else known.outage
+    out = outage > 0 or bool(known.outage_reason)  # also while the first call after the pause is on its way
+    counts = Counter(upload.state for upload in known.uploads) if known.counts is None else known.counts
+    return {
         "not_saved": known.not_saved or None,
         "outage": round(outage, 1) if out else None,
         "outage_reason": (known.outage_reason or REFUSED_BEFORE) if out else None,
         "counts": {
-            "settling": len(settling),
-            **{state.value: counts.get(state.value, 0) for state in State if state is not State.DONE},
+            "settling": len(known.settling),
+            **{state.value: counts.get(state, 0) for state in State if state is not State.DONE},
             "done": known.done,
         },
-        "folders": [_folder(tally) for tally in known.folders],
-        "paused": list(known.paused),
-        "uploads": [_upload(upload, now, paused=_is_paused(upload, known)) for upload in uploads],
-        "settling": settling,
-        "learnt": _learnt(known.learnt),
-        "orphans": [
-            {"record": orphan.record, "path": orphan.path, "landed": orphan.landed} for orphan in known.orphans
-        ],
-        "warnings": known.warnings,
     }
+
+
+def _by_path(uploads: Iterable[Upload]) -> Iterator[Upload]:
+    """Sort uploads by path, ``SORTED_AT_ONCE`` at a time: one sort of all of them could not be interrupted."""
+    rest, key = iter(uploads), attrgetter("path")
+    parts = iter(lambda: sorted(islice(rest, SORTED_AT_ONCE), key=key), [])
+    yield from heapq.merge(*parts, key=key)
 
 
 def _learnt(learnt: Learnt) -> dict[str, Any]:
@@ -127,13 +175,15 @@ def _settling(candidate: Candidate) -> dict[str, Any]:
 
 
 def _is_paused(upload: Upload, known: Known) -> bool:
-    return covers(known.paused, upload.path) or covers(known.paused, upload.where)
+    return bool(known.paused) and (covers(known.paused, upload.path) or covers(known.paused, upload.where))
 
 
-def _upload(upload: Upload, now: float, *, paused: bool) -> dict[str, Any]:
+def _upload(upload: Upload, known: Known, now: float) -> dict[str, Any]:
+    paused = _is_paused(upload, known)
     trouble = Trouble(PAUSED, Turn.OPERATOR) if paused else upload.trouble
     return {
         "path": upload.path,
+        "file": upload.where,
         "state": upload.state.value,
         "size": upload.identity.size,
         "offset": upload.offset,
@@ -145,7 +195,13 @@ def _upload(upload: Upload, now: float, *, paused: bool) -> dict[str, Any]:
         "attempts": 0 if trouble is None else trouble.attempts,
         "next_try": None if trouble is None or trouble.next_try is None else iso(trouble.next_try),
         "next": what_next(upload, now, paused=paused),
+        "server_says": _unexpected(known.last_words.get(upload.path, "")) or None,
     }
+
+
+def _unexpected(last_word: str) -> str:
+    """Return what the server said last of a video, if whoever looks has to know it; else nothing."""
+    return "" if last_word in EXPECTED_WORDS else last_word
 
 
 def what_next(upload: Upload, now: float, *, paused: bool = False) -> str:
@@ -197,8 +253,12 @@ def status_lines(document: Mapping[str, Any]) -> list[str]:
     for row in document["uploads"]:
         percent = f" {100 * row['offset'] // max(1, row['size'])} %" if row["state"] == State.SENDING else ""
         lines.append(f"\n{shown(row['path'])}\n  {row['state']}{percent}, {format_bytes(row['size'])}")
+        if (file := row.get("file", row["path"])) != row["path"]:  # an older daemon does not say it
+            lines.append(f"  file: now {shown(file)}")
         if row["reason"]:
             lines.append(f"  why:  {row['reason']}")
+        if row.get("server_says"):
+            lines.append(f"  why:  the server says: {shown(row['server_says'])}")
         lines.append(f"  next: {row['next']}")
     for row in document["settling"]:
         lines.append(f"\n{shown(row['path'])}\n  settling, {format_bytes(row['size'])}\n  why:  {row['reason']}")
@@ -221,44 +281,46 @@ def _folder_lines(row: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def on_disk(path: str) -> Sighting | str:
-    """Look at one file: what its inode says, and of anything else its kind. Blocking; on a dead share for ever."""
-    return files.look(path, "") or files.kind_of(path)
+async def look_at(path: str, threads: files.ShareThreads | None = None) -> Sighting | str:
+    """Look at one file: what its inode says, and of anything else its kind. Waits ``LOOK_PATIENCE`` for its share."""
+    threads = files.ShareThreads("looks by hand") if threads is None else threads
+    try:
+        return await threads.call(lambda: files.look(path, "") or files.kind_of(path), patience=LOOK_PATIENCE)
+    except errors.ShareNotReady as error:
+        return f"unreadable ({error})"
 
 
-def explain(
-    config: Config,
-    path: str,
-    known: Known,
-    finished: Sequence[Sent],
-    now: float,
-    seen: Sighting | str | None = None,
-) -> list[str]:
+def explain(config: Config, path: str, facts: FileFacts, now: float, seen: Sighting | str) -> list[str]:
     """Say why this file is, or is not, uploaded: each rule, then where it stands. The last line is the verdict.
 
-    *seen*: what ``on_disk`` has said, for callers that must not wait for a share themselves.
+    *seen*: what ``look_at`` has said.
     """
     lines, watched = _folder_rules(config, path)
-    seen = on_disk(path) if seen is None else seen
     lines.append(_disk_line(seen))
-    for line in finished:
+    for line in facts.finished:
         lines.append(f"ledger   line {line.seq}: sent as record {line.record}, {format_bytes(line.size)}")
-    upload = next((upload for upload in known.uploads if upload.path == path), None)
-    candidate = next((one for one in known.settling if one.sighting.path == path), None)
-    if upload is not None:
-        lines.append(f"state    {upload.state}, {upload.offset} of {upload.identity.size} bytes acknowledged")
-        if upload.trouble is not None:
-            count = f" (failures in a row: {upload.trouble.attempts})" if upload.trouble.attempts else ""
-            lines.append(f"reason   {upload.trouble.reason}{count}")
-        paused = _is_paused(upload, known)
-        lines += [f"reason   {PAUSED}"] if paused else []
-        verdict = f"not finished: {what_next(upload, now, paused=paused)}"
-    elif candidate is not None:
-        verdict = f"settling: {candidate.reason}"
+    if facts.upload is not None:
+        lines += _upload_lines(facts.upload, facts)
+        verdict = f"not finished: {what_next(facts.upload, now, paused=facts.paused)}"
+    elif facts.candidate is not None:
+        verdict = f"settling: {facts.candidate.reason}"
     else:
         there = seen if isinstance(seen, Sighting) else None
-        verdict = _verdict(there, finished, watched=watched, running=known.process is not None)
+        verdict = _verdict(there, facts.finished, watched=watched, running=facts.running)
     return [*lines, f"verdict  {verdict}"]
+
+
+def _upload_lines(upload: Upload, facts: FileFacts) -> list[str]:
+    """Say where an upload stands, and why."""
+    lines = [f"state    {upload.state}, {upload.offset} of {upload.identity.size} bytes acknowledged"]
+    if upload.where != upload.path:
+        lines.append(f"file     it was {shown(upload.path)} when its upload began, and is {shown(upload.where)} now")
+    if upload.trouble is not None:
+        count = f" (failures in a row: {upload.trouble.attempts})" if upload.trouble.attempts else ""
+        lines.append(f"reason   {upload.trouble.reason}{count}")
+    if last_word := _unexpected(facts.last_word):
+        lines.append(f"reason   the server says: {shown(last_word)}")
+    return [*lines, f"reason   {PAUSED}"] if facts.paused else lines
 
 
 def _verdict(seen: Sighting | None, finished: Sequence[Sent], *, watched: bool, running: bool) -> str:

@@ -16,6 +16,7 @@ from uploader.log import get_logger
 from uploader.model import Orphan
 from uploader.outage import Outage
 from uploader.retry import DAY, HOUR, MINUTE, Level, rule_of
+from uploader.slices import in_slices
 from uploader.store import Store
 from uploader.valt import Valt
 
@@ -44,9 +45,11 @@ class Sweep:
 
     async def look_at_due(self) -> None:
         """Look at every orphan whose time has come."""
-        self._due = {record: due for record, due in self._due.items() if record in self._store.orphans}
-        for orphan in tuple(self._store.orphans.values()):
-            if self._is_due(orphan):
+        if len(self._due) > len(self._store.orphans):
+            self._due = {record: due for record, due in self._due.items() if record in self._store.orphans}
+        async for record in in_slices(self._store.orphans, self._clock):
+            orphan = self._store.orphans.get(record)
+            if orphan is not None and self._is_due(orphan):
                 await self._outage.clear()
                 await self._look_guarded(orphan)
 

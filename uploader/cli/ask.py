@@ -88,7 +88,8 @@ def explain(file: Path | None, path: str) -> int:
         lines = answer["lines"]
     else:
         known, sent = stored(config, path)
-        lines = report.explain(config, path, known, sent, clock.now())
+        seen = asyncio.run(report.look_at(path))
+        lines = report.explain(config, path, report.facts_of(known, path, sent), clock.now(), seen)
     click.echo("\n".join(lines))
     return 0
 

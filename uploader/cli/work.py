@@ -11,21 +11,24 @@ import signal
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Final
 
 import click
 from rich.console import Console
 
 from uploader import errors, events, files, mapping, report
 from uploader.cli.common import absolute, cli, clock, config_option, load_config, log_event, open_store
+from uploader.config import Config, WatchConfig
 from uploader.credentials import read_password
 from uploader.daemon import Daemon
-from uploader.files import DISPOSALS
 from uploader.house import House, offer
 from uploader.log import configure, redactor
 from uploader.model import RecordSpec, State, Upload, shown
 from uploader.progress import Bars
 from uploader.store import Store
 from uploader.units import format_bytes
+
+FIRST_LOOK: Final = 30.0  # s that one look at a folder may take before ``once`` says that its share is silent
 
 
 @cli.command()
@@ -56,16 +59,10 @@ def once(file: Path | None) -> int:
     Waits for files to settle, sends them, and exits: 0 all ready, 1 not all, 2 usage or configuration.
     """
     _, config = load_config(file)
-    problems = [
-        files.folder_problem(str(watch.path), writable=DISPOSALS[watch.after_upload].takes_away)
-        for watch in config.watch
-    ]
-    if found := [
-        f"{problem} ([[watch]] path): make it, mount it, or mend its rights" for problem in problems if problem
-    ]:
-        raise errors.ConfigError(found)
 
     async def work() -> int:
+        if found := [problem for problem in await _first_look(config) if problem]:
+            raise errors.ConfigError(found)
         bus = events.Bus()
         bus.listen(log_event)
         async with open_store(config, bus) as store:
@@ -89,6 +86,22 @@ def once(file: Path | None) -> int:
             return 0 if whole and not waiting and not unseen else 1
 
     return asyncio.run(work())
+
+
+async def _first_look(config: Config) -> list[str]:
+    """Say what keeps us from each folder; empty when nothing does. All at once: what hangs, hangs side by side."""
+
+    async def look(watch: WatchConfig) -> str:
+        path, writable = str(watch.path), DISPOSALS[watch.after_upload].takes_away
+        try:
+            problem = await files.ShareThreads("a first look").call(
+                lambda: files.folder_problem(path, writable=writable), patience=FIRST_LOOK
+            )
+        except errors.ShareNotReady as error:
+            return f"{shown(path)}: {error} ([[watch]] path): mend its server or the connection to it, then try again"
+        return f"{problem} ([[watch]] path): make it, mount it, or mend its rights" if problem else ""
+
+    return await asyncio.gather(*map(look, config.watch))
 
 
 def _hurry(store: Store) -> None:

@@ -11,6 +11,7 @@
     recording.py   open for sending: read once, hashed on the way
     sending.py     what a thread does of it: to a hash, to a socket, to a block
     handle.py      a descriptor that is not closed under a thread
+    watching.py    events of a large tree, heard by a process of their own
     afterwards.py  deleted or moved, if it is still what was sent
     disposal.py    the table of what ``after_upload`` can be
     set_aside.py   removing a name only if it is that of the file that was looked at
@@ -38,6 +39,7 @@ from uploader.files.recording import Bookmark, Recording
 from uploader.files.share import Share, Standing
 from uploader.files.threads import ShareThreads
 from uploader.files.walk import Batch, Order, walk_filter
+from uploader.files.watching import changes_below
 
 __all__ = [
     "DISPOSALS",
@@ -56,6 +58,7 @@ __all__ = [
     "ShareThreads",
     "Shares",
     "Standing",
+    "changes_below",
     "folder_problem",
     "kind_of",
     "look",

@@ -8,7 +8,7 @@ not an empty folder: nothing is inferred from it, and the others go on.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -17,7 +17,7 @@ from watchfiles import Change, awatch
 from uploader import errors, events, selection
 from uploader.agenda import either
 from uploader.config import WatchConfig
-from uploader.files import Mode, Order, Share, Shares
+from uploader.files import Mode, Order, Share, Shares, changes_below
 from uploader.files.mounts import inotify_limit, mode_for, out_of_inotify, too_many_folders
 from uploader.files.walk import never, walk_filter
 from uploader.log import get_logger
@@ -34,6 +34,7 @@ COVER: Final = 2.0  # s after a source of events was started: a scan covers for 
 EVENTS_TAKE: Final = 2.0  # s, at most, until an event has come in: then what it should have told of counts as missed
 AWAY_LOOK: Final = 15.0  # s, at most, between two looks whether a share that is away is back
 DEEP_EVERY: Final = 10  # scans: one in so many looks at every inode, the others at names that are not known
+FOLDERS_AT_ONCE: Final = 1000  # folders that our own process asks inotify for: that holds the event loop up to 40 ms
 LOOKS: Final = 200  # paths named by events that one call looks at
 
 Judge = Callable[[str], bool]
@@ -62,7 +63,7 @@ class Discover:
         context: StageContext,
         watches: tuple[WatchConfig, ...],
         known: KnownFiles,
-        share_is_back: Callable[[str], None],
+        share_is_back: Callable[[str], Awaitable[None]],
     ) -> None:
         """*share_is_back* is called with the folder when a share answers again."""
         self._folders = [Folder(context, watch, watches, known, share_is_back) for watch in watches]
@@ -101,7 +102,7 @@ class Folder:
         watch: WatchConfig,
         watches: tuple[WatchConfig, ...],
         known: KnownFiles,
-        share_is_back: Callable[[str], None],
+        share_is_back: Callable[[str], Awaitable[None]],
     ) -> None:
         self._watch, self._watches, self._root = watch, watches, str(watch.path)
         self._share: Share = context.shares.of(self._root)
@@ -184,7 +185,7 @@ class Folder:
         if was_away:
             self._bus.publish(events.FolderBack(self._root))
         if was_away or failed_a_call:
-            self._share_is_back(self._root)
+            await self._share_is_back(self._root)
         if was_away or (self._inode or standing.inode) != standing.inode:
             self._stop_watcher.set()  # the source of events keeps to the old inode, silently
             self._deep = True
@@ -222,11 +223,12 @@ class Folder:
     async def _walk_through(self) -> None:
         deep, cover = self._deep or self.tally.scans % DEEP_EVERY == 0, self._cover_due
         missed, self._deep = self._take_missed(), False
-        folders, names, unreadable = 0, 0, ""
+        folders, names, unreadable, irregular = 0, 0, "", set[str]()
         try:
             async for batch in self._share.walk(self.order(passes=never if deep else self._passes_below)):
                 folders, names = folders + batch.folders, names + batch.names
                 self._ignore(batch.irregular)
+                irregular.update(path for path, _ in batch.irregular)
                 self._suspect(batch.sightings)
                 await self._pass_on(batch.sightings)
         except errors.ShareNotReady as error:
@@ -238,6 +240,8 @@ class Folder:
         self._tell_unreadable(unreadable)
         if cover:
             self._cover_due, self._trusted = False, True
+        if deep and not unreadable:  # all of it was looked at
+            self._ignored &= irregular
         if self._share.standing.away:
             return  # a part of it that cannot be read is no reason to do without events, or to forget where it lies
         if names:  # all of them known, perhaps, and none passed on
@@ -365,17 +369,15 @@ class Folder:
     async def _gather(self) -> None:
         self._stop_watcher = asyncio.Event()
         self._trusted = self._cover_due = False
-        cover = asyncio.ensure_future(self._cover())
-        changes = awatch(
-            self._watch.path,
-            watch_filter=None,  # its default drops names that are recordings to us
-            debounce=DEBOUNCE,
-            stop_event=self._stop_watcher,
-            recursive=self._watch.recursive,
-            ignore_permission_denied=True,
-        )
+        large = self._watch.recursive and self.tally.folders > FOLDERS_AT_ONCE
+        covers = set[asyncio.Future[None]]()
+        if not large:
+            covers.add(asyncio.ensure_future(self._cover(COVER)))
         try:
-            async for batch in changes:
+            async for batch in self._changes_apart() if large else self._changes():
+                if not batch:  # the process that listens says that it has begun to
+                    covers.add(asyncio.ensure_future(self._cover(0.0)))
+                    continue
                 self._heard = True
                 self._hints.update(path for _, path in batch)
                 self._call_to_look()
@@ -383,11 +385,25 @@ class Folder:
                     # Of what comes to stand here next inotify tells nothing, though it may well have the same inode.
                     self._stop_watcher.set()
         finally:
-            cover.cancel()
+            for cover in covers:
+                cover.cancel()
 
-    async def _cover(self) -> None:
-        """Scan once for what came before the source of events had begun; it does not tell when it has."""
-        await self._clock.sleep(COVER)
+    def _changes(self) -> AsyncIterator[Collection[tuple[int, str]]]:
+        return awatch(
+            self._watch.path,
+            watch_filter=None,  # its default drops names that are recordings to us
+            debounce=DEBOUNCE,
+            stop_event=self._stop_watcher,
+            recursive=self._watch.recursive,
+            ignore_permission_denied=True,
+        )
+
+    def _changes_apart(self) -> AsyncIterator[Collection[tuple[int, str]]]:
+        return changes_below(self._watch.path, debounce=DEBOUNCE, recursive=True, stop_event=self._stop_watcher)
+
+    async def _cover(self, after: float) -> None:
+        """Scan once for what came before the source of events had begun; inside our process it does not tell when."""
+        await self._clock.sleep(after)
         self._scan_now = self._cover_due = True
         self._call_to_look()
 

@@ -14,12 +14,12 @@ from uploader import events, lifecycle, retry
 from uploader.config import Config
 from uploader.lifecycle import Step
 from uploader.model import State, Upload
+from uploader.slices import in_slices
 from uploader.stages import Job
 from uploader.stages.context import StageContext
 from uploader.store import Store
 
 LONGEST_WAIT: Final = 1.1 * retry.DAY  # s; a saved time further off than that comes from a clock that has jumped
-SLICE: Final = 500  # uploads looked at before the event loop runs other tasks
 
 
 class Dispatcher:
@@ -51,11 +51,10 @@ class Dispatcher:
 
     async def bring_back(self, which: Callable[[Upload], bool]) -> None:
         """Let unfinished uploads go on when their time has come."""
-        for number, upload in enumerate(tuple(self._store.uploads.values()), start=1):
-            if which(upload):
+        async for path in in_slices(self._store.uploads, self._clock):
+            upload = self._store.uploads.get(path)
+            if upload is not None and which(upload):
                 self._wait(upload)
-            if number % SLICE == 0:
-                await self._clock.sleep(0)
 
     def _wait(self, upload: Upload) -> None:
         next_try = None if upload.trouble is None else upload.trouble.next_try
@@ -65,11 +64,12 @@ class Dispatcher:
         elif upload.state is not State.PARKED:  # it was just being tried, for the first time or again
             self._pipes.again.put(upload.path)
 
-    def share_is_back(self, root: str) -> None:
+    async def share_is_back(self, root: str) -> None:
         """Let the uploads that wait for this share go on."""
-        for upload in self._store.uploads.values():
-            if upload.root == root and upload.trouble is not None and upload.trouble.not_ready:
-                self._pipes.again.put(upload.path)
+        async for path in in_slices(self._store.uploads, self._clock):
+            upload = self._store.uploads.get(path)
+            if upload is not None and upload.root == root and upload.trouble is not None and upload.trouble.not_ready:
+                self._pipes.again.put(path)
 
     def go_on(self, upload: Upload) -> None:
         """Let an upload go on now, also one that is parked."""

@@ -28,7 +28,7 @@ LOOKERS: Final = 4  # files of one share looked at at the same time
 LOOK_AGAIN: Final = 0.25  # of ``settle``: how soon a file that an event named may be looked at again
 FAULT_PAUSE: Final = 600.0  # s until a file that has hit a bug of ours is looked at again
 UNREADABLE_PAUSE: Final = 1.0  # s, at least, until a file that cannot be read is looked at again
-BREATH: Final = 1000  # sightings handled before the event loop gets its turn
+BREATH: Final = 200  # sightings handled before the event loop runs other tasks
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +88,7 @@ class Settle:
         """Begin to wait for what is new. What is no longer there is noticed when it is looked at."""
         for number, sighting in enumerate(seen.sightings, start=1):
             self._see(sighting)
-            if number % BREATH == 0:
+            if number % BREATH == 0 or number == len(seen.sightings):
                 await self._clock.sleep(0)
 
     def _see(self, sighting: Sighting) -> None:

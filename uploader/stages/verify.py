@@ -33,6 +33,8 @@ class Verify:
         self._clock, self._bus = context.clock, context.bus
         self._config, self._valt, self._outage, self._setbacks = config, valt, outage, setbacks
         self._ages = Ages(context.clock)
+        self.last_words: dict[str, str] = {}
+        """By path: what the server said last of each video that it is still processing."""
 
     async def run(self) -> None:
         """Ask until cancelled."""
@@ -48,6 +50,7 @@ class Verify:
             upload = self._store.uploads.get(path)
             if upload is None or upload.state is not State.VERIFYING:
                 self._ages.forget(path)
+                self.last_words.pop(path, None)
 
     async def _ask_guarded(self, upload: Upload) -> None:
         await self._setbacks.guard(upload.path, self.ask(upload))
@@ -59,6 +62,7 @@ class Verify:
         details = await self._valt.details(upload.ids.record)
         status = details.status_of(upload.ids.video)
         age = self._ages.of(upload.path, upload.sent_at)
+        self.last_words[upload.path] = status or ""
         if status == READY:
             upload = lifecycle.advance(self._store.uploads[upload.path], Step.READY, ready_at=self._clock.now())
             upload = await self._store.save(upload)

@@ -17,7 +17,7 @@ from typing import Final, TypeVar
 
 from uploader import errors, events
 from uploader.clock import Clock
-from uploader.model import Finished, Home, Identity, Orphan, Upload, covers
+from uploader.model import Finished, Home, Identity, Orphan, State, Upload, covers
 from uploader.store import codec, touched
 from uploader.store import ledger as ledger_file
 from uploader.store.disk import PREVIOUS, Disk
@@ -69,6 +69,11 @@ class Store:
     def begun(self) -> Mapping[str, Upload]:
         """The uploads that ``state.json`` holds."""
         return self.table.begun
+
+    @property
+    def counts(self) -> Mapping[State, int]:
+        """How many uploads are in each state. Counted as they change: asking costs the same however many there are."""
+        return self.table.counts
 
     def upload_at(self, name: str) -> Upload | None:
         """Return the upload whose file has this name now, or had it when it was found."""

@@ -1,0 +1,134 @@
+"""Events of a large tree of folders, heard by a process of their own."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fakes import PATIENCE
+from parts import at
+from watchfiles import Change
+
+from uploader.files import changes_below, watching
+from uploader.files.watcher_process import LINE
+
+
+def listeners() -> list[int]:
+    """The processes that listen for events on our behalf."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            command = (folder / "cmdline").read_bytes()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if parent == os.getpid() and watching.PROGRAM.name.encode() in command:
+            found.append(int(folder.name))
+    return found
+
+
+@asynccontextmanager
+async def listening(
+    folder: Path, debounce: int = 50
+) -> AsyncIterator[tuple[AsyncIterator[set[tuple[int, str]]], asyncio.Event]]:
+    """The source of events of a folder, which has begun to listen, and what stops it. It ends with all it began."""
+    stop = asyncio.Event()
+    changes = changes_below(folder, debounce=debounce, recursive=True, stop_event=stop)
+    async with asyncio.timeout(PATIENCE):
+        assert await anext(changes) == set()
+        try:
+            yield changes, stop
+        finally:
+            stop.set()
+            async for _ in changes:
+                pass
+    assert listeners() == []
+
+
+async def paths_of(changes: AsyncIterator[set[tuple[int, str]]], count: int) -> set[str]:
+    """The paths of so many new files."""
+    paths = set[str]()
+    while len(paths) < count:
+        paths |= {path for change, path in await anext(changes) if change == Change.added and path.endswith(".mp4")}
+    return paths
+
+
+async def test_what_happens_once_it_listens_is_told(tmp_path: Path) -> None:
+    """Deep below, however many at once, and by names with line feeds in them."""
+    (tmp_path / "room").mkdir()
+    names = [f"{number}.mp4" for number in range(3 * LINE)] + ["line\nfeed.mp4", "録画.mp4"]
+    async with listening(tmp_path, debounce=5000) as (changes, _):  # all of them in one burst, which takes some lines
+        for name in names:
+            (tmp_path / "room" / name).write_bytes(b"x")
+        assert await paths_of(changes, len(names)) == {str(tmp_path / "room" / name) for name in names}
+
+
+async def test_it_ends_when_it_is_to_stop(tmp_path: Path) -> None:
+    """Without an error, and with its process."""
+    async with listening(tmp_path) as (changes, stop):
+        assert len(listeners()) == 1
+        stop.set()
+        assert [batch async for batch in changes] == []
+
+
+async def test_it_ends_when_whoever_listens_is_cancelled(tmp_path: Path) -> None:
+    """Its process goes with it."""
+    begun = asyncio.Event()
+
+    async def listen() -> None:
+        async for _ in changes_below(tmp_path, debounce=50, recursive=True, stop_event=asyncio.Event()):
+            begun.set()
+
+    task = asyncio.create_task(listen())
+    async with asyncio.timeout(PATIENCE):
+        await begun.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    assert listeners() == []
+
+
+async def test_what_the_watcher_fails_of_is_told_in_its_own_words(tmp_path: Path) -> None:
+    """By them a limit of inotify is known; a name that is not UTF-8 ends it, too."""
+    async with listening(tmp_path) as (changes, _):
+        at(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.mp4")).write_bytes(b"coffee")
+        with pytest.raises(RuntimeError, match=r"^\w+: .*(decode|watcher)"):
+            await anext(changes)
+
+
+async def test_a_process_that_is_killed_is_an_error(tmp_path: Path) -> None:
+    """Then it is begun again, and a scan covers for it."""
+    async with listening(tmp_path) as (changes, _):
+        (process,) = listeners()
+        os.kill(process, signal.SIGKILL)
+        with pytest.raises(RuntimeError, match="has ended"):
+            await anext(changes)
+
+
+async def test_it_is_not_handed_the_password(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its environment has what an interpreter needs, and nothing else of ours."""
+    monkeypatch.setenv("VALT_UPLOADER_PASSWORD", "canary")
+    async with listening(tmp_path):
+        (process,) = listeners()
+        environ = at(f"/proc/{process}/environ").read_bytes()
+    assert b"PATH=" in environ
+    assert b"canary" not in environ
+
+
+def test_it_ends_with_its_parent(tmp_path: Path) -> None:
+    """However that ended: its standard input is closed then."""
+    command: list[Any] = [sys.executable, "-P", watching.PROGRAM, tmp_path, "50", "1"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdin is not None
+        assert process.stdout.readline() == b"[]\n"
+        process.stdin.close()
+        assert process.wait(PATIENCE) == 0
