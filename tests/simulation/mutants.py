@@ -50,7 +50,7 @@ class Mutant:
     breaks: tuple[Callable[[Patch], None], ...]
     found_as: tuple[str, ...]  # one of these must be in what is said
     plan: Plan = APPENDER  # of its worlds but for the seed: some find it sooner than others
-    seeds: tuple[int, ...] = ()  # that are known to find it: tried before all others
+    seeds: tuple[int, ...] = ()  # known to find it, tried first; ``python -m simulation --mutants`` says which do
 
 
 def hunt(mutant: Mutant, patch: Patch) -> tuple[str, Plan]:
@@ -333,7 +333,7 @@ MUTANTS: Final = (
         (_doubt_by_the_wall_clock,),
         ("I1:",),
         plan=Plan(0, "whole", faults=0.5, cuts=True, clock=1.0, only=("jump",)),
-        seeds=(3178, 4359, 4994, 5010),
+        seeds=(408,),
     ),
     Mutant("nothing is given time to settle", (_no_settle_time,), ("I1:", "I13:")),
     Mutant("a file goes before its video is ready", (_created_is_ready,), ("I5:",)),
@@ -349,7 +349,7 @@ MUTANTS: Final = (
     Mutant("an orphan is deleted before it is saved as one", (_orphan_unsaved,), ("I4:",), seeds=(190,)),
     Mutant("every empty record of the name is ours", (_every_empty_record_is_ours,), ("I13:",)),
     Mutant("a token is in a log line", (_token_in_the_log,), ("I7:",)),
-    Mutant("the beginning is not proved before going on", (_beginning_not_proved,), ("I1:", "I14:"), seeds=(219,)),
+    Mutant("the beginning is not proved before going on", (_beginning_not_proved,), ("I1:", "I14:"), seeds=(1539,)),
     Mutant("a change while sending is not noticed", (_change_unnoticed,), ("I1:", "I14:", "I5:")),
     Mutant(
         "an intent is forgotten when its file changes",
@@ -363,5 +363,6 @@ MUTANTS: Final = (
         (_wall_clock_believed,),
         ("I13:",),
         plan=Plan(0, "append", only=("jump",)),
+        seeds=(755,),
     ),
 )
