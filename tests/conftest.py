@@ -40,8 +40,11 @@ guard = pace.Guard()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Let the command line say how many worlds are played."""
+    """Let the command line say how many worlds are played, and where a process is killed."""
     parser.addoption("--worlds", choices=list(AMOUNTS), default="some", help="how many simulated worlds to play")
+    parser.addoption(
+        "--kill-seed", type=int, metavar="N", help="kill -9 at the moments of this seed, as a failure said"
+    )
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -52,8 +52,10 @@ def test_the_readme_names_every_command() -> None:
 def test_the_readme_can_be_followed_word_for_word(tmp_path: Path) -> None:
     """The block that tries the built-in server runs as it stands, in an empty folder, and shows what it says."""
     (block,) = [block for block in _blocks(README, "console") if "simulate --port 8080" in block]
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    held = socket.socket()  # keeps the port for us: it does not listen, so the server may have it besides
+    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    held.bind(("127.0.0.1", 0))
+    port = held.getsockname()[1]
     commands = re.sub(r"^(?!\$ |\[|\w+ = |END|url|path|dir).*\n", "", block, flags=re.MULTILINE)
     script = "\n".join(line.removeprefix("$ ") for line in commands.splitlines()).replace("8080", str(port))
     # A shell without job control has no %1, and a reader waits for no prompt: until the server listens, so do we.
@@ -62,9 +64,10 @@ def test_the_readme_can_be_followed_word_for_word(tmp_path: Path) -> None:
     )
     (tmp_path / ".venv").symlink_to(sys.prefix)
     script = f"trap 'kill $(jobs -p) 2>/dev/null' EXIT\n{script}"
-    done = subprocess.run(
-        ["bash", "-euc", script], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
-    )
+    with held:
+        done = subprocess.run(
+            ["bash", "-euc", script], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+        )
     assert done.returncode == 0, done.stderr
     shown = [line for line in block.splitlines() if "uploaded now" in line or "not to be had" in line]
     assert len(shown) == 2
