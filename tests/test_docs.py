@@ -22,25 +22,39 @@ def _blocks(text: str, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
 
 
+def _links(page: Path) -> list[str]:
+    return re.findall(r"\]\((?!https?:)([^)#]+)[^)]*\)", page.read_text())
+
+
+def _command_lines(page: Path) -> list[str]:
+    shown = "".join(_blocks(page.read_text(), "console"))
+    return re.findall(r"^\$ .*?\bvalt-uploader (.*)$", shown, re.MULTILINE)
+
+
+def test_links_and_commands_are_found() -> None:
+    """The two tests that follow have something to look at."""
+    assert sum(len(_links(page)) for page in PAGES) > 10
+    assert sum(len(_command_lines(page)) for page in PAGES) > 5
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_link_between_pages_leads_somewhere(page: Path) -> None:
     """A relative link names a file of the repository."""
-    for target in re.findall(r"\]\((?!https?:)([^)#]+)[^)]*\)", page.read_text()):
+    for target in _links(page):
         assert (page.parent / target).exists(), target
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_command_that_a_page_shows_exists_with_its_options(page: Path) -> None:
     """A command line of ours in a console block names a command, and options that it has."""
-    for block in _blocks(page.read_text(), "console"):
-        for line in re.findall(r"^\$ .*?\bvalt-uploader (.*)$", block, re.MULTILINE):
-            words = shlex.split(line, comments=True)
-            name = next(word for word in words if not word.startswith("-"))
-            command = cli.commands[name]
-            known = {option for parameter in command.params for option in parameter.opts}
-            known |= {"-h", "--help"}
-            used = {word for word in words if re.fullmatch(r"--?[a-z][a-z-]*", word)}
-            assert used <= known, line
+    for line in _command_lines(page):
+        words = shlex.split(line, comments=True)
+        name = next(word for word in words if not word.startswith("-"))
+        command = cli.commands[name]
+        known = {option for parameter in command.params for option in parameter.opts}
+        known |= {"-h", "--help"}
+        used = {word for word in words if re.fullmatch(r"--?[a-z][a-z-]*", word)}
+        assert used <= known, line
 
 
 def test_the_readme_names_every_command() -> None:
