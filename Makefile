@@ -1,17 +1,22 @@
 # Each target works by itself on a machine that has python3 (3.11 or newer, with venv) and make.
-# One environment, .venv, serves them all; it is made anew when the lock, the Python or this folder's place changes.
+# One environment serves them all: .venv for python3, and .venv-3.13 and the like for a Python that is named, so that
+# several can be used side by side. It is made anew when the lock, the Python or this folder's place changes.
 
 PYTHON ?= python3
-BIN := .venv/bin
+VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
+ENV := $(if $(filter python3,$(PYTHON)),.venv,.venv-$(VERSION))
+BIN := $(ENV)/bin
 KEY := $(shell { cat requirements-dev.txt pyproject.toml; $(PYTHON) -VV; pwd -P; } 2>/dev/null | cksum | cut -d ' ' -f 1)
-READY := .venv/.ready-$(KEY)
-LOCK := .venv/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+READY := $(ENV)/.ready-$(KEY)
+LOCK := $(ENV)/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-annotate --custom-compile-command 'make lock' $(UPGRADE)
 
-.PHONY: help test bench demo lint types simulate simulate-long wheel lock audit clean
+.PHONY: help quick test worlds bench demo lint types simulate simulate-long wheel lock audit clean
 
 help:
-	@echo 'make test     lint, types and tests'
+	@echo 'make quick    lint, and the tests that need no process and no server: under a minute'
+	@echo 'make test     lint, types and every test: a few minutes'
+	@echo 'make worlds   20,000 simulated worlds and a kill at every act; the other targets play a part of them'
 	@echo 'make bench    how fast, and at which cost, beside curl (half an hour, 5 GiB of temporary files; BENCH=--help)'
 	@echo 'make demo     a server, a watched folder and the daemon, at work for a moment'
 	@echo 'make lint     ruff: rules and format'
@@ -21,12 +26,19 @@ help:
 	@echo 'make wheel    dist/*.whl, to install on another machine'
 	@echo 'make lock     requirements*.txt from pyproject.toml; UPGRADE=--upgrade takes the newest versions'
 	@echo 'make audit    the lock of the running program against the known vulnerabilities; needs the network'
-	@echo 'make clean    remove .venv, caches and builds'
-	@echo 'PYTHON=python3.13 chooses the Python'
+	@echo 'make clean    remove the environments, caches and builds'
+	@echo 'PYTHON=python3.13 chooses the Python, with an environment of its own: .venv-3.13'
+
+# tests/pace.py says which tests are quick, tests/simulation/amount.py how many worlds each of these plays.
+quick: lint
+	@$(BIN)/pytest -q -m quick -n 2 --dist loadgroup --worlds few
 
 # Many tests wait for a process or a server: three at a time keep two cores busy.
 test: lint types
-	@$(BIN)/pytest -n 3 --dist loadfile
+	@$(BIN)/pytest -n 3 --dist loadgroup
+
+worlds: $(READY)
+	@$(BIN)/pytest -n 2 --dist loadgroup --worlds full tests/test_simulation_worlds.py
 
 # Not part of the tests: what it says depends on the machine. TMPDIR chooses the disk.
 bench: $(READY)
@@ -58,30 +70,30 @@ wheel: $(READY)
 	@ls dist/*.whl
 
 $(READY):
-	@command -v $(PYTHON) >/dev/null || { echo 'error: there is no $(PYTHON); name one: make PYTHON=…' >&2; exit 1; }
+	@$(PYTHON) -c '' 2>/dev/null || { echo 'error: there is no $(PYTHON) that runs; name one: make PYTHON=…' >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: $$($(PYTHON) -V) is too old;" \
 		'Python 3.11 or newer is needed; name one: make PYTHON=python3.13 …' >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo 'error: $(PYTHON) cannot make environments;' \
 		'on Debian and Ubuntu: apt install python3-venv' >&2; exit 1; }
-	@echo "installing into .venv ($$($(PYTHON) -V), exact versions, checked by hash) …"
-	@$(PYTHON) -m venv --clear .venv
+	@echo "installing into $(ENV) ($$($(PYTHON) -V), exact versions, checked by hash) …"
+	@$(PYTHON) -m venv --clear $(ENV)
 	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.txt
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
 # uv has a place of its own, so that what is locked and what locks do not mix.
 lock:
-	@test -x .venv/lock/bin/uv || { $(PYTHON) -m venv .venv/lock && .venv/lock/bin/pip install --quiet \
+	@test -x $(ENV)/lock/bin/uv || { $(PYTHON) -m venv $(ENV)/lock && $(ENV)/lock/bin/pip install --quiet \
 		--disable-pip-version-check uv; }
 	@$(LOCK) pyproject.toml -o requirements.txt
 	@$(LOCK) --extra dev --constraint requirements.txt pyproject.toml -o requirements-dev.txt
 
 # pip-audit has a place of its own, too. What it could not look up (no network, a mirror without the advisories) fails.
 audit:
-	@test -x .venv/audit/bin/pip-audit || { $(PYTHON) -m venv .venv/audit && .venv/audit/bin/pip install --quiet \
+	@test -x $(ENV)/audit/bin/pip-audit || { $(PYTHON) -m venv $(ENV)/audit && $(ENV)/audit/bin/pip install --quiet \
 		--disable-pip-version-check pip-audit; }
-	@.venv/audit/bin/pip-audit --strict --require-hashes --disable-pip --progress-spinner off -r requirements.txt
+	@$(ENV)/audit/bin/pip-audit --strict --require-hashes --disable-pip --progress-spinner off -r requirements.txt
 
 clean:
-	@rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
+	@rm -rf .venv .venv-* .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,16 +1,23 @@
-"""What every test runs under: property tests take the same examples each time, and no time limit but pytest's."""
+"""What every test runs under: the same examples each time for property tests, one rule for what is quick, one option.
+
+``--worlds few|some|full`` says how many simulated worlds are played (see ``simulation/amount.py``).
+"""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Generator
+import re
+from collections import Counter
+from collections.abc import AsyncIterator, Generator, Iterable
 from types import SimpleNamespace
 from typing import Any
 
 import aioresponses.core
+import pace
 import pytest
 import pytest_asyncio
 from aiohttp import ClientResponse
 from hypothesis import settings
+from simulation.amount import AMOUNTS
 from simulation.run import Figures, Report
 from tally import Tally
 from warm import Warm, warmed
@@ -27,6 +34,33 @@ class _MockedResponse(ClientResponse):
 
 
 aioresponses.core.ClientResponse = _MockedResponse  # type: ignore[attr-defined]  # the name it looks up
+
+
+guard = pace.Guard()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let the command line say how many worlds are played, and where a process is killed."""
+    parser.addoption("--worlds", choices=list(AMOUNTS), default="some", help="how many simulated worlds to play")
+    parser.addoption(
+        "--kill-seed", type=int, metavar="N", help="kill -9 at the moments of this seed, as a failure said"
+    )
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what is quick and what is slow, before ``-m`` chooses among it."""
+    pace.mark(items)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Let no test that counts as quick start a process."""
+    guard.quick = item.get_closest_marker("quick") is not None
+    try:
+        return (yield)
+    finally:
+        guard.quick = False
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -64,3 +98,20 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         if found:
             terminalreporter.write_sep("-", part)
             terminalreporter.write_line(str(kind.sum_of(found)))
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """End with one line on what was skipped: how much, and what would let it run."""
+    reporter: pytest.TerminalReporter | None = config.pluginmanager.get_plugin("terminalreporter")
+    skipped = reporter.stats.get("skipped", []) if reporter is not None else []
+    if reporter is not None and skipped:
+        reporter.write_line(skips(report.longrepr[2] for report in skipped))
+
+
+def skips(reasons: Iterable[str]) -> str:
+    """Say how many tests were skipped, which packages are missing, and what this machine does not allow."""
+    counted = Counter(reason.removeprefix("Skipped: ") for reason in reasons)
+    packages = sorted({package for reason in counted for package in re.findall(r"apt install (\S+)", reason)})
+    others = [f"{reason} ({number})" for reason, number in sorted(counted.items()) if "apt install" not in reason]
+    parts = [f"to run them: apt install {' '.join(packages)}"] * bool(packages) + others
+    return f"{counted.total()} skipped; {'; '.join(parts)}"

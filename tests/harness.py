@@ -33,7 +33,7 @@ from uploader.store.codec import Saved
 from uploader.store.disk import StateFolder
 from uploader.store.store import peek
 
-PATIENCE: Final = 20.0  # s until a test that waits gives up
+PATIENCE: Final = 40.0  # s until a test that waits gives up: a busy machine is no failure
 GLANCE: Final = 0.05  # s
 
 E = TypeVar("E", bound=events.Event)

@@ -18,24 +18,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from machine import missing
 from process import COMMAND, PATIENCE, Process, Site, until
 
 ROOT = os.geteuid() == 0
 UNSHARE = ("unshare", "-m") if ROOT else ("unshare", "-rm")
 
 
-def missing(package: str) -> None:
-    """Skip the test for want of a package; where a machine checks everything, it has to be there."""
-    why = f"{package} is not installed: apt install {package}"
-    if os.environ.get("CI") == "true":
-        pytest.fail(why)
-    pytest.skip(why)
-
-
 def need_mounts() -> None:
     """Go on only where a process may have a mount table of its own."""
     if not all(map(shutil.which, ("unshare", "nsenter", "mount", "umount"))):
-        missing("util-linux")
+        missing("unshare", "util-linux")
     if subprocess.run([*UNSHARE, "mount", "-t", "tmpfs", "none", "/tmp"], capture_output=True).returncode:
         pytest.skip("this machine lets nobody have a mount table of his own")
 
@@ -46,7 +39,7 @@ def need_fuse() -> None:
     if not ROOT or not os.access("/dev/fuse", os.R_OK | os.W_OK):
         pytest.skip("a FUSE mount takes root and /dev/fuse")
     if not shutil.which("bindfs"):
-        missing("bindfs")
+        missing("bindfs", "bindfs")
 
 
 @dataclass

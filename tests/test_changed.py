@@ -182,11 +182,11 @@ async def test_empty_file_is_parked_until_it_has_content(tmp_path: Path) -> None
 
 async def test_writer_in_real_time_is_sent_once_and_whole(tmp_path: Path) -> None:
     """A file that is written to for longer than ``settle`` makes one record, of everything."""
-    async with Rig(tmp_path, watch={"settle": "250ms", "mode": "events"}, clock=SystemClock()) as rig:
+    async with Rig(tmp_path, watch={"settle": "1s", "mode": "events"}, clock=SystemClock()) as rig:
         await rig.start()
         path = rig.watch / "a.mp4"
         with path.open("wb") as file:
-            for number in range(12):
+            for number in range(24):
                 file.write(content_of(10_000, number))
                 file.flush()
                 await asyncio.sleep(0.05)  # the pace of the writer is what is tested

@@ -250,6 +250,7 @@ async def test_deleting_what_is_gone_is_fine() -> None:
         server.post(LOGIN, payload=TOKEN)
         server.post(DELETE, status=404)
         await home.valt.delete_record("rec-1")
+        assert calls_of(server, "/rec-1/delete") == 1
 
 
 async def test_absurd_date_of_the_server_is_passed_over() -> None:

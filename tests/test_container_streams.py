@@ -162,6 +162,8 @@ def test_streams_may_end_in_a_few_zeros(name: str) -> None:
 
 TIB = (1 << 40).to_bytes(8, "little")
 FILE_SIZE, FLAGS = 30 + 40, 30 + 88
+DATA = int.from_bytes(recording("wmv")[16:24], "little")  # where the header ends: the muxer's name in it varies
+BEYOND = (1 << 40) - len(recording("wmv"))
 
 
 @pytest.mark.parametrize(
@@ -169,23 +171,20 @@ FILE_SIZE, FLAGS = 30 + 40, 30 + 88
     [
         (FILE_SIZE, bytes(8), f"its header has no file size yet: {OPEN}"),
         (FLAGS, b"\3", f"its header says that it is still being created (broadcast flag): {OPEN}"),
-        (
-            FILE_SIZE,
-            TIB,
-            f"its content, by its header, ends {(1 << 40) - 192627} bytes {PAST}",
-        ),
-        (16, TIB, f"its header object ends {(1 << 40) - 192627} bytes {PAST}"),
-        (479 + 16, bytes(8), f"its Data object has no size yet: {OPEN}"),
-        (479 + 16, TIB, f"its Data object ends {(1 << 40) + 479 - 192627} bytes {PAST}"),
-        (479, b"\1" * 16, ""),  # something else than a Data object
+        (FILE_SIZE, TIB, f"its content, by its header, ends {BEYOND} bytes {PAST}"),
+        (16, TIB, f"its header object ends {BEYOND} bytes {PAST}"),
+        (DATA + 16, bytes(8), f"its Data object has no size yet: {OPEN}"),
+        (DATA + 16, TIB, f"its Data object ends {DATA + BEYOND} bytes {PAST}"),
+        (DATA, b"\1" * 16, ""),  # something else than a Data object
         (30, b"\1" * 16, ""),  # no file properties
         (46, bytes(8), ""),  # objects without a size
     ],
+    ids=lambda value: value.hex() if isinstance(value, bytes) else None,
 )
 def test_what_an_asf_tells_of_itself(offset: int, value: bytes, reason: str) -> None:
     """Sizes and the broadcast flag are filled in at closing, and must fit the file."""
     whole = bytearray(recording("wmv"))
-    assert len(whole) == 192627
+    assert judged(bytes(whole)) == Verdict("asf", "")
     whole[offset : offset + len(value)] = value
     assert judged(bytes(whole)) == Verdict("asf", reason)
 

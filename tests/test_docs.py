@@ -22,25 +22,39 @@ def _blocks(text: str, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
 
 
+def _links(page: Path) -> list[str]:
+    return re.findall(r"\]\((?!https?:)([^)#]+)[^)]*\)", page.read_text())
+
+
+def _command_lines(page: Path) -> list[str]:
+    shown = "".join(_blocks(page.read_text(), "console"))
+    return re.findall(r"^\$ .*?\bvalt-uploader (.*)$", shown, re.MULTILINE)
+
+
+def test_links_and_commands_are_found() -> None:
+    """The two tests that follow have something to look at."""
+    assert sum(len(_links(page)) for page in PAGES) > 10
+    assert sum(len(_command_lines(page)) for page in PAGES) > 5
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_link_between_pages_leads_somewhere(page: Path) -> None:
     """A relative link names a file of the repository."""
-    for target in re.findall(r"\]\((?!https?:)([^)#]+)[^)]*\)", page.read_text()):
+    for target in _links(page):
         assert (page.parent / target).exists(), target
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_command_that_a_page_shows_exists_with_its_options(page: Path) -> None:
     """A command line of ours in a console block names a command, and options that it has."""
-    for block in _blocks(page.read_text(), "console"):
-        for line in re.findall(r"^\$ .*?\bvalt-uploader (.*)$", block, re.MULTILINE):
-            words = shlex.split(line, comments=True)
-            name = next(word for word in words if not word.startswith("-"))
-            command = cli.commands[name]
-            known = {option for parameter in command.params for option in parameter.opts}
-            known |= {"-h", "--help"}
-            used = {word for word in words if re.fullmatch(r"--?[a-z][a-z-]*", word)}
-            assert used <= known, line
+    for line in _command_lines(page):
+        words = shlex.split(line, comments=True)
+        name = next(word for word in words if not word.startswith("-"))
+        command = cli.commands[name]
+        known = {option for parameter in command.params for option in parameter.opts}
+        known |= {"-h", "--help"}
+        used = {word for word in words if re.fullmatch(r"--?[a-z][a-z-]*", word)}
+        assert used <= known, line
 
 
 def test_the_readme_names_every_command() -> None:
@@ -52,8 +66,10 @@ def test_the_readme_names_every_command() -> None:
 def test_the_readme_can_be_followed_word_for_word(tmp_path: Path) -> None:
     """The block that tries the built-in server runs as it stands, in an empty folder, and shows what it says."""
     (block,) = [block for block in _blocks(README, "console") if "simulate --port 8080" in block]
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    held = socket.socket()  # keeps the port for us: it does not listen, so the server may have it besides
+    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    held.bind(("127.0.0.1", 0))
+    port = held.getsockname()[1]
     commands = re.sub(r"^(?!\$ |\[|\w+ = |END|url|path|dir).*\n", "", block, flags=re.MULTILINE)
     script = "\n".join(line.removeprefix("$ ") for line in commands.splitlines()).replace("8080", str(port))
     # A shell without job control has no %1, and a reader waits for no prompt: until the server listens, so do we.
@@ -62,9 +78,10 @@ def test_the_readme_can_be_followed_word_for_word(tmp_path: Path) -> None:
     )
     (tmp_path / ".venv").symlink_to(sys.prefix)
     script = f"trap 'kill $(jobs -p) 2>/dev/null' EXIT\n{script}"
-    done = subprocess.run(
-        ["bash", "-euc", script], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
-    )
+    with held:
+        done = subprocess.run(
+            ["bash", "-euc", script], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+        )
     assert done.returncode == 0, done.stderr
     shown = [line for line in block.splitlines() if "uploaded now" in line or "not to be had" in line]
     assert len(shown) == 2

@@ -126,7 +126,7 @@ async def test_a_proxy_that_takes_no_chunk_at_all_parks_the_file(tmp_path: Path,
 async def test_a_slow_line_that_moves_is_no_fault(tmp_path: Path, warm: Warm) -> None:
     """A chunk takes far longer than a standstill may last: it is neither cut nor sent again."""
     async with at_work(tmp_path) as site, line_to(site.url, rate=3 * MIB) as (_, url):
-        site.configure(server=f'url = "{url}"\nstall_timeout = "700ms"', upload='chunk_size = "8 MiB"')
+        site.configure(server=f'url = "{url}"\nstall_timeout = "2s"', upload='chunk_size = "8 MiB"')
         digest = sha256(site.record("a.mp4", LARGE))
         ended = await warm.run(site, "once")
         assert (ended.code, ended.err.count("warning")) == (0, 0), ended.err

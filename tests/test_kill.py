@@ -55,10 +55,17 @@ async def everything_done(daemon: Process, site: Site) -> None:
 
 
 @pytest.mark.parametrize("semantics", ["offset", "append"])
-async def test_nothing_is_lost_or_doubled_by_kill_9(tmp_path: Path, tally: Tally, semantics: str) -> None:
-    """One finished record for each file, no acknowledged range sent twice into one record, orphans cleared away."""
-    seed = random.SystemRandom().randrange(2**32)
-    print(f"seed {seed}")  # noqa: T201 - shown when it fails: put it in place of the line above
+async def test_nothing_is_lost_or_doubled_by_kill_9(
+    tmp_path: Path, tally: Tally, semantics: str, request: pytest.FixtureRequest
+) -> None:
+    """One finished record for each file, no acknowledged range sent twice into one record, orphans cleared away.
+
+    Each run takes sizes and moments of its own; a failure shows the seed that gives the same ones again.
+    """
+    seed = request.config.getoption("--kill-seed")
+    if seed is None:
+        seed = random.SystemRandom().randrange(2**32)
+    print(f"the same kills again: pytest --kill-seed {seed} '{request.node.nodeid}'")  # noqa: T201 - shown when it fails
     chance = random.Random(seed)  # noqa: S311 - not a secret
     async with at_work(
         tmp_path, receiver(semantics), upload=f'workers = 2\nchunk_size = "{chance.choice([64, 256, 1024])} KiB"'

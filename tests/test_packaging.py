@@ -143,10 +143,10 @@ def test_make_alone_says_what_there_is(checkout: Path) -> None:
     targets = re.search(r"^\.PHONY: (.*)$", (checkout / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
     assert targets is not None
     assert re.findall(r"^make ([\w-]+) ", done.stdout, re.MULTILINE) == targets[1].split()[1:]
-    assert not (checkout / ".venv").exists()
+    assert list(checkout.glob(".venv*")) == []
 
 
-@pytest.mark.parametrize("target", ["test", "demo", "lint", "types", "wheel"])
+@pytest.mark.parametrize("target", ["quick", "test", "worlds", "demo", "lint", "types", "wheel"])
 @pytest.mark.parametrize(
     ("old", "says"),
     [(True, "error: Python 3.9.2 is too old; Python 3.11 or newer"), (False, "apt install python3-venv")],
@@ -157,12 +157,61 @@ def test_a_python_that_will_not_do_is_named(checkout: Path, target: str, old: bo
     done = make(checkout, target, stand_in(checkout, old=old))
     assert done.returncode != 0
     assert says in done.stderr
-    assert not (checkout / ".venv").exists()
+    assert list(checkout.glob(".venv*")) == []
 
 
 def test_a_missing_python_is_named(checkout: Path) -> None:
     """A Python that is not there is said to be so."""
     assert "error: there is no python-nowhere" in make(checkout, "demo", "PYTHON=python-nowhere").stderr
+
+
+def test_a_python_that_is_named_and_does_not_run_is_no_python(checkout: Path) -> None:
+    """A version manager shows names of Pythons that it does not let run here."""
+    shim = checkout / "python3.99"
+    shim.write_text("#!/bin/sh\nexit 127\n", encoding="utf-8")
+    shim.chmod(0o755)
+    assert f"error: there is no {shim} that runs" in make(checkout, "demo", f"PYTHON={shim}").stderr
+
+
+def test_each_python_that_is_named_has_an_environment_of_its_own(checkout: Path) -> None:
+    """So two of them can be used in turn, and what ``make`` alone has made stays."""
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    plain = make(checkout, "--dry-run", "lint").stdout
+    named = make(checkout, "--dry-run", "lint", f"PYTHON={sys._base_executable}").stdout  # type: ignore[attr-defined]
+    assert set(re.findall(r"^\.venv\S*(?=/bin/)", plain, re.MULTILINE)) == {".venv"}
+    assert set(re.findall(r"^\.venv\S*(?=/bin/)", named, re.MULTILINE)) == {f".venv-{version}"}
+
+
+def stand_in_for_pyenv(folder: Path, *versions: str) -> Path:
+    """A folder with the program ``pyenv``, which has these versions and shows none of them."""
+    program = folder / "bin" / "pyenv"
+    program.parent.mkdir()
+    program.write_text(f"#!/bin/sh\necho '{folder}'\n", encoding="utf-8")
+    program.chmod(0o755)
+    for version in versions:
+        python = folder / "versions" / version / "bin" / f"python{version.rpartition('.')[0]}"
+        python.parent.mkdir(parents=True)
+        python.write_text("#!/bin/sh\n", encoding="utf-8")
+        python.chmod(0o755)
+    return program.parent
+
+
+@pytest.mark.parametrize(
+    ("versions", "found"),
+    [(("3.12.1", "3.13.0"), "versions/3.13.0/bin/python3.13"), (("3.11.7", "3.9.1"), ""), ((), "")],
+)
+def test_the_check_finds_the_newest_python(tmp_path: Path, versions: tuple[str, ...], found: str) -> None:
+    """One of pyenv's too; an older one, or none, is left alone."""
+    path = stand_in_for_pyenv(tmp_path, *versions)
+    text = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    function = re.search(r"^newest\(\) \{\n.*?^\}$", text, re.MULTILINE | re.DOTALL)
+    assert function is not None
+    script = f'set -euo pipefail\n{function[0]}\nnewest=$(newest)\necho "$newest"'
+    bash = shutil.which("bash")
+    assert bash is not None
+    done = subprocess.run([bash, "-c", script], env={"PATH": str(path)}, capture_output=True, text=True, timeout=20)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.strip() == (str(tmp_path / found) if found else "")
 
 
 def test_the_environment_is_made_once(checkout: Path) -> None:
@@ -178,13 +227,14 @@ def test_the_environment_is_made_once(checkout: Path) -> None:
 
 
 def test_the_check_is_a_program() -> None:
-    """``.ci/run`` can be started, is free of syntax errors, stops at the first failure and ends with the tests."""
+    """``.ci/run`` can be started, is free of syntax errors, stops at the first failure and runs all of the tests."""
     path = ROOT / ".ci" / "run"
     assert stat.S_IMODE(path.stat().st_mode) & 0o111 == 0o111
     subprocess.run(["bash", "-n", path], check=True, timeout=10)
     lines = path.read_text(encoding="utf-8").splitlines()
     assert "set -euo pipefail" in lines
-    assert lines[-1] == "make test"
+    assert "make test" in lines
+    assert lines[-1] == "make worlds"
 
 
 def instructions(word: str) -> list[str]:

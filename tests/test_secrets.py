@@ -183,7 +183,6 @@ async def test_what_parks_a_file_keeps_no_secret(tmp_path: Path, canary: str, ca
         site.record("a.mp4")
         daemon = await site.start("run", environ=LOUD)
         await until(lambda: any("why" in line or "reason" in line for line in daemon.err), "a reason")
-        await asyncio.sleep(0.2)
         evidence.kept()
         evidence.said("status", await site.run("status", environ=LOUD))
         evidence.said("run", await daemon.stop())

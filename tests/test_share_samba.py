@@ -17,7 +17,8 @@ from typing import Any, Final
 import pytest
 import pytest_asyncio
 from harness import PATIENCE, Rig
-from mountspace import ROOT, missing
+from machine import missing
+from mountspace import ROOT
 from parts import at, sha256
 
 from uploader import events
@@ -97,7 +98,7 @@ async def samba(tmp_path: Path) -> AsyncIterator[Samba]:
         pytest.skip("smbd takes root to be started")
     for program, package in (("smbd", "samba"), ("smbclient", "smbclient")):
         if not shutil.which(program):
-            missing(package)
+            missing(program, package)
     folder, port = tmp_path / "samba", _free_port()
     folder.mkdir()
     (tmp_path / "watch").mkdir()

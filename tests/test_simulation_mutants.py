@@ -6,6 +6,8 @@ import pytest
 from simulation.mutants import MUTANTS, Mutant, hunt
 from simulation.run import play, simulated
 
+pytestmark = pytest.mark.slow  # whole worlds, until one of them notices
+
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
 def test_a_broken_rule_is_found(mutant: Mutant, monkeypatch: pytest.MonkeyPatch) -> None:

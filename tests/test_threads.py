@@ -6,7 +6,6 @@ import asyncio
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -109,8 +108,11 @@ async def test_time_out_of_the_share_itself_is_its_own_error() -> None:
 async def test_threads_without_work_end() -> None:
     """A reload leaves the old ones behind: after a while without a call they are gone, and a new call starts one."""
     pool = ShareThreads("ends", idle=0.05)
-    await asyncio.gather(*(pool.call(lambda: time.sleep(0.02)) for _ in range(5)))
-    assert named("ends") > 0
+    with hanging() as (_, gate):
+        calls = [asyncio.ensure_future(pool.call(gate.wait)) for _ in range(3)]
+        await until(lambda: named("ends") == 3)
+        gate.set()
+        await asyncio.gather(*calls)
     await until(lambda: named("ends") == 0)
     assert await pool.call(lambda: "again") == "again"
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-from fakes import IDS, MemoryDisk, VirtualClock, an_upload
+from fakes import IDS, PATIENCE, MemoryDisk, VirtualClock, an_upload
 from harness import Rig
 from parts import at
 from shares import share_of
@@ -77,6 +77,12 @@ class Bench:
         """Let time pass, then look."""
         await self.clock.advance(seconds)
         await self.setbacks.guard(self.upload.path, self.verify.ask(self.now))
+
+    async def time_passes_until(self, condition: Callable[[], object]) -> None:
+        """Let minutes pass until *condition* holds; each save takes a thread, and so a moment of ours."""
+        async with asyncio.timeout(PATIENCE):
+            while not condition():
+                await self.clock.advance(60)
 
 
 @asynccontextmanager
@@ -151,19 +157,25 @@ async def test_record_that_is_gone_is_raised() -> None:
 
 
 async def test_silent_server_is_asked_again_when_it_is_back() -> None:
-    """An outage while it is processed costs the upload nothing but time."""
+    """An outage while it is processed costs the upload nothing but time: when the server is back, it goes on."""
     async with bench(errors.ServerDown("no connection")) as table:
-        work = asyncio.create_task(table.verify.run())
+
+        async def bring_back() -> None:
+            """Do what the enqueue stage does with an upload whose time has come again."""
+            while True:
+                table.pipes.sent.put(await table.pipes.again.next_due())
+
+        work = asyncio.gather(table.verify.run(), bring_back())
         try:
             table.pipes.sent.put(table.upload.path)
-            await table.clock.advance(0)
-            for _ in range(100):
-                if table.heard:
-                    break
-                await asyncio.sleep(0)
+            await table.time_passes_until(lambda: table.server.asked >= 3)
             assert isinstance(table.heard[0], events.ServerDown)
             assert table.now.state is State.VERIFYING
             assert table.now.trouble is None or table.now.trouble.attempts == 0
+            table.server.says = "ready"
+            await table.time_passes_until(lambda: table.upload.path in table.pipes.ready)
+            assert isinstance(table.heard[-1], events.VideoReady)
+            assert table.store.uploads[table.upload.path].state is State.FINISHING
         finally:
             work.cancel()
             await asyncio.gather(work, return_exceptions=True)

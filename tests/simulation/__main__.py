@@ -8,6 +8,9 @@ import json
 import sys
 from multiprocessing import get_context
 
+import pytest
+
+from simulation.mutants import MUTANTS, hunt
 from simulation.plan import Plan
 from simulation.run import KINDS, Figures, Found, crash_points, explore, plan_of, simulated
 from simulation.world import World
@@ -22,10 +25,15 @@ def main() -> int:
     parser.add_argument("--seeds", nargs=2, type=int, metavar=("FROM", "TO"), help="run these seeds for every kind")
     parser.add_argument("--kind", choices=KINDS, action="append", help="of receiver; all of them unless given")
     parser.add_argument("--crash-points", action="store_true", help="kill quiet worlds at every single step")
+    parser.add_argument(
+        "--mutants", action="store_true", help="say which world finds each rule that is broken on purpose"
+    )
     parser.add_argument("--jobs", type=int, default=2, help="processes; each keeps a core busy")
     arguments = parser.parse_args()
     if arguments.plan:
         return replay(plan_of(json.loads(arguments.plan)))
+    if arguments.mutants:
+        return find_mutants()
     kinds = tuple(arguments.kind or KINDS)
     tasks: list[tuple[str, range | None]] = []
     if arguments.crash_points:
@@ -35,7 +43,7 @@ def main() -> int:
         starts = range(first, last, BATCH)
         tasks += [(kind, range(at, min(at + BATCH, last))) for at, kind in itertools.product(starts, kinds)]
     if not tasks:
-        parser.error("--plan, --seeds or --crash-points")
+        parser.error("--plan, --seeds, --crash-points or --mutants")
     return run(tasks, arguments.jobs)
 
 
@@ -49,6 +57,21 @@ def replay(plan: Plan) -> int:
             said = f"{type(error).__name__}: {error}"
     sys.stdout.write("\n".join(world.trace or ()) + f"\n\n{said}\n")
     return 0 if said.startswith("holds") else 1
+
+
+def find_mutants() -> int:
+    """Print which world finds each mutant, for the seeds that ``mutants`` tries first; 1 when one lives."""
+    lives = 0
+    for mutant in MUTANTS:
+        with pytest.MonkeyPatch.context() as patch:
+            try:
+                plan = hunt(mutant, patch)[1]
+                told = f"seed {plan.seed}" + (", tried first" if plan.seed in mutant.seeds else "")
+            except AssertionError as error:
+                lives, told = 1, str(error)
+        sys.stdout.write(f"{mutant.name}: {told}\n")
+        sys.stdout.flush()
+    return lives
 
 
 def run(tasks: list[tuple[str, range | None]], jobs: int) -> int:

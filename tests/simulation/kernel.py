@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+import inspect
 from asyncio import events
 from asyncio.base_events import BaseEventLoop
 from collections import defaultdict, deque
@@ -263,7 +264,15 @@ class Loop(BaseEventLoop):
 
 
 def _close(coro: Any) -> None:
-    """Unwind a coroutine. Clean-up code that waits for something waits in vain."""
+    """Unwind a coroutine. Clean-up code that waits for something waits in vain.
+
+    One that has not begun may hold others that were made for it, as ``guard(self.drive())`` does. Since Python 3.13 its
+    end does not let go of them, and they would count as forgotten when they are collected.
+    """
+    if inspect.getcoroutinestate(coro) == inspect.CORO_CREATED:
+        for argument in coro.cr_frame.f_locals.values():
+            if inspect.iscoroutine(argument):
+                _close(argument)
     for _ in range(20):
         try:
             coro.close()

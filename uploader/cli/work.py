@@ -21,6 +21,7 @@ from uploader.cli.common import absolute, cli, clock, config_option, load_config
 from uploader.config import Config, WatchConfig
 from uploader.credentials import read_password
 from uploader.daemon import Daemon
+from uploader.files import DISPOSALS
 from uploader.house import House, offer
 from uploader.log import configure, redactor
 from uploader.model import RecordSpec, State, Upload, shown

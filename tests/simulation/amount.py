@@ -1,0 +1,38 @@
+"""How many worlds a run of the tests plays. This is the only place that says so: ``pytest --worlds NAME`` chooses.
+
+Every world that is left out is played by ``.ci/run`` (``full``); ``make simulate-long`` plays worlds beyond that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from simulation.run import KINDS
+
+BATCH: Final = 250  # seeds of one test
+
+
+@dataclass(frozen=True)
+class Amount:
+    """What is played around each kind of server."""
+
+    seeds: Mapping[str, int]  # stormy worlds: from seed 0 up to this one
+    one_crash_point_in: Mapping[str, int]  # of the acts at which a quiet world can be killed; 1: all of them
+
+    def batches(self) -> Iterator[tuple[str, range]]:
+        """Return the seeds of each test."""
+        for kind, seeds in self.seeds.items():
+            for first in range(0, seeds, BATCH):
+                yield kind, range(first, min(first + BATCH, seeds))
+
+
+AMOUNTS: Final = {
+    # A taste of each kind, for ``make quick``.
+    "few": Amount(dict.fromkeys(KINDS, 40), {"append": 8}),
+    # ``make test``: every crash point of the least forgiving server; of the others a part, each its own.
+    "some": Amount(dict.fromkeys(KINDS, 300), dict.fromkeys(KINDS, 5) | {"append": 1}),
+    # ``make worlds``: 20,000 seeds and every crash point.
+    "full": Amount(dict.fromkeys(KINDS, 4000) | {"whole": 3000, "limited": 1000}, dict.fromkeys(KINDS, 1)),
+}
