@@ -24,6 +24,7 @@ import uploader.stages.verify
 import uploader.sweep
 from simulation import disk
 from simulation.invariants import LOGS
+from simulation.kernel import every_step_ends
 from simulation.plan import Plan
 from simulation.world import World
 
@@ -116,7 +117,7 @@ def simulated() -> Iterator[None]:
     gc.freeze()
     gc.disable()
     try:
-        with warnings.catch_warnings():  # of coroutines that a kill has left before their first step
+        with every_step_ends(), warnings.catch_warnings():  # of coroutines that a kill has left before their first step
             warnings.simplefilter("ignore")
             yield
     finally:
@@ -197,5 +198,8 @@ def found_once() -> list[Plan]:
 
 def plan_of(values: dict[str, Any]) -> Plan:
     """Read a plan as ``command`` has written it."""
-    known: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
-    return Plan(**known)
+    return Plan(**{key: _frozen(value) for key, value in values.items()})
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(_frozen(each) for each in value) if isinstance(value, list) else value

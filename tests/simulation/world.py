@@ -17,14 +17,20 @@ from zlib import crc32
 
 from simulation import disk as disks
 from simulation import life as process
+from simulation import operator
 from simulation.actions import ACTIONS
+from simulation.commands import CHANGES, chosen, named
+from simulation.disk import Folder
 from simulation.folder import ROOT, Recordings
 from simulation.invariants import Broken, Watch, verdict
 from simulation.kernel import NEVER, Dead, Loop, Task
+from simulation.orders import LAST_BREATH, Order, Orders
 from simulation.plan import BUDGET, CALM, EPOCH, NO_STEP, SETTLE, SLOW, STORM, Plan
 from simulation.server import USER, Record, Request, Server
-from uploader.errors import StateUnusable
+from uploader import events
+from uploader.errors import StateUnusable, UploaderError
 from uploader.simulator.semantics import Semantics
+from uploader.store import Store
 
 KNOCKERS: Final = 6  # tasks that may call the server: workers, verify, sweep, and one more
 JUMPS: Final = (-86400.0, -3600.0, -30.0, 30.0, 3600.0, 86400.0)  # s
@@ -65,8 +71,14 @@ class World:
         self.down_until = self._down_since = 0.0
         self._knocks = 0
         self.handles = 0
+        self.orders = Orders(self)
         self.watch = Watch(self)
         self.disk = disks.Disk(self)
+        self._commands = sorted(plan.commands)
+        self._commands_left = 0
+        self._command_at = NO_STEP
+        self._while_stopped: list[tuple[str, str]] = []
+        self._asked_to_end: float | None = None
         self.folder = Recordings(self)
         self._prepare()
 
@@ -93,6 +105,8 @@ class World:
         self.foreign = [self.server.plant("x" if same else "a", "somebody", -5.0), self.server.plant("a", USER, 3600.0)]
         if plan.only or (plan.actions and roll() < 0.4):
             self._plan_actions(plan.only or tuple(ACTIONS))
+        if plan.operator or plan.commands:
+            self._plan_commands()
 
     def content(self, size: int) -> bytes:
         """Bytes that no other file has, four more than *size*."""
@@ -107,6 +121,49 @@ class World:
             when, path = self.chance() * 200.0, self.paths[int(self.chance() * len(self.paths))]
             action = ACTIONS[choice[int(self.chance() * len(choice))]]
             self.after(when, lambda action=action, path=path: action(self, path))  # type: ignore[misc]
+
+    def _plan_commands(self) -> None:
+        """Let an operator come in, and a third file in some worlds: there one waits for a worker more often."""
+        self.disk.on_save, self.disk.on_append = self.orders.look_at_saved, self.orders.look_at_ledger
+        workers = self.plan.workers
+        if self.plan.operator:
+            workers = 1 + int(self.chance() * 2)
+            self._commands_left = 1 + int(self.chance() * 6)
+            if self.chance() < 0.5:
+                self.paths.append(f"{ROOT}/a2.mp4")
+                self.after(3.0 * self.chance(), self._writes(self.paths[-1], self.content(int(self.chance() * 20))))
+        upload = self.config.upload.model_copy(update={"workers": workers})
+        self.config = self.config.model_copy(update={"upload": upload})
+        self._next_command()
+
+    def _next_command(self) -> None:
+        """Choose the act at which the next command is given."""
+        while self._commands and not self._commands[0][0]:
+            self._while_stopped.append(self._commands.pop(0)[1:])
+        if self._commands:
+            self._command_at = self._commands[0][0]
+        elif self._commands_left > 0 and self._stormy:
+            self._command_at = self.steps + 1 + int(10 ** (0.5 + 2.2 * self.chance()))
+        else:
+            self._command_at = NO_STEP
+
+    def _give_command(self) -> None:
+        """Give the command whose time has come to the process that lives."""
+        if self._living is None:
+            return  # it only just starts: at its next act
+        if self._commands:
+            command, path = self._commands.pop(0)[1:]
+        else:
+            command, path = chosen(self)
+            self._commands_left -= 1
+        self._next_command()
+        verb, about = named(self, command, path)
+        if verb == "rename":
+            ACTIONS["rename"](self, about)
+        elif verb == "nudge":
+            self._living.operator.nudge()
+        else:
+            self._living.command(verb, about)
 
     # What the loop asks
 
@@ -127,6 +184,8 @@ class World:
         """End the life in good order when everything is done; look whether it takes too long."""
         if self.now > self.calm_from + CALM:
             raise Broken(f"I11: not done or parked {CALM:.0f} s after the last fault: {self._unfinished()}")
+        if self._asked_to_end is not None and self.now > self._asked_to_end + LAST_BREATH:
+            raise Broken(f"I22: asked to end {LAST_BREATH:.0f} s ago, it still runs")
         if self._living is not None:
             self._living.look_whether_done()
 
@@ -148,6 +207,12 @@ class World:
             self.kill()
             if life != self.life:
                 raise Dead
+        if self.steps >= self._command_at:
+            self._give_command()
+
+    def note(self, what: str) -> None:
+        """Write into the trace what the operator does."""
+        self._note(f"OPERATOR {what}")
 
     def _note(self, what: str) -> None:
         self._sum = crc32(what.encode(), self._sum ^ (hash(self.now) & 0xFFFFFFFF))
@@ -160,7 +225,7 @@ class World:
             self._note("SIGTERM")
             self.count("stops")
             self.kill_at = NO_STEP
-            self._living.stop.set()
+            self._living.end()
             return
         self.life += 1
         cut = self.chance() < 0.5 if self.plan.cuts is None else self.plan.cuts
@@ -172,6 +237,11 @@ class World:
             if self.plan.actions and self.chance() < self.plan.clock:
                 self.set_clock()  # a machine whose battery is empty starts with any time
         self._living = None
+
+    def asked_to_end(self) -> None:
+        """Note that the process was told to end."""
+        if self._asked_to_end is None:
+            self._asked_to_end = self.now
 
     def count(self, what: str) -> None:
         """Count for the report."""
@@ -206,7 +276,8 @@ class World:
         if self.now >= self.down_until:
             return False
         self._knocks += 1
-        allowed = KNOCKERS * (2 + log2(1 + self.now - self._down_since) + self.lives)
+        calls_again = self.lives + self.orders.asked["reload"] + self.orders.asked["retry"]
+        allowed = KNOCKERS * (2 + log2(1 + self.now - self._down_since) + calls_again)
         if self._knocks > allowed:
             self.fail(f"I10: {self._knocks} tries in {self.now - self._down_since:.0f} s at a server that is down")
         return True
@@ -267,7 +338,7 @@ class World:
             self.watch.born()
             self.count("lives")
             loop, life = Loop(self, BUDGET), process.Life(self)
-            self.handles = 0
+            self.handles, self._asked_to_end = 0, None
             try:
                 loop.live(life.live())
             except StateUnusable as error:
@@ -281,6 +352,8 @@ class World:
                 self._pass(self.chance() * 60.0 if self.plan.variety else 1.0)
                 if self.plan.actions and self.chance() < 0.1:
                     self._rewrite_quietly()
+                if self.plan.operator or self._while_stopped:
+                    self._command_the_state()
                 continue
             finally:
                 self._living = None
@@ -292,6 +365,49 @@ class World:
                 break
         verdict(self)
         return f"{self._sum:08x}"
+
+    def _command_the_state(self) -> None:
+        """Give commands while no process runs."""
+        given, self._while_stopped = self._while_stopped, []
+        while self._commands_left > 0 and self._stormy and self.chance() < 0.3:
+            given.append(chosen(self))
+            self._commands_left -= 1
+        for command, path in given:
+            verb, about = named(self, command, path)
+            if verb == "reload":
+                self.config = CHANGES[about](self.config)
+            elif verb == "rename":
+                ACTIONS["rename"](self, about)
+            elif verb != "nudge":
+                self._command_stopped(verb, about)
+
+    def _command_stopped(self, verb: str, about: str) -> None:
+        """Give one command as a process of its own, which may be killed, too."""
+        self.kill_at = self.steps + 1 + int(60 * self.chance()) if self.plan.operator else NO_STEP
+        self._gently = False
+        self.orders.born()
+        try:
+            Loop(self, BUDGET).live(self._on_the_state(verb, about))
+        except (Dead, StateUnusable):
+            if self.failure:
+                raise Broken(self.failure) from None
+        finally:
+            self.life += 1  # what it has read is known to no other
+
+    async def _on_the_state(self, verb: str, about: str) -> None:
+        bus, clock = events.Bus(), process.Clock(self)
+        bus.listen(self.heard.append)
+        store = Store(Folder(self.disk), clock, bus)
+        by_hand = operator.Stopped(self.config, store, clock, bus)
+        order = self.orders.give(Order(verb, about, by_hand.at(about)))
+        try:
+            done = await getattr(by_hand, verb)(about)
+        except UploaderError as error:
+            self.note(f"refused {verb} {about}: {error}")
+            self.orders.under_way.remove(order)
+        else:
+            self.orders.answered(order, done, by_hand.at(about))
+        await store.close()
 
     def _rewrite_quietly(self) -> None:
         """Put other bytes into a file that is half sent while nobody looks, and give it its old mtime.
