@@ -68,6 +68,10 @@ OFTEN: Final = (*COMMANDS, *TO_A_FILE, "forget", "forget", "reload keep", "reloa
 
 def chosen(world: World) -> tuple[str, str]:
     """Choose a command and the name it is given, which may be one that the file has no more, or not yet."""
+    parked = [upload for upload in world.disk.announced()["uploads"] if upload["state"] == "parked"]
+    if parked and world.chance() < 0.5:
+        path = parked[0]["path"]
+        return TO_A_FILE[int(world.chance() * 2)], parked[0].get("renamed_to") or path if world.chance() < 0.7 else path
     command = OFTEN[int(world.chance() * len(OFTEN))]
     path = world.paths[int(world.chance() * len(world.paths))]
     renamed = path.replace(".mp4", RENAMED)

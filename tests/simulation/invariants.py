@@ -158,7 +158,7 @@ def _every_file_once(world: World) -> None:
         names.setdefault(version.content, set()).add(version.path)
     last = {path: file.data for path, file in world.folder.files.items() if path.startswith(f"{ROOT}/")}
     for path, content in {**world.folder.removed, **last}.items():
-        if content and not landed[content] and (path in world.folder.removed or world.orders.takes(path)):
+        if content and not landed[content] and (path not in last or world.orders.takes(path)):
             raise Broken(f"I1: {path} is lost: no record holds its bytes")
     for content, times in landed.items():
         allowed = len(names.get(content, ())) + world.orders.again[hashlib.sha256(content).hexdigest()]

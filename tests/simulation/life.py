@@ -178,7 +178,7 @@ class Life:
         self._mend_from = self._world.now + SLOW
         if self._mended[upload.path] <= 10:
             self._world.count("released by hand")
-            self.command("retry", upload.path)
+            self.command("retry", upload.where if self._world.plan.operator else upload.path)
         elif upload.where not in self._world.folder.files:
             self.command("forget", upload.path)
 

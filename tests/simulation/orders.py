@@ -169,10 +169,10 @@ class Orders:
                 self.world.fail(f"I21: two requests about {parts[1]} at the same time")
         if about and all(self._is_paused(upload) for upload in about):
             if _what(request) not in self._may_end:
-                self.world.fail(f"I17: {about[0]['path']} is paused, and {request.method} {request.path} begins")
+                self.world.fail(f"I17: {about[0]['path']} is paused, and a request begins: {_what(request)}")
             self._may_end.remove(_what(request))
         if about and parts[-1] == "create-upload" and not any(self._may_create(one, request) for one in about):
-            self.world.fail(f"I19: {about[0]['path']} was queued, and becomes {request.payload} after the reload")
+            self.world.fail(f"I19: {about[0]['path']} was queued, and becomes after the reload: {request.payload}")
 
     def ended(self, request: Request) -> None:
         """Nobody waits for this request any more."""
@@ -241,13 +241,12 @@ def _marks(upload: dict[str, Any]) -> list[str]:
     if record := _record(upload):
         return [record]
     intent = upload.get("intent_at")
-    return [] if intent is None else [f"the intent of {intent}"]
+    return [] if intent is None else [f"the intent of {intent} for {upload['path']}"]
 
 
 def _begun(upload: dict[str, Any]) -> bool:
-    """True when the server may know of an upload, or has known of it."""
-    state = upload.get("parked_from") or upload["state"]
-    return state != "queued" or bool(upload.get("restarts"))
+    """True when the server may know of an upload."""
+    return (upload.get("parked_from") or upload["state"]) != "queued"
 
 
 def _what(request: Request) -> str:
