@@ -151,7 +151,7 @@ def _landed(world: World) -> list[Record]:
 
 
 def _every_file_once(world: World) -> None:
-    """I1: each complete file is one record, and no more than one; one more for each time that it was forgotten (I16)."""
+    """I1: each complete file is one record, and no more than one; one more for each time it was forgotten (I16)."""
     landed = Counter(record.content for record in _landed(world))
     names: dict[bytes, set[str]] = {}
     for version in world.folder.versions:

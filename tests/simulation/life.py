@@ -84,8 +84,11 @@ class Life:
         environ = {"VALT_UPLOADER_PASSWORD": PASSWORD}
 
         def make_house(config: Config) -> House:
-            ports = {"make_share": lambda root: WatchedShare(world), "make_valt": self._client}
-            return House(config, self.store, clock, bus, environ, **ports)
+            def make_share(root: str) -> WatchedShare:
+                del root
+                return WatchedShare(world)
+
+            return House(config, self.store, clock, bus, environ, make_share=make_share, make_valt=self._client)
 
         self.operator = Operator(make_house, world.config, self.store)
         world._living = self
@@ -106,14 +109,13 @@ class Life:
         world, operator = self._world, self.operator
         config = None
         if verb == "reload":
-            config = world.config = CHANGES[about](world.config)
-            world.settle = min(world.settle, config.watch[0].settle)
+            config = world.reconfigure(CHANGES[about])
         order = world.orders.give(Order(verb, about, operator.at(about), config))
         try:
             done = await (getattr(operator, verb)(about) if config is None else operator.reload(config))
         except errors.UploaderError as error:
-            world.note(f"refused {verb} {about}: {error}")
-            world.orders.under_way.remove(order)
+            if self._life == world.life:
+                world.orders.refused(order, error)
         except Exception as error:  # noqa: BLE001 - whatever it is, the operator is told of a fault of ours
             if self._life == world.life:
                 world.fail(f"I11: {verb} {about} is answered with {type(error).__name__}: {error}")

@@ -110,6 +110,11 @@ class Orders:
         elif order.verb == "retry":
             self._check_retried(order, done, now)
 
+    def refused(self, order: Order, error: Exception) -> None:
+        """Note that a command ended with an error that the operator is told of."""
+        self.under_way.remove(order)
+        self.world.note(f"refused {order.verb} {order.about}: {error}")
+
     def _pause(self, order: Order) -> None:
         resumes = any(other.verb == "resume" and _same(other.about, order.about) for other in self.under_way)
         if not (order.crossed or resumes):
@@ -180,7 +185,8 @@ class Orders:
             self._in_flight.remove(request)
 
     def _is_paused(self, upload: dict[str, Any]) -> bool:
-        return covers(self.paused, upload["path"]) or covers(self.paused, upload.get("renamed_to") or upload["path"])
+        names: tuple[str, ...] = (upload["path"], upload.get("renamed_to") or upload["path"])
+        return any(covers(self.paused, name) for name in names)
 
     def _may_create(self, upload: dict[str, Any], request: Request) -> bool:
         path: str = upload["path"]
@@ -246,7 +252,7 @@ def _marks(upload: dict[str, Any]) -> list[str]:
 
 def _begun(upload: dict[str, Any]) -> bool:
     """True when the server may know of an upload."""
-    return (upload.get("parked_from") or upload["state"]) != "queued"
+    return bool((upload.get("parked_from") or upload["state"]) != "queued")
 
 
 def _what(request: Request) -> str:

@@ -32,6 +32,6 @@ class Plan:
     clock: float = 0.15  # of the power cuts, after which the machine starts with another time
     only: tuple[str, ...] = ()  # these actions alone, and in every world
     operator: bool = False  # somebody gives commands all the time
-    commands: tuple[tuple[int, str, str], ...] = ()  # these, at these steps: (step, command, path); 0: when it is killed
+    commands: tuple[tuple[int, str, str], ...] = ()  # (step, command, path); step 0: while no process runs
     workers: int = 2
     variety: bool = True  # worlds differ in what becomes of the file, in names, and so on

@@ -233,9 +233,10 @@ def _large_one_first(kind: str, workers: int) -> tuple[Plan, World]:
     raise AssertionError
 
 
-def found_once() -> list[Plan]:
-    """Return the worlds that have found something once."""
-    return [plan_of(found["plan"]) for found in json.loads(FOUND_ONCE.read_text(encoding="utf-8"))]
+def found_once(*, operator: bool) -> list[Plan]:
+    """Return the worlds that have found something once: those with an operator in them, or those without."""
+    plans = [plan_of(found["plan"]) for found in json.loads(FOUND_ONCE.read_text(encoding="utf-8"))]
+    return [plan for plan in plans if (plan.operator or bool(plan.commands)) is operator]
 
 
 def plan_of(values: dict[str, Any]) -> Plan:

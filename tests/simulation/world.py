@@ -17,20 +17,17 @@ from zlib import crc32
 
 from simulation import disk as disks
 from simulation import life as process
-from simulation import operator
-from simulation.actions import ACTIONS
-from simulation.commands import CHANGES, chosen, named
-from simulation.disk import Folder
+from simulation.actions import ACTIONS, rewrite_quietly
 from simulation.folder import ROOT, Recordings
 from simulation.invariants import Broken, Watch, verdict
 from simulation.kernel import NEVER, Dead, Loop, Task
-from simulation.orders import LAST_BREATH, Order, Orders
+from simulation.orders import LAST_BREATH, Orders
 from simulation.plan import BUDGET, CALM, EPOCH, NO_STEP, SETTLE, SLOW, STORM, Plan
+from simulation.schedule import Schedule
 from simulation.server import USER, Record, Request, Server
-from uploader import events
-from uploader.errors import StateUnusable, UploaderError
+from uploader.config import Config
+from uploader.errors import StateUnusable
 from uploader.simulator.semantics import Semantics
-from uploader.store import Store
 
 KNOCKERS: Final = 6  # tasks that may call the server: workers, verify, sweep, and one more
 JUMPS: Final = (-86400.0, -3600.0, -30.0, 30.0, 3600.0, 86400.0)  # s
@@ -64,7 +61,7 @@ class World:
         self._kills = iter(plan.kills or ())
         self._left = 0 if plan.kills is not None else int(self.chance() * 4)
         self._offset = 0.0
-        self._gently = False
+        self.kill_gently = False
         self.settle = SETTLE
         self.foreign: list[Record] = []
         self.lost_logins = 0
@@ -74,10 +71,7 @@ class World:
         self.orders = Orders(self)
         self.watch = Watch(self)
         self.disk = disks.Disk(self)
-        self._commands = sorted(plan.commands)
-        self._commands_left = 0
-        self._command_at = NO_STEP
-        self._while_stopped: list[tuple[str, str]] = []
+        self.schedule = Schedule(self)
         self._asked_to_end: float | None = None
         self.folder = Recordings(self)
         self._prepare()
@@ -106,7 +100,7 @@ class World:
         if plan.only or (plan.actions and roll() < 0.4):
             self._plan_actions(plan.only or tuple(ACTIONS))
         if plan.operator or plan.commands:
-            self._plan_commands()
+            self.schedule.begin()
 
     def content(self, size: int) -> bytes:
         """Bytes that no other file has, four more than *size*."""
@@ -121,49 +115,6 @@ class World:
             when, path = self.chance() * 200.0, self.paths[int(self.chance() * len(self.paths))]
             action = ACTIONS[choice[int(self.chance() * len(choice))]]
             self.after(when, lambda action=action, path=path: action(self, path))  # type: ignore[misc]
-
-    def _plan_commands(self) -> None:
-        """Let an operator come in, and a third file in some worlds: there one waits for a worker more often."""
-        self.disk.on_save, self.disk.on_append = self.orders.look_at_saved, self.orders.look_at_ledger
-        workers = self.plan.workers
-        if self.plan.operator:
-            workers = 1 + int(self.chance() * 2)
-            self._commands_left = 1 + int(self.chance() * 6)
-            if self.chance() < 0.5:
-                self.paths.append(f"{ROOT}/a2.mp4")
-                self.after(3.0 * self.chance(), self._writes(self.paths[-1], self.content(int(self.chance() * 20))))
-        upload = self.config.upload.model_copy(update={"workers": workers})
-        self.config = self.config.model_copy(update={"upload": upload})
-        self._next_command()
-
-    def _next_command(self) -> None:
-        """Choose the act at which the next command is given."""
-        while self._commands and not self._commands[0][0]:
-            self._while_stopped.append(self._commands.pop(0)[1:])
-        if self._commands:
-            self._command_at = self._commands[0][0]
-        elif self._commands_left > 0 and self._stormy:
-            self._command_at = self.steps + 1 + int(10 ** (0.5 + 2.2 * self.chance()))
-        else:
-            self._command_at = NO_STEP
-
-    def _give_command(self) -> None:
-        """Give the command whose time has come to the process that lives."""
-        if self._living is None:
-            return  # it only just starts: at its next act
-        if self._commands:
-            command, path = self._commands.pop(0)[1:]
-        else:
-            command, path = chosen(self)
-            self._commands_left -= 1
-        self._next_command()
-        verb, about = named(self, command, path)
-        if verb == "rename":
-            ACTIONS["rename"](self, about)
-        elif verb == "nudge":
-            self._living.operator.nudge()
-        else:
-            self._living.command(verb, about)
 
     # What the loop asks
 
@@ -207,8 +158,8 @@ class World:
             self.kill()
             if life != self.life:
                 raise Dead
-        if self.steps >= self._command_at:
-            self._give_command()
+        if self.steps >= self.schedule.at and self._living is not None:
+            self.schedule.give(self._living)
 
     def note(self, what: str) -> None:
         """Write into the trace what the operator does."""
@@ -221,7 +172,7 @@ class World:
 
     def kill(self) -> None:
         """End the life that lives now: kill -9, or the power goes, or a signal asks it to end."""
-        if self._gently and self._living is not None:
+        if self.kill_gently and self._living is not None:
             self._note("SIGTERM")
             self.count("stops")
             self.kill_at = NO_STEP
@@ -261,12 +212,13 @@ class World:
         self._note(f"the clock is set: {self._offset:+.0f} s")
 
     @property
-    def _stormy(self) -> bool:
+    def stormy(self) -> bool:
+        """True while things still go wrong."""
         return self.now < self.calm_from
 
     def link_fails(self) -> bool:
         """True when something goes wrong with this request."""
-        if self.plan.faults and self._stormy and self.chance() < self.plan.faults:
+        if self.plan.faults and self.stormy and self.chance() < self.plan.faults:
             self.count("faults")
             return True
         return False
@@ -288,14 +240,14 @@ class World:
 
     def share_fails(self) -> str:
         """Say how this call into the share fails."""
-        if self._share_rate and self._stormy and self.chance() < self._share_rate:
+        if self._share_rate and self.stormy and self.chance() < self._share_rate:
             self.count("faults")
             return "Input/output error"
         return ""
 
     def disk_refuses(self) -> bool:
         """True when this write is to fail."""
-        if self._disk_rate and self._stormy and self.chance() < self._disk_rate:
+        if self._disk_rate and self.stormy and self.chance() < self._disk_rate:
             self.count("faults")
             return True
         return False
@@ -324,6 +276,17 @@ class World:
         self.life += 1
         raise Dead
 
+    def reconfigure(self, change: Callable[[Config], Config]) -> Config:
+        """Let somebody edit the configuration file."""
+        self.config = change(self.config)
+        self.settle = min(self.settle, self.config.watch[0].settle)
+        return self.config
+
+    def check_failure(self) -> None:
+        """Raise ``Broken`` if an invariant did not hold."""
+        if self.failure:
+            raise Broken(self.failure) from None
+
     # The whole of it
 
     def run(self) -> str:
@@ -347,88 +310,32 @@ class World:
                 self._pass(10.0)  # what restarts it does so until there is room
                 continue
             except Dead:
-                if self.failure:
-                    raise Broken(self.failure) from None
+                self.check_failure()
                 self._pass(self.chance() * 60.0 if self.plan.variety else 1.0)
                 if self.plan.actions and self.chance() < 0.1:
-                    self._rewrite_quietly()
-                if self.plan.operator or self._while_stopped:
-                    self._command_the_state()
+                    rewrite_quietly(self)
+                self.schedule.while_stopped()
                 continue
             finally:
                 self._living = None
-            if loop.complaints:
-                raise Broken(f"I11: nobody has caught {loop.complaints[0]}")
-            if self.handles:
-                raise Broken(f"I9: {self.handles} recordings are still open at the end")
+            self._check_end(loop)
             if life.done:
                 break
         verdict(self)
         return f"{self._sum:08x}"
 
-    def _command_the_state(self) -> None:
-        """Give commands while no process runs."""
-        given, self._while_stopped = self._while_stopped, []
-        while self._commands_left > 0 and self._stormy and self.chance() < 0.3:
-            given.append(chosen(self))
-            self._commands_left -= 1
-        for command, path in given:
-            verb, about = named(self, command, path)
-            if verb == "reload":
-                self.config = CHANGES[about](self.config)
-            elif verb == "rename":
-                ACTIONS["rename"](self, about)
-            elif verb != "nudge":
-                self._command_stopped(verb, about)
-
-    def _command_stopped(self, verb: str, about: str) -> None:
-        """Give one command as a process of its own, which may be killed, too."""
-        self.kill_at = self.steps + 1 + int(60 * self.chance()) if self.plan.operator else NO_STEP
-        self._gently = False
-        self.orders.born()
-        try:
-            Loop(self, BUDGET).live(self._on_the_state(verb, about))
-        except (Dead, StateUnusable):
-            if self.failure:
-                raise Broken(self.failure) from None
-        finally:
-            self.life += 1  # what it has read is known to no other
-
-    async def _on_the_state(self, verb: str, about: str) -> None:
-        bus, clock = events.Bus(), process.Clock(self)
-        bus.listen(self.heard.append)
-        store = Store(Folder(self.disk), clock, bus)
-        by_hand = operator.Stopped(self.config, store, clock, bus)
-        order = self.orders.give(Order(verb, about, by_hand.at(about)))
-        try:
-            done = await getattr(by_hand, verb)(about)
-        except UploaderError as error:
-            self.note(f"refused {verb} {about}: {error}")
-            self.orders.under_way.remove(order)
-        else:
-            self.orders.answered(order, done, by_hand.at(about))
-        await store.close()
-
-    def _rewrite_quietly(self) -> None:
-        """Put other bytes into a file that is half sent while nobody looks, and give it its old mtime.
-
-        One that was sent whole may be touched so unnoticed: who it is is told by size and mtime (docs/reliability.md).
-        """
-        path = self.paths[int(self.chance() * len(self.paths))]
-        file = self.folder.files.get(path)
-        half_sent = any(
-            upload["path"] == path and upload["state"] == "sending" and upload["offset"]
-            for upload in self.disk.announced()["uploads"]
-        )
-        if file is not None and half_sent:
-            self.folder.write(path, self.content(len(file.data) - 4), mtime_ns=file.mtime_ns)
+    def _check_end(self, loop: Loop) -> None:
+        if loop.complaints:
+            raise Broken(f"I11: nobody has caught {loop.complaints[0]}")
+        if self.handles:
+            raise Broken(f"I9: {self.handles} recordings are still open at the end")
 
     def _choose_kill(self) -> None:
         if self.plan.kills is not None:
             self.kill_at = next(self._kills, NO_STEP)
         elif self._left > 0:
             self._left -= 1
-            self._gently = self.chance() < 0.15
+            self.kill_gently = self.chance() < 0.15
             self.kill_at = self.steps + 1 + int(10 ** (1.0 + 2.5 * self.chance()))
         else:
             self.kill_at = NO_STEP
