@@ -20,7 +20,7 @@ from itertools import count
 from typing import Any, Final, Protocol
 
 NEVER: Final = float("inf")
-TICK: Final = 1.0  # s of the processor; a step, which takes microseconds, that lives to see two of them never ends
+TICK: Final = 0.25  # s of the processor; a step, which takes microseconds, that lives to see two of them never ends
 GRAIN: Final = 1e-6  # s: no wait is shorter, as on any machine; a sum of times would be the same as before
 
 

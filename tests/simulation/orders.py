@@ -70,7 +70,7 @@ class Orders:
         """Note that *config*, or one that was asked for later, is in force."""
         if config not in self.possible or len(self.possible) > 1:
             self._begun = {upload["path"] for upload in self._uploads() if _begun(upload)}
-        later = [order.config for order in self.under_way if order.config is not None]
+        later = [order.config for order in self.under_way if order.config is not None and not order.crossed]
         self.possible = [config, *later]
 
     def give(self, order: Order) -> Order:
@@ -99,13 +99,16 @@ class Orders:
 
     def answered(self, order: Order, done: bool, now: Upload | None) -> None:
         """Note the answer to a command; *now* is what is known of its upload."""
+        before = self.under_way[: self.under_way.index(order)]
         self.under_way.remove(order)
         self.world.note(f"answer to {order.verb} {order.about}: {done}")
         if order.verb == "pause":
             self._pause(order)
         elif order.verb == "forget" and done:
             self._forget(order)
-        elif order.verb == "reload" and order.config is not None:
+        elif order.config is not None and not order.crossed:
+            for other in before:
+                other.crossed |= other.config is not None  # its answer says nothing more about what is in force
             self.in_force(order.config)
         elif order.verb == "retry":
             self._check_retried(order, done, now)
