@@ -118,8 +118,7 @@ def simulated() -> Iterator[None]:
     for module, name, value in SMALL:
         setattr(module, name, value)
     collecting = gc.isenabled()
-    gc.collect()
-    gc.freeze()
+    gc.freeze()  # what was there before is not looked at between worlds; to collect it first takes longer than a world
     gc.disable()
     try:
         with every_step_ends(), warnings.catch_warnings():  # of coroutines that a kill has left before their first step
