@@ -64,6 +64,7 @@ simulate: $(READY)
 # Seeds that no test has seen: those take the first ones.
 simulate-long: $(READY)
 	@$(SIMULATE) --crash-points --seeds 100000 $$((100000 + $(SEEDS)))
+	@$(SIMULATE) --command-points --operator --seeds 100000 $$((100000 + $(SEEDS)))
 
 wheel: $(READY)
 	@$(BIN)/pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation --wheel-dir dist .

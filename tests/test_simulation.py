@@ -182,7 +182,7 @@ async def test_the_machine_is_left_alone() -> None:
             play(QUIET)
 
 
-@pytest.mark.parametrize("plan", found_once(), ids=command)
+@pytest.mark.parametrize("plan", found_once(operator=False), ids=command)
 async def test_what_was_found_once_stays_mended(plan: Plan) -> None:
     """Worlds that have shown a fault of the product before."""
     with simulated():

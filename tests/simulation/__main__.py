@@ -10,12 +10,14 @@ from multiprocessing import get_context
 
 import pytest
 
+from simulation.commands import TRIED_AT_EACH_ACT
 from simulation.mutants import MUTANTS, hunt
 from simulation.plan import Plan
-from simulation.run import KINDS, Figures, Found, crash_points, explore, plan_of, simulated
+from simulation.run import KINDS, Figures, Found, command_points, crash_points, explore, plan_of, simulated
 from simulation.world import World
 
 BATCH = 500  # seeds of one task
+Task = tuple[str, str, range | int]  # a kind of server, what to run, and its seeds or the number of workers
 
 
 def main() -> int:
@@ -28,6 +30,8 @@ def main() -> int:
     parser.add_argument(
         "--mutants", action="store_true", help="say which world finds each rule that is broken on purpose"
     )
+    parser.add_argument("--operator", action="store_true", help="let an operator give commands in all these worlds")
+    parser.add_argument("--command-points", action="store_true", help="give each command at each act of quiet worlds")
     parser.add_argument("--jobs", type=int, default=2, help="processes; each keeps a core busy")
     arguments = parser.parse_args()
     if arguments.plan:
@@ -35,15 +39,19 @@ def main() -> int:
     if arguments.mutants:
         return find_mutants()
     kinds = tuple(arguments.kind or KINDS)
-    tasks: list[tuple[str, range | None]] = []
+    tasks: list[Task] = []
     if arguments.crash_points:
-        tasks += [(kind, None) for kind in kinds]
+        tasks += [(kind, "crash points", 2) for kind in kinds]
+    if arguments.command_points:
+        every = itertools.product(kinds, TRIED_AT_EACH_ACT, (1, 2))
+        tasks += [(kind, f"command {command}", workers) for kind, command, workers in every]
     if arguments.seeds:
         first, last = arguments.seeds
         starts = range(first, last, BATCH)
-        tasks += [(kind, range(at, min(at + BATCH, last))) for at, kind in itertools.product(starts, kinds)]
+        what = "operator" if arguments.operator else ""
+        tasks += [(kind, what, range(at, min(at + BATCH, last))) for at, kind in itertools.product(starts, kinds)]
     if not tasks:
-        parser.error("--plan, --seeds, --crash-points or --mutants")
+        parser.error("--plan, --seeds, --crash-points, --command-points or --mutants")
     return run(tasks, arguments.jobs)
 
 
@@ -74,7 +82,7 @@ def find_mutants() -> int:
     return lives
 
 
-def run(tasks: list[tuple[str, range | None]], jobs: int) -> int:
+def run(tasks: list[Task], jobs: int) -> int:
     """Run many worlds, say how far it is, and what was found."""
     done, failed = [], 0
     with get_context("spawn").Pool(jobs) as pool:
@@ -90,10 +98,15 @@ def run(tasks: list[tuple[str, range | None]], jobs: int) -> int:
     return 1 if failed else 0
 
 
-def _task(task: tuple[str, range | None]) -> dict[str, object] | str:
-    kind, seeds = task
+def _task(task: Task) -> dict[str, object] | str:
+    kind, what, of = task
     try:
-        figures = crash_points(kind, every_step=True) if seeds is None else explore(kind, seeds)
+        if isinstance(of, range):
+            figures = explore(kind, of, operator=what == "operator")
+        elif what == "crash points":
+            figures = crash_points(kind, every_step=True)
+        else:
+            figures = command_points(kind, [what.removeprefix("command ")], workers=of)
     except Found as found:
         return str(found)
     return figures.as_property()

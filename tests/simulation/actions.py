@@ -90,3 +90,18 @@ ACTIONS: Final[dict[str, Action]] = {
     "down": _down,
     "late file": _late_file,
 }
+
+
+def rewrite_quietly(world: World) -> None:
+    """Put other bytes into a file that is half sent while nobody looks, and give it its old mtime.
+
+    One that was sent whole may be touched so unnoticed: who it is is told by size and mtime (docs/reliability.md).
+    """
+    path = world.paths[int(world.chance() * len(world.paths))]
+    file = world.folder.files.get(path)
+    half_sent = any(
+        upload["path"] == path and upload["state"] == "sending" and upload["offset"]
+        for upload in world.disk.announced()["uploads"]
+    )
+    if file is not None and half_sent:
+        world.folder.write(path, world.content(len(file.data) - 4), mtime_ns=file.mtime_ns)

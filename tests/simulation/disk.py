@@ -10,6 +10,7 @@ import errno
 import io
 import json
 import os as real_os
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -68,6 +69,8 @@ class Disk:
     tried: list[bytes] = field(default_factory=list)  # states whose save has begun since
     read_in: int = -1  # the last life that has read it
     ledger: bytes = b""  # lines whose append has returned
+    on_save: Callable[[], None] | None = None  # called when a save has returned
+    on_append: Callable[[bytes], None] | None = None  # called with each line whose append has returned
 
     def lose_power(self) -> None:
         """Keep what is durable, and a prefix of the rest."""
@@ -299,11 +302,15 @@ class Folder(StateFolder):
             self._disk.tried.append(whole)
         super().replace(name, *content)
         self._promise(name, whole)
+        if name == STATE and self._disk.on_save is not None:
+            self._disk.on_save()
 
     def append(self, name: str, content: bytes) -> None:
         """Append as the product does, and note the promise."""
         super().append(name, content)
         self._promise(name, self._disk.names[name].data)
+        if name == LEDGER and self._disk.on_append is not None:
+            self._disk.on_append(content)
 
 
 CALLS: Final = Calls()

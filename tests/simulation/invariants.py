@@ -40,6 +40,7 @@ class Watch:
         kind, record = _kind_of(request)
         if self._world.disk.read_in != self._world.life:
             self._world.fail("I15: a request before the state was read")
+        self._world.orders.before_request(request)
         if kind == "chunk":
             self._in_flight[record] += 1
             if self._in_flight[record] > 1:
@@ -70,12 +71,14 @@ class Watch:
     def ended(self, request: Request) -> None:
         """Nobody waits for this request any more."""
         kind, record = _kind_of(request)
+        self._world.orders.ended(request)
         if kind == "chunk":
             self._in_flight[record] -= 1
 
     def born(self) -> None:
         """A new life has begun: what the old one had in flight is not its own."""
         self._in_flight.clear()
+        self._world.orders.born()
 
     def before_delete(self, record: Record) -> None:
         """I13: only records of ours, and only empty ones."""
@@ -87,6 +90,7 @@ class Watch:
     def before_removal(self, path: str, content: bytes) -> None:
         """I5: a file goes only after *ready*, unchanged, with its line in the ledger or its copy at the target."""
         world = self._world
+        world.orders.before_removal(path)
         ready = [record for record in world.server.records.values() if world.server.is_ready(record)]
         if not any(record.content == content for record in ready):
             world.fail(f"I5: {path} is removed, and no ready record holds its bytes")
@@ -151,17 +155,18 @@ def _landed(world: World) -> list[Record]:
 
 
 def _every_file_once(world: World) -> None:
-    """I1: each complete file is one record, and no more than one."""
+    """I1: each complete file is one record, and no more than one; one more for each time it was forgotten (I16)."""
     landed = Counter(record.content for record in _landed(world))
     names: dict[bytes, set[str]] = {}
     for version in world.folder.versions:
         names.setdefault(version.content, set()).add(version.path)
     last = {path: file.data for path, file in world.folder.files.items() if path.startswith(f"{ROOT}/")}
     for path, content in {**world.folder.removed, **last}.items():
-        if content and not landed[content]:
+        if content and not landed[content] and (path not in last or world.orders.takes(path)):
             raise Broken(f"I1: {path} is lost: no record holds its bytes")
     for content, times in landed.items():
-        if times > len(names.get(content, ())) and content in names:
+        allowed = len(names.get(content, ())) + world.orders.again[hashlib.sha256(content).hexdigest()]
+        if times > allowed and content in names:
             raise Broken(f"I1: the content of {sorted(names[content])} was finished {times} times")
 
 
@@ -184,7 +189,8 @@ def _nothing_left(world: World) -> None:
     parked before it was known whether its record was made, and another file of the same name has come meanwhile.
     """
     told = {
-        event.path.rpartition("/")[2].removesuffix(".mp4")
+        prefix + event.path.rpartition("/")[2].removesuffix(".mp4")
+        for prefix in ("", "new ")  # what a reload makes of the name
         for event in world.heard
         if isinstance(event, events.DoubtResolved) and "left alone" in event.outcome
     }
@@ -223,6 +229,7 @@ def _no_storm(world: World) -> None:
     A log-in whose answer is lost may come late, and ends the token that another has brought meanwhile.
     """
     allowed = world.lives + world.server.expiries + 2 * world.lost_logins
+    allowed += world.orders.asked["reload"] + world.orders.asked["retry"]
     if len(world.server.tokens) > allowed:
         raise Broken(f"I8: {len(world.server.tokens)} log-ins, where {allowed} were needed")
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import heapq
 import inspect
+import signal
+import threading
 from asyncio import events
 from asyncio.base_events import BaseEventLoop
 from collections import defaultdict, deque
@@ -19,6 +21,7 @@ from itertools import count
 from typing import Any, Final, Protocol
 
 NEVER: Final = float("inf")
+TICK: Final = 0.25  # s of the processor; a step, which takes microseconds, that lives to see two of them never ends
 GRAIN: Final = 1e-6  # s: no wait is shorter, as on any machine; a sum of times would be the same as before
 
 
@@ -113,6 +116,7 @@ class Loop(BaseEventLoop):
         self.born: list[Task] = []
         self.complaints: list[str] = []
         self._threads: defaultdict[object, deque[Work]] = defaultdict(deque)  # by executor
+        self._stuck: Stuck | None = None
 
     # What asyncio asks of a loop
 
@@ -201,6 +205,8 @@ class Loop(BaseEventLoop):
             task = self.create_task(main, name="main")
             try:
                 self._run_until(task)
+                if self._stuck is not None:
+                    raise self._stuck
                 if self._life != self._time.life:
                     raise Dead
                 return task.result()
@@ -251,6 +257,12 @@ class Loop(BaseEventLoop):
             if not handle.cancelled_:
                 self._waiting.append(handle)
 
+    def end_step(self) -> None:
+        """End the step that runs, and with it the life: it would never end by itself. Called within it."""
+        self._stuck = Stuck(f"at {self._time.now:.0f} s one step went round in circles, and gave nobody else a turn")
+        self._time.life += 1
+        raise Dead
+
     def _clear_away(self) -> None:
         """End what is left of every task, as the end of a process does: nothing in it is told of."""
         for task in self.born:
@@ -285,9 +297,40 @@ def _close(coro: Any) -> None:
 
 @contextmanager
 def _running(loop: Loop) -> Iterator[None]:
-    before = events._get_running_loop()
+    before, _RUNNING[:] = events._get_running_loop(), [loop]
     events._set_running_loop(loop)
     try:
         yield
     finally:
         events._set_running_loop(before)
+        _RUNNING.clear()
+
+
+_RUNNING: Final[list[Loop]] = []
+
+
+@contextmanager
+def every_step_ends() -> Iterator[None]:
+    """End a life in which a step runs for seconds of the processor's time: its loop can not.
+
+    Only in the main thread, which alone gets signals.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    seen: tuple[object, int] = (None, 0)
+
+    def look(*_: object) -> None:
+        nonlocal seen
+        loop = _RUNNING[0] if _RUNNING else None
+        before, seen = seen, (loop, 0 if loop is None else loop._time.steps)
+        if loop is not None and before == seen:
+            loop.end_step()
+
+    handler = signal.signal(signal.SIGVTALRM, look)
+    signal.setitimer(signal.ITIMER_VIRTUAL, TICK, TICK)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.signal(signal.SIGVTALRM, handler)

@@ -11,16 +11,20 @@ from math import floor
 from typing import TYPE_CHECKING, Any, Final
 
 from simulation.client import Client
+from simulation.commands import CHANGES
 from simulation.disk import Folder
 from simulation.folder import MOVED, ROOT, Share
 from simulation.kernel import NEVER, Dead
+from simulation.operator import Process
+from simulation.orders import Order
 from simulation.plan import CHUNK, DOUBT, SETTLE, SLOW
 from simulation.server import PASSWORD, USER
-from uploader import events
+from uploader import errors, events
 from uploader.config import Config, ServerConfig, UploadConfig, WatchConfig
+from uploader.files import Sent
 from uploader.house import House
-from uploader.model import State, Upload
-from uploader.operator import Operator
+from uploader.model import EVERYTHING, State, Upload
+from uploader.stages.lease import Leases
 from uploader.store import Store
 
 if TYPE_CHECKING:
@@ -69,8 +73,9 @@ class Life:
         self._world, self._life = world, world.life
         self._mended: Counter[str] = Counter()
         self._mend_from = 0.0
+        self._resume_from: float | None = None
         self.done = False
-        self._hand: asyncio.Future[Any] | None = None  # the operator's
+        self._commands: list[asyncio.Task[None]] = []
 
     async def live(self) -> None:
         """Work until the world is done."""
@@ -78,21 +83,55 @@ class Life:
         bus.listen(self._hear)
         self.store = Store(Folder(world.disk), clock, bus)
         environ = {"VALT_UPLOADER_PASSWORD": PASSWORD}
-        self.house = House(
-            world.config,
-            self.store,
-            clock,
-            bus,
-            environ,
-            make_share=lambda root: Share(world, world.folder),
-            make_valt=self._client,
-        )
-        self.operator = Operator(self.store, self.house.leases, clock, bus, DOUBT)
-        self.operator.running = self.house
-        self.stop = asyncio.Event()
+
+        def make_house(config: Config, leases: Leases) -> House:
+            def make_share(root: str) -> WatchedShare:
+                del root
+                return WatchedShare(world)
+
+            return House(
+                config,
+                self.store,
+                clock,
+                bus,
+                environ,
+                leases=leases,
+                make_share=make_share,
+                make_valt=self._client,
+            )
+
+        self.operator = Process(make_house, world.config, self.store, clock, bus)
         world._living = self
-        await self.house.run(self.stop, discover=True)
+        await self.operator.run()
         await self.store.close()
+
+    def end(self) -> None:
+        """Do what SIGTERM does."""
+        self._world.asked_to_end()
+        self.operator.end()
+
+    def command(self, verb: str, about: str) -> None:
+        """Give a command: it is done beside everything else."""
+        self._commands = [task for task in self._commands if not task.done()]
+        self._commands.append(asyncio.ensure_future(self._do(verb, about)))
+
+    async def _do(self, verb: str, about: str) -> None:
+        world, operator = self._world, self.operator
+        config = None
+        if verb == "reload":
+            config = world.reconfigure(CHANGES[about])
+        order = world.orders.give(Order(verb, about, operator.at(about), config))
+        try:
+            done = await (getattr(operator, verb)(about) if config is None else operator.reload(config))
+        except errors.UploaderError as error:
+            if self._life == world.life:
+                world.orders.refused(order, error)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the operator is told of a fault of ours
+            if self._life == world.life:
+                world.fail(f"I11: {verb} {about} is answered with {type(error).__name__}: {error}")
+        else:
+            if self._life == world.life:
+                world.orders.answered(order, done, operator.at(about))
 
     def _client(self, *args: Any, **more: Any) -> Client:
         client = Client(*args, **more)
@@ -109,14 +148,18 @@ class Life:
             world.count("uploads finished")
         elif isinstance(event, events.UploadParked):
             world.count("parked")
+        elif isinstance(event, events.UploadReleased):
+            world.orders.released(event.path)
 
     def look_whether_done(self) -> None:
-        """Set ``stop`` when nothing is left to do; let what is parked go on by hand, as somebody will."""
+        """End when nothing is left to do; let what is parked or paused go on by hand, as somebody will."""
         store, world = self.store, self._world
+        if store.paused and not self._resumes():
+            return
         for upload in store.uploads.values():
             if upload.state is not State.PARKED:
                 return
-        if any(not orphan.landed for orphan in store.orphans.values()) or self.house.settle.candidates:
+        if any(not orphan.landed for orphan in store.orphans.values()) or self.operator.settling:
             return
         if store.uploads and world.now < self._mend_from:
             return
@@ -124,11 +167,22 @@ class Life:
             self._mend(parked[0])
             return
         for path, file in world.folder.files.items():
-            if file.data and not store.ledger.knows(path, len(file.data), file.mtime_ns):
+            known = store.ledger.knows(path, len(file.data), file.mtime_ns) or not world.orders.takes(path)
+            if file.data and not known:
                 return
-        if world.next_event() == NEVER:
+        if world.next_event() == NEVER and all(task.done() for task in self._commands):
             self.done = True
-            self.stop.set()
+            self.end()
+
+    def _resumes(self) -> bool:
+        """Let everything go on that has been paused for a while. False while it is to stay so."""
+        now = self._world.now
+        if self._resume_from is None or now < self._resume_from:
+            self._resume_from = self._resume_from or now + SLOW
+            return False
+        self._resume_from = None
+        self.command("resume", EVERYTHING)
+        return True
 
     def _mend(self, upload: Upload) -> None:
         """Do what a person would: let it go on, or forget it when its file is gone."""
@@ -136,9 +190,27 @@ class Life:
         self._mend_from = self._world.now + SLOW
         if self._mended[upload.path] <= 10:
             self._world.count("released by hand")
-            self._hand = asyncio.ensure_future(self.operator.retry(upload.path))
+            self.command("retry", upload.where if self._world.plan.operator else upload.path)
         elif upload.where not in self._world.folder.files:
-            self._hand = asyncio.ensure_future(self.operator.forget(upload.path))
+            self.command("forget", upload.path)
+
+
+class WatchedShare(Share):
+    """The port to the folder, which looks whether one file is dealt with twice at the same time."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__(world, world.folder)
+        self._orders = world.orders
+
+    async def delete(self, path: str, sent: Sent) -> bool:
+        """Remove a file that was sent."""
+        with self._orders.disposing(path):
+            return await super().delete(path, sent)
+
+    async def move(self, path: str, sent: Sent, target: str) -> bool:
+        """Move a file that was sent."""
+        with self._orders.disposing(target):
+            return await super().move(path, sent, target)
 
 
 def vars_of(event: events.Event) -> str:

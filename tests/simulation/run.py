@@ -9,12 +9,14 @@ from __future__ import annotations
 import gc
 import json
 import logging
+import random
 import time
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from itertools import count
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,8 +26,11 @@ import uploader.stages.settle
 import uploader.stages.verify
 import uploader.sweep
 from simulation import disk, recordings
+from simulation.commands import WHILE_STOPPED
+from simulation.folder import ROOT
 from simulation.invariants import LOGS
-from simulation.plan import Plan
+from simulation.kernel import every_step_ends
+from simulation.plan import NO_STEP, Plan
 from simulation.world import World
 
 Report = Callable[[str, object], None]  # pytest's ``record_property``
@@ -41,6 +46,7 @@ SMALL: Final = (
     (uploader.stages.verify, "ASKERS", 2),
     (uploader.sweep, "LOOK_FOR_NEW", 15.0),  # s
 )
+FIRST, SECOND = f"{ROOT}/a.mp4", f"{ROOT}/b.mp4"  # the files of a quiet world: three chunks, and one
 CLEAN_EVERY: Final = 40  # worlds: the garbage collector works between them, not in them
 
 
@@ -87,7 +93,7 @@ class Figures:
             f"{self.worlds:,} worlds, {self.hours:,.0f} hours in {self.seconds:,.0f} s; "
             f"{self.crash_points:,} crash points one by one; {of['kills']} kills, "
             f"{of['power cuts']} of them power cuts; {of['stops']} stops; "
-            f"{of['requests']} requests, {of['faults']} faults; "
+            f"{of['requests']} requests, {of['faults']} faults; {of['commands']} commands; "
             f"{of['uploads finished']} uploads finished, {of['parked']} parked on the way: "
             "nothing lost, nothing twice, nobody let in"
         )
@@ -115,11 +121,10 @@ def simulated() -> Iterator[None]:
     for module, name, value in SMALL:
         setattr(module, name, value)
     collecting = gc.isenabled()
-    gc.collect()
-    gc.freeze()
+    gc.freeze()  # what was there before is not looked at between worlds; to collect it first takes longer than a world
     gc.disable()
     try:
-        with warnings.catch_warnings():  # of coroutines that a kill has left before their first step
+        with every_step_ends(), warnings.catch_warnings():  # of coroutines that a kill has left before their first step
             warnings.simplefilter("ignore")
             yield
     finally:
@@ -199,12 +204,53 @@ def sample(steps: Sequence[int], kind: str, one_in: int) -> Sequence[int]:
     return steps[KINDS.index(kind) % one_in :: one_in]
 
 
-def found_once() -> list[Plan]:
-    """Return the worlds that have found something once."""
-    return [plan_of(found["plan"]) for found in json.loads(FOUND_ONCE.read_text(encoding="utf-8"))]
+def command_points(kind: str, commands: Iterable[str], *, workers: int = 1, sample: float = 1.0) -> Figures:
+    """Give each command at each act of a quiet world: alone, with a crash at a later act, and after a crash there.
+
+    One world for each. *workers*: with one, the small file waits for the large one and passes it by. *sample*: the part
+    of all of them that is run, spread evenly. The crash is at an act that the seed chooses.
+    """
+    dice = random.Random(f"{kind}/{workers}")  # noqa: S311 - no secret
+    quiet, world = _large_one_first(kind, workers)
+    steps = [int(line.split()[0]) for line in world.trace or () if line[5].isdigit()]
+
+    def plans() -> Iterator[Plan]:
+        for command in commands:
+            for number, step in enumerate(steps):
+                later = steps[number] + 1 + int(dice.random() * (steps[-1] - step + 60))
+                cut = dice.random() < 0.5
+                path = FIRST if command not in {"forget", "retry"} or dice.random() < 0.7 else SECOND
+                given = ((step, command, path),)
+                yield replace(quiet, commands=given)
+                yield replace(quiet, commands=given, kills=(later,), cuts=cut)
+                if command in WHILE_STOPPED:
+                    yield replace(quiet, commands=((0, command, path),), kills=(step,), cuts=cut)
+
+    return run_all(plan for number, plan in enumerate(plans()) if int(number * sample) != int((number - 1) * sample))
+
+
+def _large_one_first(kind: str, workers: int) -> tuple[Plan, World]:
+    """Return the first quiet world in which the large file is taken up before the small one, and its trace."""
+    with simulated():
+        for seed in count():
+            plan = replace(QUIET, seed=seed, kind=kind, workers=workers)
+            world, _ = play(replace(plan, commands=((NO_STEP, "retry", FIRST),)), trace=True)
+            made = [line for line in world.trace or () if "RecordCreated" in line]
+            if FIRST in made[0]:
+                return plan, world
+    raise AssertionError
+
+
+def found_once(*, operator: bool) -> list[Plan]:
+    """Return the worlds that have found something once: those with an operator in them, or those without."""
+    plans = [plan_of(found["plan"]) for found in json.loads(FOUND_ONCE.read_text(encoding="utf-8"))]
+    return [plan for plan in plans if (plan.operator or bool(plan.commands)) is operator]
 
 
 def plan_of(values: dict[str, Any]) -> Plan:
     """Read a plan as ``command`` has written it."""
-    known: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
-    return Plan(**known)
+    return Plan(**{key: _frozen(value) for key, value in values.items()})
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(_frozen(each) for each in value) if isinstance(value, list) else value

@@ -17,12 +17,15 @@ from zlib import crc32
 
 from simulation import disk as disks
 from simulation import life as process
-from simulation.actions import ACTIONS
+from simulation.actions import ACTIONS, rewrite_quietly
 from simulation.folder import ROOT, Recordings
 from simulation.invariants import Broken, Watch, verdict
 from simulation.kernel import NEVER, Dead, Loop, Task
+from simulation.orders import LAST_BREATH, Orders
 from simulation.plan import BUDGET, CALM, EPOCH, NO_STEP, SETTLE, SLOW, STORM, Plan
+from simulation.schedule import Schedule
 from simulation.server import USER, Record, Request, Server
+from uploader.config import Config
 from uploader.errors import StateUnusable
 from uploader.simulator.semantics import Semantics
 
@@ -58,15 +61,18 @@ class World:
         self._kills = iter(plan.kills or ())
         self._left = 0 if plan.kills is not None else int(self.chance() * 4)
         self._offset = 0.0
-        self._gently = False
+        self.kill_gently = False
         self.settle = SETTLE
         self.foreign: list[Record] = []
         self.lost_logins = 0
         self.down_until = self._down_since = 0.0
         self._knocks = 0
         self.handles = 0
+        self.orders = Orders(self)
         self.watch = Watch(self)
         self.disk = disks.Disk(self)
+        self.schedule = Schedule(self)
+        self._asked_to_end: float | None = None
         self.folder = Recordings(self)
         self._prepare()
 
@@ -94,6 +100,8 @@ class World:
         self.foreign = [self.server.plant("x" if same else "a", "somebody", -5.0), self.server.plant("a", USER, 3600.0)]
         if plan.only or (plan.actions and roll() < 0.4):
             self._plan_actions(plan.only or tuple(ACTIONS))
+        if plan.operator or plan.commands:
+            self.schedule.begin()
 
     def content(self, size: int) -> bytes:
         """Bytes that no other file has, four more than *size*."""
@@ -128,6 +136,8 @@ class World:
         """End the life in good order when everything is done; look whether it takes too long."""
         if self.now > self.calm_from + CALM:
             raise Broken(f"I11: not done or parked {CALM:.0f} s after the last fault: {self._unfinished()}")
+        if self._asked_to_end is not None and self.now > self._asked_to_end + LAST_BREATH:
+            raise Broken(f"I22: asked to end {LAST_BREATH:.0f} s ago, it still runs")
         if self._living is not None:
             self._living.look_whether_done()
 
@@ -149,6 +159,12 @@ class World:
             self.kill()
             if life != self.life:
                 raise Dead
+        if self.steps >= self.schedule.at and self._living is not None:
+            self.schedule.give(self._living)
+
+    def note(self, what: str) -> None:
+        """Write into the trace what the operator does."""
+        self._note(f"OPERATOR {what}")
 
     def _note(self, what: str) -> None:
         self._sum = crc32(what.encode(), self._sum ^ (hash(self.now) & 0xFFFFFFFF))
@@ -157,11 +173,11 @@ class World:
 
     def kill(self) -> None:
         """End the life that lives now: kill -9, or the power goes, or a signal asks it to end."""
-        if self._gently and self._living is not None:
+        if self.kill_gently and self._living is not None:
             self._note("SIGTERM")
             self.count("stops")
             self.kill_at = NO_STEP
-            self._living.stop.set()
+            self._living.end()
             return
         self.life += 1
         cut = self.chance() < 0.5 if self.plan.cuts is None else self.plan.cuts
@@ -174,6 +190,11 @@ class World:
             if self.plan.actions and self.chance() < self.plan.clock:
                 self.set_clock()  # a machine whose battery is empty starts with any time
         self._living = None
+
+    def asked_to_end(self) -> None:
+        """Note that the process was told to end."""
+        if self._asked_to_end is None:
+            self._asked_to_end = self.now
 
     def count(self, what: str) -> None:
         """Count for the report."""
@@ -193,12 +214,13 @@ class World:
         self._note(f"the clock is set: {self._offset:+.0f} s")
 
     @property
-    def _stormy(self) -> bool:
+    def stormy(self) -> bool:
+        """True while things still go wrong."""
         return self.now < self.calm_from
 
     def link_fails(self) -> bool:
         """True when something goes wrong with this request."""
-        if self.plan.faults and self._stormy and self.chance() < self.plan.faults:
+        if self.plan.faults and self.stormy and self.chance() < self.plan.faults:
             self.count("faults")
             return True
         return False
@@ -208,7 +230,8 @@ class World:
         if self.now >= self.down_until:
             return False
         self._knocks += 1
-        allowed = KNOCKERS * (2 + log2(1 + self.now - self._down_since) + self.lives)
+        calls_again = self.lives + self.orders.asked["reload"] + self.orders.asked["retry"]
+        allowed = KNOCKERS * (2 + log2(1 + self.now - self._down_since) + calls_again)
         if self._knocks > allowed:
             self.fail(f"I10: {self._knocks} tries in {self.now - self._down_since:.0f} s at a server that is down")
         return True
@@ -219,14 +242,14 @@ class World:
 
     def share_fails(self) -> str:
         """Say how this call into the share fails."""
-        if self._share_rate and self._stormy and self.chance() < self._share_rate:
+        if self._share_rate and self.stormy and self.chance() < self._share_rate:
             self.count("faults")
             return "Input/output error"
         return ""
 
     def disk_refuses(self) -> bool:
         """True when this write is to fail."""
-        if self._disk_rate and self._stormy and self.chance() < self._disk_rate:
+        if self._disk_rate and self.stormy and self.chance() < self._disk_rate:
             self.count("faults")
             return True
         return False
@@ -255,6 +278,17 @@ class World:
         self.life += 1
         raise Dead
 
+    def reconfigure(self, change: Callable[[Config], Config]) -> Config:
+        """Let somebody edit the configuration file."""
+        self.config = change(self.config)
+        self.settle = min(self.settle, self.config.watch[0].settle)
+        return self.config
+
+    def check_failure(self) -> None:
+        """Raise ``Broken`` if an invariant did not hold."""
+        if self.failure:
+            raise Broken(self.failure) from None
+
     # The whole of it
 
     def run(self) -> str:
@@ -269,7 +303,7 @@ class World:
             self.watch.born()
             self.count("lives")
             loop, life = Loop(self, BUDGET), process.Life(self)
-            self.handles = 0
+            self.handles, self._asked_to_end = 0, None
             try:
                 loop.live(life.live())
             except StateUnusable as error:
@@ -278,43 +312,32 @@ class World:
                 self._pass(10.0)  # what restarts it does so until there is room
                 continue
             except Dead:
-                if self.failure:
-                    raise Broken(self.failure) from None
+                self.check_failure()
                 self._pass(self.chance() * 60.0 if self.plan.variety else 1.0)
                 if self.plan.actions and self.chance() < 0.1:
-                    self._rewrite_quietly()
+                    rewrite_quietly(self)
+                self.schedule.while_stopped()
                 continue
             finally:
                 self._living = None
-            if loop.complaints:
-                raise Broken(f"I11: nobody has caught {loop.complaints[0]}")
-            if self.handles:
-                raise Broken(f"I9: {self.handles} recordings are still open at the end")
+            self._check_end(loop)
             if life.done:
                 break
         verdict(self)
         return f"{self._sum:08x}"
 
-    def _rewrite_quietly(self) -> None:
-        """Put other bytes into a file that is half sent while nobody looks, and give it its old mtime.
-
-        One that was sent whole may be touched so unnoticed: who it is is told by size and mtime (docs/reliability.md).
-        """
-        path = self.paths[int(self.chance() * len(self.paths))]
-        file = self.folder.files.get(path)
-        half_sent = any(
-            upload["path"] == path and upload["state"] == "sending" and upload["offset"]
-            for upload in self.disk.announced()["uploads"]
-        )
-        if file is not None and half_sent:
-            self.folder.write(path, self.content(len(file.data) - 4), mtime_ns=file.mtime_ns)
+    def _check_end(self, loop: Loop) -> None:
+        if loop.complaints:
+            raise Broken(f"I11: nobody has caught {loop.complaints[0]}")
+        if self.handles:
+            raise Broken(f"I9: {self.handles} recordings are still open at the end")
 
     def _choose_kill(self) -> None:
         if self.plan.kills is not None:
             self.kill_at = next(self._kills, NO_STEP)
         elif self._left > 0:
             self._left -= 1
-            self._gently = self.chance() < 0.15
+            self.kill_gently = self.chance() < 0.15
             self.kill_at = self.steps + 1 + int(10 ** (1.0 + 2.5 * self.chance()))
         else:
             self.kill_at = NO_STEP

@@ -1,0 +1,100 @@
+"""The product's operator commands as the worlds give them, to a running process and to the state between two lives.
+
+Both answer what the command line would say: True when the command did something.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from uploader import events, operator
+from uploader.clock import Clock
+from uploader.config import Config
+from uploader.daemon import differ_in_limits_alone
+from uploader.house import House
+from uploader.model import State, Upload
+from uploader.stages.lease import Leases
+from uploader.store import Store
+
+
+class Commands:
+    """The commands that the running process and the stopped state have in common."""
+
+    def __init__(self, config: Config, store: Store, clock: Clock, bus: events.Bus) -> None:
+        self._store, self.leases = store, Leases(store)
+        self._product = operator.Operator(store, self.leases, clock, bus, config.server.doubt_settle)
+        self.forget = self._product.forget
+        self.pause = self._product.pause
+        self.resume = self._product.resume
+
+    def at(self, name: str) -> Upload | None:
+        """Return the upload of the file that has, or had, this name."""
+        return self._store.upload_at(name)
+
+    async def retry(self, name: str) -> bool:
+        """Let a parked or waiting upload go on now."""
+        await self._product.try_server_again()
+        return await self._product.retry(name)
+
+
+class Stopped(Commands):
+    """The state of a process that does not run."""
+
+
+class Process(Commands):
+    """A process that runs: what ``daemon.Daemon`` is in the product."""
+
+    def __init__(
+        self,
+        make_house: Callable[[Config, Leases], House],
+        config: Config,
+        store: Store,
+        clock: Clock,
+        bus: events.Bus,
+    ) -> None:
+        """*make_house*: what works for one configuration; it is called again after each reload."""
+        super().__init__(config, store, clock, bus)
+        self._make_house, self._config = make_house, config
+        self._stop = asyncio.Event()
+        self._begun = asyncio.Event()  # the house of the newest configuration is at work
+        self._ending = False
+        self.house = self._product.running = make_house(config, self.leases)
+
+    async def run(self) -> None:
+        """Work until ``end``."""
+        while not self._ending:
+            self._stop.clear()
+            self._begun.set()
+            await self.house.run(self._stop, discover=True)
+            if not self._ending:
+                self.house = self._product.running = self._make_house(self._config, self.leases)
+
+    def end(self) -> None:
+        """Do what SIGTERM does."""
+        self._ending = True
+        self._stop.set()
+
+    @property
+    def settling(self) -> bool:
+        """True while a file is waited for until it is complete."""
+        return bool(self.house.settle.candidates)
+
+    async def reload(self, config: Config) -> bool:
+        """Put another configuration into force; return when its stages are at work."""
+        limits_only, self._config = differ_in_limits_alone(self._config, config), config
+        self._product.reload(config)
+        if not limits_only:
+            self._begun.clear()
+            self._stop.set()
+            await self._begun.wait()
+        return True
+
+    def nudge(self) -> None:
+        """Put every upload back on its way, as the return of its share does, whoever works on it now."""
+        for upload in self._store.uploads.values():
+            if upload.state is State.FINISHING:
+                self.house.pipes.ready.put(upload.path)
+            if upload.state is State.VERIFYING:
+                self.house.pipes.sent.put(upload.path)
+            self.house.pipes.again.put(upload.path)

@@ -1,0 +1,48 @@
+"""Small worlds with an operator: commands at every act, beside everything else that goes wrong."""
+
+from __future__ import annotations
+
+import pytest
+from simulation.commands import TRIED_AT_EACH_ACT
+from simulation.kernel import Loop, Stuck
+from simulation.plan import Plan
+from simulation.run import KINDS, Report, command, command_points, explore, found_once, play, simulated
+from test_simulation import Now
+
+SEEDS = 250  # of each kind
+SAMPLE = 0.12  # of the worlds in which one command is given at one act; ``make simulate-long`` runs all of them
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_commands_at_any_time_lose_and_double_nothing(kind: str, record_property: Report) -> None:
+    """Up to six commands in a world of crashes and faults: each is kept to from its answer on."""
+    figures = explore(kind, range(SEEDS), operator=True)
+    assert figures.counts["commands"] > 2 * SEEDS
+    assert figures.counts["uploads finished"] > SEEDS
+    record_property("simulation", figures.as_property())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_command_at_any_act_is_kept_to(kind: str, record_property: Report) -> None:
+    """Each command, at acts of a quiet world: alone, with a crash later, and while the process is stopped."""
+    figures = command_points(kind, TRIED_AT_EACH_ACT, workers=1 + KINDS.index(kind) % 2, sample=SAMPLE)
+    assert figures.worlds > 500
+    record_property("simulation", figures.as_property())
+
+
+@pytest.mark.parametrize("plan", found_once(operator=True), ids=command)
+def test_what_an_operator_has_found_once_stays_mended(plan: Plan) -> None:
+    """Worlds in which a command was not kept to before."""
+    with simulated():
+        play(plan)
+
+
+def test_a_step_that_never_ends_is_found() -> None:
+    """A task that goes round without waiting holds the event loop for good: the life is ended, and that is told."""
+
+    async def in_circles() -> None:
+        while True:
+            pass
+
+    with simulated(), pytest.raises(Stuck, match="one step went round in circles"):
+        Loop(Now(), 1000).live(in_circles())
