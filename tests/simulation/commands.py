@@ -67,13 +67,21 @@ OFTEN: Final = (*COMMANDS, *TO_A_FILE, "forget", "forget", "reload keep", "reloa
 
 
 def chosen(world: World) -> tuple[str, str]:
-    """Choose a command and the name it is given, which may be one that the file has no more, or not yet."""
-    parked = [upload for upload in world.disk.announced()["uploads"] if upload["state"] == "parked"]
+    """Choose a command and the name it is given, which may be one that the file has no more, or not yet.
+
+    What is parked, or reported, is what people look after most.
+    """
+    saved = world.disk.announced()
+    parked = [upload for upload in saved["uploads"] if upload["state"] == "parked"]
+    if any(orphan["landed"] for orphan in saved["orphans"]) and world.chance() < 0.3:
+        return "forget orphan", world.paths[0]
     if parked and world.chance() < 0.5:
         path = parked[0]["path"]
         return TO_A_FILE[int(world.chance() * 2)], parked[0].get("renamed_to") or path if world.chance() < 0.7 else path
     command = OFTEN[int(world.chance() * len(OFTEN))]
-    path = world.paths[int(world.chance() * len(world.paths))]
+    begun = [upload["path"] for upload in saved["uploads"]]
+    among = begun if begun and world.chance() < 0.5 else world.paths
+    path = among[int(world.chance() * len(among))]
     renamed = path.replace(".mp4", RENAMED)
     known = renamed in world.folder.files or (path not in world.folder.files and world.chance() < 0.5)
     return command, renamed if known and world.chance() < 0.5 else path
@@ -85,6 +93,6 @@ def named(world: World, command: str, path: str) -> tuple[str, str]:
     if about == "all":
         return verb, EVERYTHING
     if about == "orphan":
-        landed = [str(orphan["record"]) for orphan in world.disk.announced()["orphans"] if orphan.get("landed")]
+        landed = [str(orphan["record"]) for orphan in world.disk.announced()["orphans"] if orphan["landed"]]
         return verb, landed[0] if landed else "no-record"
     return verb, about or path

@@ -160,9 +160,18 @@ class Life:
             known = store.ledger.knows(path, len(file.data), file.mtime_ns) or not world.orders.takes(path)
             if file.data and not known:
                 return
-        if world.next_event() == NEVER and all(task.done() for task in self._commands):
+        if self._reports_forgotten() and world.next_event() == NEVER and all(task.done() for task in self._commands):
             self.done = True
             self.end()
+
+    def _reports_forgotten(self) -> bool:
+        """True when no orphan is reported; else, where there is an operator, one is forgotten."""
+        world = self._world
+        landed = [record for record, orphan in self.store.orphans.items() if orphan.landed]
+        if not landed or not (world.plan.operator or world.plan.commands):
+            return True
+        self.command("forget", landed[0])
+        return False
 
     def _resumes(self) -> bool:
         """Let everything go on that has been paused for a while. False while it is to stay so."""

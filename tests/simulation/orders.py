@@ -50,6 +50,8 @@ class Orders:
     asked: Counter[str] = field(default_factory=Counter)  # by verb, for what each allows: log-ins, tries
     again: Counter[str] = field(default_factory=Counter)  # by sha256 of a content: how often it may be sent anew
     _forgotten: set[str] = field(default_factory=set)  # records, and the intents of those that had none yet
+    _forgotten_orphans: set[str] = field(default_factory=set)  # records that are to be reported no more
+    _forgotten_files: set[str] = field(default_factory=set)
     _known: dict[str, set[str]] = field(default_factory=dict)  # by path: its records and intents, as they were saved
     _begun: set[str] = field(default_factory=set)  # paths of uploads that were begun under an older configuration
     _in_flight: list[Request] = field(default_factory=list)
@@ -125,9 +127,13 @@ class Orders:
             self._may_end += [_what(request) for request in self._in_flight]  # also once again, after a log-in
 
     def _forget(self, order: Order) -> None:
+        if order.about.startswith("record-"):
+            self._forgotten_orphans.add(order.about)
+            self.look_at_saved()
         if order.upload is None:
             return  # found, or given up, a moment after the command was given
         self._forgotten |= self._known.pop(order.upload.path, set())
+        self._forgotten_files |= {order.upload.path, order.upload.where}
         self.look_at_saved()
 
     def _check_retried(self, order: Order, done: bool, now: Upload | None) -> None:
@@ -149,6 +155,9 @@ class Orders:
 
     def look_at_saved(self) -> None:
         """I16: no save brings back what was forgotten. Called after each."""
+        for orphan in self.world.disk.announced()["orphans"] if self._forgotten_orphans else ():
+            if orphan["record"] in self._forgotten_orphans:
+                self.world.fail(f"I16: the report of {orphan['record']} was forgotten, and it is saved")
         for upload in self._uploads():
             for mark in _marks(upload):
                 self._known.setdefault(upload["path"], set()).add(mark)
@@ -209,7 +218,8 @@ class Orders:
     def before_removal(self, path: str) -> None:
         """I16, I17, I18: hold a removal against what was asked for."""
         here = [one for one in self._uploads() if (one.get("renamed_to") or one["path"]) == path]
-        if any(_record(upload) in self._forgotten for upload in here):
+        ready = any(upload["state"] == "finishing" for upload in here)
+        if any(_record(upload) in self._forgotten for upload in here) or (path in self._forgotten_files and not ready):
             self.world.fail(f"I16: {path} is removed on account of an upload that was forgotten")
         if any(self._is_paused(upload) for upload in here):
             self.world.fail(f"I17: {path} is paused, and is removed")
