@@ -1,4 +1,4 @@
-"""What the operator types, and what it does to a world: commands to the process, and changes of the configuration."""
+"""The operator's commands, the changes that a reload makes to the configuration, and how the dice choose of them."""
 
 from __future__ import annotations
 
@@ -56,20 +56,20 @@ CHANGES: Final[dict[str, Change]] = {
 RELOADS: Final = tuple(f"reload {change}" for change in CHANGES)
 TO_A_FILE: Final = ("forget", "retry", "pause", "resume")
 WHILE_STOPPED: Final = (*TO_A_FILE, "pause all", "resume all", "forget orphan", *RELOADS)
-COMMANDS: Final = (*WHILE_STOPPED, "rename", "nudge")
+COMMANDS: Final = (*WHILE_STOPPED, "rename", "wake")
 
-# In a world of which nothing else is planned: those that differ from one another there.
+# In a quiet world nothing is parked or paused and the rule is *delete*: the other commands would do nothing there.
 TRIED_AT_EACH_ACT: Final = tuple(
     command for command in COMMANDS if command not in {"resume", "resume all", "reload delete", "forget orphan"}
 )
-# How often each is given in a stormy world: forgetting and reloading have found the most.
-OFTEN: Final = (*COMMANDS, *TO_A_FILE, "forget", "forget", "reload keep", "reload delete", "nudge", "rename", "rename")
+# One of these is given in a stormy world. Those that have found most faults are in it more than once.
+OFTEN: Final = (*COMMANDS, *TO_A_FILE, "forget", "forget", "reload keep", "reload delete", "wake", "rename", "rename")
 
 
 def chosen(world: World) -> tuple[str, str]:
-    """Choose a command and the name it is given, which may be one that the file has no more, or not yet.
+    """Choose a command and the path it is given, which may be the file's name now or an earlier one.
 
-    What is parked, or reported, is what people look after most.
+    Parked uploads and reported orphans are chosen more often, as people do.
     """
     saved = world.disk.announced()
     parked = [upload for upload in saved["uploads"] if upload["state"] == "parked"]

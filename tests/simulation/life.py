@@ -195,7 +195,7 @@ class Life:
 
 
 class WatchedShare(Share):
-    """The port to the folder, which looks whether one file is dealt with twice at the same time."""
+    """The port to the folder; reports files that are disposed of twice at the same time (I21)."""
 
     def __init__(self, world: World) -> None:
         super().__init__(world, world.folder)

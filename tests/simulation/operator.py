@@ -1,7 +1,7 @@
-"""The operator's five commands as the worlds give them: the one place that knows the product's interface for them.
+"""The operator's five commands, over the product's interface for them. Nothing else in the simulation knows it.
 
-``Operator`` works on a running process, ``Stopped`` on the state between two lives. Both answer what the command line
-would say: True when the command did something.
+``Operator`` is for a running process, ``Stopped`` for the state between two lives. Each method returns what the command
+line would report: True when the command did something.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from uploader.store import Store
 
 
 class Operator:
-    """A process that runs, and the commands that reach it: what ``daemon.Daemon`` is in the product."""
+    """A running process and its commands, as ``daemon.Daemon`` is in the product."""
 
     def __init__(self, make_house: Callable[[Config], House], config: Config, store: Store) -> None:
-        """*make_house*: what works for one configuration; it is called again after each reload."""
+        """*make_house* makes the stages for a configuration; it is called at the start and at each reload."""
         self._make_house, self._config, self._store = make_house, config, store
         self._stop = asyncio.Event()
-        self._begun = asyncio.Event()  # the house of the newest configuration is at work
+        self._begun = asyncio.Event()  # the newest configuration is in force
         self._ending = False
         self.house = make_house(config)
 
@@ -86,8 +86,8 @@ class Operator:
             await self._begun.wait()
         return True
 
-    def nudge(self) -> None:
-        """Put every upload back on its way, as the return of its share does, whoever works on it now."""
+    def wake(self) -> None:
+        """Queue every upload again, as the return of its share does, also one that is being worked on."""
         for upload in self._store.uploads.values():
             if upload.state is State.FINISHING:
                 self.house.pipes.ready.put(upload.path)
@@ -97,7 +97,7 @@ class Operator:
 
 
 class Stopped:
-    """The state of a process that does not run, and the commands that reach it."""
+    """The commands on the state while no process runs."""
 
     def __init__(self, config: Config, store: Store, clock: Clock, bus: events.Bus) -> None:
         self._config, self._store, self._clock, self._bus = config, store, clock, bus

@@ -1,7 +1,7 @@
-"""What the operator has asked for and been answered, and what must hold from then on (I16 to I22).
+"""The operator's commands, their answers, and the checks of what must hold from the answer on (I16 to I22).
 
-Looks at commands, answers and what is saved, not into the product. A command that was never answered, because the
-process was killed, may have been done or not.
+The checks look at commands, answers, requests and saved states alone. A command that was not answered, because the
+process was killed, may have been done or not: neither is an error.
 """
 
 from __future__ import annotations
@@ -24,24 +24,24 @@ from uploader.valt.wire import create_payload
 if TYPE_CHECKING:
     from simulation.world import World
 
-LAST_BREATH: Final = 60.0  # s until a process that was asked to end has ended: ``drain``, a disk that refuses
+TIME_TO_END: Final = 60.0  # s from SIGTERM to the end of the process, at most: ``drain`` is 10, the last save takes 3
 
 
 @dataclass(eq=False)
 class Order:
-    """One command: what it is about, and what was known then."""
+    """One command: what it is about, and what was known of that when it was given."""
 
     verb: str
     about: str
     upload: Upload | None = None  # at the moment it was given
     config: Config | None = None  # of a reload
-    crossed: bool = False  # another command took back what it does, before it was answered
+    crossed: bool = False  # a later command has undone it before it was answered
     released: bool = False
 
 
 @dataclass(eq=False)
 class Orders:
-    """Every command of a world, and what follows from it."""
+    """All commands of a world, and the checks that follow from them."""
 
     world: World
     under_way: list[Order] = field(default_factory=list)
@@ -154,7 +154,7 @@ class Orders:
     # What is saved
 
     def look_at_saved(self) -> None:
-        """I16: no save brings back what was forgotten. Called after each."""
+        """I16: no save brings back what was forgotten. Called after each save."""
         for orphan in self.world.disk.announced()["orphans"] if self._forgotten_orphans else ():
             if orphan["record"] in self._forgotten_orphans:
                 self.world.fail(f"I16: the report of {orphan['record']} was forgotten, and it is saved")
@@ -228,10 +228,10 @@ class Orders:
 
     @contextmanager
     def disposing(self, path: str) -> Iterator[None]:
-        """I21: one at a time deals with a file."""
+        """I21: a file is never disposed of by two tasks at once."""
         self._disposing[path] += 1
         if self._disposing[path] > 1:
-            self.world.fail(f"I21: {path} is dealt with twice at the same time")
+            self.world.fail(f"I21: {path} is disposed of twice at the same time")
         try:
             yield
         finally:

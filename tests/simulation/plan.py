@@ -31,7 +31,7 @@ class Plan:
     disk: float = 0.02  # of the writes to the state folder that are refused, in worlds where any are
     clock: float = 0.15  # of the power cuts, after which the machine starts with another time
     only: tuple[str, ...] = ()  # these actions alone, and in every world
-    operator: bool = False  # somebody gives commands all the time
+    operator: bool = False  # up to six commands, at acts that the dice choose
     commands: tuple[tuple[int, str, str], ...] = ()  # (step, command, path); step 0: while no process runs
     workers: int = 2
     variety: bool = True  # worlds differ in what becomes of the file, in names, and so on
