@@ -4,9 +4,10 @@
     plan.py        what is to go wrong in a world, and how small it is
     world.py       one world: its time, its dice, its lives, and everything below
     life.py        one life of the process: the product's house, wired to the world
-    commands.py    what the operator does meanwhile
-    operator.py    the product's interface for that, and the only place that knows it
-    orders.py      what the operator was answered, and what must hold from then on
+    commands.py    the operator's commands
+    schedule.py    when each is given
+    operator.py    the product's interface for them; nothing else knows it
+    orders.py      the answers to commands, and the checks of what must hold from then on
     actions.py     what recorders, people and machines do meanwhile
     disk.py        the state folder's system calls, with what a power cut leaves of them
     folder.py      the watched folder: what people and recorders do there, and the port to it

@@ -1,4 +1,4 @@
-"""What the operator types, and what it does to a world: commands to the process, and changes of the configuration."""
+"""The operator's commands, the changes that a reload makes to the configuration, and how the dice choose of them."""
 
 from __future__ import annotations
 
@@ -56,24 +56,32 @@ CHANGES: Final[dict[str, Change]] = {
 RELOADS: Final = tuple(f"reload {change}" for change in CHANGES)
 TO_A_FILE: Final = ("forget", "retry", "pause", "resume")
 WHILE_STOPPED: Final = (*TO_A_FILE, "pause all", "resume all", "forget orphan", *RELOADS)
-COMMANDS: Final = (*WHILE_STOPPED, "rename", "nudge")
+COMMANDS: Final = (*WHILE_STOPPED, "rename", "wake")
 
-# In a world of which nothing else is planned: those that differ from one another there.
+# In a quiet world nothing is parked or paused and the rule is *delete*: the other commands would do nothing there.
 TRIED_AT_EACH_ACT: Final = tuple(
     command for command in COMMANDS if command not in {"resume", "resume all", "reload delete", "forget orphan"}
 )
-# How often each is given in a stormy world: forgetting and reloading have found the most.
-OFTEN: Final = (*COMMANDS, *TO_A_FILE, "forget", "forget", "reload keep", "reload delete", "nudge", "rename", "rename")
+# One of these is given in a stormy world. Those that have found most faults are in it more than once.
+OFTEN: Final = (*COMMANDS, *TO_A_FILE, "forget", "forget", "reload keep", "reload delete", "wake", "rename", "rename")
 
 
 def chosen(world: World) -> tuple[str, str]:
-    """Choose a command and the name it is given, which may be one that the file has no more, or not yet."""
-    parked = [upload for upload in world.disk.announced()["uploads"] if upload["state"] == "parked"]
+    """Choose a command and the path it is given, which may be the file's name now or an earlier one.
+
+    Parked uploads and reported orphans are chosen more often, as people do.
+    """
+    saved = world.disk.announced()
+    parked = [upload for upload in saved["uploads"] if upload["state"] == "parked"]
+    if any(orphan["landed"] for orphan in saved["orphans"]) and world.chance() < 0.3:
+        return "forget orphan", world.paths[0]
     if parked and world.chance() < 0.5:
         path = parked[0]["path"]
         return TO_A_FILE[int(world.chance() * 2)], parked[0].get("renamed_to") or path if world.chance() < 0.7 else path
     command = OFTEN[int(world.chance() * len(OFTEN))]
-    path = world.paths[int(world.chance() * len(world.paths))]
+    begun = [upload["path"] for upload in saved["uploads"]]
+    among = begun if begun and world.chance() < 0.5 else world.paths
+    path = among[int(world.chance() * len(among))]
     renamed = path.replace(".mp4", RENAMED)
     known = renamed in world.folder.files or (path not in world.folder.files and world.chance() < 0.5)
     return command, renamed if known and world.chance() < 0.5 else path
@@ -85,6 +93,6 @@ def named(world: World, command: str, path: str) -> tuple[str, str]:
     if about == "all":
         return verb, EVERYTHING
     if about == "orphan":
-        landed = [str(orphan["record"]) for orphan in world.disk.announced()["orphans"] if orphan.get("landed")]
+        landed = [str(orphan["record"]) for orphan in world.disk.announced()["orphans"] if orphan["landed"]]
         return verb, landed[0] if landed else "no-record"
     return verb, about or path

@@ -206,7 +206,7 @@ class Recordings:
             self.write(path, self.ground.content(1 + int(self._dice.random() * 16)), new=True)
 
     def unlinking(self, path: str, file: File) -> None:
-        """I5 and I16: look at a name that the product is about to take away for good."""
+        """I5 and I23: look at a name that the product is about to take away for good."""
         folder = ROOT if path.startswith(f"{ROOT}/") else MOVED
         others = [name for name, other in self.system_of(path).names.items() if other is file and name != path]
         if any(name.startswith(f"{folder}/") for name in others):
@@ -219,7 +219,7 @@ class Recordings:
             file.gone = True
             self._close(path)
         elif not is_hidden(path) and not others and (file.claim or self.removed.get(file.path) == file.data):
-            self.ground.fail(f"I16: {path} is taken out of the archive")
+            self.ground.fail(f"I23: {path} is taken out of the archive")
 
     def renamed(self, old: str, new: str, file: File) -> None:
         """Note that a file has another name, or a second one."""

@@ -204,11 +204,11 @@ def _nothing_left(world: World) -> None:
 
 
 def _nothing_hidden(world: World) -> None:
-    """I17: no recording has a hidden name of ours, and none that was removed has come back with a power cut."""
+    """I24: no recording has a hidden name of ours, and none that was removed has come back with a power cut."""
     if hidden := world.folder.hidden():
-        raise Broken(f"I17: {hidden} is hidden from everybody")
+        raise Broken(f"I24: {hidden} is hidden from everybody")
     if back := world.folder.come_back():
-        raise Broken(f"I17: {back} was removed, and is there again")
+        raise Broken(f"I24: {back} was removed, and is there again")
 
 
 def _no_secret(world: World) -> None:

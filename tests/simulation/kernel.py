@@ -21,7 +21,7 @@ from itertools import count
 from typing import Any, Final, Protocol
 
 NEVER: Final = float("inf")
-TICK: Final = 0.25  # s of the processor; a step, which takes microseconds, that lives to see two of them never ends
+TICK: Final = 0.25  # s of processor time; a step takes microseconds: one that lasts for two ticks never ends
 GRAIN: Final = 1e-6  # s: no wait is shorter, as on any machine; a sum of times would be the same as before
 
 
@@ -258,8 +258,8 @@ class Loop(BaseEventLoop):
                 self._waiting.append(handle)
 
     def end_step(self) -> None:
-        """End the step that runs, and with it the life: it would never end by itself. Called within it."""
-        self._stuck = Stuck(f"at {self._time.now:.0f} s one step went round in circles, and gave nobody else a turn")
+        """End the running step and its life. Called by a signal handler inside of a step that does not end."""
+        self._stuck = Stuck(f"at {self._time.now:.0f} s one step went round in circles without end")
         self._time.life += 1
         raise Dead
 
@@ -311,9 +311,9 @@ _RUNNING: Final[list[Loop]] = []
 
 @contextmanager
 def every_step_ends() -> Iterator[None]:
-    """End a life in which a step runs for seconds of the processor's time: its loop can not.
+    """End a life in which one step does not end: the step blocks the event loop, so a signal has to end it.
 
-    Only in the main thread, which alone gets signals.
+    Does nothing outside of the main thread, where Python delivers no signals.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -170,9 +170,18 @@ class Life:
             known = store.ledger.knows(path, len(file.data), file.mtime_ns) or not world.orders.takes(path)
             if file.data and not known:
                 return
-        if world.next_event() == NEVER and all(task.done() for task in self._commands):
+        if self._reports_forgotten() and world.next_event() == NEVER and all(task.done() for task in self._commands):
             self.done = True
             self.end()
+
+    def _reports_forgotten(self) -> bool:
+        """True when no orphan is reported; else, where there is an operator, one is forgotten."""
+        world = self._world
+        landed = [record for record, orphan in self.store.orphans.items() if orphan.landed]
+        if not landed or not (world.plan.operator or world.plan.commands):
+            return True
+        self.command("forget", landed[0])
+        return False
 
     def _resumes(self) -> bool:
         """Let everything go on that has been paused for a while. False while it is to stay so."""
@@ -196,7 +205,7 @@ class Life:
 
 
 class WatchedShare(Share):
-    """The port to the folder, which looks whether one file is dealt with twice at the same time."""
+    """The port to the folder; reports files that are disposed of twice at the same time (I21)."""
 
     def __init__(self, world: World) -> None:
         super().__init__(world, world.folder)
@@ -207,10 +216,10 @@ class WatchedShare(Share):
         with self._orders.disposing(path):
             return await super().delete(path, sent)
 
-    async def move(self, path: str, sent: Sent, target: str) -> bool:
+    async def move(self, path: str, sent: Sent, move_to: str, target: str) -> str | None:
         """Move a file that was sent."""
         with self._orders.disposing(target):
-            return await super().move(path, sent, target)
+            return await super().move(path, sent, move_to, target)
 
 
 def vars_of(event: events.Event) -> str:

@@ -1,6 +1,7 @@
-"""The product's operator commands as the worlds give them, to a running process and to the state between two lives.
+"""The operator's five commands, over the product's interface for them. Nothing else in the simulation knows it.
 
-Both answer what the command line would say: True when the command did something.
+``Process`` is for a running process, ``Stopped`` for the state between two lives. Each method returns what the command
+line would report: True when the command did something.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ class Process(Commands):
         super().__init__(config, store, clock, bus)
         self._make_house, self._config = make_house, config
         self._stop = asyncio.Event()
-        self._begun = asyncio.Event()  # the house of the newest configuration is at work
+        self._begun = asyncio.Event()  # the newest configuration is in force
         self._ending = False
         self.house = self._product.running = make_house(config, self.leases)
 
@@ -90,8 +91,8 @@ class Process(Commands):
             await self._begun.wait()
         return True
 
-    def nudge(self) -> None:
-        """Put every upload back on its way, as the return of its share does, whoever works on it now."""
+    def wake(self) -> None:
+        """Queue every upload again, as the return of its share does, also one that is being worked on."""
         for upload in self._store.uploads.values():
             if upload.state is State.FINISHING:
                 self.house.pipes.ready.put(upload.path)

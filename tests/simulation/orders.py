@@ -1,7 +1,7 @@
-"""What the operator has asked for and been answered, and what must hold from then on (I16 to I22).
+"""The operator's commands, their answers, and the checks of what must hold from the answer on (I16 to I22).
 
-Looks at commands, answers and what is saved, not into the product. A command that was never answered, because the
-process was killed, may have been done or not.
+The checks look at commands, answers, requests and saved states alone. A command that was not answered, because the
+process was killed, may have been done or not: neither is an error.
 """
 
 from __future__ import annotations
@@ -24,24 +24,24 @@ from uploader.valt.wire import create_payload
 if TYPE_CHECKING:
     from simulation.world import World
 
-LAST_BREATH: Final = 60.0  # s until a process that was asked to end has ended: ``drain``, a disk that refuses
+TIME_TO_END: Final = 60.0  # s from SIGTERM to the end of the process, at most: ``drain`` is 10, the last save takes 3
 
 
 @dataclass(eq=False)
 class Order:
-    """One command: what it is about, and what was known then."""
+    """One command: what it is about, and what was known of that when it was given."""
 
     verb: str
     about: str
     upload: Upload | None = None  # at the moment it was given
     config: Config | None = None  # of a reload
-    crossed: bool = False  # another command took back what it does, before it was answered
+    crossed: bool = False  # a later command has undone it before it was answered
     released: bool = False
 
 
 @dataclass(eq=False)
 class Orders:
-    """Every command of a world, and what follows from it."""
+    """All commands of a world, and the checks that follow from them."""
 
     world: World
     under_way: list[Order] = field(default_factory=list)
@@ -50,6 +50,8 @@ class Orders:
     asked: Counter[str] = field(default_factory=Counter)  # by verb, for what each allows: log-ins, tries
     again: Counter[str] = field(default_factory=Counter)  # by sha256 of a content: how often it may be sent anew
     _forgotten: set[str] = field(default_factory=set)  # records, and the intents of those that had none yet
+    _forgotten_orphans: set[str] = field(default_factory=set)  # records that are to be reported no more
+    _forgotten_files: set[str] = field(default_factory=set)
     _known: dict[str, set[str]] = field(default_factory=dict)  # by path: its records and intents, as they were saved
     _begun: set[str] = field(default_factory=set)  # paths of uploads that were begun under an older configuration
     _in_flight: list[Request] = field(default_factory=list)
@@ -125,9 +127,13 @@ class Orders:
             self._may_end += [_what(request) for request in self._in_flight]  # also once again, after a log-in
 
     def _forget(self, order: Order) -> None:
+        if order.about.startswith("record-"):
+            self._forgotten_orphans.add(order.about)
+            self.look_at_saved()
         if order.upload is None:
             return  # found, or given up, a moment after the command was given
         self._forgotten |= self._known.pop(order.upload.path, set())
+        self._forgotten_files |= {order.upload.path, order.upload.where}
         self.look_at_saved()
 
     def _check_retried(self, order: Order, done: bool, now: Upload | None) -> None:
@@ -148,7 +154,10 @@ class Orders:
     # What is saved
 
     def look_at_saved(self) -> None:
-        """I16: no save brings back what was forgotten. Called after each."""
+        """I16: no save brings back what was forgotten. Called after each save."""
+        for orphan in self.world.disk.announced()["orphans"] if self._forgotten_orphans else ():
+            if orphan["record"] in self._forgotten_orphans:
+                self.world.fail(f"I16: the report of {orphan['record']} was forgotten, and it is saved")
         for upload in self._uploads():
             for mark in _marks(upload):
                 self._known.setdefault(upload["path"], set()).add(mark)
@@ -209,7 +218,8 @@ class Orders:
     def before_removal(self, path: str) -> None:
         """I16, I17, I18: hold a removal against what was asked for."""
         here = [one for one in self._uploads() if (one.get("renamed_to") or one["path"]) == path]
-        if any(_record(upload) in self._forgotten for upload in here):
+        ready = any(upload["state"] == "finishing" for upload in here)
+        if any(_record(upload) in self._forgotten for upload in here) or (path in self._forgotten_files and not ready):
             self.world.fail(f"I16: {path} is removed on account of an upload that was forgotten")
         if any(self._is_paused(upload) for upload in here):
             self.world.fail(f"I17: {path} is paused, and is removed")
@@ -218,10 +228,10 @@ class Orders:
 
     @contextmanager
     def disposing(self, path: str) -> Iterator[None]:
-        """I21: one at a time deals with a file."""
+        """I21: a file is never disposed of by two tasks at once."""
         self._disposing[path] += 1
         if self._disposing[path] > 1:
-            self.world.fail(f"I21: {path} is dealt with twice at the same time")
+            self.world.fail(f"I21: {path} is disposed of twice at the same time")
         try:
             yield
         finally:

@@ -33,7 +33,7 @@ class Plan:
     only: tuple[str, ...] = ()  # these actions alone, and in every world
     after_upload: str = ""  # what becomes of every file; empty: the seed chooses
     disks: str = ""  # one of ``folder.SYSTEMS``; empty: the seed chooses
-    operator: bool = False  # somebody gives commands all the time
+    operator: bool = False  # up to six commands, at acts that the dice choose
     commands: tuple[tuple[int, str, str], ...] = ()  # (step, command, path); step 0: while no process runs
     workers: int = 2
     variety: bool = True  # worlds differ in what becomes of the file, in names, and so on

@@ -322,7 +322,7 @@ class Calls:
             fd.file.durable = fd.file.data
 
     def rename(self, old: str, new: str, *, src_dir_fd: int, dst_dir_fd: int) -> None:
-        """Move a name over another, in one step; over a recording it must never be (I16)."""
+        """Move a name over another, in one step; over a recording it must never be (I23)."""
         self._act(f"rename {old} {new}")
         self._rename(old, new, src_dir_fd, dst_dir_fd)
 
@@ -331,7 +331,7 @@ class Calls:
         target = self._path(new, dst_dir_fd)
         there = system.names.get(target)
         if there is not None and there is not file and not (there.claim and not there.data):
-            self._now.ground.fail(f"I16: {target} is overwritten")
+            self._now.ground.fail(f"I23: {target} is overwritten")
         system.change(path, target, file)
         self._now.disks.renamed(path, target, file)
 

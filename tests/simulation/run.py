@@ -207,8 +207,8 @@ def sample(steps: Sequence[int], kind: str, one_in: int) -> Sequence[int]:
 def command_points(kind: str, commands: Iterable[str], *, workers: int = 1, sample: float = 1.0) -> Figures:
     """Give each command at each act of a quiet world: alone, with a crash at a later act, and after a crash there.
 
-    One world for each. *workers*: with one, the small file waits for the large one and passes it by. *sample*: the part
-    of all of them that is run, spread evenly. The crash is at an act that the seed chooses.
+    Each is a world of its own. *workers*: with one, the small file has to wait, and the large one steps aside for it.
+    *sample*: the part of these worlds that is run, spread evenly. The dice choose the act of the later crash.
     """
     dice = random.Random(f"{kind}/{workers}")  # noqa: S311 - no secret
     quiet, world = _large_one_first(kind, workers)
@@ -230,7 +230,7 @@ def command_points(kind: str, commands: Iterable[str], *, workers: int = 1, samp
 
 
 def _large_one_first(kind: str, workers: int) -> tuple[Plan, World]:
-    """Return the first quiet world in which the large file is taken up before the small one, and its trace."""
+    """Return the first quiet plan whose large file is sent before its small one, and its world with a trace."""
     with simulated():
         for seed in count():
             plan = replace(QUIET, seed=seed, kind=kind, workers=workers)

@@ -1,4 +1,4 @@
-"""When the operator gives which command: as the plan says, or as the dice do."""
+"""When which command is given: as the plan says, or as the dice choose."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Schedule:
         self.at = NO_STEP  # the step at which the next one is given
 
     def begin(self) -> None:
-        """Let an operator come in; in half of the stormy worlds there is a third file: then one waits for a worker."""
+        """Choose when the first command is given. Half of the stormy worlds get a third file, so that uploads queue."""
         world, workers = self._world, self._world.plan.workers
         world.disk.on_save, world.disk.on_append = world.orders.look_at_saved, world.orders.look_at_ledger
         if world.plan.operator:
@@ -67,8 +67,8 @@ class Schedule:
         verb, about = named(world, command, path)
         if verb == "rename":
             ACTIONS["rename"](world, about)
-        elif verb == "nudge":
-            life.operator.nudge()
+        elif verb == "wake":
+            life.operator.wake()
         else:
             life.command(verb, about)
 
@@ -85,7 +85,7 @@ class Schedule:
                 world.reconfigure(CHANGES[about])
             elif verb == "rename":
                 ACTIONS["rename"](world, about)
-            elif verb != "nudge":
+            elif verb != "wake":
                 self._give_to_state(verb, about)
 
     def _give_to_state(self, verb: str, about: str) -> None:
@@ -99,7 +99,7 @@ class Schedule:
         except (Dead, StateUnusable):
             world.check_failure()
         finally:
-            world.life += 1  # what it has read is known to no other
+            world.life += 1  # the next process has read nothing yet (I15)
 
     async def _on_the_state(self, verb: str, about: str) -> None:
         world, bus, clock = self._world, events.Bus(), Clock(self._world)

@@ -21,7 +21,7 @@ from simulation.actions import ACTIONS, rewrite_quietly
 from simulation.folder import ROOT, Recordings
 from simulation.invariants import Broken, Watch, verdict
 from simulation.kernel import NEVER, Dead, Loop, Task
-from simulation.orders import LAST_BREATH, Orders
+from simulation.orders import TIME_TO_END, Orders
 from simulation.plan import BUDGET, CALM, EPOCH, NO_STEP, SETTLE, SLOW, STORM, Plan
 from simulation.schedule import Schedule
 from simulation.server import USER, Record, Request, Server
@@ -136,8 +136,8 @@ class World:
         """End the life in good order when everything is done; look whether it takes too long."""
         if self.now > self.calm_from + CALM:
             raise Broken(f"I11: not done or parked {CALM:.0f} s after the last fault: {self._unfinished()}")
-        if self._asked_to_end is not None and self.now > self._asked_to_end + LAST_BREATH:
-            raise Broken(f"I22: asked to end {LAST_BREATH:.0f} s ago, it still runs")
+        if self._asked_to_end is not None and self.now > self._asked_to_end + TIME_TO_END:
+            raise Broken(f"I22: asked to end {TIME_TO_END:.0f} s ago, it still runs")
         if self._living is not None:
             self._living.look_whether_done()
 
