@@ -76,7 +76,7 @@ class Bench:
     async def ask_after(self, seconds: float) -> None:
         """Let time pass, then look."""
         await self.clock.advance(seconds)
-        await self.setbacks.guard(self.upload.path, self.verify.ask(self.now))
+        await self.setbacks.guard(self.upload.path, lambda: self.verify.ask(self.now))
 
     async def time_passes_until(self, condition: Callable[[], object]) -> None:
         """Let minutes pass until *condition* holds; each save takes a thread, and so a moment of ours."""

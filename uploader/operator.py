@@ -58,12 +58,12 @@ class Operator:
         upload = self._store.upload_at(name)
         if upload is None:
             return False
-        if self._leases.ask_again(upload):
-            return True  # it is being worked on, and is tried again at once if that fails
         if upload.state is State.PARKED:
             async with self._leases.revoke(upload) as current:
-                if current is not None:
+                if current is not None and current.state is State.PARKED:
                     upload = await release(self._store, self._bus, self._store.put(with_failures_forgotten(current)))
+        elif self._leases.ask_again(upload):
+            return True  # it is being worked on, and is tried again at once if that fails
         else:
             upload = self._store.put(with_failures_forgotten(upload))
             await self._store.commit()

@@ -42,7 +42,7 @@ CHANGES: Final[dict[str, Change]] = {
     "keep": lambda config: _watch(config, after_upload="keep"),
     "delete": lambda config: _watch(config, after_upload="delete"),
     "move": lambda config: _watch(config, after_upload="move", move_to=Path(MOVED)),
-    "archive": lambda config: _watch(config, after_upload="move", move_to=Path(MOVED + "2")),
+    "archive": lambda config: _watch(config, after_upload="move", move_to=Path(f"{MOVED}/2")),
     "name": lambda config: _record(config, name="{stem}" if config.watch[0].record.name != "{stem}" else "new {stem}"),
     "template": lambda config: _record(config, template={} if config.watch[0].record.template else {"1": "{name}"}),
     "share": lambda config: _record(config, share=Share() if config.watch[0].record.share.users else Share((1,))),

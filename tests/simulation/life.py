@@ -81,6 +81,7 @@ class Life:
         """Work until the world is done."""
         world, clock, bus = self._world, Clock(self._world), events.Bus()
         bus.listen(self._hear)
+        self._loop = asyncio.get_running_loop()
         self.store = Store(Folder(world.disk), clock, bus)
         environ = {"VALT_UPLOADER_PASSWORD": PASSWORD}
 
@@ -113,7 +114,7 @@ class Life:
     def command(self, verb: str, about: str) -> None:
         """Give a command: it is done beside everything else."""
         self._commands = [task for task in self._commands if not task.done()]
-        self._commands.append(asyncio.ensure_future(self._do(verb, about)))
+        self._commands.append(self._loop.create_task(self._do(verb, about)))  # an act may be that of a thread
 
     async def _do(self, verb: str, about: str) -> None:
         world, operator = self._world, self.operator
@@ -131,7 +132,8 @@ class Life:
                 world.fail(f"I11: {verb} {about} is answered with {type(error).__name__}: {error}")
         else:
             if self._life == world.life:
-                world.orders.answered(order, done, operator.at(about))
+                at_work = {one.path for one in self.store.uploads.values() if operator.leases.is_held(one)}
+                world.orders.answered(order, done, operator.at(about), at_work)
 
     def _client(self, *args: Any, **more: Any) -> Client:
         client = Client(*args, **more)

@@ -56,6 +56,7 @@ class Orders:
     _begun: set[str] = field(default_factory=set)  # paths of uploads that were begun under an older configuration
     _in_flight: list[Request] = field(default_factory=list)
     _may_end: list[str] = field(default_factory=list)
+    _one_more: set[str] = field(default_factory=set)  # paths that were at work when they were paused
     _disposing: Counter[str] = field(default_factory=Counter)
 
     # The commands
@@ -65,6 +66,7 @@ class Orders:
         self.under_way.clear()
         self._in_flight.clear()
         self._may_end.clear()
+        self._one_more.clear()
         self._disposing.clear()
         self.in_force(self.world.config)
 
@@ -99,13 +101,13 @@ class Orders:
                 contents.add(hashlib.sha256(file.data).hexdigest())
         self.again.update(contents)
 
-    def answered(self, order: Order, done: bool, now: Upload | None) -> None:
-        """Note the answer to a command; *now* is what is known of its upload."""
+    def answered(self, order: Order, done: bool, now: Upload | None, at_work: set[str]) -> None:
+        """Note the answer to a command; *now* is what is known of its upload, *at_work* whatever is worked on now."""
         before = self.under_way[: self.under_way.index(order)]
         self.under_way.remove(order)
         self.world.note(f"answer to {order.verb} {order.about}: {done}")
         if order.verb == "pause":
-            self._pause(order)
+            self._pause(order, at_work)
         elif order.verb == "forget" and done:
             self._forget(order)
         elif order.config is not None and not order.crossed:
@@ -120,11 +122,12 @@ class Orders:
         self.under_way.remove(order)
         self.world.note(f"refused {order.verb} {order.about}: {error}")
 
-    def _pause(self, order: Order) -> None:
+    def _pause(self, order: Order, at_work: set[str]) -> None:
         resumes = any(other.verb == "resume" and _same(other.about, order.about) for other in self.under_way)
         if not (order.crossed or resumes):
             self.paused.add(order.about)
             self._may_end += [_what(request) for request in self._in_flight]  # also once again, after a log-in
+            self._one_more |= at_work
 
     def _forget(self, order: Order) -> None:
         if order.about.startswith("record-"):
@@ -159,6 +162,8 @@ class Orders:
             if orphan["record"] in self._forgotten_orphans:
                 self.world.fail(f"I16: the report of {orphan['record']} was forgotten, and it is saved")
         for upload in self._uploads():
+            if upload.get("forgotten"):
+                continue  # whether its record was made is still to be found out
             for mark in _marks(upload):
                 self._known.setdefault(upload["path"], set()).add(mark)
                 if mark in self._forgotten:
@@ -185,9 +190,12 @@ class Orders:
             if sum(_is_about(other, parts[1]) for other in self._in_flight) > 1:
                 self.world.fail(f"I21: two requests about {parts[1]} at the same time")
         if about and all(self._is_paused(upload) for upload in about):
-            if _what(request) not in self._may_end:
+            if _what(request) in self._may_end:
+                self._may_end.remove(_what(request))
+            elif about[0]["path"] in self._one_more:  # a stage was about to make this call, or waited for its log-in
+                self._one_more.remove(about[0]["path"])
+            else:
                 self.world.fail(f"I17: {about[0]['path']} is paused, and a request begins: {_what(request)}")
-            self._may_end.remove(_what(request))
         if about and parts[-1] == "create-upload" and not any(self._may_create(one, request) for one in about):
             self.world.fail(f"I19: {about[0]['path']} was queued, and becomes after the reload: {request.payload}")
 
@@ -221,7 +229,7 @@ class Orders:
         ready = any(upload["state"] == "finishing" for upload in here)
         if any(_record(upload) in self._forgotten for upload in here) or (path in self._forgotten_files and not ready):
             self.world.fail(f"I16: {path} is removed on account of an upload that was forgotten")
-        if any(self._is_paused(upload) for upload in here):
+        if any(self._is_paused(upload) and upload["path"] not in self._one_more for upload in here):
             self.world.fail(f"I17: {path} is paused, and is removed")
         if self.possible and all(config.watch[0].after_upload == "keep" for config in self.possible):
             self.world.fail(f"I18: {path} is removed, and the configuration says that it is kept")

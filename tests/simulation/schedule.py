@@ -112,5 +112,5 @@ class Schedule:
         except UploaderError as error:
             world.orders.refused(order, error)
         else:
-            world.orders.answered(order, done, by_hand.at(about))
+            world.orders.answered(order, done, by_hand.at(about), set())
         await store.close()

@@ -18,6 +18,7 @@ from uploader.lifecycle import Step
 from uploader.model import AfterUpload, Finished, State, Upload
 from uploader.stages.apart import Apart
 from uploader.stages.context import StageContext
+from uploader.stages.lease import raise_if_paused
 from uploader.stages.rename_search import RenameSearch
 from uploader.stages.setback import Setbacks
 
@@ -64,7 +65,7 @@ class Finish:
 
     async def _finish_guarded(self, path: str) -> None:
         async def finish(upload: Upload) -> None:
-            await self._setbacks.guard(path, self.finish(upload))
+            await self._setbacks.guard(path, lambda: self.finish(upload))
 
         await self._leases.work(path, {State.FINISHING}, finish)
 
@@ -129,7 +130,7 @@ class Finish:
 
     async def _dispose(self, path: str, rule: DisposalRule) -> Done:
         """Do with the file what the rule says. Cancelled, it waits until nothing touches the file any more."""
-        upload = self._store.uploads[path]
+        upload = raise_if_paused(self._store, path)
         request = Request(upload.where, _sent(upload), rule.move_to, upload.moving_to)
         try:
             return await DISPOSALS[rule.action].act(self._shares.of(upload.root), request)

@@ -24,6 +24,18 @@ REVOKE_PATIENCE: Final = 20.0  # s that a command waits for it; the command itse
 R = TypeVar("R")
 
 
+class Paused(Exception):  # noqa: N818 - it says what the upload is
+    """The operator has paused the upload between two calls."""
+
+
+def raise_if_paused(store: Store, path: str) -> Upload:
+    """Return the upload as it is now, before another call is made for it. Raises ``Paused``."""
+    upload = store.uploads[path]
+    if store.is_paused(upload):
+        raise Paused
+    return upload
+
+
 @dataclass(slots=True, eq=False)
 class _Lease:
     path: str

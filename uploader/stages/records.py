@@ -15,25 +15,13 @@ from uploader import errors, events, lifecycle
 from uploader.lifecycle import Step
 from uploader.model import Orphan, RecordIds, Upload
 from uploader.stages.context import StageContext
-from uploader.store import Store
+from uploader.stages.lease import raise_if_paused
 from uploader.valt import RecordDetails, RecordListed, Valt
 from uploader.ways import Ways
 
 CLOCK_GRAIN: Final = 2.0  # s; a Date header and ``created`` are both whole seconds
 LANDED: Final = frozenset({"created", "ready"})
 NAME_PAUSE: Final = 1.0  # s, at least, until a record is made whose name is that of one in doubt
-
-
-class Paused(Exception):  # noqa: N818 - it says what the upload is
-    """The operator has paused the upload between two calls."""
-
-
-def raise_if_paused(store: Store, path: str) -> Upload:
-    """Return the upload as it is now, before another call is made for it. Raises ``Paused``."""
-    upload = store.uploads[path]
-    if store.is_paused(upload):
-        raise Paused
-    return upload
 
 
 class Records:

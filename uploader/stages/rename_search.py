@@ -89,9 +89,12 @@ class RenameSearch:
 
     async def _walk(self, root: str, uploads: dict[int, Upload]) -> None:
         wanted = {(upload.identity.size, upload.identity.mtime_ns) for upload in uploads.values()}
+        names = {upload.where for upload in uploads.values()}
         order = self._filter_of(root)
         if order is None:
             return
+        # A removal that a crash has cut short is undone: what becomes of the file is decided anew.
+        order = replace(order, puts_back=lambda relpath: f"{root}/{relpath}" in names)
         async for batch in self._shares.of(root).walk(order):
             for seen in batch.sightings:
                 if (seen.size, seen.mtime_ns) in wanted:

@@ -6,7 +6,7 @@ goes anywhere.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Protocol
 
@@ -19,6 +19,7 @@ from uploader.outage import Outage
 from uploader.retry import Action, Next
 from uploader.stages import Seen, our_fault
 from uploader.stages.context import StageContext
+from uploader.stages.lease import Paused
 from uploader.store import Stale
 
 log = get_logger(__name__)
@@ -41,10 +42,12 @@ class Setbacks:
         self._clock, self._bus = context.clock, context.bus
         self._rules, self._outage = rules, outage
 
-    async def guard(self, path: str, work: Awaitable[None]) -> None:
+    async def guard(self, path: str, work: Callable[[], Awaitable[None]]) -> None:
         """Do a stage's *work* on the upload of *path*, and handle what it raises."""
         try:
-            await work
+            await work()
+        except Paused:
+            return  # ``resume`` sends it on
         except errors.UploaderError as error:
             await self.take(path, error)
         except Stale:  # it was changed between a read and a write: go on from what it is now

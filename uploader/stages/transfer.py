@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Final, Protocol
@@ -28,7 +28,8 @@ from uploader.outage import Outage
 from uploader.retry import POLL_FIRST
 from uploader.stages import Job
 from uploader.stages.context import StageContext
-from uploader.stages.records import Paused, Records, raise_if_paused
+from uploader.stages.lease import raise_if_paused
+from uploader.stages.records import Records
 from uploader.stages.setback import Setbacks
 from uploader.valt import Valt
 from uploader.valt.wire import multipart_filename
@@ -122,10 +123,9 @@ class Transfer:
 
         async def drive() -> None:
             nonlocal outcome
-            with suppress(Paused):
-                outcome = await self.drive(upload.path)
+            outcome = await self.drive(upload.path)
 
-        await self._setbacks.guard(upload.path, drive())
+        await self._setbacks.guard(upload.path, drive)
         return outcome
 
     async def drive(self, path: str) -> Outcome:

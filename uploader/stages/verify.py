@@ -53,7 +53,7 @@ class Verify:
                 self.last_words.pop(path, None)
 
     async def _ask_guarded(self, upload: Upload) -> None:
-        await self._setbacks.guard(upload.path, self.ask(upload))
+        await self._setbacks.guard(upload.path, lambda: self.ask(upload))
 
     async def ask(self, upload: Upload) -> None:
         """Look at the record once: ready, or when to look again. Raises our errors."""
