@@ -159,6 +159,11 @@ class Bench:
         del path
         return self.skips
 
+    def takes(self, path: str) -> bool:
+        """Every file."""
+        del path
+        return True
+
     def upload_of(self, settled: Settled, chunk_size: int) -> tuple[Upload, str | None]:
         """An upload whose record has no rule."""
         del chunk_size

@@ -6,7 +6,7 @@ from that moment, for files that are on their way, too.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -34,10 +34,10 @@ class DisposalRule:
 class FileRules:
     """The rules of one configuration, by file."""
 
-    def __init__(self, config: Config, override: Override | None = None) -> None:
-        """*override* changes the record of every new upload: the options of ``upload``."""
+    def __init__(self, config: Config, named: Collection[str] = (), override: Override | None = None) -> None:
+        """*named*: the paths that ``upload`` was given; *override* changes their records, as its options say."""
         self.config = config
-        self._override = override
+        self._named, self._override = frozenset(named), override
 
     def watch_of(self, root: str) -> WatchConfig:
         """Return the ``[[watch]]`` of a folder. A file that was named on the command line follows the defaults."""
@@ -66,12 +66,16 @@ class FileRules:
             return DisposalRule("keep")
         return DisposalRule(watch.after_upload, None if watch.move_to is None else str(watch.move_to))
 
+    def takes(self, path: str) -> bool:
+        """True when a file is to be sent: a ``[[watch]]`` takes it, or it was named on the command line."""
+        return path in self._named or selection.owner(self.config.watch, path) is not None
+
     def upload_of(self, settled: Settled, chunk_size: int) -> tuple[Upload, str | None]:
         """Make the upload of a settled file, and the warning when its record rule did not match."""
-        by_hand = self._override is not None or selection.owner(self.config.watch, settled.path) is None
+        by_hand = settled.path in self._named
         upload = Upload(settled.path, settled.root, settled.identity, RecordSpec(""), chunk_size, by_hand=by_hand)
         upload, warning = self.mapped(upload)
-        if self._override is not None:
+        if by_hand and self._override is not None:
             upload = replace(upload, record=self._override(upload.record))
         return upload, warning
 

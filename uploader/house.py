@@ -58,17 +58,19 @@ class House:
         environ: Mapping[str, str],
         *,
         leases: Leases | None = None,
+        named: Collection[str] = (),
         override: Override | None = None,
         make_share: Callable[[str], Share] | None = None,
         make_valt: Callable[..., Valt] = Valt,
     ) -> None:
-        """*leases* are those of the application before, after a reload. *override* changes the record of new uploads.
+        """*leases* are those of the application before, after a reload.
 
-        *make_share*, *make_valt*: other implementations of the ports, for tests.
+        *named*: paths that ``upload`` was given; *override*: what its options change in their records. *make_share*,
+        *make_valt*: other implementations of the ports, for tests.
         """
         self.store, self.clock, self.bus = store, clock, bus
         self.leases = leases or Leases(store)
-        self.rules = FileRules(config, override)
+        self.rules = FileRules(config, named, override)
         self.pipes = Pipes(clock)
         self.outage = Outage(store, clock, bus, lambda: account(config.server, environ))
         self.valt = make_valt(

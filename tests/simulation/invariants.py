@@ -204,10 +204,14 @@ def _nothing_left(world: World) -> None:
 
 
 def _nothing_hidden(world: World) -> None:
-    """I24: no recording has a hidden name of ours, and none that was removed has come back with a power cut."""
+    """I24: no recording has a hidden name of ours, and none that was removed has come back with a power cut.
+
+    One whose removal a power cut has undone may stay if the configuration was changed to keep it before the next start.
+    """
     if hidden := world.folder.hidden():
         raise Broken(f"I24: {hidden} is hidden from everybody")
-    if back := world.folder.come_back():
+    kept = {event.path for event in world.heard if isinstance(event, events.UploadFinished) and event.file == "kept"}
+    if back := sorted(set(world.folder.come_back()) - kept):
         raise Broken(f"I24: {back} was removed, and is there again")
 
 

@@ -176,7 +176,7 @@ def upload(file: Path | None, name: str | None, pairs: tuple[str, ...], paths: t
         bus.listen(log_event)
         async with open_store(config, bus) as store:
             _hurry(store)
-            house = House(config, store, clock, bus, os.environ, override=override)
+            house = House(config, store, clock, bus, os.environ, named=chosen, override=override)
             before = store.ledger.count
             with Bars(console, chosen) as bars:
                 bus.listen(bars.hear)

@@ -61,6 +61,9 @@ class Rules(Protocol):
     def skips_duplicates(self, path: str) -> bool:
         """True when content that was sent under another name is not sent again from *path*."""
 
+    def takes(self, path: str) -> bool:
+        """True when a file is to be sent."""
+
     def upload_of(self, settled: Settled, chunk_size: int) -> tuple[Upload, str | None]:
         """Make the upload of a settled file, and the warning when its record rule did not match."""
 
@@ -195,6 +198,8 @@ class Enqueue:
         return True
 
     async def _enqueue_new(self, settled: Settled) -> None:
+        if not self._rules.takes(settled.path):  # it settled under the configuration before
+            return
         chunk_size = chunk_size_now(self._rules.config.upload, self._store.learnt, now=self._clock.now())
         upload, warning = self._rules.upload_of(settled, chunk_size)
         if warning is not None:
