@@ -159,6 +159,16 @@ async def test_the_same_seed_gives_the_same_world_in_another_process() -> None:
     assert len(marks) == 1
 
 
+async def test_a_long_run_ends_with_its_figures() -> None:
+    """The command behind ``make simulate-long`` plays worlds in processes of its own, and says how many."""
+    environ = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
+    command_line = [sys.executable, "-m", "simulation", "--seeds", "0", "2", "--kind", "offset", "--jobs", "1"]
+    done = await asyncio.to_thread(
+        subprocess.run, command_line, env=environ, capture_output=True, check=True, timeout=100, text=True
+    )
+    assert "2 worlds" in done.stdout
+
+
 async def test_a_failure_says_how_to_see_it_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """The text of a failure ends with the command that plays its world."""
     plan = Plan(3, "strict", kills=(50, 80), faults=0.5)

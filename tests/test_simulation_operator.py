@@ -10,7 +10,7 @@ from simulation.run import KINDS, Found, Report, command, command_points, explor
 from test_simulation import Now
 
 SEEDS = 250  # of each kind
-SAMPLE = 0.12  # of the worlds in which one command is given at one act; ``make simulate-long`` runs all of them
+SAMPLE = 1 / 19  # of the worlds in which one command is given at one act; ``make simulate-long`` runs all of them
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -26,7 +26,7 @@ def test_commands_at_any_time_lose_and_double_nothing(kind: str, record_property
 def test_a_command_at_any_act_holds_from_its_answer_on(kind: str, record_property: Report) -> None:
     """Each command, at acts of a quiet world: alone, with a crash later, and while the process is stopped."""
     figures = command_points(kind, TRIED_AT_EACH_ACT, workers=1 + KINDS.index(kind) % 2, sample=SAMPLE)
-    assert figures.worlds > 500
+    assert figures.worlds > 300
     record_property("simulation", figures.as_property())
 
 

@@ -15,6 +15,7 @@
     client.py      the product's client over that server instead of sockets
     invariants.py  what must hold at every moment, and at the end
     run.py         seeds and crash points, many of them; ``python -m simulation`` replays one
+    tasks.py       what one process of a long run does
     mutants.py     the product broken on purpose, each in a way that must be found
     seeds.json     seeds that have found something once: they are run again
 

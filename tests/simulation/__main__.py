@@ -13,11 +13,11 @@ import pytest
 from simulation.commands import TRIED_AT_EACH_ACT
 from simulation.mutants import MUTANTS, hunt
 from simulation.plan import Plan
-from simulation.run import KINDS, Figures, Found, command_points, crash_points, explore, plan_of, simulated
+from simulation.run import KINDS, Figures, plan_of, simulated
+from simulation.tasks import Task, do
 from simulation.world import World
 
 BATCH = 500  # seeds of one task
-Task = tuple[str, str, range | int]  # a kind of server, what to run, and its seeds or the number of workers
 
 
 def main() -> int:
@@ -86,7 +86,7 @@ def run(tasks: list[Task], jobs: int) -> int:
     """Run many worlds, say how far it is, and what was found."""
     done, failed = [], 0
     with get_context("spawn").Pool(jobs) as pool:
-        for told in pool.imap_unordered(_task, tasks):
+        for told in pool.imap_unordered(do, tasks):
             if isinstance(told, str):
                 failed += 1
                 sys.stdout.write(f"\n{told}\n")
@@ -96,20 +96,6 @@ def run(tasks: list[Task], jobs: int) -> int:
             sys.stdout.flush()
     sys.stdout.write("\n")
     return 1 if failed else 0
-
-
-def _task(task: Task) -> dict[str, object] | str:
-    kind, what, of = task
-    try:
-        if isinstance(of, range):
-            figures = explore(kind, of, operator=what == "operator")
-        elif what == "crash points":
-            figures = crash_points(kind, every_step=True)
-        else:
-            figures = command_points(kind, [what.removeprefix("command ")], workers=of)
-    except Found as found:
-        return str(found)
-    return figures.as_property()
 
 
 if __name__ == "__main__":
