@@ -31,7 +31,7 @@ class Commands:
 
     def at(self, name: str) -> Upload | None:
         """Return the upload of the file that has, or had, this name."""
-        return self._store.upload_at(name)
+        return next((one for one in self._store.uploads.values() if name in {one.path, one.where}), None)
 
     async def retry(self, name: str) -> bool:
         """Let a parked or waiting upload go on now."""
