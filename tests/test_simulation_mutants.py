@@ -10,7 +10,7 @@ from simulation.run import play, simulated
 pytestmark = pytest.mark.slow  # whole worlds, until one of them notices
 
 
-@pytest.mark.parametrize("mutant", (*MUTANTS, *operator_mutants.MUTANTS), ids=lambda mutant: mutant.name)
+@pytest.mark.parametrize("mutant", [*MUTANTS, *operator_mutants.MUTANTS], ids=lambda mutant: mutant.name)
 def test_a_broken_rule_is_found(mutant: Mutant, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is found as what it is, and the world that has found it holds for the product as it is."""
     said, plan = hunt(mutant, monkeypatch)
