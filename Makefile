@@ -38,7 +38,7 @@ test: lint types
 	@$(BIN)/pytest -n 3 --dist loadgroup
 
 worlds: $(READY)
-	@$(BIN)/pytest -n 2 --dist loadgroup --worlds full tests/test_simulation_worlds.py
+	@$(BIN)/pytest -n 2 --dist loadgroup --worlds full tests/simulation/test_simulation_worlds.py
 
 # Not part of the tests: what it says depends on the machine. TMPDIR chooses the disk.
 bench: $(READY)

@@ -24,13 +24,13 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from uploader import control
-from uploader.clock import SystemClock
+from uploader.app import control_socket
+from uploader.app.application import House
 from uploader.config import load
-from uploader.events import Bus
+from uploader.domain.events import Bus
+from uploader.domain.model import Finished
 from uploader.files import Order
-from uploader.house import House
-from uploader.model import Finished
+from uploader.runtime.clock import SystemClock
 from uploader.store import Store, codec
 from uploader.store.disk import StateFolder
 from uploader.store.line import LedgerLine
@@ -151,7 +151,7 @@ def at_work(site: Path, mode: str, window: float) -> dict[str, str]:
 
 
 def _scanned(site: Path) -> bool:
-    answer = control.ask(site / "state", "status") if (site / "state").exists() else None
+    answer = control_socket.ask(site / "state", "status") if (site / "state").exists() else None
     return answer is not None and answer["folders"] and answer["folders"][0]["scans"] > 0
 
 

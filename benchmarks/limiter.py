@@ -17,10 +17,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from uploader.bandwidth import Bandwidth, Lane
-from uploader.clock import SystemClock
 from uploader.config import Config
-from uploader.events import Bus
-from uploader.units import parse_rate
+from uploader.domain.events import Bus
+from uploader.domain.units import parse_rate
+from uploader.runtime.clock import SystemClock
 
 RATES = ("8 kbit/s", "1 Mbit/s", "20 Mbit/s", "1 Gbit/s", "10 Gbit/s")
 WINDOW = 0.2  # s

@@ -19,12 +19,12 @@ import time
 from pathlib import Path
 from typing import Self
 
-from uploader.clock import SystemClock
 from uploader.config import ServerConfig
-from uploader.events import Bus
+from uploader.domain.events import Bus
+from uploader.domain.model import RecordSpec
 from uploader.files import MountedShare, sending
-from uploader.model import RecordSpec
-from uploader.valt import Valt
+from uploader.runtime.clock import SystemClock
+from uploader.server.valt import Valt
 
 
 class NoHash:

@@ -24,9 +24,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from uploader.clock import SystemClock
-from uploader.events import Bus
-from uploader.model import Identity, RecordIds, RecordSpec, State, Upload
+from uploader.domain.events import Bus
+from uploader.domain.model import Identity, RecordIds, RecordSpec, State, Upload
+from uploader.runtime.clock import SystemClock
 from uploader.store import Store
 from uploader.store.disk import Piece, StateFolder
 

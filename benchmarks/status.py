@@ -25,12 +25,12 @@ from pathlib import Path
 
 from benchmarks.shared import MIB, machine
 from benchmarks.state import an_upload
-from uploader.clock import SystemClock
+from uploader.app.control_socket import NAME
+from uploader.app.daemon import Daemon
 from uploader.config import load
-from uploader.control import NAME
-from uploader.daemon import Daemon
-from uploader.events import Bus
-from uploader.model import EVERYTHING, State, Trouble, Turn
+from uploader.domain.events import Bus
+from uploader.domain.model import EVERYTHING, State, Trouble, Turn
+from uploader.runtime.clock import SystemClock
 from uploader.store import Store
 from uploader.store.disk import StateFolder
 

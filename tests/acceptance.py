@@ -25,7 +25,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from uploader.simulator import Semantics
+from uploader.testing.simulator import Semantics
 
 COMMAND = [sys.executable, "-m", "uploader"]
 MIB = 1024 * 1024

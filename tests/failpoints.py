@@ -136,7 +136,7 @@ class Armed:
 
     def wrap_server(self) -> None:
         """Stand before and after each call."""
-        from uploader.valt import Valt
+        from uploader.server.valt import Valt
 
         for name in ("login_if_needed", "create_record", "details", "delete_record", "find_records"):
             setattr(Valt, name, self._around(name.partition("_")[0], getattr(Valt, name)))

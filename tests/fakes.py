@@ -14,7 +14,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any, Final
 
-from uploader.model import Finished, Identity, RecordIds, RecordSpec, State, Trouble, Turn, Upload
+from uploader.domain.model import Finished, Identity, RecordIds, RecordSpec, State, Trouble, Turn, Upload
 from uploader.store import Store
 from uploader.store.disk import Disk, Piece
 

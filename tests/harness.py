@@ -20,18 +20,18 @@ from typing import Any, Final, Self, TypeVar
 
 from parts import CHUNK, BriskClock, MortalDisk, WatchfulSimulator, ready_at_once
 
-from uploader import events
-from uploader.clock import Clock
+from uploader.app.application import House
+from uploader.app.operator import Operator
 from uploader.config import Config, load
-from uploader.house import House
-from uploader.model import Learnt, Orphan, RecordSpec, State, Upload
-from uploader.operator import Operator
-from uploader.simulator import Call, CallName, Fault, FaultKind, RecordView, Settings
-from uploader.simulator.records import Record
+from uploader.domain import events
+from uploader.domain.model import Learnt, Orphan, RecordSpec, State, Upload
+from uploader.runtime.clock import Clock
 from uploader.store import Store, codec
 from uploader.store.codec import Saved
 from uploader.store.disk import StateFolder
 from uploader.store.store import peek
+from uploader.testing.simulator import Call, CallName, Fault, FaultKind, RecordView, Settings
+from uploader.testing.simulator.records import Record
 
 PATIENCE: Final = 40.0  # s until a test that waits gives up: a busy machine is no failure
 GLANCE: Final = 0.05  # s

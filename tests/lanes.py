@@ -10,9 +10,9 @@ from typing import Any, Final, TypeVar
 
 from fakes import VirtualClock, idle
 
-from uploader import events
 from uploader.bandwidth import Bandwidth, Lane
 from uploader.config import Config
+from uploader.domain import events
 
 ROOT: Final = "/srv/recordings"
 WINDOW: Final = 0.2  # s

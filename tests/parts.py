@@ -10,10 +10,10 @@ from typing import Any, Final
 
 from aiohttp import web
 
-from uploader.clock import SystemClock
-from uploader.simulator import CallName, Fault, RecordView, Settings, Simulator
-from uploader.simulator.wire import Answer
+from uploader.runtime.clock import SystemClock
 from uploader.store.disk import Piece, StateFolder
+from uploader.testing.simulator import CallName, Fault, RecordView, Settings, Simulator
+from uploader.testing.simulator.wire import Answer
 
 CHUNK: Final = 64 * 1024  # bytes: the smallest that may be configured
 SPEED: Final = 20

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from uploader.simulator import Settings, Simulator
+from uploader.testing.simulator import Settings, Simulator
 
 COMMAND = (sys.executable, "-m", "uploader")
 PATIENCE = 40.0  # seconds for anything that a test waits for: a busy machine is no failure

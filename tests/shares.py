@@ -10,12 +10,12 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from uploader.clock import SystemClock
-from uploader.files import MountedShare, Order, Recording, Sent, afterwards, opening
+from uploader.domain.model import Identity, Sighting
+from uploader.files import MountedShare, Order, Recording, Sent, dispose, safe_open
 from uploader.files.archive import opened_archive
 from uploader.files.set_aside import Disposer
 from uploader.files.walk import Walk, never
-from uploader.model import Identity, Sighting
+from uploader.runtime.clock import SystemClock
 
 Judge = Callable[[str], bool]
 
@@ -85,7 +85,7 @@ def scan(
 @contextlib.contextmanager
 def _root_of(path: str, root: str | None) -> Iterator[tuple[int, str]]:
     folder = root or str(Path(path).parent)
-    fd = opening.open_root(folder)
+    fd = safe_open.open_root(folder)
     try:
         yield fd, os.path.relpath(path, folder)
     finally:
@@ -106,16 +106,16 @@ def disposer() -> Disposer:
 def delete(path: str, sent: Sent, by: Disposer | None = None) -> bool:
     """Delete, as the last stage does."""
     with _root_of(path, None) as (fd, name):
-        return afterwards.delete(fd, name, sent, by or disposer())
+        return dispose.delete(fd, name, sent, by or disposer())
 
 
 def move(path: str, sent: Sent, target: str, by: Disposer | None = None) -> str | None:
     """Move, as the last stage does; *target* lies in the archive itself."""
     with _root_of(path, None) as (fd, name), opened_archive(str(Path(target).parent), None) as archive:
-        return afterwards.move(fd, name, sent, archive, target, by or disposer())
+        return dispose.move(fd, name, sent, archive, target, by or disposer())
 
 
 def free_target(path: str, root: str, move_to: str, sent: Sent) -> str:
     """Choose a name below *move_to*."""
     with _root_of(path, root) as (fd, relpath):
-        return afterwards.free_target(fd, relpath, move_to, sent, disposer())
+        return dispose.free_target(fd, relpath, move_to, sent, disposer())

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 
-from uploader.files.handle import Handle
-from uploader.valt.body import Room
+from uploader.files.shared_fd import Handle
+from uploader.server.valt.body import Room
 
 
 class Blocks:

@@ -12,10 +12,10 @@ from typing import NoReturn
 
 import click
 
-from uploader import errors
 from uploader.cli import cli
-from uploader.hardening import harden
-from uploader.log import configure, get_logger, install_hooks, redactor
+from uploader.domain import errors
+from uploader.runtime.hardening import harden
+from uploader.runtime.log import configure, get_logger, install_hooks, redactor
 
 log = get_logger(__name__)
 

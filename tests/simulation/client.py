@@ -15,7 +15,7 @@ import aiohttp
 from yarl import URL
 
 from simulation.server import BAD_GATEWAY, LATEST, TOO_LARGE, Reply, Request, Server
-from uploader.valt import Valt
+from uploader.server.valt import Valt
 
 # What may happen to a request, and how often among all that go wrong.
 FAULTS: Final = (

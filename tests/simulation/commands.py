@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from simulation.folder import MOVED
 from simulation.plan import CHUNK, SETTLE
 from uploader.config import Config, RecordConfig, UploadConfig
-from uploader.model import EVERYTHING, Share
+from uploader.domain.model import EVERYTHING, Share
 
 if TYPE_CHECKING:
     from simulation.world import World

@@ -17,13 +17,13 @@ from typing import Final, NoReturn, Protocol, TypeVar
 from simulation.kernel import NEVER
 from simulation.plan import Plan
 from simulation.recordings import CALLS, File, FileSystem, Job
-from uploader import errors
-from uploader.files import Batch, Order, Recording, Sent, Standing, afterwards, opening, set_aside
+from uploader.domain import errors
+from uploader.domain.model import Closeness, Home, Identity, Sighting, Snapshot
+from uploader.domain.selection import OURS
+from uploader.files import Batch, Order, Recording, Sent, Standing, dispose, safe_open, set_aside
 from uploader.files.recording import BLOCK
 from uploader.files.sending import Hash
 from uploader.files.set_aside import Disposer
-from uploader.model import Closeness, Home, Identity, Sighting, Snapshot
-from uploader.selection import OURS
 
 ROOT: Final = "/rec"
 MOVED: Final = "/done"
@@ -345,7 +345,7 @@ class Share:
     async def delete(self, path: str, sent: Sent) -> bool:
         """Remove a file that was sent."""
         return await self._dispose(
-            "delete", path, lambda root, relpath, disposer: afterwards.delete(root, relpath, sent, disposer)
+            "delete", path, lambda root, relpath, disposer: dispose.delete(root, relpath, sent, disposer)
         )
 
     async def free_target(self, path: str, sent: Sent, move_to: str) -> str:
@@ -353,15 +353,15 @@ class Share:
         return await self._dispose(
             "free target",
             path,
-            lambda root, relpath, disposer: afterwards.free_target(root, relpath, move_to, sent, disposer),
+            lambda root, relpath, disposer: dispose.free_target(root, relpath, move_to, sent, disposer),
         )
 
     async def move(self, path: str, sent: Sent, move_to: str, target: str) -> str | None:
         """Move a file that was sent; the archive is always there."""
 
         def move(root: int, relpath: str, disposer: Disposer) -> str | None:
-            archive = afterwards.Archive(CALLS.handle(move_to), move_to)
-            return afterwards.move(root, relpath, sent, archive, target, disposer)
+            archive = dispose.Archive(CALLS.handle(move_to), move_to)
+            return dispose.move(root, relpath, sent, archive, target, disposer)
 
         return await self._dispose("move", path, move)
 
@@ -371,7 +371,7 @@ class Share:
         disposer = replace(self._disposer, stop=threading.Event())
 
         def work() -> R:
-            with opening.in_our_words(path):
+            with safe_open.in_our_words(path):
                 return act(CALLS.handle(ROOT), path.removeprefix(f"{ROOT}/"), disposer)
 
         job = Job(self._ground, self._folder, self._life, path, work)

@@ -15,7 +15,7 @@ from simulation.disk import LEDGER, STATE
 from simulation.folder import ROOT
 from simulation.kernel import NEVER
 from simulation.server import PASSWORD, USER, Record, Request
-from uploader import events
+from uploader.domain import events
 
 if TYPE_CHECKING:
     from simulation.world import World

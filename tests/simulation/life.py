@@ -19,11 +19,11 @@ from simulation.operator import Process
 from simulation.orders import Order
 from simulation.plan import CHUNK, DOUBT, SETTLE, SLOW
 from simulation.server import PASSWORD, USER
-from uploader import errors, events
+from uploader.app.application import House
 from uploader.config import Config, ServerConfig, UploadConfig, WatchConfig
+from uploader.domain import errors, events
+from uploader.domain.model import EVERYTHING, State, Upload
 from uploader.files import Sent
-from uploader.house import House
-from uploader.model import EVERYTHING, State, Upload
 from uploader.stages.lease import Leases
 from uploader.store import Store
 

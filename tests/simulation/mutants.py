@@ -18,22 +18,22 @@ from simulation.folder import Reading
 from simulation.plan import Plan
 from simulation.recordings import CALLS as DISPOSAL
 from simulation.run import Found, play, simulated
-from uploader import errors, lifecycle
-from uploader.files import Recording, afterwards, copying, looking, naming, set_aside
+from uploader.domain import errors, lifecycle
+from uploader.domain.lifecycle import Step
+from uploader.domain.model import Orphan, State, Upload
+from uploader.domain.selection import OURS
+from uploader.files import Recording, copying, dispose, inspection, naming, set_aside
 from uploader.files.set_aside import Disposer
-from uploader.lifecycle import Step
-from uploader.log import get_logger
-from uploader.model import Orphan, State, Upload
-from uploader.selection import OURS
+from uploader.runtime.log import get_logger
+from uploader.server.valt.client import _Watchdog
+from uploader.server.valt.wire import RecordDetails
 from uploader.stages.enqueue import Enqueue, Verdict
 from uploader.stages.finish import Finish
+from uploader.stages.orphan_cleanup import Sweep
 from uploader.stages.records import Records
 from uploader.stages.transfer import Transfer
 from uploader.store import Store
 from uploader.store.disk import StateFolder
-from uploader.sweep import Sweep
-from uploader.valt.client import _Watchdog
-from uploader.valt.wire import RecordDetails
 
 APPENDER: Final = Plan(seed=0, kind="append")
 MOST: Final = 2000  # worlds until a mutant counts as alive
@@ -235,7 +235,7 @@ def _every_empty_record_is_ours(patch: Patch) -> None:
 
 
 def _token_in_the_log(patch: Patch) -> None:
-    exchange, log = Client._exchange, get_logger("uploader.valt.client")
+    exchange, log = Client._exchange, get_logger("uploader.server.valt.client")
 
     async def mutant(self: Client, method: str, url: Any, **request: Any) -> Any:
         log.debug("call", method=method, url=str(url))
@@ -279,10 +279,10 @@ def _change_unnoticed(patch: Patch) -> None:
 def _any_file_is_removed(patch: Patch) -> None:
     def still_there(root: int, relpath: str, *_: Any) -> Any:
         with contextlib.suppress(OSError):
-            return looking.snapshot(root, relpath)
+            return inspection.snapshot(root, relpath)
         return None
 
-    patch.setattr(afterwards, "_still_there", still_there)
+    patch.setattr(dispose, "_still_there", still_there)
 
 
 def _intent_forgotten(patch: Patch) -> None:
@@ -331,7 +331,7 @@ def _copy_not_synced(patch: Patch) -> None:
 
 
 def _archive_not_synced(patch: Patch) -> None:
-    patch.setattr(afterwards, "sync_folder", lambda folder: None)
+    patch.setattr(dispose, "sync_folder", lambda folder: None)
 
 
 def _removal_not_synced(patch: Patch) -> None:

@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from uploader import events, operator
-from uploader.clock import Clock
+from uploader.app import operator
+from uploader.app.application import House
+from uploader.app.daemon import differ_in_limits_alone
 from uploader.config import Config
-from uploader.daemon import differ_in_limits_alone
-from uploader.house import House
-from uploader.model import State, Upload
+from uploader.domain import events
+from uploader.domain.model import State, Upload
+from uploader.runtime.clock import Clock
 from uploader.stages.lease import Leases
 from uploader.store import Store
 

@@ -9,10 +9,10 @@ from typing import Any, Final, TypeVar
 
 from simulation.mutants import Mutant, Patch
 from simulation.plan import Plan
-from uploader.file_rules import DisposalRule, FileRules
-from uploader.model import State, Upload
-from uploader.stages import Job
+from uploader.domain.model import State, Upload
+from uploader.stages.file_rules import DisposalRule, FileRules
 from uploader.stages.lease import Leases
+from uploader.stages.queues import Job
 from uploader.stages.transfer import Outcome, Transfer
 from uploader.store.uploads import UploadTable
 

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from simulation.commands import RENAMED
 from simulation.server import Request
-from uploader import mapping, selection
 from uploader.config import Config
-from uploader.model import EVERYTHING, State, Upload, covers
-from uploader.valt.wire import create_payload
+from uploader.domain import mapping, selection
+from uploader.domain.model import EVERYTHING, State, Upload, covers
+from uploader.server.valt.wire import create_payload
 
 if TYPE_CHECKING:
     from simulation.world import World

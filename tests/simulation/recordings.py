@@ -19,9 +19,9 @@ from typing import Any, Final, Generic, NoReturn, Protocol, TypeVar
 from zlib import crc32
 
 from simulation.kernel import Dead
-from uploader.files import afterwards, copying, looking, naming, opening, set_aside, syscalls
+from uploader.files import copying, dispose, inspection, naming, safe_open, set_aside, syscalls
 
-MODULES: Final = (afterwards, copying, looking, naming, opening, set_aside)
+MODULES: Final = (dispose, copying, inspection, naming, safe_open, set_aside)
 REAL: Final = {name: getattr(syscalls, name) for name in ("rename_noreplace", "open_unnamed", "link_unnamed", "lock")}
 MOST_STEPS: Final = 2000  # of one job: more of them go round in circles
 

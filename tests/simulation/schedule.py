@@ -13,8 +13,8 @@ from simulation.kernel import Dead, Loop
 from simulation.life import Clock, Life
 from simulation.orders import Order
 from simulation.plan import BUDGET, NO_STEP
-from uploader import events
-from uploader.errors import StateUnusable, UploaderError
+from uploader.domain import events
+from uploader.domain.errors import StateUnusable, UploaderError
 from uploader.store import Store
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from email.utils import formatdate
 from functools import lru_cache
 from typing import Any, Final, Protocol
 
-from uploader.simulator.semantics import Held, Semantics, parse_content_range, receive
+from uploader.testing.simulator.semantics import Held, Semantics, parse_content_range, receive
 
 LATEST: Final = 90.0  # s that a request may be on its way after its client has given up
 PASSWORD: Final = "canary-password"

@@ -26,8 +26,8 @@ from simulation.plan import BUDGET, CALM, EPOCH, NO_STEP, SETTLE, SLOW, STORM, P
 from simulation.schedule import Schedule
 from simulation.server import USER, Record, Request, Server
 from uploader.config import Config
-from uploader.errors import StateUnusable
-from uploader.simulator.semantics import Semantics
+from uploader.domain.errors import StateUnusable
+from uploader.testing.simulator.semantics import Semantics
 
 KNOCKERS: Final = 6  # tasks that may call the server: workers, verify, sweep, and one more
 JUMPS: Final = (-86400.0, -3600.0, -30.0, 30.0, 3600.0, 86400.0)  # s

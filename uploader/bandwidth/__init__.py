@@ -8,6 +8,9 @@
 
 Bytes of recordings are what is counted; TLS and TCP add a few per cent on the wire. Must never hold up an upload
 that has no limit, nor let one worker's upload take the turn of another's.
+
+Touches: the clock, /proc/pressure/io.
+Imports: config, domain, runtime.
 """
 
 from uploader.bandwidth.bandwidth import Bandwidth

@@ -10,15 +10,15 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Final
 
-from uploader import events
-from uploader.agenda import either
 from uploader.bandwidth.growth import Growth, Strain
+from uploader.bandwidth.io_pressure import io_pressure
 from uploader.bandwidth.limits import BY_CONFIGURATION, BY_TIMETABLE, Limits, changes, rate_now
 from uploader.bandwidth.pacer import Lane, Pacer
-from uploader.clock import Clock
 from uploader.config import Config, WatchConfig
-from uploader.pressure import io_pressure
-from uploader.selection import relative
+from uploader.domain import events
+from uploader.domain.selection import relative
+from uploader.runtime.clock import Clock
+from uploader.runtime.delay_queue import either
 
 LOOK: Final = 1.0  # s between two looks at clock and disk, where there is anything to look for
 MINUTE: Final = 60.0  # s; steps begin on whole minutes, so a turn is never late

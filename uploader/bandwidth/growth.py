@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
-from uploader.selection import relative
+from uploader.domain.selection import relative
 
 CALM: Final = 5.0  # s without growth, or pressure, until uploads may go at their full rate again
 PRESSED: Final = 25.0  # % of the last ten seconds in which some task waited for the disk: uploads get out of the way

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from uploader.events import BandwidthChanged
-from uploader.model import shown
-from uploader.units import DAYS, RateStep, format_rate
+from uploader.domain.events import BandwidthChanged
+from uploader.domain.model import shown
+from uploader.domain.units import DAYS, RateStep, format_rate
 
 BY_TIMETABLE: Final = "by the timetable"
 BY_CONFIGURATION: Final = "by the configuration"

@@ -10,10 +10,10 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 
-from uploader.agenda import either
 from uploader.bandwidth.limits import Limits
 from uploader.bandwidth.meter import LARGEST_PIECE, Meter
-from uploader.clock import Clock
+from uploader.runtime.clock import Clock
+from uploader.runtime.delay_queue import either
 
 
 class Folder:

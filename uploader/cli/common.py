@@ -13,14 +13,15 @@ from pathlib import Path
 
 import click
 
-from uploader import __version__, events
-from uploader.asking import valt_to_ask
-from uploader.clock import SystemClock
+from uploader import __version__
 from uploader.config import Config, find_config, load
-from uploader.log import configure, get_logger
+from uploader.domain import events
+from uploader.runtime.clock import SystemClock
+from uploader.runtime.log import configure, get_logger
+from uploader.server.readonly import valt_to_ask
+from uploader.server.valt import Valt
 from uploader.store import Store
 from uploader.store.disk import StateFolder
-from uploader.valt import Valt
 
 log = get_logger("uploader")
 clock = SystemClock()

@@ -5,6 +5,9 @@
     faults.py    how what is wrong with it is said
 
 Must never read ``os.environ`` (it is handed in), and never hold a password: ``credentials`` reads that.
+
+Touches: the configuration file; the environment is passed in.
+Imports: domain.
 """
 
 from uploader.config.loading import CONFIG_VARIABLE, DEFAULT_FILE, PASSWORD_VARIABLE, PREFIX, find_config, load

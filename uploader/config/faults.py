@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from pydantic_core import ErrorDetails
 
 from uploader.config.models import Config
-from uploader.units import quoted
+from uploader.domain.units import quoted
 
 Loc = tuple[int | str, ...]  # the way to a value: ("watch", 0, "settle")
 

@@ -18,8 +18,8 @@ from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDic
 
 from uploader.config.faults import Loc, keys_of, near, table_in, told, watch_faults
 from uploader.config.models import Config
-from uploader.errors import ConfigError
-from uploader.model import shown
+from uploader.domain.errors import ConfigError
+from uploader.domain.model import shown
 
 PREFIX: Final = "VALT_UPLOADER_"
 CONFIG_VARIABLE: Final = f"{PREFIX}CONFIG"  # names the file

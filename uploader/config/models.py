@@ -15,9 +15,9 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 
-from uploader.model import AfterUpload, Share, shown
-from uploader.placeholders import check_names, check_placeholders, parse_match
-from uploader.units import (
+from uploader.domain.model import AfterUpload, Share, shown
+from uploader.domain.placeholders import check_names, check_placeholders, parse_match
+from uploader.domain.units import (
     UNLIMITED,
     RateStep,
     in_order,

@@ -12,6 +12,9 @@ finished recording back is as bad as none.
 Must never do I/O of its own, decode media, or fail on any bytes: whatever *read* raises passes through, and
 nothing else comes out. An answer costs at most ``MAX_READS`` reads and ``MAX_BYTES`` bytes (``reader``); an MP4 of
 2 GiB costs 4 reads and 24 KiB with its index at the end, 5 and 32 KiB with it in front.
+
+Touches: nothing: bytes are read through a function that is passed in.
+Imports: nothing.
 """
 
 from __future__ import annotations

@@ -12,14 +12,14 @@ import os
 from collections.abc import Iterator
 from typing import Protocol
 
-from uploader import errors
-from uploader.files import homes, mounts
-from uploader.files.afterwards import Archive
+from uploader.domain import errors
+from uploader.domain.model import Home
+from uploader.files import mount_identity, mounts
+from uploader.files.dispose import Archive
 from uploader.files.mounts import ReadText, read_mountinfo
 from uploader.files.naming import folder_below
-from uploader.files.opening import FOLDER
+from uploader.files.safe_open import FOLDER
 from uploader.files.walk import say
-from uploader.model import Home
 
 
 class Archives(Protocol):
@@ -62,7 +62,7 @@ def opened_archive(path: str, known: Home | None, table: ReadText = read_mountin
 def first_home(path: str, table: ReadText = read_mountinfo) -> Home | None:
     """Say where an archive lies that is not known yet; it is made if it is missing. Raises ``ShareNotReady``."""
     with opened_archive(path, None, table) as archive:
-        return homes.make_home(path, archive.handle, table)
+        return mount_identity.make_home(path, archive.handle, table)
 
 
 def _nearest(path: str) -> tuple[int, str]:
@@ -80,7 +80,7 @@ def _not_at_home(known: Home | None, path: str, above: int, missing: str, table:
     """Say that the archive, or the place where it was, lies elsewhere now; else nothing."""
     mount = mounts.mount_of(above, table)
     if known is None or not missing:
-        return homes.not_at_home(known, path, above, mount)
+        return mount_identity.not_at_home(known, path, above, mount)
     how = f"if that is right: valt-uploader retry {path}"
     if known.marker:
         return f"{path}: is missing; it was {known}; {how}"

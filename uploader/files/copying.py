@@ -16,11 +16,11 @@ import re
 from collections.abc import Callable
 from typing import Final
 
+from uploader.domain.selection import OURS
 from uploader.files import syscalls
 from uploader.files.naming import NO_LINKS, by_claim, is_inode, numbered, reveal, status_at, sync_folder
-from uploader.files.opening import FOLDER, open_regular
+from uploader.files.safe_open import FOLDER, open_regular
 from uploader.files.set_aside import Disposer
-from uploader.selection import OURS
 
 COPY_BLOCK: Final = 1024 * 1024  # bytes
 _TEMPORARY: Final = re.compile(re.escape(OURS) + r"[0-9a-f]{16}\.part")

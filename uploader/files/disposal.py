@@ -9,9 +9,9 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from uploader.files.afterwards import Sent
+from uploader.domain.model import AfterUpload
+from uploader.files.dispose import Sent
 from uploader.files.share import Share
-from uploader.model import AfterUpload
 
 
 @dataclass(frozen=True, slots=True)

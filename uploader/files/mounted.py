@@ -16,19 +16,19 @@ from collections.abc import AsyncIterator, Callable, Collection, Iterator
 from dataclasses import replace
 from typing import Final, TypeVar
 
-from uploader import errors, selection
-from uploader.clock import Clock
-from uploader.files import afterwards, archive, homes, looking, mounts, opening, set_aside
-from uploader.files.afterwards import Sent
+from uploader.domain import errors, selection
+from uploader.domain.model import Closeness, Home, Identity, Sighting, Snapshot, shown
+from uploader.files import archive, dispose, inspection, mount_identity, mounts, safe_open, set_aside
 from uploader.files.archive import Archives, NoArchives
+from uploader.files.dispose import Sent
 from uploader.files.mounts import ReadText, read_mountinfo
+from uploader.files.open_writers import Inode, open_for_writing
 from uploader.files.recording import Recording
 from uploader.files.set_aside import Disposer
 from uploader.files.share import Standing
 from uploader.files.threads import PATIENCE, ShareThreads
 from uploader.files.walk import Batch, Order, Walk, say
-from uploader.files.writers import Inode, open_for_writing
-from uploader.model import Closeness, Home, Identity, Sighting, Snapshot, shown
+from uploader.runtime.clock import Clock
 
 CHECK_PATIENCE: Final = 10.0  # s for the folder itself to answer before its share counts as away
 CLOSE_PATIENCE: Final = 2.0  # s that closing a recording is waited for
@@ -88,14 +88,14 @@ class MountedShare:
     def _checked(self) -> Standing:
         """Look at the folder's inode, mount and marker. Blocking."""
         try:
-            fd = opening.open_root(self.root)
+            fd = safe_open.open_root(self.root)
         except FileNotFoundError:
             return Standing(f"{self.root}: is missing")
         except OSError as error:
             return Standing(say(self.root, error))
         try:
             mount, inode = mounts.mount_of(fd, self._mountinfo), _inode_of(fd)
-            if away := homes.not_at_home(self.home, self.root, fd, mount):
+            if away := mount_identity.not_at_home(self.home, self.root, fd, mount):
                 return Standing(away, mount)
             self._inode = inode
             return Standing("", mount, inode)
@@ -116,7 +116,9 @@ class MountedShare:
         if self.home is not None or self.standing.away:
             return None
         with contextlib.suppress(errors.ShareNotReady, errors.FilesTurn):
-            self.home = await self._do(self.root, lambda root, _: homes.make_home(self.root, root, self._mountinfo))
+            self.home = await self._do(
+                self.root, lambda root, _: mount_identity.make_home(self.root, root, self._mountinfo)
+            )
         return self.home
 
     # What is in it
@@ -158,24 +160,24 @@ class MountedShare:
 
     def _look(self, root: int, path: str) -> Sighting | str:
         try:
-            status = looking.stat_beneath(root, self._below(path))
+            status = inspection.stat_beneath(root, self._below(path))
         except OSError as error:
             return f"unreadable ({error.strerror})"
         if status is None:
             return "missing"
-        what = opening.kind(status.st_mode)
+        what = safe_open.kind(status.st_mode)
         return Sighting(path, self.root, status.st_size, status.st_mtime_ns) if what == "file" else what
 
     async def snapshot(self, path: str) -> Snapshot:
         """Take a file's identity. Raises ``FileMissing``, ``NotAFile``."""
-        return await self._do(path, looking.snapshot)
+        return await self._do(path, inspection.snapshot)
 
     async def closeness(self, path: str, *, gate: bool) -> Closeness:
         """Ask whether its writer and its recorder have closed a file. Raises ``FileMissing``, ``NotAFile``."""
         local = self.standing.local
 
         def ask(root: int, relpath: str) -> Closeness:
-            return looking.closeness(root, relpath, gate=gate, local=local, writers=self._writing_now)
+            return inspection.closeness(root, relpath, gate=gate, local=local, writers=self._writing_now)
 
         return await self._do(path, ask)
 
@@ -188,7 +190,7 @@ class MountedShare:
 
     async def sha256(self, path: str) -> str:
         """Hash a whole file. Raises ``FileMissing``, ``NotAFile``."""
-        return await self._do(path, looking.sha256, patience=None)
+        return await self._do(path, inspection.sha256, patience=None)
 
     @contextlib.asynccontextmanager
     async def open(self, path: str, identity: Identity) -> AsyncIterator[Recording]:
@@ -196,8 +198,8 @@ class MountedShare:
         await self._ready()
 
         def opener(_: str, flags: int) -> int:
-            with self._opened() as root, opening.parent(root, self._below(path)) as (folder, name):
-                return opening.open_regular(name, flags, dir_fd=folder)
+            with self._opened() as root, safe_open.parent(root, self._below(path)) as (folder, name):
+                return safe_open.open_regular(name, flags, dir_fd=folder)
 
         mount = self.standing.mount
         local = mount is not None and not mount.network
@@ -225,7 +227,7 @@ class MountedShare:
         """Remove a file that was sent; False when it is gone. Raises ``FileChanged``."""
 
         def act(root: int, relpath: str, disposer: Disposer) -> bool:
-            return afterwards.delete(root, relpath, sent, disposer)
+            return dispose.delete(root, relpath, sent, disposer)
 
         return await self._dispose(path, act)
 
@@ -233,7 +235,7 @@ class MountedShare:
         """Say where a move would put a file below *move_to*."""
 
         def act(root: int, relpath: str, disposer: Disposer) -> str:
-            return afterwards.free_target(root, relpath, move_to, sent, disposer)
+            return dispose.free_target(root, relpath, move_to, sent, disposer)
 
         return await self._dispose(path, act)
 
@@ -247,7 +249,7 @@ class MountedShare:
 
         def act(root: int, relpath: str, disposer: Disposer) -> str | None:
             with archive.opened_archive(move_to, known, self._mountinfo) as there:
-                return afterwards.move(root, relpath, sent, there, target, disposer)
+                return dispose.move(root, relpath, sent, there, target, disposer)
 
         return await self._dispose(path, act)
 
@@ -260,7 +262,7 @@ class MountedShare:
         disposer = replace(self._disposer, stop=threading.Event())
 
         def work() -> R:
-            with opening.in_our_words(path), self._opened() as root:
+            with safe_open.in_our_words(path), self._opened() as root:
                 return act(root, self._below(path), disposer)
 
         try:
@@ -297,7 +299,7 @@ class MountedShare:
         await self._ready()
 
         def work() -> R:
-            with opening.in_our_words(path), self._opened() as root:
+            with safe_open.in_our_words(path), self._opened() as root:
                 return act(root, self._below(path))
 
         return await self._call(work, patience=patience, late=late)
@@ -322,7 +324,7 @@ class MountedShare:
     def _opened(self) -> Iterator[int]:
         """Hold the folder open, proved to be the one that was checked. Raises ``ShareNotReady``. Blocking."""
         try:
-            fd = opening.open_root(self.root)
+            fd = safe_open.open_root(self.root)
         except OSError as error:
             raise errors.ShareNotReady(say(self.root, error)) from None
         try:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
-from uploader.model import Home
+from uploader.domain.model import Home
 
 # Others may write to these behind our kernel's back; so may they to every ``fuse.*``. ``fuseblk`` is a local disk.
 NETWORK: Final = frozenset(

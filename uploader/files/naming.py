@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from uploader.files import syscalls
-from uploader.files.opening import FOLDER
+from uploader.files.safe_open import FOLDER
 
 # Another file system or mount, one without links, or too many links already.
 NO_LINKS: Final = frozenset({errno.EXDEV, errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK})

@@ -32,12 +32,12 @@ from typing import Any, Final, TypeVar
 import aiofiles
 from aiofiles.threadpool.binary import AsyncFileIO
 
-from uploader import errors
+from uploader.domain import errors
+from uploader.domain.model import Identity, shown
 from uploader.files import sending
-from uploader.files.handle import Handle
-from uploader.files.opening import ours
+from uploader.files.safe_open import ours
+from uploader.files.shared_fd import Handle
 from uploader.files.threads import PATIENCE, ShareThreads
-from uploader.model import Identity, shown
 
 BLOCK: Final = 1024 * 1024  # bytes of one read: 64 KiB reads through a thread cost six times the CPU
 STRETCH: Final = 16 * BLOCK  # bytes of a local file that are hashed in one call

@@ -14,7 +14,7 @@ import select
 import threading
 from typing import Final, Protocol
 
-from uploader.files.handle import Handle
+from uploader.files.shared_fd import Handle
 
 READ: Final = 256 * 1024  # bytes read and hashed at a time: stays in the processor's cache
 WAITS: Final = 8  # times that one call waits for room in the socket: going back to the loop costs more than these

@@ -18,10 +18,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
+from uploader.domain.model import Snapshot
+from uploader.domain.selection import OURS
 from uploader.files.naming import NAME_LIMIT, Unique, fitted, reveal, sync_folder, unguessably
-from uploader.files.opening import FOLDER, parent
-from uploader.model import Snapshot
-from uploader.selection import OURS
+from uploader.files.safe_open import FOLDER, parent
 
 SHORT: Final = 143  # bytes of a name on eCryptfs, the file system with the shortest
 _AROUND: Final = len(f"{OURS}-.gone") + 2 * 16  # bytes of a hidden name beside the name that it tells

@@ -11,11 +11,11 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
-from uploader.files.afterwards import Sent
+from uploader.domain.model import Closeness, Home, Identity, Sighting, Snapshot
+from uploader.files.dispose import Sent
 from uploader.files.mounts import Mount
 from uploader.files.recording import Recording
 from uploader.files.walk import Batch, Order
-from uploader.model import Closeness, Home, Identity, Sighting, Snapshot
 
 
 @dataclass(frozen=True, slots=True)

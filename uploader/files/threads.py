@@ -11,8 +11,8 @@ import contextlib
 from collections.abc import Callable
 from typing import Final, TypeVar
 
-from uploader import errors
-from uploader.threads import IDLE, DaemonThreads
+from uploader.domain import errors
+from uploader.runtime.threads import IDLE, DaemonThreads
 
 MOST: Final = 12  # threads of one share: looks, workers, and a scan, with some to spare for calls that hang
 PATIENCE: Final = 30.0  # s for one call; disks that spin up take ten, NFS over a bad link about as long

@@ -12,12 +12,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from uploader import selection
 from uploader.config import WatchConfig
-from uploader.files.opening import FOLDER, kind, parent
+from uploader.domain import selection
+from uploader.domain.model import Sighting, shown
+from uploader.domain.selection import OURS
+from uploader.files.safe_open import FOLDER, kind, parent
 from uploader.files.set_aside import is_left_over
-from uploader.model import Sighting, shown
-from uploader.selection import OURS
 
 if TYPE_CHECKING:
     ScandirIterator = os._ScandirIterator[str]  # noqa: SLF001 - the only name that it has

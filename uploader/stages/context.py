@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from uploader import events
-from uploader.clock import Clock
+from uploader.domain import events
 from uploader.files import Shares
-from uploader.stages import Pipes
+from uploader.runtime.clock import Clock
 from uploader.stages.lease import Leases
+from uploader.stages.queues import Pipes
 from uploader.store import Store
 
 

@@ -14,17 +14,17 @@ from typing import Final
 
 from watchfiles import Change, awatch
 
-from uploader import errors, events, selection
-from uploader.agenda import either
 from uploader.config import WatchConfig
+from uploader.domain import errors, events, selection
+from uploader.domain.model import Sighting
 from uploader.files import Mode, Order, Share, Shares, changes_below
 from uploader.files.mounts import inotify_limit, mode_for, out_of_inotify, too_many_folders
 from uploader.files.walk import never, walk_filter
-from uploader.log import get_logger
-from uploader.model import Sighting
-from uploader.stages import Seen, our_fault
+from uploader.runtime.delay_queue import either
+from uploader.runtime.log import get_logger
 from uploader.stages.context import StageContext
 from uploader.stages.known import KnownFiles
+from uploader.stages.queues import Seen, our_fault
 
 log = get_logger(__name__)
 

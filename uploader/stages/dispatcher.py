@@ -10,13 +10,13 @@ from dataclasses import replace
 from itertools import count
 from typing import Final
 
-from uploader import events, lifecycle, retry
 from uploader.config import Config
-from uploader.lifecycle import Step
-from uploader.model import State, Upload
-from uploader.slices import in_slices
-from uploader.stages import Job
+from uploader.domain import events, lifecycle, retry
+from uploader.domain.lifecycle import Step
+from uploader.domain.model import State, Upload
+from uploader.runtime.slices import in_slices
 from uploader.stages.context import StageContext
+from uploader.stages.queues import Job
 from uploader.store import Store
 
 LONGEST_WAIT: Final = 1.1 * retry.DAY  # s; a saved time further off than that comes from a clock that has jumped

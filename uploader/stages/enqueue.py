@@ -10,16 +10,16 @@ from dataclasses import replace
 from enum import StrEnum
 from typing import Final, Protocol
 
-from uploader import errors, events, lifecycle
-from uploader.chunk_size import chunk_size_now
 from uploader.config import Config
-from uploader.log import get_logger
-from uploader.model import State, Trouble, Turn, Upload
-from uploader.stages import Settled, our_fault
-from uploader.stages.apart import Apart
+from uploader.domain import errors, events, lifecycle
+from uploader.domain.chunk_size import chunk_size_now
+from uploader.domain.model import State, Trouble, Turn, Upload
+from uploader.runtime.log import get_logger
 from uploader.stages.context import StageContext
 from uploader.stages.dispatcher import Dispatcher
 from uploader.stages.known import KnownFiles
+from uploader.stages.per_share_pool import Apart
+from uploader.stages.queues import Settled, our_fault
 
 log = get_logger(__name__)
 

@@ -11,16 +11,16 @@ import asyncio
 from dataclasses import replace
 from typing import Final, Protocol
 
-from uploader import errors, events, lifecycle
-from uploader.file_rules import DisposalRule
+from uploader.domain import errors, events, lifecycle
+from uploader.domain.lifecycle import Step
+from uploader.domain.model import AfterUpload, Finished, State, Upload
 from uploader.files import DISPOSALS, Done, Order, Request, Sent
-from uploader.lifecycle import Step
-from uploader.model import AfterUpload, Finished, State, Upload
-from uploader.stages.apart import Apart
 from uploader.stages.context import StageContext
+from uploader.stages.failure_handler import Setbacks
+from uploader.stages.file_rules import DisposalRule
 from uploader.stages.lease import raise_if_paused
+from uploader.stages.per_share_pool import Apart
 from uploader.stages.rename_search import RenameSearch
-from uploader.stages.setback import Setbacks
 
 FINISHERS: Final = 2  # files of one share dealt with at the same time: a move may be a copy of many GiB
 

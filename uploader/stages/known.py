@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from uploader.model import Identity, Sighting, State
+from uploader.domain.model import Identity, Sighting, State
 from uploader.store import Store
 
 

@@ -14,8 +14,8 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
-from uploader import errors
-from uploader.model import State, Upload, shown
+from uploader.domain import errors
+from uploader.domain.model import State, Upload, shown
 from uploader.store import Store
 
 END_PATIENCE: Final = 2.0  # s that a stage that is stopped waits for its work on an upload to end

@@ -11,13 +11,13 @@ from contextlib import suppress
 from typing import Final
 from weakref import WeakValueDictionary
 
-from uploader import errors, events, lifecycle
-from uploader.lifecycle import Step
-from uploader.model import Orphan, RecordIds, Upload
+from uploader.domain import errors, events, lifecycle
+from uploader.domain.lifecycle import Step
+from uploader.domain.model import Orphan, RecordIds, Upload
+from uploader.server.capabilities import Ways
+from uploader.server.valt import RecordDetails, RecordListed, Valt
 from uploader.stages.context import StageContext
 from uploader.stages.lease import raise_if_paused
-from uploader.valt import RecordDetails, RecordListed, Valt
-from uploader.ways import Ways
 
 CLOCK_GRAIN: Final = 2.0  # s; a Date header and ``created`` are both whole seconds
 LANDED: Final = frozenset({"created", "ready"})

@@ -12,12 +12,12 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 
-from uploader import errors, events
+from uploader.domain import errors, events
+from uploader.domain.model import Sighting, State, Upload
 from uploader.files import Order
-from uploader.log import get_logger
-from uploader.model import Sighting, State, Upload
-from uploader.stages import our_fault
+from uploader.runtime.log import get_logger
 from uploader.stages.context import StageContext
+from uploader.stages.queues import our_fault
 
 log = get_logger(__name__)
 

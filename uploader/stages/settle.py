@@ -11,16 +11,16 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Final
 
-from uploader import completeness, errors, events
-from uploader.agenda import Agenda
-from uploader.completeness import Complete, Rules, Still, Wait
+from uploader.domain import completeness, errors, events
+from uploader.domain.completeness import Complete, Rules, Still, Wait
+from uploader.domain.model import Closeness, Sighting
 from uploader.files import Share
-from uploader.log import get_logger
-from uploader.model import Closeness, Sighting
-from uploader.stages import Seen, Settled, our_fault
-from uploader.stages.apart import Apart
+from uploader.runtime.delay_queue import Agenda
+from uploader.runtime.log import get_logger
 from uploader.stages.context import StageContext
 from uploader.stages.known import KnownFiles
+from uploader.stages.per_share_pool import Apart
+from uploader.stages.queues import Seen, Settled, our_fault
 
 log = get_logger(__name__)
 

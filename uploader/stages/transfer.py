@@ -15,25 +15,25 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Final, Protocol
 
-from uploader import errors, events, lifecycle
-from uploader.ages import Ages
 from uploader.bandwidth import Lane
-from uploader.chunk_size import chunk_size_now, grown
 from uploader.config import Config, ServerConfig
-from uploader.file_rules import NOT_TAKEN
+from uploader.domain import errors, events, lifecycle
+from uploader.domain.chunk_size import chunk_size_now, grown
+from uploader.domain.lifecycle import Step
+from uploader.domain.model import RecordIds, Sighting, State, Upload, shown
+from uploader.domain.retry import POLL_FIRST
 from uploader.files import Bookmark, Recording
-from uploader.lifecycle import Step
-from uploader.model import RecordIds, Sighting, State, Upload, shown
-from uploader.outage import Outage
-from uploader.retry import POLL_FIRST
-from uploader.stages import Job
+from uploader.runtime.monotonic_age import Ages
+from uploader.server.capabilities import Ways
+from uploader.server.circuit_breaker import Outage
+from uploader.server.valt import Valt
+from uploader.server.valt.wire import multipart_filename
 from uploader.stages.context import StageContext
+from uploader.stages.failure_handler import Setbacks
+from uploader.stages.file_rules import NOT_TAKEN
 from uploader.stages.lease import raise_if_paused
+from uploader.stages.queues import Job
 from uploader.stages.records import Records
-from uploader.stages.setback import Setbacks
-from uploader.valt import Valt
-from uploader.valt.wire import multipart_filename
-from uploader.ways import Ways
 
 HERE: Final = frozenset({State.QUEUED, State.CREATING, State.SENDING, State.IN_DOUBT})
 

@@ -9,15 +9,15 @@ from __future__ import annotations
 import asyncio
 from typing import Final
 
-from uploader import errors, events, lifecycle, retry
-from uploader.ages import Ages
 from uploader.config import UploadConfig
-from uploader.lifecycle import Step
-from uploader.model import State, Upload
-from uploader.outage import Outage
+from uploader.domain import errors, events, lifecycle, retry
+from uploader.domain.lifecycle import Step
+from uploader.domain.model import State, Upload
+from uploader.runtime.monotonic_age import Ages
+from uploader.server.circuit_breaker import Outage
+from uploader.server.valt import Valt
 from uploader.stages.context import StageContext
-from uploader.stages.setback import Setbacks
-from uploader.valt import Valt
+from uploader.stages.failure_handler import Setbacks
 
 ASKERS: Final = 4  # records asked about at the same time
 READY: Final = "ready"

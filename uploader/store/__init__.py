@@ -12,6 +12,9 @@
     store.py   all together: the one place that changes them, one writer at a time
 
 Must never hold a secret, and never answer "saved" before it is durable.
+
+Touches: the state folder, and nothing outside of it.
+Imports: domain, runtime.
 """
 
 from uploader.store.ledger import Ledger

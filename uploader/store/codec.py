@@ -18,8 +18,8 @@ from enum import Enum
 from functools import cache
 from typing import Any, Final, NewType, Protocol, TypeVar
 
-from uploader import lifecycle
-from uploader.model import Home, Learnt, Orphan, State, Upload
+from uploader.domain import lifecycle
+from uploader.domain.model import Home, Learnt, Orphan, State, Upload
 
 FORMAT: Final = "valt-uploader state"
 VERSION: Final = 1

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from uploader import errors
+from uploader.domain import errors
 
 LOCK = "lock"
 PREVIOUS = ".1"  # suffix of the generation before

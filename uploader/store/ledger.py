@@ -15,8 +15,8 @@ from dataclasses import dataclass, field, replace
 from threading import Lock
 from typing import Final
 
-from uploader import errors
-from uploader.model import Finished, Identity
+from uploader.domain import errors
+from uploader.domain.model import Finished, Identity
 from uploader.store import codec
 from uploader.store.codec import Tail, Unreadable
 from uploader.store.disk import Disk

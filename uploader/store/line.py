@@ -14,7 +14,7 @@ import typing
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
-from uploader.model import Finished
+from uploader.domain.model import Finished
 from uploader.store import codec
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from uploader.model import Home, Learnt, Orphan, Upload
+from uploader.domain.model import Home, Learnt, Orphan, Upload
 from uploader.store import codec
 from uploader.store.codec import Tail
 

@@ -15,9 +15,10 @@ from functools import partial
 from types import MappingProxyType
 from typing import Final, TypeVar
 
-from uploader import errors, events
-from uploader.clock import Clock
-from uploader.model import Finished, Home, Identity, Orphan, State, Upload, covers
+from uploader.domain import errors, events
+from uploader.domain.model import Finished, Home, Identity, Orphan, State, Upload, covers
+from uploader.runtime.clock import Clock
+from uploader.runtime.threads import DaemonThreads
 from uploader.store import codec, touched
 from uploader.store import ledger as ledger_file
 from uploader.store.disk import PREVIOUS, Disk
@@ -25,7 +26,6 @@ from uploader.store.ledger import Known, Ledger
 from uploader.store.statewriter import Changes, StateWriter
 from uploader.store.tracked import Tracked
 from uploader.store.uploads import UploadTable
-from uploader.threads import DaemonThreads
 
 STATE: Final = "state.json"
 SAVE_AGAIN: Final = 5.0  # s between two tries while the disk refuses

@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
-from uploader import errors
+from uploader.domain import errors
 from uploader.store import codec
 from uploader.store.disk import Disk
 

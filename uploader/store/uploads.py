@@ -14,7 +14,7 @@ from dataclasses import replace
 from itertools import count
 from types import MappingProxyType
 
-from uploader.model import Identity, State, Upload
+from uploader.domain.model import Identity, State, Upload
 from uploader.store.tracked import Tracked
 
 Key = tuple[object, ...]

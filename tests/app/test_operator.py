@@ -1,0 +1,215 @@
+"""Operator commands and a reload reach an upload at any point of its life, and what they have done is not undone."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fakes import an_upload
+from harness import Rig
+from parts import CHUNK, content_of
+
+from uploader.app.application import House
+from uploader.domain import events
+from uploader.domain.model import State
+from uploader.files import MountedShare
+from uploader.testing.simulator import CallName, Settings
+
+LARGE = content_of(6 * CHUNK)
+at = Path
+
+
+async def reload(rig: Rig, **watch: Any) -> None:
+    """Put another configuration into force, as SIGHUP does: in place at once, then by new stages."""
+    rig._watches = [each | watch for each in rig._watches]
+    config = rig.config()
+    rig.operator.reload(config)
+    old, task = rig.house, rig._task
+    assert task is not None
+    rig._stop.set()
+    await task
+    rig._stop = asyncio.Event()
+    rig._house = House(config, rig.store, rig.clock, rig.bus, rig.environ, leases=old.leases)
+    rig.operator.running = rig._house
+    rig._task = asyncio.create_task(rig.house.run(rig._stop, discover=True))
+
+
+async def test_forgetting_a_large_upload_that_stands_aside_leaves_the_workers_free(tmp_path: Path) -> None:
+    """It had made way for a small file, and is forgotten meanwhile: the next file is sent (B1 of the review)."""
+    async with Rig(tmp_path, upload={"workers": 1}) as rig:
+        first = rig.fault("upload", "stall")
+        await rig.start()
+        large = await rig.drop("large.mp4", LARGE)
+        await asyncio.wait_for(first.standing.wait(), 10)
+        second = rig.fault("upload", "stall", skip=0)
+        small = await rig.drop("small.mp4", b"small")
+        await rig.event(events.FileQueued, path=small)
+        first.release()
+        await asyncio.wait_for(second.standing.wait(), 10)
+        assert rig.state_of(large) is State.SENDING  # it stands aside: the one worker is busy with the small file
+        at(large).unlink()
+        assert await rig.operator.forget(large)
+        second.release()
+        await rig.finished(small, await rig.drop("next.mp4", b"next"))
+        assert rig.store.upload_at(large) is None
+
+
+async def test_an_upload_that_is_forgotten_while_the_server_is_asked_is_not_brought_back(tmp_path: Path) -> None:
+    """The answer "ready" comes after the command: nothing is finished, and the file stays (B4)."""
+    async with Rig(tmp_path, watch={"after_upload": "delete"}) as rig:
+        poll = rig.fault("details", "stall")
+        await rig.start()
+        path = await rig.drop("a.mp4", b"a")
+        await asyncio.wait_for(poll.standing.wait(), 10)
+        assert await rig.operator.forget(path)
+        assert rig.store.upload_at(path) is None
+        poll.release()
+        await rig.stop()
+        assert at(path).exists()
+        assert rig.seen(events.UploadFinished, path=path) == []
+
+
+@pytest.mark.parametrize("state", [State.SENDING, State.VERIFYING], ids=["half sent", "sent"])
+async def test_turning_disposal_off_holds_for_files_that_are_on_their_way(tmp_path: Path, state: State) -> None:
+    """``after_upload`` goes from "delete" to "keep" while they are queued, half sent or processed (B2)."""
+    call: CallName = "upload" if state is State.SENDING else "details"
+    async with Rig(tmp_path, upload={"workers": 1, "drain": "0s"}, watch={"after_upload": "delete"}) as rig:
+        stall = rig.fault(call, "stall", skip=1 if call == "upload" else 0)
+        await rig.start()
+        paths = [await rig.drop("a.mp4", content_of(2 * CHUNK)), await rig.drop("b.mp4", b"b")]
+        await asyncio.wait_for(stall.standing.wait(), 10)
+        await reload(rig, after_upload="keep")
+        stall.release()
+        await rig.finished(*paths)
+        assert all(at(path).exists() for path in paths)
+        assert {event.file for event in rig.seen(events.UploadFinished)} == {"kept"}
+
+
+async def test_a_restart_with_another_disposal_holds_for_files_that_are_on_their_way(tmp_path: Path) -> None:
+    """What the state remembers of an upload does not outlive the configuration that said it."""
+    async with Rig(tmp_path, watch={"after_upload": "delete"}) as rig:
+        rig.fault("details", "stall")
+        await rig.start()
+        path = await rig.drop("a.mp4", b"a")
+        await rig.event(events.UploadSent, path=path)
+        await rig.kill()
+        rig.simulator.faults.clear()
+        rig._watches = [each | {"after_upload": "keep"} for each in rig._watches]
+        await rig.start()
+        await rig.finished(path)
+        assert at(path).exists()
+
+
+async def test_queued_uploads_take_a_new_configuration_whole(tmp_path: Path) -> None:
+    """The record of a file that the server knows nothing of yet is named by the rule that holds now."""
+    async with Rig(tmp_path, upload={"workers": 1, "drain": "0s"}) as rig:
+        stall = rig.fault("upload", "stall")
+        await rig.start()
+        begun = await rig.drop("a.mp4", content_of(CHUNK))
+        await asyncio.wait_for(stall.standing.wait(), 10)
+        queued = await rig.drop("b.mp4", b"b")
+        await rig.event(events.FileQueued, path=queued)
+        await reload(rig, record={"name": "ward 7: {stem}", "template": {"1": "seven"}})
+        stall.release()
+        await rig.finished(begun, queued)
+        assert [(record.name, record.template) for record in rig.records] == [("a", {}), ("ward 7: b", {"1": "seven"})]
+
+
+@pytest.mark.parametrize("hangs", ["delete", "move"])
+async def test_a_disposal_that_hangs_is_not_begun_again_by_a_reload(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hangs: str
+) -> None:
+    """One party at a time deals with a file, however often it is asked for (B3)."""
+    at_once, most, gate = 0, 0, asyncio.Event()
+    real = getattr(MountedShare, hangs)
+
+    async def slowly(self: MountedShare, *args: Any) -> Any:
+        nonlocal at_once, most
+        at_once += 1
+        most = max(most, at_once)
+        try:
+            while not gate.is_set():  # as a thread in a share that hangs: nothing can call it back
+                try:
+                    await gate.wait()
+                except asyncio.CancelledError:
+                    continue
+            return await real(self, *args)
+        finally:
+            at_once -= 1
+
+    monkeypatch.setattr(MountedShare, hangs, slowly)
+    monkeypatch.setattr("uploader.stages.lease.END_PATIENCE", 0.01)
+    watch = {"after_upload": hangs, "move_to": str(tmp_path / "done")}
+    async with Rig(tmp_path, watch=watch) as rig:
+        await rig.start()
+        path = await rig.drop("a.mp4", b"a")
+        await rig.until(lambda: at_once)
+        assert await rig.retry(path)
+        await reload(rig, settle="60ms")
+        assert await rig.retry(path)
+        gate.set()
+        await rig.finished(path)
+        assert most == 1
+        assert rig.store.ledger.count == 1
+
+
+async def test_commands_know_a_file_by_the_name_that_it_has_now(tmp_path: Path) -> None:
+    """Renamed while it waits for its second chunk, it is retried and forgotten by its new name and by its old (B8)."""
+    async with Rig(tmp_path, upload={"chunk_size": CHUNK}) as rig:
+        rig.fault("upload", "status", status=400, body="{}", skip=1, times=100)
+        await rig.start()
+        path = await rig.drop("a.mp4", content_of(2 * CHUNK))
+        await rig.event(events.RecordCreated, path=path)
+        await rig.until(lambda: rig.store.uploads[path].state is State.PARKED)
+        new = str(rig.watch / "new name.mp4")
+        at(path).rename(new)
+        await rig.scan()
+        await rig.event(events.FileRenamed, path=new)
+        for name in (new, path):
+            parked = len(rig.seen(events.UploadParked))
+            assert await rig.retry(name)
+            await rig.until(lambda parked=parked: len(rig.seen(events.UploadParked)) > parked)  # type: ignore[misc]
+        assert await rig.operator.forget(new)
+        assert not rig.store.uploads
+
+
+async def test_forgetting_an_upload_whose_record_may_exist_finds_out_first(tmp_path: Path) -> None:
+    """The answer to create-upload was lost: the record is cleared away before the upload is dropped."""
+    async with Rig(tmp_path, server={"doubt_settle": "300ms"}) as rig:
+        rig.fault("create", "lose-answer")
+        await rig.start()
+        path = await rig.drop("a.mp4", b"a")
+        await rig.event(events.UploadInDoubt, path=path)
+        assert await rig.operator.forget(path)
+        at(path).unlink()
+        await rig.until(lambda: rig.store.upload_at(path) is None, "the end of the doubt")
+        await rig.swept()
+        assert rig.records == []
+
+
+async def test_forgetting_a_landed_upload_leaves_its_record_alone(tmp_path: Path) -> None:
+    """Every byte is there: the record is neither deleted nor reported as one that will be (B20)."""
+    async with Rig(tmp_path, Settings(processing=60.0)) as rig:
+        await rig.start()
+        path = await rig.drop("a.mp4", b"a")
+        await rig.event(events.UploadSent, path=path)
+        at(path).unlink()
+        assert await rig.operator.forget(path)
+        assert rig.seen(events.UploadForgotten) == [events.UploadForgotten(path, None)]
+        assert not rig.store.orphans
+        assert len(rig.records) == 1
+
+
+async def test_forgetting_takes_out_an_upload_in_every_state(tmp_path: Path) -> None:
+    """Also with the daemon stopped: only one whose record may exist stays until that is known."""
+    states = [state for state in State if state is not State.DONE]
+    async with Rig(tmp_path) as rig:
+        rig.build()
+        for number, state in enumerate(states):
+            path = f"{rig.watch}/{number}.mp4"
+            rig.store.put(an_upload(state, path=path, root=str(rig.watch)))
+            assert await rig.operator.forget(path)
+            assert (rig.store.upload_at(path) is None) is (state is not State.CREATING), state
+            assert not await rig.operator.forget(path) or state is State.CREATING

@@ -1,0 +1,362 @@
+"""The same words for every reader: status, explain, and systemd's line."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import threading
+from collections import Counter
+from collections.abc import Collection, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fakes import EPOCH, TROUBLE, an_upload
+
+from uploader import files
+from uploader.app import status as report
+from uploader.app.status import Known
+from uploader.config import Config
+from uploader.domain.model import Learnt, Orphan, Sighting, State, Trouble, Turn, Upload
+from uploader.stages.settle import Candidate
+from uploader.store import ledger
+
+SETTLING = Candidate(Sighting("/rec/new.mp4", "/rec", 5, 1), found_at=0.0, reason="it must stand still")
+
+
+def config_of(tmp_path: Path, *watch: dict[str, Any], **server: Any) -> Config:
+    """A configuration with these folders."""
+    return Config.model_validate(
+        {
+            "server": {"url": "https://valt.example.com", "username": "uploader"} | server,
+            "watch": list(watch) or [{"path": str(tmp_path)}],
+            "state": {"dir": str(tmp_path / "state")},
+        }
+    )
+
+
+def known(*uploads: Upload, **more: Any) -> Known:
+    """What is known of these uploads."""
+    facts: dict[str, Any] = {"uploads": uploads, "orphans": (), "learnt": Learnt(), "done": 0}
+    return Known(**(facts | more))
+
+
+def sent(path: Path) -> ledger.Known:
+    """The ledger's entry of a file as it is now."""
+    status = path.stat()
+    return ledger.Known(status.st_size, status.st_mtime_ns, "e1", "d1", "record-1", 3, str(path))
+
+
+def test_status_is_one_document_for_everybody(tmp_path: Path) -> None:
+    """Counts per state, every unfinished file in order, orphans and warnings; and it is JSON."""
+    uploads = [an_upload(state, path=f"/rec/{state}.mp4") for state in State if state is not State.DONE]
+    orphan = Orphan("record-9", "a", "/rec/a.mp4", EPOCH, EPOCH, landed=True)
+    everything = known(*uploads, orphans=[orphan], done=7, settling=[SETTLING], process=42, warnings=["careful"])
+    document = json.loads(json.dumps(report.status(config_of(tmp_path), everything, EPOCH)))
+    assert document["server"] == "https://valt.example.com"
+    assert (document["daemon"], document["outage"], document["warnings"]) == ({"pid": 42}, None, ["careful"])
+    assert document["counts"] == {"settling": 1, "done": 7} | {str(upload.state): 1 for upload in uploads}
+    assert list(document["counts"])[-1] == "done"
+    assert [row["path"] for row in document["uploads"]] == sorted(upload.path for upload in uploads)
+    assert document["settling"] == [{"path": "/rec/new.mp4", "size": 5, "reason": "it must stand still"}]
+    assert document["orphans"] == [{"record": "record-9", "path": "/rec/a.mp4", "landed": True}]
+
+
+def test_each_file_says_where_it_stands_why_and_what_is_next(tmp_path: Path) -> None:
+    """For scripts: bytes, ids, the reason, whose turn, and when."""
+    document = report.status(config_of(tmp_path), known(an_upload(State.PARKED), an_upload(path="/rec/b.mp4")), EPOCH)
+    parked, queued = document["uploads"]
+    assert (parked["state"], parked["size"], parked["offset"]) == ("parked", 100, 40)
+    assert (parked["record"], parked["video"], parked["name"]) == ("record-1", "video-1", "a")
+    assert (parked["reason"], parked["turn"], parked["attempts"]) == ("the server said no", "operator", 2)
+    assert re.fullmatch(r"2027-01-1\dT\d\d:01:00[+-]\d\d:\d\d", parked["next_try"])
+    assert [queued[key] for key in ("record", "video", "reason", "turn", "next_try")] == [None] * 5
+    assert (queued["attempts"], queued["next"]) == (0, "waits for a worker")
+
+
+@pytest.mark.parametrize("state", [state for state in State if state is not State.DONE])
+def test_there_is_always_something_next(state: State) -> None:
+    """No state leaves whoever looks without an answer."""
+    assert report.what_next(an_upload(state), EPOCH)
+
+
+@pytest.mark.parametrize("turn", Turn)
+def test_what_waits_says_for_whom_or_until_when(turn: Turn) -> None:
+    """With a time it is the time; without one, whose turn it is; a time that has passed is now."""
+    parked = an_upload(State.PARKED, trouble=Trouble("why", turn))
+    assert report.what_next(parked, EPOCH) == report.WHOSE[turn]
+    waiting = replace(parked, trouble=Trouble("why", turn, next_try=EPOCH + 90))
+    assert report.what_next(waiting, EPOCH) == "tried again in 1 min 30 s"
+    assert report.what_next(waiting, EPOCH + 1000) == "tried again in 0 s"
+
+
+def test_one_line_says_what_goes_on(tmp_path: Path) -> None:
+    """For systemd: states that hold something, then what is done; a server that is down comes first."""
+    config = config_of(tmp_path)
+
+    def line(*uploads: Upload, **more: Any) -> str:
+        return report.one_line(report.status(config, known(*uploads, process=1, **more), EPOCH))
+
+    assert line() == "nothing to do; 0 done"
+    assert line(an_upload(State.SENDING), an_upload(path="/b"), done=3) == "1 queued, 1 sending; 3 done"
+    assert line(outage=9.0, outage_reason="no connection; look at it") == "no connection, nothing to do; 0 done"
+
+
+class Touched(Collection[Upload]):
+    """Uploads that count how many of them have been looked at."""
+
+    def __init__(self, *uploads: Upload) -> None:
+        self.uploads, self.count = uploads, 0
+
+    def __len__(self) -> int:
+        return len(self.uploads)
+
+    def __contains__(self, item: object) -> bool:
+        raise AssertionError("nobody searches through all uploads")
+
+    def __iter__(self) -> Iterator[Upload]:
+        for upload in self.uploads:
+            self.count += 1
+            yield upload
+
+
+def test_one_line_looks_at_no_upload() -> None:
+    """It is made of the counts alone, so that it costs the same with ten uploads and with a hundred thousand."""
+    uploads = Touched(*(an_upload(path=f"/rec/{number}.mp4") for number in range(50)))
+    everything = replace(known(process=1, done=3), uploads=uploads, counts={State.QUEUED: 50})
+    assert report.one_line(report.summary(everything, EPOCH)) == "50 queued; 3 done"
+    assert uploads.count == 0
+
+
+def test_rows_of_a_status_are_made_when_they_are_read(tmp_path: Path) -> None:
+    """Whoever sends them makes one after the other: to begin with, none."""
+    uploads = Touched(*(an_upload(path=f"/rec/{number}.mp4") for number in range(3)))
+    everything = replace(known(process=1), uploads=uploads, counts={State.QUEUED: 3})
+    document = report.status_by_rows(config_of(tmp_path), everything, EPOCH)
+    assert uploads.count == 0
+    assert document["counts"]["queued"] == 3
+    assert [row["path"] for row in document["uploads"]] == ["/rec/0.mp4", "/rec/1.mp4", "/rec/2.mp4"]
+    assert uploads.count == 3
+
+
+@pytest.mark.parametrize("count", [0, 1, 4, 5, 23])
+def test_uploads_come_in_order_however_many_are_sorted_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    """Every one of them, once, by its path."""
+    monkeypatch.setattr(report, "SORTED_AT_ONCE", 4)
+    paths = [f"/rec/{number:02}.mp4" for number in range(count)]
+    uploads = [an_upload(path=path) for path in (*paths[::-2], *paths[-2::-2])]
+    document = report.status(config_of(tmp_path), known(*uploads), EPOCH)
+    assert [row["path"] for row in document["uploads"]] == paths
+
+
+def test_counts_that_are_kept_are_those_that_would_be_counted(tmp_path: Path) -> None:
+    """With the daemon running or stopped, the document is the same."""
+    uploads = [an_upload(state, path=f"/rec/{state}.mp4") for state in State if state is not State.DONE]
+    counted, kept = known(*uploads), known(*uploads, counts=Counter(upload.state for upload in uploads))
+    assert report.status(config_of(tmp_path), counted, EPOCH) == report.status(config_of(tmp_path), kept, EPOCH)
+
+
+def test_a_renamed_file_is_shown_under_both_names(tmp_path: Path) -> None:
+    """The name that it was sent under stays the key; ``file`` says what it is called now."""
+    renamed = an_upload(State.SENDING, path="/rec/a.mp4", renamed_to="/rec/b\x1b.mp4")
+    document = report.status(config_of(tmp_path), known(renamed, an_upload(path="/rec/c.mp4")), EPOCH)
+    assert [(row["path"], row["file"]) for row in document["uploads"]] == [
+        ("/rec/a.mp4", "/rec/b\x1b.mp4"),
+        ("/rec/c.mp4", "/rec/c.mp4"),
+    ]
+    lines = report.status_lines(document)
+    assert lines.count("  file: now /rec/b\\x1b.mp4") == 1
+    assert sum(line.startswith("  file:") for line in lines) == 1
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "b.mp4"])
+def test_explain_knows_a_renamed_file_by_either_name(tmp_path: Path, name: str) -> None:
+    """By the one that its upload began with, and by the one that it has now; both are said."""
+    renamed = an_upload(State.SENDING, path=str(tmp_path / "a.mp4"), renamed_to=str(tmp_path / "b.mp4"))
+    text = explained(tmp_path, tmp_path / name, known(renamed))
+    assert "state    sending, 40 of 100 bytes acknowledged" in text
+    assert f"file     it was {tmp_path}/a.mp4 when its upload began, and is {tmp_path}/b.mp4 now" in text
+    assert text.endswith("verdict  not finished: the next chunk begins at byte 40")
+
+
+@pytest.mark.parametrize(("word", "said"), [("failed", True), ("created", False), ("ready", False), ("", False)])
+def test_what_the_server_says_of_a_video_is_shown_if_it_is_unexpected(tmp_path: Path, word: str, *, said: bool) -> None:
+    """A server that says "failed" is not heard only when the patience with it is over."""
+    upload = an_upload(State.VERIFYING)
+    document = report.status(config_of(tmp_path), known(upload, last_words={upload.path: word}), EPOCH)
+    assert document["uploads"][0]["server_says"] == (word if said else None)
+    assert ("  why:  the server says: failed" in report.status_lines(document)) is said
+    facts = report.FileFacts(upload, last_word=word)
+    lines = report.explain(config_of(tmp_path), upload.path, facts, EPOCH, "missing")
+    assert ("reason   the server says: failed" in lines) is said
+
+
+def test_a_server_s_word_cannot_forge_a_line(tmp_path: Path) -> None:
+    """It is foreign text, and shown as such."""
+    upload = an_upload(State.VERIFYING)
+    document = report.status(config_of(tmp_path), known(upload, last_words={upload.path: "failed\nverdict  ok"}), EPOCH)
+    assert "  why:  the server says: failed\\x0averdict  ok" in report.status_lines(document)
+
+
+async def test_a_share_that_hangs_holds_no_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever asks gets an answer: that there is none."""
+    gate = threading.Event()
+    monkeypatch.setattr(report, "LOOK_PATIENCE", 0.05)
+    monkeypatch.setattr(files, "look", lambda *_: gate.wait())
+    try:
+        assert await report.look_at("/rec/a.mp4") == "unreadable (the share has not answered for 0.05 s)"
+    finally:
+        gate.set()
+
+
+def test_an_outage_is_shown_with_its_reason(tmp_path: Path) -> None:
+    """Why nothing moves, and when it is tried again."""
+    down = known(process=1, outage=90.0, outage_reason="cannot be reached")
+    document = report.status(config_of(tmp_path), down, EPOCH)
+    assert (document["outage"], document["outage_reason"]) == (90.0, "cannot be reached")
+    text = "\n".join(report.status_lines(document))
+    assert "cannot be reached" in text
+    assert "called again in 1 min 30 s" in text
+
+
+def test_a_state_that_cannot_be_saved_is_shown_with_its_reason(tmp_path: Path) -> None:
+    """Before a server that is down: nothing at all goes on without the state's disk."""
+    both = known(process=1, not_saved="state.json: full: make room; until then", outage=9.0, outage_reason="no server")
+    document = report.status(config_of(tmp_path), both, EPOCH)
+    assert document["not_saved"] == "state.json: full: make room; until then"
+    assert report.one_line(document) == "state.json: full: make room, no server, nothing to do; 0 done"
+    assert "waits    state.json: full: make room; until then" in report.status_lines(document)
+    assert report.status(config_of(tmp_path), known(), EPOCH)["not_saved"] is None
+
+
+def test_a_refused_password_is_seen_with_the_daemon_stopped(tmp_path: Path) -> None:
+    """The state remembers it."""
+    learnt = Learnt(login_refusals=1, login_not_before=EPOCH + 300)
+    document = report.status(config_of(tmp_path), known(learnt=learnt), EPOCH)
+    assert (document["daemon"], document["outage"]) == (None, 300.0)
+    assert document["outage_reason"]
+    later = report.status(config_of(tmp_path), known(learnt=learnt), EPOCH + 301)
+    assert (later["outage"], later["outage_reason"]) == (None, None)
+
+
+def test_people_see_names_made_safe_and_scripts_the_real_ones(tmp_path: Path) -> None:
+    """A name that would turn a terminal round is spelt out; the document keeps it."""
+    path = "/rec/\x1b[31m\u202ea\udcff.mp4"
+    settling = replace(SETTLING, sighting=replace(SETTLING.sighting, path=path))
+    orphans = [Orphan("record-9", "a", path, EPOCH, EPOCH)]
+    everything = known(an_upload(State.SENDING, path=path), settling=[settling], orphans=orphans, warnings=["careful"])
+    document = report.status(config_of(tmp_path), everything, EPOCH)
+    assert document["uploads"][0]["path"] == path
+    text = "\n".join(report.status_lines(document))
+    text.encode("utf-8")
+    assert text.count("/rec/\\x1b[31m\\u202ea\\xff.mp4") == 3
+    assert "\x1b" not in text
+    for words in (
+        "daemon   stopped",
+        "warning  careful",
+        "sending 40 %, 100 B",
+        "is cleared away by itself",
+        "settling",
+    ):
+        assert words in text
+
+
+def test_an_orphan_that_landed_is_a_person_s(tmp_path: Path) -> None:
+    """It is never deleted by us, and says so; a running daemon is named by its process."""
+    orphans = [Orphan("record-9", "a", "/rec/a.mp4", EPOCH, EPOCH, landed=True)]
+    lines = report.status_lines(report.status(config_of(tmp_path), known(orphans=orphans, process=42), EPOCH))
+    assert "daemon   running, process 42" in lines
+    assert "a person must decide" in lines[-1]
+
+
+def explained(tmp_path: Path, path: Path | str, everything: Known, *finished: ledger.Known, **settings: Any) -> str:
+    """What explain says, in one text."""
+    config = config_of(tmp_path, {"path": str(tmp_path)} | settings)
+    seen = asyncio.run(report.look_at(str(path)))
+    facts = report.facts_of(everything, str(path), finished)
+    return "\n".join(report.explain(config, str(path), facts, EPOCH, seen))
+
+
+def test_explain_names_the_rule_and_ends_with_a_verdict(tmp_path: Path) -> None:
+    """Each folder with its answer, the file as it is, and what that makes of it."""
+    path = tmp_path / "a.mp4"
+    path.write_bytes(b"12345")
+    text = explained(tmp_path, path, known())
+    assert f"rule     watch[0] {tmp_path}: takes it" in text
+    assert "disk     5 bytes, last written 20" in text
+    assert text.endswith("verdict  it will be sent when the daemon runs (or: valt-uploader once)")
+    assert explained(tmp_path, path, known(process=1)).endswith("verdict  it will be sent")
+
+
+def test_explain_says_why_a_file_is_not_taken(tmp_path: Path) -> None:
+    """By name, by place, or because there is none."""
+    (tmp_path / "a.txt").write_bytes(b"x")
+    text = explained(tmp_path, tmp_path / "a.txt", known())
+    assert "its name matches no include pattern" in text
+    assert text.endswith("verdict  not sent: no [[watch]] takes it")
+    assert "not below this folder" in explained(tmp_path, "/elsewhere/a.mp4", known())
+    missing = explained(tmp_path, tmp_path / "gone.mp4", known())
+    assert "disk     it is not there" in missing
+    assert missing.endswith("verdict  not sent: there is no file")
+    (tmp_path / "link.mp4").symlink_to("a.txt")
+    assert "disk     link: only regular files are sent" in explained(tmp_path, tmp_path / "link.mp4", known())
+    (tmp_path / "empty.mp4").write_bytes(b"")
+    assert explained(tmp_path, tmp_path / "empty.mp4", known()).endswith("verdict  not sent: it is empty")
+
+
+def test_explain_knows_the_folder_that_was_faster(tmp_path: Path) -> None:
+    """A folder that would take it, too, says that another has it."""
+    config = config_of(tmp_path, {"path": str(tmp_path)}, {"path": str(tmp_path / "room")})
+    path = str(tmp_path / "room" / "a.mp4")
+    text = "\n".join(report.explain(config, path, report.FileFacts(), EPOCH, "missing"))
+    assert f"watch[0] {tmp_path}: takes it" in text
+    assert f"watch[1] {tmp_path}/room: another [[watch]] before it" in text
+
+
+def test_explain_tells_an_upload_s_story(tmp_path: Path) -> None:
+    """Where it stands, the reason with its count, and what happens next."""
+    path = str(tmp_path / "a.mp4")
+    text = explained(tmp_path, path, known(an_upload(State.PARKED, path=path, trouble=replace(TROUBLE, next_try=None))))
+    assert "state    parked, 40 of 100 bytes acknowledged" in text
+    assert "reason   the server said no (failures in a row: 2)" in text
+    assert text.endswith(f"verdict  not finished: {report.WHOSE[Turn.OPERATOR]}")
+
+
+def test_explain_knows_what_settles_and_what_was_sent(tmp_path: Path) -> None:
+    """A file that is waited for gives its reason; one that was sent names its ledger line."""
+    path = tmp_path / "a.mp4"
+    path.write_bytes(b"x")
+    settling = replace(SETTLING, sighting=replace(SETTLING.sighting, path=str(path)))
+    assert explained(tmp_path, path, known(settling=[settling])).endswith("verdict  settling: it must stand still")
+    text = explained(tmp_path, path, known(), sent(path))
+    assert "ledger   line 3: sent as record record-1, 1 B" in text
+    assert text.endswith("verdict  uploaded; it is sent again only if its content changes")
+
+
+def test_an_absurd_time_of_a_share_is_shown_all_the_same(tmp_path: Path) -> None:
+    """Beyond every calendar, as seconds."""
+    assert report.iso(1e18) == "@1000000000000000000"
+    assert report.iso(-1e18) == "@-1000000000000000000"
+    path = tmp_path / "a.mp4"
+    path.write_bytes(b"x")
+    os.utime(path, (0, 2**33))
+    assert "last written 2242-03-1" in explained(tmp_path, path, known())
+
+
+def test_what_is_switched_off_is_said_every_time(tmp_path: Path) -> None:
+    """Unchecked TLS, plain text, resending; a careful configuration is silent."""
+    assert report.standing_warnings(config_of(tmp_path), {}) == []
+    risky = config_of(
+        tmp_path, url="http://valt.example.com", allow_plaintext=True, tls_verify=False, resend_is_safe=True
+    )
+    warnings = report.standing_warnings(risky, {})
+    assert [warning.partition(":")[0] for warning in warnings] == [
+        "server.tls_verify = false",
+        "server.allow_plaintext = true",
+        "server.resend_is_safe = true",
+    ]

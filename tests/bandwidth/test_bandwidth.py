@@ -1,0 +1,271 @@
+"""The limit of a running house: it follows the timetable, the configuration, growing files and the disk."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from fakes import VirtualClock, idle
+from lanes import MUCH, ROOT, configured, limited, site
+
+from uploader.bandwidth.growth import CALM, PRESSED
+from uploader.domain import events
+
+EIGHT = 1_800_000_000.0 - 1_800_000_000.0 % 86400 + 8 * 3600  # 08:00 of a day
+AWARE: dict[str, Any] = {"recording_aware": True, "recording_bandwidth": "8 kbit/s"}
+
+
+@pytest.fixture(autouse=True)
+def in_utc(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The machine's clock is that of Greenwich."""
+    monkeypatch.setenv("TZ", "UTC0")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
+
+
+def found(path: str = f"{ROOT}/new.mp4") -> events.Event:
+    """A file that nobody knew."""
+    return events.FileFound(path, 1)
+
+
+async def test_the_timetable_turns_while_bytes_are_on_their_way() -> None:
+    """To the second, told once, and the chunk that is being sent goes on at the new rate."""
+    steps = [["00:00", "8 kbit/s"], ["08:00", "800 kbit/s"], ["08:01", "80 kbit/s"]]
+    async with site(configured(bandwidth=steps), VirtualClock(EIGHT - 10.25)) as here:
+        here.workers(4)
+        start = here.clock.monotonic()
+        turn, back = start + 10.25, start + 70.25
+        await here.clock.advance(90)
+        assert here.traffic.between(start, turn) == pytest.approx(10_250, rel=0.03)
+        assert here.traffic.between(turn, back) == pytest.approx(6_000_000, rel=0.005)
+        assert here.traffic.between(back, start + 90) == pytest.approx(197_500, rel=0.03)
+        assert here.said == ["800 kbit/s by the timetable", "80 kbit/s by the timetable"]
+
+
+async def test_the_timetable_ends_a_long_wait() -> None:
+    """Who waits a second for one byte is let go when the limit is."""
+    steps = [["00:00", "8 bit/s"], ["08:00", "unlimited"]]
+    async with site(configured(bandwidth=steps), VirtualClock(EIGHT - 0.5)) as here:
+        lanes = [here.bandwidth.lane(ROOT) for _ in range(3)]
+        assert await lanes[0].take(MUCH) == 1
+        waits = [asyncio.ensure_future(lane.take(MUCH)) for lane in lanes]
+        await here.clock.advance(0.4)
+        assert not any(wait.done() for wait in waits)
+        await here.clock.advance(0.1)
+        assert [wait.result() for wait in waits] == [MUCH] * 3
+
+
+async def test_a_new_weekday_is_a_new_day() -> None:
+    """1 January 2027 is a Friday; the weekend begins at midnight."""
+    steps = [["mon-fri 00:00", "8 kbit/s"], ["sat,sun 00:00", "unlimited"]]
+    friday = 1_798_761_600.0
+    async with site(configured(bandwidth=steps), VirtualClock(friday + 86400 - 0.1)) as here:
+        lane = here.bandwidth.lane(ROOT)
+        assert limited(lane) == [True]
+        await here.clock.advance(0.2)
+        assert limited(lane) == [False]
+        assert here.said == ["unlimited by the timetable"]
+
+
+async def test_times_are_those_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where its clock is an hour ahead, so is the timetable."""
+    monkeypatch.setenv("TZ", "CET-1")
+    time.tzset()
+    steps = [["00:00", "8 kbit/s"], ["08:30", "unlimited"]]
+    async with site(configured(bandwidth=steps), VirtualClock(EIGHT)) as here:
+        assert limited(here.bandwidth.lane(ROOT)) == [False]
+
+
+async def test_a_wall_clock_that_jumps_is_followed() -> None:
+    """A time server sets it right: within a second the rate is that of the new time."""
+    steps = [["00:00", "8 kbit/s"], ["08:00", "unlimited"]]
+    async with site(configured(bandwidth=steps), VirtualClock(EIGHT - 7200)) as here:
+        lane = here.bandwidth.lane(ROOT)
+        await here.clock.advance(0.5)
+        here.clock.jump(7200)
+        await here.clock.advance(1.0)
+        assert limited(lane) == [False]
+
+
+async def test_a_reload_is_in_force_at_once() -> None:
+    """A lane that waits is judged by the new limit; it is told once, and what is the same is not told."""
+    async with site(configured(bandwidth="8 bit/s")) as here:
+        lane = here.bandwidth.lane(ROOT)
+        await lane.take(MUCH)
+        wait = asyncio.ensure_future(lane.take(MUCH))
+        await here.clock.advance(0.5)
+        here.bandwidth.apply(configured(bandwidth="8 Mbit/s"))
+        here.bandwidth.apply(configured(bandwidth="8 Mbit/s"))
+        await here.clock.advance(0.01)
+        assert wait.result() == 20_000
+        here.bandwidth.apply(configured())
+        assert await lane.take(MUCH) == MUCH
+        assert here.said == ["8 Mbit/s by the configuration", "unlimited by the configuration"]
+        assert [event.rate for event in here.of(events.BandwidthChanged)] == [1e6, None]
+
+
+async def test_a_limit_that_comes_by_reload_holds_for_who_is_on_the_way() -> None:
+    """A lane that never had to wait does from now on, also by a timetable that was not there before."""
+    async with site(configured(), VirtualClock(EIGHT - 30)) as here:
+        here.workers(2)
+        await here.clock.advance(1)
+        here.bandwidth.apply(configured(bandwidth=[["00:00", "8 kbit/s"], ["08:00", "80 kbit/s"]]))
+        start = here.clock.monotonic()
+        await here.clock.advance(49)
+        assert here.traffic.between(start + 0.01, start + 29) == pytest.approx(29_000, rel=0.03)
+        assert here.traffic.between(start + 29, start + 49) == pytest.approx(200_000, rel=0.03)
+
+
+async def test_a_growing_file_slows_its_own_folder() -> None:
+    """All uploads of that folder together; those of another one go on as they were."""
+    async with site(
+        configured(ROOT, "/mnt/share", bandwidth="800 kbit/s", recording_aware=True, recording_bandwidth="160 kbit/s")
+    ) as here:
+        for number in range(4):
+            root = ROOT if number < 2 else "/mnt/share"
+            here.send(here.bandwidth.lane(root), number, lambda _: MUCH)
+        await here.clock.advance(1)
+        here.bus.publish(found())
+        start = here.clock.monotonic()
+        await here.clock.advance(10)
+        slowed = [here.traffic.between(start, start + 10, number) for number in range(4)]
+        assert sum(slowed[:2]) == pytest.approx(200_000, rel=0.03)
+        assert sum(slowed) == pytest.approx(1_000_000, rel=0.03)
+        assert slowed == pytest.approx([1e5, 1e5, 4e5, 4e5], rel=0.05)
+        assert here.said == [f"160 kbit/s while a file grows in {ROOT}"]
+        assert [event.folder for event in here.of(events.BandwidthChanged)] == [ROOT]
+
+
+async def test_a_slowed_folder_is_slow_without_any_other_limit() -> None:
+    """And full speed comes back some seconds after the file has settled."""
+    async with site(configured(**AWARE)) as here:
+        lane, other = here.bandwidth.lane(ROOT), here.bandwidth.lane("/elsewhere")
+        here.bus.publish(found())
+        await idle()
+        assert (lane.limited, lane.piece, other.limited) == (True, 20, False)
+        await here.clock.advance(3)
+        here.bus.publish(events.FileSettled(f"{ROOT}/new.mp4", 1))
+        await here.clock.advance(CALM - 0.5)
+        assert limited(lane) == [True]
+        await here.clock.advance(1.5)
+        assert limited(lane) == [False]
+        assert here.said == [
+            f"8 kbit/s while a file grows in {ROOT}",
+            f"unlimited again: no file grows any more in {ROOT}",
+        ]
+
+
+async def test_a_recording_that_is_seen_to_grow_now_and_then_slows_all_along() -> None:
+    """Looks are as far apart as the folder's settle time: in between nothing is known, and nothing flaps."""
+    async with site(configured(settle="2m", **AWARE)) as here:
+        here.bus.publish(found(f"{ROOT}/a/long.mp4"))
+        for _ in range(20):
+            await here.clock.advance(120)
+            here.bus.publish(events.FileStillChanging(f"{ROOT}/a/long.mp4", 1))
+        assert len(here.said) == 1
+        await here.clock.advance(120 + CALM + 1)
+        assert len(here.said) == 2
+
+
+async def test_many_short_recordings_do_not_make_the_limit_flap() -> None:
+    """A file each second that settles at once: slowed down once, as long as they come."""
+    async with site(configured(settle="0s", **AWARE)) as here:
+        for number in range(60):
+            path = f"{ROOT}/{number}.mp4"
+            here.bus.publish(found(path))
+            await here.clock.advance(0.5)
+            here.bus.publish(events.FileSettled(path, 1))
+            await here.clock.advance(0.5)
+        assert len(here.said) == 1
+
+
+async def test_a_file_of_no_folder_slows_only_where_it_lies() -> None:
+    """A file named on the command line is sent from the folder that it lies in."""
+    async with site(configured(**AWARE)) as here:
+        lane, watched = here.bandwidth.lane("/home/me"), here.bandwidth.lane(ROOT)
+        here.bus.publish(found("/home/me/b.mp4"))
+        await idle()
+        assert (lane.limited, watched.limited) == (True, False)
+
+
+async def test_who_is_not_aware_of_recordings_is_not_slowed() -> None:
+    """The disk is not even looked at, and nothing wakes up each second."""
+    async with site(configured(recording_aware=False)) as here:
+        here.share = 100.0
+        here.bus.publish(found())
+        await here.clock.advance(60)
+        assert (here.said, here.readings, here.clock.sleepers) == ([], 0, 0)
+        assert here.bandwidth._growth._until == {}
+        assert limited(here.bandwidth.lane(ROOT)) == [False]
+
+
+async def test_awareness_can_be_switched_on_and_off_by_reload() -> None:
+    """Off lets go at once what was slowed down."""
+    async with site(configured()) as here:
+        here.share = 90.0
+        lane = here.bandwidth.lane(ROOT)
+        here.bandwidth.apply(configured(**AWARE))
+        assert limited(lane) == [True]
+        here.bandwidth.apply(configured())
+        assert limited(lane) == [False]
+        assert here.said == ["8 kbit/s while the disk is under pressure", "unlimited again: the disk keeps up"]
+
+
+async def test_pressure_on_the_disk_slows_all() -> None:
+    """Every folder, all together, until it is over; each change is told once."""
+    async with site(configured(ROOT, "/mnt/share", **AWARE)) as here:
+        lanes = [here.bandwidth.lane(root) for root in (ROOT, "/mnt/share")]
+        here.share = PRESSED + 1
+        await here.clock.advance(1.0)
+        assert limited(*lanes) == [True, True]
+        for number, lane in enumerate(lanes):
+            here.send(lane, number, lambda _: MUCH)
+        start = here.clock.monotonic()
+        await here.clock.advance(10)
+        assert here.traffic.between(start, start + 10) == pytest.approx(10_000, rel=0.03)
+        here.share = 0.0
+        await here.clock.advance(CALM + 1)
+        assert limited(*lanes) == [False, False]
+        assert here.said == ["8 kbit/s while the disk is under pressure", "unlimited again: the disk keeps up"]
+
+
+async def test_a_kernel_that_tells_no_pressure_has_none() -> None:
+    """Old, switched off, or hidden: uploads go on as they would."""
+    async with site(configured(**AWARE)) as here:
+        await here.clock.advance(60)
+        assert here.said == []
+        assert limited(here.bandwidth.lane(ROOT)) == [False]
+
+
+async def test_the_disk_is_looked_at_once_a_second_at_most() -> None:
+    """Whatever happens in between: files that are found, reloads, minutes that begin."""
+    async with site(configured(**AWARE), VirtualClock(EIGHT - 5.5)) as here:
+        for number in range(100):
+            here.bus.publish(found(f"/{number}/x.mp4"))
+            here.bandwidth.apply(configured(f"/{number}", **AWARE))
+            await here.clock.advance(0.1)
+        assert here.readings <= 11
+
+
+async def test_a_house_that_has_ended_listens_no_more() -> None:
+    """The bus lives longer than a house: what it tells is for the next one."""
+    async with site(configured(**AWARE)) as here:
+        pass
+    here.bus.publish(found())
+    assert here.bandwidth._growth._until == {}
+
+
+async def test_what_grows_is_forgotten_again() -> None:
+    """Memory does not grow with the number of files that ever came."""
+    async with site(configured(settle="1s", **AWARE)) as here:
+        for number in range(500):
+            here.bus.publish(found(f"{ROOT}/{number}.mp4"))
+            await here.clock.advance(0.1)
+        assert len(here.bandwidth._growth._until) <= 10 * (1 + CALM + 1) + 1
+        await here.clock.advance(10)
+        assert here.bandwidth._growth._until == {}

@@ -1,0 +1,299 @@
+"""The limit itself: exact, smooth and fair, at any rate, for any number of lanes, whatever is cancelled."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import random
+from collections.abc import Callable
+from functools import partial
+
+import pytest
+from fakes import VirtualClock, idle
+from hypothesis import assume, example, given
+from hypothesis import strategies as st
+from lanes import MUCH, ROOT, WINDOW, configured, site
+
+from uploader.bandwidth import Lane
+from uploader.bandwidth.meter import CREDIT, LARGEST_PIECE, PIECE, Meter
+from uploader.bandwidth.pacer import _Waiter
+from uploader.domain.units import format_rate, parse_rate
+
+RATES = ("8 kbit/s", "100 kbit/s", "20 Mbit/s", "1 Gbit/s", "10 Gbit/s")
+
+
+class LateClock(VirtualClock):
+    """A clock whose sleeps end late, by up to *lateness* seconds: a machine that is busy with other things."""
+
+    def __init__(self, lateness: float, seed: int = 0) -> None:
+        super().__init__()
+        self._lateness, self._chance = lateness, random.Random(seed)  # noqa: S311 - not a secret
+
+    async def sleep(self, seconds: float) -> None:
+        """Return a little after *seconds*."""
+        await super().sleep(seconds + self._chance.uniform(0, self._lateness) if seconds > 0 else seconds)
+
+
+@pytest.mark.parametrize("lanes", [1, 4, 16])
+@pytest.mark.parametrize("rate", RATES)
+async def test_ten_seconds_carry_what_the_limit_says(rate: str, lanes: int) -> None:
+    """To 3 %, also when timers are late, and never more than twice the rate in any 200 ms."""
+    async with site(configured(bandwidth=rate), LateClock(0.03)) as here:
+        start = here.clock.monotonic()
+        here.workers(lanes)
+        await here.clock.advance(10)
+        assert here.traffic.between(start, start + 10) == pytest.approx(parse_rate(rate) * 10, rel=0.03)
+        assert here.traffic.busiest() <= 2 * parse_rate(rate) * WINDOW
+
+
+async def test_what_was_not_used_is_not_saved_up() -> None:
+    """After an idle hour, ten seconds carry as much as any other ten."""
+    async with site(configured(bandwidth="20 Mbit/s")) as here:
+        lane = here.bandwidth.lane(ROOT)
+        assert await lane.take(1) == 1
+        await here.clock.advance(3600)
+        here.workers(4)
+        await here.clock.advance(30)
+        assert here.traffic.busiest(10) <= 1.03 * 10 * 2.5e6
+        assert here.traffic.busiest() <= 2 * WINDOW * 2.5e6
+
+
+def wishing(pieces: list[float]) -> Callable[[Lane], int]:
+    """Wishes of so many pieces, one after the other, over and over."""
+    turns = itertools.cycle(pieces)
+    return lambda lane: max(1, int(next(turns) * lane.piece))
+
+
+RATE = st.sampled_from([1000.0, 12_345.6, 2.5e6, 1.25e8])
+
+
+@given(
+    rates=st.lists(st.tuples(st.floats(0.05, 2), RATE), min_size=1, max_size=5),
+    lanes=st.lists(
+        st.tuples(st.floats(0, 1), st.lists(st.sampled_from([0.1, 0.45, 1.0, 1.7, 100.0]), min_size=1, max_size=4)),
+        min_size=1,
+        max_size=5,
+    ),
+    lateness=st.floats(0, 0.08),
+)
+@example(rates=[(0.5, 1.25e8), (1.0, 1000.0)], lanes=[(0.0, [9.0])] * 5, lateness=0.0)
+@example(rates=[(1.0, 1000.0), (1.0, 1.25e8), (0.1, 1000.0)], lanes=[(0.0, [9.0])] * 2, lateness=0.08)
+def test_no_200_ms_carry_more_than_twice_the_rate(
+    rates: list[tuple[float, float]], lanes: list[tuple[float, list[float]]], lateness: float
+) -> None:
+    """Whatever the lanes wish for (in pieces), whenever they come, while the rate changes and timers are late.
+
+    Where the rate changes within the 200 ms, the higher one counts.
+    """
+
+    async def play() -> None:
+        turns: list[tuple[float, float]] = []  # from when on, which rate
+        async with site(configured(bandwidth=format_rate(rates[0][1])), LateClock(lateness)) as here:
+            for number, (after, wishes) in enumerate(lanes):
+                here.send(here.bandwidth.lane(ROOT), number, wishing(wishes), after)
+            for seconds, rate in rates:
+                here.bandwidth.apply(configured(bandwidth=f"{rate * 8:.1f} bit/s"))
+                turns.append((here.clock.monotonic(), rate))
+                await here.clock.advance(seconds)
+            log = here.traffic.log
+            ends = [start for start, _ in turns[1:]] + [float("inf")]
+            inside = first = 0
+            for at, _, count in log:
+                inside += count
+                while log[first][0] < at - WINDOW - 1e-9:
+                    inside -= log[first][2]
+                    first += 1
+                highest = max(
+                    rate for (start, rate), end in zip(turns, ends, strict=True) if start <= at and end >= log[first][0]
+                )
+                assert inside <= 2 * WINDOW * highest
+
+    asyncio.run(play())
+
+
+@pytest.mark.parametrize("lanes", [4, 16])
+@pytest.mark.parametrize("rate", ["8 kbit/s", "20 Mbit/s", "10 Gbit/s"])
+async def test_lanes_share_evenly(rate: str, lanes: int) -> None:
+    """Within a few per cent over ten seconds."""
+    async with site(configured(bandwidth=rate), LateClock(0.01)) as here:
+        here.workers(lanes)
+        await here.clock.advance(10)
+        even = parse_rate(rate) * 10 / lanes
+        for number in range(lanes):
+            assert here.traffic.between(0, 2000, number) == pytest.approx(even, rel=0.05)
+
+
+def wish_for(count: int, _: Lane) -> int:
+    """Always the same."""
+    return count
+
+
+async def test_a_lane_that_asks_for_little_gets_its_share_too() -> None:
+    """Bytes are shared, not turns; a lane that comes later begins with the others and is owed nothing."""
+    async with site(configured(bandwidth="8 Mbit/s")) as here:
+        for number, wish in enumerate((MUCH, 5000, 700, MUCH)):
+            here.send(here.bandwidth.lane(ROOT), number, partial(wish_for, wish), after=5.0 if number == 3 else 0.0)
+        start = here.clock.monotonic()
+        await here.clock.advance(15)
+        early = [here.traffic.between(start, start + 5, number) for number in range(4)]
+        late = [here.traffic.between(start + 5, start + 15, number) for number in range(4)]
+        assert early == pytest.approx([5e6 / 3, 5e6 / 3, 5e6 / 3, 0], rel=0.05)
+        assert late == pytest.approx([2.5e6] * 4, rel=0.05)
+
+
+async def test_a_lane_alone_has_all_of_it() -> None:
+    """What others do not ask for is not kept for them."""
+    async with site(configured(bandwidth="8 Mbit/s")) as here:
+        idle_lanes = [here.bandwidth.lane(ROOT) for _ in range(15)]
+        here.workers(1)
+        await here.clock.advance(10)
+        assert here.traffic.between(0, 2000) == pytest.approx(1e7, rel=0.03)
+        assert all(lane.limited for lane in idle_lanes)
+
+
+async def test_without_a_limit_nothing_waits() -> None:
+    """The wish is granted as it is, before the event loop gets a turn, even by a house that does not run yet."""
+    async with site(configured()) as here:
+        lane = here.bandwidth.lane(ROOT)
+        taking = lane.take(123_456_789)
+        with pytest.raises(StopIteration) as answer:
+            taking.send(None)
+        assert answer.value.value == 123_456_789
+        assert (lane.limited, lane.piece, here.clock.sleepers) == (False, LARGEST_PIECE, 0)
+
+
+@pytest.mark.parametrize(
+    ("rate", "piece"),
+    [("8 kbit/s", 20), ("100 bit/s", 1), ("20 Mbit/s", 50_000), ("10 Gbit/s", LARGEST_PIECE)],
+)
+async def test_a_lane_says_which_pieces_are_smooth(rate: str, piece: int) -> None:
+    """A fiftieth of a second's worth; a lane that asks for more gets as much."""
+    async with site(configured(bandwidth=rate)) as here:
+        lane = here.bandwidth.lane(ROOT)
+        assert (lane.limited, lane.piece) == (True, piece)
+        assert await lane.take(MUCH * 2) == piece
+
+
+async def test_nothing_cannot_be_sent() -> None:
+    """A wish for no byte is a bug of the caller's, limit or not."""
+    async with site(configured()) as here:
+        with pytest.raises(ValueError, match="0 bytes"):
+            await here.bandwidth.lane(ROOT).take(0)
+
+
+async def test_lanes_that_are_cancelled_leave_no_gap() -> None:
+    """Whoever gives up while waiting is no longer in the queue: the others share all of it."""
+    async with site(configured(bandwidth="8 kbit/s")) as here:
+        tasks = here.workers(8)
+        await here.clock.advance(0.3)
+        for task in tasks[1:]:
+            task.cancel()
+        start = here.clock.monotonic()
+        await here.clock.advance(10)
+        assert here.traffic.between(start, start + 10, 0) == pytest.approx(10_000, rel=0.03)
+
+
+async def test_a_turn_that_comes_too_late_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Granted and cancelled in the same moment: those bytes did not go, and another lane may have them at once."""
+    async with site(configured(bandwidth="8 kbit/s")) as here:
+        pacer = here.bandwidth._pacer
+        first, second = (here.bandwidth.lane(ROOT) for _ in range(2))
+        assert await first.take(MUCH) == 20
+        doomed = asyncio.ensure_future(second.take(MUCH))  # its turn is the next
+        waiting = asyncio.ensure_future(first.take(MUCH))
+        grant = pacer._grant
+
+        def grant_and_cancel(waiter: _Waiter, now: float) -> None:
+            grant(waiter, now)
+            if waiter.lane is second:
+                doomed.cancel()
+
+        monkeypatch.setattr(pacer, "_grant", grant_and_cancel)
+        await here.clock.advance(PIECE)
+        assert (doomed.cancelled(), waiting.done()) == (True, True)
+
+
+async def test_a_turn_of_one_that_is_being_cancelled_goes_to_the_next() -> None:
+    """Its task has not run since, and its place in the queue is still there."""
+    async with site(configured(bandwidth="8 kbit/s")) as here:
+        first, second = (here.bandwidth.lane(ROOT) for _ in range(2))
+        await first.take(MUCH)
+        doomed = asyncio.ensure_future(second.take(MUCH))
+        waiting = asyncio.ensure_future(first.take(MUCH))
+        await idle()
+        here.clock._pass(PIECE)
+        doomed.cancel()
+        here.bandwidth._pacer._serve(here.clock.monotonic())
+        await idle()
+        assert (doomed.cancelled(), waiting.done()) == (True, True)
+
+
+async def test_a_worker_that_stops_takes_its_wish_with_it() -> None:
+    """A hundred cancelled wishes cost no bytes and leave nothing behind."""
+    async with site(configured(bandwidth="8 kbit/s")) as here:
+        lane = here.bandwidth.lane(ROOT)
+        await lane.take(MUCH)
+        for _ in range(100):
+            wish = asyncio.ensure_future(lane.take(MUCH))
+            await idle()
+            wish.cancel()
+        await idle()
+        assert here.bandwidth._pacer._waiting == []
+        start = here.clock.monotonic()
+        wish = asyncio.ensure_future(lane.take(MUCH))
+        await here.clock.advance(PIECE)
+        assert wish.done()
+        assert here.clock.monotonic() == pytest.approx(start + PIECE)
+
+
+async def test_who_waits_costs_nothing() -> None:
+    """Sixteen lanes that wait are two sleeps for each turn at most, not many short ones for each of them."""
+    async with site(configured(bandwidth="8 kbit/s")) as here:
+        here.workers(16)
+        await here.clock.advance(10)
+        pieces = len(here.traffic.log)
+        assert pieces == pytest.approx(10 / PIECE, abs=2)
+        assert next(here.clock._order) <= 2 * pieces + 2  # sleeps that were ever begun
+
+
+def test_a_meter_makes_up_for_a_little_lateness_only() -> None:
+    """A tenth of a second; what is older is lost, so that it cannot come all at once."""
+    meter = Meter(1000.0, 0.0)
+    meter.spend(20, 0.05)
+    assert meter.wait(0.05) == 0.0
+    meter.spend(20, 10.0)
+    assert meter.wait(10.0) == 0.0
+    meter.spend(100, 10.0)
+    assert meter.wait(10.0) == pytest.approx(0.12 - CREDIT)
+
+
+@given(
+    before=st.floats(1, 1e9),
+    after=st.floats(1, 1e9),
+    spent=st.integers(1, 10**6),
+    later=st.floats(0, 2000),
+)
+def test_a_change_of_rate_leaves_no_old_debts(before: float, after: float, spent: int, later: float) -> None:
+    """Nobody waits longer than before, in seconds or bytes, and no credit becomes more of either."""
+    assume(before != after)
+    meter = Meter(before, 0.0)
+    meter.spend(spent, 0.0)
+    wait = max(0.0, spent / before - later)
+    meter.change(after, later)
+    assert meter.wait(later) <= min(wait, wait * before / after) * (1 + 1e-9)
+    gained = -min(0.0, meter._due - later)
+    assert gained <= CREDIT + 1e-9
+    assert gained * after <= CREDIT * max(before, after) * (1 + 1e-9)
+
+
+def test_a_limit_that_comes_into_force_begins_with_nothing() -> None:
+    """Neither credit nor debt: what went without a limit does not count."""
+    meter = Meter(None, 0.0)
+    meter.spend(10**9, 5.0)
+    meter.give_back(10**9)
+    assert meter.wait(5.0) == 0.0
+    meter.change(1000.0, 9.0)
+    meter.spend(50, 9.0)
+    assert meter.wait(9.0) == pytest.approx(0.05)
+    meter.change(None, 9.0)
+    assert meter.wait(9.0) == 0.0

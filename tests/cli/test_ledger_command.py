@@ -1,0 +1,174 @@
+"""``ledger`` and ``link``: what was finished, proof that the list is whole, and what the server holds of it."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import aiohttp
+from fakes import a_finish
+from process import Site, at_work, sha256
+
+from uploader.diagnostics import ledger_audit
+from uploader.domain.events import Bus
+from uploader.domain.model import RecordIds
+from uploader.runtime.clock import SystemClock
+from uploader.store import Store
+from uploader.store.disk import StateFolder
+
+NAMES = ("a.mp4", "b two.mp4", "c.mp4")
+
+
+async def finished(site: Site) -> list[Path]:
+    """Upload three files."""
+    files = [site.record(name, 1000) for name in NAMES]
+    assert (await site.run("upload", *files)).code == 0
+    return files
+
+
+async def test_the_ledger_lists_what_was_finished(tmp_path: Path) -> None:
+    """Number, time, size, checksum, record and path of each; the chain is proved by --verify."""
+    async with at_work(tmp_path) as site:
+        assert (await site.run("ledger", "--verify")).out == "no line yet\n"
+        files = await finished(site)
+        listed, verified = await asyncio.gather(site.run("ledger"), site.run("ledger", "--verify"))
+        assert (listed.code, len(listed.lines)) == (0, 3)
+        for number, line in enumerate(listed.lines, start=1):
+            assert line.split()[0] == str(number)
+        for file in files:
+            assert any(line.endswith(f"  {file}") and sha256(file)[:16] in line for line in listed.lines)
+        assert (verified.code, verified.out) == (0, "3 lines, each linked to the one before it\n")
+
+
+async def test_a_line_that_was_changed_is_found(tmp_path: Path) -> None:
+    """Exit 78, and where; only what is vouched for by a line after it is listed."""
+    async with at_work(tmp_path) as site:
+        await finished(site)
+        ledger = site.state / "ledger.jsonl"
+        lines = ledger.read_text().splitlines(keepends=True)
+        lines[1] = lines[1].replace('"size": 1000', '"size": 999')
+        ledger.write_text("".join(lines))
+        for arguments in ((), ("--verify",), ("--verify", "--download")):
+            ended = await site.run("ledger", *arguments)
+            assert ended.code == 78
+            assert len(ended.lines) == (0 if arguments else 1)
+            assert ended.err.startswith(
+                f"error: {ledger}: line 3: the line before it was changed; put the whole file back"
+            )
+            assert len(ended.err.splitlines()) == 1
+
+
+async def test_a_line_that_was_taken_out_is_found(tmp_path: Path) -> None:
+    """A gap breaks the chain as a change does."""
+    async with at_work(tmp_path) as site:
+        await finished(site)
+        ledger = site.state / "ledger.jsonl"
+        lines = ledger.read_text().splitlines(keepends=True)
+        ledger.write_text(lines[0] + lines[2])
+        ended = await site.run("ledger", "--verify")
+        assert ended.code == 78
+        assert "line 2: it says it is line 3; a line was added or taken out" in ended.err
+
+
+async def test_a_tail_that_was_cut_off_or_changed_is_found(tmp_path: Path) -> None:
+    """No line after the last would show it, but the state has seen it; every command that reads it says so."""
+    async with at_work(tmp_path) as site:
+        files = await finished(site)
+        ledger = site.state / "ledger.jsonl"
+        whole = ledger.read_text()
+        lines = whole.splitlines(keepends=True)
+        spoils = {
+            "".join(lines[:2]): "it ends after line 2, but the state has seen line 3; its end was cut off",
+            whole[:-20]: "it ends after line 2, but the state has seen line 3; its end was cut off",
+            whole.replace(lines[2], lines[2].replace('"chunks": 1', '"chunks": 2')): (
+                "line 3: it is not the line that the state has seen; it was changed"
+            ),
+        }
+        for content, complaint in spoils.items():
+            ledger.write_text(content)
+            for arguments in (("ledger", "--verify"), ("ledger",), ("status",), ("once",)):
+                ended = await site.run(*arguments)
+                assert ended.code == 78
+                assert ended.err.startswith(f"error: {ledger}: {complaint}; put the whole file back from a copy; if ")
+            assert ledger.read_text() == content
+        ledger.write_text(whole)
+        assert (await site.run("ledger", "--verify")).code == 0
+        assert (await site.run("link", files[2])).code == 0
+
+
+async def test_a_damaged_state_hides_nothing_that_is_done(tmp_path: Path) -> None:
+    """The list and the links are there all the same; only the proof wants the state, which has seen the end."""
+    async with at_work(tmp_path) as site:
+        files = await finished(site)
+        (site.state / "state.json").write_text("{")
+        listed, linked, verified = await asyncio.gather(
+            site.run("ledger"), site.run("link", files[2]), site.run("ledger", "--verify")
+        )
+        assert (listed.code, len(listed.lines), linked.code, len(linked.lines)) == (0, 3, 0, 1)
+        assert (verified.code, verified.out) == (78, "")
+        assert verified.err.startswith(f"error: {site.state}/state.json is damaged: ")
+
+
+async def test_download_compares_every_byte_with_what_was_sent(tmp_path: Path) -> None:
+    """Equal, differing and missing are told apart for each file; anything but equal is exit 1."""
+    async with at_work(tmp_path) as site:
+        files = await finished(site)
+        good = await site.run("ledger", "--verify", "--download")
+        assert good.code == 0
+        assert sorted(good.lines[1:-1]) == sorted(f"equal    {file}" for file in files)
+        assert good.lines[-1] == "3 equal, 0 differ, 0 not to be had"
+
+        records = {record.name: record for record in site.simulator.records()}
+        altered = bytearray(records["a"].path.read_bytes())
+        altered[500] ^= 1
+        records["a"].path.write_bytes(altered)
+        async with aiohttp.ClientSession() as http:
+            login = {"username": "uploader", "password": "secret"}
+            async with http.post(f"{site.url}/api/v3/login", json=login) as answer:
+                token = (await answer.json())["data"]["access_token"]
+            url = f"{site.url}/api/v3/records/{records['c'].id}/delete"
+            async with http.post(url, params={"access_token": token}, json={}) as answer:
+                assert answer.status == 200
+        bad = await site.run("ledger", "--verify", "--download")
+        assert bad.code == 1
+        assert any(line.startswith(f"differs  {files[0]}: ") for line in bad.lines)
+        assert f"equal    {files[1]}" in bad.lines
+        assert (
+            f"missing  {files[2]}: it was ready, and is no longer on the server; it is not sent again by itself"
+            in bad.lines
+        )
+        assert bad.lines[-1] == "1 equal, 1 differ, 1 not to be had"
+
+
+async def test_a_server_that_is_down_says_nothing_about_recordings(tmp_path: Path) -> None:
+    """--download ends with that one error, and calls no file missing."""
+    async with at_work(tmp_path) as site:
+        await finished(site)
+        await site.simulator.stop()
+        ended = await site.run("ledger", "--verify", "--download")
+        assert ended.code == 1
+        assert ended.lines == ["3 lines, each linked to the one before it"]
+        assert ended.err.startswith(f"error: {site.url}: cannot be reached")
+
+
+def test_the_link_of_a_path_is_that_of_its_newest_record(tmp_path: Path) -> None:
+    """A recorder that writes under one name again and again has a record for each."""
+    disk = StateFolder(tmp_path)
+    store = Store(disk, SystemClock(), Bus())
+    for number in range(1, 4):
+        store.ledger.append(a_finish(record=f"record-{number}", size=number))
+    disk.close()
+    assert ledger_audit.find(tmp_path, "/rec/a.mp4") == RecordIds("record-3", "video-1")
+
+
+async def test_a_link_leads_to_the_bytes(tmp_path: Path) -> None:
+    """``link`` prints it and nothing else; a file that was not uploaded has none."""
+    async with at_work(tmp_path) as site:
+        files = await finished(site)
+        link = await site.run("link", "recordings/b two.mp4")
+        assert (link.code, link.err, len(link.lines)) == (0, "", 1)
+        async with aiohttp.ClientSession() as http, http.get(link.lines[0]) as answer:
+            assert await answer.read() == files[1].read_bytes()
+        none = await site.run("link", "recordings/d.mp4")
+        assert (none.code, none.out) == (1, "")
+        assert none.err == (f"error: {site.recordings}/d.mp4 has not been uploaded; valt-uploader explain tells why\n")

@@ -1,0 +1,112 @@
+"""docs/configuration.md: what it shows can be loaded, and does what it says."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from uploader.bandwidth.limits import rate_now
+from uploader.config import Config, load
+from uploader.domain.mapping import record_for
+from uploader.domain.model import Share
+from uploader.domain.units import UNLIMITED
+
+PAGE = (Path(__file__).parents[2] / "docs" / "configuration.md").read_text(encoding="utf-8")
+EXAMPLES = re.findall(r"(?ms)^```toml\n(.*?)^```$", PAGE)
+
+
+def loaded(text: str, folder: Path) -> Config:
+    """Load an example as the configuration file; a certificate that it names is there."""
+    certificate = folder / "certificate.pem"
+    certificate.touch()
+    path = folder / "config.toml"
+    path.write_text(re.sub(r"(?m)^(ca_file = ).*$", rf'\1"{certificate}"', text), encoding="utf-8")
+    return load(path, {})
+
+
+def the_one(tmp_path: Path, line: str) -> Config:
+    """The one example that has this line's beginning."""
+    (text,) = (example for example in EXAMPLES if re.search(rf"(?m)^{re.escape(line)}", example))
+    return loaded(text, tmp_path)
+
+
+def test_every_block_of_toml_is_an_example() -> None:
+    """None is overlooked because its fence is written in another way."""
+    assert len(EXAMPLES) == PAGE.lower().count("toml\n[") == 5
+
+
+@pytest.mark.parametrize("text", EXAMPLES)
+def test_every_example_is_a_whole_configuration(tmp_path: Path, text: str) -> None:
+    """It loads without a fault, asks for nothing in vain, and leaves verification on."""
+    config = loaded(text, tmp_path)
+    assert config.not_in_force() == []
+    assert config.server.tls_verify
+
+
+def test_the_clinic_room_gets_the_records_of_its_table(tmp_path: Path) -> None:
+    """File by file: the record's name, its two fields, and a warning for the one that does not match."""
+    rule = the_one(tmp_path, "match =").watch[0].record
+    rows = re.findall(r"(?m)^\| `([^`]+)` \| `([^`]+)` \| (?:`(.*?)`)? ?\| (?:`(.*?)`)? ?\|$", PAGE)
+    assert len(rows) == 3
+    for relpath, name, room, subject in rows:
+        mapped = record_for(rule, relpath=relpath, mtime=0.0)
+        fields = {number: value for number, value in (("1", room), ("2", subject)) if value}
+        assert (mapped.record.name, mapped.record.template) == (name, fields)
+        assert mapped.record.share == Share(groups=(4,))
+        assert (mapped.warning is None) is bool(fields)
+
+
+def test_the_share_is_scanned_and_emptied(tmp_path: Path) -> None:
+    """As the text around it says."""
+    (watch,) = the_one(tmp_path, "after_upload =").watch
+    assert (watch.mode, watch.after_upload, watch.move_to) == ("auto", "delete", None)
+
+
+def test_the_shared_link_is_ours_at_night_and_at_weekends(tmp_path: Path) -> None:
+    """As its table says, hour by hour of a week."""
+    upload = the_one(tmp_path, "bandwidth =").upload
+    assert (upload.recording_aware, upload.recording_bandwidth) == (True, 1e6)
+    monday = datetime(2027, 1, 18, tzinfo=UTC)
+    for hour in range(7 * 24):
+        office = hour // 24 < 5 and 8 <= hour % 24 < 18
+        assert rate_now(upload.bandwidth, monday + timedelta(hours=hour)) == (2.5e6 if office else None)
+
+
+def test_the_appliance_is_known_by_its_pin_or_by_its_certificate(tmp_path: Path) -> None:
+    """One example for each; the pin is as openssl prints it."""
+    pinned, trusted = the_one(tmp_path, "pin_sha256 ="), the_one(tmp_path, "ca_file =")
+    assert pinned.server.pin_sha256 is not None
+    assert pinned.server.ca_file is None
+    assert trusted.server.ca_file is not None
+    assert trusted.server.pin_sha256 is None
+
+
+def test_the_example_of_the_environment_is_a_whole_configuration() -> None:
+    """Its variables alone are enough, and each is known."""
+    (block,) = re.findall(r"(?ms)^```sh\n(VALT_UPLOADER_.*?)^```$", PAGE)
+    environ = dict(word.split("=", 1) for word in shlex.split(block))
+    config = load(None, environ)
+    assert (config.upload.workers, config.upload.bandwidth) == (2, UNLIMITED)
+    assert config.watch[0].move_to == Path("/srv/uploaded")
+
+
+def test_the_order_of_precedence_is_as_listed(tmp_path: Path) -> None:
+    """Variable of the key, variable of the table, file, $STATE_DIRECTORY, default: each gives way to the one before."""
+    path = tmp_path / "config.toml"
+    least = "[server]\nurl = 'valt.example.com'\nusername = 'uploader'\n[[watch]]\npath = '/srv'\n"
+    places: list[tuple[str, dict[str, str], str]] = [
+        (least, {}, "/var/lib/valt-uploader"),
+        (least, {"STATE_DIRECTORY": "/systemd"}, "/systemd"),
+        (f"{least}[state]\ndir = '/file'", {}, "/file"),
+        (f"{least}[state]\ndir = '/file'", {"VALT_UPLOADER_STATE": '{"dir": "/table"}'}, "/table"),
+        (f"{least}[state]\ndir = '/file'", {"VALT_UPLOADER_STATE__DIR": "/key"}, "/key"),
+    ]
+    environ: dict[str, str] = {}
+    for text, more, folder in places:
+        path.write_text(text, encoding="utf-8")
+        environ |= more
+        assert load(path, environ).state.dir == Path(folder)

@@ -1,0 +1,273 @@
+"""The gate's eye on real recordings: closed ones pass, cut and half-copied ones do not, and nothing makes it fail."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from test_container_files import FTYP, KINDS, box, judged, left_open, moov, pieces, recording
+
+from uploader.container import MAX_BYTES, MAX_READS, Verdict, inspect
+from uploader.diagnostics.video import Video
+
+ZEROS = 64 * 1024  # so many at the end are held to be unwritten
+
+NO_SEEK_HEAD = (
+    "its Segment has no size, and the room for its SeekHead is still empty: the recorder did not close this file"
+)
+SELF_SIZED = ["mp4", "faststart", "hybrid", "mov", "mkv", "mkv, index in front", "webm", "avi", "wmv"]
+INDEX_LAST = ["mp4", "hybrid", "mov"]
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_finished_recording_passes(name: str) -> None:
+    """What a muxer has closed is known by its container, and nothing is held against it, whatever it is called."""
+    for suffix in (KINDS[name].suffix, "", ".mp4", ".bin"):
+        assert judged(recording(name), suffix) == Verdict(KINDS[name].container, "")
+
+
+SHORTEST = 32  # bytes: by then it is known which container a file is
+
+
+@pytest.mark.parametrize("faststart", [False, True])
+def test_made_videos_pass(faststart: bool) -> None:
+    """The videos of the demo are finished, and no prefix of them is."""
+    data = b"".join(Video(frames=9, width=160, height=96, faststart=faststart).pieces())
+    assert judged(data, ".mp4") == Verdict("mp4", "")
+    assert all(judged(data[:end], ".mp4").unfinished for end in range(SHORTEST, len(data), 997))
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("mp4", "no moov box: the recorder did not close this file"),
+        ("mov", "no moov box: the recorder did not close this file"),
+        ("faststart", "no moov box: the recorder did not close this file"),
+        ("mkv", NO_SEEK_HEAD),
+        ("webm", NO_SEEK_HEAD),
+        ("avi", "its RIFF header has no size yet: the recorder did not close this file"),
+        ("wmv", "its header has no file size yet: the recorder did not close this file"),
+    ],
+)
+def test_recording_that_was_never_closed_is_told(name: str, reason: str) -> None:
+    """A recorder that was killed leaves a file that says what it lacks."""
+    assert judged(left_open(name), KINDS[name].suffix) == Verdict(KINDS[name].container, reason)
+
+
+@pytest.mark.parametrize("name", ["ts", "m2ts", "mpg", "vob"])
+def test_stream_may_end_anywhere(name: str) -> None:
+    """Streams have no end to be missed: what was recorded of one until now is not held back."""
+    assert judged(left_open(name), KINDS[name].suffix) == Verdict(KINDS[name].container, "")
+
+
+@pytest.mark.parametrize("name", SELF_SIZED)
+@given(st.data())
+def test_any_cut_is_seen(name: str, data: st.DataObject) -> None:
+    """A recording that says how long it is, without its last bytes, is unfinished as soon as it is known what it is."""
+    whole = recording(name)
+    end = data.draw(
+        st.integers(SHORTEST, len(whole) - 1)
+        | st.integers(len(whole) - 64, len(whole) - 1)
+        | st.integers(SHORTEST, 600)
+    )
+    assert judged(whole[:end], KINDS[name].suffix).unfinished
+
+
+@pytest.mark.parametrize("name", INDEX_LAST)
+@given(st.data())
+def test_copy_that_announced_its_size_is_seen_until_its_index_is_there(name: str, data: st.DataObject) -> None:
+    """Full size at once, content in order: until the last box of the index has come, what is missing is zeros."""
+    whole = recording(name)
+    end = data.draw(st.integers(0, len(whole) - 160) | st.integers(len(whole) - 1200, len(whole) - 160))
+    assert judged(whole[:end] + bytes(len(whole) - end), KINDS[name].suffix).unfinished
+
+
+@pytest.mark.parametrize("name", ["mkv", "webm", "avi"])
+@given(st.data())
+def test_copy_that_announced_its_size_is_seen_until_its_index_begins(name: str, data: st.DataObject) -> None:
+    """The same where the index is one element: it is missed while it has not begun."""
+    whole = recording(name)
+    index = whole.rfind(b"idx1" if name == "avi" else b"\x1c\x53\xbb\x6b")
+    end = data.draw(st.integers(0, index))
+    assert judged(whole[:end] + bytes(len(whole) - end), KINDS[name].suffix).unfinished
+
+
+@pytest.mark.parametrize("name", ["faststart", "mkv, index in front", "mkv, live", "ts", "m2ts", "mpg", "vob", "wmv"])
+@given(st.data())
+def test_unwritten_end_is_seen(name: str, data: st.DataObject) -> None:
+    """Where the media come last, 64 KiB of zeros give away that the rest was reserved and never written."""
+    whole = recording(name)
+    end = data.draw(st.integers(5000, len(whole) - ZEROS))
+    verdict = judged(whole[:end] + bytes(len(whole) - end), KINDS[name].suffix)
+    assert "only zeros" in verdict.unfinished
+    assert f"byte {len(whole[:end].rstrip(bytes(1)))} on" in verdict.unfinished
+
+
+@pytest.mark.parametrize("name", ["mp4", "mkv", "avi", "wmv", "mpg", "ts"])
+def test_nothing_but_zeros_is_no_recording(name: str) -> None:
+    """Room that was reserved for a recording and not begun is unfinished, by its name."""
+    verdict = judged(bytes(100_000), KINDS[name].suffix)
+    assert verdict.container == ""
+    assert verdict.unfinished.startswith("zeros from byte 0 to 16384: ")
+
+
+@pytest.mark.parametrize("name", ["fragmented", "dash"])
+def test_fragments_may_end_between_but_not_inside(name: str) -> None:
+    """Without its closing index a fragmented file is whole at the end of every fragment, and nowhere else."""
+    whole = recording(name)
+    boxes = list(_boxes(whole))
+    index = next(start for kind, start, _ in boxes if kind == b"mfra")
+    first = next(start for kind, start, _ in boxes if kind == b"moof")
+    ends = {end for kind, _, end in boxes if kind != b"moof" and first < end <= index}
+    assert len(ends) >= 6
+    for end in {*range(28, index, 211), *ends, *(end + 4 for end in ends), *(end - 1 for end in ends)}:
+        assert bool(judged(whole[:end], ".mp4").unfinished) == (end not in ends), end
+    assert all(judged(whole[:end], ".mp4").unfinished for end in range(index + 1, len(whole)))
+
+
+def _boxes(data: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """Kind, start and end of the boxes at top level."""
+    start = 0
+    while start < len(data):
+        end = start + int.from_bytes(data[start : start + 4], "big")
+        yield data[start + 4 : start + 8], start, end
+        start = end
+
+
+@given(st.binary(max_size=3000), st.sampled_from(["", ".mp4", ".mkv", "avi", ".ts", ".WMV", ".txt", "."]))
+def test_any_bytes_get_a_verdict(data: bytes, suffix: str) -> None:
+    """Random bytes never raise, and never cost more than is promised."""
+    assert isinstance(judged(data, suffix), Verdict)
+
+
+MAGICS = [
+    *(FTYP, b"\0\0\0\x08wide", b"\0\0\0\x01mdat", b"\0\0\0\x00moov", b"RIFF\0\0\0\0AVI ", b"RIFF\xff\xff\0\0AVI LIST"),
+    *(bytes.fromhex("1a45dfa3801853806701ffffffffffffff"), bytes.fromhex("1a45dfa3801853806784")),
+    *(bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c"), b"\0\0\1\xba", (b"G" + bytes(187)) * 4),
+]
+WORDS = st.sampled_from(
+    [
+        b"moov",
+        b"moof",
+        b"mdat",
+        b"trak",
+        b"mvex",
+        b"free",
+        b"LIST",
+        b"idx1",
+        b"indx",
+        b"movi",
+        b"hdrl",
+        b"\xec",
+        b"\x4d\xbb",
+    ]
+    + [bytes.fromhex(word) for word in ("114d9b74", "1f43b675", "1549a966", "01ffffffffffffff", "00000000", "00000001")]
+)
+
+
+@given(st.sampled_from(MAGICS), st.lists(WORDS | st.binary(max_size=12), max_size=120), st.binary(max_size=3))
+def test_any_structure_gets_a_verdict(magic: bytes, parts: list[bytes], rest: bytes) -> None:
+    """The words of the formats in any order never raise either."""
+    assert isinstance(judged(magic + b"".join(parts) + rest, ".mp4"), Verdict)
+
+
+@pytest.mark.parametrize("name", KINDS)
+@given(st.data())
+def test_any_damage_gets_a_verdict(name: str, data: st.DataObject) -> None:
+    """A real recording with bytes changed where its structure is, and cut, never raises."""
+    whole = bytearray(recording(name)[: data.draw(st.integers(0, 200_000))])
+    places = st.integers(0, 700) | st.integers(0, max(0, len(whole) - 1))
+    for place, word in data.draw(st.lists(st.tuples(places, WORDS | st.binary(min_size=1, max_size=9)), max_size=12)):
+        if place + len(word) <= len(whole):
+            whole[place : place + len(word)] = word
+    assert isinstance(judged(bytes(whole), KINDS[name].suffix), Verdict)
+
+
+@given(st.integers(0, 1 << 64), st.integers(0, 255), st.sampled_from(MAGICS))
+def test_any_size_gets_a_verdict(size: int, filler: int, magic: bytes) -> None:
+    """A file may be said to have any size at all."""
+    file = pieces((0, magic), size=size, filler=bytes([filler]))
+    assert isinstance(inspect(file, size, ".mp4"), Verdict)
+
+
+def test_endless_boxes_are_given_up_and_pass() -> None:
+    """A file of a million tiny boxes costs no more than any other, and has the benefit of the doubt."""
+    data = FTYP + box(b"free", bytes(8200)) * 1000
+    assert judged(data, ".mp4") == Verdict("mp4", "")
+
+
+def test_share_that_fails_is_the_callers_business() -> None:
+    """What the read raises passes through."""
+
+    def read(offset: int, length: int) -> bytes:
+        raise OSError(5, f"no {length} bytes at {offset}")
+
+    with pytest.raises(OSError, match="no 16384 bytes at 0"):
+        inspect(read, 1 << 20, ".mp4")
+
+
+@pytest.mark.parametrize("left", [0, 20, 17_000])
+def test_file_that_became_shorter_is_unfinished(left: int) -> None:
+    """A file with fewer bytes than it was said to have is being written anew."""
+    whole = recording("mp4")[:left]
+    verdict = inspect(lambda offset, length: whole[offset : offset + length], len(recording("mp4")), ".mp4")
+    assert "became shorter" in verdict.unfinished
+
+
+def test_reader_that_gives_too_much_is_cut_short() -> None:
+    """Only as many bytes as were asked for are looked at."""
+    whole = recording("mp4")
+    assert inspect(lambda offset, length: whole[offset : offset + 2 * length], len(whole), ".mp4").unfinished == ""
+
+
+@pytest.mark.parametrize(
+    ("data", "suffix", "reason"),
+    [
+        (b"", ".mp4", ""),
+        (b"", "", ""),
+        (b"\0\0\0", ".mp4", ""),
+        (b"RIF", ".AVI", ""),
+        (b"RIF", ".txt", ""),
+        (b"hello world" * 9, "mp4", ""),
+        (bytes(99), "mp4", "zeros from byte 0 to 99: "),
+        (bytes(99), ".MOV", "zeros from byte 0 to 99: "),
+        (b"hello world" * 9, ".mkv", ""),
+        (b"hello world" * 9, ".bin", ""),
+        (bytes(99), ".bin", ""),
+        (b"RIFF" + bytes(99), ".mkv", "zeros from byte 4 to 103: "),
+    ],
+)
+def test_suffix_is_only_a_hint(data: bytes, suffix: str, reason: str) -> None:
+    """What begins like no container is held back only when its name promises a video and zeros stand in its place."""
+    verdict = judged(data, suffix)
+    assert verdict.container == ""
+    assert verdict.unfinished.startswith(reason)
+    assert bool(verdict.unfinished) == bool(reason)
+
+
+GIB = 1 << 30
+
+
+@pytest.mark.parametrize(("order", "reads", "taken"), [("moov last", 4, 24_596), ("moov first", 5, 32_768)])
+def test_two_gigabytes_cost_a_few_reads(order: str, reads: int, taken: int) -> None:
+    """A long recording is judged by its heads: the figures of docs/decisions.md."""
+    index = moov(codecs=(b"avc1", b"mp4a"), table=400_000)
+    media = box(b"mdat", size=2 * GIB)
+    head = FTYP + (media if order == "moov last" else index + media)
+    size = len(FTYP) + len(index) + 2 * GIB
+    last = (size - len(index), index) if order == "moov last" else (size, b"")
+    file = pieces((0, head), last, size=size)
+    assert inspect(file, size, ".mp4") == Verdict("mp4", "")
+    assert (file.reads, file.taken) == (reads, taken)
+    assert inspect(pieces((0, head), last, size=size - 1), size - 1, ".mp4").unfinished
+    assert MAX_READS <= 64
+    assert MAX_BYTES <= 512 * 1024
+
+
+def test_reason_names_box_and_bytes() -> None:
+    """What an operator reads: which box, how much is missing, whose fault."""
+    data = FTYP + moov() + box(b"mdat", b"\x01" * 5000, size=8 + 5000 + 10485760)
+    reason = "its mdat box ends 10485760 bytes past the end of the file: the copy is not complete"
+    assert judged(data, ".mp4") == Verdict("mp4", reason)

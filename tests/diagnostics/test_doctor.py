@@ -1,0 +1,270 @@
+"""``check``: one line for everything that could keep recordings from arriving; exit 0 when nothing does."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from process import Ended, Site, at_work, until
+
+from uploader.app import control_socket, status
+from uploader.diagnostics import doctor
+from uploader.diagnostics.event_check import Canary
+from uploader.files import Mode, MountedShare
+from uploader.runtime.clock import SystemClock
+from uploader.stages.discover import Tally
+from uploader.store import codec
+from uploader.store.disk import StateFolder
+from uploader.store.store import peek
+from uploader.testing.simulator import Fault
+
+
+def bad(ended: Ended) -> list[str]:
+    """The lines that say what is wrong."""
+    return [line for line in ended.lines if line.startswith("bad ")]
+
+
+async def test_all_good_is_exit_0_and_says_what_was_looked_at(tmp_path: Path) -> None:
+    """Each thing has its line; nothing is made, neither here nor on the server."""
+    async with at_work(tmp_path) as site:
+        ended = await site.run("check")
+        assert (ended.code, ended.err) == (0, "")
+        looked = [line.split()[:2] for line in ended.lines]
+        things = [
+            "configuration",
+            "folder",
+            "events",
+            "inotify",
+            "state",
+            "password",
+            "name",
+            "log-in",
+            "version",
+            "clock",
+        ]
+        assert looked == [["ok", thing] for thing in things]
+        assert f"{site.config}: 1 watched folder, no faults" in ended.out
+        assert "VALT 6.7.2" in ended.out
+        assert not site.state.exists()
+        assert [call.name for call in site.simulator.calls] == ["login", "version"]
+
+
+def _no_folder(site: Site) -> None:
+    site.recordings.rmdir()
+
+
+def _no_password(site: Site) -> None:
+    site.password.unlink()
+
+
+def _open_password(site: Site) -> None:
+    site.password.chmod(0o640)
+
+
+def _other_password(site: Site) -> None:
+    site.password.write_text("another one")
+
+
+def _damaged_state(site: Site) -> None:
+    site.state.mkdir()
+    (site.state / "state.json").write_text("{")
+
+
+def _no_state_possible(site: Site) -> None:
+    site.configure(more=f'[state]\ndir = "{site.password}/state"')
+
+
+def _no_such_name(site: Site) -> None:
+    site.configure(server='url = "https://valt.invalid"')
+
+
+def _nobody_there(site: Site) -> None:
+    site.configure(server='url = "http://127.0.0.1:9"')
+
+
+@pytest.mark.parametrize(
+    ("spoil", "thing", "text"),
+    [
+        (_no_folder, "folder", "is missing: make it, mount it, or give this user the right"),
+        (_no_password, "password", "cannot be opened: No such file or directory"),
+        (_open_password, "password", "can be used by others (mode 0640); chmod 600"),
+        (_other_password, "log-in", "the server refused the log-in: user name or password is wrong"),
+        (_damaged_state, "state", "state.json is damaged"),
+        (_no_state_possible, "state", "password/state: not there yet; and it cannot be made"),
+        (_no_such_name, "name", "valt.invalid: "),
+        (_nobody_there, "log-in", "http://127.0.0.1:9: cannot be reached"),
+    ],
+)
+async def test_each_fault_is_found_and_is_exit_1(
+    tmp_path: Path, spoil: Callable[[Site], None], thing: str, text: str
+) -> None:
+    """Exactly that line is bad, it says what to do, and the rest is looked at all the same."""
+    async with at_work(tmp_path) as site:
+        spoil(site)
+        ended = await site.run("check")
+        assert (ended.code, ended.err) == (1, "")
+        (line,) = bad(ended)
+        assert line.split()[1] == thing
+        assert text in line
+        assert len(ended.lines) >= 6
+
+
+async def test_all_faults_are_found_at_once(tmp_path: Path) -> None:
+    """It never stops at the first."""
+    async with at_work(tmp_path) as site:
+        for spoil in (_no_folder, _open_password, _damaged_state):
+            spoil(site)
+        assert [line.split()[1] for line in bad(await site.run("check"))] == ["folder", "state", "password"]
+
+
+async def test_what_is_no_fault_and_yet_worth_a_word_is_a_note(tmp_path: Path) -> None:
+    """A version that is not told, a password in the environment, a clock that is off: exit 0."""
+    async with at_work(tmp_path, server='password_file = ""') as site:
+        forbidden = Fault(call="version", kind="status", status=403, headers={"Date": "Mon, 01 Jan 2024 00:00:00 GMT"})
+        site.simulator.faults.append(forbidden)
+        ended = await site.run("check", environ={"VALT_UPLOADER_PASSWORD": "secret"})
+        assert ended.code == 0
+        notes = {line.split()[1]: line for line in ended.lines if line.startswith("note ")}
+        assert set(notes) >= {"password", "version", "clock"}, ended.out
+        assert "every process of this user can see" in notes["password"]
+        assert "behind ours" in notes["clock"]
+        assert "secret" not in ended.out
+
+
+async def test_the_daemon_is_seen_at_work_or_stopped(tmp_path: Path) -> None:
+    """``check`` beside a running daemon disturbs nothing."""
+    async with at_work(tmp_path) as site:
+        site.record("a.mp4")
+        daemon = await site.start("run")
+        await daemon.event("upload-finished")
+        running = await site.run("check")
+        assert running.code == 0
+        assert f"{site.state}: 0 unfinished, 1 done; the daemon is running" in running.out
+        assert (await daemon.stop(signal.SIGINT)).code == 0
+        assert "1 done; the daemon is stopped" in (await site.run("check")).out
+
+
+async def test_a_folder_that_files_cannot_be_moved_to_is_bad(tmp_path: Path) -> None:
+    """``move_to`` is looked at before the first file is ready: then it would be too late."""
+    async with at_work(tmp_path) as site:
+        site.configure(watch=f'after_upload = "move"\nmove_to = "{site.password}/uploaded"')
+        (line,) = bad(await site.run("check"))
+        assert line.endswith(f"{site.password}/uploaded: files cannot be moved there by this user")
+
+
+# How a folder is watched
+
+
+async def test_mode_delay_and_clock_of_a_folder_are_told(tmp_path: Path) -> None:
+    """On a local disk: events, and why; that they come, and how soon; that the clocks agree; nothing is left behind."""
+    async with at_work(tmp_path) as site:
+        out = (await site.run("check")).out
+        assert re.search(rf"folder +{site.recordings}: events and scans \(\w+ is local\), every 0.3 s", out)
+        assert re.search(rf"events +{site.recordings}: its event came after \d+ ms; its clock agrees with ours", out)
+        assert re.search(r"inotify +1 of max_user_watches = \d+, max_user_instances = \d+", out)
+        assert list(site.recordings.iterdir()) == []
+        site.configure(watch='mode = "poll"')
+        out = (await site.run("check")).out
+        assert f'{site.recordings}: scans alone (mode = "poll"), every 0.3 s' in out
+        assert "inotify" not in out
+
+
+async def test_folder_of_another_file_system_is_bad(tmp_path: Path) -> None:
+    """``check`` knows from the state where it lay; with the daemon stopped, too, and says what takes it as it is."""
+    async with at_work(tmp_path) as site:
+        site.record("a.ts", 188 * 100)
+        await site.run("once")
+        disk = StateFolder(site.state)
+        saved = peek(disk)
+        assert saved.homes
+        elsewhere = tuple(replace(home, inner="/elsewhere") for home in saved.homes)
+        disk.replace("state.json", codec.encode_state(replace(saved, homes=elsewhere), now=0.0))
+        disk.close()
+        (line,) = bad(await site.run("check"))
+        assert "another file system is there than before" in line
+        assert f"valt-uploader retry {site.recordings}" in line
+        assert "make it" not in line  # one piece of advice is enough
+
+
+POLLED, HEARD = Mode(events=False, why="cifs"), Mode(events=True, why="ext4 is local")
+
+
+@pytest.mark.parametrize(
+    ("canary", "mode", "mood", "text"),
+    [
+        (Canary(delay=0.0123, skew=0.5), HEARD, "ok", "its event came after 12 ms; its clock agrees with ours"),
+        (Canary(delay=None, skew=0.0), HEARD, "note", "its event never came; scans find what events miss"),
+        (Canary(delay=None, skew=0.0), POLLED, "ok", "its event never came"),
+        (Canary(delay=0.1, skew=90.0), HEARD, "note", "its clock is 1 min 30 s ahead of ours; that does no harm"),
+        (Canary(delay=None, skew=-7200.0), POLLED, "ok", "its clock is 2 h behind ours"),
+        (Canary(problem="Read-only file system"), POLLED, "note", "no hidden file can be made there (Read-only"),
+    ],
+)
+async def test_what_the_hidden_file_tells(
+    monkeypatch: pytest.MonkeyPatch, canary: Canary, mode: Mode, mood: str, text: str
+) -> None:
+    """Whether the mode keeps its promise, and whose clock is off."""
+
+    async def sing(*_: object) -> Canary:
+        return canary
+
+    monkeypatch.setattr(doctor, "sing", sing)
+    finding = await doctor._canary("/rec", mode, SystemClock())
+    assert (finding.mood, text in finding.text) == (mood, True), finding
+
+
+async def test_folders_are_counted_against_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each wants a watch: hidden ones too. With too many the sysctl is named."""
+    for number in range(5):
+        (tmp_path / f".{number}").mkdir()
+    share = MountedShare(str(tmp_path), SystemClock())
+    monkeypatch.setattr(doctor, "inotify_limit", lambda _: 100)
+    assert (await doctor._inotify(share)).text == "6 of max_user_watches = 100, max_user_instances = 100"
+    monkeypatch.setattr(doctor, "inotify_limit", lambda _: 6)
+    finding = await doctor._inotify(share)
+    assert finding.mood == "note"
+    assert "sysctl fs.inotify.max_user_watches=12" in finding.text
+    monkeypatch.setattr(doctor, "inotify_limit", lambda _: None)
+    assert (await doctor._inotify(share)).mood == "note"
+
+
+async def test_status_shows_how_each_folder_stands(tmp_path: Path) -> None:
+    """At work: mode and why, names and folders at the last scan; stopped: what would be."""
+    async with at_work(tmp_path) as site:
+        (site.recordings / "day").mkdir()
+        daemon = await site.start("run")
+        await daemon.event("folder-watched")
+        await until(lambda: "1 names in 2 folders at" in "\n".join(_status(site)), "the first scan")
+        assert any(
+            re.fullmatch(rf"folder   {site.recordings}: events and scans \(.*\)", line) for line in _status(site)
+        )
+        await daemon.stop(signal.SIGTERM)
+        assert f"folder   {site.recordings}: events and scans (" in (await site.run("status")).out
+        (site.recordings / "day").rmdir()
+        site.recordings.rmdir()
+        stopped = await site.run("status")
+        assert f"folder   {site.recordings}: OFFLINE, nothing is inferred from that" in stopped.out
+        rows = json.loads((await site.run("status", "--json")).out)["folders"]
+        assert rows[0]["offline"] == f"{site.recordings}: is missing"
+
+
+def _status(site: Site) -> list[str]:
+    document = control_socket.ask(site.state, "status")
+    assert document is not None
+    return status.status_lines(document)
+
+
+def test_status_shows_what_events_have_missed_and_what_cannot_be_read() -> None:
+    """Beside the figures of the last scan."""
+    tally = Tally(
+        "/rec", mode="events and scans (ext4 is local)", scans=3, folders=2, names=7, scanned_at=0.0, missed=5
+    )
+    tally.unreadable = "/rec/x: Permission denied"
+    lines = status._folder_lines(status._folder(tally))
+    assert lines[1].endswith("5 found that no event had told of")
+    assert lines[2] == "         cannot be looked at: /rec/x: Permission denied"

@@ -1,0 +1,255 @@
+"""When a file is complete, and what becomes of one that never will be: parked with its reason, by all who are asked."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+import pytest
+from harness import Rig
+from parts import at, sha256
+from process import at_work
+from test_container_files import recording
+
+from uploader.diagnostics.video import Video
+from uploader.domain import events
+from uploader.domain.completeness import Complete, Rules, Still, Wait, judge, marker_of, stand, too_early
+from uploader.domain.model import Closeness, Identity, Snapshot, State, Turn
+from uploader.store import codec
+from uploader.store.disk import StateFolder
+from uploader.store.store import peek
+
+RULES: Final = Rules(settle=10.0, gate=True, gate_timeout=600.0, longest=60.0)
+CLOSED: Final = Closeness()
+LACKS: Final = Closeness(unfinished="it has no moov box")
+SNAPSHOT: Final = Snapshot(Identity(100, 5, "e"), 7, (1, 2))
+
+
+def verdict(size: int = 100, still_for: float = 10.0, *, marker: str = "", closeness: Closeness = CLOSED) -> object:
+    """Judge a file."""
+    return judge(RULES, size, still_for, marker=marker, closeness=closeness)
+
+
+def wait(size: int = 100, still_for: float = 10.0, *, marker: str = "", closeness: Closeness = CLOSED) -> Wait:
+    """Judge a file that has to wait."""
+    answer = verdict(size, still_for, marker=marker, closeness=closeness)
+    assert isinstance(answer, Wait)
+    return answer
+
+
+# Standing still
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        replace(SNAPSHOT, identity=replace(SNAPSHOT.identity, size=101)),
+        replace(SNAPSHOT, identity=replace(SNAPSHOT.identity, mtime_ns=6)),
+        replace(SNAPSHOT, identity=replace(SNAPSHOT.identity, edges="f")),
+        replace(SNAPSHOT, ctime_ns=8),
+        replace(SNAPSHOT, inode=(1, 3)),
+    ],
+)
+def test_whatever_moves_begins_the_time_anew(change: Snapshot) -> None:
+    """Size, time, ends, ctime, inode: standing still counts from the look that saw the last of them move."""
+    before = Still(SNAPSHOT, 100.0)
+    assert stand(before, SNAPSHOT, 105.0) is before
+    after = stand(before, change, 105.0)
+    assert after == Still(change, 105.0)
+    early = too_early(RULES, after, before, 105.0)
+    assert early is not None
+    assert early.changed
+    assert early.after == RULES.settle
+
+
+def test_time_of_standing_still_is_waited_for_to_its_end() -> None:
+    """Not a moment less than ``settle``, by our own clock, and no look more than is needed."""
+    still = Still(SNAPSHOT, 100.0)
+    first = too_early(RULES, still, None, 100.0)
+    assert first is not None
+    assert (first.after, first.changed) == (10.0, False)
+    later = too_early(RULES, still, still, 109.0)
+    assert later is not None
+    assert later.after == 1.0
+    assert too_early(RULES, still, still, 110.0) is None
+
+
+# What speaks against it
+
+
+def test_nothing_speaks_against_it() -> None:
+    """Still, closed, with content: it goes on."""
+    assert verdict() == Complete()
+
+
+def test_what_is_asked_first_is_said_first() -> None:
+    """The marker, then the writer, then the content: the reason is the nearest thing to wait for."""
+    both = Closeness(writer=True, unfinished="it has no moov box")
+    assert "marker" in wait(0, marker="/w/a.done", closeness=both).reason
+    assert "open for writing" in wait(0, closeness=both).reason
+    assert "moov" in wait(closeness=LACKS).reason
+    empty = verdict(0, closeness=LACKS)
+    assert isinstance(empty, Complete)
+    assert "empty" in empty.unplayable
+
+
+def test_writer_is_waited_for_however_long_it_takes() -> None:
+    """An open handle never times out: a paused recording may be a day old."""
+    assert wait(still_for=1e6, closeness=Closeness(writer=True)).held
+
+
+def test_unfinished_container_is_given_up_after_its_time() -> None:
+    """Before that it waits and says for how much longer; then it says what helps."""
+    assert "parked unless it changes within 1 min" in wait(still_for=540.0, closeness=LACKS).reason
+    assert wait(still_for=599.0, closeness=LACKS).after == 1.0
+    given_up = verdict(still_for=600.0, closeness=LACKS)
+    assert isinstance(given_up, Complete)
+    assert given_up.unplayable == (
+        "it has no moov box; it goes on when the file changes, or by hand: valt-uploader retry"
+    )
+
+
+def test_what_is_held_back_is_looked_at_ever_more_rarely() -> None:
+    """A quarter of its age, between ``settle`` and ``rescan``; and a house that is to end does not wait for it."""
+    pauses = [wait(still_for=age, closeness=LACKS).after for age in (10.0, 100.0, 200.0, 300.0)]
+    assert pauses == [10.0, 25.0, 50.0, 60.0]
+    assert not wait(closeness=LACKS).soon
+    assert wait(closeness=Closeness(writer=True)).soon
+    hasty = judge(replace(RULES, settle=0.0, longest=0.0), 1, 0.0, marker="/w/m", closeness=CLOSED)
+    assert isinstance(hasty, Wait)
+    assert hasty.after >= 0.5
+
+
+@pytest.mark.parametrize(
+    ("pattern", "path", "marker"),
+    [
+        ("", "/w/a.mp4", ""),
+        ("{name}.done", "/w/a.mp4", "/w/a.mp4.done"),
+        ("{stem}.ok", "/w/sub/a.b.mp4", "/w/sub/a.b.ok"),
+        ("{stem}.ok", "/w/noext", "/w/noext.ok"),
+        ("READY", "/w/{name}.mp4", "/w/READY"),
+    ],
+)
+def test_marker_stands_beside_its_file(pattern: str, path: str, marker: str) -> None:
+    """Named after the whole name, after the stem, or for the whole folder."""
+    assert marker_of(replace(RULES, done_marker=pattern), path) == marker
+
+
+# With all the rest
+
+VIDEO: Final = b"".join(Video(frames=4, width=96, height=64).pieces())
+CUT: Final = {
+    "no index": ("a.mp4", VIDEO[: VIDEO.rindex(b"moov") - 4], VIDEO, "moov"),
+    "cut short": ("a.mp4", VIDEO[: len(VIDEO) // 2], VIDEO, "ends"),
+}
+
+
+def mkv() -> tuple[str, bytes, bytes, str]:
+    """A Matroska file as a recorder that was killed leaves it."""
+    whole = recording("mkv")
+    return "a.mkv", whole[: len(whole) * 2 // 3], whole, "ends"
+
+
+@pytest.mark.parametrize("kind", ["no index", "cut short", "mkv"])
+async def test_unfinished_recording_is_parked_and_released_when_it_is_completed(tmp_path: Path, kind: str) -> None:
+    """After ``gate_timeout`` with its reason, with no record made, over a restart; completed, it is sent once."""
+    name, cut, whole, word = mkv() if kind == "mkv" else CUT[kind]
+    async with Rig(tmp_path, watch={"gate_timeout": "2s"}) as rig:
+        await rig.start()
+        path = await rig.drop(name, cut)
+        held = await rig.event(events.FileHeldBack, path=path)
+        assert word in held.reason
+        parked = await rig.event(events.UploadParked, path=path)
+        assert (parked.turn, word in parked.reason) == (Turn.FILE, True)
+        assert rig.on_disk(path).state is State.PARKED
+        await rig.restart()
+        await rig.scan()
+        await rig.finished(await rig.drop("other.mp4", VIDEO))
+        assert len(rig.records) == len(rig.seen(events.UploadParked)) == 1
+        at(path).write_bytes(whole)
+        await rig.scan()
+        await rig.finished(path)
+        assert rig.records[-1].sha256 == sha256(whole)
+        assert len(rig.records) == 2
+
+
+async def test_unfinished_recording_that_is_completed_in_time_is_never_parked(tmp_path: Path) -> None:
+    """Its recorder was slow, not dead."""
+    name, cut, whole, _ = CUT["no index"]
+    async with Rig(tmp_path, watch={"gate_timeout": "1h"}) as rig:
+        await rig.start()
+        path = await rig.drop(name, cut)
+        await rig.event(events.FileHeldBack, path=path)
+        at(path).write_bytes(whole)
+        await rig.scan()
+        await rig.finished(path)
+        assert rig.seen(events.UploadParked) == []
+        assert rig.record.sha256 == sha256(whole)
+
+
+async def test_retry_sends_it_as_it_is(tmp_path: Path) -> None:
+    """The operator knows better: half a recording may be all there is."""
+    name, cut, _, _ = CUT["no index"]
+    async with Rig(tmp_path, watch={"gate_timeout": "0s"}) as rig:
+        await rig.start()
+        path = await rig.drop(name, cut)
+        await rig.event(events.UploadParked, path=path)
+        assert await rig.retry(path)
+        await rig.finished(path)
+        assert rig.record.sha256 == sha256(cut)
+        await rig.scan()
+        await rig.restart()
+        await rig.scan()
+        await rig.finished(await rig.drop("b.mp4", VIDEO))
+        assert len(rig.records) == 2
+
+
+async def test_gate_that_is_off_lets_everything_through(tmp_path: Path) -> None:
+    """``gate = false``: what stands still is sent."""
+    name, cut, _, _ = CUT["cut short"]
+    async with Rig(tmp_path, watch={"gate": False}) as rig:
+        await rig.start()
+        await rig.finished(await rig.drop(name, cut))
+        assert rig.record.sha256 == sha256(cut)
+
+
+async def test_commands_tell_of_it(tmp_path: Path) -> None:
+    """``once`` names it and is exit 1; ``status`` and ``explain`` say why, and ``retry`` what it did."""
+    name, cut, _, _ = CUT["no index"]
+    async with at_work(tmp_path, watch='gate_timeout = "100ms"') as site:
+        path = site.recordings / name
+        path.write_bytes(cut)
+        once = await site.run("once")
+        assert once.code == 1
+        assert "0 uploaded now, 1 not ready" in once.out
+        assert any(line.startswith(f"{path}: ") and "moov" in line for line in once.lines)
+        assert site.simulator.records() == []
+        assert "moov" in (await site.run("status")).out
+        explained = await site.run("explain", path)
+        assert "moov" in explained.out
+        assert explained.lines[-1].startswith("verdict  not finished: ")
+        assert (await site.run("retry", path)).code == 0
+        again = await site.run("once")
+        assert again.code == 0, again.out
+        assert len(site.simulator.records()) == 1
+
+
+async def test_folder_that_is_not_looked_at_is_no_success(tmp_path: Path) -> None:
+    """``once`` with another file system at the place of the one it knows: the folder is named, and exit 1."""
+    async with at_work(tmp_path) as site:
+        (site.recordings / "a.mp4").write_bytes(VIDEO)
+        assert (await site.run("once")).code == 0
+        disk = StateFolder(site.state)
+        saved = peek(disk)
+        elsewhere = tuple(replace(home, inner="/elsewhere") for home in saved.homes)
+        disk.replace("state.json", codec.encode_state(replace(saved, homes=elsewhere), now=0.0))
+        disk.close()
+        once = await site.run("once")
+        assert once.code == 1
+        assert "0 uploaded now, 0 not ready" in once.out
+        assert f"{site.recordings}: not looked at" in once.out
+        status = (await site.run("status")).out
+        assert "OFFLINE" in status
+        assert (await site.run("retry", site.recordings)).code == 0
+        assert (await site.run("once")).code == 0

@@ -1,0 +1,232 @@
+"""The life of an upload: every step of the table, and nothing else."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import product
+from typing import Any
+
+import pytest
+from fakes import EPOCH, IDS, TROUBLE, an_upload
+from hypothesis import given
+from hypothesis import strategies as st
+
+from uploader.domain import lifecycle
+from uploader.domain.lifecycle import TABLE, IllegalStep, Step, acknowledge, advance, broken_rule, park, start_over
+from uploader.domain.model import Identity, State, Upload
+
+# What docs/protocol.md and the design say, written down a second time, by hand.
+ROWS = """
+queued      intend        creating
+creating    created       sending
+creating    not-created   queued
+creating    start-over    queued
+sending     last-byte     in-doubt
+sending     start-over    queued
+in-doubt    acknowledged  sending
+in-doubt    sent          verifying
+in-doubt    refused       sending
+in-doubt    resend        sending
+in-doubt    start-over    queued
+verifying   ready         finishing
+verifying   start-over    queued
+finishing   finished      done
+queued      park          parked
+creating    park          parked
+sending     park          parked
+in-doubt    park          parked
+verifying   park          parked
+finishing   park          parked
+"""
+LEGAL = {(State(state), Step(step)): State(target) for state, step, target in map(str.split, ROWS.strip().split("\n"))}
+BRINGS_FORWARD = {Step.CREATED, Step.ACKNOWLEDGED, Step.SENT, Step.READY, Step.FINISHED}
+UNFINISHED = [state for state in State if state not in {State.DONE, State.PARKED}]
+
+
+def facts(upload: Upload, step: Step) -> dict[str, Any]:
+    """What a stage brings along with *step*."""
+    size = upload.identity.size
+    brought: dict[Step, dict[str, Any]] = {
+        Step.INTEND: {"intent_at": EPOCH},
+        Step.CREATED: {"ids": IDS},
+        Step.LAST_BYTE: {"doubt_end": lifecycle.chunk_end(upload), "doubt_digest": "d2", "doubt_at": EPOCH},
+        Step.ACKNOWLEDGED: {"offset": upload.doubt_end, "digest": upload.doubt_digest},
+        Step.SENT: {"offset": size, "digest": "d3", "sent_at": EPOCH},
+        Step.READY: {"ready_at": EPOCH},
+        Step.PARK: {"trouble": TROUBLE, "parked_from": upload.state},
+    }
+    return brought.get(step, {})
+
+
+def test_the_table_is_what_the_design_says() -> None:
+    """No row more and no row less than the list above, which was written by hand."""
+    assert dict(TABLE) == LEGAL
+
+
+@pytest.mark.parametrize(("state", "step"), LEGAL, ids=str)
+def test_every_row_leads_where_it_says(state: State, step: Step) -> None:
+    """Each step of the table leads from its state to its target, and breaks no rule."""
+    upload = an_upload(state)
+    after = advance(upload, step, **facts(upload, step))
+    assert after.state is LEGAL[state, step]
+    assert broken_rule(after) is None
+
+
+@pytest.mark.parametrize(
+    ("state", "step"),
+    [pair for pair in product(State, Step) if pair not in LEGAL and pair != (State.PARKED, Step.RELEASE)],
+    ids=str,
+)
+def test_what_is_not_in_the_table_raises(state: State, step: Step) -> None:
+    """Every other pair of state and step is refused, whatever comes with it."""
+    upload = an_upload(state)
+    with pytest.raises(IllegalStep, match="is no step from"):
+        advance(upload, step, **facts(upload, step))
+
+
+@pytest.mark.parametrize("state", UNFINISHED)
+def test_a_parked_upload_goes_on_where_it_stood(state: State) -> None:
+    """Park and release lead back to the same value, doubt and all; only the reason stays until it comes forward."""
+    before = an_upload(state)
+    parked = park(before, TROUBLE)
+    assert (parked.state, parked.parked_from, parked.trouble) == (State.PARKED, state, TROUBLE)
+    assert broken_rule(parked) is None
+    assert replace(advance(parked, Step.RELEASE), trouble=None) == before
+
+
+def test_parking_again_only_changes_the_reason() -> None:
+    """What is parked already stays parked from where it was."""
+    other = replace(TROUBLE, reason="another")
+    parked = park(park(an_upload(State.IN_DOUBT), TROUBLE), other)
+    assert (parked.parked_from, parked.trouble) == (State.IN_DOUBT, other)
+
+
+@pytest.mark.parametrize("state", [*UNFINISHED[:-1], State.PARKED])
+def test_starting_over_leaves_an_orphan_exactly_when_there_was_a_record(state: State) -> None:
+    """A new record is asked for from the first byte; the old one is remembered, to be looked at after the settle."""
+    upload = an_upload(state, restarts=2)
+    fresh, orphan = start_over(upload, now=EPOCH, settle=20.0)
+    assert (fresh.state, fresh.ids, fresh.offset, fresh.digest, fresh.chunks) == (State.QUEUED, None, 0, "", 0)
+    assert (fresh.intent_at, fresh.sent_at, fresh.doubt_end, fresh.doubt_at) == (None, None, None, None)
+    assert (fresh.restarts, fresh.identity) == (3, upload.identity)
+    assert broken_rule(fresh) is None
+    assert (orphan is not None) == (upload.ids is not None)
+    if orphan is not None:
+        assert (orphan.record, orphan.name, orphan.path) == (IDS.record, upload.record.name, upload.path)
+        assert (orphan.since, orphan.next_look, orphan.landed) == (EPOCH, EPOCH + 20.0, False)
+
+
+def test_a_record_that_holds_nothing_yet_is_an_orphan_too() -> None:
+    """It stands on the server all the same, under the name of the recording."""
+    _, orphan = start_over(an_upload(State.SENDING, offset=0, digest="", chunks=0), now=EPOCH, settle=0.0)
+    assert orphan is not None
+
+
+def test_a_video_that_is_ready_is_never_started_over() -> None:
+    """When the server has said ready, there is nothing to begin again."""
+    with pytest.raises(IllegalStep):
+        start_over(an_upload(State.FINISHING), now=EPOCH, settle=20.0)
+
+
+@pytest.mark.parametrize("step", sorted(BRINGS_FORWARD))
+def test_only_failures_in_a_row_are_counted(step: Step) -> None:
+    """A step that brings the upload forward clears its trouble."""
+    state = next(state for state, each in LEGAL if each is step)
+    upload = an_upload(state, trouble=TROUBLE)
+    assert advance(upload, step, **facts(upload, step)).trouble is None
+
+
+@pytest.mark.parametrize("step", sorted(set(Step) - BRINGS_FORWARD - {Step.PARK, Step.RELEASE}))
+def test_a_step_that_leads_nowhere_new_keeps_the_count(step: Step) -> None:
+    """Trying again, being refused or starting over is no progress: the failures before it still count."""
+    state = next(state for state, each in LEGAL if each is step)
+    upload = an_upload(state, trouble=TROUBLE)
+    assert advance(upload, step, **facts(upload, step)).trouble == TROUBLE
+
+
+def test_an_acknowledged_chunk_becomes_bytes_that_are_held() -> None:
+    """Offset and digest move to what was in doubt, the chunk is counted, and no doubt is left."""
+    after = acknowledge(an_upload(State.IN_DOUBT), now=EPOCH)
+    assert (after.state, after.offset, after.digest, after.chunks) == (State.SENDING, 80, "d2", 2)
+    assert (after.doubt_end, after.doubt_digest, after.doubt_at, after.sent_at) == (None, "", None, None)
+
+
+def test_the_last_acknowledged_chunk_ends_the_sending() -> None:
+    """When every byte is acknowledged the server's turn has come, and the time is noted."""
+    after = acknowledge(an_upload(State.IN_DOUBT, offset=80, doubt_end=100), now=EPOCH + 9)
+    assert (after.state, after.offset, after.sent_at) == (State.VERIFYING, 100, EPOCH + 9)
+
+
+def test_nothing_can_be_acknowledged_that_was_not_in_doubt() -> None:
+    """An answer to nothing is a bug of ours."""
+    with pytest.raises(IllegalStep, match="nothing is in doubt"):
+        acknowledge(an_upload(State.SENDING), now=EPOCH)
+
+
+def test_a_step_that_would_break_a_rule_is_refused() -> None:
+    """The table alone does not make a step legal: its facts must fit, too."""
+    with pytest.raises(IllegalStep, match="a record is needed here"):
+        advance(an_upload(State.CREATING), Step.CREATED)
+    with pytest.raises(IllegalStep, match="not every byte"):
+        advance(an_upload(State.IN_DOUBT), Step.SENT, offset=80, digest="d2")
+
+
+@pytest.mark.parametrize(
+    ("size", "offset", "chunk_size", "end"),
+    [(100, 0, 40, 40), (100, 40, 40, 80), (100, 80, 40, 100), (100, 0, 0, 100), (100, 0, 500, 100), (80, 40, 40, 80)],
+)
+def test_a_chunk_ends_at_its_size_or_with_the_file(size: int, offset: int, chunk_size: int, end: int) -> None:
+    """Offset + chunk size, never beyond the file; 0 is the whole file."""
+    assert lifecycle.chunk_end(an_upload(size=size, offset=offset, chunk_size=chunk_size)) == end
+
+
+BROKEN = [
+    (State.SENDING, {"offset": -1}, "offset outside the file"),
+    (State.SENDING, {"offset": 101}, "offset outside the file"),
+    (State.SENDING, {"offset": 100}, "nothing left to send"),
+    (State.SENDING, {"digest": ""}, "without their digest"),
+    (State.SENDING, {"ids": None}, "a record is needed"),
+    (State.IN_DOUBT, {"ids": None}, "a record is needed"),
+    (State.IN_DOUBT, {"doubt_end": None}, "doubt and its mark"),
+    (State.IN_DOUBT, {"doubt_end": 40}, "not ahead of the offset"),
+    (State.IN_DOUBT, {"doubt_end": 101}, "not ahead of the offset"),
+    (State.SENDING, {"doubt_end": 80}, "doubt and its mark"),
+    (State.VERIFYING, {"offset": 99}, "not every byte"),
+    (State.FINISHING, {"offset": 99}, "not every byte"),
+    (State.CREATING, {"intent_at": None}, "an intent without its time"),
+    (State.PARKED, {"trouble": None}, "parked without a reason"),
+    (State.PARKED, {"parked_from": State.PARKED}, "nothing is parked from parked"),
+    (State.PARKED, {"parked_from": State.DONE}, "nothing is parked from done"),
+    (State.PARKED, {"parked_from": State.IN_DOUBT}, "doubt and its mark"),
+    (State.PARKED, {"parked_from": State.VERIFYING}, "not every byte"),
+]
+
+
+@pytest.mark.parametrize(("state", "changes", "rule"), BROKEN)
+def test_a_value_that_cannot_be_is_named(state: State, changes: dict[str, Any], rule: str) -> None:
+    """Each rule finds its fault, in a parked upload as well as in one that runs."""
+    assert rule in (broken_rule(replace(an_upload(state), **changes)) or "nothing")
+
+
+@given(st.data(), st.integers(1, 300), st.integers(0, 400))
+def test_no_way_through_the_table_breaks_a_rule_or_loses_a_byte(data: st.DataObject, size: int, chunk: int) -> None:
+    """Whatever happens in whatever order: no rule breaks, and the offset only grows until a record is given up."""
+    upload = Upload("/rec/a.mp4", "/rec", Identity(size, 1, "e1"), an_upload().record, chunk)
+    for _ in range(data.draw(st.integers(1, 40))):
+        steps = [step for state, step in LEGAL if state is upload.state]
+        if upload.state is State.PARKED:
+            steps = [Step.RELEASE]
+        if not steps:
+            return
+        step, before = data.draw(st.sampled_from(steps)), upload
+        if step in {Step.ACKNOWLEDGED, Step.SENT}:
+            upload = acknowledge(upload, now=EPOCH)
+        elif step is Step.PARK:
+            upload = park(upload, TROUBLE)
+        elif step is Step.START_OVER:
+            upload, _ = start_over(upload, now=EPOCH, settle=1.0)
+        else:
+            upload = advance(upload, step, **facts(upload, step))
+        assert broken_rule(upload) is None
+        assert upload.offset >= (0 if step is Step.START_OVER else before.offset)
+        assert (upload.state is State.PARKED) == (upload.parked_from is not None)

@@ -1,0 +1,391 @@
+"""What follows from an error: one test per class of the table, and the bounds of every pause."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
+from email.utils import format_datetime
+
+import pytest
+from fakes import EPOCH
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from uploader.domain import errors, retry
+from uploader.domain.model import Turn
+from uploader.domain.retry import DAY, HOUR, MIN_CHUNK, MINUTE, Action, History, Next, decide
+
+MB = 1024 * 1024
+
+
+def highest(low: float, high: float) -> float:
+    """A die that always falls on its highest side."""
+    assert low <= high
+    return high
+
+
+def lowest(low: float, high: float) -> float:
+    """A die that always falls on its lowest side."""
+    assert low <= high
+    return low
+
+
+@pytest.mark.parametrize("kind", [errors.FileMissing, errors.FileEmpty, errors.NotAFile])
+def test_a_file_that_cannot_be_sent_waits_for_the_file(kind: Callable[[str], errors.UploaderError]) -> None:
+    """It is parked without a time: only the file itself can change that."""
+    verdict = decide(kind("why"), History(), highest)
+    assert (verdict.action, verdict.after, verdict.trouble.turn) == (Action.PARK, None, Turn.FILE)
+    assert verdict.trouble.reason == "why"
+
+
+def test_a_file_that_changed_settles_again() -> None:
+    """What was begun is forgotten at once, and nothing is held against the file."""
+    verdict = decide(errors.FileChanged("it grew"), History(attempts=3), highest)
+    assert (verdict.action, verdict.after, verdict.trouble.attempts) == (Action.RESETTLE, 0.0, 3)
+
+
+def test_a_file_that_is_gone_before_anything_was_sent_is_forgotten() -> None:
+    """The server knows nothing of it: there is nothing to keep, and it is found again when it comes back."""
+    verdict = decide(errors.FileMissing("gone"), History(begun=False), highest)
+    assert (verdict.action, verdict.after) == (Action.RESETTLE, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("error", "turn"),
+    [
+        (errors.ServerDown("no connection"), Turn.OURS),
+        (errors.ServerBusy("429", retry_after=9.0), Turn.OURS),
+        (errors.ServerFull("507"), Turn.OURS),
+        (errors.NoRoom("500"), Turn.OURS),
+        (errors.PasswordRefused("401"), Turn.OPERATOR),
+        (errors.PasswordUnusable("no password"), Turn.OPERATOR),
+    ],
+)
+def test_what_is_nobody_s_fault_counts_against_no_file(error: errors.UploaderError, turn: Turn) -> None:
+    """The whole server is held, for all files; the file's own failures stay what they were, however many."""
+    verdict = decide(error, History(attempts=100, restarts=100), highest)
+    assert (verdict.action, verdict.server_level, verdict.trouble.attempts) == (Action.TRY_AGAIN, True, 100)
+    assert verdict.trouble.turn is turn
+
+
+def test_doubt_waits_as_long_as_it_says() -> None:
+    """A request that may still be on its way is asked about after its wait, and is no failure."""
+    verdict = decide(errors.StillInDoubt("not known", wait=7.5), History(attempts=7), highest)
+    assert (verdict.action, verdict.after, verdict.trouble.attempts) == (Action.TRY_AGAIN, 7.5, 7)
+
+
+def test_a_share_that_is_not_ready_is_asked_for_ever() -> None:
+    """EIO and its kin never park a file, however often they come; they are looked at ever more rarely."""
+    for times, longest in ((0, 8.0), (1, 16.0), (4, 128.0), (100, retry.BACKOFF_CAP)):
+        verdict = decide(errors.ShareNotReady("EIO"), History(attempts=7, not_ready=times), highest)
+        assert (verdict.action, verdict.after) == (Action.TRY_AGAIN, longest)
+        assert (verdict.trouble.attempts, verdict.trouble.not_ready) == (7, times + 1)  # no failure of the file's own
+
+
+@pytest.mark.parametrize("kind", [errors.ChunkCut, errors.AnswerLost, errors.TokenExpired, errors.CallFailed])
+def test_what_passes_by_itself_is_tried_eight_times(kind: Callable[[str], errors.UploaderError]) -> None:
+    """Seven failures in a row are tried again, ever later, at the server's budget's cost; the eighth parks the file."""
+    for attempts in range(7):
+        verdict = decide(kind("cut"), History(attempts=attempts), highest)
+        assert (verdict.action, verdict.after) == (Action.TRY_AGAIN, min(300.0, 2.0 ** (attempts + 1)))
+        assert (verdict.trouble.attempts, verdict.costs) == (attempts + 1, True)
+    # For a day; one that every byte of was acknowledged, and whose record is only asked about, for an hour.
+    pause = HOUR if kind is errors.CallFailed else DAY
+    last = decide(kind("cut"), History(attempts=7), highest)
+    assert (last.action, last.after, last.trouble.attempts) == (Action.PARK, 1.1 * pause, 8)
+    assert decide(kind("cut"), History(attempts=7), lowest).after == pytest.approx(0.9 * pause)
+
+
+@pytest.mark.parametrize("kind", [errors.ChunkCut, errors.AnswerLost, errors.TokenExpired, errors.CallFailed])
+def test_what_an_outage_takes_counts_against_no_file(kind: Callable[[str], errors.UploaderError]) -> None:
+    """While the server has not answered since it failed others, a failure is the outage's, however many there were."""
+    verdict = decide(kind("cut"), History(attempts=7, outage=True), highest)
+    assert (verdict.action, verdict.server_level, verdict.trouble.attempts) == (Action.TRY_AGAIN, True, 7)
+    assert not verdict.costs  # its pause is the outage's, which is long enough
+
+
+@pytest.mark.parametrize("outage", [False, True])
+def test_a_chunk_that_is_cut_again_and_again_is_halved(outage: bool) -> None:
+    """Rule 5: a limit may cut it off where it cannot be read as a 413. The fourth cut tells, also in an outage."""
+    for cuts in range(3):
+        history = History(cuts=cuts, chunk_size=MB, size=9 * MB, outage=outage)
+        verdict = decide(errors.ChunkCut("cut"), history, highest)
+        assert (verdict.action, verdict.trouble.cuts, verdict.halve_chunk) == (Action.TRY_AGAIN, cuts + 1, False)
+    fourth = decide(errors.ChunkCut("cut"), History(cuts=3, chunk_size=MB, size=9 * MB, outage=outage), highest)
+    assert (fourth.action, fourth.halve_chunk, fourth.trouble.cuts) == (Action.TRY_AGAIN, True, 0)
+    assert not fourth.limit_seen  # one file's bad line makes no smaller chunks for the others
+    other = decide(errors.CallFailed("500"), History(cuts=3, chunk_size=MB, size=9 * MB), highest)
+    assert other.trouble.cuts == 3  # what else goes wrong in between does not begin the count anew
+
+
+@pytest.mark.parametrize("outage", [False, True])
+@pytest.mark.parametrize(("chunk_size", "size"), [(0, 99 * MB), (MIN_CHUNK, 9 * MB)])
+def test_a_cut_chunk_that_cannot_be_smaller_parks_with_its_reason(chunk_size: int, size: int, outage: bool) -> None:
+    """A whole file, or the smallest of chunks: after eight cuts a person should look, and is told at what."""
+    history = History(attempts=2, cuts=7, chunk_size=chunk_size, size=size, outage=outage)
+    verdict = decide(errors.ChunkCut("upload chunk: the connection broke"), history, highest)
+    assert (verdict.action, verdict.trouble.turn, verdict.after) == (Action.PARK, Turn.OPERATOR, 1.1 * DAY)
+    assert "8 times: the link breaks, or a limit on the way is below this size" in verdict.trouble.reason
+
+
+def test_a_plain_no_parks_at_once() -> None:
+    """The same question gets the same answer: a person must act, and it is tried once a day."""
+    verdict = decide(errors.ServerRefused("403", hint="give the right"), History(), highest)
+    assert (verdict.action, verdict.after, verdict.trouble.turn) == (Action.PARK, 1.1 * DAY, Turn.OPERATOR)
+    assert verdict.trouble.reason == "403; give the right"
+
+
+def test_a_missing_right_is_looked_for_hourly() -> None:
+    """Whoever gives it need not tell us: 403 is asked again within the hour, not within the day."""
+    verdict = decide(errors.RightMissing("403"), History(), highest)
+    assert (verdict.action, verdict.after, verdict.trouble.turn) == (Action.PARK, 1.1 * HOUR, Turn.OPERATOR)
+
+
+def test_a_no_that_may_be_a_passing_fault_gets_three_tries() -> None:
+    """A 500 for a payload is either VALT's way of saying *invalid* or an accident: three tries tell."""
+    actions = [decide(errors.PayloadRefused("500"), History(attempts=n), highest).action for n in range(3)]
+    assert actions == [Action.TRY_AGAIN, Action.TRY_AGAIN, Action.PARK]
+
+
+def test_a_spoilt_record_is_begun_again_five_times() -> None:
+    """A new record each time, after a growing pause; then a person should look."""
+    for restarts in range(5):
+        verdict = decide(errors.RecordSpoilt("x"), History(restarts=restarts, chunk_size=MB, size=9 * MB), highest)
+        assert (verdict.action, verdict.after) == (Action.START_OVER, 2.0 ** (restarts + 1))
+        assert (verdict.whole_only, verdict.halve_chunk, verdict.gone, verdict.costs) == (False, False, False, True)
+    last = decide(errors.RecordSpoilt("x"), History(restarts=5, chunk_size=MB, size=9 * MB), highest)
+    assert (last.action, last.trouble.turn, last.after) == (Action.PARK, Turn.OPERATOR, 1.1 * DAY)
+
+
+def test_a_record_that_is_removed_twice_is_removed_by_somebody() -> None:
+    """Begun again once, whatever else had begun it again before; the second time a person is told."""
+    first = decide(errors.RecordGone("404"), History(restarts=3, chunk_size=MB, size=9 * MB), highest)
+    assert (first.action, first.gone) == (Action.START_OVER, True)
+    second = decide(errors.RecordGone("404"), History(gone=1, chunk_size=MB, size=9 * MB), highest)
+    assert (second.action, second.trouble.turn, second.after) == (Action.PARK, Turn.OPERATOR, 1.1 * DAY)
+    assert "deletes it" in second.trouble.reason
+
+
+def test_a_refused_range_falls_back_to_the_whole_file() -> None:
+    """Rule 5: at once, on a new record, and the server is remembered as whole-only."""
+    verdict = decide(errors.ChunkRefused("400"), History(chunk_size=MB, size=2 * MB), highest)
+    assert (verdict.action, verdict.after) == (Action.START_OVER, 0.0)
+    assert (verdict.whole_only, verdict.halve_chunk) == (True, False)
+
+
+@pytest.mark.parametrize("chunk_size", [0, 2 * MB, 3 * MB])
+def test_a_refused_whole_file_is_the_operator_s(chunk_size: int) -> None:
+    """A range that was the whole file already has nothing to fall back to."""
+    verdict = decide(errors.ChunkRefused("400"), History(chunk_size=chunk_size, size=2 * MB), highest)
+    assert (verdict.action, verdict.trouble.turn, verdict.whole_only) == (Action.PARK, Turn.OPERATOR, False)
+
+
+def test_a_request_that_is_too_large_is_halved() -> None:
+    """Rule 5: smaller chunks, however often that has happened. Acknowledged bytes stay; else on a new record."""
+    for chunk_size, size in ((16 * MB, 99 * MB), (16 * MB, 2 * MB), (MIN_CHUNK + 1, 9 * MB)):
+        history = History(restarts=9, chunk_size=chunk_size, size=size)
+        verdict = decide(errors.ChunkTooLarge("413"), history, highest)
+        assert (verdict.action, verdict.after, verdict.halve_chunk) == (Action.START_OVER, 0.0, True)
+        later = decide(errors.ChunkTooLarge("413"), replace(history, offset=1), highest)
+        assert (later.action, later.halve_chunk, later.limit_seen) == (Action.TRY_AGAIN, True, True)
+
+
+@pytest.mark.parametrize(("chunk_size", "size"), [(0, 99 * MB), (MIN_CHUNK, 9 * MB), (MB, MIN_CHUNK)])
+def test_a_request_that_cannot_be_halved_parks_with_its_reason(chunk_size: int, size: int) -> None:
+    """A whole-file range, or a chunk so small that the 413 is not about its size."""
+    verdict = decide(errors.ChunkTooLarge("413"), History(chunk_size=chunk_size, size=size), highest)
+    assert (verdict.action, verdict.trouble.turn, verdict.halve_chunk) == (Action.PARK, Turn.OPERATOR, False)
+    assert verdict.trouble.reason == "413"
+
+
+EVERY_ERROR = [
+    errors.ServerBusy("x", retry_after=1.0),
+    errors.StillInDoubt("x", wait=1.0),
+    errors.ServerRefused("x"),
+    *(
+        kind("x")
+        for kind in (
+            errors.PayloadRefused,
+            errors.RightMissing,
+            errors.CallFailed,
+            errors.ServerFull,
+            errors.NoRoom,
+            errors.ServerDown,
+            errors.ChunkCut,
+            errors.AnswerLost,
+            errors.TokenExpired,
+            errors.RecordGone,
+            errors.RecordSpoilt,
+            errors.ChunkRefused,
+            errors.ChunkTooLarge,
+            errors.ShareNotReady,
+            errors.FileChanged,
+            errors.FileMissing,
+            errors.FileEmpty,
+            errors.NotAFile,
+            errors.PasswordRefused,
+            errors.PasswordUnusable,
+        )
+    ),
+]
+
+
+def test_no_error_that_a_stage_can_meet_is_left_out() -> None:
+    """The list above has every class of the tree's first two branches."""
+    branches = {*errors.OursAgain.__subclasses__(), *errors.FilesTurn.__subclasses__()}
+    assert branches <= {type(error) for error in EVERY_ERROR}
+
+
+histories = st.builds(
+    History,
+    attempts=st.integers(0, 1000),
+    restarts=st.integers(0, 1000),
+    cuts=st.integers(0, 100),
+    gone=st.integers(0, 100),
+    outage=st.booleans(),
+    chunk_size=st.integers(0, 2**40),
+    size=st.integers(1, 2**50),
+)
+
+
+@given(st.sampled_from(EVERY_ERROR), histories, st.floats(0, 1))
+def test_whatever_happens_the_answer_is_whole(error: errors.UploaderError, history: History, chance: float) -> None:
+    """Every error in every history has an answer with a reason, and a pause that is neither negative nor a year."""
+    verdict: Next = decide(error, history, lambda low, high: low + (high - low) * chance)
+    assert verdict.trouble.reason
+    assert verdict.after is None or 0 <= verdict.after <= 1.1 * DAY
+    assert verdict.after is not None or verdict.action is Action.PARK
+    assert verdict.trouble.attempts in {history.attempts, history.attempts + 1}
+
+
+@given(st.integers(0, 10_000))
+def test_backoff_is_full_jitter_below_five_minutes(attempts: int) -> None:
+    """Between nothing and min(300 s, 2^n): many clients that fail together do not come back together."""
+    assert retry.backoff(attempts, lowest) == 0.0
+    assert retry.backoff(attempts, highest) == min(300.0, 2.0 ** min(attempts, 60))
+
+
+@given(st.integers(1, 10_000))
+def test_an_outage_is_probed_ever_more_rarely(failures: int) -> None:
+    """2 to 16 s for what a restart takes; from the fifth failure on 30 s, doubling to 15 min; at least half of each."""
+    top = 2.0**failures if failures < 5 else min(15 * MINUTE, 30 * 2.0 ** min(failures - 5, 60))
+    assert retry.outage_pause(failures, lowest) == top / 2
+    assert retry.outage_pause(failures, highest) == top
+
+
+@pytest.mark.parametrize(
+    ("error", "failures", "refusals", "pause"),
+    [
+        (errors.ServerDown("503"), 1, 1, 2.0),
+        (errors.ServerDown("503"), 5, 1, 30.0),
+        (errors.ServerBusy("503", retry_after=77.0), 1, 1, 77.0),
+        (errors.ServerBusy("503", retry_after=0.0), 3, 1, 8.0),
+        (errors.ServerFull("507"), 1, 1, 15 * MINUTE),
+        (errors.NoRoom("500"), 1, 1, 15 * MINUTE),
+        (errors.PasswordUnusable("no password"), 2, 1, 4.0),
+        (errors.PasswordRefused("401"), 9, 1, 5 * MINUTE),
+        (errors.PasswordRefused("401"), 0, 3, HOUR),
+        (errors.AnswerLost("in an outage"), 2, 1, 4.0),
+    ],
+)
+def test_how_long_no_call_is_made(error: errors.UploaderError, failures: int, refusals: int, pause: float) -> None:
+    """The row of the table says it: by how often the server has failed, or has refused our password, in a row."""
+    assert retry.breaker_pause(error, failures, refusals, highest) == pause
+
+
+def test_every_error_that_holds_the_whole_server_has_a_pause_of_the_breaker() -> None:
+    """And no row for one upload has one: what is read in the table is what happens."""
+    of_one = {retry.Delay.BACKOFF, retry.Delay.BACKOFF_SLOW, retry.Delay.STATED}
+    for kind, rule in retry.RULES:
+        assert (rule.delay in of_one) is (rule.level is not retry.Level.SERVER), kind
+
+
+def test_the_budget_is_twenty_retries_and_one_for_five_answers() -> None:
+    """The twentieth retry without an answer is the last; five answers buy another; more than twenty are not saved."""
+    budget = retry.Budget()
+    assert [budget.spend() for _ in range(20)] == [False] * 19 + [True]
+    for _ in range(9):
+        budget.earn()
+    assert budget.spend()
+    for _ in range(6):
+        budget.earn()
+    assert not budget.spend()  # of fifteen answers, three retries, one is left
+    for _ in range(1000):
+        budget.earn()
+    assert [budget.spend() for _ in range(20)] == [False] * 19 + [True]
+
+
+def test_a_wrong_password_is_tried_at_five_fifteen_and_sixty_minutes() -> None:
+    """Accounts get locked by less; from the third time on it is once an hour."""
+    assert [retry.login_pause(n) / MINUTE for n in (0, 1, 2, 3, 4, 1000)] == [5, 5, 15, 60, 60, 60]
+
+
+def test_a_record_is_looked_at_after_a_quarter_of_its_age() -> None:
+    """Soon at first, then ever more rarely, at least once a minute; a clock that was set back does no harm."""
+    assert [retry.poll_pause(age) for age in (-50.0, 0.0, 4.0, 100.0, 240.0, 1e6)] == [0.5, 0.5, 1.0, 25.0, 60.0, 60.0]
+
+
+def test_patience_grows_with_the_file() -> None:
+    """One second more for each megabyte: a long recording takes long to process."""
+    assert retry.ready_patience(1800.0, 0) == 1800.0
+    assert retry.ready_patience(1800.0, 3_600_000_000) == 5400.0
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [
+        (None, MINUTE),
+        ("120", 120.0),
+        (" 7 ", 7.0),
+        ("0", 0.0),
+        ("0000000000007", 7.0),
+        ("999999999999999999999", HOUR),
+        ("9" * 5000, HOUR),
+        ("-5", MINUTE),
+        ("1.5", MINUTE),
+        ("soon", MINUTE),
+        ("", MINUTE),
+        ("²", MINUTE),
+        ("Fri, 15 Jan 2027 08:00:30 GMT", 30.0),
+        ("Friday, 15-Jan-27 08:00:30 GMT", 30.0),
+        ("Fri Jan 15 08:00:30 2027", 30.0),
+        ("Fri, 15 Jan 2027 07:59:30 GMT", 0.0),
+        ("Fri, 15 Jan 2027 12:00:00 GMT", HOUR),
+        ("Fri, 99 Jan 2027 12:00:00 GMT", MINUTE),
+    ],
+)
+def test_retry_after_is_seconds_or_a_date(header: str | None, seconds: float) -> None:
+    """RFC 9110, 10.2.3, in all three date forms; nonsense is a minute, and nothing is longer than an hour."""
+    assert datetime.fromtimestamp(EPOCH, UTC).isoformat() == "2027-01-15T08:00:00+00:00"
+    assert retry.retry_after(header, now=EPOCH) == seconds
+
+
+def test_a_date_without_a_zone_is_no_local_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The old asctime form means UTC, wherever this machine stands."""
+    with monkeypatch.context() as patch:
+        patch.setenv("TZ", "Asia/Tokyo")
+        time.tzset()
+        seconds = retry.retry_after("Fri Jan 15 08:00:30 2027", now=EPOCH)
+    time.tzset()
+    assert seconds == 30.0
+
+
+@given(
+    st.one_of(
+        st.text(), st.from_regex(r"[A-Za-z]{3}, ?\d+ [A-Za-z]{3} \d+ \d+:\d+:\d+ [+-]?\w+"), st.integers().map(str)
+    )
+)
+@example("Mon, 01 Jan 0001 00:00:00 +2359")
+@example("Mon, 01 Jan 9999 00:00:00 -0000")
+def test_no_retry_after_raises_or_lasts(header: str) -> None:
+    """Whatever a server or a proxy sends: between nothing and an hour."""
+    assert 0.0 <= retry.retry_after(header, now=EPOCH) <= HOUR
+
+
+@given(st.integers(0, 253_000_000_000))
+def test_a_date_is_read_back_as_it_was_written(moment: int) -> None:
+    """The pause is the time until that date, within its bounds."""
+    date = format_datetime(datetime.fromtimestamp(moment, UTC), usegmt=True)
+    assert retry.retry_after(date, now=EPOCH) == min(HOUR, max(0.0, moment - EPOCH))

@@ -1,0 +1,324 @@
+"""What becomes of a file that was sent: deleted or moved, and never by mistake."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fakes import content, made
+from shares import delete, free_target, identify, move, sha256_of, was_sent
+
+from uploader.domain import errors
+from uploader.files import Sent, copying, kind_of, syscalls
+from uploader.files.recording import BLOCK
+
+OTHER_DISK = Path("/dev/shm")
+
+
+async def sent(path: Path) -> Sent:
+    """What a file was when it was sent: its identity, the hash of its bytes, its inode."""
+    return was_sent(path, await identify(path), sha256_of(path))
+
+
+def refuse_with(code: int) -> Callable[..., None]:
+    """A system call that this file system does not know."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    return refuse
+
+
+async def test_a_sent_file_is_deleted(tmp_path: Path) -> None:
+    """Once; when it is gone already that is fine."""
+    path = made(tmp_path / "a.mp4")
+    sent_file = await sent(path)
+    assert delete(str(path), sent_file) is True
+    assert not path.exists()
+    assert delete(str(path), sent_file) is False
+
+
+def rewritten(path: Path) -> None:
+    """Other bytes of the same length, under the same time."""
+    times = path.stat()
+    path.write_bytes(b"RECORDING")
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
+def touched(path: Path) -> None:
+    """Only its time is another."""
+    os.utime(path, ns=(1, 1))
+
+
+def grown(path: Path) -> None:
+    """It has more bytes."""
+    path.write_bytes(b"recording and more")
+
+
+def a_link(path: Path) -> None:
+    """A link to an equal file stands there."""
+    path.rename(path.with_suffix(".old"))
+    path.symlink_to(path.with_suffix(".old"))
+
+
+def a_folder(path: Path) -> None:
+    """A folder stands there."""
+    path.unlink()
+    path.mkdir()
+
+
+@pytest.mark.parametrize("change", [rewritten, touched, grown, a_link, a_folder])
+async def test_what_is_not_the_file_that_was_sent_is_left_alone(tmp_path: Path, change: object) -> None:
+    """Neither deleted nor moved: another recording, or no recording at all."""
+    assert callable(change)
+    path = made(tmp_path / "a.mp4")
+    sent_file = await sent(path)
+    change(path)
+    before = kind_of(str(path)), path.lstat().st_ino, path.lstat().st_mtime_ns
+    with pytest.raises(errors.FileChanged, match="no longer the file that was sent"):
+        delete(str(path), sent_file)
+    with pytest.raises(errors.FileChanged, match="no longer the file that was sent"):
+        move(str(path), sent_file, str(tmp_path / "moved" / "a.mp4"))
+    assert (kind_of(str(path)), path.lstat().st_ino, path.lstat().st_mtime_ns) == before
+    assert list((tmp_path / "moved").iterdir()) == []
+
+
+async def test_a_file_that_cannot_be_deleted_or_moved_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A read-only share: *not yet*, with the reason; the file is still there."""
+    path = made(tmp_path / "a.mp4")
+    sent_file = await sent(path)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(os, "rename", refuse)
+    with pytest.raises(errors.ShareNotReady, match="cannot be deleted: Read-only"):
+        delete(str(path), sent_file)
+    with pytest.raises(errors.ShareNotReady, match="cannot be moved: Read-only"):
+        move(str(path), sent_file, str(tmp_path / "b.mp4"))
+    assert path.read_bytes() == b"recording"
+
+
+@pytest.fixture(params=["same disk", "other disk", "no links", "no unnamed files", "no ways at all"])
+def done(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The folder that finished files are moved to: where they are, on another disk, or where less is to be had.
+
+    *no links* and *no unnamed files* are exFAT or SMB, which can still rename to a free name; *no ways at all* cannot.
+    """
+    if request.param in {"no links", "no ways at all"}:
+        monkeypatch.setattr(os, "link", refuse_with(errno.EPERM))
+    if request.param == "no ways at all":
+        monkeypatch.setattr(syscalls, "rename_noreplace", refuse_with(errno.EINVAL))
+    if request.param in {"no unnamed files", "no ways at all"}:
+        monkeypatch.setattr(syscalls, "open_unnamed", lambda folder: None)
+    if request.param not in {"other disk", "no unnamed files"}:
+        yield tmp_path / "done"
+        return
+    if not OTHER_DISK.is_dir() or OTHER_DISK.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("this machine has no second file system to move to")
+    with tempfile.TemporaryDirectory(dir=OTHER_DISK) as name:
+        yield Path(name) / "done"
+
+
+def moved(path: Path, root: Path, done: Path, sent_file: Sent) -> str:
+    """Move as the last stage does: choose the name, then move. The answer is where it went, below *done*."""
+    target = free_target(str(path), str(root), str(done), sent_file)
+    where = move(str(path), sent_file, target)
+    assert where is not None
+    assert os.path.exists(where)  # noqa: PTH110 - as the code below names it
+    return where.removeprefix(f"{done}/")
+
+
+def below(folder: Path) -> dict[str, bytes]:
+    """Every file below *folder* with its content."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def later(copy: Path, source: Path) -> None:
+    """Let a copy have been changed at another time than its source, as hours of recording see to."""
+    times = copy.stat()
+    while copy.stat().st_ctime_ns == source.stat().st_ctime_ns:
+        os.utime(copy, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
+async def test_a_sent_file_is_moved_the_same_way_below(tmp_path: Path, done: Path) -> None:
+    """Folders and all, with its bytes and its time; nothing is left behind."""
+    path = made(tmp_path / "in" / "room" / "a.mp4", content(3 * BLOCK))
+    os.utime(path, ns=(5, 1_700_000_000_000_000_000))
+    sent_file = await sent(path)
+    assert moved(path, tmp_path / "in", done, sent_file) == "room/a.mp4"
+    assert below(done) == {"room/a.mp4": content(3 * BLOCK)}
+    assert (done / "room" / "a.mp4").stat().st_mtime_ns == 1_700_000_000_000_000_000
+    assert below(tmp_path / "in") == {}
+    assert move(str(path), sent_file, str(done / "again.mp4")) is None
+
+
+async def test_a_name_that_is_taken_gets_a_number(tmp_path: Path, done: Path) -> None:
+    """Files of other recordings are never overwritten, however often a name comes back."""
+    for number, name in enumerate(["a.mp4", "a (1).mp4", "a (2).mp4"]):
+        path = made(tmp_path / "in" / "a.mp4", content(100, seed=number))
+        assert moved(path, tmp_path / "in", done, await sent(path)) == name
+    assert below(done) == {
+        "a.mp4": content(100, 0),
+        "a (1).mp4": content(100, 1),
+        "a (2).mp4": content(100, 2),
+    }
+
+
+async def test_a_name_that_is_taken_in_the_last_moment_is_not_overwritten(tmp_path: Path, done: Path) -> None:
+    """The next number is taken in the same step, and the answer is where the file really is."""
+    path = made(tmp_path / "in" / "a.mp4")
+    sent_file = await sent(path)
+    target = free_target(str(path), str(tmp_path / "in"), str(done), sent_file)
+    made(done / "a.mp4", b"somebody else's")
+    assert target == str(done / "a.mp4")
+    assert move(str(path), sent_file, target) == str(done / "a (1).mp4")
+    assert below(done) == {"a.mp4": b"somebody else's", "a (1).mp4": b"recording"}
+    assert not path.exists()
+
+
+async def test_a_move_that_was_cut_short_is_finished(
+    tmp_path: Path, done: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A crash between the new name and the removal of the old: one file under the first name, no numbered twin."""
+    path = made(tmp_path / "in" / "a.mp4", content(BLOCK + 1))
+    sent_file = await sent(path)
+    rename = os.rename
+
+    def crash(name: str, *more: Any, **others: Any) -> None:
+        if name == path.name:
+            raise KeyboardInterrupt
+        rename(name, *more, **others)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rename", crash)
+        with pytest.raises(KeyboardInterrupt):
+            moved(path, tmp_path / "in", done, sent_file)
+    assert path.exists()
+    assert below(done) == {"a.mp4": content(BLOCK + 1)}
+    if not path.samefile(done / "a.mp4"):
+        later(done / "a.mp4", path)
+    assert moved(path, tmp_path / "in", done, sent_file) == "a.mp4"
+    assert below(done) == {"a.mp4": content(BLOCK + 1)}
+    assert not path.exists()
+
+
+async def test_the_folder_itself_by_another_way_is_no_half_done_move(tmp_path: Path) -> None:
+    """A link leads from the target back to the source: the one file there is keeps a name."""
+    path = made(tmp_path / "in" / "a.mp4")
+    (tmp_path / "done").symlink_to(tmp_path / "in")
+    assert moved(path, tmp_path / "in", tmp_path / "done", await sent(path)) == "a (1).mp4"
+    assert below(tmp_path / "in") == {"a (1).mp4": b"recording"}
+
+
+@pytest.mark.parametrize("done", ["other disk", "no links"], indirect=True)
+async def test_a_copy_that_differs_never_replaces_the_file(
+    tmp_path: Path, done: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Across file systems the copy is read back: if one bit is wrong, it goes and the file stays."""
+    path = made(tmp_path / "in" / "a.mp4")
+    sent_file = await sent(path)
+
+    def badly(fd: int, block: bytes) -> None:
+        os.write(fd, block.upper())
+
+    monkeypatch.setattr(copying, "_write_all", badly)
+    with pytest.raises(errors.ShareNotReady, match="the copy differs from what was sent"):
+        move(str(path), sent_file, str(done / "a.mp4"))
+    assert path.read_bytes() == b"recording"
+    assert below(done) == {}
+
+
+async def test_what_a_crash_left_of_a_copy_is_thrown_away(tmp_path: Path, done: Path) -> None:
+    """A half copy under our own name is not in the way; somebody's own .part file is not touched."""
+    path = made(tmp_path / "in" / "a.mp4")
+    sent_file = await sent(path)
+    made(done / "a.mp4.part", b"somebody's own")
+    made(done / f".valt-uploader-{sent_file.sha256[:16]}.part", b"half")
+    assert moved(path, tmp_path / "in", done, sent_file) == "a.mp4"
+    left = below(done)
+    assert (left["a.mp4"], left["a.mp4.part"]) == (b"recording", b"somebody's own")
+
+
+async def test_a_name_of_full_length_can_be_moved(tmp_path: Path, done: Path) -> None:
+    """255 bytes leave no room for a longer temporary name."""
+    path = made(tmp_path / "in" / ("x" * 251 + ".mp4"))
+    assert moved(path, tmp_path / "in", done, await sent(path)) == path.name
+
+
+async def test_a_removal_that_was_cut_short_is_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A crash after the file was set aside: the next try removes it from there, and nothing is left."""
+    path = made(tmp_path / "a.mp4")
+    sent_file = await sent(path)
+
+    def crash(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "unlink", crash)
+        with pytest.raises(KeyboardInterrupt):
+            delete(str(path), sent_file)
+    assert [name[-5:] for name in below(tmp_path)] == [".gone"]
+    assert delete(str(path), sent_file) is True
+    assert below(tmp_path) == {}
+    assert delete(str(path), sent_file) is False
+
+
+@pytest.mark.parametrize("knows", [("links", "noreplace"), ("noreplace",), ()])
+@pytest.mark.parametrize("taken", [True, False])
+async def test_a_file_that_takes_the_name_in_the_last_moment_is_never_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, knows: tuple[str, ...], taken: bool
+) -> None:
+    """Between the look and the removal another recording takes the name: it keeps a name that scans see."""
+    path, rename = made(tmp_path / "a.mp4"), os.rename
+    sent_file = await sent(path)
+
+    def swap(name: str, *more: Any, **others: Any) -> None:
+        if name == "a.mp4":
+            path.unlink()
+            made(path, b"another recording")
+        rename(name, *more, **others)
+        if taken and name == "a.mp4":
+            made(path, b"and one more")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rename", swap)
+        if "links" not in knows:
+            patch.setattr(os, "link", refuse_with(errno.EPERM))
+        if "noreplace" not in knows:
+            patch.setattr(syscalls, "rename_noreplace", refuse_with(errno.EINVAL))
+        with pytest.raises(errors.FileChanged, match="no longer the file that was sent"):
+            delete(str(path), sent_file)
+    left = below(tmp_path)
+    if taken:
+        assert left.pop("a.mp4") == b"and one more"
+    assert list(left.values()) == [b"another recording"]
+    (name,) = left
+    if knows:
+        assert name == ("a (1).mp4" if taken else "a.mp4")
+    assert re.fullmatch(r"a( \([0-9a-f]+\))?\.mp4", name), "a name that a scan takes"
+
+
+async def test_a_file_of_another_inode_is_proved_by_its_whole_content(tmp_path: Path) -> None:
+    """Shares hand out new inodes: the same bytes are the file that was sent, and one bit in the middle is not."""
+    path = made(tmp_path / "a.mp4", content(3 * BLOCK))
+    sent_file = replace(await sent(path), inode=(1, 1))
+    times = path.stat()
+    other = bytearray(content(3 * BLOCK))
+    other[BLOCK] ^= 1
+    path.write_bytes(other)
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    with pytest.raises(errors.FileChanged):
+        delete(str(path), sent_file)
+    path.write_bytes(content(3 * BLOCK))
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert delete(str(path), sent_file) is True

@@ -1,0 +1,209 @@
+"""A recording, told apart from others and read once, front to back."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import hashlib
+import os
+import tempfile
+from pathlib import Path
+
+import pytest
+from fakes import content, made
+from hypothesis import given
+from hypothesis import strategies as st
+from shares import identify, opened, share_of
+
+from uploader.domain import errors
+from uploader.domain.model import Identity
+from uploader.files.inspection import EDGE
+from uploader.files.recording import BLOCK
+from uploader.files.safe_open import open_regular
+
+
+@pytest.mark.parametrize("size", [0, 1, EDGE - 1, EDGE, EDGE + 1, 2 * EDGE, 3 * EDGE])
+async def test_an_identity_is_size_time_and_both_ends(tmp_path: Path, size: int) -> None:
+    """The first and the last block, each byte once; small files whole."""
+    data = content(size)
+    path = made(tmp_path / "a.mp4", data)
+    os.utime(path, ns=(5, 7))
+    ends = data if size <= 2 * EDGE else data[:EDGE] + data[-EDGE:]
+    assert await identify(path) == Identity(size, 7, hashlib.sha256(ends).hexdigest())
+
+
+@given(st.integers(0, 3 * EDGE - 1))
+def test_a_change_at_either_end_is_another_identity(place: int) -> None:
+    """A byte in the first or last block makes a difference; the middle is left to the hash of what is sent."""
+    data = bytearray(content(3 * EDGE))
+    with tempfile.TemporaryDirectory() as folder:
+        path = made(Path(folder) / "a.mp4", bytes(data))
+        before = asyncio.run(identify(path)).edges
+        data[place] ^= 1
+        path.write_bytes(data)
+        after = asyncio.run(identify(path)).edges
+    assert (before == after) == (EDGE <= place < 2 * EDGE)
+
+
+@pytest.mark.parametrize(
+    ("make", "error"),
+    [
+        (lambda path: None, errors.FileMissing),
+        (lambda path: path.mkdir(), errors.NotAFile),
+        (lambda path: path.symlink_to("/etc/hostname"), errors.NotAFile),
+        (os.mkfifo, errors.NotAFile),
+    ],
+    ids=["missing", "folder", "link", "FIFO"],
+)
+async def test_what_is_no_file_has_no_identity(tmp_path: Path, make: object, error: type[Exception]) -> None:
+    """It is neither followed nor waited for: a FIFO without a writer answers at once."""
+    assert callable(make)
+    path = tmp_path / "a.mp4"
+    make(path)
+    async with asyncio.timeout(5):
+        with pytest.raises(error):
+            await identify(path)
+        with pytest.raises(error):
+            async with opened(path, Identity(1, 1, "")):
+                pass
+
+
+def test_a_device_is_not_read() -> None:
+    """It would never end, or move a tape: what is no regular file is let go as soon as it is seen to be none."""
+    with pytest.raises(errors.NotAFile, match="is no regular file but a device"):
+        open_regular("/dev/zero")
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.EACCES, errno.EBUSY, errno.ESTALE, errno.ENAMETOOLONG])
+async def test_a_share_s_error_is_no_verdict_on_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """EIO, EACCES, EBUSY, ESTALE mean *not yet*, wherever they come from."""
+    path = made(tmp_path / "a.mp4")
+    identity = await identify(path)
+
+    def fails(*_: object) -> bytes:
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pread", fails)
+        with pytest.raises(errors.ShareNotReady, match=os.strerror(number)):
+            await identify(path)
+    async with opened(path, identity) as recording:
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fstat", fails)
+            with pytest.raises(errors.ShareNotReady, match=os.strerror(number)):
+                await recording.check_unchanged()
+
+
+async def test_a_recording_is_read_front_to_back_in_blocks(tmp_path: Path) -> None:
+    """Every byte once, at most a block at a time, hashed on the way."""
+    data = content(2 * BLOCK + 17)
+    path = made(tmp_path / "a.mp4", data)
+    async with opened(path, await identify(path)) as recording:
+        blocks = [block async for block in recording.blocks(len(data))]
+        assert (recording.position, recording.digest) == (len(data), hashlib.sha256(data).hexdigest())
+    assert [len(block) for block in blocks] == [BLOCK, BLOCK, 17]
+    assert b"".join(blocks) == data
+
+
+async def test_a_chunk_ends_where_it_is_told(tmp_path: Path) -> None:
+    """The next chunk begins there, and the digest is that of all so far."""
+    data = content(100)
+    path = made(tmp_path / "a.mp4", data)
+    async with opened(path, await identify(path)) as recording:
+        for end in (40, 80, 100):
+            start = recording.position
+            assert b"".join([block async for block in recording.blocks(end)]) == data[start:end]
+            assert recording.digest == hashlib.sha256(data[:end]).hexdigest()
+        assert [block async for block in recording.blocks(100)] == []
+
+
+async def test_a_bookmark_gives_the_same_chunk_again(tmp_path: Path) -> None:
+    """A chunk may be sent twice, or broken off in the middle, without reading what came before."""
+    data = content(2 * BLOCK)
+    path = made(tmp_path / "a.mp4", data)
+    async with opened(path, await identify(path)) as recording:
+        async for _ in recording.blocks(30):
+            pass
+        bookmark = recording.bookmark()
+        async for _ in recording.blocks(2 * BLOCK):
+            break
+        for _ in range(2):
+            recording.return_to(bookmark)
+            assert (recording.position, recording.digest) == (30, hashlib.sha256(data[:30]).hexdigest())
+            again = b"".join([block async for block in recording.blocks(BLOCK + 5)])
+            assert again == data[30 : BLOCK + 5]
+            assert recording.digest == hashlib.sha256(data[: BLOCK + 5]).hexdigest()
+
+
+async def test_going_on_proves_that_it_is_the_same_beginning(tmp_path: Path) -> None:
+    """After a restart the bytes that were acknowledged are read again and compared."""
+    data = content(100)
+    path = made(tmp_path / "a.mp4", data)
+    async with opened(path, await identify(path)) as recording:
+        await recording.skip_to(40, hashlib.sha256(data[:40]).hexdigest())
+        assert recording.position == 40
+        await recording.skip_to(0, "")
+        assert recording.position == 0
+        with pytest.raises(errors.FileChanged, match="no longer begins with the bytes that were sent"):
+            await recording.skip_to(40, hashlib.sha256(data[:39] + b"!").hexdigest())
+
+
+async def test_a_file_that_is_cut_is_never_padded(tmp_path: Path) -> None:
+    """Reading past its end is a change, not zeros."""
+    path = made(tmp_path / "a.mp4", content(100))
+    async with opened(path, await identify(path)) as recording:
+        os.truncate(path, 60)
+        blocks = recording.blocks(100)
+        assert await anext(blocks) == content(100)[:60]
+        with pytest.raises(errors.FileChanged, match="was cut short"):
+            await anext(blocks)
+        with pytest.raises(errors.FileChanged, match="shrank from 100 to 60 bytes"):
+            await recording.check_unchanged()
+
+
+async def test_a_file_that_grows_or_is_written_is_noticed(tmp_path: Path) -> None:
+    """Before the last byte of each chunk goes, size and mtime are compared."""
+    path = made(tmp_path / "a.mp4", content(100))
+    identity = await identify(path)
+    async with opened(path, identity) as recording:
+        await recording.check_unchanged()
+        os.utime(path, ns=(1, identity.mtime_ns + 1))
+        with pytest.raises(errors.FileChanged, match="was written to"):
+            await recording.check_unchanged()
+        with path.open("ab") as file:
+            file.write(b"more")
+        with pytest.raises(errors.FileChanged, match="grew from 100 to 104 bytes"):
+            await recording.check_unchanged()
+    with pytest.raises(errors.FileChanged, match="grew"):
+        async with opened(path, identity):
+            pass
+
+
+def open_handles() -> int:
+    """How many this process has."""
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+async def test_no_handle_is_left_open(tmp_path: Path) -> None:
+    """Whether it was read to the end, given up in the middle, or refused."""
+    path = made(tmp_path / "a.mp4", content(100))
+    identity = await identify(path)
+    before = open_handles()
+    async with opened(path, identity) as recording:
+        await anext(recording.blocks(10))
+        assert open_handles() == before + 2  # its own, and the one that threads hold
+    with pytest.raises(errors.FileChanged):
+        async with opened(path, Identity(1, 1, "")):
+            pass
+    assert open_handles() == before
+
+
+async def test_the_hash_of_a_file_is_that_of_its_bytes(tmp_path: Path) -> None:
+    """And a missing file is said to be missing."""
+    path = made(tmp_path / "a.mp4", content(BLOCK + 3))
+    share = share_of(tmp_path)
+    assert await share.sha256(str(path)) == hashlib.sha256(content(BLOCK + 3)).hexdigest()
+    with pytest.raises(errors.FileMissing, match=r"gone\.mp4 is not there"):
+        await share.sha256(str(tmp_path / "gone.mp4"))

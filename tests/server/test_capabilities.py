@@ -1,0 +1,163 @@
+"""What a server's ways were found to be: used, and forgotten when the server is another version."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from harness import Rig
+from parts import CHUNK, chunked, content_of, sha256, spans
+
+from uploader.diagnostics.probe_results import News, news_of, take_in
+from uploader.domain import errors, events
+from uploader.domain.model import Learnt, Orphan
+from uploader.domain.retry import DAY
+from uploader.runtime.clock import SystemClock
+from uploader.store import codec
+from uploader.testing.simulator import Semantics, Settings
+
+DATA = content_of(4 * CHUNK + 9)
+
+
+def settings(semantics: Semantics = Semantics.OFFSET, **more: Any) -> Settings:
+    """A server whose videos are ready at once."""
+    return Settings(semantics=semantics, **({"processing": 0.0} | more))
+
+
+async def deliver(rig: Rig, *, learnt: Learnt | None = None) -> str:
+    """Send one file, the answer to whose second chunk is lost; its path."""
+    if learnt is not None:
+        rig.prepare(learnt=learnt)
+    rig.fault("upload", "lose-answer", skip=1)
+    await rig.start()
+    path = await rig.drop("a.mp4", DATA)
+    await rig.finished(path)
+    await rig.swept()
+    assert rig.record.sha256 == sha256(DATA)
+    return path
+
+
+def proven(rig: Rig, **changes: Any) -> Learnt:
+    """What a probe has found here just now."""
+    facts: dict[str, Any] = {"resend_is_safe": True, "probed_at": rig.clock.now(), "version": "6.7.2"}
+    return Learnt(**(facts | changes))
+
+
+async def test_a_server_that_was_proven_gets_a_chunk_in_doubt_again(tmp_path: Path) -> None:
+    """Into the same record: nothing starts over."""
+    async with Rig(tmp_path) as rig:
+        await deliver(rig, learnt=proven(rig))
+        assert len(rig.calls("create")) == 1
+        assert spans(rig.record) == sorted([*chunked(len(DATA)), (CHUNK, 2 * CHUNK)])
+        assert rig.seen(events.DoubtResolved)[0].outcome == "sent again: that is safe here"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"resend_is_safe": False},
+        {"resend_is_safe": None},
+        {"version": "6.7.1"},
+        {"version": ""},
+        {"probed_at": 0.0},
+        {"probed_at": None},
+    ],
+)
+async def test_what_was_not_proven_of_this_version_is_not_done(tmp_path: Path, changes: dict[str, Any]) -> None:
+    """Not safe, not known, another version, an unknown one, or long ago: the upload starts over."""
+    async with Rig(tmp_path, settings(Semantics.APPEND)) as rig:
+        await deliver(rig, learnt=proven(rig, **changes))
+        assert len(rig.calls("create")) == 2
+
+
+async def test_what_the_operator_has_written_counts(tmp_path: Path) -> None:
+    """resend_is_safe = false in the configuration is a decision, whatever a probe has seen."""
+    async with Rig(tmp_path, server={"resend_is_safe": False}) as rig:
+        await deliver(rig, learnt=proven(rig))
+        assert len(rig.calls("create")) == 2
+        assert rig.calls("version") != []  # for what else was learnt
+
+
+@pytest.mark.parametrize(
+    "fault", [{"kind": "status", "status": status} for status in (403, 500, 502, 503)] + [{"kind": "lose-answer"}]
+)
+async def test_a_version_that_is_not_told_now_proves_nothing(tmp_path: Path, fault: dict[str, Any]) -> None:
+    """The call may fail: nothing waits for it, nothing is resent, and nothing is forgotten."""
+    async with Rig(tmp_path, clock=SystemClock()) as rig:  # in a hurried one our clock would seem to be set
+        rig.fault("version", times=None, **fault)
+        await deliver(rig, learnt=proven(rig))
+        assert len(rig.calls("create")) == 2
+        assert rig.store.learnt.resend_is_safe is True
+        assert rig.seen(events.ServerDown) == []
+
+
+async def test_a_server_that_never_tells_its_version_is_believed_for_a_month(tmp_path: Path) -> None:
+    """A probe that was not told the version either: then its age alone counts."""
+    async with Rig(tmp_path) as rig:
+        rig.fault("version", "status", times=None, status=403)
+        await deliver(rig, learnt=proven(rig, version="", probed_at=rig.clock.now() - 29 * DAY))
+        assert len(rig.calls("create")) == 1
+
+
+async def test_another_version_is_a_stranger(tmp_path: Path) -> None:
+    """All that was learnt of the one before is forgotten, and said; files go in chunks again."""
+    async with Rig(tmp_path, clock=SystemClock()) as rig:  # its two clocks do not drift apart
+        until = rig.clock.now() + DAY
+        rig.prepare(learnt=proven(rig, version="5.9", whole_only_until=until, chunk_limit=1, chunk_limit_until=until))
+        await rig.start()
+        await rig.finished(await rig.drop("a.mp4", DATA))
+        assert rig.seen(events.ServerChanged) == [events.ServerChanged("5.9", "6.7.2")]
+        assert rig.store.learnt == Learnt()
+        await rig.finished(await rig.drop("b.mp4", DATA))
+        assert spans(rig.records[-1]) == chunked(len(DATA))
+        assert len(rig.calls("version")) == 1
+
+
+async def test_what_refusals_taught_is_tied_to_the_version_at_the_next_log_in(tmp_path: Path) -> None:
+    """A refusal does not say from whom it comes; nothing learnt, and the version is not asked for."""
+    async with Rig(tmp_path, settings(Semantics.WHOLE)) as rig:
+        await rig.start()
+        await rig.finished(await rig.drop("a.mp4", DATA))
+        assert rig.store.learnt.whole_only_until is not None
+        await rig.restart()
+        await rig.finished(await rig.drop("b.mp4", DATA))
+        assert rig.store.learnt.version == "6.7.2"
+        assert len(rig.calls("version")) <= 2
+
+
+async def test_a_no_to_a_chunk_that_was_sent_again_is_no_word_about_ranges(tmp_path: Path) -> None:
+    """A strict server whose operator wrote resend_is_safe: the upload starts over, and in chunks."""
+    async with Rig(tmp_path, settings(Semantics.STRICT), server={"resend_is_safe": True}) as rig:
+        await deliver(rig)
+        assert rig.store.learnt.whole_only_until is None
+        assert spans(rig.record) == chunked(len(DATA))
+
+
+# What a probe tells
+
+
+async def test_news_touch_nothing_but_a_probe_s_own_records(tmp_path: Path) -> None:
+    """Neither an orphan of an upload, nor what is remembered of a refused password."""
+    async with Rig(tmp_path) as rig:
+        rig.build()
+        ours = Orphan("r1", "a", "/rec/a.mp4", since=0.0, next_look=9e9)
+        rig.store.put_orphan(ours)
+        rig.store.learn(login_refusals=3)
+        claimed = Orphan("r1", "a", "/rec/a.mp4", since=0.0, next_look=0.0, probe=True)
+        probe = Orphan("r2", "p", "", since=0.0, next_look=9e9)
+        take_in(rig.store, News(orphans=(claimed, probe), cleared=("r1", "r9"), learnt=Learnt(resend_is_safe=True)))
+        assert rig.store.orphans["r1"] == ours
+        assert rig.store.orphans["r2"].probe
+        assert (rig.store.learnt.resend_is_safe, rig.store.learnt.login_refusals) == (True, 3)
+        take_in(rig.store, News(cleared=("r2",)))
+        assert set(rig.store.orphans) == {"r1"}
+
+
+def test_news_come_back_as_they_were_told() -> None:
+    """Over the socket, as JSON; what is none is an error of ours."""
+    news = News((Orphan("r", "n", "", 1.0, 2.0, probe=True),), ("x",), Learnt(chunk_limit=7, version="6"))
+    assert news_of(codec.to_json(news)) == news
+    for text in ("", "[]", '{"cleared": 7}', "é"):
+        with pytest.raises(errors.UploaderError):
+            news_of(text)

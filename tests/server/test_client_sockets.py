@@ -1,0 +1,351 @@
+"""Calls over real sockets: what a chunk's end means, connections that are torn or never made, and downloads."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import socket
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from parts import BriskClock
+from sources import Blocks
+from test_client import HTML_502, IDS, LINK, LOGIN, SPEC, TOKEN, Home, mocked
+
+from uploader.domain import errors
+from uploader.domain.model import RecordIds
+from uploader.server.valt import client
+from uploader.testing.simulator import CallName, Fault, Settings, Simulator
+
+
+@asynccontextmanager
+async def simulated(
+    tmp_path: Any, settings: Settings | None = None, **server: Any
+) -> AsyncIterator[tuple[Home, Simulator]]:
+    """A client before the built-in server."""
+    simulator = Simulator(tmp_path / "server", settings or Settings(password="canary-password", processing=0.0))
+    home = Home(await simulator.start(), **server)
+    try:
+        async with home.valt:
+            yield home, simulator
+    finally:
+        await simulator.stop()
+
+
+async def nothing() -> None:
+    """Save no mark."""
+
+
+async def send(home: Home, ids: RecordIds, data: bytes, mark: Callable[[], Awaitable[None]] = nothing) -> int | None:
+    """Send *data* as a whole file."""
+    return await home.valt.send_chunk(
+        ids, "a.mp4", (0, len(data), len(data)), Blocks(data), before_last_byte=mark, on_progress=lambda _: None
+    )
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "kind"),
+    [
+        (400, '{"data":{"message":"Invalid Content-Range header value"},"code":400}', errors.ChunkRefused),
+        (400, '{"data":{"message":"The chunk file was not transferred"},"code":400}', errors.ChunkTooLarge),
+        (413, "", errors.ChunkTooLarge),
+        (401, '{"error":{"code":401,"message":"Bad credentials."}}', errors.TokenExpired),
+        (403, "", errors.RightMissing),
+        (404, "", errors.RecordGone),
+        (429, "", errors.ServerBusy),
+        (500, "", errors.AnswerLost),
+        (502, HTML_502, errors.AnswerLost),
+        (503, "", errors.ServerDown),
+        (504, "", errors.AnswerLost),
+        (302, "", errors.ServerDown),
+    ],
+)
+async def test_answer_to_a_chunk(tmp_path: Any, status: int, body: str, kind: type[errors.UploaderError]) -> None:
+    """What a no to a chunk means: too large, wrong range, gone, or in doubt."""
+    async with simulated(tmp_path) as (home, simulator):
+        ids = await home.valt.create_record(SPEC)
+        simulator.faults.append(Fault(call="upload", kind="status", status=status, body=body))
+        with pytest.raises(errors.UploaderError) as caught:
+            await send(home, ids, b"data")
+        assert type(caught.value) is kind
+        assert "canary" not in str(caught.value)
+
+
+async def test_gateway_that_answers_early_leaves_nothing_in_doubt(tmp_path: Any) -> None:
+    """A 502 that comes before the last byte went is a cut: nobody behind that gateway has seen the chunk."""
+    async with simulated(tmp_path) as (home, simulator):
+        ids = await home.valt.create_record(SPEC)
+        simulator.faults.append(Fault(call="upload", kind="status", status=502, after_bytes=1000))
+        with pytest.raises(errors.ChunkCut):
+            await send(home, ids, bytes(40 * 1024 * 1024))
+
+
+async def test_a_body_that_moves_hands_its_slot_on(tmp_path: Any) -> None:
+    """Once the server takes a body others need not wait for its answer; for a small one they do."""
+    async with simulated(tmp_path) as (home, simulator):
+        ids = await home.valt.create_record(SPEC)
+        await send(home, ids, b"data")
+        assert home.breaker.freed == 0
+        large = await home.valt.create_record(SPEC)
+        simulator.faults.append(stall := Fault(call="upload", kind="stall", after_bytes=2 * client.BODY_MOVES))
+        sending = asyncio.create_task(send(home, large, bytes(40 * client.BODY_MOVES)))
+        async with asyncio.timeout(10):
+            await stall.standing.wait()
+        assert (home.breaker.freed, home.breaker.held) == (1, 1)
+        stall.release()
+        await sending
+        assert (home.breaker.freed, home.breaker.held) == (1, 0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "after", "expected"),
+    [
+        ("cut-body", 1000, errors.ChunkCut),
+        ("stall", 1000, errors.ChunkCut),
+        ("lose-answer", None, errors.AnswerLost),
+    ],
+)
+async def test_chunk_without_an_answer(tmp_path: Any, kind: Any, after: int | None, expected: type[Exception]) -> None:
+    """Ended before its last byte it was never seen; ended after it, it is in doubt."""
+    async with simulated(tmp_path, stall_timeout=0.3) as (home, simulator):
+        ids = await home.valt.create_record(SPEC)
+        simulator.faults.append(Fault(call="upload", kind=kind, after_bytes=after))
+        with pytest.raises(expected):
+            await send(home, ids, bytes(40 * 1024 * 1024 if after else 100))
+
+
+async def test_silent_server_is_given_up(tmp_path: Any) -> None:
+    """A chunk that is taken and never answered is in doubt when our patience is over, several stall times later."""
+    async with simulated(tmp_path, stall_timeout=0.1) as (home, simulator):
+        ids = await home.valt.create_record(SPEC)
+        simulator.faults.append(Fault(call="upload", kind="stall"))
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        with pytest.raises(errors.AnswerLost):
+            await send(home, ids, b"data")
+        assert loop.time() - began >= 0.1 * client.ANSWER_PATIENCE
+
+
+async def test_error_of_the_body_is_passed_on(tmp_path: Any) -> None:
+    """What stops the body from our side is raised as it was, whatever aiohttp makes of it."""
+
+    async def changed() -> None:
+        raise errors.FileChanged("it grew")
+
+    async def bug() -> None:
+        raise ZeroDivisionError
+
+    async with simulated(tmp_path) as (home, _):
+        ids = await home.valt.create_record(SPEC)
+        with pytest.raises(errors.FileChanged):
+            await send(home, ids, b"data", changed)
+        with pytest.raises(ZeroDivisionError):
+            await send(home, ids, b"data", bug)
+
+
+async def test_accepted_chunk_counts_though_its_answer_is_torn() -> None:
+    """2xx is success whatever the body is: here the connection breaks within it."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        length = re.search(rb"Content-Length: (\d+)", head)
+        await reader.readexactly(int(length[1]) if length else 0)
+        good = b'{"data":{"access_token":"t"}}'
+        if b"/login" in head:
+            writer.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s" % (len(good), good))
+        else:
+            writer.write(b"HTTP/1.1 201 Created\r\nContent-Length: 1000\r\n\r\n{")
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    async with server:
+        home = Home(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+        async with home.valt:
+            assert await send(home, IDS, b"data") is None
+
+
+async def test_connection_that_is_never_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that swallows connections is down, for every call, and nothing is in doubt: no byte went."""
+    monkeypatch.setattr(client, "CONNECT_TIMEOUT", 0.2)
+    with socket.socket() as full, socket.socket() as first, socket.socket() as second:
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        for guest in (first, second):  # they fill its queue; the next one's SYN is dropped
+            guest.setblocking(False)
+            guest.connect_ex(full.getsockname())
+        home = Home(f"http://127.0.0.1:{full.getsockname()[1]}")
+        home.valt._token = client._Token("t", BriskClock().monotonic())
+        async with home.valt:
+            for call in (
+                lambda: home.valt.create_record(SPEC),
+                lambda: send(home, IDS, b"data"),
+                lambda: home.valt.find_records("a"),
+            ):
+                with pytest.raises(errors.ServerDown):
+                    await call()
+
+
+async def test_refused_connection() -> None:
+    """A closed port is a server that is down, for every call."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        home = Home(f"http://127.0.0.1:{free.getsockname()[1]}")
+        home.valt._token = client._Token("t", BriskClock().monotonic())
+        async with home.valt:
+            for call in (
+                lambda: home.valt.create_record(SPEC),
+                lambda: send(home, IDS, b"data"),
+                lambda: home.valt.find_records("a"),
+            ):
+                with pytest.raises(errors.ServerDown, match="cannot be reached"):
+                    await call()
+
+
+WORDS = {socket.EAI_AGAIN: "Temporary failure in name resolution", socket.EAI_NONAME: "Name or service not known"}
+
+
+class Names:
+    """The machine's name service: *leads_to* an address, or the error that it has for every name."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, leads_to: str | int) -> None:
+        self.leads_to = leads_to
+        monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", self._answer)
+
+    async def _answer(self, host: str, port: int, **_: object) -> list[tuple[object, ...]]:
+        assert host == "valt.example"
+        if isinstance(self.leads_to, int):
+            raise socket.gaierror(self.leads_to, WORDS[self.leads_to])
+        return [(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (self.leads_to, port))]
+
+
+@pytest.mark.parametrize("number", WORDS)
+async def test_a_name_that_leads_nowhere(tmp_path: Any, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """No name service, or no such name: the server is down, with the reason; known again, the next call is made."""
+    names = Names(monkeypatch, number)
+    async with simulated(tmp_path) as (_, simulator):
+        home = Home(simulator.url.replace("127.0.0.1", "valt.example"), allow_plaintext=True)
+        async with home.valt:
+            for _ in range(2):
+                with pytest.raises(errors.ServerDown, match=f"valt.example:[0-9]+: cannot be reached: {WORDS[number]}"):
+                    await home.valt.login_if_needed()
+            names.leads_to = "127.0.0.1"
+            assert (await home.valt.create_record(SPEC)).record
+
+
+async def test_a_server_that_has_moved_is_found_at_its_new_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its old address is believed for some seconds more; then each new connection goes where its name leads by then."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        at.append(writer.get_extra_info("sockname")[0])
+        body = b'{"data":{"id":"rec-1","videos":null}}'
+        writer.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
+        writer.close()
+
+    at: list[str] = []
+    names = Names(monkeypatch, "127.0.0.1")
+    old = await asyncio.start_server(answer, "127.0.0.1", 0)
+    port = old.sockets[0].getsockname()[1]
+    home = Home(f"http://valt.example:{port}", allow_plaintext=True)
+    home.valt._token = client._Token("t", BriskClock().monotonic())
+    async with home.valt, await asyncio.start_server(answer, "127.0.0.2", port):
+        await home.valt.details("rec-1")
+        old.close()
+        await old.wait_closed()
+        names.leads_to = "127.0.0.2"
+        with pytest.raises(errors.ServerDown, match="cannot be reached"):
+            await home.valt.details("rec-1")
+        later = time.monotonic() + client.NAME_AGE + 1
+        monkeypatch.setattr("aiohttp.connector.monotonic", lambda: later)
+        await home.valt.details("rec-1")
+    assert at == ["127.0.0.1", "127.0.0.2"]
+
+
+@pytest.mark.parametrize(
+    ("call", "size", "expected", "requests"),
+    [
+        ("upload", 4, errors.AnswerLost, 1),
+        ("upload", 40 * 1024 * 1024, errors.ChunkCut, 1),
+        ("create", 0, errors.AnswerLost, 1),
+        ("details", 0, errors.ServerDown, 2),  # a question may be repeated
+    ],
+)
+async def test_a_kept_connection_that_is_closed_as_a_call_begins(
+    call: str, size: int, expected: type[Exception], requests: int
+) -> None:
+    """The server has had enough of waiting: what changes something is sent once, and ends as on any broken line."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        lines.append((await reader.readuntil(b"\r\n\r\n")).split(b"\r\n")[0])
+        if b"/login" in lines[-1]:
+            body = b'{"data":{"access_token":"t"}}'
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
+            await reader.readuntil(b"}")
+            lines.append((await reader.readuntil(b"\r\n\r\n")).split(b"\r\n")[0])
+        writer.transport.abort()
+
+    lines: list[bytes] = []
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    async with server:
+        home = Home(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+        async with home.valt:
+            await home.valt.login_if_needed()
+            calls: dict[str, Callable[[], Awaitable[object]]] = {
+                "upload": lambda: send(home, IDS, bytes(size)),
+                "create": lambda: home.valt.create_record(SPEC),
+                "details": lambda: home.valt.details("rec-1"),
+            }
+            with pytest.raises(expected):
+                await calls[call]()
+    assert len(lines) == 1 + requests
+
+
+async def test_download_stays_with_its_host(tmp_path: Any) -> None:
+    """The bytes of a video come back; a link to another host is never followed."""
+    async with simulated(tmp_path) as (home, _):
+        ids = await home.valt.create_record(SPEC)
+        await send(home, ids, b"data")
+        assert b"".join([block async for block in home.valt.download(ids)]) == b"data"
+    async with mocked() as (home, server):
+        server.post(LOGIN, payload=TOKEN)
+        server.get(LINK, payload={"url": "http://elsewhere.example/x.mp4"})
+        with pytest.raises(errors.ServerRefused, match="another host"):
+            await anext(home.valt.download(IDS))
+
+
+ECHOES = (
+    '{{"data": {{"message": "{secret}"}}, "code": 400}}',
+    '{{"detail": "no route for /x?access_token={secret}"}}',
+    '{{"error": {{"message": "token\\u003d{secret}"}}}}',
+    "<html><title>{secret} is not known</title></html>",
+    "{secret}",
+    '{{"data": "' + "x" * 190 + ' {secret}"}}',
+)
+
+
+@pytest.mark.parametrize("status", [302, 400, 403, 404, 409, 413, 500, 502, 503, 507])
+@pytest.mark.parametrize("secret", ["token", "password"])
+async def test_what_an_answer_repeats_of_our_secrets_is_masked(tmp_path: Any, status: int, secret: str) -> None:
+    """An error's text becomes the reason in state and status: masked before it is cut or put anywhere."""
+    async with simulated(tmp_path) as (home, simulator):
+        ids = await home.valt.create_record(SPEC)
+        value = {"token": home.secrets[-1], "password": home.secrets[0]}[secret]
+        calls: dict[CallName, Callable[[], Awaitable[object]]] = {
+            "create": lambda: home.valt.create_record(SPEC),
+            "upload": lambda: send(home, ids, b"data"),
+            "details": lambda: home.valt.details(ids.record),
+            "list": lambda: home.valt.find_records("a"),
+            "link": lambda: home.valt.download_link(ids),
+        }
+        for call, ask in calls.items():
+            for echo in ECHOES:
+                headers = {"Location": f"https://{value}.example/{value}"}
+                body = echo.format(secret=value)
+                simulator.faults.append(Fault(call=call, kind="status", status=status, body=body, headers=headers))
+                with pytest.raises(errors.UploaderError) as caught:
+                    await ask()
+                assert value[:8].lower() not in str(caught.value).lower(), (call, echo)

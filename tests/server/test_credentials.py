@@ -1,0 +1,270 @@
+"""The password: where it is looked for, what is refused, and that it never shows up in an error."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from uploader.config import ServerConfig
+from uploader.domain.errors import PasswordUnusable
+from uploader.server.credentials import (
+    LONGEST,
+    Source,
+    Watch,
+    account,
+    fingerprint,
+    is_of,
+    password_source,
+    read_password,
+)
+
+SECRET = "c4nary-pässwörd"
+
+
+def server(password_file: Path | None = None) -> ServerConfig:
+    """A server whose password is in this file."""
+    return ServerConfig(url="https://valt.example.com", username="uploader", password_file=password_file)
+
+
+@pytest.fixture
+def secret_file(tmp_path: Path) -> Path:
+    """A password file as it should be: one line, readable by its owner alone."""
+    path = tmp_path / "password"
+    path.write_text(f"{SECRET}\n", encoding="utf-8")
+    path.chmod(0o600)
+    return path
+
+
+def refusal(password_file: Path | None = None, **environ: str) -> str:
+    """Why there is no password; the secret is in neither the error nor anything behind it."""
+    with pytest.raises(PasswordUnusable) as caught:
+        read_password(server(password_file), environ)
+    error: BaseException | None = caught.value
+    while error is not None:
+        assert SECRET not in f"{error}{error!r}"
+        assert not isinstance(error, UnicodeError)  # it carries what could not be decoded
+        error = error.__cause__ or error.__context__
+    return str(caught.value)
+
+
+def test_the_password_is_the_file_without_its_newline(secret_file: Path) -> None:
+    """Editors end a file with a newline; it is no part of the password."""
+    assert read_password(server(secret_file), {}) == SECRET
+
+
+@pytest.mark.parametrize(
+    ("content", "password"),
+    [("pw", "pw"), ("pw\r\n", "pw"), ("pw\n\n", "pw"), (" p w ", " p w "), ("\ufeffpw\r\n", "pw")],
+)
+def test_only_line_ends_and_a_byte_order_mark_are_taken_off(secret_file: Path, content: str, password: str) -> None:
+    """Spaces may be meant."""
+    secret_file.write_bytes(content.encode())
+    assert read_password(server(secret_file), {}) == password
+
+
+def test_the_password_is_read_anew_each_time(secret_file: Path) -> None:
+    """A changed password needs no restart."""
+    read_password(server(secret_file), {})
+    secret_file.write_text("new", encoding="utf-8")
+    assert read_password(server(secret_file), {}) == "new"
+
+
+def test_the_systemd_credential_comes_first(secret_file: Path, tmp_path: Path) -> None:
+    """Its mode is systemd's business: 0440 is what some versions make."""
+    folder = tmp_path / "credentials"
+    folder.mkdir()
+    credential = folder / "valt-password"
+    credential.write_text("from systemd\n", encoding="utf-8")
+    credential.chmod(0o440)
+    environ = {"CREDENTIALS_DIRECTORY": str(folder), "VALT_UPLOADER_PASSWORD": "from the environment"}
+    assert read_password(server(secret_file), environ) == "from systemd"
+
+
+def test_credentials_for_other_things_are_passed_over(secret_file: Path, tmp_path: Path) -> None:
+    """A credentials folder without ours changes nothing."""
+    assert read_password(server(secret_file), {"CREDENTIALS_DIRECTORY": str(tmp_path)}) == SECRET
+
+
+def test_the_file_comes_before_the_environment(secret_file: Path) -> None:
+    """What every process of the same user can see is the last resort."""
+    assert read_password(server(secret_file), {"VALT_UPLOADER_PASSWORD": "other"}) == SECRET
+    assert read_password(server(), {"VALT_UPLOADER_PASSWORD": "other"}) == "other"
+
+
+def test_without_any_password_the_three_places_are_named() -> None:
+    """So that the operator can choose one."""
+    assert refusal() == (
+        "no password is configured; "
+        "set server.password_file, the systemd credential valt-password, or $VALT_UPLOADER_PASSWORD"
+    )
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o444, 0o620, 0o601])
+def test_a_file_that_others_can_use_is_refused_with_the_way_out(secret_file: Path, mode: int) -> None:
+    """Even when another source could serve; the hint also speaks to users of Docker secrets."""
+    secret_file.chmod(mode)
+    text = refusal(secret_file, VALT_UPLOADER_PASSWORD="other")
+    assert f"{secret_file} can be used by others (mode {mode:04o}); chmod 600 {secret_file}" in text
+    assert "Docker secret" in text
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+def test_a_file_of_another_user_is_refused(secret_file: Path) -> None:
+    """Its owner could replace the password at any time."""
+    os.chown(secret_file, 12345, -1)
+    assert f"{secret_file} belongs to another user (uid 12345), who could replace it; chown it" in refusal(secret_file)
+
+
+def test_a_link_is_not_followed(secret_file: Path, tmp_path: Path) -> None:
+    """Whoever can place a link could otherwise choose the file."""
+    link = tmp_path / "link"
+    link.symlink_to(secret_file)
+    assert refusal(link).endswith("; name the file itself, not a link to it")
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    """With the system's reason."""
+    assert f"{tmp_path}/none cannot be opened: No such file or directory" in refusal(tmp_path / "none")
+
+
+def test_a_folder_or_a_fifo_is_no_password_file(tmp_path: Path) -> None:
+    """Neither is waited for."""
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo, 0o600)
+    assert f"{fifo} is not a regular file" in refusal(fifo)
+    assert f"{tmp_path} is not a regular file" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        (b"", "is empty"),
+        (b"\r\n\n", "is empty"),
+        (SECRET.encode("latin-1"), "is not UTF-8 text"),
+        (SECRET.encode("utf-16"), "is not UTF-8 text"),
+        (SECRET.encode() * LONGEST, f"is longer than {LONGEST} bytes"),
+    ],
+)
+def test_what_cannot_be_a_password_is_refused(secret_file: Path, content: bytes, complaint: str) -> None:
+    """Empty, in another encoding, or the wrong file altogether."""
+    secret_file.write_bytes(content)
+    assert f"server.password_file {secret_file} {complaint}" in refusal(secret_file)
+
+
+def test_a_credential_that_is_there_and_cannot_be_used_is_an_error(secret_file: Path, tmp_path: Path) -> None:
+    """It is not passed over in silence: the operator meant it."""
+    (tmp_path / "valt-password").write_bytes(b"")
+    text = refusal(secret_file, CREDENTIALS_DIRECTORY=str(tmp_path))
+    assert text.startswith("the systemd credential valt-password is empty")
+
+
+@pytest.mark.parametrize(("value", "complaint"), [("", "is empty"), ("p\udcffw", "is not UTF-8 text")])
+def test_an_unusable_password_in_the_environment_is_refused(value: str, complaint: str) -> None:
+    """By the same rules as the file."""
+    assert refusal(VALT_UPLOADER_PASSWORD=value).startswith(f"$VALT_UPLOADER_PASSWORD {complaint}")
+
+
+@pytest.fixture
+def credentials(tmp_path: Path) -> str:
+    """The folder of systemd's credentials, with ours in it."""
+    folder = tmp_path / "credentials"
+    folder.mkdir()
+    (folder / "valt-password").write_text("credential", encoding="utf-8")
+    return str(folder)
+
+
+@pytest.mark.parametrize("with_credential", [True, False])
+@pytest.mark.parametrize("with_file", [True, False])
+@pytest.mark.parametrize("with_variable", [True, False])
+def test_the_source_is_told_as_the_password_is_taken(
+    secret_file: Path, credentials: str, *, with_credential: bool, with_file: bool, with_variable: bool
+) -> None:
+    """The first of the three places that has one, whichever of them there are; nothing when there is none."""
+    secret_file.write_text("file", encoding="utf-8")
+    environ = {"CREDENTIALS_DIRECTORY": credentials} if with_credential else {}
+    environ |= {"VALT_UPLOADER_PASSWORD": "environment"} if with_variable else {}
+    places = {"credential": with_credential, "file": with_file, "environment": with_variable}
+    first = next((name for name, there in places.items() if there), None)
+    configured = server(secret_file if with_file else None)
+    assert password_source(configured, environ) == first
+    if first is not None:
+        assert read_password(configured, environ) == first
+
+
+@pytest.mark.parametrize(
+    ("password_file", "environ", "source"),
+    [
+        ("none", {}, "file"),
+        ("none", {"VALT_UPLOADER_PASSWORD": "other"}, "file"),
+        (None, {"VALT_UPLOADER_PASSWORD": ""}, "environment"),
+        (None, {"CREDENTIALS_DIRECTORY": ""}, None),
+    ],
+)
+def test_a_source_that_cannot_be_used_is_still_the_source(
+    tmp_path: Path, password_file: str | None, environ: dict[str, str], source: Source | None
+) -> None:
+    """Nothing is opened, so a missing file or an empty variable is no error here."""
+    assert password_source(server(tmp_path / password_file if password_file else None), environ) == source
+
+
+def test_telling_the_source_waits_for_nothing(tmp_path: Path) -> None:
+    """A dangling link or a FIFO in the credential's place is told without being opened."""
+    (tmp_path / "valt-password").symlink_to(tmp_path / "none")
+    environ = {"CREDENTIALS_DIRECTORY": str(tmp_path), "VALT_UPLOADER_PASSWORD": "other"}
+    assert password_source(server(), environ) == "credential"
+    (tmp_path / "valt-password").unlink()
+    os.mkfifo(tmp_path / "valt-password")
+    assert password_source(server(), environ) == "credential"
+
+
+# What is remembered of a password that was refused
+
+
+@given(st.text(max_size=40), st.text(max_size=40))
+@settings(max_examples=15)
+def test_a_fingerprint_knows_its_secret_again(secret: str, other: str) -> None:
+    """And no other; no two fingerprints of one secret are alike, and it is in none of them."""
+    made = fingerprint(secret)
+    assert is_of(made, secret)
+    assert is_of(made, other) == (secret == other)
+    assert fingerprint(secret) != made
+    assert len(secret) < 4 or secret not in made
+
+
+@pytest.mark.parametrize("made", ["", "scrypt", "scrypt:zz:00", "md5:00:00", "scrypt:é:00", "scrypt:00:é", "\udcff"])
+def test_what_is_no_fingerprint_is_of_nothing(made: str) -> None:
+    """Whatever stands in the state: no error, and no secret fits."""
+    assert not is_of(made, "secret")
+
+
+def test_an_account_is_server_user_and_password(secret_file: Path) -> None:
+    """A change of any of them is a change of what was refused."""
+    ours = server(secret_file)
+    one = account(ours, {})
+    assert account(ours, {}) == one
+    assert account(ours.model_copy(update={"username": "other"}), {}) != one
+    assert account(ours.model_copy(update={"url": "https://other.example.com"}), {}) != one
+    secret_file.write_text("another")
+    assert account(ours, {}) != one
+
+
+def test_a_watch_works_the_fingerprint_out_only_when_something_has_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is looked at every few seconds for as long as a password is refused, and scrypt is slow on purpose."""
+    secret, compared = ["one"], []
+    watch, made = Watch(lambda: secret[0]), fingerprint("one")
+
+    def compare(made: str, secret: str) -> bool:
+        compared.append(secret)
+        return is_of(made, secret)
+
+    monkeypatch.setattr("uploader.server.credentials.is_of", compare)
+    assert [watch.differs_from(made) for _ in range(5)] == [False] * 5
+    secret[0] = "two"
+    assert [watch.differs_from(made) for _ in range(5)] == [True] * 5
+    secret[0] = "one"
+    assert not watch.differs_from(made)
+    assert compared == ["one", "two", "one"]

@@ -1,0 +1,324 @@
+"""The short way of a local file: from the page cache to the socket, hashed meanwhile, and what that proves."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from fakes import content, made
+from harness import Rig
+from proxy import UPLOAD, Trouble, line_to
+from shares import identify, opened
+from test_client import SPEC, Home
+from test_client_sockets import nothing, simulated
+
+from uploader.domain import errors, events
+from uploader.files import Recording, sending
+from uploader.files.shared_fd import Handle
+from uploader.server.valt.body import WORTH_PASSING
+from uploader.server.valt.sendfile import UNSENT, Outlet
+from uploader.testing.simulator import Fault
+
+SIZE = 3 * WORTH_PASSING + 17
+
+
+async def never() -> None:
+    """There is always room."""
+    raise AssertionError("the socket had no room")
+
+
+@asynccontextmanager
+async def a_recording(tmp_path: Path, size: int = SIZE) -> AsyncIterator[tuple[Path, Recording]]:
+    """A local file, open for sending."""
+    path = made(tmp_path / "a.mp4", content(size))
+    async with opened(path, await identify(path)) as recording:
+        assert recording.local
+        yield path, recording
+
+
+@asynccontextmanager
+async def a_peer() -> AsyncIterator[tuple[Handle, socket.socket]]:
+    """Two ends of a connection: a handle of the one that is written to, and the other."""
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    handle = Handle.copy_of(ours.fileno())
+    with ours, theirs:
+        yield handle, theirs
+        handle.close()
+
+
+async def passed(recording: Recording, count: int) -> bytes:
+    """What a peer gets of the next *count* bytes."""
+    async with a_peer() as (handle, theirs):
+        await recording.pass_on(handle, count, room=never, on_progress=lambda _: None)
+        return theirs.recv(count, socket.MSG_WAITALL)
+
+
+async def test_what_is_passed_on_is_hashed_and_counted(tmp_path: Path) -> None:
+    """The peer gets the bytes, the digest is theirs, and the place is behind them."""
+    async with a_recording(tmp_path, 1000) as (_, recording):
+        assert await passed(recording, 400) == content(1000)[:400]
+        assert recording.digest == hashlib.sha256(content(1000)[:400]).hexdigest()
+        assert await passed(recording, 600) == content(1000)[400:]
+        assert (recording.position, recording.digest) == (1000, hashlib.sha256(content(1000)).hexdigest())
+        await recording.check_unchanged()
+        await recording.confirm()
+
+
+def overwrite(path: Path, *, hide: bool) -> None:
+    """Write into the file; *hide*: and set its mtime back, as some tools do."""
+    before = path.stat()
+    with path.open("r+b") as file:
+        file.write(b"other")
+    if hide:
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+@pytest.mark.parametrize("hide", [False, True])
+@pytest.mark.parametrize("moment", ["check_unchanged", "confirm"])
+async def test_a_write_while_bytes_are_under_way_is_a_change(tmp_path: Path, moment: str, *, hide: bool) -> None:
+    """Pages are sent, not copies: a write until the answer is there spoils the chunk, even with mtime set back."""
+    async with a_recording(tmp_path, 1000) as (path, recording):
+        await passed(recording, 1000)
+        if moment == "confirm":
+            await recording.check_unchanged()
+        overwrite(path, hide=hide)
+        with pytest.raises(errors.FileChanged, match="was written to"):
+            await getattr(recording, moment)()
+
+
+async def test_a_rename_while_bytes_are_under_way_is_no_change(tmp_path: Path) -> None:
+    """It moves ctime alone: the chunk is read again, and is what it was."""
+    async with a_recording(tmp_path, 1000) as (path, recording):
+        await passed(recording, 1000)
+        path.rename(path.with_name("b.mp4"))
+        path.with_name("b.mp4").chmod(0o600)
+        await recording.check_unchanged()
+        await recording.confirm()
+
+
+async def test_a_file_that_is_cut_short_is_never_padded(tmp_path: Path) -> None:
+    """Neither the hash nor the socket finds bytes where there are none."""
+    async with a_recording(tmp_path, 1000) as (path, recording):
+        os.truncate(path, 600)
+        with pytest.raises(errors.FileChanged, match="was cut short"):
+            await passed(recording, 1000)
+
+
+async def test_a_bookmark_serves_another_opening_of_the_same_file_alone(tmp_path: Path) -> None:
+    """The digest goes on from it while nothing has happened to the file, not even what moves ctime alone."""
+    async with a_recording(tmp_path, 1000) as (path, recording):
+        await passed(recording, 400)
+        bookmark = recording.bookmark()
+        identity = recording.identity
+    async with opened(path, identity) as again:
+        assert again.is_as_at(bookmark)
+        again.return_to(bookmark)
+        await passed(again, 600)
+        assert again.digest == hashlib.sha256(content(1000)).hexdigest()
+    path.chmod(0o600)
+    async with opened(path, identity) as other:
+        assert not other.is_as_at(bookmark)
+
+
+async def test_a_full_socket_is_waited_for_without_a_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Threads are the share's: while the peer takes nothing, the event loop waits."""
+    at_it, pass_on = [], sending.pass_on
+
+    def watched(*args: Any) -> int:
+        at_it.append("a thread")
+        try:
+            return pass_on(*args)
+        finally:
+            at_it.pop()
+
+    monkeypatch.setattr(sending, "pass_on", watched)
+    async with a_recording(tmp_path) as (_, recording), a_peer() as (handle, theirs):
+        waited, got = [], bytearray()
+
+        async def room() -> None:
+            assert at_it == []
+            waited.append(len(got))
+            got.extend(theirs.recv(1 << 20))
+
+        await recording.pass_on(handle, SIZE, room=room, on_progress=lambda _: None)
+        while len(got) < SIZE:
+            got += theirs.recv(1 << 20)
+        assert waited
+        assert bytes(got) == content(SIZE)
+
+
+async def test_a_handle_is_not_closed_under_a_thread() -> None:
+    """Its number could be another file's by the time the thread comes back to it."""
+    end, other = os.pipe()
+    handle = Handle(end)
+    with handle.held() as fd:
+        handle.close()
+        handle.close()
+        os.fstat(fd)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(end)
+    with pytest.raises(BrokenPipeError), handle.held():
+        pass
+    os.close(other)
+
+
+# Over a real connection
+
+
+async def send_file(home: Any, ids: Any, recording: Recording, size: int) -> list[int]:
+    """Send it whole; the progress that was told of."""
+    told: list[int] = []
+    await home.valt.send_chunk(
+        ids, "a.mp4", (0, size, size), recording, before_last_byte=nothing, on_progress=told.append
+    )
+    return told
+
+
+def counted(monkeypatch: pytest.MonkeyPatch, name: str) -> list[int]:
+    """Note how many bytes each call of a function of ``sending`` was about."""
+    calls: list[int] = []
+    function: Callable[..., Any] = getattr(sending, name)
+
+    def counts(*args: Any) -> Any:
+        result = function(*args)
+        calls.append(args[3] if result is None else result)
+        return result
+
+    monkeypatch.setattr(sending, name, counts)
+    return calls
+
+
+async def test_a_local_file_goes_by_reference(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Over plain HTTP no byte of it passes through this process but for the hash, which reads each once."""
+    went, hashed, read = (counted(monkeypatch, name) for name in ("pass_on", "hash_up", "read_block"))
+    async with simulated(tmp_path) as (home, simulator), a_recording(tmp_path) as (_, recording):
+        ids = await home.valt.create_record(SPEC)
+        assert sum(await send_file(home, ids, recording, SIZE)) == SIZE
+        assert (sum(went), sum(hashed), sum(read)) == (SIZE, SIZE, 0)
+        (record,) = simulator.records()
+        assert record.sha256 == recording.digest == hashlib.sha256(content(SIZE)).hexdigest()
+        await home.valt.details(ids.record)  # the connection is as good as before
+
+
+@pytest.mark.parametrize("why", ["small", "network share", "sendfile refuses"])
+async def test_other_files_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, why: str) -> None:
+    """What is not worth it, is not local, or is not made for it goes block by block, each byte read once."""
+    size = WORTH_PASSING if why == "small" else SIZE
+    read = counted(monkeypatch, "read_block")
+    if why == "sendfile refuses":
+
+        def refuses(*_: object) -> int:
+            raise sending.CannotPass
+
+        monkeypatch.setattr(sending, "pass_on", refuses)
+    async with simulated(tmp_path) as (home, simulator), a_recording(tmp_path, size) as (_, recording):
+        recording.local = why != "network share"
+        ids = await home.valt.create_record(SPEC)
+        assert sum(await send_file(home, ids, recording, size)) == size
+        assert sum(read) == size
+        (record,) = simulator.records()
+        assert record.sha256 == recording.digest == hashlib.sha256(content(size)).hexdigest()
+
+
+LARGE = 40 * 1024 * 1024  # bytes: more than the buffers of a connection take in
+
+
+@pytest.mark.parametrize("kind", ["cut-body", "stall", "status"])
+async def test_a_connection_that_fails_under_sendfile_is_a_cut(tmp_path: Path, kind: Any) -> None:
+    """Torn, stalled or answered early: the chunk was not seen, and the thread lets go of file and socket."""
+    async with simulated(tmp_path, stall_timeout=0.5) as (home, simulator), a_recording(tmp_path, LARGE) as (_, file):
+        ids = await home.valt.create_record(SPEC)
+        simulator.faults.append(Fault(call="upload", kind=kind, status=502, after_bytes=1000))
+        with pytest.raises(errors.ChunkCut):
+            await send_file(home, ids, file, LARGE)
+        async with asyncio.timeout(5):
+            while file._handle._holders > 1:  # noqa: ASYNC110 - a thread tells nobody
+                await asyncio.sleep(0.01)
+
+
+async def test_a_slow_peer_is_no_stall_under_sendfile(tmp_path: Path) -> None:
+    """As long as bytes move, however few at a time, patience is not at its end."""
+    async with simulated(tmp_path, stall_timeout=1.0) as (home, simulator), a_recording(tmp_path, LARGE) as (_, file):
+        ids = await home.valt.create_record(SPEC)
+        simulator.faults.append(Fault(call="upload", kind="slow", rate=25e6))
+        assert sum(await send_file(home, ids, file, LARGE)) == LARGE
+
+
+@pytest.mark.parametrize("way", ["by reference", "block by block"])
+async def test_what_a_line_does_not_take_is_not_handed_over(tmp_path: Path, way: str) -> None:
+    """The kernel keeps no megabytes for it: what seems sent is on its way, so a chunk is in doubt for a moment only."""
+    async with (
+        simulated(tmp_path) as (_, simulator),
+        a_recording(tmp_path, LARGE) as (_, file),
+        line_to(simulator.url, Trouble(UPLOAD, "black-hole", after=1000)) as (proxy, url),
+        Home(url, stall_timeout=0.5).valt as valt,
+    ):
+        file.local = way == "by reference"
+        told: list[int] = []
+        with pytest.raises(errors.ChunkCut):
+            await valt.send_chunk(
+                await valt.create_record(SPEC),
+                "a.mp4",
+                (0, LARGE, LARGE),
+                file,
+                before_last_byte=nothing,
+                on_progress=told.append,
+            )
+        assert proxy.struck == 1
+        assert sum(told) < 2.5 * UNSENT  # what is not sent yet, and what the line holds
+
+
+async def test_a_cancelled_chunk_cuts_its_connection(tmp_path: Path) -> None:
+    """Not when a thread is done with it, but at once: the server must not wait for the rest."""
+    async with simulated(tmp_path) as (home, simulator), a_recording(tmp_path, LARGE) as (_, file):
+        ids = await home.valt.create_record(SPEC)
+        stall = Fault(call="upload", kind="stall", after_bytes=1000)
+        simulator.faults.append(stall)
+        sending_it = asyncio.ensure_future(send_file(home, ids, file, LARGE))
+        async with asyncio.timeout(5):
+            await stall.standing.wait()
+        sending_it.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await sending_it
+        async with asyncio.timeout(5):
+            while file._handle._holders > 1:  # noqa: ASYNC110 - as above
+                await asyncio.sleep(0.01)
+        assert (await home.valt.details(ids.record)).videos is None
+
+
+async def test_a_write_before_the_answer_never_ends_in_the_ledger(tmp_path: Path) -> None:
+    """The last byte has gone and the file is written to: what the server has may be either; the new content is sent."""
+    data = content(2 * WORTH_PASSING)
+    async with Rig(tmp_path, upload={"chunk_size": "whole"}) as rig:
+        stall = rig.fault("upload", "stall")
+        await rig.start()
+        path = await rig.drop("a.mp4", data)
+        async with asyncio.timeout(10):
+            await stall.standing.wait()
+        overwrite(Path(path), hide=False)
+        stall.release()
+        await rig.event(events.FileChanged, path=path)
+        await rig.scan()
+        await rig.finished(path)
+        (line,) = rig.store.ledger.of(path)
+        assert line.sha256 == hashlib.sha256(b"other" + data[5:]).hexdigest()
+
+
+async def test_an_outlet_that_is_left_by_an_error_cuts_even_where_a_thread_hangs() -> None:
+    """A disk that does not answer keeps its thread, but not the connection: the server is not left waiting."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        outlet = Outlet(cast("asyncio.Transport", None), Handle.copy_of(ours.fileno()))
+        with outlet.handle.held():
+            with pytest.raises(errors.ShareNotReady), outlet:
+                raise errors.ShareNotReady("it does not answer")
+            theirs.settimeout(5)
+            assert theirs.recv(1) == b""

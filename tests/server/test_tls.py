@@ -1,0 +1,206 @@
+"""Who the server is: each doubtful certificate is refused with its reason before a password is sent, in every mode."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from hashlib import sha256
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trustme
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+from test_client import Home
+
+from uploader.domain import errors
+
+NOW = datetime.now(UTC)
+DAY = timedelta(days=1)
+
+
+@dataclass
+class Door:
+    """A TLS server that knows nothing but log-ins."""
+
+    url: str = ""
+    requests: list[bytes] = field(default_factory=list)
+
+    async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Hand out a token."""
+        try:
+            self.requests.append(await reader.readuntil(b"\r\n\r\n"))
+            body = json.dumps({"data": {"access_token": "canary-token"}}).encode()
+            writer.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
+            await writer.drain()
+        except (asyncio.IncompleteReadError, OSError):
+            pass
+        finally:
+            writer.close()
+
+
+@asynccontextmanager
+async def door(context: ssl.SSLContext) -> AsyncIterator[Door]:
+    """Serve with this certificate."""
+    opened = Door()
+    server = await asyncio.start_server(opened.answer, "127.0.0.1", 0, ssl=context)
+    async with server:
+        opened.url = f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        yield opened
+
+
+def serving(certificate: trustme.LeafCert) -> ssl.SSLContext:
+    """A server's side with this certificate."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    certificate.configure_cert(context)
+    return context
+
+
+def pin_of(certificate: trustme.LeafCert) -> str:
+    """Its fingerprint, as ``pin_sha256`` takes it."""
+    return sha256(ssl.PEM_cert_to_DER_cert(certificate.cert_chain_pems[0].bytes().decode())).hexdigest()
+
+
+async def log_in(url: str, **server: Any) -> str | None:
+    """Log in there; why not, or None."""
+    home = Home(url, **server)
+    try:
+        async with home.valt:
+            await home.valt.login_if_needed()
+    except errors.ServerDown as error:
+        return str(error)
+    return None
+
+
+@pytest.fixture
+def authority(tmp_path: Path) -> trustme.CA:
+    """An authority that is trusted, as ``ca_file``."""
+    made = trustme.CA()
+    made.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    return made
+
+
+async def test_the_right_certificate_is_taken(tmp_path: Path, authority: trustme.CA) -> None:
+    """Signed by the authority that we were told of, for the address that we call."""
+    async with door(serving(authority.issue_cert("127.0.0.1"))) as server:
+        assert await log_in(server.url, ca_file=tmp_path / "ca.pem") is None
+        assert server.requests[0].startswith(b"POST /api/v3/login HTTP/1.1\r\n")
+
+
+@pytest.mark.parametrize(
+    ("names", "times", "trusted", "reason"),
+    [
+        (["127.0.0.1"], {"not_before": NOW - 9 * DAY, "not_after": NOW - DAY}, True, "certificate has expired"),
+        (["127.0.0.1"], {"not_before": NOW + DAY, "not_after": NOW + 9 * DAY}, True, "not yet valid"),
+        (["elsewhere.example"], {}, True, "IP address mismatch"),
+        (["127.0.0.1"], {}, False, "unable to get local issuer certificate"),
+    ],
+)
+async def test_a_doubtful_certificate_is_refused(
+    tmp_path: Path, authority: trustme.CA, names: list[str], times: dict[str, Any], trusted: bool, reason: str
+) -> None:
+    """Expired, too young, for another host, of an unknown authority: the reason and the way out, and no password."""
+    signer = authority if trusted else trustme.CA()
+    async with door(serving(signer.issue_cert(*names, **times))) as server:
+        said = await log_in(server.url, ca_file=tmp_path / "ca.pem")
+        assert said is not None
+        assert reason in said
+        assert "set server.ca_file to the authority that signed it, or server.pin_sha256" in said
+        assert server.requests == []
+
+
+def self_signed(folder: Path) -> tuple[ssl.SSLContext, str, Path]:
+    """What an appliance makes for itself: the server's side, its fingerprint, and the certificate as a file."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "valt appliance")])
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(NOW - DAY)
+        .not_valid_after(NOW + DAY)
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    certificate, secret = folder / "self.pem", folder / "self.key"
+    certificate.write_bytes(made.public_bytes(serialization.Encoding.PEM))
+    secret.write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, secret)
+    return context, sha256(made.public_bytes(serialization.Encoding.DER)).hexdigest(), certificate
+
+
+async def test_a_self_signed_appliance_is_taken_in_two_ways(tmp_path: Path) -> None:
+    """Its certificate as ``ca_file``, or its fingerprint as ``pin_sha256``; without either it is refused."""
+    context, pin, certificate = self_signed(tmp_path)
+    async with door(context) as server:
+        said = await log_in(server.url)
+        assert said is not None
+        assert "self-signed certificate" in said
+        assert server.requests == []
+        assert await log_in(server.url, ca_file=certificate) is None
+        assert await log_in(server.url, pin_sha256=pin) is None
+
+
+async def test_another_certificate_than_the_pinned_one_gets_nothing(authority: trustme.CA) -> None:
+    """Somebody may stand in between: no request is made, and the reason says so."""
+    async with door(serving(authority.issue_cert("127.0.0.1"))) as server:
+        said = await log_in(server.url, pin_sha256="00" * 32)
+        assert said is not None
+        assert "not the one that server.pin_sha256 names; find out why before you change the pin" in said
+        assert server.requests == []
+
+
+@pytest.mark.filterwarnings("ignore:ssl.TLSVersion:DeprecationWarning")
+@pytest.mark.parametrize("mode", ["checked", "pinned", "unchecked"])
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1, ssl.TLSVersion.TLSv1_1])
+async def test_an_old_protocol_is_refused_however_little_is_checked(
+    tmp_path: Path, authority: trustme.CA, version: ssl.TLSVersion, mode: str
+) -> None:
+    """TLS 1.0 and 1.1 are broken: neither a pin nor ``tls_verify = false`` is a reason to speak them."""
+    certificate = authority.issue_cert("127.0.0.1")
+    context = serving(certificate)
+    context.minimum_version = context.maximum_version = version
+    context.set_ciphers("ALL:@SECLEVEL=0")
+    modes: dict[str, dict[str, Any]] = {
+        "checked": {"ca_file": tmp_path / "ca.pem"},
+        "pinned": {"pin_sha256": pin_of(certificate)},
+        "unchecked": {"tls_verify": False},
+    }
+    async with door(context) as server:
+        said = await log_in(server.url, **modes[mode])
+        assert said is not None
+        assert "no safe connection" in said
+        assert server.requests == []
+
+
+@pytest.mark.parametrize("mode", ["checked", "pinned", "unchecked"])
+async def test_no_keys_are_written_down(
+    tmp_path: Path, authority: trustme.CA, monkeypatch: pytest.MonkeyPatch, mode: str
+) -> None:
+    """``$SSLKEYLOGFILE`` is a debugger's aid, and whoever reads that file reads the token."""
+    log = tmp_path / "keys"
+    monkeypatch.setenv("SSLKEYLOGFILE", str(log))
+    certificate = authority.issue_cert("127.0.0.1")
+    modes: dict[str, dict[str, Any]] = {
+        "checked": {"ca_file": tmp_path / "ca.pem"},
+        "pinned": {"pin_sha256": pin_of(certificate)},
+        "unchecked": {"tls_verify": False},
+    }
+    async with door(serving(certificate)) as server:
+        assert await log_in(server.url, **modes[mode]) is None
+    written = log.read_text() if log.exists() else ""
+    assert [line for line in written.splitlines() if not line.startswith("#")] == []

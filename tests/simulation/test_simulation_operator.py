@@ -1,0 +1,65 @@
+"""Small worlds with an operator: commands at every act, beside everything else that goes wrong."""
+
+from __future__ import annotations
+
+import pytest
+
+from simulation.commands import TRIED_AT_EACH_ACT
+from simulation.kernel import Loop, Stuck
+from simulation.plan import Plan
+from simulation.run import KINDS, Found, Report, command, command_points, explore, found_once, play, simulated
+from simulation.test_simulation import Now
+
+SEEDS = 250  # of each kind
+SAMPLE = 1 / 19  # of the worlds in which one command is given at one act; ``make simulate-long`` runs all of them
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_commands_at_any_time_lose_and_double_nothing(kind: str, record_property: Report) -> None:
+    """Up to six commands in each world of crashes and faults: from its answer on, each holds."""
+    figures = explore(kind, range(SEEDS), operator=True)
+    assert figures.counts["commands"] > 2 * SEEDS
+    assert figures.counts["uploads finished"] > SEEDS
+    record_property("simulation", figures.as_property())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_command_at_any_act_holds_from_its_answer_on(kind: str, record_property: Report) -> None:
+    """Each command, at acts of a quiet world: alone, with a crash later, and while the process is stopped."""
+    figures = command_points(kind, TRIED_AT_EACH_ACT, workers=1 + KINDS.index(kind) % 2, sample=SAMPLE)
+    assert figures.worlds > 300
+    record_property("simulation", figures.as_property())
+
+
+@pytest.mark.parametrize("plan", found_once(operator=True), ids=command)
+def test_what_an_operator_has_found_once_stays_mended(plan: Plan) -> None:
+    """Worlds in which a command did not hold before."""
+    with simulated():
+        play(plan)
+
+
+def test_a_step_that_never_ends_is_found() -> None:
+    """A task that loops without waiting blocks the event loop: the life is ended, and the failure says so."""
+
+    async def in_circles() -> None:
+        while True:
+            pass
+
+    with simulated(), pytest.raises(Stuck, match="one step went round in circles"):
+        Loop(Now(), 1000).live(in_circles())
+
+
+def _outcome(plan: Plan) -> str:
+    try:
+        return play(plan)[1]
+    except Found as found:
+        return str(found)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_same_seed_gives_the_same_commands(kind: str) -> None:
+    """Every command at the same act, with the same answer (I12)."""
+    with simulated():
+        for seed in range(8):
+            plan = Plan(seed, kind, operator=True)
+            assert _outcome(plan) == _outcome(plan)

@@ -1,0 +1,322 @@
+"""A file that changes, goes away or comes back while it is sent: never finished as what it no longer is."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from harness import Rig
+from parts import CHUNK, at, chunked, content_of, sha256, spans
+
+from uploader.domain import events
+from uploader.domain.model import State, Turn
+from uploader.files import Recording
+from uploader.runtime.clock import SystemClock
+from uploader.testing.simulator import Semantics, Settings
+
+
+def grow(path: Path) -> None:
+    """Append to the file."""
+    with path.open("ab") as file:
+        file.write(b"and more")
+
+
+def shrink(path: Path) -> None:
+    """Cut the file short."""
+    os.truncate(path, 3 * CHUNK + 1)
+
+
+def rewrite(path: Path) -> None:
+    """Write other content of the same size."""
+    path.write_bytes(content_of(path.stat().st_size, seed=9))
+
+
+def replace(path: Path) -> None:
+    """Put another file in its place."""
+    other = path.with_name(".other")
+    other.write_bytes(content_of(2 * CHUNK + 5, seed=9))
+    other.replace(path)
+
+
+def replace_alike(path: Path) -> None:
+    """Put another file of the same size in its place."""
+    other = path.with_name(".other")
+    other.write_bytes(content_of(path.stat().st_size, seed=9))
+    other.replace(path)
+
+
+def touch(path: Path) -> None:
+    """Give it another mtime and leave its content alone."""
+    os.utime(path, (1000, 1000))
+
+
+CHANGES = [grow, shrink, rewrite, replace, replace_alike, touch]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("after", ["a chunk", "all but the last byte"])
+async def test_file_that_changes_while_it_is_sent_begins_anew(
+    tmp_path: Path, change: Callable[[Path], None], after: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The old record is never finished but cleared away; what stands there now is sent whole when it has settled."""
+    async with Rig(tmp_path, Settings(semantics=Semantics.APPEND, processing=0.0)) as rig:
+        check = Recording.check_unchanged
+        changed = False
+
+        async def meanwhile(self: Recording) -> None:
+            nonlocal changed
+            if self.position >= (CHUNK if after == "a chunk" else 4 * CHUNK) and not changed:
+                changed = True
+                change(Path(self.path))
+            await check(self)
+
+        monkeypatch.setattr(Recording, "check_unchanged", meanwhile)
+        await rig.start()
+        path = await rig.drop("a.mp4", content_of(4 * CHUNK))
+        await rig.event(events.FileChanged, path=path)
+        await rig.finished(path)
+        await rig.swept()
+        data = at(path).read_bytes()
+        assert rig.record.sha256 == sha256(data)
+        assert spans(rig.record) == chunked(len(data))
+        first, second = (event.record for event in rig.seen(events.RecordCreated))
+        assert [event.record for event in rig.seen(events.OrphanCleared)] == [first]
+        assert rig.store.ledger.count == 1
+        assert rig.record.id == second
+
+
+async def test_file_that_changes_between_two_lives_begins_anew(tmp_path: Path) -> None:
+    """Changed while the daemon was down, size and mtime as they were: what was sent tells, and it begins anew."""
+    async with Rig(tmp_path) as rig:
+        await rig.start()
+        path = await rig.drop("a.mp4", content_of(6 * CHUNK))
+        await rig.event(events.ChunkAcknowledged, offset=2 * CHUNK)
+        await rig.stop()
+        status = at(path).stat()
+        data = bytearray(at(path).read_bytes())
+        data[CHUNK + 7] ^= 1  # in the middle, where no identity looks
+        at(path).write_bytes(data)
+        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+        await rig.start()
+        await rig.event(events.FileChanged, path=path)
+        await rig.finished(path)
+        await rig.swept()
+        assert rig.record.sha256 == sha256(bytes(data))
+
+
+async def test_file_that_is_deleted_while_it_is_sent_is_still_sent(tmp_path: Path) -> None:
+    """The open file may be all that is left of it: it is sent to its end."""
+    data = content_of(4 * CHUNK)
+    async with Rig(tmp_path) as rig:
+        stall = rig.fault("upload", "stall", skip=1)
+        await rig.start()
+        path = await rig.drop("a.mp4", data)
+        async with asyncio.timeout(10):
+            await stall.standing.wait()
+        at(path).unlink()
+        stall.release()
+        await rig.finished(path)
+        assert rig.record.sha256 == sha256(data)
+
+
+async def test_file_that_is_missing_parks_and_comes_back(tmp_path: Path) -> None:
+    """Begun, then gone: parked, and it is the file's turn; back as it was, it goes on where it had stopped."""
+    data = content_of(4 * CHUNK)
+    async with Rig(tmp_path) as rig:
+        await rig.start()
+        path = await rig.drop("a.mp4", data)
+        await rig.event(events.ChunkAcknowledged, offset=CHUNK)
+        await rig.stop()
+        aside = at(path).rename(tmp_path / "aside.mp4")
+        await rig.start()
+        parked = await rig.event(events.UploadParked, path=path)
+        assert parked.turn is Turn.FILE
+        assert "is not there" in parked.reason
+        await rig.restart()
+        await rig.scan()
+        assert rig.state_of(path) is State.PARKED
+        aside.rename(path)
+        await rig.scan()
+        await rig.finished(path)
+        assert spans(rig.record) == chunked(len(data))
+
+
+async def test_missing_file_that_comes_back_as_another_is_a_new_one(tmp_path: Path) -> None:
+    """Parked as missing, then other content at its path: sent on a new record, the old one cleared away."""
+    async with Rig(tmp_path) as rig:
+        await rig.start()
+        path = await rig.drop("a.mp4", content_of(4 * CHUNK))
+        await rig.event(events.ChunkAcknowledged, offset=CHUNK)
+        await rig.stop()
+        at(path).unlink()
+        await rig.start()
+        await rig.event(events.UploadParked, path=path)
+        await rig.drop("a.mp4", b"another")
+        await rig.finished(path)
+        await rig.swept()
+        assert rig.record.sha256 == sha256(b"another")
+
+
+async def test_empty_file_is_parked_until_it_has_content(tmp_path: Path) -> None:
+    """An empty file makes no record and is no failure; with content it is sent."""
+    async with Rig(tmp_path) as rig:
+        await rig.start()
+        path = await rig.drop("a.mp4", b"")
+        parked = await rig.event(events.UploadParked, path=path)
+        assert parked.turn is Turn.FILE
+        assert "empty" in parked.reason
+        await rig.restart()
+        await rig.scan()
+        await rig.finished(await rig.drop("b.mp4", b"b"))
+        assert len(rig.seen(events.UploadParked)) == 1
+        assert len(rig.records) == 1
+        at(path).write_bytes(b"content")
+        await rig.scan()
+        await rig.finished(path)
+        assert rig.records[-1].sha256 == sha256(b"content")
+
+
+async def test_writer_in_real_time_is_sent_once_and_whole(tmp_path: Path) -> None:
+    """A file that is written to for longer than ``settle`` makes one record, of everything."""
+    async with Rig(tmp_path, watch={"settle": "1s", "mode": "events"}, clock=SystemClock()) as rig:
+        await rig.start()
+        path = rig.watch / "a.mp4"
+        with path.open("wb") as file:
+            for number in range(24):
+                file.write(content_of(10_000, number))
+                file.flush()
+                await asyncio.sleep(0.05)  # the pace of the writer is what is tested
+        assert rig.seen(events.FileSettled) == []
+        await rig.finished(str(path))
+        assert rig.record.sha256 == sha256(path.read_bytes())
+        assert len(rig.seen(events.FileSettled)) == 1
+
+
+@pytest.mark.parametrize("change", [grow, shrink, rewrite, replace, replace_alike])
+@pytest.mark.parametrize("moment", range(6))
+async def test_change_at_any_moment_yields_no_mixed_bytes(
+    tmp_path: Path, change: Callable[[Path], None], moment: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before any read of any block: what is finished on the server is what the file once was, from end to end."""
+    first = content_of(3 * CHUNK)
+    async with Rig(tmp_path, Settings(semantics=Semantics.APPEND, processing=0.0)) as rig:
+        call, calls = Recording._call, 0
+
+        async def meanwhile(self: Recording, work: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            if calls == moment + 1:
+                change(at(path))
+            return await call(self, work)
+
+        monkeypatch.setattr(Recording, "_call", meanwhile)
+        await rig.start()
+        path = str(rig.watch / "a.mp4")
+        await rig.drop("a.mp4", first)
+        await rig.finished(path)
+        await rig.scan()
+        last = at(path).read_bytes()
+        await rig.until(lambda: rig.records and rig.records[-1].sha256 == sha256(last), "what is there now")
+        await rig.swept()
+        assert {record.sha256 for record in rig.records} <= {sha256(first), sha256(last)}
+
+
+async def test_other_file_with_the_same_size_and_time_is_not_mixed_in(tmp_path: Path) -> None:
+    """Renamed over it, its time set to the old one's: the open file is sent to its end, and is what was recorded."""
+    first = content_of(4 * CHUNK)
+    async with Rig(tmp_path) as rig:
+        stall = rig.fault("upload", "stall", skip=1)
+        await rig.start()
+        path = await rig.drop("a.mp4", first)
+        await rig.until(stall.standing.is_set)
+        times = at(path).stat()
+        replace_alike(at(path))
+        os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+        stall.release()
+        await rig.finished(path)
+        assert rig.record.sha256 == sha256(first)
+
+
+@pytest.mark.parametrize("after", ["keep", "move", "delete"])
+@pytest.mark.parametrize(
+    "noticed", ["while it is sent", "at its end", "after a kill", "after a kill at its end", "after a stop"]
+)
+async def test_file_that_is_renamed_while_it_is_sent_is_sent_once(tmp_path: Path, after: str, noticed: str) -> None:
+    """It goes on by the open file; the ledger, and what becomes of it, are of the new name; that is not sent again."""
+    data = content_of(4 * CHUNK)
+    watch = {"after_upload": after, "move_to": str(tmp_path / "done")} if after == "move" else {"after_upload": after}
+    async with Rig(tmp_path, watch=watch) as rig:
+        stall = rig.fault("details" if "end" in noticed and "kill" in noticed else "upload", "stall")
+        await rig.start()
+        path = await rig.drop("a.mp4", data)
+        await rig.until(stall.standing.is_set)
+        new = rig.watch / "sorted" / "b.mp4"
+        new.parent.mkdir()
+        at(path).rename(new)
+        if noticed == "while it is sent":
+            await rig.scan()
+            await rig.event(events.FileRenamed, path=str(new), before=path)
+        if noticed == "after a stop":
+            stopping = asyncio.ensure_future(rig.stop())
+            stall.release()
+            await stopping
+            await rig.start()
+        elif "kill" in noticed:
+            await rig.restart()
+        stall.release()
+        if noticed != "at its end":
+            await rig.scan()
+        await rig.event(events.UploadFinished)
+        await rig.swept()
+        assert [known.record for known in rig.store.ledger.of(str(new))] == [rig.record.id]
+        assert rig.record.sha256 == sha256(data)
+        assert new.exists() is (after == "keep")
+        assert (tmp_path / "done" / "sorted" / "b.mp4").exists() is (after == "move")
+        await rig.scan()
+        await rig.restart()
+        await rig.scan()
+        await rig.finished(await rig.drop("c.mp4", b"c"))
+        assert len(rig.records) == 2
+        assert rig.store.ledger.count == 2
+        assert not rig.store.uploads
+
+
+async def test_file_that_is_renamed_twice_is_followed(tmp_path: Path) -> None:
+    """Its last name is the one that counts."""
+    data = content_of(4 * CHUNK)
+    async with Rig(tmp_path) as rig:
+        stall = rig.fault("upload", "stall", skip=1)
+        await rig.start()
+        path = await rig.drop("a.mp4", data)
+        await rig.until(stall.standing.is_set)
+        for before, name in (("a.mp4", "b.mp4"), ("b.mp4", "c.mp4")):
+            (rig.watch / before).rename(rig.watch / name)
+            await rig.scan()
+            await rig.event(events.FileRenamed, path=str(rig.watch / name))
+        stall.release()
+        await rig.finished(path)
+        await rig.scan()
+        await rig.finished(await rig.drop("d.mp4", b"d"))
+        assert len(rig.records) == 2
+        assert len(rig.store.ledger.of(str(rig.watch / "c.mp4"))) == 1
+
+
+async def test_new_recording_under_the_name_that_was_given_up_is_sent_too(tmp_path: Path) -> None:
+    """A recorder that always writes to one name and then renames: each of its recordings is one record."""
+    one, two = content_of(4 * CHUNK), content_of(2 * CHUNK, seed=2)
+    async with Rig(tmp_path, watch={"rescan": "1s"}) as rig:
+        stall = rig.fault("upload", "stall", skip=1)
+        await rig.start()
+        path = await rig.drop("current.mp4", one)
+        await rig.until(stall.standing.is_set)
+        at(path).rename(rig.watch / "first.mp4")
+        await rig.scan()
+        await rig.event(events.FileRenamed)
+        await rig.drop("current.mp4", two)
+        stall.release()
+        await rig.event(events.UploadFinished, path=path, count=2)
+        assert [record.sha256 for record in rig.records] == [sha256(one), sha256(two)]

@@ -1,0 +1,640 @@
+"""Finding files: events hurry, scans decide; folders that go away and come back; names that nobody should send."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from harness import Rig
+from parts import CHUNK, at
+from shares import identify
+from test_watching import listeners
+
+from uploader.domain import events, selection
+from uploader.domain.model import RecordSpec, State, Trouble, Turn, Upload
+from uploader.files import MountedShare
+from uploader.files.walk import Walk
+from uploader.stages import discover
+
+EVENTS = {"mode": "events"}
+
+
+@asynccontextmanager
+async def watching(tmp_path: Path, **rig: Any) -> AsyncIterator[Rig]:
+    """A house that listens to events, with its watcher at work."""
+    options: dict[str, Any] = {"watch": EVENTS} | rig
+    async with Rig(tmp_path, **options) as table:
+        await table.start()
+        # A watcher tells nothing of having begun: what it reports first proves it.
+        probe = table.watch / ".probe"
+        await table.until(lambda: _listens(table, probe), "the watcher")
+        yield table
+
+
+def _listens(rig: Rig, probe: Path, *folders: str) -> bool:
+    """Touch a file that nobody takes, until its event has come in: to each of these folders, or to any."""
+    probe.write_bytes(os.urandom(4))
+    return bool(_hinted) and set(folders) <= set(_listening)
+
+
+async def seen_again(rig: Rig) -> str:
+    """Let the house look once more and wait until a last file, found after all others, is finished; its path.
+
+    What a scan takes for new, though it is not, has been found and has settled by then.
+    """
+    await rig.scan()
+    last = await rig.drop("last.mp4", b"last")
+    await rig.finished(last)
+    return last
+
+
+_hinted: list[str] = []
+_listening: list[str] = []  # the watched folders to which something was reported
+
+
+@pytest.fixture(autouse=True)
+def _hear_hints(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Note every path that the source of events names."""
+    _hinted.clear()
+    _listening.clear()
+    look = discover.Folder._look
+
+    async def hear(self: discover.Folder, paths: Any) -> None:
+        _hinted.extend(paths)
+        _listening.append(self.tally.folder)
+        await look(self, paths)
+
+    monkeypatch.setattr(discover.Folder, "_look", hear)
+
+
+async def test_event_hurries(tmp_path: Path) -> None:
+    """A new file, one in a new folder, and one that is renamed into place are found without any scan."""
+    async with watching(tmp_path) as rig:
+        path = rig.write("a.mp4", b"a")
+        await rig.event(events.FileFound, path=path)
+        (rig.watch / "deep" / "er").mkdir(parents=True)
+        deep = rig.write("deep/er/b.mp4", b"b")
+        await rig.finished(path, deep)
+
+
+@pytest.mark.parametrize("told", ["a.mp4", "new"])
+async def test_recording_that_only_an_event_told_of_shows_where_the_folder_lies(tmp_path: Path, told: str) -> None:
+    """It may be sent and deleted before the next scan, and what is mounted there later must not pass for it."""
+    async with Rig(tmp_path, watch={"mode": "poll", "rescan": "1h"}) as rig:
+        await rig.start()
+        await rig.event(events.FolderWatched)
+        await rig.scan()
+        assert rig.saved().homes == ()
+        (rig.watch / "new").mkdir()
+        path = rig.write("a.mp4" if told == "a.mp4" else "new/a.mp4", b"a")
+        known: list[list[str]] = []  # the folders on the disk, at each recording that is seen
+
+        def note(event: events.Event) -> None:
+            if isinstance(event, events.FileFound):
+                known.append([home.root for home in rig.saved().homes])
+
+        rig.bus.listen(note)
+        (folder,) = rig.house.discover._folders
+        await folder._look([str(rig.watch / told)])
+        await rig.finished(path)
+        assert known == [[str(rig.watch)]]
+
+
+async def test_folder_that_is_moved_in_is_looked_into(tmp_path: Path) -> None:
+    """Of a folder that arrives whole only the folder is told: its files are found all the same."""
+    async with watching(tmp_path) as rig:
+        outside = tmp_path / "outside"
+        outside.mkdir()
+        (outside / "a.mp4").write_bytes(b"a")
+        outside.rename(rig.watch / "inside")
+        await rig.finished(str(rig.watch / "inside" / "a.mp4"))
+
+
+async def test_rescan_finds_what_no_event_told(tmp_path: Path) -> None:
+    """Without any event a file is found when the next scan is due."""
+    async with Rig(tmp_path, watch={"mode": "poll", "rescan": "1s"}) as rig:
+        await rig.start()
+        await rig.event(events.FolderWatched, mode='scans alone (mode = "poll")')
+        await rig.finished(rig.write("a.mp4", b"a"))
+
+
+async def test_watched_folder_that_is_made_anew(tmp_path: Path) -> None:
+    """Removed: reported once, and nothing is inferred; made again: reported, and events hurry once more."""
+    async with watching(tmp_path, watch=EVENTS | {"rescan": "1s"}) as rig:
+        shutil.rmtree(rig.watch)
+        missing = await rig.event(events.FolderOffline)
+        assert missing.reason == f"{rig.watch}: is missing"
+        await rig.house.discover.scan_all()
+        await rig.house.discover.scan_all()
+        rig.watch.mkdir()
+        first = rig.write("a.mp4", b"a")
+        await rig.event(events.FolderBack)
+        await rig.finished(first)
+        assert len(rig.seen(events.FolderOffline)) == 1
+        assert len(rig.seen(events.FolderBack)) == 1
+        _hinted.clear()
+        await rig.until(lambda: _listens(rig, rig.watch / ".probe"), "events from the new folder")
+
+
+async def test_folder_that_is_exchanged_between_two_scans(tmp_path: Path) -> None:
+    """Another folder at the same path, with no scan in between: the watcher follows, where inotify alone would not."""
+    async with watching(tmp_path) as rig:
+        rig.watch.rename(tmp_path / "old")
+        rig.watch.mkdir()
+        _hinted.clear()
+        await rig.until(lambda: _listens(rig, rig.watch / ".probe"), "events from the new folder")
+        await rig.finished(rig.write("a.mp4", b"a"))
+
+
+async def test_a_fault_of_ours_in_one_folder_ends_neither_the_others_nor_the_daemon(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is logged and said with its folder; that folder is scanned again when a scan is due, and is well again."""
+    walk, faulty = MountedShare.walk, [str(tmp_path / "bad")]
+
+    def stumble(self: MountedShare, order: Any) -> Any:
+        if self.root in faulty:
+            raise ZeroDivisionError
+        return walk(self, order)
+
+    monkeypatch.setattr(MountedShare, "walk", stumble)
+    for name in ("bad", "good"):
+        (tmp_path / name).mkdir()
+    watches = [{"path": str(tmp_path / name), "mode": "poll", "rescan": "1s"} for name in ("bad", "good")]
+    async with Rig(tmp_path, watches=watches) as rig:
+        await rig.start()
+        said = await rig.event(events.FolderUnreadable, folder=faulty[0])
+        assert "ZeroDivisionError" in said.reason
+        lost = rig.write("a.mp4", b"a", folder=tmp_path / "bad")
+        await rig.finished(rig.write("b.mp4", b"b", folder=tmp_path / "good"))
+        await rig.scan()  # as ``once`` does
+        (bad, good) = rig.house.discover.tallies()
+        assert ("ZeroDivisionError" in bad.unreadable, good.unreadable) == (True, "")
+        assert len(rig.seen(events.FolderUnreadable)) == 1
+        faulty.clear()
+        await rig.finished(lost)
+        assert bad.unreadable == ""
+
+
+async def test_missing_folder_at_the_start(tmp_path: Path) -> None:
+    """A folder that is not there yet is reported once; when it comes its files are found."""
+    later = tmp_path / "later"
+    async with Rig(tmp_path, watches=[EVENTS, EVENTS | {"path": str(later), "rescan": "1s"}]) as rig:
+        await rig.start()
+        assert (await rig.event(events.FolderOffline)).folder == str(later)
+        await rig.finished(await rig.drop("a.mp4", b"a"))
+        later.mkdir()
+        path = later / "b.mp4"
+        path.write_bytes(b"b")
+        await rig.finished(str(path))
+        assert [event.folder for event in rig.seen(events.FolderBack)] == [str(later)]
+        assert len(rig.seen(events.FolderOffline)) == 1
+
+
+async def test_share_that_looks_empty_forgets_nothing(tmp_path: Path) -> None:
+    """An upload whose folder has gone away is kept; when the share is back it goes on, on its record."""
+    async with Rig(tmp_path) as rig:
+        await rig.start()
+        path = await rig.drop("a.mp4", os.urandom(300_000))
+        await rig.event(events.ChunkAcknowledged)
+        await rig.stop()
+        rig.watch.rename(tmp_path / "unmounted")
+        await rig.start()
+        await rig.event(events.UploadWaits, path=path)
+        rig.watch.mkdir()  # the mount point alone
+        await rig.scan()
+        rig.watch.rmdir()
+        await rig.scan()
+        (tmp_path / "unmounted").rename(rig.watch)
+        await rig.scan()
+        await rig.finished(path)
+        assert len(rig.records) == 1
+
+
+async def test_share_that_is_back_wakes_what_waits_for_it(tmp_path: Path) -> None:
+    """An upload that was to be tried in an hour goes on at once; one that waits for something else does not."""
+    async with Rig(tmp_path, watch={"rescan": "1s"}) as rig:
+        paths = [rig.write(name, name.encode()) for name in ("share.mp4", "other.mp4")]
+        later = rig.clock.now() + 3600
+        troubles = [
+            Trouble("away", Turn.OURS, not_ready=9, next_try=later),
+            Trouble("no", Turn.OURS, 3, next_try=later),
+        ]
+        uploads = [
+            Upload(path, str(rig.watch), await identify(path), RecordSpec(path[-9:-4]), CHUNK, trouble=trouble)
+            for path, trouble in zip(paths, troubles, strict=True)
+        ]
+        rig.prepare(*uploads)
+        rig.watch.rename(tmp_path / "away")
+        await rig.start()
+        await rig.event(events.FolderOffline)
+        (tmp_path / "away").rename(rig.watch)
+        await rig.event(events.FolderBack)
+        await rig.finished(paths[0])
+        await rig.finished(await rig.drop("new.mp4", b"new"))
+        assert rig.state_of(paths[1]) is State.QUEUED
+
+
+async def test_what_is_no_regular_file_is_ignored_with_one_warning(tmp_path: Path) -> None:
+    """FIFOs, links to files and links to folders are named once and never opened or followed."""
+    async with Rig(tmp_path) as rig:
+        secret = tmp_path / "secret.mp4"
+        secret.write_bytes(b"secret")
+        (tmp_path / "elsewhere").mkdir()
+        (tmp_path / "elsewhere" / "x.mp4").write_bytes(b"x")
+        os.mkfifo(rig.watch / "pipe.mp4")
+        (rig.watch / "link.mp4").symlink_to(secret)
+        (rig.watch / "folder.mp4").symlink_to(tmp_path / "elsewhere")
+        (rig.watch / "folder").symlink_to(tmp_path / "elsewhere")
+        await rig.start()
+        await rig.finished(await rig.drop("good.mp4", b"good"))
+        await rig.scan()
+        await rig.scan()
+        ignored = {Path(event.path).name: event.reason for event in rig.seen(events.FileIgnored)}
+        assert set(ignored) == {"pipe.mp4", "link.mp4", "folder.mp4"}
+        assert ignored["pipe.mp4"].endswith("FIFO")
+        assert ignored["link.mp4"].endswith("link")
+        assert len(rig.seen(events.FileIgnored)) == 3
+        assert [record.name for record in rig.records] == ["good"]
+
+
+async def test_what_is_ignored_and_gone_is_forgotten(tmp_path: Path) -> None:
+    """A name that a whole scan sees no more takes no memory; when it comes again it is named again."""
+    async with Rig(tmp_path) as rig:
+        pipe, stays = rig.watch / "pipe.mp4", rig.watch / "stays.mp4"
+        os.mkfifo(stays)
+        os.mkfifo(pipe)
+        await rig.start()
+        await rig.event(events.FileIgnored, count=2)
+        (folder,) = rig.house.discover._folders
+        pipe.unlink()
+        await rig.scan()
+        assert folder._ignored == {str(stays)}
+        os.mkfifo(pipe)
+        await rig.scan()
+        assert [event.path for event in rig.seen(events.FileIgnored)].count(str(pipe)) == 2
+        assert [event.path for event in rig.seen(events.FileIgnored)].count(str(stays)) == 1
+
+
+async def test_what_is_ignored_is_kept_when_a_scan_was_not_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder that cannot be read for a moment does not let everything in it be named again."""
+    async with Rig(tmp_path) as rig:
+        (rig.watch / "room").mkdir()
+        pipe = rig.watch / "room" / "pipe.mp4"
+        os.mkfifo(pipe)
+        await rig.start()
+        await rig.event(events.FileIgnored)
+        (folder,) = rig.house.discover._folders
+        enter = Walk._enter
+
+        def refuse(self: Walk, parent: int, name: str, prefix: str) -> None:
+            if name == "room":
+                raise PermissionError(13, "Permission denied")
+            enter(self, parent, name, prefix)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Walk, "_enter", refuse)
+            await rig.scan()
+        assert folder.tally.unreadable
+        assert folder._ignored == {str(pipe)}
+        await rig.scan()
+        assert len(rig.seen(events.FileIgnored)) == 1
+
+
+async def test_name_that_is_not_utf8(tmp_path: Path) -> None:
+    """Such a name makes the source of events fail; the scan covers for it, and what comes after is found too."""
+    async with watching(tmp_path) as rig:
+        path = os.fsdecode(os.fsencode(rig.watch) + b"/caf\xe9.mp4")
+        at(path).write_bytes(b"coffee")
+        await rig.finished(path)
+        assert rig.record.name == "caf\\xe9"
+        await rig.finished(rig.write("after.mp4", b"after"))
+
+
+async def test_source_of_events_that_fails_is_begun_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever it raises, it is said, a scan covers for it, and it is tried again."""
+    begun = []
+
+    async def broken(*_: object, **__: object) -> AsyncIterator[Any]:
+        begun.append(1)
+        for problem in ("Unable to decode path",):
+            raise RuntimeError(f"error in underlying watcher: {problem}")
+        yield set()
+
+    monkeypatch.setattr(discover, "awatch", broken)
+    async with Rig(tmp_path, watch=EVENTS) as rig:
+        await rig.start()
+        await rig.event(events.WatcherRestarted, count=2)
+        await rig.finished(rig.write("a.mp4", b"a"))
+        assert "Unable to decode" in rig.seen(events.WatcherRestarted)[0].reason
+        assert len(begun) >= 2
+
+
+async def test_overlapping_folders_send_a_file_once(tmp_path: Path) -> None:
+    """A file below two watched folders belongs to the first that takes it, by scan and by event."""
+    inner = tmp_path / "watch" / "inner"
+    inner.mkdir(parents=True)
+    watches: list[dict[str, Any]] = [
+        {"path": str(inner), "include": ["*.mp4"], "record": {"name": "inner {stem}"}},
+        {"record": {"name": "outer {stem}"}},
+    ]
+    async with watching(tmp_path, watches=watches) as rig:
+        await rig.until(lambda: _listens(rig, inner / ".probe", *map(str, (rig.watch, inner))), "both watchers")
+        paths = [rig.write(name, name.encode(), folder=inner) for name in ("a.mp4", "b.mov")]
+        paths.append(rig.write("c.mp4", b"c"))
+        await rig.finished(*paths)  # no scan is due: events have told of them
+        paths += [await rig.drop(name, name.encode(), folder=inner) for name in ("d.mp4", "e.mov")]
+        await rig.finished(*paths)
+        paths.append(await seen_again(rig))
+        assert sorted(record.name for record in rig.records) == [
+            *("inner a", "inner d", "outer b", "outer c", "outer e", "outer last"),
+        ]
+        assert [len(rig.seen(events.FileFound, path=path)) for path in paths] == [1] * len(paths)
+
+
+async def test_filters_hold_for_scan_and_event(tmp_path: Path) -> None:
+    """Excluded names, other suffixes, hidden folders and, unless wanted, subfolders are not looked at."""
+    async with watching(tmp_path, watch=EVENTS | {"recursive": False}) as rig:
+        for name in ("a.txt", "b.part", ".c.mp4", "sub/d.mp4"):
+            rig.write(name, b"no")
+        path = rig.write("UPPER.MP4", b"yes")
+        await rig.finished(path)
+        last = await seen_again(rig)
+        assert {event.path for event in rig.seen(events.FileFound)} == {path, last}
+        assert len(rig.records) == 2
+
+
+async def test_scan_and_event_of_one_file_make_one_upload(tmp_path: Path) -> None:
+    """However often a file is seen, it is one upload."""
+    async with watching(tmp_path, watch=EVENTS | {"rescan": "200ms", "settle": "2s"}) as rig:
+        path = rig.write("a.mp4", b"a")
+        await asyncio.gather(*(rig.scan() for _ in range(5)))
+        await rig.finished(path)
+        await asyncio.gather(*(rig.scan() for _ in range(5)))
+        await seen_again(rig)
+        assert len(rig.records) == 2
+        assert len(rig.seen(events.UploadFinished, path=path)) == 1
+
+
+# A large tree, whose events another process hears
+
+
+@pytest.fixture
+def large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Every folder counts as a large tree; the answer is what our own process was asked to listen to."""
+    asked: list[str] = []
+
+    async def source(path: Path, **_: object) -> AsyncIterator[Any]:
+        asked.append(str(path))
+        for nothing in range(0):
+            yield nothing
+
+    monkeypatch.setattr(discover, "awatch", source)
+    monkeypatch.setattr(discover, "FOLDERS_AT_ONCE", 1)
+    (tmp_path / "watch" / "room").mkdir(parents=True)
+    return asked
+
+
+async def test_events_of_a_large_tree_hurry_too(tmp_path: Path, large: list[str]) -> None:
+    """Found without any scan, in folders that were there and in one that comes; our own process asks for no watch."""
+    async with watching(tmp_path) as rig:
+        await rig.finished(rig.write("room/a.mp4", b"a"))
+        (rig.watch / "deep" / "er").mkdir(parents=True)
+        await rig.finished(rig.write("deep/er/b.mp4", b"b"))
+        assert large == []
+    assert listeners() == []
+
+
+async def test_a_scan_covers_for_what_came_before_a_large_tree_was_listened_to(
+    tmp_path: Path, large: list[str]
+) -> None:
+    """That process says when it listens: only from then on must events have told of what is new."""
+    async with Rig(tmp_path, watch=EVENTS) as rig:
+        await rig.start()
+        (folder,) = rig.house.discover._folders
+        await rig.until(lambda: folder._trusted, "events that are trusted")
+        assert folder.tally.scans == 2
+        assert len(listeners()) == 1
+        assert large == []
+
+
+async def test_process_that_listens_is_begun_again_when_it_is_killed(tmp_path: Path, large: list[str]) -> None:
+    """It is said, a scan covers for it, and events hurry once more."""
+    async with watching(tmp_path) as rig:
+        (killed,) = listeners()
+        os.kill(killed, signal.SIGKILL)
+        assert "has ended" in (await rig.event(events.WatcherRestarted)).reason
+        _hinted.clear()
+        await rig.until(lambda: _listens(rig, rig.watch / ".probe"), "events from the new process")
+        assert killed not in listeners()
+        assert large == []
+
+
+# Events that cannot be had, that miss, or that stop
+
+
+def watcher(monkeypatch: pytest.MonkeyPatch, *problems: Exception | None) -> list[str]:
+    """A source of events that fails so, the one after the other, and then hears nothing; how often it was begun."""
+    begun: list[str] = []
+
+    async def source(path: Path, *, stop_event: asyncio.Event, **_: object) -> AsyncIterator[Any]:
+        problem = problems[len(begun)] if len(begun) < len(problems) else None
+        begun.append(str(path))
+        if problem is not None:
+            raise problem
+        await stop_event.wait()
+        for nothing in range(0):
+            yield nothing
+
+    monkeypatch.setattr(discover, "awatch", source)
+    return begun
+
+
+@pytest.mark.parametrize(
+    ("problem", "sysctl"),
+    [
+        (OSError("OS file watch limit reached. (os error 28)"), "fs.inotify.max_user_watches"),
+        (RuntimeError("Too many open files (os error 24)"), "fs.inotify.max_user_instances"),
+        (ExceptionGroup("in it", [OSError("OS file watch limit reached.")]), "fs.inotify.max_user_watches"),
+    ],
+)
+async def test_limit_of_inotify_makes_it_poll_and_names_the_sysctl(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, problem: Exception, sysctl: str
+) -> None:
+    """Events that would tell of a part only are done without: said once, shown as the mode, and scans find all."""
+    begun = watcher(monkeypatch, problem)
+    async with Rig(tmp_path, watch=EVENTS | {"rescan": "1s"}) as rig:
+        await rig.start()
+        warned = await rig.event(events.EventsUnavailable)
+        assert sysctl in warned.reason
+        assert type(warned).level == "warning"
+        (tally,) = rig.house.discover.tallies()
+        assert tally.mode.startswith("scans alone (")
+        assert sysctl in tally.mode
+        await rig.finished(rig.write("a.mp4", b"a"))
+        await rig.until(lambda: tally.scans > 5)
+        assert len(begun) == len(rig.seen(events.EventsUnavailable)) == 1
+
+
+async def test_too_many_folders_are_told_before_the_limit_is_reached(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Reached at work the limit is silent: so a folder that comes near it is polled from the first scan on."""
+    begun = watcher(monkeypatch)
+    monkeypatch.setattr(discover, "inotify_limit", lambda _: 10)
+    async with Rig(tmp_path, watch=EVENTS | {"rescan": "1s"}) as rig:
+        for number in range(8):
+            (rig.watch / str(number)).mkdir()
+        await rig.start()
+        warned = await rig.event(events.EventsUnavailable)
+        assert "9 folders want a watch each" in warned.reason
+        await rig.finished(rig.write("3/a.mp4", b"a"))
+        assert begun == []
+
+
+async def test_what_events_have_missed_is_counted_and_a_deaf_source_is_begun_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file system that was taken away and put back has the inode that it had: only the silence tells."""
+    begun = watcher(monkeypatch)
+    async with Rig(tmp_path, watch=EVENTS | {"rescan": "5s"}) as rig:
+        await rig.start()
+        (tally,) = rig.house.discover.tallies()
+        folder = rig.house.discover._folders[0]
+        await rig.until(lambda: folder._trusted, "events that are trusted")
+        for name in ("a.mp4", "b.mp4"):
+            rig.write(name, name.encode())
+        missed = await rig.event(events.EventsMissed)
+        assert (missed.files, missed.total, tally.missed) == (2, 2, 2)
+        await rig.until(lambda: len(begun) == 2, "another source of events")
+        await rig.event(events.UploadFinished, count=2)
+
+
+async def test_source_that_hears_something_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A queue that ran over has told of something: what it missed is counted, and nothing is begun anew."""
+    begun: list[int] = []
+
+    async def source(path: Path, *, stop_event: asyncio.Event, **_: object) -> AsyncIterator[Any]:
+        begun.append(1)
+        while not stop_event.is_set():
+            yield {(1, f"{path}/.other")}
+            await asyncio.sleep(0.01)
+
+    monkeypatch.setattr(discover, "awatch", source)
+    async with Rig(tmp_path, watch=EVENTS | {"rescan": "5s"}) as rig:
+        await rig.start()
+        folder = rig.house.discover._folders[0]
+        await rig.until(lambda: folder._trusted, "events that are trusted")
+        rig.write("a.mp4", b"a")
+        await rig.event(events.EventsMissed, files=1)
+        await rig.until(lambda: folder.tally.scans > 5)
+        assert begun == [1]
+
+
+async def test_what_events_have_told_of_counts_as_not_missed(tmp_path: Path) -> None:
+    """Files, and those of a folder that was moved in whole: a scan that comes in between changes nothing."""
+    async with watching(tmp_path, watch=EVENTS | {"rescan": "20s"}) as rig:
+        folder = rig.house.discover._folders[0]
+        await rig.until(lambda: folder._trusted, "events that are trusted")
+        outside = tmp_path / "outside"
+        outside.mkdir()
+        for number in range(5):
+            (outside / f"{number}.mp4").write_bytes(b"%d" % number)
+        outside.rename(rig.watch / "inside")
+        rig.write("a.mp4", b"a")
+        await rig.event(events.UploadFinished, count=6)
+        scans = folder.tally.scans
+        await rig.until(lambda: folder.tally.scans > scans + 2)
+        assert folder.tally.missed == 0
+
+
+async def test_folder_that_is_gone_when_it_is_looked_into_ends_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Named by an event, there at the first look, and gone, or a link, at the next."""
+    async with watching(tmp_path) as rig:
+        look = MountedShare.look
+
+        async def then_gone(self: MountedShare, paths: Any) -> Any:
+            seen = await look(self, paths)
+            for path, what in seen:
+                if what == "folder":
+                    at(path).rmdir()
+                    if path.endswith("link"):
+                        at(path).symlink_to("/")
+            return seen
+
+        monkeypatch.setattr(MountedShare, "look", then_gone)
+        (rig.watch / "gone").mkdir()
+        (rig.watch / "a link").mkdir()
+        await rig.until(lambda: not (rig.watch / "gone").exists() and (rig.watch / "a link").is_symlink())
+        await rig.finished(rig.write("a.mp4", b"a"))
+
+
+async def test_share_that_hangs_leaves_the_lookers_to_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many files of it are waited for: those of another share settle and are sent."""
+    other, hangs, gate = tmp_path / "other", asyncio.Event(), asyncio.Event()
+    other.mkdir()
+    snapshot = MountedShare.snapshot
+
+    async def hang(self: MountedShare, path: str) -> Any:
+        if self.root != str(other):
+            hangs.set()
+            await gate.wait()
+        return await snapshot(self, path)
+
+    monkeypatch.setattr(MountedShare, "snapshot", hang)
+    async with Rig(tmp_path, watches=[{}, {"path": str(other)}]) as rig:
+        for number in range(20):
+            rig.write(f"{number}.mp4", b"%d" % number)
+        await rig.start()
+        await rig.until(hangs.is_set)
+        await rig.finished(await rig.drop("a.mp4", b"a", folder=other))
+        assert len(rig.records) == 1
+        gate.set()
+        await rig.event(events.UploadFinished, count=21)
+
+
+async def test_part_that_cannot_be_read_takes_nothing_from_the_rest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder without rights is named once; events are listened to all the same, and its home is remembered."""
+    enter = Walk._enter
+
+    def refuse(self: Walk, folder: int, name: str, prefix: str) -> None:
+        if name == "closed":
+            raise PermissionError(13, "Permission denied")
+        enter(self, folder, name, prefix)
+
+    monkeypatch.setattr(Walk, "_enter", refuse)
+    (tmp_path / "watch" / "closed").mkdir(parents=True)
+    async with watching(tmp_path) as rig:
+        told = await rig.event(events.FolderUnreadable)
+        assert told.reason == f"{rig.watch}/closed: Permission denied"
+        await rig.finished(rig.write("a.mp4", b"a"))
+        await rig.scan()
+        assert len(rig.seen(events.FolderUnreadable)) == 1
+        assert [home.root for home in rig.saved().homes] == [str(rig.watch)]
+        assert rig.seen(events.FolderOffline) == []
+
+
+async def test_what_a_file_system_keeps_for_itself_is_not_looked_into(tmp_path: Path) -> None:
+    """``lost+found`` at the root of a disk, which only root may read, is no part that cannot be read."""
+    async with Rig(tmp_path) as rig:
+        rig.write("lost+found/#12.mp4", b"lost")
+        await rig.start()
+        await rig.finished(await rig.drop("a.mp4", b"a"))
+        assert len(rig.records) == 1
+        (watch,) = rig.config().watch
+        assert selection.refusal(watch, "lost+found/#12.mp4") == "lost+found is the file system's own"

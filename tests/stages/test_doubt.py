@@ -1,0 +1,166 @@
+"""A request without an answer: sent again if it was never seen, asked about if it may have been, never guessed."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+from harness import Rig
+from parts import CHUNK, SPEED, chunked, content_of, sha256, spans
+
+from uploader.domain import events
+from uploader.testing.simulator import FaultKind, Semantics, Settings
+
+CHUNKED = [kind for kind in Semantics if kind is not Semantics.WHOLE]
+DATA = content_of(4 * CHUNK + 9)
+LARGE = 32 * 1024 * 1024  # bytes: more than the socket buffers of both ends hold
+
+
+def settings(semantics: Semantics = Semantics.OFFSET, **more: Any) -> Settings:
+    """A server whose videos are ready at once."""
+    return Settings(semantics=semantics, **({"processing": 0.0} | more))
+
+
+async def deliver(rig: Rig, data: bytes = DATA) -> str:
+    """Send one file all the way, orphans cleared away; its path."""
+    await rig.start()
+    path = await rig.drop("a.mp4", data)
+    await rig.finished(path)
+    await rig.swept()
+    return path
+
+
+# Before the last byte: never seen, so nothing is in doubt
+
+
+@pytest.mark.parametrize("how", ["cut", "stall", "stop", "status"])
+async def test_chunk_that_never_was_whole_is_sent_again(tmp_path: Path, how: str) -> None:
+    """Cut, stalled, refused early or lost with the server before its last byte: same record, same offset, no doubt."""
+    data = content_of(2 * LARGE + 5)
+    patience = {"stall_timeout": "1s" if how == "stall" else "10s"}
+    async with Rig(tmp_path, settings(Semantics.APPEND), server=patience, upload={"chunk_size": LARGE}) as rig:
+        kind: FaultKind = {"cut": "cut-body", "stall": "stall", "stop": "stall", "status": "status"}[how]  # type: ignore[assignment]
+        fault = rig.fault("upload", kind, after_bytes=1000, skip=1)
+        await rig.start()
+        path = await rig.drop("a.mp4", data)
+        if how == "stop":
+            async with asyncio.timeout(10):
+                await fault.standing.wait()
+            port = int(rig.simulator.url.rsplit(":", 1)[1])
+            await rig.simulator.stop()
+            await rig.simulator.start(port=port)
+        await rig.finished(path)
+        assert spans(rig.record) == chunked(len(data), LARGE)
+        assert rig.record.sha256 == sha256(data)
+        assert rig.seen(events.UploadInDoubt) == []
+        assert len(rig.calls("create")) == 1
+
+
+# After the last byte: in doubt
+
+
+@pytest.mark.parametrize("semantics", CHUNKED)
+@pytest.mark.parametrize("kind", ["lose-answer", "store-then-status", "status"])
+async def test_middle_chunk_in_doubt_begins_a_new_record(tmp_path: Path, semantics: Semantics, kind: Any) -> None:
+    """A lost answer, or a 502 whether or not the work was done, to a middle chunk: a new record, the old one goes."""
+    async with Rig(tmp_path, settings(semantics)) as rig:
+        rig.fault("upload", kind, skip=2)
+        path = await deliver(rig)
+        assert rig.record.sha256 == sha256(DATA)
+        assert spans(rig.record) == chunked(len(DATA))
+        assert len(rig.calls("create")) == 2
+        assert rig.store.ledger.of(path)[0].record == rig.record.id
+        assert len(rig.seen(events.OrphanCleared)) == 1
+
+
+@pytest.mark.parametrize("semantics", list(Semantics))
+@pytest.mark.parametrize("kind", ["lose-answer", "store-then-status"])
+async def test_last_chunk_that_landed_is_found(tmp_path: Path, semantics: Semantics, kind: Any) -> None:
+    """A lost answer, or a 502, to the last chunk, which had landed: asked, found, and not sent again."""
+    whole = semantics is Semantics.WHOLE
+    async with Rig(tmp_path, settings(semantics), upload={"chunk_size": "whole" if whole else CHUNK}) as rig:
+        rig.fault("upload", kind, skip=0 if whole else 4)
+        await deliver(rig)
+        assert rig.record.sha256 == sha256(DATA)
+        assert rig.record.requests == (1 if whole else 5)
+        assert len(rig.calls("create")) == 1
+
+
+@pytest.mark.parametrize("kind", ["lose-answer", "status"])
+async def test_doubt_is_asked_about_and_not_guessed(tmp_path: Path, kind: Any) -> None:
+    """After a chunk in doubt nothing is sent before the settle time is over, and only after asking."""
+    async with Rig(tmp_path, server={"doubt_settle": "400ms"}) as rig:
+        rig.fault("upload", kind, skip=1)
+        await deliver(rig)
+        names = [call.name for call in rig.simulator.calls if call.name not in {"list", "version"}]
+        assert names[:5] == ["login", "create", "upload", "upload", "details"]
+        assert names.index("create", 2) > names.index("details")
+        at = {call.name: call.at for call in reversed(rig.calls("upload")[2:])}
+        assert at["upload"] - rig.calls("upload")[1].at >= 0.4 / SPEED  # by the house's own clock
+
+
+@pytest.mark.parametrize("semantics", CHUNKED)
+@pytest.mark.parametrize("skip", [1, 4])
+async def test_zombie_request_does_no_harm(tmp_path: Path, semantics: Semantics, skip: int) -> None:
+    """A chunk that the server works on only after we have given it up reaches no record that counts."""
+    async with Rig(tmp_path, settings(semantics)) as rig:
+        zombie = rig.fault("upload", "late", skip=skip)
+        await rig.start()
+        path = await rig.drop("a.mp4", DATA)
+        await rig.event(events.StartedOver, path=path)
+        zombie.release()
+        await rig.finished(path)
+        done = next(record for record in rig.records if record.id == rig.store.ledger.of(path)[0].record)
+        assert done.sha256 == sha256(DATA)
+        assert spans(done) == chunked(len(DATA))
+        if skip == 4:  # it made the old record whole: that one holds a video now, and is for a person to judge
+            await rig.event(events.OrphanLanded, path=path)
+            assert rig.calls("delete") == []
+        else:
+            await rig.swept()
+            assert [record.id for record in rig.records] == [done.id]
+
+
+async def test_zombie_that_lands_in_time_ends_the_doubt(tmp_path: Path) -> None:
+    """A last chunk that is worked on within the settle time counts: nothing is sent again."""
+    async with Rig(tmp_path, server={"doubt_settle": "5s"}) as rig:
+        zombie = rig.fault("upload", "late", skip=4)
+        await rig.start()
+        path = await rig.drop("a.mp4", DATA)
+        await rig.event(events.UploadWaits, path=path, count=2)
+        zombie.release()
+        await rig.finished(path)
+        assert len(rig.calls("create")) == 1
+        assert rig.record.requests == 5
+
+
+@pytest.mark.parametrize("status", [500, 502, 504])
+async def test_error_status_once_is_survived(tmp_path: Path, status: int) -> None:
+    """A 5xx to a chunk leaves it in doubt; the file arrives on a new record."""
+    async with Rig(tmp_path) as rig:
+        rig.fault("upload", "status", status=status, body="")
+        await deliver(rig)
+        assert rig.record.sha256 == sha256(DATA)
+
+
+@pytest.mark.parametrize("kind", ["garbage", "lose-answer", "store-then-status"])
+async def test_answer_to_create_that_means_nothing(tmp_path: Path, kind: Any) -> None:
+    """A record that was made without our learning its ids is found and cleared away; one is left in the end."""
+    async with Rig(tmp_path) as rig:
+        rig.fault("create", kind)
+        path = await deliver(rig)
+        assert rig.record.sha256 == sha256(DATA)
+        assert rig.seen(events.UploadInDoubt)[0] == events.UploadInDoubt(
+            path, "", rig.seen(events.UploadInDoubt)[0].what
+        )
+        assert len(rig.seen(events.OrphanCleared)) == 1
+
+
+async def test_garbage_to_a_chunk_is_a_yes(tmp_path: Path) -> None:
+    """2xx to a chunk is success, whatever its body is."""
+    async with Rig(tmp_path) as rig:
+        rig.fault("upload", "garbage", times=None)
+        await deliver(rig)
+        assert spans(rig.record) == chunked(len(DATA))

@@ -1,0 +1,498 @@
+"""What a settled file is to us: new, known, changed, back; and how what waits comes back into the queue."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fakes import EPOCH, MemoryDisk, VirtualClock, a_finish, an_upload, until
+from harness import Rig
+from parts import CHUNK, content_of, sha256
+from shares import share_of
+
+from uploader.config import Config, ServerConfig, UploadConfig, WatchConfig
+from uploader.domain import errors, events
+from uploader.domain.chunk_size import chunk_size_now
+from uploader.domain.model import Identity, Learnt, Snapshot, State, Trouble, Turn, Upload
+from uploader.domain.retry import BACKOFF_CAP
+from uploader.files import MountedShare, Shares
+from uploader.stages.context import StageContext
+from uploader.stages.dispatcher import LONGEST_WAIT, Dispatcher
+from uploader.stages.enqueue import Enqueue, Verdict, judge
+from uploader.stages.file_rules import FileRules
+from uploader.stages.known import KnownFiles
+from uploader.stages.lease import Leases
+from uploader.stages.queues import Pipes, Settled
+from uploader.store import Store
+
+FILES_TURN = Trouble("it is not there", Turn.FILE)
+
+
+def settled_as(upload: Upload, **changes: Any) -> Settled:
+    """The file of this upload, as it has settled now; *changes* to its identity."""
+    return settled_at(upload.path, upload.root, replace(upload.identity, **changes))
+
+
+def settled_at(path: str, root: str, identity: Identity, unplayable: str = "") -> Settled:
+    """A file of this content that has settled."""
+    return Settled(path, root, Snapshot(identity, 0, (0, 0)), unplayable)
+
+
+@pytest.mark.parametrize("state", [state for state in State if state is not State.DONE])
+def test_unchanged_file_of_an_upload_is_known(state: State) -> None:
+    """Wherever its upload stands, a file that is as it was brings nothing new."""
+    upload = an_upload(state)
+    assert judge(upload, settled_as(upload)) is Verdict.KNOWN
+
+
+@pytest.mark.parametrize(
+    ("state", "verdict"),
+    [
+        (State.QUEUED, Verdict.CHANGED),
+        (State.CREATING, Verdict.LATER),
+        (State.SENDING, Verdict.LATER),
+        (State.IN_DOUBT, Verdict.LATER),
+        (State.VERIFYING, Verdict.LATER),
+        (State.FINISHING, Verdict.LATER),
+    ],
+)
+def test_changed_file_of_an_upload(state: State, verdict: Verdict) -> None:
+    """What has not begun begins with the new content; what is under way ends first."""
+    upload = an_upload(state)
+    assert judge(upload, settled_as(upload, edges="other")) is verdict
+
+
+@pytest.mark.parametrize(
+    ("parked_from", "verdict"),
+    [
+        (State.QUEUED, Verdict.CHANGED),
+        (State.CREATING, Verdict.UNCLEAR),
+        (State.SENDING, Verdict.CHANGED),
+        (State.IN_DOUBT, Verdict.UNCLEAR),
+        (State.VERIFYING, Verdict.LATER),
+        (State.FINISHING, Verdict.LATER),
+    ],
+)
+def test_changed_file_of_a_parked_upload(parked_from: State, verdict: Verdict) -> None:
+    """A parked upload gives way to new content, unless every byte of the old has been acknowledged.
+
+    Where a record may have been made, that is found out first: else nobody would ever clear it away.
+    """
+    upload = an_upload(State.PARKED, parked_from=parked_from)
+    assert judge(upload, settled_as(upload, size=7)) is verdict
+
+
+def test_file_that_is_back() -> None:
+    """Parked because it was missing: there again as it was, it goes on; one that must change first does not."""
+    upload = an_upload(State.PARKED, trouble=FILES_TURN)
+    assert judge(upload, settled_as(upload)) is Verdict.BACK
+    unplayable = replace(upload, trouble=replace(FILES_TURN, must_change=True))
+    assert judge(unplayable, settled_as(unplayable)) is Verdict.KNOWN
+    assert judge(unplayable, settled_as(unplayable, size=7)) is Verdict.CHANGED
+    assert judge(None, settled_as(upload)) is Verdict.NEW
+
+
+@pytest.mark.parametrize(
+    ("configured", "learnt", "expected"),
+    [
+        (100, Learnt(), 100),
+        (0, Learnt(chunk_limit=50, chunk_limit_until=EPOCH + 1), 0),
+        (100, Learnt(chunk_limit=50, chunk_limit_until=EPOCH + 1), 50),
+        (100, Learnt(chunk_limit=500, chunk_limit_until=EPOCH + 1), 100),
+        (100, Learnt(chunk_limit=50, chunk_limit_until=EPOCH), 100),
+        (100, Learnt(whole_only_until=EPOCH + 1), 0),
+        (100, Learnt(whole_only_until=EPOCH), 100),
+    ],
+)
+def test_chunk_size_is_what_the_server_takes(configured: int, learnt: Learnt, expected: int) -> None:
+    """As configured, unless the server has taught us less; 0 is the whole file."""
+    config = UploadConfig.model_construct(chunk_size=configured)
+    assert chunk_size_now(config, learnt, now=EPOCH) == expected
+
+
+def test_upload_follows_the_folder_it_belongs_to() -> None:
+    """Mapping, what becomes of the file and where it goes come from the first watched folder that takes it."""
+    first = WatchConfig(path=Path("/rec/inner"), after_upload="move", move_to=Path("/done"))
+    second = WatchConfig(path=Path("/rec"), after_upload="delete")
+    identity = Identity(5, 10**18, "e")
+
+    server = ServerConfig(url="http://127.0.0.1:9", username="u")
+    rules = FileRules(Config(server=server, watch=(first, second)))
+
+    def made(path: str) -> Upload:
+        return rules.upload_of(settled_at(path, path.rpartition("/")[0], identity), 64)[0]
+
+    assert (made("/rec/inner/a.mp4").after_upload, made("/rec/inner/a.mp4").move_to) == ("move", "/done")
+    assert (made("/rec/b.mp4").after_upload, made("/rec/b.mp4").move_to) == ("delete", None)
+    assert (made("/tmp/c.mp4").after_upload, made("/tmp/c.mp4").record.name) == ("keep", "c")
+    assert made("/rec/b.mp4").chunk_size == 64
+
+
+class Bench:
+    """The enqueue stage alone, over a state in memory and a clock that the test advances."""
+
+    def __init__(self, *uploads: Upload) -> None:
+        self.clock = VirtualClock()
+        self.heard: list[events.Event] = []
+        bus = events.Bus()
+        bus.listen(self.heard.append)
+        self.store = Store(MemoryDisk(), self.clock, bus)
+        for upload in uploads:
+            self.store.put(upload)
+        self.pipes = Pipes(self.clock)
+        self.config = Config(server=ServerConfig(url="http://127.0.0.1:9", username="u"))
+        self.skips = False
+        leases = Leases(self.store)
+        context = StageContext(self.store, leases, Shares(share_of), self.pipes, self.clock, bus)
+        leases.send_on = self.pipes.again.put
+        self.dispatcher = Dispatcher(context, lambda: self.config)
+        self.enqueue = Enqueue(context, self, KnownFiles(self.store, ()), self.dispatcher)
+
+    def skips_duplicates(self, path: str) -> bool:
+        """As the test says."""
+        del path
+        return self.skips
+
+    def takes(self, path: str) -> bool:
+        """Every file."""
+        del path
+        return True
+
+    def upload_of(self, settled: Settled, chunk_size: int) -> tuple[Upload, str | None]:
+        """An upload whose record has no rule."""
+        del chunk_size
+        return an_upload(path=settled.path, identity=settled.identity), None
+
+    async def go_on(self, path: str) -> None:
+        """Let an upload fall due, and be sent on."""
+        self.pipes.again.put(path)
+        await self.dispatcher._send_on(path)
+
+    def queued(self) -> list[str]:
+        """The paths that wait for a worker, in their order."""
+        return [self.pipes.jobs.get_nowait().path for _ in range(self.pipes.jobs.qsize())]
+
+
+@asynccontextmanager
+async def bench(*uploads: Upload) -> AsyncIterator[Bench]:
+    """The stage on a table."""
+    table = Bench(*uploads)
+    try:
+        yield table
+    finally:
+        await table.store.close()
+
+
+@pytest.mark.parametrize("state", [State.QUEUED, State.CREATING, State.SENDING, State.IN_DOUBT])
+async def test_unfinished_upload_goes_back_to_the_workers(state: State) -> None:
+    """Whatever a worker can bring forward is queued; its failures are kept, its time is not."""
+    upload = an_upload(state, trouble=Trouble("no", Turn.OURS, attempts=3, next_try=EPOCH))
+    async with bench(upload) as table:
+        await table.go_on(upload.path)
+        assert table.queued() == [upload.path]
+        assert table.store.uploads[upload.path].trouble == Trouble("no", Turn.OURS, attempts=3)
+
+
+async def test_sent_upload_goes_back_to_where_it_stood() -> None:
+    """One that the server processes is asked about, one that is ready is finished."""
+    verifying, finishing = an_upload(State.VERIFYING), an_upload(State.FINISHING, path="/rec/b.mp4")
+    async with bench(verifying, finishing) as table:
+        await table.go_on(verifying.path)
+        await table.go_on(finishing.path)
+        assert table.queued() == []
+        assert verifying.path in table.pipes.sent
+        assert finishing.path in table.pipes.ready
+
+
+async def test_parked_upload_is_released_with_its_count() -> None:
+    """Released by time it gets one try, not all of them again; that is on the disk before it goes on."""
+    upload = an_upload(State.PARKED, parked_from=State.SENDING)
+    async with bench(upload) as table:
+        await table.go_on(upload.path)
+        after = table.store.uploads[upload.path]
+        assert (after.state, after.trouble and after.trouble.attempts) == (State.SENDING, 2)
+        assert table.heard == [events.UploadReleased(upload.path, State.SENDING)]
+        assert b'"sending"' in table.store._disk.files["state.json"]  # type: ignore[attr-defined]  # a MemoryDisk
+
+
+async def test_waits_survive_a_restart() -> None:
+    """What waited goes on at its time, and what was being tried at once; parked without a time it stays.
+
+    A time from a clock that was wrong is not believed.
+    """
+    soon = an_upload(path="/rec/soon.mp4", trouble=Trouble("no", Turn.OURS, next_try=EPOCH + 60))
+    never = an_upload(State.PARKED, path="/rec/never.mp4", trouble=FILES_TURN)
+    absurd = an_upload(path="/rec/absurd.mp4", trouble=Trouble("no", Turn.OURS, next_try=EPOCH * 2))
+    parked = an_upload(State.PARKED, path="/rec/p.mp4", trouble=Trouble("no", Turn.OPERATOR, next_try=EPOCH * 2))
+    over = an_upload(path="/rec/over.mp4", trouble=Trouble("no", Turn.OURS, next_try=EPOCH - 60))
+    new = an_upload(State.SENDING, path="/rec/new.mp4")
+    trying = an_upload(State.SENDING, path="/rec/trying.mp4", trouble=Trouble("no", Turn.OURS, attempts=1))
+    uploads = (soon, never, absurd, parked, over, new, trying)
+    async with bench(*uploads) as table:
+        await table.dispatcher.bring_back(lambda upload: True)
+        waits = [table.pipes.again.wait_of(upload.path) for upload in uploads]
+        assert waits == [60, None, BACKOFF_CAP, LONGEST_WAIT, 0, 0, 0]
+
+
+async def test_changed_file_replaces_what_has_not_begun() -> None:
+    """The queue holds the new content, and a record that was begun with the old one is an orphan."""
+    waiting = an_upload()
+    parked = an_upload(State.PARKED, path="/rec/b.mp4")
+    async with bench(waiting, parked) as table:
+        for upload in (waiting, parked):
+            await table.enqueue.admit(settled_as(upload, size=7))
+            assert table.store.uploads[upload.path].identity.size == 7
+            assert table.store.uploads[upload.path].state is State.QUEUED
+        assert parked.ids is not None
+        assert list(table.store.orphans) == [parked.ids.record]
+        assert len(table.queued()) == 2
+
+
+async def test_ledger_is_asked_by_content(tmp_path: Path) -> None:
+    """Equal ends are not enough to be known: a file that differs in its middle is a new recording."""
+    path = tmp_path / "a.mp4"
+    path.write_bytes(b"content")
+    async with bench() as table:
+        sent = a_finish(path=str(path), size=7, edges="e", sha256=sha256(b"content"))
+        await table.store.finish(sent)
+        await table.enqueue.admit(settled_at(str(path), str(tmp_path), Identity(7, 5, "e")))
+        assert table.heard == [events.FileKnown(str(path), sent.record)]
+        assert table.store.ledger.knows(str(path), 7, 5)  # and is not read again
+        path.write_bytes(b"CONTENT")
+        await table.enqueue.admit(settled_at(str(path), str(tmp_path), Identity(7, 6, "e")))
+        assert table.queued() == [str(path)]
+
+
+class SpoiltLine(MemoryDisk):
+    """A disk that can no longer read the ledger, once it is told so."""
+
+    spoilt = False
+
+    def read_at(self, name: str, offset: int, length: int) -> bytes:
+        """Read, or say as the product's own folder does that it cannot be."""
+        if self.spoilt:
+            raise errors.StateUnusable(f"{name} cannot be read: Input/output error")
+        return super().read_at(name, offset, length)
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "copy.mp4"])
+async def test_file_whose_proof_cannot_be_read_waits(tmp_path: Path, name: str) -> None:
+    """Touched, or a copy that is to be skipped: it is not sent twice, it is not lost, and all others go on."""
+    async with bench() as table:
+        disk = table.store._disk = table.store.ledger._disk = SpoiltLine()
+        await table.store.finish(a_finish(path=str(tmp_path / "a.mp4"), size=7, edges="e", sha256=sha256(b"content")))
+        path = tmp_path / name
+        path.write_bytes(b"content")
+        settled = settled_at(str(path), str(tmp_path), Identity(7, 5, "e"))
+        table.skips, disk.spoilt = True, True
+        running = asyncio.create_task(table.enqueue.run())
+        table.pipes.settled.put_nowait(settled)
+        await until(lambda: table.heard)
+        ((heard),) = table.heard
+        assert isinstance(heard, events.UploadWaits)
+        assert "ledger.jsonl: line 1 cannot be read: ledger.jsonl cannot be read: Input/output error" in heard.reason
+        table.pipes.settled.put_nowait(settled_at("/rec/new.mp4", "/rec", Identity(8, 5, "f")))
+        await until(lambda: "/rec/new.mp4" in table.store.uploads)
+        assert table.queued() == ["/rec/new.mp4"]
+        disk.spoilt = False
+        table.pipes.settled.put_nowait(settled)  # the next scan finds it again
+        await until(lambda: len(table.heard) == 3)
+        assert isinstance(table.heard[2], events.FileKnown | events.FileDuplicate)
+        assert not running.done()
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_copy_that_is_sent_in_any_case_does_not_wait_for_the_ledger(tmp_path: Path) -> None:
+    """It could only have been said whose copy it is."""
+    path = tmp_path / "copy.mp4"
+    path.write_bytes(b"content")
+    async with bench() as table:
+        disk = table.store._disk = table.store.ledger._disk = SpoiltLine()
+        await table.store.finish(a_finish(path=str(tmp_path / "a.mp4"), size=7, edges="e", sha256=sha256(b"content")))
+        disk.spoilt = True
+        await table.enqueue.admit(settled_at(str(path), str(tmp_path), Identity(7, 5, "e")))
+        assert table.queued() == [str(path)]
+
+
+# With all the rest
+
+
+async def test_touched_file_is_not_sent_again(tmp_path: Path) -> None:
+    """New times on a finished file are noticed once, in this life and after a restart, and nothing is sent."""
+    data = content_of(3 * CHUNK)
+    async with Rig(tmp_path) as rig:
+        await rig.start()
+        path = await rig.drop("a.mp4", data)
+        await rig.finished(path)
+        os.utime(path, (1000, 1000))
+        await rig.scan()
+        await rig.event(events.FileKnown, path=path)
+        await rig.scan()
+        await rig.restart()
+        await rig.scan()
+        await rig.finished(await rig.drop("b.mp4", b"b"))
+        assert len(rig.records) == 2
+        assert len(rig.seen(events.FileKnown)) == 1  # it was read in full once
+
+
+async def test_same_name_with_new_content_is_a_new_recording(tmp_path: Path) -> None:
+    """Each content that a path has had is sent once, as a record of its own."""
+    async with Rig(tmp_path) as rig:
+        await rig.start()
+        for number, data in enumerate((b"first", b"second", b"third"), start=1):
+            path = await rig.drop("a.mp4", data)
+            await rig.event(events.UploadFinished, path=path, count=number)
+        await rig.drop("a.mp4", b"second")  # restored from a copy: that is known
+        await rig.event(events.FileKnown, path=path)
+        assert [record.sha256 for record in rig.records] == [sha256(each) for each in (b"first", b"second", b"third")]
+
+
+async def test_content_that_changes_while_it_waits_for_a_worker(tmp_path: Path) -> None:
+    """Overwritten in the queue: only what stands there in the end is sent."""
+    async with Rig(tmp_path, upload={"workers": 1}) as rig:
+        stall = rig.fault("upload", "stall")
+        await rig.start()
+        first = await rig.drop("first.mp4", b"first")
+        await rig.until(stall.standing.is_set)
+        path = await rig.drop("a.mp4", b"old")
+        await rig.event(events.FileQueued, path=path)
+        await rig.drop("a.mp4", b"new content")
+        await rig.event(events.FileQueued, path=path, count=2)
+        stall.release()
+        await rig.finished(first, path)
+        assert [record.sha256 for record in rig.records] == [sha256(b"first"), sha256(b"new content")]
+
+
+async def test_content_that_changes_while_the_server_processes(tmp_path: Path) -> None:
+    """Overwritten after its last byte was acknowledged: the old recording is finished, then the new one is sent."""
+    async with Rig(tmp_path, watch={"rescan": "1s", "after_upload": "delete"}) as rig:
+        await rig.start()
+        stall = rig.fault("details", "stall")
+        path = await rig.drop("a.mp4", b"old")
+        await rig.until(stall.standing.is_set)
+        await rig.drop("a.mp4", b"new content")
+        stall.release()
+        await rig.event(events.UploadFinished, path=path, file="changed")
+        await rig.event(events.UploadFinished, path=path, file="deleted")
+        assert [record.sha256 for record in rig.records] == [sha256(b"old"), sha256(b"new content")]
+
+
+async def test_mapping_that_does_not_fit_falls_back_and_sends(tmp_path: Path) -> None:
+    """A rule that does not match warns and sends under the file's own name; one that does fills the record."""
+    rule = {
+        "match": "(?P<room>[^_]+)_(?P<subject>.+)",
+        "name": "{subject}",
+        "template": {"1": "{room}"},
+        "share": {"users": [1], "groups": [4]},
+    }
+    async with Rig(tmp_path, watch={"record": rule}) as rig:
+        await rig.start()
+        odd, fits = await rig.drop("odd.mp4", b"odd"), await rig.drop("R1_Physics.mp4", b"fits")
+        await rig.finished(odd, fits)
+        assert [event.path for event in rig.seen(events.MappingFellBack)] == [odd]
+        by_name = {record.name: record for record in rig.records}
+        assert set(by_name) == {"odd", "Physics"}
+        assert by_name["Physics"].template == {"1": "R1"}
+        assert (by_name["Physics"].share.users, by_name["Physics"].share.groups) == ((1,), (4,))
+
+
+async def test_fault_of_ours_in_judging_one_file_stops_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A programming error about one file is logged, and the next file is judged all the same."""
+    make = Enqueue._was_sent
+
+    async def stumble(self: Enqueue, settled: Settled) -> bool:
+        if settled.path.endswith("bad.mp4"):
+            raise ZeroDivisionError
+        return await make(self, settled)
+
+    monkeypatch.setattr(Enqueue, "_was_sent", stumble)
+    async with Rig(tmp_path) as rig:
+        await rig.start()
+        bad = await rig.drop("bad.mp4", b"bad")
+        waits = await rig.event(events.UploadWaits, path=bad)
+        assert "ZeroDivisionError" in waits.reason
+        await rig.finished(await rig.drop("good.mp4", b"good"))
+
+
+# The same content under another name
+
+
+@pytest.mark.parametrize(("policy", "records"), [("send", 2), ("skip", 1)])
+async def test_same_content_under_another_name_is_sent_or_skipped_as_configured(
+    tmp_path: Path, policy: str, records: int
+) -> None:
+    """Either way it is said, with the name that it was sent under; skipped, it stays so over a restart."""
+    data = content_of(3 * CHUNK)
+    async with Rig(tmp_path, watch={"on_duplicate": policy}) as rig:
+        await rig.start()
+        first = await rig.drop("a.mp4", data)
+        await rig.finished(first)
+        copy = await rig.drop("copy.mp4", data)
+        duplicate = await rig.event(events.FileDuplicate, path=copy)
+        assert (duplicate.known_as, duplicate.record) == (first, rig.records[0].id)
+        assert duplicate.decision == {"send": "sent", "skip": "skipped"}[policy]
+        if policy == "send":
+            await rig.finished(copy)
+        await rig.scan()
+        await rig.restart()
+        await rig.scan()
+        await rig.finished(await rig.drop("other.mp4", b"other"))
+        assert len(rig.records) == records + 1
+        assert [record.sha256 for record in rig.records].count(sha256(data)) == records
+
+
+async def test_copy_that_differs_in_its_middle_is_no_duplicate(tmp_path: Path) -> None:
+    """Equal ends and size are not enough to skip a recording: all of it is read."""
+    data = bytearray(content_of(5 * CHUNK))
+    async with Rig(tmp_path, watch={"on_duplicate": "skip"}) as rig:
+        await rig.start()
+        await rig.finished(await rig.drop("a.mp4", bytes(data)))
+        data[2 * CHUNK + 7] ^= 1
+        other = await rig.drop("b.mp4", bytes(data))
+        await rig.finished(other)
+        assert rig.seen(events.FileDuplicate) == []
+        assert rig.records[-1].sha256 == sha256(bytes(data))
+
+
+async def test_known_file_that_takes_long_to_read_holds_no_new_one_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Software on a NAS has touched a finished recording of many GiB: while it is read, new ones are sent."""
+    begun, gate, real = asyncio.Event(), asyncio.Event(), MountedShare.sha256
+
+    async def slowly(self: MountedShare, path: str) -> str:
+        begun.set()
+        await gate.wait()
+        return await real(self, path)
+
+    monkeypatch.setattr(MountedShare, "sha256", slowly)
+    async with Rig(tmp_path) as rig:
+        await rig.start()
+        path = await rig.drop("a.mp4", b"touched")
+        await rig.finished(path)
+        os.utime(path, (1000, 1000))
+        await rig.scan()
+        await rig.until(begun.is_set)
+        await rig.finished(await rig.drop("b.mp4", b"new"))
+        assert not rig.house.enqueue.idle
+        stall = rig.fault("upload", "stall")
+        await rig.drop("a.mp4", b"changed")  # what is being read is not what is there any more
+        await rig.until(stall.standing.is_set)
+        gate.set()
+        await rig.until(lambda: rig.house.enqueue.idle)
+        stall.release()
+        await rig.event(events.UploadFinished, path=path, count=2)
+        await rig.scan()
+        await rig.finished(await rig.drop("c.mp4", b"last"))
+        assert [record.sha256 for record in rig.records] == [
+            sha256(each) for each in (b"touched", b"new", b"changed", b"last")
+        ]

@@ -1,0 +1,265 @@
+"""Orphans: what is cleared away, what stays, and what is never touched."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from fakes import EPOCH, MemoryDisk, VirtualClock
+from harness import Rig
+from structlog.testing import capture_logs
+
+from uploader.config import ServerConfig
+from uploader.domain import events
+from uploader.domain.model import Orphan
+from uploader.domain.retry import DAY, HOUR
+from uploader.runtime.slices import SLICE
+from uploader.server.circuit_breaker import Outage
+from uploader.server.valt import RecordDetails, Valt
+from uploader.stages.orphan_cleanup import Sweep
+from uploader.store import Store
+
+PATH = "/rec/a.mp4"
+
+
+@asynccontextmanager
+async def with_orphan(tmp_path: Path, *, video: bool = False, due: float = 0.0) -> AsyncIterator[tuple[Rig, str]]:
+    """A house that begins with one orphan, which is due after so many seconds; the rig and the record."""
+    async with Rig(tmp_path, server={"doubt_settle": f"{max(due, 0.1)}s"}) as rig:
+        record = rig.plant("a", video=video)
+        now = rig.clock.now()
+        rig.prepare(orphans=(Orphan(record, "a", PATH, since=now, next_look=now + due),))
+        yield rig, record
+
+
+async def test_empty_orphan_is_cleared_away(tmp_path: Path) -> None:
+    """An orphan without a video is deleted, once, and a stranger of the same name is not."""
+    async with with_orphan(tmp_path) as (rig, record):
+        stranger = rig.plant("a")
+        await rig.start()
+        assert await rig.event(events.OrphanCleared) == events.OrphanCleared(record, PATH)
+        assert [left.id for left in rig.records] == [stranger]
+        assert [call.record for call in rig.calls("delete")] == [record]
+        await rig.stop()
+        assert rig.saved().orphans == ()
+
+
+async def test_orphan_with_a_video_stays(tmp_path: Path) -> None:
+    """An orphan that holds a video after all is reported once and never deleted; it is looked at again daily."""
+    async with with_orphan(tmp_path, video=True) as (rig, record):
+        await rig.start()
+        landed = await rig.event(events.OrphanLanded)
+        assert (landed.record, landed.path) == (record, PATH)
+        assert f"valt-uploader forget {record}" in landed.hint
+        await rig.restart()
+        await rig.finished(await rig.drop("b.mp4", b"b"))
+        assert [call.record for call in rig.calls("details")].count(record) == 1
+        assert rig.store.orphans[record].landed
+        assert rig.store.orphans[record].next_look > rig.clock.now() + DAY - 60
+        await rig.house.sweep.look(rig.store.orphans[record])  # the day after
+        assert rig.calls("delete") == []
+        assert record in rig.store.orphans
+        assert len(rig.seen(events.OrphanLanded)) == 1
+
+
+async def test_orphan_with_a_video_is_looked_at_daily() -> None:
+    """Whether a person has decided is asked once a day, not each minute for a year."""
+    clock, bus = VirtualClock(), events.Bus()
+    asked: list[float] = []
+
+    class Server:
+        async def details(self, record: str) -> RecordDetails:
+            asked.append(clock.monotonic())
+            return RecordDetails(record, "a", "uploader", 0.0, {"video-1": "ready"})
+
+    store = Store(MemoryDisk(), clock, bus)
+    store.put_orphan(Orphan("record-1", "a", PATH, since=clock.now(), next_look=clock.now()))
+    server = ServerConfig(url="http://127.0.0.1:9", username="u")
+    sweep = Sweep(server, store, Server(), Outage(store, clock, bus), clock, bus)  # type: ignore[arg-type]
+    for _ in range(2 * 24 * 60 + 5):
+        orphan = store.orphans["record-1"]
+        if sweep._is_due(orphan):
+            await sweep.look(orphan)
+        await clock.advance(60)
+    await store.close()
+    assert len(asked) == 3
+    assert all(DAY <= later - earlier <= DAY + 60 for earlier, later in pairwise(asked))
+
+
+async def test_a_fault_of_ours_with_one_orphan_ends_neither_the_sweep_nor_the_others() -> None:
+    """It is logged with its record and put off for an hour; the others are cleared away meanwhile."""
+    clock, bus = VirtualClock(), events.Bus()
+    asked: list[tuple[str, float]] = []
+
+    class Server:
+        async def details(self, record: str) -> RecordDetails:
+            asked.append((record, clock.monotonic() - 1000.0))
+            if record == "bad":
+                raise ZeroDivisionError
+            return RecordDetails(record, "a", "uploader", 0.0, None)
+
+        async def delete_record(self, record: str) -> None:
+            """Delete it."""
+
+    store = Store(MemoryDisk(), clock, bus)
+    for record in ("bad", "good"):
+        store.put_orphan(Orphan(record, "a", PATH, since=clock.now(), next_look=clock.now()))
+    server = ServerConfig(url="http://127.0.0.1:9", username="u")
+    sweep = Sweep(server, store, Server(), Outage(store, clock, bus), clock, bus)  # type: ignore[arg-type]
+    with capture_logs() as logged:
+        for _ in range(62):
+            await sweep.look_at_due()
+            await clock.advance(60.0)
+    await store.close()
+    assert [record for record, _ in asked] == ["bad", "good", "bad"]
+    assert asked[2][1] - asked[0][1] == HOUR
+    assert set(store.orphans) == {"bad"}
+    assert [entry["record"] for entry in logged if entry["event"] == "fault"] == ["bad", "bad"]
+
+
+async def test_orphan_with_a_video_that_a_person_has_deleted_is_reported_no_longer(tmp_path: Path) -> None:
+    """The daily look finds that it is gone: somebody has decided."""
+    async with with_orphan(tmp_path, video=True) as (rig, record):
+        await rig.start()
+        await rig.event(events.OrphanLanded)
+        rig.simulator._records.forget(next(iter(rig.simulator._records)))
+        await rig.house.sweep.look(rig.store.orphans[record])
+        assert rig.store.orphans == {}
+
+
+async def test_orphan_with_a_video_that_a_person_keeps_is_reported_no_longer(tmp_path: Path) -> None:
+    """Forgotten by its id, also in the middle of a look; the record stays. One that is still empty is not let go."""
+    async with with_orphan(tmp_path, video=True) as (rig, record):
+        await rig.start()
+        await rig.event(events.OrphanLanded)
+        orphan = rig.store.orphans[record]
+        assert await rig.operator.forget(record)
+        assert not await rig.operator.forget(record)
+        await rig.house.sweep.look(orphan)
+        assert rig.saved().orphans == ()
+        assert [left.id for left in rig.records] == [record]
+    (tmp_path / "empty").mkdir()
+    async with with_orphan(tmp_path / "empty", due=3600) as (rig, record):
+        await rig.start()
+        assert not await rig.operator.forget(record)
+        assert record in rig.store.orphans
+
+
+async def test_a_probe_s_own_record_is_deleted_with_its_video(tmp_path: Path) -> None:
+    """What ``check --probe`` could not remove is a test of ours, whatever has become of it."""
+    async with Rig(tmp_path) as rig:
+        record = rig.plant("valt-uploader probe", video=True)
+        now = rig.clock.now()
+        rig.prepare(orphans=(Orphan(record, "valt-uploader probe", "", since=now, next_look=now, probe=True),))
+        await rig.start()
+        await rig.event(events.OrphanCleared, record=record)
+        assert rig.records == []
+
+
+async def test_the_sweep_alone_does_not_lock_the_account(tmp_path: Path) -> None:
+    """With nothing to send and an orphan to look at, a refused password is remembered like any other time."""
+    async with with_orphan(tmp_path) as (rig, record):
+        rig.environ["VALT_UPLOADER_PASSWORD"] = "wrong"
+        await rig.start()
+        await rig.event(events.ServerDown, again_in=300.0)
+        assert rig.saved().learnt.login_refusals == 1
+        await rig.restart()
+        assert rig.house.outage.refused()
+        assert record in rig.store.orphans
+
+
+async def test_orphan_is_not_looked_at_before_its_time(tmp_path: Path) -> None:
+    """A request may still be on its way to it: until it has settled it is left alone."""
+    async with with_orphan(tmp_path, due=3600) as (rig, record):
+        await rig.start()
+        await rig.finished(await rig.drop("b.mp4", b"b"))
+        assert {call.record for call in rig.calls("details")} == {
+            rig.store.ledger.of(str(rig.watch / "b.mp4"))[0].record
+        }
+        assert record in rig.store.orphans
+
+
+async def test_orphan_that_is_gone_is_forgotten(tmp_path: Path) -> None:
+    """Somebody else has deleted it: fine."""
+    async with with_orphan(tmp_path) as (rig, record):
+        rig.simulator._records.forget(next(iter(rig.simulator._records)))
+        await rig.start()
+        await rig.event(events.OrphanCleared, record=record)
+        assert rig.store.orphans == {}
+
+
+@pytest.mark.parametrize("call", ["details", "delete"])
+@pytest.mark.parametrize("status", [500, 503, 403, 404])
+async def test_orphan_that_cannot_be_cleared_now_waits(tmp_path: Path, call: str, status: int) -> None:
+    """A server that says no is asked again later; nothing else waits for it."""
+    async with with_orphan(tmp_path) as (rig, record):
+        rig.fault(call, "status", status=status, body="")  # type: ignore[arg-type]  # one of the names of calls
+        await rig.start()
+        if status == 404:
+            await rig.event(events.OrphanCleared, record=record)
+            assert rig.store.orphans == {}
+            return
+        await rig.until(lambda: rig.store.orphans[record].next_look > rig.clock.now() + 30)
+        await rig.finished(await rig.drop("b.mp4", b"b"))
+        assert record in {left.id for left in rig.records}
+        await rig.store.commit()
+        assert rig.saved().orphans[0].next_look > rig.clock.now() + 30
+
+
+async def test_lost_answer_to_delete_is_asked_again(tmp_path: Path) -> None:
+    """Whether it was deleted is not known: the next look finds it gone."""
+    async with with_orphan(tmp_path) as (rig, record):
+        rig.fault("delete", "lose-answer")
+        await rig.start()
+        await rig.until(lambda: rig.store.orphans[record].next_look > rig.clock.now() + 30)
+        assert rig.records == []
+        await rig.house.sweep.look(rig.store.orphans[record])
+        assert rig.store.orphans == {}
+        assert len(rig.seen(events.OrphanCleared)) == 1
+
+
+class Orphans(dict[str, Orphan]):
+    """Orphans, and how many of them were looked up."""
+
+    looked_up = 0
+
+    def get(self, record: str, default: Any = None) -> Any:
+        """Look one up."""
+        self.looked_up += 1
+        return super().get(record, default)
+
+
+class Noting(VirtualClock):
+    """Notes at each wait how many orphans were looked up before it."""
+
+    def __init__(self, orphans: Orphans) -> None:
+        super().__init__()
+        self.orphans, self.noted = orphans, [0]
+
+    async def sleep(self, seconds: float) -> None:
+        """Note, and wait."""
+        self.noted.append(self.orphans.looked_up)
+        await super().sleep(seconds)
+
+
+async def test_round_over_many_orphans_leaves_the_event_loop_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is made in slices, each second, over all of them."""
+    count = 2 * SLICE + 1
+    orphans = Orphans({f"r{number}": Orphan(f"r{number}", "a", PATH, EPOCH, EPOCH + DAY) for number in range(count)})
+    clock, bus = Noting(orphans), events.Bus()
+    store = Store(MemoryDisk(), clock, bus)
+    monkeypatch.setattr(Store, "orphans", orphans)
+    config = ServerConfig(url="https://valt.example.com", username="uploader")
+    sweep = Sweep(config, store, cast("Valt", None), Outage(store, clock, bus), clock, bus)
+    sweeping = asyncio.create_task(sweep.run())
+    await clock.advance(1.0)
+    assert orphans.looked_up == count
+    assert max(after - before for before, after in pairwise(clock.noted)) == SLICE
+    sweeping.cancel()
+    await asyncio.gather(sweeping, return_exceptions=True)
+    await store.close()

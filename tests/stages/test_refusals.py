@@ -1,0 +1,283 @@
+"""What the server says no to: ranges, sizes, tokens, records that are gone, and when it is busy."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+from harness import Rig
+from parts import CHUNK, chunked, content_of, sha256, spans
+
+from uploader.domain import events
+from uploader.domain.model import Learnt, Turn
+from uploader.domain.retry import DAY, HOUR
+from uploader.testing.simulator import Semantics, Settings
+
+CHUNKED = [kind for kind in Semantics if kind is not Semantics.WHOLE]
+DATA = content_of(4 * CHUNK + 9)
+MB = 1024 * 1024
+
+
+def settings(semantics: Semantics = Semantics.OFFSET, **more: Any) -> Settings:
+    """A server whose videos are ready at once."""
+    return Settings(semantics=semantics, **({"processing": 0.0} | more))
+
+
+async def deliver(rig: Rig, data: bytes = DATA) -> str:
+    """Send one file all the way, orphans cleared away; its path."""
+    await rig.start()
+    path = await rig.drop("a.mp4", data)
+    await rig.finished(path)
+    await rig.swept()
+    return path
+
+
+@pytest.mark.parametrize("semantics", CHUNKED)
+async def test_token_that_expires_in_an_upload(tmp_path: Path, semantics: Semantics) -> None:
+    """A 401 to a chunk: one new log-in, and the same chunk again, on the same record."""
+    async with Rig(tmp_path, settings(semantics)) as rig:
+        rig.fault("upload", "expire-token", skip=2)
+        await deliver(rig)
+        assert spans(rig.record) == chunked(len(DATA))
+        assert rig.record.sha256 == sha256(DATA)
+        assert len(rig.calls("login")) == 2
+        assert len(rig.calls("create")) == 1
+        assert rig.seen(events.UploadWaits) == []
+
+
+async def test_token_that_expires_for_four_workers_at_once(tmp_path: Path) -> None:
+    """Four chunks in flight meet a 401: one log-in for all, and no chunk of theirs is doubled."""
+    async with Rig(tmp_path, settings(Semantics.APPEND, single_token=True)) as rig:
+        stalls = [rig.fault("upload", "stall") for _ in range(4)]
+        await rig.start()
+        paths = [rig.write(f"{number}.mp4", content_of(3 * CHUNK, number)) for number in range(4)]
+        await rig.scan()
+        async with asyncio.timeout(10):
+            for stall in stalls:
+                await stall.standing.wait()
+        rig.simulator._api.forget_passes()  # each of the four is still answered 2xx; their next chunks are not
+        for stall in stalls:
+            stall.release()
+        await rig.finished(*paths)
+        assert len(rig.calls("login")) == 2
+        assert all(spans(record) == chunked(3 * CHUNK) for record in rig.records)
+        assert rig.simulator.most_at_once == 1
+
+
+async def test_chunk_whose_token_is_never_good_enough_is_a_missing_right(tmp_path: Path) -> None:
+    """401 to a chunk, and again right after a good log-in: the file is parked and looked at hourly; no log-in storm."""
+    async with Rig(tmp_path) as rig:
+        rig.fault("upload", "status", status=401, times=None)
+        await rig.start()
+        path = await rig.drop("a.mp4", DATA)
+        parked = await rig.event(events.UploadParked, path=path)
+        assert "right after a good log-in" in parked.reason
+        assert parked.turn is Turn.OPERATOR
+        assert (len(rig.calls("login")), len(rig.calls("upload"))) == (2, 2)
+        trouble = rig.on_disk(path).trouble
+        assert trouble is not None
+        assert 0 < (trouble.next_try or 0) - rig.clock.now() <= 1.1 * HOUR
+
+
+@pytest.mark.parametrize("kind", ["body_limit", "form_limit"])
+async def test_chunk_that_is_too_large_is_halved(tmp_path: Path, kind: str) -> None:
+    """A 413, or a form that PHP has emptied: smaller chunks on a new record, and the next file begins with those."""
+    limit: dict[str, Any] = {kind: 100 * 1024}
+    async with Rig(tmp_path, settings(**limit), upload={"chunk_size": 4 * CHUNK}) as rig:
+        data = content_of(9 * CHUNK)
+        await deliver(rig, data)
+        assert spans(rig.record) == chunked(len(data), CHUNK)
+        assert rig.record.sha256 == sha256(data)
+        assert rig.store.learnt.chunk_limit == CHUNK
+        creates = len(rig.calls("create"))
+        await rig.finished(await rig.drop("b.mp4", data))
+        assert len(rig.calls("create")) == creates + 1
+        await rig.restart()
+        assert rig.store.learnt.chunk_limit == CHUNK
+
+
+async def test_chunk_that_is_cut_again_and_again_is_halved(tmp_path: Path) -> None:
+    """Something on the way ends a request that is too large without a word: smaller chunks, into the same record."""
+    async with Rig(tmp_path, upload={"chunk_size": 32 * MB}) as rig:
+        cut = rig.fault("upload", "cut-body", after_bytes=20 * MB, times=None)
+        await rig.start()
+        data = content_of(33 * MB)
+        path = await rig.drop("a.mp4", data)
+        await rig.finished(path)
+        assert len(rig.calls("upload")) == 4 + 3
+        assert spans(rig.record) == chunked(len(data), 16 * MB)
+        assert rig.record.sha256 == sha256(data)
+        assert rig.store.learnt.chunk_limit is None  # one bad line does not make small chunks for every file
+        assert cut in rig.simulator.faults
+        assert rig.seen(events.UploadParked) == []
+        assert rig.seen(events.StartedOver) == []
+
+
+async def test_cuts_late_in_a_file_send_no_acknowledged_byte_again(tmp_path: Path) -> None:
+    """The chunk is halved within its record, and after eight good ones the size is what it was (B13 of the review)."""
+    async with Rig(tmp_path, upload={"chunk_size": 4 * CHUNK}) as rig:
+        rig.fault("upload", "cut-body", after_bytes=100, skip=2, times=4)
+        data = content_of(40 * CHUNK)
+        await deliver(rig, data)
+        sizes = [end - start for start, end in spans(rig.record)]
+        assert sizes == [4 * CHUNK] * 2 + [2 * CHUNK] * 8 + [4 * CHUNK] * 4
+        assert rig.record.sha256 == sha256(data)
+
+
+async def test_a_refusal_for_size_in_the_middle_keeps_the_acknowledged_bytes(tmp_path: Path) -> None:
+    """A proxy's limit was lowered meanwhile: smaller chunks into the same record, and for the next files."""
+    async with Rig(tmp_path, upload={"chunk_size": 4 * CHUNK}) as rig:
+        rig.fault("upload", "status", status=413, body="<html>413 Request Entity Too Large</html>", skip=1)
+        data = content_of(9 * CHUNK)
+        await deliver(rig, data)
+        assert [end - start for start, end in spans(rig.record)] == [4 * CHUNK, 2 * CHUNK, 2 * CHUNK, CHUNK]
+        assert rig.store.learnt.chunk_limit == 2 * CHUNK
+
+
+async def test_small_chunks_are_questioned_after_a_month(tmp_path: Path) -> None:
+    """What a server could not take it may take by now: the limit is learnt for thirty days, not for good."""
+    async with Rig(tmp_path, settings(body_limit=100 * 1024), upload={"chunk_size": 2 * CHUNK}) as rig:
+        await deliver(rig)
+        until = rig.store.learnt.chunk_limit_until
+        assert until is not None
+        assert 29 * DAY < until - rig.clock.now() <= 30 * DAY
+        await rig.kill()
+        rig.become(settings())
+        rig.prepare(learnt=Learnt(chunk_limit=CHUNK, chunk_limit_until=rig.clock.now() - 1))
+        await rig.start()
+        await rig.finished(await rig.drop("b.mp4", DATA[1:]))
+        assert spans(rig.records[-1]) == chunked(len(DATA) - 1, 2 * CHUNK)
+
+
+async def test_chunk_that_can_be_no_smaller_parks_the_file(tmp_path: Path) -> None:
+    """A server that takes not even the smallest chunk parks the file with its words; other files go on."""
+    async with Rig(tmp_path, settings(body_limit=2000)) as rig:
+        await rig.start()
+        path = await rig.drop("a.mp4", DATA)
+        parked = await rig.event(events.UploadParked, path=path)
+        assert "413" in parked.reason
+        assert parked.turn is Turn.OPERATOR
+        await rig.finished(await rig.drop("tiny.mp4", b"tiny"))
+
+
+async def test_halving_never_forgets_the_smaller_limit(tmp_path: Path) -> None:
+    """A 413 to a large chunk does not undo what a 413 to a smaller one has taught."""
+    async with Rig(tmp_path, upload={"chunk_size": 4 * CHUNK}) as rig:
+        late = rig.fault("upload", "stall", after_bytes=1)
+        await rig.start()
+        slow = await rig.drop("slow.mp4", content_of(8 * CHUNK))
+        async with asyncio.timeout(10):
+            await late.standing.wait()
+        rig.become(settings(body_limit=100 * 1024))
+        await rig.finished(await rig.drop("quick.mp4", content_of(8 * CHUNK, 2)))
+        assert rig.store.learnt.chunk_limit == CHUNK
+        rig.fault("upload", "status", status=413)
+        late.release()
+        await rig.finished(slow)
+        assert rig.store.learnt.chunk_limit == CHUNK
+
+
+async def test_whole_only_server_is_remembered(tmp_path: Path) -> None:
+    """After one 400 about a range whole files are sent, this one, the next one, and after a restart."""
+    async with Rig(tmp_path, settings(Semantics.WHOLE)) as rig:
+        await deliver(rig)
+        assert spans(rig.record) == [(0, len(DATA))]
+        await rig.restart()
+        await rig.finished(await rig.drop("b.mp4", DATA))
+        assert len(rig.calls("create")) == 3  # one of them was the lesson
+        until = rig.store.learnt.whole_only_until
+        assert until is not None
+        assert until > rig.clock.now() + 20 * 86400
+
+
+async def test_whole_only_lesson_ages(tmp_path: Path) -> None:
+    """When the lesson is old, chunks are tried again."""
+    async with Rig(tmp_path) as rig:
+        rig.prepare(learnt=Learnt(whole_only_until=rig.clock.now() - 1))
+        await deliver(rig)
+        assert spans(rig.record) == chunked(len(DATA))
+
+
+async def test_server_that_contradicts_what_was_sent(tmp_path: Path) -> None:
+    """A ``Range`` in a 2xx that speaks of other bytes than were sent: all over again on a new record."""
+    async with Rig(tmp_path) as rig:
+        rig.fault("upload", "store-then-status", status=201, body="", headers={"Range": "0-4"}, skip=1)
+        await deliver(rig)
+        assert rig.record.sha256 == sha256(DATA)
+        assert spans(rig.record) == chunked(len(DATA))
+        assert "holds 5 bytes" in rig.seen(events.StartedOver)[0].reason
+
+
+async def test_server_that_agrees_with_what_was_sent(tmp_path: Path) -> None:
+    """A blueimp server's own ``Range`` lets the upload go on."""
+    async with Rig(tmp_path, settings(Semantics.BLUEIMP)) as rig:
+        await deliver(rig)
+        assert rig.seen(events.StartedOver) == []
+
+
+async def test_record_that_somebody_deletes(tmp_path: Path) -> None:
+    """A record that is gone in the middle of its upload: a new one; gone again: a person should look."""
+    async with Rig(tmp_path) as rig:
+        rig.fault("upload", "status", status=404, skip=2)
+        await deliver(rig)
+        assert len(rig.calls("create")) == 2
+        assert rig.record.sha256 == sha256(DATA)
+        rig.fault("upload", "status", status=404, times=None)
+        path = await rig.drop("b.mp4", DATA)
+        parked = await rig.event(events.UploadParked, path=path)
+        assert parked.turn is Turn.OPERATOR
+        assert "deletes it" in parked.reason
+        assert len(rig.calls("create")) == 2 + 2
+
+
+async def test_finished_record_that_vanishes_is_not_sent_again(tmp_path: Path) -> None:
+    """A server restored from a backup: what was ready once is a person's matter, over any scan and restart."""
+    async with Rig(tmp_path) as rig:
+        path = await deliver(rig)
+        rig.simulator._records.forget(next(iter(rig.simulator._records)))
+        await rig.scan()
+        await rig.restart()
+        await rig.scan()
+        await rig.finished(await rig.drop("b.mp4", DATA[1:]))
+        assert rig.state_of(path) is None
+        assert len(rig.calls("create")) == 2
+        assert [record.name for record in rig.records] == ["b"]
+
+
+async def test_record_that_is_deleted_while_it_is_processed(tmp_path: Path) -> None:
+    """A 404 to *details* after every byte was sent: the file is sent again, to a new record."""
+    async with Rig(tmp_path, settings(processing=3600.0)) as rig:
+        await rig.start()
+        path = await rig.drop("a.mp4", DATA)
+        await rig.event(events.UploadSent, path=path)
+        rig.simulator._records.forget(next(iter(rig.simulator._records)))
+        await rig.event(events.UploadSent, path=path, count=2)
+        rig.become(settings())
+        await rig.finished(path)
+        await rig.swept()
+        assert len(rig.calls("create")) == 2
+        assert rig.store.ledger.count == 1
+        assert rig.store.ledger.of(path)[0].record == rig.records[-1].id
+
+
+@pytest.mark.parametrize("call", ["create", "upload", "details"])
+@pytest.mark.parametrize(("status", "header"), [(429, "1"), (503, "1"), (429, None), (503, None)])
+async def test_busy_server_counts_against_nobody(tmp_path: Path, call: Any, status: int, header: str | None) -> None:
+    """429 and 503 make every call wait as long as the server says; no file's attempts grow, nothing starts over."""
+    async with Rig(tmp_path) as rig:
+        headers = {} if header is None else {"Retry-After": header}
+        rig.fault(call, "status", status=status, headers=headers, body="", skip=1 if call == "upload" else 0)
+        if header is None and status == 429:  # a minute, were it not for the operator
+            await rig.start()
+            path = await rig.drop("a.mp4", DATA)
+            await rig.event(events.ServerDown, again_in=60.0)
+            assert await rig.retry(path)
+            await rig.finished(path)
+        else:
+            await deliver(rig)
+        assert spans(rig.record) == chunked(len(DATA))
+        assert rig.most_attempts == 0
+        assert rig.seen(events.UploadParked) == []
+        assert len(rig.seen(events.ServerBack)) == 1

@@ -1,0 +1,376 @@
+"""After a crash the upload goes on where the last acknowledged byte was, and no byte is sent again that was."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from harness import Rig
+from parts import CHUNK, MortalDisk, at, chunked, content_of, sha256, spans
+
+from uploader.domain import events
+from uploader.domain.model import Identity, RecordSpec, State, Upload
+from uploader.files import Recording
+from uploader.files.inspection import snapshot_of
+from uploader.testing.simulator import Fault, Semantics, Settings
+from uploader.testing.simulator.api import Api
+from uploader.testing.simulator.wire import Answer
+
+CHUNKED = [kind for kind in Semantics if kind is not Semantics.WHOLE]
+DATA = content_of(6 * CHUNK + 100)
+
+
+def settings(semantics: Semantics = Semantics.OFFSET) -> Settings:
+    """A server whose videos are ready at once."""
+    return Settings(semantics=semantics, processing=0.0)
+
+
+async def standing(fault: Fault) -> None:
+    """Wait until this fault has made something stand still."""
+    async with asyncio.timeout(10):
+        await fault.standing.wait()
+
+
+class BodyGate:
+    """Stops an upload where all of a chunk but its last bytes has gone, and the mark is not saved yet."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, skip: int = 0) -> None:
+        self.skip = skip
+        self.reached = asyncio.Event()
+        self._check = Recording.check_unchanged
+        monkeypatch.setattr(Recording, "check_unchanged", _method(self._wait))
+
+    async def _wait(self, recording: Recording) -> None:
+        if recording.position > self.skip:
+            self.reached.set()
+            await asyncio.Event().wait()
+        await self._check(recording)
+
+    async def wait(self) -> None:
+        """Return when the upload stands there."""
+        async with asyncio.timeout(10):
+            await self.reached.wait()
+
+
+def _method(function: Callable[[Recording], Awaitable[None]]) -> Callable[[Recording], Awaitable[None]]:
+    """Wrap *function* so that a class hands its instance to it."""
+
+    def method(recording: Recording) -> Awaitable[None]:
+        return function(recording)
+
+    return method
+
+
+def intent(rig: Rig, path: str, *, age: float = 0.0, **changes: Any) -> Upload:
+    """The upload of *path* as a crash between *create record* and the save of its ids leaves it."""
+    upload = Upload(
+        path=path,
+        root=str(rig.watch),
+        identity=identity_of(path),
+        record=RecordSpec("a"),
+        chunk_size=CHUNK,
+        state=State.CREATING,
+        intent_at=rig.clock.now() - age,
+        begun_at=rig.clock.now(),
+    )
+    return replace(upload, **changes)
+
+
+def identity_of(path: str) -> Identity:
+    """What ``files`` makes of a file."""
+    with Path(path).open("rb") as file:
+        return snapshot_of(file.fileno()).identity
+
+
+@pytest.mark.parametrize("semantics", CHUNKED)
+@pytest.mark.parametrize("acknowledged", [0, 1, 3, 6])
+async def test_kill_in_a_body_resumes_at_the_offset(
+    tmp_path: Path, semantics: Semantics, acknowledged: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed in the body of any chunk, the rest goes to the same record; nothing is in doubt, nothing is sent twice."""
+    async with Rig(tmp_path, settings(semantics)) as rig:
+        with monkeypatch.context() as patch:
+            gate = BodyGate(patch, skip=acknowledged * CHUNK)
+            await rig.start()
+            path = await rig.drop("a.mp4", DATA)
+            await gate.wait()
+            await rig.kill()
+        saved = rig.on_disk(path)
+        assert (saved.state, saved.offset) == (State.SENDING, acknowledged * CHUNK)
+        await rig.start()
+        await rig.finished(path)
+        assert rig.record.sha256 == sha256(DATA)
+        assert spans(rig.record) == chunked(len(DATA))
+        assert rig.seen(events.UploadInDoubt) == []
+        resumed = [(event.offset, event.record) for event in rig.seen(events.UploadResumed)]
+        assert resumed == ([(acknowledged * CHUNK, rig.record.id)] if acknowledged else [])
+        assert len(rig.calls("create")) == 1
+
+
+async def test_many_kills_add_up_to_one_upload(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed once in each of its chunks, the file is still sent once."""
+    async with Rig(tmp_path) as rig:
+        path = rig.write("a.mp4", DATA)
+        for number in range(7):
+            with monkeypatch.context() as patch:
+                gate = BodyGate(patch, skip=number * CHUNK)
+                await rig.start()
+                await gate.wait()
+                await rig.kill()
+        await rig.start()
+        await rig.finished(path)
+        assert spans(rig.record) == chunked(len(DATA))
+        assert rig.record.sha256 == sha256(DATA)
+
+
+@pytest.mark.parametrize("semantics", CHUNKED)
+async def test_stop_between_chunks_resumes(tmp_path: Path, semantics: Semantics) -> None:
+    """An orderly stop after an acknowledged chunk goes on behind it."""
+    async with Rig(tmp_path, settings(semantics)) as rig:
+        await rig.start()
+        path = await rig.drop("a.mp4", DATA)
+        await rig.event(events.ChunkAcknowledged, path=path, offset=2 * CHUNK)
+        await rig.stop()
+        assert rig.on_disk(path).state is State.SENDING
+        await rig.start()
+        await rig.finished(path)
+        assert spans(rig.record) == chunked(len(DATA))
+
+
+@pytest.mark.parametrize("semantics", CHUNKED)
+@pytest.mark.parametrize("acknowledged", [0, 2])
+async def test_kill_after_the_mark_asks_before_it_sends(
+    tmp_path: Path, semantics: Semantics, acknowledged: int
+) -> None:
+    """Killed between a last byte and its answer: the record is asked, found empty, and a new one is filled."""
+    async with Rig(tmp_path, settings(semantics)) as rig:
+        stall = rig.fault("upload", "stall", skip=acknowledged)
+        await rig.start()
+        path = await rig.drop("a.mp4", DATA)
+        await standing(stall)
+        saved = rig.on_disk(path)  # the server has the whole request: by now the mark must be on the disk
+        assert (saved.state, saved.offset) == (State.IN_DOUBT, acknowledged * CHUNK)
+        assert saved.doubt_end == (acknowledged + 1) * CHUNK
+        await rig.kill()
+        old = rig.record.id
+        calls = len(rig.simulator.calls)
+        await rig.start()
+        await rig.finished(path)
+        await rig.swept()
+        names = [call.name for call in list(rig.simulator.calls)[calls:] if call.name != "upload" or call.status]
+        assert names[:2] == ["login", "details"]
+        assert rig.record.id != old
+        assert spans(rig.record) == chunked(len(DATA))
+        assert rig.record.sha256 == sha256(DATA)
+        assert [event.record for event in rig.seen(events.OrphanCleared)] == [old]
+
+
+@pytest.mark.parametrize("semantics", list(Semantics))
+async def test_kill_after_the_last_mark_finds_it_landed(tmp_path: Path, semantics: Semantics) -> None:
+    """Killed between the last byte of all and its answer: the record shows the video, and nothing is sent again."""
+    data = content_of(100)
+    async with Rig(tmp_path, settings(semantics)) as rig:
+        stall = rig.fault("upload", "stall")
+        await rig.start()
+        path = await rig.drop("a.mp4", data)
+        await standing(stall)
+        await rig.kill()
+        await rig.start()
+        await rig.finished(path)
+        assert rig.record.requests == 1
+        assert rig.record.sha256 == sha256(data)
+        assert rig.store.ledger.of(path)[0].sha256 == sha256(data)
+        assert "landed" in rig.seen(events.DoubtResolved)[0].outcome
+
+
+async def test_resending_where_it_is_safe(tmp_path: Path) -> None:
+    """With ``resend_is_safe`` a chunk in doubt is sent again into the same record."""
+    async with Rig(tmp_path, server={"resend_is_safe": True}) as rig:
+        stall = rig.fault("upload", "stall", skip=2)
+        await rig.start()
+        path = await rig.drop("a.mp4", DATA)
+        await standing(stall)
+        await rig.restart()
+        await rig.finished(path)
+        expected = chunked(len(DATA))
+        assert spans(rig.record) == [*expected[:3], *expected[2:]]
+        assert rig.record.sha256 == sha256(DATA)
+        assert rig.store.ledger.of(path)[0].sha256 == sha256(DATA)
+
+
+async def test_kill_while_the_server_processes(tmp_path: Path) -> None:
+    """Every byte acknowledged: after a crash the house only asks whether it is ready."""
+    async with Rig(tmp_path, Settings(processing=3600.0)) as rig:
+        await rig.start()
+        path = await rig.drop("a.mp4", DATA)
+        await rig.event(events.UploadSent, path=path)
+        await rig.kill()
+        assert rig.on_disk(path).state is State.VERIFYING
+        requests = rig.record.requests
+        rig.become(Settings(processing=0.0))
+        await rig.start()
+        await rig.finished(path)
+        assert rig.record.requests == requests
+
+
+async def test_crash_between_create_and_save_of_ids(tmp_path: Path) -> None:
+    """The record whose ids were lost is found by its name, cleared away since its video is not known, and made anew."""
+    async with Rig(tmp_path) as rig:
+        path = rig.write("a.mp4", DATA)
+        stall = rig.fault("create", "stall")
+        await rig.start()
+        await rig.scan()
+        await standing(stall)
+        assert rig.on_disk(path).state is State.CREATING
+        await rig.kill()
+        lost = rig.record.id
+        await rig.start()
+        await rig.finished(path)
+        await rig.swept()
+        assert rig.record.id != lost
+        assert rig.record.sha256 == sha256(DATA)
+
+
+async def test_record_that_names_its_video_is_adopted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a server that names an empty record's video, the record whose ids were lost is taken on and filled."""
+    details = Api.details
+
+    def talkative(self: Api, record_id: str) -> Answer:
+        answer = details(self, record_id)
+        record = self._records.get(record_id)
+        if record is None or record.completed_at is not None:
+            return answer
+        said: Any = answer.body
+        videos = [{"id": record.video, "status": {"type": "empty"}}]
+        return Answer(200, {"data": said["data"] | {"videos": videos}})
+
+    monkeypatch.setattr(Api, "details", talkative)
+    async with Rig(tmp_path) as rig:
+        rig.fault("create", "lose-answer")
+        await rig.start()
+        path = await rig.drop("a.mp4", DATA)
+        await rig.finished(path)
+        assert rig.seen(events.RecordAdopted) == [events.RecordAdopted(path, rig.record.id)]
+        assert rig.record.sha256 == sha256(DATA)
+        assert len(rig.calls("create")) == 1
+
+
+async def test_crash_after_an_intent_that_came_to_nothing(tmp_path: Path) -> None:
+    """An intent without a record on the server ends, after the settle time, in one new record."""
+    async with Rig(tmp_path) as rig:
+        path = rig.write("a.mp4", DATA)
+        rig.prepare(intent(rig, path))
+        await rig.start()
+        await rig.finished(path)
+        assert rig.record.sha256 == sha256(DATA)
+        assert rig.seen(events.DoubtResolved)[0].outcome == "no record was made"
+        assert len(rig.calls("list")) >= 2  # once at first, once when a late one would have shown itself
+
+
+async def test_only_our_own_new_empty_record_is_taken_for_ours(tmp_path: Path) -> None:
+    """A record of another author, an older one, one of a similar name and one with a video are never touched."""
+    async with Rig(tmp_path) as rig:
+        path = rig.write("a.mp4", DATA)
+        strangers = {
+            rig.plant("a", author="somebody else"),
+            rig.plant("a", age=3600),
+            rig.plant("a much longer name"),
+            rig.plant("a", video=True),
+        }
+        rig.prepare(intent(rig, path))
+        await rig.start()
+        await rig.finished(path)
+        await rig.swept()
+        left = {record.id for record in rig.records}
+        assert strangers < left
+        assert len(left) == len(strangers) + 1
+        assert rig.calls("delete") == []
+        assert rig.records[-1].sha256 == sha256(DATA)
+
+
+async def test_two_records_that_may_be_ours_are_left_alone(tmp_path: Path) -> None:
+    """When it cannot be told which of two records is ours, neither is touched and a third is made."""
+    async with Rig(tmp_path) as rig:
+        path = rig.write("a.mp4", DATA)
+        planted = {rig.plant("a"), rig.plant("a")}
+        rig.prepare(intent(rig, path))
+        await rig.start()
+        await rig.finished(path)
+        await rig.swept()
+        assert planted < {record.id for record in rig.records}
+        assert len(rig.records) == 3
+
+
+async def test_lost_answer_to_create_disturbs_no_namesake(tmp_path: Path) -> None:
+    """Two files of one record name, the first record in doubt: the second waits, and each file ends on one record."""
+    async with Rig(tmp_path, watches=[{"record": {"name": "same"}}]) as rig:
+        rig.fault("create", "lose-answer")
+        await rig.start()
+        paths = [rig.write(f"{number}.mp4", content_of(CHUNK + number, number)) for number in range(4)]
+        await rig.scan()
+        await rig.finished(*paths)
+        await rig.swept()
+        assert [record.name for record in rig.records] == ["same"] * 4
+        assert {record.sha256 for record in rig.records} == {sha256(at(path).read_bytes()) for path in paths}
+        assert all(spans(record) == chunked(record.size) for record in rig.records)
+
+
+async def test_no_namesake_is_made_while_a_record_is_in_doubt(tmp_path: Path) -> None:
+    """Until it is known whether the record of one file was made, no other of its name is made."""
+    async with Rig(tmp_path, watches=[{"record": {"name": "same"}}]) as rig:
+        rig.fault("create", "lose-answer")
+        rig.fault("list", "status", status=502, times=3)
+        await rig.start()
+        paths = [rig.write(f"{number}.mp4", content_of(CHUNK, number)) for number in range(3)]
+        await rig.scan()
+        await rig.finished(*paths)
+        calls = [(call.name, call.status) for call in rig.simulator.calls]
+        known = calls.index(("list", 200))
+        assert [status for name, status in calls[:known] if name == "create"] == [None]
+        await rig.swept()
+        assert len(rig.records) == 3
+
+
+async def test_crash_with_namesakes_in_the_making(tmp_path: Path) -> None:
+    """Killed while the record of one of two namesakes is being made, both arrive, and no record is left over."""
+    async with Rig(tmp_path, watches=[{"record": {"name": "same"}}]) as rig:
+        stall = rig.fault("create", "stall")
+        await rig.start()
+        paths = [rig.write(f"{number}.mp4", content_of(CHUNK + number, number)) for number in range(2)]
+        await rig.scan()
+        await standing(stall)
+        await rig.restart()
+        await rig.finished(*paths)
+        await rig.swept()
+        assert len(rig.records) == 2
+        assert {record.sha256 for record in rig.records} == {sha256(at(path).read_bytes()) for path in paths}
+
+
+@pytest.mark.parametrize("name", ["state", "ledger"])
+async def test_kill_between_ledger_and_state_writes_one_line(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed right before or right after the ledger line is written, the file ends with one line and one record."""
+    append = MortalDisk.append
+
+    def die(self: MortalDisk, file: str, content: bytes) -> None:
+        if name == "state":
+            append(self, file, content)
+        self.dead = True
+
+    async with Rig(tmp_path) as rig:
+        monkeypatch.setattr(MortalDisk, "append", die)
+        await rig.start()
+        path = await rig.drop("a.mp4", DATA)
+        await rig.finished(path)
+        await rig.kill()
+        monkeypatch.undo()
+        assert rig.on_disk(path).state is State.FINISHING
+        await rig.start()
+        await rig.event(events.UploadFinished, path=path, count=2)
+        assert rig.store.ledger.count == 1
+        assert len(rig.records) == 1

@@ -1,0 +1,212 @@
+"""Waiting for *ready*: asked ever more rarely, never sent again, and a file is touched on no other ground."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fakes import IDS, PATIENCE, MemoryDisk, VirtualClock, an_upload
+from harness import Rig
+from parts import at
+from shares import share_of
+
+from uploader.config import Config, ServerConfig, UploadConfig
+from uploader.domain import errors, events, retry
+from uploader.domain.model import State, Turn, Upload
+from uploader.files import Shares
+from uploader.server.circuit_breaker import Outage
+from uploader.server.valt import RecordDetails
+from uploader.stages.context import StageContext
+from uploader.stages.failure_handler import Setbacks
+from uploader.stages.file_rules import FileRules
+from uploader.stages.lease import Leases
+from uploader.stages.queues import Pipes
+from uploader.stages.verify import Verify
+from uploader.store import Store
+from uploader.testing.simulator import Settings
+
+SIZE = 5_000_000  # bytes
+
+
+class Server:
+    """A server of one call, which answers what the test says: a status word, nothing landed, or an error."""
+
+    def __init__(self, says: Any) -> None:
+        self.says = says
+        self.asked = 0
+
+    async def details(self, record: str) -> RecordDetails:
+        """Say how the video stands."""
+        self.asked += 1
+        if isinstance(self.says, Exception):
+            raise self.says
+        videos = None if self.says is None else {IDS.video: self.says}
+        return RecordDetails(record, "a", "uploader", 0.0, videos)
+
+
+class Bench:
+    """The verify stage alone, over a state in memory and a clock that the test advances."""
+
+    def __init__(self, says: Any) -> None:
+        self.clock = VirtualClock()
+        self.heard: list[events.Event] = []
+        bus = events.Bus()
+        bus.listen(self.heard.append)
+        self.store = Store(MemoryDisk(), self.clock, bus)
+        self.pipes = Pipes(self.clock)
+        leases, shares = Leases(self.store), Shares(share_of)
+        context = StageContext(self.store, leases, shares, self.pipes, self.clock, bus)
+        self.server = Server(says)
+        config = Config(server=ServerConfig(url="http://127.0.0.1:9", username="u"), upload=UploadConfig())
+        outage = Outage(self.store, self.clock, bus)
+        self.setbacks = Setbacks(context, FileRules(config), outage)
+        server: Any = self.server  # all that this stage needs of one
+        self.verify = Verify(context, config.upload, server, outage, self.setbacks)
+        self.upload = self.store.put(an_upload(State.VERIFYING, size=SIZE, sent_at=self.clock.now()))
+
+    @property
+    def now(self) -> Upload:
+        """The upload as it stands."""
+        return self.store.uploads[self.upload.path]
+
+    async def ask_after(self, seconds: float) -> None:
+        """Let time pass, then look."""
+        await self.clock.advance(seconds)
+        await self.setbacks.guard(self.upload.path, lambda: self.verify.ask(self.now))
+
+    async def time_passes_until(self, condition: Callable[[], object]) -> None:
+        """Let minutes pass until *condition* holds; each save takes a thread, and so a moment of ours."""
+        async with asyncio.timeout(PATIENCE):
+            while not condition():
+                await self.clock.advance(60)
+
+
+@asynccontextmanager
+async def bench(says: Any) -> AsyncIterator[Bench]:
+    """The stage on a table."""
+    table = Bench(says)
+    try:
+        yield table
+    finally:
+        await table.store.close()
+
+
+async def test_ready_goes_on_to_be_finished() -> None:
+    """*ready* is saved, announced with its seconds, and handed on."""
+    async with bench("ready") as table:
+        await table.ask_after(12)
+        assert table.now.state is State.FINISHING
+        assert table.now.ready_at == table.clock.now()
+        assert table.heard == [events.VideoReady(table.upload.path, IDS.record, 12.0)]
+        assert table.upload.path in table.pipes.ready
+
+
+@pytest.mark.parametrize("says", ["created", "transcoding", "failed", "unknown", None])
+async def test_any_other_word_is_asked_again(says: str | None) -> None:
+    """Not ready is not failed: it is asked again after a quarter of its age, between half a second and a minute."""
+    async with bench(says) as table:
+        path, waits = table.upload.path, []
+        for pause in (0, 1, 7, 32, 360):
+            await table.ask_after(pause)
+            waits.append(table.pipes.sent.wait_of(path))
+        assert waits == [0.5, 0.5, 2.0, 10.0, 60.0]
+        assert table.now.state is State.VERIFYING
+
+
+@pytest.mark.parametrize("setting", [86_400, -86_400, -1e9, 1e9])
+async def test_clock_that_is_set_hurries_no_look_and_ends_no_patience(setting: float) -> None:
+    """A day forward parks nothing before its time; a day back asks no server twice a second for a day."""
+    async with bench("created") as table:
+        await table.ask_after(0)
+        table.clock.set_wall(setting)
+        await table.ask_after(100)
+        states = [table.now.state]
+        assert table.pipes.sent.wait_of(table.upload.path) == 25.0
+        await table.ask_after(retry.ready_patience(1800, SIZE) - 100)
+        states.append(table.now.state)
+        assert states == [State.VERIFYING, State.PARKED]
+
+
+@pytest.mark.parametrize(("says", "words"), [("created", "still says 'created'"), (None, "shows no video")])
+async def test_server_that_is_not_ready_in_time(says: str | None, words: str) -> None:
+    """After its patience, which grows with the size, it is parked with what the server said, and looked at hourly."""
+    patience = retry.ready_patience(1800, SIZE)
+    assert patience == 1805
+    async with bench(says) as table:
+        await table.ask_after(patience - 1)
+        assert table.now.state is State.VERIFYING
+        await table.ask_after(1)
+        assert (table.now.state, table.now.parked_from) == (State.PARKED, State.VERIFYING)
+        trouble = table.now.trouble
+        assert trouble is not None
+        assert words in trouble.reason
+        assert "the file is kept" in trouble.reason
+        assert trouble.turn is Turn.OPERATOR
+        assert table.pipes.again.wait_of(table.upload.path) == retry.HOUR
+
+
+async def test_record_that_is_gone_is_raised() -> None:
+    """A 404 is for the policy to judge."""
+    async with bench(errors.RecordGone("404")) as table:
+        with pytest.raises(errors.RecordGone):
+            await table.verify.ask(table.upload)
+
+
+async def test_silent_server_is_asked_again_when_it_is_back() -> None:
+    """An outage while it is processed costs the upload nothing but time: when the server is back, it goes on."""
+    async with bench(errors.ServerDown("no connection")) as table:
+
+        async def bring_back() -> None:
+            """Do what the enqueue stage does with an upload whose time has come again."""
+            while True:
+                table.pipes.sent.put(await table.pipes.again.next_due())
+
+        work = asyncio.gather(table.verify.run(), bring_back())
+        try:
+            table.pipes.sent.put(table.upload.path)
+            await table.time_passes_until(lambda: table.server.asked >= 3)
+            assert isinstance(table.heard[0], events.ServerDown)
+            assert table.now.state is State.VERIFYING
+            assert table.now.trouble is None or table.now.trouble.attempts == 0
+            table.server.says = "ready"
+            await table.time_passes_until(lambda: table.upload.path in table.pipes.ready)
+            assert isinstance(table.heard[-1], events.VideoReady)
+            assert table.store.uploads[table.upload.path].state is State.FINISHING
+        finally:
+            work.cancel()
+            await asyncio.gather(work, return_exceptions=True)
+
+
+# With all the rest
+
+
+async def test_nothing_is_finished_before_ready(tmp_path: Path) -> None:
+    """While the server processes there is no ledger line, and the file stays, whatever is to become of it."""
+    async with Rig(tmp_path, Settings(processing=0.6), watch={"after_upload": "delete"}) as rig:
+        await rig.start()
+        path = await rig.drop("a.mp4", b"a")
+        await rig.event(events.UploadSent, path=path)
+        await rig.until(lambda: len(rig.calls("details")) >= 2)
+        assert at(path).exists()
+        assert rig.store.ledger.count == 0
+        await rig.finished(path)
+        assert rig.record.status == "ready"
+        assert not at(path).exists()
+        assert rig.record.requests == 1
+
+
+async def test_parked_as_unverified_ends_when_it_is_ready_after_all(tmp_path: Path) -> None:
+    """Parked because the server was slow: the next look finds it ready, and nothing was sent again."""
+    async with Rig(tmp_path, Settings(processing=3600.0), upload={"ready_timeout": "100ms"}) as rig:
+        await rig.start()
+        path = await rig.drop("a.mp4", b"a")
+        await rig.event(events.UploadParked, path=path)
+        await rig.restart()
+        rig.become(Settings(processing=0.0))
+        assert await rig.retry(path)
+        await rig.finished(path)
+        assert rig.record.requests == 1

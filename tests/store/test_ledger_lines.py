@@ -1,0 +1,304 @@
+"""The ledger as a file: read in blocks, each line strictly, its tail vouched for by the state."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import json
+import os
+
+import pytest
+from fakes import FailingDisk, MemoryDisk, a_finish
+from hypothesis import given
+from hypothesis import strategies as st
+
+from uploader.domain.model import Finished
+from uploader.store import codec, line
+from uploader.store import ledger as ledger_file
+from uploader.store.codec import Tail, Unreadable
+from uploader.store.ledger import GENESIS, NAME, Ledger, Lines, TailLost
+from uploader.store.line import Facts, LedgerLine, facts_of
+
+names = st.binary(min_size=1, max_size=30).map(os.fsdecode) | st.text(max_size=20)
+whole = st.integers(0, 2**63 - 1)
+times = st.floats(0, 4e9) | st.just(1e16)
+ledger_lines = st.builds(
+    LedgerLine,
+    whole,
+    st.just(GENESIS),
+    st.builds(
+        Finished,
+        path=names,
+        size=whole,
+        mtime_ns=st.integers(-(2**65), 2**65),
+        edges=names,
+        sha256=names,
+        record=names,
+        video=names,
+        name=names,
+        begun_at=times,
+        sent_at=times,
+        ready_at=times,
+        chunks=st.integers(0, 10**6),
+        after_upload=st.sampled_from(["keep", "move", "delete"]),
+        moved_to=st.none() | names,
+    ),
+)
+
+
+def strictly(raw: bytes) -> Facts:
+    """The facts as the codec alone reads them."""
+    read = codec.from_json(LedgerLine, raw)
+    upload = read.upload
+    return Facts(read.seq, read.previous, upload.path, upload.size, upload.mtime_ns, upload.edges, upload.record)
+
+
+def written(count: int) -> MemoryDisk:
+    """A disk with a ledger of *count* lines."""
+    disk = MemoryDisk()
+    ledger = Ledger(disk)
+    for number in range(1, count + 1):
+        ledger.append(a_finish(f"/rec/{number}.mp4", f"record-{number}", size=number))
+    return disk
+
+
+WHOLE = written(4)
+TAIL = Ledger(WHOLE).tail
+CONTENT = WHOLE.files[NAME]
+
+
+# The quick way to read a line
+
+
+@given(ledger_lines)
+def test_the_quick_way_says_what_the_codec_says(written_line: LedgerLine) -> None:
+    """Every name, every size, every time: the very same facts."""
+    raw = codec.to_json(written_line).encode("ascii")
+    assert facts_of(raw) == strictly(raw)
+    assert codec.from_json(LedgerLine, raw) == written_line
+
+
+@given(ledger_lines, st.data())
+def test_the_quick_way_takes_nothing_that_the_codec_refuses(written_line: LedgerLine, data: st.DataObject) -> None:
+    """A byte flipped, put in or taken out anywhere: both refuse it, in the same words, or both read the same."""
+    content = bytearray(codec.to_json(written_line).encode("ascii"))
+    at = data.draw(st.integers(0, len(content) - 1))
+    match data.draw(st.sampled_from(["flip", "put in", "take out"])):
+        case "flip":
+            content[at] ^= data.draw(st.integers(1, 255))
+        case "put in":
+            content[at:at] = data.draw(
+                st.sampled_from([b"0", b"-", b".", b'"', b"\\", b" ", b"1e5", b"\\u00", b"{", b"\x85", b"\xc2\x85"])
+            )
+        case _:
+            del content[at]
+    try:
+        expected: Facts | str = strictly(bytes(content))
+    except Unreadable as error:
+        expected = str(error)
+    try:
+        got: Facts | str = facts_of(bytes(content))
+    except Unreadable as error:
+        got = str(error)
+    assert got == expected
+
+
+def test_what_we_write_goes_the_quick_way() -> None:
+    """Otherwise a start takes ten times as long, and nobody would see why: whatever a finished upload gains."""
+    every_field = a_finish("/rec/\udcff\n.mp4", moved_to="/done/ä.mp4", mtime_ns=-1)
+    assert all(getattr(every_field, each.name) is not None for each in dataclasses.fields(Finished))
+    for finished in (a_finish(), every_field):
+        assert line._OURS(codec.to_json(LedgerLine(1, GENESIS, finished)))
+
+
+def faulty(change: str, value: str) -> bytes:
+    """A ledger of one line in which *change* stands for something else."""
+    raw = codec.to_json(LedgerLine(1, GENESIS, a_finish()))
+    assert change in raw
+    return raw.replace(change, value).encode() + b"\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (faulty('"size": 100', '"size": NaN'), "NaN is no number"),
+        (faulty('"size": 100', '"size": -1'), "size: expected a whole number, not negative"),
+        (faulty('"size": 100', f'"size": {2**63}'), "size: expected a whole number"),
+        (faulty('"size": 100', '"size": ' + "9" * 5000), "it is not JSON"),
+        (faulty('"size": 100', '"size": 0100'), "it is not JSON"),
+        (faulty('"size": 100', '"size": 1e2'), "size: expected a whole number"),
+        (faulty('"size": 100', '"size": true'), "size: expected a whole number"),
+        (faulty('"size": 100', '"size": 100, "size": 101'), "a key stands there twice"),
+        (faulty('"size": 100', '"size": 100, "extra": 1'), "unknown extra"),
+        (faulty('"size": 100, ', ""), "missing size"),
+        (faulty('"size": 100', '"size": ' + '{"a":' * 200_000), "it is not JSON"),
+        (faulty("1800000002.0", "Infinity"), "Infinity is no number"),
+        (faulty("1800000002.0", "1e999"), "sent_at: expected a number"),
+        (faulty('"keep"', '"burn"'), "after_upload: expected 'keep' or 'move' or 'delete'"),
+        (faulty('"mtime_ns": 17', f'"mtime_ns": {2**96}17'), "mtime_ns: expected a whole number"),
+        (faulty('"/rec/a.mp4"', "null"), "path: expected a text"),
+        (faulty('"/rec/a.mp4"', '"\xff"').replace(b"\xc3\xbf", b"\xff"), "it is not JSON"),
+        (faulty('"/rec/a.mp4"', '"\x85"').replace(b"\xc2\x85", b"\x85"), "it is not JSON"),
+        (faulty('"/rec/a.mp4"', '"\t"'), "it is not JSON"),
+        (b"[" * 1_000_000 + b"\n", "it is not JSON"),
+        (b"null\n", "it is not a JSON object"),
+        (b"\0" * 500 + b"\n", "it is empty"),
+    ],
+)
+def test_a_line_of_the_wrong_shape_is_refused_with_its_number(content: bytes, said: str) -> None:
+    """Valid JSON or not: which line, and what is wrong with it; nothing is cut off or skipped."""
+    disk = MemoryDisk(**{NAME: content})
+    with pytest.raises(Unreadable, match="^line 1: .*" + said):
+        Ledger(disk)
+    assert disk.files == {NAME: content}
+
+
+@pytest.mark.parametrize("mtime_ns", [-11_644_473_600_000_000_000, -1, 2**63, 2**64])
+def test_a_share_s_absurd_time_can_be_read_again(mtime_ns: int) -> None:
+    """1601 is what a Windows share says for never, and ext4 goes up to 2446: no start may fail over that."""
+    disk = MemoryDisk()
+    Ledger(disk).append(a_finish(mtime_ns=mtime_ns))
+    assert Ledger(disk).knows("/rec/a.mp4", 100, mtime_ns)
+
+
+def test_what_could_not_be_read_again_is_not_written() -> None:
+    """A line that would stop every start to come stops here, before it is on the disk."""
+    disk = written(1)
+    before = dict(disk.files)
+    ledger = Ledger(disk)
+    with pytest.raises(Unreadable, match="size"):
+        ledger.append(a_finish(size=-1))
+    assert (disk.files, ledger.count) == (before, 1)
+
+
+# Block by block
+
+
+@given(st.integers(1, 2000), st.integers(0, len(CONTENT)))
+def test_blocks_may_end_anywhere(block: int, length: int) -> None:
+    """Wherever a read ends, and wherever the file does: the same lines, and the same piece of a last one."""
+    disk = FailingDisk(MemoryDisk(**{NAME: CONTENT[:length]}))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ledger_file, "BLOCK", block)
+        lines = Lines(disk)
+        read = list(lines)
+    *expected, torn = CONTENT[:length].split(b"\n")
+    assert (read, lines.torn) == (expected, torn)
+    assert all(asked <= block for _, asked in disk.asked)
+
+
+def test_a_start_reads_the_ledger_once_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From its first byte to its last, and never as a whole."""
+    memory = written(30)
+    monkeypatch.setattr(ledger_file, "BLOCK", 700)
+    monkeypatch.setattr(memory, "read", lambda name: pytest.fail(f"{name} was read whole"))
+    disk = FailingDisk(memory)
+    assert Ledger(disk).count == 30
+    size = len(memory.files[NAME])
+    assert [offset for offset, _ in disk.asked] == list(range(0, size, 700))
+    assert sum(length for _, length in disk.asked) < size + 700
+
+
+def test_what_is_too_long_to_be_a_line_is_refused() -> None:
+    """A foreign file in place of the ledger fills no memory, and is not taken for a torn line that may be cut."""
+    for end in (b"", b"\n"):
+        disk = MemoryDisk(**{NAME: CONTENT + b"x" * (3 * ledger_file.LONGEST) + end})
+        with pytest.raises(Unreadable, match="line 5: it is longer than any line of ours"):
+            Ledger(disk)
+        assert len(disk.files[NAME]) > 3 * ledger_file.LONGEST
+
+
+def test_a_piece_that_a_refused_append_has_left_is_cut_before_the_next() -> None:
+    """The disk refused the line and would not take its beginning back: no line may be joined to that."""
+
+    class Sticky(MemoryDisk):
+        """Keeps half of what it refuses."""
+
+        full = True
+
+        def append(self, name: str, content: bytes) -> None:
+            """Append half, and say no."""
+            if self.full:
+                super().append(name, content[:50])
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            super().append(name, content)
+
+    disk = Sticky(**WHOLE.files)
+    ledger = Ledger(disk)
+    for _ in range(2):
+        with pytest.raises(OSError, match="No space left"):
+            ledger.append(a_finish("/rec/5.mp4", "record-5"))
+    disk.full = False
+    ledger.append(a_finish("/rec/5.mp4", "record-5"))
+    assert (Ledger(disk).count, Ledger(disk).cut) == (5, b"")
+
+
+# The tail
+
+
+def loaded(content: bytes, vouched: Tail | None = TAIL, *, repair: bool = True) -> MemoryDisk:
+    """Load a ledger of these bytes, of which the state has seen so much."""
+    disk = MemoryDisk(**{NAME: content})
+    try:
+        Ledger(disk, vouched=vouched, repair=repair)
+    except Unreadable:
+        assert disk.files == {NAME: content}, "nothing may be cut off what is not understood"
+        raise
+    return disk
+
+
+@given(st.integers(0, len(CONTENT) - 1), st.integers(1, 255))
+def test_no_byte_can_be_changed(at: int, flip: int) -> None:
+    """Each line is vouched for by the next, and the last by the state."""
+    damaged = bytearray(CONTENT)
+    damaged[at] ^= flip
+    with pytest.raises(Unreadable, match=r"^(line \d: |it ends after line \d|it is missing)"):
+        loaded(bytes(damaged))
+
+
+def test_every_place_is_guarded() -> None:
+    """The same for each single byte of the file, flipped in its lowest bit: digits stay digits."""
+    for at in range(len(CONTENT)):
+        with pytest.raises(Unreadable):
+            loaded(CONTENT[:at] + bytes([CONTENT[at] ^ 1]) + CONTENT[at + 1 :])
+
+
+@given(st.integers(0, len(CONTENT) - 1), st.booleans())
+def test_nothing_can_be_cut_off(length: int, repair: bool) -> None:
+    """Neither whole lines nor a piece of one that the state has seen; and what is left stays as it is."""
+    with pytest.raises(TailLost, match=r"but the state has seen line 4; its end was cut off"):
+        loaded(CONTENT[:length], repair=repair)
+
+
+def test_a_last_line_that_was_replaced_is_found() -> None:
+    """A line of the right number, linked to the one before, but not the one that was written."""
+    disk = MemoryDisk(**{NAME: CONTENT[: CONTENT.rindex(b"\n", 0, -1) + 1]})
+    Ledger(disk).append(a_finish("/rec/4.mp4", "record-5", size=4))
+    assert Ledger(disk).count == 4
+    with pytest.raises(TailLost, match="line 4: it is not the line that the state has seen"):
+        loaded(disk.files[NAME])
+
+
+def test_the_state_may_lag_behind() -> None:
+    """The line is written first: what the state has not counted yet is good, and a torn line after it is cut off."""
+    disk = MemoryDisk(**WHOLE.files)
+    Ledger(disk).append(a_finish("/rec/5.mp4", "record-5"))
+    assert Ledger(disk, vouched=TAIL).count == 5
+    assert loaded(CONTENT + b'{"seq": 5, "prev').files == {NAME: CONTENT}
+    assert loaded(CONTENT, Tail(0, GENESIS)).files == {NAME: CONTENT}
+    assert loaded(CONTENT, None).files == {NAME: CONTENT}
+
+
+def test_a_ledger_that_has_gone_is_missed() -> None:
+    """No file at all, when the state has seen lines in it."""
+    with pytest.raises(TailLost, match="it is missing or empty, but the state has seen line 4"):
+        Ledger(MemoryDisk(), vouched=TAIL)
+
+
+def test_the_tail_is_where_the_chain_ends() -> None:
+    """What the state keeps is the number of lines, and what sha256sum says of the last one."""
+    assert json.loads(CONTENT.splitlines()[-1])["seq"] == TAIL.count == 4
+    ledger = Ledger(MemoryDisk(**WHOLE.files))
+    ledger.append(a_finish("/rec/5.mp4", "record-5"))
+    assert json.loads(ledger._disk.read_at(NAME, len(CONTENT), 10_000))["previous"] == TAIL.last
+    assert ledger.tail.count == 5

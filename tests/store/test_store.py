@@ -1,0 +1,480 @@
+"""The store: saved before answered, together where possible, and never empty over something it cannot read."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import threading
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from fakes import (
+    EPOCH,
+    PATIENCE,
+    TROUBLE,
+    FailingDisk,
+    MemoryDisk,
+    VirtualClock,
+    a_finish,
+    an_upload,
+    next_value,
+    until,
+)
+
+from uploader.domain import errors, events
+from uploader.domain.model import Orphan, State
+from uploader.store import Store
+from uploader.store import ledger as ledger_file
+from uploader.store import store as store_file
+from uploader.store.codec import Saved, decode_state, encode_state
+from uploader.store.disk import Disk, StateFolder
+from uploader.store.store import ANSWER, SAVE_AGAIN, STATE, load, peek
+
+SENDING = an_upload(State.SENDING)
+
+
+class Desk:
+    """A store with its disk, its clock, and all that it said."""
+
+    def __init__(self, inner: Disk | None = None) -> None:
+        self.memory = MemoryDisk()
+        self.disk = FailingDisk(inner or self.memory)
+        self.clock = VirtualClock()
+        self.said: list[events.Event] = []
+        bus = events.Bus()
+        bus.listen(self.said.append)
+        self.store = Store(self.disk, self.clock, bus)
+        self.disk.begun.clear()
+
+    def saved(self) -> Saved:
+        """What is on the disk."""
+        content = self.disk.disk.read(STATE)
+        assert content is not None
+        return decode_state(content)
+
+
+@pytest.fixture
+async def desk() -> AsyncIterator[Desk]:
+    """A store that starts with nothing."""
+    desk = Desk()
+    yield desk
+    desk.disk.refuses.clear()
+    desk.disk.gate.set()
+    await desk.store.close()
+
+
+async def test_what_is_saved_is_there_after_a_restart(tmp_path: Path) -> None:
+    """Uploads, orphans, lessons and the ledger, on a real folder."""
+    first = Desk(StateFolder(tmp_path))
+    orphan = Orphan("record-9", "a", "/rec/a.mp4", EPOCH, EPOCH + 20)
+    await first.store.save(SENDING)
+    first.store.put_orphan(orphan)
+    first.store.put_orphan(None)
+    first.store.learn(chunk_limit=65536, login_refusals=1)
+    await first.store.commit()
+    await first.store.finish(a_finish("/rec/b.mp4"))
+    await first.store.close()
+    second = Desk(StateFolder(tmp_path))
+    assert dict(second.store.uploads) == {SENDING.path: SENDING}
+    assert dict(second.store.orphans) == {"record-9": orphan}
+    assert (second.store.learnt.chunk_limit, second.store.learnt.login_refusals) == (65536, 1)
+    assert second.store.ledger.holds("record-1")
+    await second.store.close()
+
+
+async def test_what_is_dropped_is_gone_after_a_restart(desk: Desk) -> None:
+    """A finished upload and a cleared orphan leave nothing behind."""
+    desk.store.put_orphan(Orphan("record-9", "a", "/rec/a.mp4", EPOCH, EPOCH))
+    await desk.store.save(SENDING)
+    desk.store.drop(desk.store.uploads[SENDING.path])
+    desk.store.drop_orphan("record-9")
+    desk.store.drop_orphan("never there")
+    await desk.store.commit()
+    assert (desk.saved().uploads, desk.saved().orphans) == ((), ())
+    assert not desk.store.uploads
+    assert not desk.store.orphans
+
+
+async def test_what_a_scan_brings_back_is_not_saved(desk: Desk) -> None:
+    """The state's size follows the work that is begun: a queued file alone is found again on the disk."""
+    desk.store.put(an_upload(path="/rec/0.mp4"))
+    desk.store.put(an_upload(path="/rec/1.mp4", trouble=TROUBLE))
+    desk.store.put(an_upload(path="/rec/2.mp4", restarts=1))
+    desk.store.put(an_upload(State.CREATING, path="/rec/begun.mp4"))
+    await desk.store.commit()
+    assert [upload.path for upload in desk.saved().uploads] == ["/rec/1.mp4", "/rec/2.mp4", "/rec/begun.mp4"]
+    assert len(desk.store.uploads) == 4
+
+
+async def test_a_commit_answers_only_when_it_is_durable(desk: Desk) -> None:
+    """While the write is under way nobody has been told that it is saved."""
+    desk.disk.gate.clear()
+    saving = asyncio.create_task(desk.store.save(SENDING))
+    await until(lambda: desk.disk.begun)
+    assert not saving.done()
+    assert desk.saved().uploads == ()
+    desk.disk.gate.set()
+    assert await saving == SENDING
+    assert desk.saved().uploads == (SENDING,)
+
+
+async def test_commits_that_wait_together_are_written_as_one(desk: Desk) -> None:
+    """A hundred files cost two writes, and each is answered only after its own change is on the disk."""
+    desk.disk.gate.clear()
+    durable: dict[str, bool] = {}
+
+    async def save(path: str) -> None:
+        await desk.store.save(replace(SENDING, path=path))
+        durable[path] = f'"{path}"' in desk.memory.files[STATE].decode()
+
+    tasks = [asyncio.create_task(save(f"/rec/{number}.mp4")) for number in range(100)]
+    await until(lambda: desk.disk.begun)
+    desk.disk.gate.set()
+    await asyncio.gather(*tasks)
+    assert desk.disk.begun == ["replace", "replace"]
+    assert len(durable) == 100
+    assert all(durable.values())
+
+
+async def test_a_change_made_during_a_write_is_not_taken_for_saved(desk: Desk) -> None:
+    """The write under way has an older picture: whoever comes now waits for the next one."""
+    desk.disk.gate.clear()
+    first = asyncio.create_task(desk.store.save(SENDING))
+    await until(lambda: desk.disk.begun)
+    later = replace(SENDING, path="/rec/later.mp4")
+    second = asyncio.create_task(desk.store.save(later))
+    desk.disk.gate.set()
+    await asyncio.gather(first, second)
+    assert desk.disk.begun == ["replace", "replace"]
+    assert desk.saved().uploads == (SENDING, later)
+
+
+async def test_a_commit_with_nothing_new_writes_nothing(desk: Desk) -> None:
+    """The disk is left alone."""
+    await desk.store.save(SENDING)
+    desk.disk.begun.clear()
+    await desk.store.commit()
+    assert desk.disk.begun == []
+
+
+async def test_a_disk_that_refuses_makes_us_wait_and_go_on(desk: Desk) -> None:
+    """Nothing is given up and nothing announced: it is tried every five seconds, and said at each; then it goes on."""
+    desk.disk.refuses = {"replace"}
+    saving = asyncio.create_task(desk.store.save(SENDING))
+    for refusals in range(1, 4):
+        await until(lambda: desk.clock.sleepers)
+        assert (desk.disk.refused, saving.done(), desk.saved().uploads) == (refusals, False, ())
+        await desk.clock.advance(SAVE_AGAIN)
+    await until(lambda: desk.clock.sleepers)
+    desk.disk.refuses.clear()
+    await desk.clock.advance(SAVE_AGAIN)
+    await asyncio.wait_for(saving, 5)
+    assert desk.saved().uploads == (SENDING,)
+    *refusals_said, back = desk.said
+    assert len(refusals_said) == 4
+    assert all(
+        isinstance(event, events.StateNotSaved) and "No space left" in event.reason and event.again_in == SAVE_AGAIN
+        for event in refusals_said
+    )
+    assert back == events.StateSaved(4 * SAVE_AGAIN)
+
+
+SILENT = "state.json: the disk does not answer: mend it or its connection; nothing new is begun until then"
+
+
+async def test_a_disk_that_hangs_is_told_of_once(desk: Desk) -> None:
+    """After thirty seconds it is said which file is not written, and what to do; then it is waited for in silence."""
+    desk.disk.gate.clear()
+    saving = asyncio.create_task(desk.store.save(SENDING))
+    await until(lambda: desk.disk.begun)
+    await desk.clock.advance(ANSWER - 1)
+    assert (desk.said, desk.store.not_saved, desk.store.write_age) == ([], "", ANSWER - 1)
+    await desk.clock.advance(1)
+    assert (desk.said, desk.store.not_saved) == ([events.StateNotSaved(SILENT, None)], SILENT)
+    behind = asyncio.create_task(desk.store.save(replace(SENDING, path="/rec/behind.mp4")))
+    await desk.clock.advance(100 * ANSWER)
+    assert len(desk.said) == 1
+    desk.disk.gate.set()
+    await asyncio.wait_for(asyncio.gather(saving, behind), 5)
+    assert desk.said[1:] == [events.StateSaved(101 * ANSWER)]
+    assert (desk.store.not_saved, desk.store.write_age) == ("", 0.0)
+    assert desk.disk.begun == ["replace", "replace"]
+
+
+async def test_a_write_that_hangs_is_told_of_though_nobody_waits_for_it_any_more(desk: Desk) -> None:
+    """Whatever is saved next waits behind it: from its own beginning on it counts."""
+    desk.disk.gate.clear()
+    saving = asyncio.create_task(desk.store.save(SENDING))
+    await until(lambda: desk.disk.begun)
+    await desk.clock.advance(ANSWER - 1)
+    saving.cancel()
+    await asyncio.gather(saving, return_exceptions=True)
+    behind = asyncio.create_task(desk.store.finish(a_finish()))
+    await desk.clock.advance(1)
+    assert desk.said == [events.StateNotSaved(SILENT, None)]
+    await desk.clock.advance(2 * ANSWER)
+    assert len(desk.said) == 1
+    desk.disk.gate.set()
+    await asyncio.wait_for(behind, 5)
+    assert desk.said[1:] == [events.StateSaved(3 * ANSWER)]
+
+
+class Turnstile(FailingDisk):
+    """A disk that lets one write through for each turn."""
+
+    def __init__(self, disk: Disk) -> None:
+        super().__init__(disk)
+        self.turns = threading.Semaphore(0)
+
+    def _write(self, operation: str) -> None:
+        self.begun.append(operation)
+        assert self.turns.acquire(timeout=PATIENCE)
+
+
+async def test_a_write_that_came_late_has_its_whole_time(desk: Desk) -> None:
+    """Behind one that took long and came back, it counts from when the disk was asked, not from when we were."""
+    disk = desk.store._disk = Turnstile(desk.memory)
+    first = asyncio.create_task(desk.store.save(SENDING))
+    await until(lambda: len(disk.begun) == 1)
+    first.cancel()
+    await asyncio.gather(first, return_exceptions=True)
+    again = next_value(desk.store, replace(SENDING, restarts=1))
+    second = asyncio.create_task(desk.store.save(again))
+    await desk.clock.advance(ANSWER - 1)
+    disk.turns.release()
+    await until(lambda: len(disk.begun) == 2)
+    await desk.clock.advance(ANSWER - 1)
+    assert desk.said == []
+    await desk.clock.advance(1)
+    assert desk.said == [events.StateNotSaved(SILENT, None)]
+    disk.turns.release()
+    await asyncio.wait_for(second, 5)
+
+
+async def test_each_write_that_hangs_is_told_of(desk: Desk) -> None:
+    """One that came back in the end does not answer for the next, which counts from its own beginning."""
+    saving = []
+    for number in range(2):
+        desk.disk.gate.clear()
+        upload = next_value(desk.store, replace(SENDING, restarts=number))
+        saving.append(asyncio.create_task(desk.store.save(upload)))
+        await until(lambda: len(desk.disk.begun) > number)  # noqa: B023 - asked at once
+        await desk.clock.advance(ANSWER)
+        desk.disk.gate.set()
+        await asyncio.wait_for(saving[-1], 5)
+    assert [type(event) for event in desk.said] == [events.StateNotSaved, events.StateSaved] * 2
+
+
+async def test_a_refusal_is_shown_until_a_write_goes_through(desk: Desk) -> None:
+    """Also while nobody tries again: that is how it stands."""
+    assert desk.store.not_saved == ""
+    desk.disk.refuses = {"replace"}
+    saving = asyncio.create_task(desk.store.save(SENDING))
+    await until(lambda: desk.clock.sleepers)
+    saving.cancel()
+    await asyncio.gather(saving, return_exceptions=True)
+    assert desk.store.not_saved.startswith("state.json: No space left on device: make room or mend the disk;")
+    desk.disk.refuses.clear()
+    await desk.store.commit()
+    assert desk.store.not_saved == ""
+
+
+async def test_whoever_stops_waiting_for_a_full_disk_lets_the_others_wait(desk: Desk) -> None:
+    """A cancelled commit holds no lock, and its change goes with the next."""
+    desk.disk.refuses = {"replace"}
+    saving = asyncio.create_task(desk.store.save(SENDING))
+    await until(lambda: desk.clock.sleepers)
+    saving.cancel()
+    await asyncio.gather(saving, return_exceptions=True)
+    assert saving.cancelled()
+    desk.disk.refuses.clear()
+    await desk.store.commit()
+    assert desk.saved().uploads == (SENDING,)
+
+
+async def test_a_finished_upload_is_written_once(desk: Desk) -> None:
+    """Finishing again after a crash between ledger and state adds no second line."""
+    for _ in range(3):
+        await desk.store.finish(a_finish())
+    assert desk.store.ledger.count == 1
+    assert desk.disk.begun == ["append"]
+
+
+async def test_a_cancelled_finish_is_not_repeated_by_the_next(desk: Desk) -> None:
+    """Its append may still be under way on the disk's thread: the next one asks there, after it."""
+    desk.disk.gate.clear()
+    first = asyncio.create_task(desk.store.finish(a_finish()))
+    await until(lambda: desk.disk.begun)
+    first.cancel()
+    await asyncio.gather(first, return_exceptions=True)
+    second = asyncio.create_task(desk.store.finish(a_finish()))
+    await asyncio.sleep(0)
+    desk.disk.gate.set()
+    await second
+    assert desk.disk.begun == ["append"]
+    assert desk.store.ledger.count == 1
+
+
+async def test_the_ledger_waits_for_room_too(desk: Desk) -> None:
+    """A full disk delays the line; it is there once when there is room."""
+    desk.disk.refuses, desk.disk.error = {"append"}, errno.EIO
+    finishing = asyncio.create_task(desk.store.finish(a_finish()))
+    await until(lambda: desk.clock.sleepers)
+    assert not finishing.done()
+    desk.disk.refuses.clear()
+    await desk.clock.advance(SAVE_AGAIN)
+    await asyncio.wait_for(finishing, 5)
+    assert desk.store.ledger.count == 1
+
+
+async def test_closing_waits_for_the_write_that_is_under_way(tmp_path: Path) -> None:
+    """The last save is whole before folder and lock are given up."""
+    desk = Desk(StateFolder(tmp_path))
+    desk.disk.gate.clear()
+    saving = asyncio.create_task(desk.store.save(SENDING))
+    await until(lambda: desk.disk.begun)
+    closing = asyncio.create_task(desk.store.close())
+    await asyncio.sleep(0)
+    assert not closing.done()
+    desk.disk.gate.set()
+    await asyncio.gather(saving, closing)
+    again = StateFolder(tmp_path)  # the lock is free
+    assert peek(again).uploads == (SENDING,)
+    again.close()
+
+
+async def test_closing_waits_for_no_write_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It ends in time and says why; the lock stays while that write may go on, and nothing is written after it."""
+    monkeypatch.setattr(store_file, "LAST_ANSWER", 0.05)
+    desk = Desk(StateFolder(tmp_path))
+    desk.disk.gate.clear()
+    saving = asyncio.create_task(desk.store.save(SENDING))
+    await until(lambda: desk.disk.begun)
+    await desk.clock.advance(1)
+    behind = asyncio.create_task(desk.store.finish(a_finish()))
+    await asyncio.wait_for(desk.store.close(), 5)
+    assert [type(event) for event in desk.said] == [events.StateNotSaved]
+    for task in (saving, behind):
+        task.cancel()
+    await asyncio.gather(saving, behind, return_exceptions=True)
+    with pytest.raises(errors.AlreadyRunning):
+        StateFolder(tmp_path)
+    desk.disk.gate.set()
+    await until(lambda: desk.store.write_age == 0.0)
+    with pytest.raises(errors.AlreadyRunning):
+        StateFolder(tmp_path)
+    with pytest.raises(RuntimeError, match="no further call"):
+        await desk.store.finish(a_finish())
+    assert desk.disk.begun == ["replace"]
+    desk.disk.close()  # as the end of the process does
+    again = StateFolder(tmp_path)
+    assert peek(again).uploads == (SENDING,)
+    again.close()
+
+
+async def test_what_waits_behind_a_write_that_hangs_is_not_written_at_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor when its turn would have come while the process still lives: it was told nobody as done."""
+    monkeypatch.setattr(store_file, "LAST_ANSWER", 0.05)
+    desk = Desk(StateFolder(tmp_path))
+    desk.disk.gate.clear()
+    saving = asyncio.create_task(desk.store.save(SENDING))
+    await until(lambda: desk.disk.begun)
+    saving.cancel()
+    await asyncio.gather(saving, return_exceptions=True)
+    behind = asyncio.create_task(desk.store.finish(a_finish()))  # on the thread's list, no longer behind the lock
+    await asyncio.sleep(0)
+    await asyncio.wait_for(desk.store.close(), 5)
+    desk.disk.gate.set()
+    await asyncio.gather(behind, return_exceptions=True)
+    assert behind.cancelled()
+    assert desk.disk.begun == ["replace"]
+    desk.disk.close()
+
+
+def test_a_first_start_makes_the_state() -> None:
+    """So that a missing state later on is known to have been lost."""
+    disk = MemoryDisk()
+    assert load(disk).uploads == ()
+    assert STATE in disk.files
+
+
+def test_a_first_start_that_cannot_write_ends_the_daemon() -> None:
+    """Exit 73: it never runs from memory."""
+    with pytest.raises(errors.StateUnusable, match="cannot be written: No space left") as caught:
+        load(FailingDisk(MemoryDisk(), "replace"))
+    assert caught.value.exit_code == 73
+
+
+def test_looking_makes_nothing() -> None:
+    """Status on a machine that was never started shows an empty state and writes none."""
+    disk = MemoryDisk()
+    assert peek(disk) == Saved()
+    assert disk.files == {}
+
+
+@pytest.mark.parametrize("left", [STATE + ".1", ledger_file.NAME])
+def test_a_missing_state_with_its_past_still_there_is_refused(left: str) -> None:
+    """Somebody deleted it, or the disk lost it: starting empty would send everything again."""
+    disk = MemoryDisk(**{left: encode_state(Saved(1), now=EPOCH) if left != ledger_file.NAME else b""})
+    with pytest.raises(errors.StateUnusable, match=f"state.json is missing, but {left} is there") as caught:
+        load(disk)
+    assert caught.value.exit_code == 78
+    assert STATE not in disk.files
+    assert f"move {left} away" in caught.value.hint
+
+
+WHOLE = encode_state(Saved(1, (SENDING,)), now=EPOCH)
+
+
+@pytest.mark.parametrize("content", [b"", b"\0" * 300, WHOLE[:-9], WHOLE.replace(b"sending", b"sendinh"), b"[]"])
+def test_a_damaged_state_stops_the_daemon_and_is_left_alone(content: bytes) -> None:
+    """Torn, empty, zeros, flipped, foreign: exit 78, and the file stays for whoever looks."""
+    disk = MemoryDisk(**{STATE: content})
+    with pytest.raises(
+        errors.StateUnusable, match=r"state.json is damaged: .*; put state.json back from a copy"
+    ) as caught:
+        Store(disk, VirtualClock(), events.Bus())
+    assert caught.value.exit_code == 78
+    assert disk.files == {STATE: content}
+
+
+@pytest.mark.parametrize(
+    ("previous", "hint"),
+    [(WHOLE, r"state.json.1, is whole: copy it to state.json"), (WHOLE[:-1], "state.json.1 is no better")],
+)
+def test_the_hint_knows_the_generation_before(previous: bytes, hint: str) -> None:
+    """It is looked at before it is recommended."""
+    with pytest.raises(errors.StateUnusable, match=hint):
+        load(MemoryDisk(**{STATE: b"", STATE + ".1": previous}))
+
+
+def test_a_state_of_a_newer_version_is_left_alone() -> None:
+    """Exit 78 and the way out: install that version again."""
+    content = WHOLE.replace(b'"version": 1', b'"version": 2')
+    disk = MemoryDisk(**{STATE: content})
+    with pytest.raises(errors.StateUnusable, match=r"newer valt-uploader .* install that version again") as caught:
+        load(disk)
+    assert (caught.value.exit_code, disk.files) == (78, {STATE: content})
+
+
+def test_a_broken_ledger_stops_the_daemon() -> None:
+    """It says which line, and the ledger is not touched."""
+    disk = MemoryDisk(**{STATE: WHOLE, ledger_file.NAME: b"{}\n"})
+    with pytest.raises(errors.StateUnusable, match=r"ledger.jsonl: line 1: .*it is never rewritten") as caught:
+        Store(disk, VirtualClock(), events.Bus())
+    assert (caught.value.exit_code, disk.files[ledger_file.NAME]) == (78, b"{}\n")
+
+
+async def test_counts_per_state_follow_every_change(desk: Desk) -> None:
+    """Put, changed, put again, dropped: they are what counting all uploads would say."""
+    waiting = desk.store.put(an_upload(path="/rec/a.mp4"))
+    desk.store.put(an_upload(path="/rec/b.mp4"))
+    for _ in range(2):
+        desk.store.put(next_value(desk.store, an_upload(State.SENDING, path="/rec/b.mp4")))
+    assert {state: count for state, count in desk.store.counts.items() if count} == {State.QUEUED: 1, State.SENDING: 1}
+    desk.store.drop(waiting)
+    assert {state: count for state, count in desk.store.counts.items() if count} == {State.SENDING: 1}

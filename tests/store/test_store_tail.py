@@ -1,0 +1,286 @@
+"""The state vouches for the ledger's tail: written after the line it counts, checked at each start, in every order."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+from fakes import EPOCH, FailingDisk, MemoryDisk, VirtualClock, a_finish, an_upload, next_value
+from hypothesis import given
+from hypothesis import strategies as st
+
+from uploader.domain import errors, events
+from uploader.domain.model import Learnt, Orphan, State
+from uploader.store import Store
+from uploader.store.codec import Saved, Tail, Unreadable, decode_state, encode_state
+from uploader.store.disk import Disk, Piece, StateFolder
+from uploader.store.ledger import GENESIS, NAME, Ledger
+from uploader.store.store import STATE, look
+
+SENDING = an_upload(State.SENDING)
+T = TypeVar("T")
+
+# As the first builds of 0.1.0 wrote it: no word of the ledger.
+BEFORE = b"""\
+{"format": "valt-uploader state", "version": 1, "sequence": 9, "saved": "2027-01-15T08:00:00+00:00", \
+"sha256": "82038ec89b2c10e076bfa7c86efb00f3a67b7da1ed372c66023c37c73a2bf712",
+ "uploads": [
+  {"path": "/rec/a.mp4", "root": "/rec", "identity": {"size": 100, "mtime_ns": 1700000000000000000, "edges": "e1"}, \
+"record": {"name": "a", "template": {}, "share": {"users": [], "groups": []}}, "chunk_size": 40, "state": "sending", \
+"after_upload": "keep", "ids": {"record": "record-1", "video": "video-1"}, "offset": 40, "digest": "d1", "chunks": 1, \
+"doubt_digest": "", "intent_at": 1800000000.0, "begun_at": 1800000000.0, "restarts": 0}
+ ],
+ "orphans": [
+  {"record": "record-9", "name": "a", "path": "/rec/a.mp4", "since": 1800000000.0, "next_look": 1800000020.0, \
+"landed": false}
+ ],
+ "learnt": {"chunk_limit": 65536, "login_refusals": 0}
+}
+"""
+
+
+def opened(disk: Disk) -> Store:
+    """A store over this disk."""
+    return Store(disk, VirtualClock(), events.Bus())
+
+
+def tail_of(disk: MemoryDisk) -> Tail | None:
+    """What the state on the disk says of the ledger."""
+    return decode_state(disk.files[STATE]).ledger
+
+
+async def with_history(count: int = 3) -> MemoryDisk:
+    """A disk with *count* finished files, and a save after them."""
+    disk = MemoryDisk()
+    store = opened(disk)
+    for number in range(1, count + 1):
+        await store.finish(a_finish(f"/rec/{number}.mp4", f"record-{number}"))
+    await store.save(SENDING)
+    await store.close()
+    return disk
+
+
+async def test_a_save_counts_the_lines_that_were_written_before_it() -> None:
+    """The ledger's number of lines and the hash of the last one; a line alone writes no state."""
+    disk = MemoryDisk()
+    store = opened(disk)
+    await store.save(SENDING)
+    assert tail_of(disk) == Tail(0, GENESIS)
+    await store.finish(a_finish())
+    assert tail_of(disk) == Tail(0, GENESIS)
+    store.drop(store.uploads[SENDING.path])
+    await store.commit()
+    assert tail_of(disk) == store.ledger.tail == Tail(1, store.ledger.tail.last)
+    await store.close()
+
+
+async def test_a_ledger_that_lost_its_end_stops_the_daemon() -> None:
+    """Exit 78 with the file, what is missing and both ways out; nothing is touched."""
+    disk = await with_history()
+    lines = disk.files[NAME].splitlines(keepends=True)
+    for left in (lines[:2], lines[:1], [], [*lines[:2], lines[2][:40]], [*lines[:2], lines[2].rstrip(b"\n")]):
+        before = disk.files | {NAME: b"".join(left)}
+        spoilt = MemoryDisk(**before)
+        with pytest.raises(errors.StateUnusable, match=r"ledger.jsonl: it .*, but the state has seen line 3") as caught:
+            opened(spoilt)
+        assert caught.value.exit_code == 78
+        assert "put the whole file back from a copy" in caught.value.hint
+        assert spoilt.files == before
+        with pytest.raises(errors.StateUnusable):
+            look(spoilt)
+    del disk.files[NAME]
+    with pytest.raises(errors.StateUnusable, match="it is missing or empty"):
+        opened(disk)
+
+
+async def test_a_last_line_that_was_changed_stops_the_daemon() -> None:
+    """No line comes after it that would vouch for it: the state does."""
+    disk = await with_history()
+    disk.files[NAME] = disk.files[NAME].replace(b"record-3", b"record-4")
+    assert Ledger(disk).count == 3
+    with pytest.raises(errors.StateUnusable, match="line 3: it is not the line that the state has seen") as caught:
+        opened(disk)
+    assert caught.value.exit_code == 78
+
+
+async def test_whoever_has_no_copy_takes_the_count_out() -> None:
+    """What the hint says works: the state without its count and sum starts with the lines that are left."""
+    disk = await with_history()
+    lines = disk.files[NAME].splitlines(keepends=True)
+    disk.files[NAME] = b"".join(lines[:2])
+    tail, state = tail_of(disk), disk.files[STATE].decode()
+    assert tail is not None
+    state = state.replace(f',\n "ledger": {{"count": 3, "last": "{tail.last}"}}', "")
+    head, rest = state.split("\n", 1)
+    disk.files[STATE] = (head[: head.index(', "sha256"')] + ",\n" + rest).encode()
+    store = opened(disk)
+    assert store.ledger.count == 2
+    await store.save(next_value(store, SENDING))
+    assert tail_of(disk) == store.ledger.tail
+    await store.close()
+
+
+async def test_a_state_from_before_says_nothing_of_the_ledger_and_loads() -> None:
+    """Everything in it is there, and the next save vouches for the ledger as it then is."""
+    history = await with_history(2)
+    disk = MemoryDisk(**{STATE: BEFORE, NAME: history.files[NAME]})
+    assert decode_state(BEFORE) == Saved(
+        9,
+        (SENDING,),
+        (Orphan("record-9", "a", "/rec/a.mp4", EPOCH, EPOCH + 20),),
+        Learnt(chunk_limit=65536),
+        ledger=None,
+    )
+    store = opened(disk)
+    assert store.ledger.count == 2
+    await store.save(next_value(store, replace(SENDING, offset=80)))
+    assert tail_of(disk) == store.ledger.tail
+    await store.close()
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [("null", "ledger: expected an object"), ('{"count": 1}', "missing last"), ('{"count": -1, "last": ""}', "count")],
+)
+def test_a_count_of_the_wrong_shape_is_refused(value: str, said: str) -> None:
+    """It is not guessed at: the state is damaged then."""
+    text = encode_state(Saved(1), now=EPOCH).decode()
+    head, rest = text.split("\n", 1)
+    rest = rest.replace("\n}\n", f',\n "ledger": {value}\n}}\n')
+    with pytest.raises(Unreadable, match=said):
+        decode_state((head[: head.index(', "sha256"')] + ",\n" + rest).encode())
+
+
+class Diary(MemoryDisk):
+    """A disk that keeps what it held after every write: what a kill or a power cut right then leaves."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pages: list[tuple[dict[str, bytes], int]] = []  # files, and how much was acknowledged then
+        self.acknowledged = 0
+
+    def replace(self, name: str, *content: Piece) -> None:
+        """Replace, and note it."""
+        super().replace(name, *content)
+        self.pages.append((dict(self.files), self.acknowledged))
+
+    def append(self, name: str, content: bytes) -> None:
+        """Append in three writes, and note each."""
+        third = len(content) // 3
+        for piece in (content[:third], content[third:-1], content[-1:]):
+            super().append(name, piece)
+            self.pages.append((dict(self.files), self.acknowledged))
+
+
+@given(st.lists(st.sampled_from(["finish", "save", "finish", "again"]), max_size=8))
+async def test_every_crash_leaves_a_state_that_starts(steps: list[str]) -> None:
+    """Between any two writes, and within a line: state and ledger fit, and no acknowledged line is missing."""
+    disk = Diary()
+    store = opened(disk)
+    finished = 0
+    for number, step in enumerate(steps):
+        if step == "save":
+            await store.save(next_value(store, replace(SENDING, restarts=number)))
+        elif step == "again":  # after a crash between line and save the upload is finished once more
+            await store.finish(a_finish(record=f"record-{finished}"))
+        else:
+            finished += 1
+            await store.finish(a_finish(record=f"record-{finished}"))
+        disk.acknowledged = store.ledger.count
+    await store.close()
+    for files, acknowledged in disk.pages:
+        again = opened(MemoryDisk(**files))
+        assert again.ledger.count in {acknowledged, acknowledged + 1}
+        await again.close()
+    # The generation before, which the hint for a damaged state recommends, fits too.
+    for files, acknowledged in disk.pages:
+        if STATE + ".1" in files:
+            again = opened(MemoryDisk(**(files | {STATE: files[STATE + ".1"]})))
+            assert again.ledger.count in {acknowledged, acknowledged + 1}
+            await again.close()
+
+
+class Busy(MemoryDisk):
+    """A disk on which a daemon finishes a file, line and save, after each thing that a reader has read."""
+
+    def __init__(self, **files: bytes) -> None:
+        super().__init__(**files)
+        self.daemon = Ledger(MemoryDisk(**files))
+
+    def read(self, name: str) -> bytes | None:
+        """Return the whole file as it was."""
+        return self._and_then(super().read(name))
+
+    def read_at(self, name: str, offset: int, length: int) -> bytes:
+        """Return that part of the file as it was."""
+        return self._and_then(super().read_at(name, offset, length))
+
+    def _and_then(self, content: T) -> T:
+        self.daemon.append(a_finish(record=f"record-{self.daemon.count + 1}"))
+        self.files[NAME] = self.daemon._disk.read(NAME) or b""
+        self.files[STATE] = encode_state(Saved(1, ledger=self.daemon.tail), now=EPOCH)
+        return content
+
+
+async def test_a_daemon_at_work_is_never_taken_for_damage() -> None:
+    """Whoever looks on reads the state first: what is written in between is more than it vouches for, never less."""
+    disk = Busy(**(await with_history(2)).files)
+    saved, ledger = look(disk)
+    assert saved.ledger is not None
+    assert saved.ledger.count == 2 < ledger.count < disk.daemon.count
+
+
+async def test_whoever_looks_on_cuts_nothing_off() -> None:
+    """The last line may be in the middle of being written."""
+    disk = await with_history(2)
+    disk.files[NAME] += b'{"seq": 3, "prev'
+    before = dict(disk.files)
+    assert look(disk)[1].count == 2
+    assert disk.files == before
+
+
+async def test_every_complaint_names_its_file_with_its_folder(tmp_path: Path) -> None:
+    """Of a machine with two daemons, one has stopped: it says which file it is, and in which folder."""
+    folder = tmp_path / "state"
+    store = opened(StateFolder(folder))
+    await store.finish(a_finish())
+    await store.save(SENDING)
+    await store.close()
+    state, ledger = (folder / STATE).read_bytes(), (folder / NAME).read_bytes()
+    spoils = [
+        (NAME, b"{}\n", f"{folder}/ledger.jsonl: line 1: "),
+        (NAME, ledger[:-9], f"{folder}/ledger.jsonl: it is missing or empty"),
+        (STATE, b"{", f"{folder}/state.json is damaged: "),
+        (STATE, state.replace(b'"version": 1', b'"version": 2'), f"{folder}/state.json: it was written by a newer"),
+        (STATE, None, f"{folder}/state.json is missing, but state.json.1 is there"),
+    ]
+    for name, content, complaint in spoils:
+        (folder / STATE).write_bytes(state)
+        (folder / NAME).write_bytes(ledger)
+        if content is None:
+            (folder / name).unlink()
+        else:
+            (folder / name).write_bytes(content)
+        disk = StateFolder(folder)
+        with pytest.raises(errors.StateUnusable) as caught:
+            opened(disk)
+        disk.close()
+        assert str(caught.value).startswith(complaint)
+    (folder / NAME).unlink()
+    (folder / NAME).mkdir()
+    (folder / STATE).write_bytes(state)
+    disk = StateFolder(folder)
+    with pytest.raises(errors.StateUnusable, match=f"{folder}/ledger.jsonl cannot be read: it is not a regular file"):
+        opened(disk)
+    disk.close()
+
+
+async def test_a_torn_line_that_cannot_be_cut_off_ends_the_daemon() -> None:
+    """Exit 73: it could not write later on either."""
+    memory = await with_history(1)
+    memory.files[NAME] += b'{"seq": 2'
+    with pytest.raises(errors.StateUnusable, match=r"ledger.jsonl cannot be written: No space left") as caught:
+        opened(FailingDisk(memory, "truncate"))
+    assert caught.value.exit_code == 73

@@ -1,0 +1,109 @@
+"""What the documentation shows can be done, and what it points to is there."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from uploader.cli import cli
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+README = (ROOT / "README.md").read_text()
+
+
+def _blocks(text: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+
+
+def _links(page: Path) -> list[str]:
+    return re.findall(r"\]\((?!https?:)([^)#]+)[^)]*\)", page.read_text())
+
+
+def _command_lines(page: Path) -> list[str]:
+    shown = "".join(_blocks(page.read_text(), "console"))
+    return re.findall(r"^\$ .*?\bvalt-uploader (.*)$", shown, re.MULTILINE)
+
+
+def test_links_and_commands_are_found() -> None:
+    """The two tests that follow have something to look at."""
+    assert sum(len(_links(page)) for page in PAGES) > 10
+    assert sum(len(_command_lines(page)) for page in PAGES) > 5
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_link_between_pages_leads_somewhere(page: Path) -> None:
+    """A relative link names a file of the repository."""
+    for target in _links(page):
+        assert (page.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_command_that_a_page_shows_exists_with_its_options(page: Path) -> None:
+    """A command line of ours in a console block names a command, and options that it has."""
+    for line in _command_lines(page):
+        words = shlex.split(line, comments=True)
+        name = next(word for word in words if not word.startswith("-"))
+        command = cli.commands[name]
+        known = {option for parameter in command.params for option in parameter.opts}
+        known |= {"-h", "--help"}
+        used = {word for word in words if re.fullmatch(r"--?[a-z][a-z-]*", word)}
+        assert used <= known, line
+
+
+def test_the_readme_names_every_command() -> None:
+    """The table of commands is the table of commands."""
+    table = set(re.findall(r"^\| `valt-uploader (\w+)", README, re.MULTILINE))
+    assert table == set(cli.commands)
+
+
+def test_the_readme_can_be_followed_word_for_word(tmp_path: Path) -> None:
+    """The block that tries the built-in server runs as it stands, in an empty folder, and shows what it says."""
+    (block,) = [block for block in _blocks(README, "console") if "simulate --port 8080" in block]
+    held = socket.socket()  # keeps the port for us: it does not listen, so the server may have it besides
+    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    held.bind(("127.0.0.1", 0))
+    port = held.getsockname()[1]
+    commands = re.sub(r"^(?!\$ |\[|\w+ = |END|url|path|dir).*\n", "", block, flags=re.MULTILINE)
+    script = "\n".join(line.removeprefix("$ ") for line in commands.splitlines()).replace("8080", str(port))
+    # A shell without job control has no %1, and a reader waits for no prompt: until the server listens, so do we.
+    script = script.replace("kill %1", "kill $!").replace(
+        "mkdir recordings", f"until (: > /dev/tcp/127.0.0.1/{port}) 2>/dev/null; do :; done\nmkdir recordings"
+    )
+    (tmp_path / ".venv").symlink_to(sys.prefix)
+    script = f"trap 'kill $(jobs -p) 2>/dev/null' EXIT\n{script}"
+    with held:
+        done = subprocess.run(
+            ["bash", "-euc", script], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+        )
+    assert done.returncode == 0, done.stderr
+    shown = [line for line in block.splitlines() if "uploaded now" in line or "not to be had" in line]
+    assert len(shown) == 2
+    assert set(shown) <= set(done.stdout.splitlines())
+
+
+def test_every_test_that_the_documentation_names_is_there() -> None:
+    """A promise is held by a test that exists, under the name that is given."""
+    named = re.findall(r"`(test_\w+\.py)(?:::(test_\w+))?`", (ROOT / "docs" / "reliability.md").read_text())
+    assert len(named) > 20
+    for file, name in named:
+        text = next((ROOT / "tests").rglob(file)).read_text()
+        assert not name or re.search(rf"^(async )?def {name}\(", text, re.MULTILINE), f"{file}::{name}"
+
+
+def test_each_fault_by_its_number_has_a_test_or_a_reason() -> None:
+    """1 to 88, each once and in this order; its row says what happens, and names a test or says why there is none."""
+    page = (ROOT / "docs" / "reliability.md").read_text()
+    section = page.partition("## Fault by fault\n")[2].partition("\n## ")[0]
+    rows = [[cell.strip() for cell in row.split("|")[1:-1]] for row in re.findall(r"^\| *\d.*$", section, re.MULTILINE)]
+    assert [row[0] for row in rows] == [str(number) for number in range(1, 89)]
+    for number, fault, happens, held in rows:
+        assert fault, number
+        assert happens, number
+        assert re.search(r"`test_\w+\.py::test_\w+`", held) or re.fullmatch("not played: .{20,}", held), number

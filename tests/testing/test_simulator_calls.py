@@ -1,0 +1,194 @@
+"""The simulator's other calls, what it shows of itself, and how it starts and stops."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+from test_simulator import API, BAD_PAYLOAD, NOT_FOUND, Client, ShiftedClock, at_work, client_of, running
+
+from uploader.testing.simulator import Call, Simulator
+
+
+@pytest.mark.parametrize("shape", ["records", "bare"])
+async def test_list_comes_in_either_shape(tmp_path: Path, shape: str) -> None:
+    """Entries are wrapped as asked, and never tell of videos."""
+    async with at_work(tmp_path, list_shape=shape) as (_, client):
+        record, _ = await client.create("one")
+        data = (await client.call("POST", f"{API}/records", {})).body["data"]
+        (entry,) = data if shape == "bare" else data["records"]
+        assert (entry["id"], entry["name"], entry["type"]) == (record, "one", "record")
+        assert "videos" not in entry
+
+
+async def listed(client: Client, **query: object) -> list[str]:
+    """The names that a query finds."""
+    reply = await client.call("POST", f"{API}/records", query)
+    assert reply.status == 200, reply
+    return [entry["name"] for entry in reply.body["data"]["records"]]
+
+
+async def test_list_searches_names_and_templates(tmp_path: Path) -> None:
+    """The search is a full text one: part of a name or of a field is enough, in any case."""
+    async with at_work(tmp_path) as (_, client):
+        await client.create("Room A")
+        await client.create("Room B", template={"1": "Smith"})
+        assert await listed(client, search="room") == ["Room B", "Room A"]
+        assert await listed(client, search="SMITH") == ["Room B"]
+        assert await listed(client, search="nobody") == []
+
+
+async def test_list_pages(tmp_path: Path) -> None:
+    """Offset and limit cut a page out of what was found, the newest first."""
+    async with at_work(tmp_path) as (_, client):
+        for number in range(5):
+            await client.create(f"v{number}")
+        assert await listed(client, offset=1, limit=2) == ["v3", "v2"]
+        assert await listed(client, offset=4, limit=2) == ["v0"]
+        assert await listed(client, limit=0) == []
+
+
+async def test_list_bounds_days(tmp_path: Path) -> None:
+    """Dates are MM-DD-YYYY, and both days belong to the span."""
+    clock = ShiftedClock()
+    async with at_work(tmp_path, clock) as (_, client):
+        clock.shift = 1_800_000_000 - clock.now()  # 15 January 2027, 08:00 UTC
+        await client.login()
+        await client.create("then")
+        assert await listed(client, start_date="01-15-2027", end_date="01-15-2027") == ["then"]
+        assert await listed(client, start_date="01-16-2027") == []
+        assert await listed(client, end_date="01-14-2027") == []
+
+
+@pytest.mark.parametrize(
+    "query",
+    [{"limit": -1}, {"offset": "1"}, {"limit": True}, {"search": 1}, {"start_date": "2027-01-15"}, {"end_date": 5}],
+)
+async def test_bad_query_is_refused(tmp_path: Path, query: dict[str, object]) -> None:
+    """A query that makes no sense is a bad payload."""
+    async with at_work(tmp_path) as (_, client):
+        assert (await client.call("POST", f"{API}/records", query)).pair == BAD_PAYLOAD
+
+
+async def test_link_leads_to_the_very_bytes(tmp_path: Path) -> None:
+    """The download link is at top level, looks as the vendor's does, and serves what was sent, in ranges too."""
+    async with at_work(tmp_path) as (simulator, client):
+        record, video = ids = await client.create("my video")
+        assert (await client.call("GET", f"{API}/records/download/{record}/{video}")).pair == NOT_FOUND
+        await client.send(ids, b"0123456789")
+        reply = await client.call("GET", f"{API}/records/download/{record}/{video}")
+        assert (reply.status, list(reply.body)) == (200, ["url"])
+        url = urlsplit(reply.body["url"])
+        query = parse_qs(url.query)
+        assert f"{url.scheme}://{url.netloc}" == simulator.url
+        assert url.path == f"/distribution/{record}/{video}.mp4"
+        assert query["filename"] == ["my video.mp4"]
+        assert query["access_token"][0].count(".") == 2
+        async with client.http.get(reply.body["url"]) as download:
+            assert (download.content_type, await download.read()) == ("video/mp4", b"0123456789")
+        async with client.http.get(reply.body["url"], headers={"Range": "bytes=2-4"}) as part:
+            assert (part.status, await part.read()) == (206, b"234")
+
+
+async def test_link_lives_half_an_hour(tmp_path: Path) -> None:
+    """A link is good for its own video, for 30 minutes, and while the record is there."""
+    clock = ShiftedClock()
+    async with at_work(tmp_path, clock) as (_, client):
+        links = []
+        for name in "ab":
+            ids = await client.create(name)
+            await client.send(ids, name.encode())
+            links.append((await client.call("GET", f"{API}/records/download/{ids[0]}/{ids[1]}")).body["url"])
+
+        async def status(url: str) -> int:
+            async with client.http.get(url) as response:
+                return response.status
+
+        mixed = urlsplit(links[0])._replace(query=urlsplit(links[1]).query).geturl()
+        assert await status(mixed) == 404
+        await client.call("POST", f"{API}/records/{ids[0]}/delete", {})
+        assert [await status(link) for link in links] == [200, 404]
+        clock.shift = 1801
+        assert await status(links[0]) == 404
+
+
+async def test_delete_removes_for_good(tmp_path: Path) -> None:
+    """A deleted record is gone from every answer and from the disk."""
+    async with at_work(tmp_path) as (simulator, client):
+        record, _ = ids = await client.create()
+        await client.send(ids, b"abc")
+        reply = await client.call("POST", f"{API}/records/{record}/delete", {})
+        assert reply.pair == (200, {"data": {"id": record}})
+        assert (await client.details(record)).pair == NOT_FOUND
+        assert simulator.records() == []
+        assert not (tmp_path / record).exists()
+
+
+async def test_version_is_told(tmp_path: Path) -> None:
+    """The version is the one that was set."""
+    async with at_work(tmp_path, version="7.1") as (_, client):
+        assert (await client.call("GET", f"{API}/admin/general")).pair == (200, {"data": {"version": "7.1"}})
+
+
+async def test_page_escapes_what_it_shows(tmp_path: Path) -> None:
+    """A name that is markup is shown as text, without any right of its own."""
+    async with at_work(tmp_path) as (_, client):
+        await client.create("<script>alert(1)</script>")
+        client.token = None
+        page = (await client.call("GET", "/")).body
+        assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
+        assert "<script" not in page
+
+
+async def test_records_are_shown_as_json(tmp_path: Path) -> None:
+    """Whoever looks sees name, status, size, digest and requests, without a token."""
+    async with at_work(tmp_path) as (_, client):
+        await client.send(await client.create("shown"), b"abc")
+        client.token = None
+        (record,) = (await client.call("GET", "/simulator/records")).body["records"]
+        assert (record["name"], record["status"], record["size"], record["requests"]) == ("shown", "created", 3, 1)
+        assert record["sha256"] == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+        assert record["ranges"] == ["bytes 0-2/3"]
+
+
+async def test_calls_are_recorded_without_secrets(tmp_path: Path) -> None:
+    """Every call leaves its name, status and range, told to ``on_call`` at once; token and password stay out."""
+    seen: list[Call] = []
+    async with at_work(tmp_path) as (simulator, client):
+        simulator.on_call = seen.append
+        ids = await client.create()
+        await client.send(ids, b"abc")
+        await client.details("nobody")
+        assert [(call.name, call.status, call.content_range) for call in seen] == [
+            ("create", 200, None),
+            ("upload", 201, "bytes 0-2/3"),
+            ("details", 404, None),
+        ]
+        assert seen[1].record == ids[0]
+        assert seen == list(simulator.calls)[1:]
+        assert client.token is not None
+        assert client.token not in repr(simulator.calls)
+        assert "secret" not in repr(simulator.calls)
+
+
+async def test_port_that_is_taken_is_an_error(tmp_path: Path) -> None:
+    """A second server on the same port is an OSError, and leaves nothing behind."""
+    async with running(tmp_path / "a") as simulator:
+        port = urlsplit(simulator.url).port
+        assert port is not None
+        second = Simulator(tmp_path / "b")
+        with pytest.raises(OSError, match="address already in use"):
+            await second.start(port=port)
+
+
+async def test_stop_may_be_followed_by_a_start_on_the_same_port(tmp_path: Path) -> None:
+    """Stopping twice does no harm, and the port is free at once."""
+    async with running(tmp_path) as simulator:
+        url = simulator.url
+        async with client_of(simulator):
+            await simulator.stop()
+        await simulator.stop()
+        assert await simulator.start(port=urlsplit(url).port or 0) == url
+        async with client_of(simulator) as client:
+            assert (await client.call("GET", f"{API}/admin/general")).status == 200

@@ -1,0 +1,297 @@
+"""Wires the six stages, their queues and the server client together, for one configuration over one store.
+
+``daemon`` runs an application for years, ``once`` and ``upload`` until nothing is left to do. It decides nothing about
+a file.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from uploader.app.operator import is_below
+from uploader.bandwidth import Bandwidth
+from uploader.config import Config
+from uploader.domain import errors, events, selection
+from uploader.domain.chunk_size import chunk_size_now
+from uploader.domain.model import Home, Sighting, State, Upload
+from uploader.files import MountedShare, Share, Shares
+from uploader.runtime.clock import Clock
+from uploader.runtime.log import redactor
+from uploader.runtime.slices import in_slices
+from uploader.server.circuit_breaker import Outage, refuse_again
+from uploader.server.credentials import account, read_password
+from uploader.server.valt import Valt
+from uploader.stages.context import StageContext
+from uploader.stages.discover import Discover
+from uploader.stages.dispatcher import Dispatcher
+from uploader.stages.enqueue import Enqueue
+from uploader.stages.failure_handler import Setbacks
+from uploader.stages.file_rules import NOT_TAKEN, FileRules, Override
+from uploader.stages.finish import Finish
+from uploader.stages.lease import Leases
+from uploader.stages.orphan_cleanup import Sweep
+from uploader.stages.queues import Pipes, Seen
+from uploader.stages.settle import Candidate, Settle
+from uploader.stages.transfer import Transfer
+from uploader.stages.verify import Verify
+from uploader.store import Stale, Store
+
+PATIENCE: Final = 60.0  # s that a run which is to end waits for something that is tried again
+GROWING_PATIENCE: Final = 5  # × settle: how long such a run waits for a file that keeps changing
+LAST_SAVE: Final = 3.0  # s that the end waits for a disk that refuses or hangs
+IDLE_LOOK: Final = 0.05  # s between two looks whether everything is done
+
+
+class House:
+    """Everything that works, for as long as one configuration holds."""
+
+    def __init__(
+        self,
+        config: Config,
+        store: Store,
+        clock: Clock,
+        bus: events.Bus,
+        environ: Mapping[str, str],
+        *,
+        leases: Leases | None = None,
+        named: Collection[str] = (),
+        override: Override | None = None,
+        make_share: Callable[[str], Share] | None = None,
+        make_valt: Callable[..., Valt] = Valt,
+    ) -> None:
+        """*leases* are those of the application before, after a reload.
+
+        *named*: paths that ``upload`` was given; *override*: what its options change in their records. *make_share*,
+        *make_valt*: other implementations of the ports, for tests.
+        """
+        self.store, self.clock, self.bus = store, clock, bus
+        self.leases = leases or Leases(store)
+        self.rules = FileRules(config, named, override)
+        self.pipes = Pipes(clock)
+        self.outage = Outage(store, clock, bus, lambda: account(config.server, environ))
+        self.valt = make_valt(
+            config.server,
+            password=lambda: read_password(config.server, environ),
+            clock=clock,
+            bus=bus,
+            remember=redactor.remember,
+            breaker=self.outage,
+        )
+        self.shares = Shares(make_share or self._mounted, [str(watch.path) for watch in config.watch])
+        self._wire_stages()
+        self.leases.send_on = self.pipes.again.put
+
+    def _wire_stages(self) -> None:
+        config, rules = self.config, self.rules
+        context = StageContext(self.store, self.leases, self.shares, self.pipes, self.clock, self.bus)
+        setbacks = Setbacks(context, rules, self.outage)
+        self.bandwidth = Bandwidth(config, self.clock, self.bus)
+        self.dispatcher = Dispatcher(context, lambda: rules.config)
+        self.settle = Settle(context, rules.completeness)
+        self.discover = Discover(context, config.watch, self.settle.known, self.dispatcher.share_is_back)
+        self.enqueue = Enqueue(context, rules, self.settle.known, self.dispatcher)
+        self.transfer = Transfer(context, config.server, self.valt, self.outage, setbacks, self.bandwidth.lane, rules)
+        self.verify = Verify(context, config.upload, self.valt, self.outage, setbacks)
+        self.finish = Finish(context, rules, setbacks)
+        self.sweep = Sweep(config.server, self.store, self.valt, self.outage, self.clock, self.bus)
+
+    @property
+    def config(self) -> Config:
+        """The configuration in force."""
+        return self.rules.config
+
+    def _mounted(self, root: str) -> Share:
+        return MountedShare(root, self.clock, home=self.store.homes.get(root), archives=StoredArchives(self.store))
+
+    async def run(self, stop: asyncio.Event, *, discover: bool, only: Collection[str] | None = None) -> None:
+        """Work until *stop*; then let chunks in flight end within ``drain`` seconds, and save.
+
+        *discover*: watch the folders. *only*: of the unfinished uploads, go on with these alone.
+        """
+        await self._reconfigure_uploads()
+        async with self.valt, asyncio.TaskGroup() as group:
+            rest = [
+                group.create_task(self.bandwidth.run()),
+                group.create_task(self.settle.run()),
+                group.create_task(self.enqueue.run()),
+                group.create_task(self.dispatcher.run(only)),
+                group.create_task(self.verify.run()),
+                group.create_task(self.finish.run()),
+                group.create_task(self.sweep.run()),
+            ]
+            if discover:
+                rest.append(group.create_task(self.discover.run()))
+            workers = [
+                group.create_task(self.transfer.work(), name=f"transfer {number}")
+                for number in range(self.config.upload.workers)
+            ]
+            await stop.wait()
+            self.transfer.stop()
+            await self._drain(workers)
+            for task in (*rest, *workers):
+                task.cancel()
+        with suppress(TimeoutError):  # on a full disk: what had to be saved was, before it was acted upon
+            async with asyncio.timeout(LAST_SAVE):
+                await self.store.commit()
+
+    async def _reconfigure_uploads(self) -> None:
+        """Bring every unfinished upload under this configuration: see ``FileRules.reconfigured``."""
+        chunk_size = self._chunk_size_now()
+        async for path in in_slices(self.store.uploads, self.clock):
+            upload = self.store.uploads.get(path)
+            if upload is None or self.leases.is_held(upload):
+                continue  # held: work of the stages before hangs, and asks for its disposal when it acts
+            with suppress(Stale):  # a command has changed it in between
+                if (changed := self.rules.reconfigured(upload, chunk_size)) is None:
+                    self.store.drop(upload)
+                    self.bus.publish(events.FileIgnored(path, NOT_TAKEN))
+                elif changed != upload:
+                    self.store.put(changed)
+
+    def _chunk_size_now(self) -> int:
+        return chunk_size_now(self.config.upload, self.store.learnt, now=self.clock.now())
+
+    async def _drain(self, workers: Sequence[asyncio.Task[None]]) -> None:
+        """Give chunks in flight their time; idle workers have nothing to wait for."""
+        deadline = self.clock.monotonic() + self.config.upload.drain
+        while self.transfer.active and self.clock.monotonic() < deadline:
+            await self.clock.sleep(IDLE_LOOK)
+
+    async def run_to_end(
+        self, feed: Callable[[House], Awaitable[None]], stop: asyncio.Event, *, only: Collection[str] | None = None
+    ) -> None:
+        """Do what *feed* brings and what is unfinished (or *only* these paths), then end.
+
+        Raises at once when the server cannot be reached or refuses the log-in: whoever waits wants to know.
+        """
+        await self._log_in(stop)
+
+        async def end_when_done() -> None:
+            try:
+                await feed(self)
+                await self.until_done(only)
+            finally:
+                stop.set()
+
+        async with asyncio.TaskGroup() as group:
+            feeding = group.create_task(end_when_done())
+            await self.run(stop, discover=False, only=only)
+            feeding.cancel()  # a signal was faster
+
+    async def _log_in(self, stop: asyncio.Event) -> None:
+        """Log in before anything is looked at, unless *stop* is faster: a server may take a minute not to answer.
+
+        A password that was refused is not tried before its time: what runs us may do so every minute.
+        """
+        if self.outage.refused():
+            refuse_again(self.store.learnt, self.outage.account(), self.clock.now())
+        async with self.valt:
+            log_in = asyncio.ensure_future(self.valt.login_if_needed())
+            stopped = asyncio.ensure_future(stop.wait())
+            try:
+                await asyncio.wait({log_in, stopped}, return_when=asyncio.FIRST_COMPLETED)
+                if log_in.done():
+                    log_in.result()
+            except errors.PasswordRefused as error:
+                await self.outage.trip(error)
+                raise
+            finally:
+                for task in (log_in, stopped):
+                    task.cancel()
+                await asyncio.gather(log_in, stopped, return_exceptions=True)
+
+    async def until_done(self, only: Collection[str] | None = None) -> None:
+        """Return when nothing more will happen by itself within a minute."""
+        while self._works(only):
+            await self.clock.sleep(IDLE_LOOK)
+
+    def _works(self, only: Collection[str] | None) -> bool:
+        if self.outage.wait > PATIENCE:
+            return False
+        if self.settle.busy or self.leases.busy or not (self.pipes.seen.empty() and self.enqueue.idle):
+            return True
+        if not (self.dispatcher.idle and self.finish.idle):
+            return True
+        if any(self._will_settle(candidate) for candidate in tuple(self.settle.candidates.values())):
+            return True
+        now = self.clock.now()
+        chosen = (upload for upload in self.store.uploads.values() if only is None or upload.path in only)
+        orphans = (orphan for orphan in self.store.orphans.values() if not orphan.landed)
+        return any(goes_on_soon(upload, now) and not self.store.is_paused(upload) for upload in chosen) or any(
+            orphan.next_look - now <= PATIENCE for orphan in orphans
+        )
+
+    def _will_settle(self, candidate: Candidate) -> bool:
+        settle = self.rules.completeness(candidate.sighting.root).settle
+        return candidate.soon and self.clock.monotonic() - candidate.found_at <= max(
+            PATIENCE, GROWING_PATIENCE * settle
+        )
+
+    # What operator commands need: see ``operator.Running``
+
+    def go_on(self, upload: Upload) -> None:
+        """Send an upload to its stage now."""
+        self.dispatcher.go_on(upload)
+
+    async def go_on_below(self, name: str) -> None:
+        """Send the uploads of a file, or of all files below a folder, to their stages."""
+        await self.dispatcher.bring_back(lambda upload: is_below(name, upload))
+
+    def try_server_again(self) -> None:
+        """Call the server at once, also with a password that it has refused."""
+        self.valt.forget_refusal()
+        self.outage.reset()
+
+    def accept_folder(self, root: str) -> bool:
+        """Take a watched folder as it is found next, although another file system was mounted there before."""
+        watched = root in {str(watch.path) for watch in self.config.watch}
+        if watched:
+            self.shares.of(root).accept()
+        return watched
+
+    def apply(self, config: Config) -> None:
+        """Put a configuration into force for files that are under way: their disposal and the limits.
+
+        The rest takes a new application: its ``run`` brings every upload under its configuration.
+        """
+        self.rules.config = config
+        self.bandwidth.apply(config)
+
+
+class StoredArchives:
+    """Where archives lie, in the state, beside where watched folders do."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def home_of(self, path: str) -> Home | None:
+        """Where the archive lay when it was first used."""
+        return self._store.homes.get(path)
+
+    async def remember(self, home: Home) -> None:
+        """Save where it lies."""
+        self._store.put_home(home)
+        await self._store.commit()
+
+
+def goes_on_soon(upload: Upload, now: float) -> bool:
+    """True when this upload goes on by itself, now or within ``PATIENCE`` seconds."""
+    if upload.state is State.PARKED:
+        return False
+    next_try = None if upload.trouble is None else upload.trouble.next_try
+    return next_try is None or next_try - now <= PATIENCE
+
+
+async def offer(house: House, paths: Sequence[str]) -> None:
+    """Show files that were named on the command line to the settle stage."""
+    for path in paths:
+        watch = selection.owner(house.config.watch, path)
+        root = str(watch.path) if watch is not None else str(Path(path).parent)
+        ((_, seen),) = await house.shares.of(root).look([path])
+        if not isinstance(seen, Sighting):
+            raise errors.NotAFile(f"{path}: {seen}, not a file to send")
+        await house.pipes.seen.put(Seen(root, (seen,)))

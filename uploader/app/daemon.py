@@ -1,0 +1,247 @@
+"""``run``: the daemon, in the foreground, for years. Signals, drain, reload, and what systemd is told.
+
+Must never exit because of one file, one folder or the server; only for its configuration, its state, or a signal.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+from uploader import __version__, files
+from uploader.app import status
+from uploader.app.application import House
+from uploader.app.control_socket import Control
+from uploader.app.operator import Operator
+from uploader.app.systemd import Notifier, watchdog_interval
+from uploader.config import Config, WatchConfig, load
+from uploader.diagnostics.probe_results import news_of, take_in
+from uploader.domain import errors, events
+from uploader.files import DISPOSALS, ShareThreads
+from uploader.runtime.clock import Clock
+from uploader.runtime.log import configure, install_hooks
+from uploader.stages.lease import Leases
+from uploader.store import Store
+
+STATUS_EVERY: Final = 2.0  # s between two status lines to systemd, if there is something new to say
+
+
+class Daemon:
+    """One process: a store for its whole life, a house for each configuration."""
+
+    def __init__(
+        self, file: Path, config: Config, store: Store, clock: Clock, bus: events.Bus, environ: Mapping[str, str]
+    ) -> None:
+        self._file, self._config, self._store = file, config, store
+        self._clock, self._bus, self._environ = clock, bus, environ
+        self._notifier = Notifier(environ, clock.monotonic)
+        self._looks = ShareThreads("looks by hand")
+        self._leases = Leases(store)
+        self._operator = Operator(store, self._leases, clock, bus, config.server.doubt_settle)
+        self._house: House | None = None
+        self._stop = asyncio.Event()
+        self._reload_asked = asyncio.Event()
+        self._ending = False
+        self._main: asyncio.Task[Any] | None = None
+
+    async def run(self) -> None:
+        """Work until SIGTERM or SIGINT; a second one ends it at once (what is saved is saved)."""
+        self._main = asyncio.current_task()
+        loop = asyncio.get_running_loop()
+        install_hooks(loop)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._end, number)
+        loop.add_signal_handler(signal.SIGHUP, self._ask_for_reload)
+        self._announce()
+        with suppress(asyncio.CancelledError):  # by our own second signal, and only by it
+            control = Control(self._config.state.dir, self.answer, leave=lambda: self._store.write_age > 0)
+            async with control, asyncio.TaskGroup() as group:
+                helpers = [group.create_task(self._keep_systemd_posted()), group.create_task(self._feed_watchdog())]
+                helpers.append(group.create_task(self._reload_when_asked()))
+                helpers += [group.create_task(self._look_at_folder(watch)) for watch in self._config.watch]
+                while not self._ending:
+                    self._stop.clear()
+                    self._house = House(
+                        self._config, self._store, self._clock, self._bus, self._environ, leases=self._leases
+                    )
+                    self._operator.running = self._house
+                    await self._house.run(self._stop, discover=True)
+                for helper in helpers:
+                    helper.cancel()
+        self._main = None  # what is left, to close the state, takes only so long
+        self._bus.publish(events.Stopped(len(self._store.uploads)))
+
+    def _announce(self) -> None:
+        self._bus.publish(
+            events.Started(
+                __version__,
+                self._config.server.url,
+                str(self._config.state.dir),
+                len(self._store.uploads),
+                self._store.ledger.count,
+            )
+        )
+        for warning in status.standing_warnings(self._config, self._environ):
+            self._bus.publish(events.Notice(warning))
+
+    async def _look_at_folder(self, watch: WatchConfig) -> None:
+        """Say at once what keeps us from a folder. One that does not answer is said to be away by the first scan."""
+        with suppress(errors.ShareNotReady):
+            problem = await ShareThreads("a first look").call(
+                lambda: files.folder_problem(str(watch.path), writable=DISPOSALS[watch.after_upload].takes_away)
+            )
+            if problem is not None:
+                self._bus.publish(events.Notice(f"{problem}; it is looked at again every {watch.rescan:g} s"))
+
+    def _end(self, number: signal.Signals) -> None:
+        if self._ending:
+            if self._main is not None:
+                self._main.cancel()
+            return
+        self._ending = True
+        self._notifier.stopping()
+        self._bus.publish(events.Stopping(signal.Signals(number).name, self._config.upload.drain))
+        self._stop.set()
+
+    def _ask_for_reload(self) -> None:
+        self._notifier.reloading()
+        self._reload_asked.set()
+
+    async def _reload_when_asked(self) -> None:
+        while True:
+            await self._reload_asked.wait()
+            self._reload_asked.clear()
+            await self._reload()
+
+    async def _reload(self) -> None:
+        """Put a new configuration into force, or keep the old one and say what is wrong with the new."""
+        try:
+            config = await self._looks.call(lambda: load(self._file, self._environ))  # off the loop: it reads files
+        except errors.ConfigError as error:
+            self._bus.publish(events.ConfigRejected("; ".join(error.faults)))
+        except errors.ShareNotReady as error:
+            self._bus.publish(events.ConfigRejected(f"{self._file}: {error}"))
+        else:
+            if config.state.dir != self._config.state.dir:
+                self._bus.publish(events.Notice("state.dir has changed: that takes a restart, not a reload"))
+                config = config.model_copy(update={"state": self._config.state})
+            limits_only, self._config = differ_in_limits_alone(self._config, config), config
+            self._operator.reload(config)
+            configure(config.log.level, config.log.format, environ=self._environ)
+            self._bus.publish(events.ConfigReloaded(str(self._file)))
+            for warning in status.standing_warnings(config, self._environ):
+                self._bus.publish(events.Notice(warning))
+            if not limits_only or self._house is None:
+                self._stop.set()
+        self._notifier.ready(self._status_line())
+
+    async def _keep_systemd_posted(self) -> None:
+        said = self._status_line()
+        self._notifier.ready(said)
+        while True:
+            await self._clock.sleep(STATUS_EVERY)
+            if (line := self._status_line()) != said:
+                self._notifier.status(line)
+                said = line
+
+    async def _feed_watchdog(self) -> None:
+        """Feed systemd's watchdog from the event loop itself: when it hangs, systemd starts us again.
+
+        So it does when the state's disk has been silent for as long as systemd waits for us, and that has been said:
+        a call may hang on a connection that has long been back.
+        """
+        interval = watchdog_interval(self._environ)
+        while interval is not None:
+            if self._store.write_age <= 2 * interval or not self._store.not_saved:
+                self._notifier.watchdog()
+            await self._clock.sleep(interval)
+
+    def _status_line(self) -> str:
+        return status.one_line(status.summary(self._known_in_brief(), self._clock.now()))
+
+    def _status(self) -> dict[str, Any]:
+        """Take the status as it is now; its rows are made when they are read, also in another thread."""
+        return status.status_by_rows(self._config, self._known(), self._clock.now())
+
+    def _known_in_brief(self) -> status.Known:
+        """All that can be said without looking at any upload."""
+        house = self._house
+        return status.Known(
+            uploads=(),
+            orphans=(),
+            learnt=self._store.learnt,
+            done=self._store.ledger.count,
+            counts=self._store.counts,
+            settling=() if house is None else house.settle.candidates.values(),
+            outage=0.0 if house is None else house.outage.wait,
+            outage_reason="" if house is None else house.outage.reason,
+            process=os.getpid(),
+            not_saved=self._store.not_saved,
+        )
+
+    def _known(self) -> status.Known:
+        """Copy all that is known, by reference: nothing in it changes when work goes on."""
+        brief, house = self._known_in_brief(), self._house
+        return replace(
+            brief,
+            uploads=tuple(self._store.uploads.values()),
+            orphans=tuple(self._store.orphans.values()),
+            settling=tuple(brief.settling),
+            folders=() if house is None else house.discover.tallies(),
+            warnings=status.standing_warnings(self._config, self._environ),
+            paused=tuple(self._store.paused),
+            last_words={} if house is None else dict(house.verify.last_words),
+        )
+
+    async def _explain(self, house: House, path: str) -> list[str]:
+        upload = self._store.upload_at(path)
+        facts = status.FileFacts(
+            upload,
+            house.settle.candidates.get(path),
+            finished=await self._store.sent_from(path),
+            last_word="" if upload is None else house.verify.last_words.get(upload.path, ""),
+            paused=upload is not None and self._store.is_paused(upload),
+            running=True,
+        )
+        return status.explain(self._config, path, facts, self._clock.now(), await status.look_at(path, self._looks))
+
+    async def answer(self, do: str, paths: list[str]) -> dict[str, Any]:
+        """Do what the operator asks for over the control socket."""
+        if self._house is None:
+            raise errors.UploaderError("the daemon is only just starting")
+        operator = self._operator
+        match do:
+            case "status":
+                return self._status()
+            case "explain":
+                return {"lines": await self._explain(self._house, paths[0])}
+            case "retry":
+                await operator.try_server_again()  # which may be all that one of them has waited for
+                return {"done": [path for path in paths if await operator.retry(path)]}
+            case "forget":
+                return {"done": [path for path in paths if await operator.forget(path)]}
+            case "probed":
+                take_in(self._store, news_of(paths[0]))
+                await self._store.commit()
+                return {"done": paths}
+            case "pause":
+                return {"done": [path for path in paths if await operator.pause(path)]}
+            case "resume":
+                return {"done": [path for path in paths if await operator.resume(path)]}
+            case _:
+                raise errors.UploaderError("this daemon does not know that command; is it another version?")
+
+
+def differ_in_limits_alone(before: Config, after: Config) -> bool:
+    """True when the speed of uploads is configured otherwise, and nothing else: nothing has to stop for that.
+
+    Two that are equal are not: who reloads without a change has changed a file that is named there.
+    """
+    limits = {key: getattr(after.upload, key) for key in ("bandwidth", "recording_aware", "recording_bandwidth")}
+    return before != after == before.model_copy(update={"upload": before.upload.model_copy(update=limits)})

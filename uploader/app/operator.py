@@ -1,0 +1,167 @@
+"""Operator commands: retry, forget, pause, resume, reload.
+
+The same code serves the running daemon and, with the daemon stopped, its state. A command names a file by the name that
+it has now or had when it was found. It reaches an upload at any point of its life: ``forget`` takes the lease away from
+whoever works on the upload, and what that work writes afterwards is refused.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Protocol
+
+from uploader.config import Config
+from uploader.domain import events, lifecycle
+from uploader.domain.model import EVERYTHING, State, Upload, covers
+from uploader.runtime.clock import Clock
+from uploader.stages.dispatcher import release
+from uploader.stages.lease import Leases
+from uploader.store import Store
+
+
+class Running(Protocol):
+    """What commands need of a running application."""
+
+    def go_on(self, upload: Upload) -> None:
+        """Send an upload to its stage now."""
+
+    async def go_on_below(self, name: str) -> None:
+        """Send the uploads of a file, or of all files below a folder, to their stages."""
+
+    def try_server_again(self) -> None:
+        """Call the server at once, also with a password that it has refused."""
+
+    def accept_folder(self, root: str) -> bool:
+        """Take a watched folder as it is found next, although another file system was mounted there before."""
+
+    def apply(self, config: Config) -> None:
+        """Put a configuration into force for files that are under way."""
+
+
+class Operator:
+    """Does what a person asks for."""
+
+    def __init__(self, store: Store, leases: Leases, clock: Clock, bus: events.Bus, doubt_settle: float) -> None:
+        """*doubt_settle*: seconds after which the outcome of a lost request is known to the server."""
+        self._store, self._leases, self._clock, self._bus = store, leases, clock, bus
+        self._doubt_settle = doubt_settle
+        self.running: Running | None = None
+        """The application, while one runs."""
+
+    async def retry(self, name: str) -> bool:
+        """Let a parked or waiting upload go on now, its failures forgotten. False when there is none.
+
+        Of a folder: accept the file system that is mounted there now, although another one was there before.
+        """
+        if await self._accept_folder(name):
+            return True
+        upload = self._store.upload_at(name)
+        if upload is None:
+            return False
+        if upload.state is State.PARKED:
+            async with self._leases.revoke(upload) as current:
+                if current is not None and current.state is State.PARKED:
+                    upload = await release(self._store, self._bus, self._store.put(with_failures_forgotten(current)))
+        elif self._leases.ask_again(upload):
+            return True  # it is being worked on, and is tried again at once if that fails
+        else:
+            upload = self._store.put(with_failures_forgotten(upload))
+            await self._store.commit()
+        if self.running is not None:
+            self.running.go_on(upload)
+        return True
+
+    async def _accept_folder(self, root: str) -> bool:
+        watched = self.running is not None and self.running.accept_folder(root)
+        if not watched and root not in self._store.homes:
+            return False
+        self._store.drop_home(root)
+        await self._store.commit()
+        return True
+
+    async def try_server_again(self) -> None:
+        """Call the server at once, also with a password that it has refused."""
+        if self.running is not None:
+            self.running.try_server_again()
+        else:
+            self._store.learn(login_not_before=None)
+        await self._store.commit()
+
+    async def forget(self, name: str) -> bool:
+        """Drop an unfinished upload, or the report of an orphan that holds a video (by its id). False when unknown.
+
+        An empty record of the upload is deleted from the server. Whether a record was made by a call whose answer never
+        came is found out first; until then the upload stays, and ends as soon as that is known. Raises ``UploadBusy``.
+        """
+        if name in self._store.orphans:
+            return await self._forget_orphan(name)
+        upload = self._store.upload_at(name)
+        if upload is None:
+            return False
+        async with self._leases.revoke(upload) as current:
+            if current is None:
+                return False  # it has just ended
+            if State.CREATING in {current.state, current.parked_from}:
+                await self._forget_after_doubt(current)
+                return True
+            landed = {State.VERIFYING, State.FINISHING} & {current.state, current.parked_from}
+            settle = self._doubt_settle if State.IN_DOUBT in {current.state, current.parked_from} else 0.0
+            orphan = None if landed else lifecycle.orphan_of(current, now=self._clock.now(), settle=settle)
+            self._store.put_orphan(orphan)
+            self._store.drop(current)
+            await self._store.commit()
+        self._bus.publish(events.UploadForgotten(current.path, None if orphan is None else orphan.record))
+        return True
+
+    async def _forget_after_doubt(self, upload: Upload) -> None:
+        upload = replace(with_failures_forgotten(upload), forgotten=True)
+        if upload.state is State.PARKED:
+            upload = await release(self._store, self._bus, self._store.put(upload))
+        else:
+            upload = await self._store.save(upload)
+        self._bus.publish(events.UploadForgotten(upload.path, None))
+        if self.running is not None:
+            self.running.go_on(upload)
+
+    async def _forget_orphan(self, record: str) -> bool:
+        """Stop reporting an orphan that holds a video: a person has decided to keep it."""
+        if not self._store.orphans[record].landed:
+            return False
+        self._store.drop_orphan(record)
+        await self._store.commit()
+        return True
+
+    async def pause(self, name: str) -> bool:
+        """Begin nothing new for a file, or for any below a folder. False when it was paused already."""
+        changed = self._store.pause(name)
+        await self._store.commit()
+        return changed
+
+    async def resume(self, name: str) -> bool:
+        """Let go on what was paused under this name; ``EVERYTHING`` ends all pauses. False when none was."""
+        names = tuple(self._store.paused) if name == EVERYTHING else (name,)
+        changed = [self._store.pause(one, paused=False) for one in names]
+        await self._store.commit()
+        if any(changed) and self.running is not None:
+            await self.running.go_on_below(name)
+        return any(changed)
+
+    def reload(self, config: Config) -> None:
+        """Put a configuration into force for every file that is still here: see ``Running.apply``."""
+        self._doubt_settle = config.server.doubt_settle
+        self._store.learn(login_not_before=None)  # a person is here, and may have changed what was refused
+        if self.running is not None:
+            self.running.apply(config)
+
+
+def with_failures_forgotten(upload: Upload) -> Upload:
+    """Return the upload as if nothing had failed yet. A parked one keeps its reason until it is released."""
+    trouble = None
+    if upload.state is State.PARKED and upload.trouble is not None:
+        trouble = replace(upload.trouble, attempts=0, cuts=0, next_try=None)
+    return replace(upload, trouble=trouble, restarts=0, gone=0)
+
+
+def is_below(name: str, upload: Upload) -> bool:
+    """True when *name* is a name of the upload's file or a folder above it."""
+    return covers([name], upload.path) or covers([name], upload.where)

@@ -1,0 +1,128 @@
+"""``status``, ``explain``, ``check``: questions.
+
+Answered by the running daemon or, when it is stopped, from the state: the words are the same. Must never change
+anything that was not asked for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import click
+
+from uploader.app import control_socket
+from uploader.app import status as report
+from uploader.cli.common import absolute, cli, clock, config_option, load_config, valt_of
+from uploader.config import Config
+from uploader.diagnostics import doctor
+from uploader.diagnostics.probe import Probe
+from uploader.diagnostics.probe_results import Keeper
+from uploader.domain.model import Home, Learnt, shown
+from uploader.files import MountedShare, Shares
+from uploader.runtime.log import redactor
+from uploader.stages.discover import Tally, glance
+from uploader.store.disk import StateFolder
+from uploader.store.ledger import Known
+from uploader.store.store import look
+
+
+@cli.command()
+@config_option
+@click.option("--json", "as_json", is_flag=True, help="For scripts.")
+def status(file: Path | None, as_json: bool) -> int:
+    """Show what is known of unfinished files.
+
+    Counts, and every unfinished file with its reason and what happens next.
+    """
+    _, config = load_config(file)
+    document = control_socket.ask(config.state.dir, "status") if config.state.dir.exists() else None
+    if document is None:
+        document = report.status(config, stored(config)[0], clock.now())
+    click.echo(json.dumps(document, indent=2) if as_json else "\n".join(report.status_lines(document)))
+    return 0
+
+
+def stored(config: Config, path: str = "") -> tuple[report.Known, tuple[Known, ...]]:
+    """Read what is known with the daemon stopped, and what was sent from *path*; before the first start, nothing."""
+    warnings = report.standing_warnings(config, os.environ)
+    if not config.state.dir.exists():
+        return report.Known((), (), Learnt(), 0, folders=_glance(config, {}), warnings=warnings), ()
+    disk = StateFolder(config.state.dir, lock=False)
+    try:
+        saved, ledger = look(disk)
+        sent = ledger.of(path)
+    finally:
+        disk.close()
+    folders = _glance(config, {home.root: home for home in saved.homes})
+    known = report.Known(
+        saved.uploads,
+        saved.orphans,
+        saved.learnt,
+        ledger.count,
+        folders=folders,
+        warnings=warnings,
+        paused=saved.paused,
+    )
+    return known, sent
+
+
+def _glance(config: Config, homes: Mapping[str, Home]) -> list[Tally]:
+    shares = Shares(lambda root: MountedShare(root, clock, home=homes.get(root)))
+    return asyncio.run(glance(config.watch, shares))
+
+
+@cli.command()
+@config_option
+@click.argument("path", type=click.Path())
+def explain(file: Path | None, path: str) -> int:
+    """Say why this file is, or is not, uploaded.
+
+    Each rule, timer and attempt; the last line is the verdict.
+    """
+    _, config = load_config(file)
+    path = absolute(path)
+    answer = control_socket.ask(config.state.dir, "explain", [path]) if config.state.dir.exists() else None
+    if answer is not None:
+        lines = answer["lines"]
+    else:
+        known, sent = stored(config, path)
+        seen = asyncio.run(report.look_at(path))
+        lines = report.explain(config, path, report.facts_of(known, path, sent), clock.now(), seen)
+    click.echo("\n".join(lines))
+    return 0
+
+
+@cli.command()
+@config_option
+@click.option("--probe", "probes", is_flag=True, help="Try with a small video how the server takes chunks.")
+def check(file: Path | None, probes: bool) -> int:
+    """Find what keeps recordings from arriving.
+
+    Looks at everything that could, and says what to do. Exit codes: 0 fine, 1 not, 2 usage or configuration.
+
+    With --probe it makes some records on the server, sends a second of video to each, looks at what became of it,
+    and removes them. It says which settings this server wants, and the daemon remembers it.
+    """
+    path, config = load_config(file)
+    folders = "1 watched folder" if len(config.watch) == 1 else f"{len(config.watch)} watched folders"
+    click.echo(doctor.Finding("configuration", f"{shown(path)}: {folders}, no faults"))
+
+    async def work() -> bool:
+        fine = True
+        async for finding in doctor.examine(config, os.environ, clock):
+            click.echo(redactor.clean(str(finding)))
+            fine = fine and finding.mood != "bad"
+        if probes and not fine:
+            click.echo(doctor.Finding("probe", "not begun: mend the above first", "note"))
+        elif probes:
+            async with valt_of(config) as valt:
+                async for finding in Probe(config, valt, Keeper(config, clock), clock).run():
+                    click.echo(redactor.clean(str(finding)))
+                    fine = fine and finding.mood != "bad"
+        return fine
+
+    return 0 if asyncio.run(work()) else 1

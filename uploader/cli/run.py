@@ -1,0 +1,218 @@
+"""``run``, ``once``, ``upload``: recordings travel.
+
+Must never decide when an upload is done: the house knows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+import click
+from rich.console import Console
+
+from uploader import files
+from uploader.app import status
+from uploader.app.application import House, offer
+from uploader.app.daemon import Daemon
+from uploader.app.progress import Bars
+from uploader.cli.common import absolute, cli, clock, config_option, load_config, log_event, open_store
+from uploader.config import Config, WatchConfig
+from uploader.domain import errors, events, mapping
+from uploader.domain.model import RecordSpec, State, Upload, shown
+from uploader.domain.units import format_bytes
+from uploader.files import DISPOSALS
+from uploader.runtime.log import configure, redactor
+from uploader.server.credentials import read_password
+from uploader.store import Store
+
+FIRST_LOOK: Final = 30.0  # s that one look at a folder may take before ``once`` says that its share is silent
+
+
+@cli.command()
+@config_option
+def run(file: Path | None) -> int:
+    """Run the daemon in the foreground.
+
+    Until SIGTERM or SIGINT; a second one ends it at once. SIGHUP reloads the configuration.
+    """
+    path, config = load_config(file)
+    redactor.remember(read_password(config.server, os.environ))  # without one there is nothing to wait for
+
+    async def work() -> int:
+        bus = events.Bus()
+        bus.listen(log_event)
+        async with open_store(config, bus) as store:
+            await Daemon(path, config, store, clock, bus, os.environ).run()
+        return 0
+
+    return asyncio.run(work())
+
+
+@cli.command()
+@config_option
+def once(file: Path | None) -> int:
+    """Send all that is complete in the folders now.
+
+    Waits for files to settle, sends them, and exits: 0 all ready, 1 not all, 2 usage or configuration.
+    """
+    _, config = load_config(file)
+
+    async def work() -> int:
+        if found := [problem for problem in await _first_look(config) if problem]:
+            raise errors.ConfigError(found)
+        bus = events.Bus()
+        bus.listen(log_event)
+        async with open_store(config, bus) as store:
+            before = store.ledger.count
+            _hurry(store)
+            house = House(config, store, clock, bus, os.environ)
+            whole = await _until_signal(
+                house, lambda stop: house.run_to_end(lambda house: house.discover.scan_all(), stop)
+            )
+            unfinished = {
+                upload.path: _why(upload, paused=store.is_paused(upload)) for upload in store.uploads.values()
+            }
+            settling = {one.sighting.path: f"not sent yet: {one.reason}" for one in house.settle.candidates.values()}
+            waiting = settling | unfinished
+            text = f"{store.ledger.count - before} uploaded now, {len(waiting)} not ready"
+            click.echo(text if whole else f"{text}; ended by a signal before everything was looked at")
+            folders = {tally.folder: tally.away or tally.unreadable for tally in house.discover.tallies()}
+            unseen = {folder: f"not looked at, or not all of it: {why}" for folder, why in folders.items() if why}
+            for path, why in sorted({**waiting, **unseen}.items()):
+                click.echo(f"{shown(path)}: {why}")
+            return 0 if whole and not waiting and not unseen else 1
+
+    return asyncio.run(work())
+
+
+async def _first_look(config: Config) -> list[str]:
+    """Say what keeps us from each folder; empty when nothing does. All at once: what hangs, hangs side by side."""
+
+    async def look(watch: WatchConfig) -> str:
+        path, writable = str(watch.path), DISPOSALS[watch.after_upload].takes_away
+        try:
+            problem = await files.ShareThreads("a first look").call(
+                lambda: files.folder_problem(path, writable=writable), patience=FIRST_LOOK
+            )
+        except errors.ShareNotReady as error:
+            return f"{shown(path)}: {error} ([[watch]] path): mend its server or the connection to it, then try again"
+        return f"{problem} ([[watch]] path): make it, mount it, or mend its rights" if problem else ""
+
+    return await asyncio.gather(*map(look, config.watch))
+
+
+def _hurry(store: Store) -> None:
+    """Let no upload wait for its time. A refused password does: ``once`` may be run by a timer that nobody watches."""
+    for upload in tuple(store.uploads.values()):
+        if upload.state is not State.PARKED and upload.trouble is not None:
+            store.put(replace(upload, trouble=replace(upload.trouble, next_try=clock.now())))
+
+
+async def _until_signal(house: House, work: Callable[[asyncio.Event], Awaitable[None]]) -> bool:
+    """Do *work* of a house; SIGINT or SIGTERM sets its event, and it ends in good order. A second one ends it at once.
+
+    False when a signal has ended it.
+    """
+    stop, loop, main = asyncio.Event(), asyncio.get_running_loop(), asyncio.current_task()
+    signals = 0
+
+    def end(number: signal.Signals) -> None:
+        nonlocal signals
+        signals += 1
+        if signals == 1:
+            house.bus.publish(events.Stopping(number.name, house.config.upload.drain))
+            stop.set()
+        elif main is not None:
+            main.cancel()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, end, number)
+    try:
+        await work(stop)
+    except ExceptionGroup as group:
+        raise errors.first_of(group) from None
+    except asyncio.CancelledError:  # by our own second signal, and only by it
+        if signals < 2:
+            raise
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(number)
+    return signals == 0
+
+
+def _why(upload: Upload, *, paused: bool) -> str:
+    reason = "" if upload.trouble is None else f": {upload.trouble.reason}"
+    if paused:
+        reason = f": {status.PAUSED}"
+    return f"{upload.state}{reason}; {status.what_next(upload, clock.now(), paused=paused)}"
+
+
+@cli.command()
+@config_option
+@click.option("--name", help="The record's name, in place of [watch.record].")
+@click.option("--template", "pairs", multiple=True, metavar="K=V", help="A template field; may be repeated.")
+@click.argument("paths", nargs=-1, required=True, type=click.Path(exists=True))
+def upload(file: Path | None, name: str | None, pairs: tuple[str, ...], paths: tuple[str, ...]) -> int:
+    """Send these files, with a progress bar each.
+
+    Exit codes as `once`. A name that begins with a dash goes after "--".
+    """
+    _, config = load_config(file, need_watch=False)
+    chosen = [absolute(path) for path in paths]
+    for path in chosen:
+        if (kind := files.kind_of(path)) != "file":
+            raise click.UsageError(f"{shown(path)}: is no regular file but a {kind}")
+    override = _override(name, pairs)
+    console = Console(stderr=True)
+    if console.is_terminal:
+        configure("error", config.log.format, environ=os.environ)
+
+    async def work() -> int:
+        bus = events.Bus()
+        bus.listen(log_event)
+        async with open_store(config, bus) as store:
+            _hurry(store)
+            house = House(config, store, clock, bus, os.environ, named=chosen, override=override)
+            before = store.ledger.count
+            with Bars(console, chosen) as bars:
+                bus.listen(bars.hear)
+                await _until_signal(
+                    house, lambda stop: house.run_to_end(lambda house: offer(house, chosen), stop, only=chosen)
+                )
+            return max([_tell_upload(store, path, before) for path in dict.fromkeys(chosen)])
+
+    return asyncio.run(work())
+
+
+def _override(name: str | None, pairs: tuple[str, ...]) -> Callable[[RecordSpec], RecordSpec] | None:
+    """Return what changes the record as the command line asks; None when it asks for nothing."""
+    if name is None and not pairs:
+        return None
+    split = [pair.partition("=") for pair in pairs]
+    for key, equals, _ in split:
+        if not key or not equals:
+            raise click.BadParameter("expected K=V, for instance --template 1=Room7", param_hint="--template")
+    template = {key: mapping.cut(mapping.clean(value), mapping.VALUE_LIMIT) for key, _, value in split}
+    title = None if name is None else mapping.cut(mapping.clean(name), mapping.NAME_LIMIT)
+
+    return lambda spec: RecordSpec(title or spec.name, {**spec.template, **template}, spec.share)
+
+
+def _tell_upload(store: Store, path: str, before: int) -> int:
+    """Say how one file ended, on a line of its own; 0 when it is ready. *before*: lines of the ledger at the start."""
+    unfinished, sent, now = store.uploads.get(path), store.ledger.of(path), files.look(path, "")
+    text, code = "not sent: it is still being written, or was taken away", 1
+    if unfinished is not None:
+        text = _why(unfinished, paused=store.is_paused(unfinished))
+    elif sent and sent[-1].seq > before:
+        text, code = f"ready, record {sent[-1].record}, {format_bytes(sent[-1].size)}", 0
+    elif now is not None and store.ledger.knows(path, now.size, now.mtime_ns):
+        text, code = f"uploaded before, record {sent[-1].record}, {format_bytes(sent[-1].size)}", 0
+    click.echo(f"{shown(path)}: {text}")
+    return code

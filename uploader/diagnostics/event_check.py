@@ -1,0 +1,69 @@
+"""``check``'s canary: a hidden file in a watched folder shows what the folder tells us, how soon, and by which clock.
+
+Must never leave its file behind, nor write into a share that is away.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from watchfiles import awatch
+
+from uploader.domain.selection import OURS
+from uploader.runtime.clock import Clock
+
+LISTENS_IN: Final = 0.3  # s that a source of events is given to begin: it does not tell when it has
+PATIENCE: Final = 3.0  # s that an event may take
+
+
+@dataclass(frozen=True, slots=True)
+class Canary:
+    """What came of it, in seconds. ``delay``: until its event, None if none came. ``skew``: of the share's clock."""
+
+    problem: str = ""
+    delay: float | None = None
+    skew: float | None = None
+
+
+async def sing(root: str, clock: Clock) -> Canary:
+    """Write a hidden file into *root*, wait for its event, look at its time, remove it. Takes some seconds at most."""
+    path = Path(root) / f"{OURS}{uuid.uuid4().hex[:16]}.canary"
+    stop, heard = asyncio.Event(), asyncio.Event()
+    listening = asyncio.ensure_future(_listen(root, path.name, stop, heard))
+    try:
+        await clock.sleep(LISTENS_IN)
+        began = clock.monotonic()
+        skew = await asyncio.to_thread(_write, path) - clock.now()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(heard.wait(), PATIENCE)
+        return Canary(delay=clock.monotonic() - began if heard.is_set() else None, skew=skew)
+    except OSError as error:
+        return Canary(problem=error.strerror or type(error).__name__)
+    finally:
+        stop.set()
+        with contextlib.suppress(OSError):
+            await asyncio.to_thread(path.unlink, missing_ok=True)
+        await asyncio.gather(listening, return_exceptions=True)
+
+
+def _write(path: Path) -> float:
+    """Make the file; the answer is its time, by its share's clock."""
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        os.write(fd, b"valt-uploader check\n")
+        return os.fstat(fd).st_mtime
+    finally:
+        os.close(fd)
+
+
+async def _listen(root: str, name: str, stop: asyncio.Event, heard: asyncio.Event) -> None:
+    """Wait for the event of *name*."""
+    async for batch in awatch(root, watch_filter=None, recursive=False, debounce=50, step=10, stop_event=stop):
+        if any(path.endswith(f"/{name}") for _, path in batch):
+            heard.set()

@@ -1,0 +1,382 @@
+"""``check --probe``: learns how this server takes a video in one request, in chunks, and a chunk that comes twice.
+
+It uploads a second of real video, a few times over, looks at what the server made of it, and removes it again. It
+says what it has seen and nothing more: a 2xx to a repeated chunk proves nothing, only the bytes that are handed out
+afterwards do. Must never touch a record that it has not made itself, and never leave one behind unnamed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from typing import Final, Protocol
+
+from uploader.config import Config
+from uploader.diagnostics.doctor import Finding
+from uploader.diagnostics.probe_results import News
+from uploader.diagnostics.video import Video
+from uploader.domain import errors, retry
+from uploader.domain.model import Learnt, Orphan, RecordIds, RecordSpec
+from uploader.domain.units import format_bytes, format_duration
+from uploader.files.sending import CannotPass
+from uploader.files.shared_fd import Handle
+from uploader.runtime.clock import Clock
+from uploader.server.valt import Valt
+
+NAME: Final = "valt-uploader probe"  # of its records, so that a person knows them
+FILENAME: Final = "valt-uploader-probe.mp4"
+VIDEO: Final = Video(frames=25, width=64, height=64)  # one second, about 150 KiB
+CHUNK: Final = 64 * 1024  # bytes: three chunks of it
+PATIENCE: Final = 120.0  # s until a video that is not ready is looked at as it is
+ABANDONED: Final = retry.HOUR  # s until the daemon clears away what a probe that was killed has left behind
+READY: Final = "ready"
+
+
+class Memory(Protocol):
+    """Whoever keeps the state: ``probe_results.Keeper``."""
+
+    async def tell(self, news: News) -> str | None:
+        """Have *news* kept; the answer is who keeps it, None when nobody does."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one video. ``sent``: requests that were taken; ``error``: why the next one was not."""
+
+    sent: int = 0
+    error: errors.UploaderError | None = None
+    status: str | None = None  # None: the record shows no video
+    seconds: float = 0.0  # from the last byte to that status
+    duration: float = 0.0  # seconds, as the server has it; 0: it does not say
+    sha256: str | None = None  # of what it hands out
+    why_not: str = ""  # why it hands out nothing
+
+    @property
+    def length(self) -> str:
+        """What there is to say of its length."""
+        wrong = self.duration > 0 and abs(self.duration - VIDEO.duration) > VIDEO.duration / 2
+        return f"; its length there is {self.duration:g} s, not {VIDEO.duration:g} s" if wrong else ""
+
+
+@dataclass(slots=True)
+class Seen:
+    """What all questions together have shown. None: not known."""
+
+    one: Outcome = field(default_factory=Outcome)
+    chunks: bool | None = None
+    resend: bool | None = None
+    limit: int | None = None  # bytes: the largest request that was taken, after a larger one was not
+    tried: int = 0  # bytes: the largest request that was tried
+    left: list[str] = field(default_factory=list)  # records that could not be removed
+
+
+class Probe:
+    """One round of questions."""
+
+    def __init__(self, config: Config, valt: Valt, memory: Memory, clock: Clock) -> None:
+        self._config, self._valt, self._memory, self._clock = config, valt, memory, clock
+        self._content = b"".join(VIDEO.pieces())
+        self._digest = hashlib.sha256(self._content).hexdigest()
+        self._seen = Seen()
+
+    async def run(self) -> AsyncIterator[Finding]:
+        """Ask, finding after finding; the last ones say which settings this server wants and who remembers it."""
+        yield await self._one_request()
+        if self._seen.one.sent:
+            yield await self._in_chunks()
+            yield await self._repeated()
+            yield await self._size()
+        yield self._tidy()
+        if self._seen.one.sent:
+            for finding in self._settings():
+                yield finding
+            yield await self._remembered()
+
+    # Questions
+
+    async def _one_request(self) -> Finding:
+        outcome = self._seen.one = await self._upload([(0, len(self._content))])
+        size = format_bytes(len(self._content))
+        if outcome.error is not None:
+            return Finding("one request", f"a video of {size} in one request: not taken: {outcome.error}", "bad")
+        text = f"a video of {size} in one request: taken, {_landed(outcome)}{outcome.length}"
+        if outcome.status is None:
+            self._seen.one = replace(outcome, sent=0)  # what cannot be done with one request cannot be with several
+            return Finding("one request", text, "bad")
+        if outcome.sha256 is None:
+            return Finding("one request", f"{text}; its bytes cannot be compared: {outcome.why_not}", "note")
+        if outcome.sha256 != self._digest:
+            return Finding("one request", f"{text}; handed out changed (transcoded), so bytes prove nothing", "note")
+        return Finding("one request", f"{text}, handed out byte for byte", "ok" if outcome.status == READY else "note")
+
+    async def _in_chunks(self) -> Finding:
+        spans = self._spans()
+        outcome = await self._upload(spans)
+        text = f"the same video in {len(spans)} chunks: "
+        if isinstance(outcome.error, errors.ChunkRefused):
+            self._seen.chunks = False
+            return Finding("chunks", f"{text}refused ({outcome.error.what}): it takes whole files only")
+        if isinstance(outcome.error, errors.RecordSpoilt):
+            self._seen.chunks = False
+            return Finding("chunks", f"{text}{outcome.error.what}: it does not put them together")
+        if outcome.error is not None:
+            return Finding("chunks", f"{text}not known: {outcome.error}", "note")
+        text += f"taken, {_landed(outcome)}"
+        if outcome.status is None:
+            self._seen.chunks = False
+            return Finding("chunks", f"{text}: it does not put them together")
+        if self._bytes_tell(outcome):
+            self._seen.chunks = outcome.sha256 == self._digest
+            good = "handed out byte for byte" if self._seen.chunks else "but handed out as other bytes: it spoils them"
+            return Finding("chunks", f"{text}, {good}")
+        return Finding("chunks", f"{text}; whether whole is not known: {self._why_not(outcome)}", "note")
+
+    async def _repeated(self) -> Finding:
+        """Send the chunk in the middle twice, the first once more after it, and the last one twice.
+
+        These are the ways in which a repeated chunk can come: at once, late, and when the file is whole already.
+        """
+        if self._seen.chunks is False:
+            self._seen.resend = False
+            return Finding("repeat", "a chunk that comes twice: not tried, since chunks do not work here")
+        *before, last = self._spans()
+        spans = [*before, before[-1], before[0], last, last]
+        repeats = len(before), len(before) + 1, len(spans) - 1
+        outcome = await self._upload(spans)
+        text = "a chunk that comes twice: "
+        if outcome.error is not None:
+            return self._repeat_failed(text, outcome, repeats)
+        text += f"answered as if it were fine; the video is {_landed(outcome)}"
+        if outcome.status is not None and self._bytes_tell(outcome):
+            self._seen.resend = outcome.sha256 == self._digest
+            good = "handed out byte for byte: nothing was stored twice"
+            return Finding(
+                "repeat", f"{text}, and {good if self._seen.resend else 'its bytes are others: it is spoilt'}"
+            )
+        if outcome.status is None:
+            self._seen.resend = False
+            return Finding("repeat", f"{text}: it is spoilt")
+        return Finding("repeat", f"{text}; what was stored is not known: {self._why_not(outcome)}", "note")
+
+    def _repeat_failed(self, text: str, outcome: Outcome, repeats: tuple[int, ...]) -> Finding:
+        error = outcome.error
+        if isinstance(error, errors.RecordSpoilt):
+            self._seen.resend = False
+            return Finding("repeat", f"{text}{error.what}: it goes astray")
+        if isinstance(error, errors.ChunkRefused):
+            self._seen.resend = False
+            where = "refused" if outcome.sent in repeats else "taken, and what comes after it refused"
+            return Finding("repeat", f"{text}{where} ({error.what}): an upload in doubt has to start over")
+        return Finding("repeat", f"{text}not known: {error}", "note")
+
+    async def _size(self) -> Finding:
+        """Send a first chunk as large as the daemon does; nothing follows it, so it never becomes a video."""
+        size = self._config.upload.chunk_size
+        if size == 0 or self._seen.chunks is False:
+            why = 'chunk_size = "whole"' if size == 0 else "the server takes whole files only"
+            return Finding("size", f"not tried, since {why}: a limit shows only with a recording that is above it")
+        self._seen.tried, refused = size, ""
+        while True:
+            outcome = await self._upload([(0, size)], total=2 * size)
+            if outcome.error is None:
+                break
+            if not isinstance(outcome.error, errors.ChunkTooLarge | errors.ChunkCut) or size <= retry.MIN_CHUNK:
+                text = f"a chunk of {format_bytes(size)}: not known how large one may be: {outcome.error}"
+                return Finding("size", text, "note")
+            refused = refused or outcome.error.what
+            size = max(retry.MIN_CHUNK, size // 2)
+        if not refused:
+            return Finding("size", f"a chunk of {format_bytes(size)}: taken")
+        self._seen.limit = size
+        text = f"a chunk of {format_bytes(self._seen.tried)}: {refused}; one of {format_bytes(size)}: taken"
+        return Finding("size", text)
+
+    # Answers
+
+    def _bytes_tell(self, outcome: Outcome) -> bool:
+        return outcome.sha256 is not None and self._seen.one.sha256 == self._digest
+
+    def _why_not(self, outcome: Outcome) -> str:
+        return outcome.why_not or "the server hands out changed videos, or none"
+
+    def _tidy(self) -> Finding:
+        if not self._seen.left:
+            return Finding("tidy", "its records are removed")
+        return Finding("tidy", "; ".join(self._seen.left), "note")
+
+    def _settings(self) -> list[Finding]:
+        """Say what to write into the configuration, and what stands there now."""
+        return [self._chunk_size(), self._resend_is_safe()]
+
+    def _chunk_size(self) -> Finding:
+        now, seen = self._config.upload.chunk_size, self._seen
+        wanted = 0 if seen.chunks is False else now if seen.limit is None else seen.limit
+        why = "as it is" if wanted == now else f"it is {_as_setting(now)}"
+        unknown = "" if seen.chunks is not None else ", as far as is known"
+        return Finding("settings", f"[upload] chunk_size = {_as_setting(wanted)} ({why}{unknown})")
+
+    def _resend_is_safe(self) -> Finding:
+        server, seen = self._config.server, self._seen
+        if seen.resend is True:
+            text = "[server] resend_is_safe = true"
+            if server.resend_is_safe:
+                return Finding("settings", f"{text} (as it is)")
+            written = "resend_is_safe" in server.model_fields_set
+            why = "it is false" if written else "it is not set, and need not be while this is remembered"
+            return Finding("settings", f"{text} ({why})")
+        text = "[server] resend_is_safe = false"
+        if not server.resend_is_safe:
+            return Finding("settings", f"{text} (as it is)")
+        if seen.resend is None:
+            return Finding("settings", f"{text} (it is true, and that this is so was not seen)", "note")
+        return Finding("settings", f"{text} (it is true: a chunk in doubt would spoil its recording)", "bad")
+
+    async def _remembered(self) -> Finding:
+        now, seen = self._clock.now(), self._seen
+        version = await self._version()
+        until = now + retry.LEARNT_FOR
+        learnt = Learnt(
+            whole_only_until=until if seen.chunks is False else None,
+            chunk_limit=seen.limit,
+            chunk_limit_until=None if seen.limit is None else until,
+            resend_is_safe=seen.resend,
+            probed_at=now,
+            version=version,
+        )
+        keeper = await self._memory.tell(News(learnt=learnt))
+        which = f"VALT {version}" if version else "this server, which does not tell its version"
+        if keeper is None:
+            text = f"not remembered for {which}: the state cannot be written from here; put the settings above in place"
+            return Finding("remembered", text, "note")
+        span = format_duration(retry.LEARNT_FOR)
+        return Finding("remembered", f"{keeper} keeps this for {which}, until that changes or {span} are over")
+
+    async def _version(self) -> str:
+        try:
+            return await self._valt.version() or ""
+        except errors.UploaderError:
+            return ""
+
+    # One record
+
+    def _spans(self) -> list[tuple[int, int]]:
+        edges = [*range(0, len(self._content), CHUNK), len(self._content)]
+        return list(pairwise(edges))
+
+    async def _upload(self, spans: list[tuple[int, int]], total: int | None = None) -> Outcome:
+        """Make a record, send these ranges, look at what became of them, and remove it.
+
+        *total*: the size of a file that is not sent to its end.
+        """
+        try:
+            ids = await self._valt.create_record(RecordSpec(NAME))
+        except errors.UploaderError as error:
+            return Outcome(error=error)
+        now = self._clock.now()
+        orphan = Orphan(ids.record, NAME, "", since=now, next_look=now + ABANDONED, probe=True)
+        keeper = await self._memory.tell(News(orphans=(orphan,)))
+        try:
+            outcome = await self._send_all(ids, spans, total or len(self._content))
+            return outcome if total or outcome.error else await self._look(ids, outcome)
+        finally:
+            await self._remove(ids.record, keeper)
+
+    async def _send_all(self, ids: RecordIds, spans: list[tuple[int, int]], total: int) -> Outcome:
+        for number, (start, end) in enumerate(spans):
+            try:
+                held = await self._send(ids, start, end, total)
+                if held is not None and held != end:
+                    raise errors.RecordSpoilt(f"it says that it holds {held} bytes where {end} were sent")
+            except errors.UploaderError as error:
+                return Outcome(sent=number, error=error)
+        return Outcome(sent=len(spans))
+
+    async def _send(self, ids: RecordIds, start: int, end: int, total: int) -> int | None:
+        async def go_on() -> None:
+            """Nothing is kept of a probe's chunks: one that is in doubt is answered by *not known*."""
+
+        span = start, end, total
+        return await self._valt.send_chunk(
+            ids,
+            FILENAME,
+            span,
+            _Content(self._content, start, total),
+            before_last_byte=go_on,
+            on_progress=lambda _: None,
+        )
+
+    async def _look(self, ids: RecordIds, outcome: Outcome) -> Outcome:
+        """Wait until the video is ready, or for as long as patience lasts; then fetch it."""
+        began = self._clock.monotonic()
+        while True:
+            age = self._clock.monotonic() - began
+            try:
+                details = await self._valt.details(ids.record)
+            except errors.UploaderError as error:
+                return replace(outcome, error=error)
+            status = details.status_of(ids.video)
+            if status == READY or age >= PATIENCE:
+                break
+            await self._clock.sleep(retry.poll_pause(age))
+        outcome = replace(outcome, status=status, seconds=age, duration=details.duration)
+        return outcome if status is None else await self._fetch(ids, outcome)
+
+    async def _fetch(self, ids: RecordIds, outcome: Outcome) -> Outcome:
+        digest = hashlib.sha256()
+        try:
+            async for block in self._valt.download(ids):
+                digest.update(block)
+        except errors.UploaderError as error:
+            return replace(outcome, why_not=str(error))
+        return replace(outcome, sha256=digest.hexdigest())
+
+    async def _remove(self, record: str, keeper: str | None) -> None:
+        try:
+            await self._valt.delete_record(record)
+        except errors.UploaderError as error:
+            who = f"{keeper} clears it away" if keeper else "delete it on the server by hand"
+            self._seen.left.append(f"record {record} ({NAME}) could not be removed: {error.what}; {who}")
+        else:
+            if keeper is not None:
+                await self._memory.tell(News(cleared=(record,)))
+
+
+def _as_setting(size: int) -> str:
+    """A size in bytes as ``chunk_size`` takes it: exact, or rounded down to whole KiB."""
+    if size == 0:
+        return '"whole"'
+    return f'"{size // 1024**2} MiB"' if size % 1024**2 == 0 else f'"{size // 1024} KiB"'
+
+
+def _landed(outcome: Outcome) -> str:
+    """What the record shows, in words."""
+    if outcome.status is None:
+        return f"but it shows no video after {format_duration(outcome.seconds)}"
+    if outcome.status == READY:
+        return f"ready after {format_duration(outcome.seconds)}"
+    return f"not ready after {format_duration(outcome.seconds)} (it says {outcome.status!r})"
+
+
+class _Content:
+    """The bytes of a probe's chunk: its video, or for a large one its video over and over."""
+
+    local = False  # nothing that a kernel could pass on by itself
+
+    def __init__(self, video: bytes, start: int, total: int) -> None:
+        self._video, self._start, self._total = video, start, total
+
+    async def blocks(self, end: int) -> AsyncIterator[memoryview]:
+        """Yield the bytes from the start of the chunk to *end*."""
+        for position in range(self._start, end, CHUNK):
+            offset = position % len(self._video) if self._total > len(self._video) else position
+            piece = self._video[offset : offset + min(CHUNK, end - position)]
+            yield memoryview(piece + bytes(min(CHUNK, end - position) - len(piece)))
+
+    async def pass_on(
+        self, socket: Handle, count: int, *, room: Callable[[], Awaitable[None]], on_progress: Callable[[int], None]
+    ) -> None:
+        """Refuse: there is no file behind it."""
+        del socket, count, room, on_progress
+        raise CannotPass

@@ -1,0 +1,231 @@
+"""The tree of errors. Its branches say whose turn it is; ``retry.decide`` turns them into *when*.
+
+Must never carry a URL, a token or a password: texts are made of route names, statuses and safe excerpts.
+Every error is one sentence for people (what happened) and may carry a hint (what to do).
+
+    UploaderError
+    ├── OursAgain          we try again, by ourselves
+    │   ├── ServerDown         nobody's file is at fault: connection, DNS, TLS, a redirect, 502/503/504
+    │   │   ├── ServerFull         507, or a 500 about its disk: it takes a person there, so it is asked rarely
+    │   │   └── BreakerOpen        no call was made: the server has just failed others
+    │   ├── ServerBusy         429/503 with Retry-After
+    │   ├── CallFailed         500 to a call that only asks
+    │   ├── ChunkCut           ended before its last byte: the server never saw it (rule 3)
+    │   ├── AnswerLost         ended after its last byte: in doubt (rule 4)
+    │   │   └── NoRoom             and it was for want of room on the server
+    │   ├── TokenExpired       401 on a call: log in again
+    │   ├── RecordGone         404: somebody removed the record
+    │   ├── RecordSpoilt       it does not hold what was sent, or doubt could not be resolved: start over
+    │   ├── StillInDoubt       ask again later
+    │   ├── ChunkRefused       400 about a range (rule 5)
+    │   ├── ChunkTooLarge      413 and its kin (rule 5)
+    │   └── ShareNotReady      EIO, EBUSY, ESTALE …: not yet
+    ├── FilesTurn          the recording must change first
+    │   ├── FileChanged, FileMissing, FileEmpty, NotAFile
+    ├── UploadBusy         a command cannot reach an upload: what is done with it does not end
+    └── OperatorsTurn      a person must act
+        ├── ServerRefused      a plain no to what we asked (400, 405, 422 …)
+        │   ├── PayloadRefused     VALT's "invalid payload", which wears a 500
+        │   └── RightMissing       403, or 401 right after a good log-in
+        ├── NotReadyInTime     every byte was acknowledged, and the video is not ready in time
+        ├── PasswordRefused    401 at log-in
+        ├── PasswordUnusable   no password, or a file that others can read
+        ├── ConfigError        exit 2
+        ├── StateUnusable      exit 73: the folder; exit 78: damaged or newer
+        ├── LedgerUnreadable   a line that was good at the start: what it vouches for waits, all else goes on
+        └── AlreadyRunning     exit 75
+"""
+
+from __future__ import annotations
+
+from uploader.domain.model import Turn
+
+
+class UploaderError(Exception):
+    """Root of the tree: ``what`` happened in one sentence, and a ``hint`` of what to do about it."""
+
+    turn: Turn = Turn.OURS
+    exit_code: int = 1
+
+    def __init__(self, what: str, *, hint: str = "") -> None:
+        super().__init__(what)
+        self.what = what
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.what}; {self.hint}" if self.hint else self.what
+
+
+def first_of(error: BaseException) -> BaseException:
+    """Return what a command ends with: of nested exception groups the first ``UploaderError``, else the first of all.
+
+    A task group wraps what its tasks raise. What the process is to say, and its exit code, stand in our own error, also
+    where a fault of ours lies beside it.
+    """
+    if not isinstance(error, BaseExceptionGroup):
+        return error
+    leaves = [first_of(one) for one in error.exceptions]
+    return next((leaf for leaf in leaves if isinstance(leaf, UploaderError)), leaves[0])
+
+
+class OursAgain(UploaderError):  # noqa: N818 - the names are sentences: whose turn, what happened
+    """We try again by ourselves."""
+
+
+class ServerDown(OursAgain):
+    """The server cannot be talked to at all. Time lost to it never counts against a file."""
+
+
+class ServerFull(ServerDown):
+    """The server has no room left."""
+
+
+class BreakerOpen(ServerDown):
+    """The circuit breaker let no call through: none was made, and the server has not failed another time."""
+
+
+class CallFailed(OursAgain):
+    """The server failed at a call that changes nothing (500): perhaps only at this record."""
+
+
+class ServerBusy(OursAgain):
+    """The server asked for patience: ``retry_after`` seconds, already capped."""
+
+    def __init__(self, what: str, *, retry_after: float) -> None:
+        super().__init__(what)
+        self.retry_after = retry_after
+
+
+class ChunkCut(OursAgain):
+    """A chunk ended before its last byte was handed over: known not to have been seen (rule 3)."""
+
+
+class AnswerLost(OursAgain):
+    """A call's last byte went out and its answer never came: in doubt (rule 4)."""
+
+
+class NoRoom(AnswerLost):
+    """A 500 about the server's disk, to a call that changes something: how far it got is not known."""
+
+
+class TokenExpired(OursAgain):
+    """A call was answered 401: the token is no longer good."""
+
+
+class RecordGone(OursAgain):
+    """The record, or its video, no longer exists on the server (404)."""
+
+
+class RecordSpoilt(OursAgain):
+    """The record cannot be finished any more: its content, or what became of a chunk, is not known."""
+
+
+class StillInDoubt(OursAgain):
+    """A request may still be on its way inside the server: ask again in ``wait`` seconds."""
+
+    def __init__(self, what: str, *, wait: float) -> None:
+        super().__init__(what)
+        self.wait = wait
+
+
+class ChunkRefused(OursAgain):
+    """The server does not take this range (400, rule 5)."""
+
+
+class ChunkTooLarge(OursAgain):
+    """The server, or a proxy before it, does not take a request of this size (413, rule 5)."""
+
+
+class ShareNotReady(OursAgain):
+    """The disk or share said EIO, EBUSY, EACCES, ESTALE …: not yet."""
+
+
+class FilesTurn(UploaderError):  # noqa: N818 - as above
+    """The recording itself must change before we can go on."""
+
+    turn = Turn.FILE
+
+
+class FileChanged(FilesTurn):
+    """The file is no longer the one we began to send."""
+
+
+class FileMissing(FilesTurn):
+    """The file is not there."""
+
+
+class FileEmpty(FilesTurn):
+    """An empty file cannot be expressed as a range (rule 8)."""
+
+
+class NotAFile(FilesTurn):
+    """A folder, link, FIFO, socket or device: only regular files are sent."""
+
+
+class UploadBusy(UploaderError):  # noqa: N818 - as above
+    """An operator command cannot reach an upload, because what is being done with it does not end."""
+
+
+class OperatorsTurn(UploaderError):  # noqa: N818 - as above
+    """A person must act."""
+
+    turn = Turn.OPERATOR
+
+
+class ServerRefused(OperatorsTurn):
+    """The server said a plain no to what we asked."""
+
+
+class PayloadRefused(ServerRefused):
+    """The server did not take what a record was to be made of; or it was a fault that passes (500)."""
+
+
+class RightMissing(ServerRefused):
+    """The user that we log in as may not do that on the server."""
+
+
+class NotReadyInTime(OperatorsTurn):
+    """Every byte was acknowledged, and the server does not say that the video is ready."""
+
+
+class PasswordRefused(OperatorsTurn):
+    """Log-in was answered 401: user name or password is wrong."""
+
+
+class PasswordUnusable(OperatorsTurn):
+    """There is no password, or its file is unreadable or readable by others."""
+
+    exit_code = 2
+
+
+class ConfigError(OperatorsTurn):
+    """The configuration has faults; all of them, one line each."""
+
+    exit_code = 2
+
+    def __init__(self, faults: list[str]) -> None:
+        super().__init__("\n".join(faults))
+        self.faults = faults
+
+
+class StateUnusable(OperatorsTurn):
+    """The state folder cannot be written (exit 73), or what is in it cannot be read (exit 78)."""
+
+    def __init__(self, what: str, *, hint: str = "", exit_code: int = 78) -> None:
+        super().__init__(what, hint=hint)
+        self.exit_code = exit_code
+
+
+class LedgerUnreadable(OperatorsTurn):
+    """A line of the ledger cannot be read, or is not what it was at the start.
+
+    The daemon goes on. A file of which that line may be the proof is neither sent again nor touched: it waits.
+    """
+
+    exit_code = 78
+
+
+class AlreadyRunning(OperatorsTurn):
+    """Another daemon holds the lock of this state folder."""
+
+    exit_code = 75

@@ -1,0 +1,176 @@
+"""The life of an upload as one table: which step leads from which state to which.
+
+Everything that changes an ``Upload`` goes through ``advance`` or ``start_over``. Pure: no clock, no disk, no
+server. Must never be bypassed with ``dataclasses.replace`` on ``state``.
+
+The rules behind the table are those of protocol.md, *What follows*. The two that shape it: the intent is saved
+before the call (CREATING, IN_DOUBT are on disk before the server can know), and doubt is a state, never a guess.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from enum import StrEnum
+from types import MappingProxyType
+from typing import Any, Final
+
+from uploader.domain.model import Orphan, State, Trouble, Upload
+
+
+class Step(StrEnum):
+    """What can happen to an upload."""
+
+    INTEND = "intend"  # we are about to ask for a record
+    CREATED = "created"  # the server named record and video
+    NOT_CREATED = "not-created"  # the server knows of no such record
+    LAST_BYTE = "last-byte"  # the last byte of a chunk is about to be handed over
+    ACKNOWLEDGED = "acknowledged"  # 2xx for a chunk that is not the last
+    SENT = "sent"  # 2xx for the last chunk, or the record shows that it landed
+    REFUSED = "refused"  # a plain no to a chunk: none of it was kept
+    RESEND = "resend"  # in doubt, and the operator says that sending again is safe here
+    START_OVER = "start-over"  # on a new record
+    READY = "ready"  # the server has finished with it
+    FINISHED = "finished"  # ledger written, local file dealt with
+    PARK = "park"  # somebody else's turn
+    RELEASE = "release"  # go on from where it was parked
+
+
+_UNFINISHED = (State.QUEUED, State.CREATING, State.SENDING, State.IN_DOUBT, State.VERIFYING, State.FINISHING)
+
+TABLE: Final[Mapping[tuple[State, Step], State]] = MappingProxyType(
+    {
+        (State.QUEUED, Step.INTEND): State.CREATING,
+        (State.CREATING, Step.CREATED): State.SENDING,
+        (State.CREATING, Step.NOT_CREATED): State.QUEUED,
+        (State.SENDING, Step.LAST_BYTE): State.IN_DOUBT,
+        (State.IN_DOUBT, Step.ACKNOWLEDGED): State.SENDING,
+        (State.IN_DOUBT, Step.SENT): State.VERIFYING,
+        (State.IN_DOUBT, Step.REFUSED): State.SENDING,
+        (State.IN_DOUBT, Step.RESEND): State.SENDING,
+        (State.CREATING, Step.START_OVER): State.QUEUED,
+        (State.SENDING, Step.START_OVER): State.QUEUED,
+        (State.IN_DOUBT, Step.START_OVER): State.QUEUED,
+        (State.VERIFYING, Step.START_OVER): State.QUEUED,
+        (State.VERIFYING, Step.READY): State.FINISHING,
+        (State.FINISHING, Step.FINISHED): State.DONE,
+        **{(state, Step.PARK): State.PARKED for state in _UNFINISHED},
+        # RELEASE leads to ``parked_from``: the one row that the upload itself completes
+    }
+)
+
+
+FORWARD: Final = frozenset({Step.CREATED, Step.ACKNOWLEDGED, Step.SENT, Step.READY, Step.FINISHED})
+
+
+class IllegalStep(RuntimeError):  # noqa: N818 - it names what was tried
+    """A step that the table does not know, or that would break a rule: a bug of ours, never a user's fault."""
+
+
+def advance(upload: Upload, step: Step, **changes: Any) -> Upload:
+    """Take *step*; *changes* are the fields that come with it. Raises ``IllegalStep``.
+
+    A step that brings the upload forward clears its trouble, so that only failures in a row are counted. What
+    becomes of the doubt's fields is decided here.
+    """
+    if upload.state is State.PARKED and step is Step.RELEASE:
+        target = upload.parked_from or State.QUEUED
+    elif (upload.state, step) in TABLE:
+        target = TABLE[upload.state, step]
+    else:
+        raise IllegalStep(f"{step} is no step from {upload.state}")
+    if target is not State.IN_DOUBT and not (step is Step.RELEASE or step is Step.PARK):
+        changes = {"doubt_end": None, "doubt_digest": "", "doubt_at": None, **changes}
+    if step in FORWARD:
+        changes = {"trouble": None, **changes}
+    if step is not Step.PARK:
+        changes = {"parked_from": None, **changes}
+    after = replace(upload, state=target, **changes)
+    if broken := broken_rule(after):
+        raise IllegalStep(f"{step} from {upload.state}: {broken}")
+    return after
+
+
+def acknowledge(upload: Upload, *, now: float) -> Upload:
+    """Turn the chunk in doubt into acknowledged bytes: the answer was 2xx, or the record shows it landed."""
+    if upload.doubt_end is None:
+        raise IllegalStep("nothing is in doubt")
+    facts: dict[str, Any] = {
+        "offset": upload.doubt_end,
+        "digest": upload.doubt_digest,
+        "chunks": upload.chunks + 1,
+    }
+    if upload.doubt_end == upload.identity.size:
+        return advance(upload, Step.SENT, sent_at=now, **facts)
+    return advance(upload, Step.ACKNOWLEDGED, **facts)
+
+
+def park(upload: Upload, trouble: Trouble) -> Upload:
+    """Set the upload aside with its reason; ``release`` goes on where it stood."""
+    if upload.state is State.PARKED:
+        return replace(upload, trouble=trouble)
+    return advance(upload, Step.PARK, trouble=trouble, parked_from=upload.state)
+
+
+def start_over(upload: Upload, *, now: float, settle: float) -> tuple[Upload, Orphan | None]:
+    """Begin again on a new record; the old one, if there is one, becomes an orphan.
+
+    *settle*: seconds that must pass before the orphan is looked at: a request may still be on its way to it.
+    """
+    if upload.state is State.PARKED:
+        upload = advance(upload, Step.RELEASE)
+    orphan = orphan_of(upload, now=now, settle=settle)
+    fresh = upload if upload.state is State.QUEUED else advance(upload, Step.START_OVER)
+    return replace(
+        fresh,
+        ids=None,
+        offset=0,
+        digest="",
+        chunks=0,
+        intent_at=None,
+        sent_at=None,
+        restarts=upload.restarts + 1,
+    ), orphan
+
+
+def orphan_of(upload: Upload, *, now: float, settle: float) -> Orphan | None:
+    """Describe the record that is left behind when this upload is given up; None when it has none."""
+    if upload.ids is None:
+        return None
+    return Orphan(upload.ids.record, upload.record.name, upload.path, since=now, next_look=now + settle)
+
+
+def chunk_end(upload: Upload) -> int:
+    """First byte after the next chunk: offset + chunk size, or the end of the file."""
+    if upload.chunk_size == 0:
+        return upload.identity.size
+    return min(upload.offset + upload.chunk_size, upload.identity.size)
+
+
+def broken_rule(upload: Upload) -> str | None:
+    """Name the rule that this value breaks, or None. Checked after every step and on every load."""
+    size, state = upload.identity.size, upload.state
+    if upload.state is State.PARKED:
+        state = upload.parked_from or State.QUEUED
+        if upload.trouble is None:
+            return "parked without a reason"
+        if state not in _UNFINISHED:
+            return f"nothing is parked from {state}"
+    has_ids = state in {State.SENDING, State.IN_DOUBT, State.VERIFYING, State.FINISHING}
+    rules = (
+        (0 <= upload.offset <= size, "offset outside the file"),
+        (not has_ids or upload.ids is not None, "a record is needed here"),
+        (upload.offset == 0 or bool(upload.digest), "acknowledged bytes without their digest"),
+        ((state is State.IN_DOUBT) == (upload.doubt_end is not None), "doubt and its mark go together"),
+        (
+            upload.doubt_end is None or upload.offset < upload.doubt_end <= size,
+            "the mark is not ahead of the offset",
+        ),
+        (state is not State.SENDING or upload.offset < size, "nothing left to send"),
+        (
+            state not in {State.VERIFYING, State.FINISHING} or upload.offset == size,
+            "not every byte is acknowledged",
+        ),
+        (state is not State.CREATING or upload.intent_at is not None, "an intent without its time"),
+    )
+    return next((text for holds, text in rules if not holds), None)

@@ -1,0 +1,122 @@
+"""Which record a file becomes: the operator's rule, applied to one file, within the server's limits.
+
+Pure. Must never refuse a file: whatever its name is made of, the result is a record name of 1 to
+``NAME_LIMIT`` characters that encodes to UTF-8 and reads on one line.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import unicodedata
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import PurePosixPath
+from typing import Final
+
+from uploader.config import RecordConfig
+from uploader.domain.model import RecordSpec, shown
+from uploader.domain.placeholders import MTIME_FORMAT, pieces
+
+NAME_LIMIT: Final = 255  # characters of a record's name: what a text column of such servers holds
+VALUE_LIMIT: Final = 1000  # characters of a template value: the server names no limit; this keeps requests small
+LAST_RESORT: Final = "recording"  # the name of a record whose file has none to give
+
+_DIGEST: Final = 8  # hexadecimal digits that keep two names apart that begin with the same 246 characters
+_EARLIEST, _LATEST = -30_000_000_000.0, 253_000_000_000.0  # the years 1019 to 9987: every time zone can write them
+
+Values = Mapping[str, str | Callable[[str], str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Mapped:
+    """The record to create, and what the operator should know about how its name came to be."""
+
+    record: RecordSpec
+    warning: str | None = None
+
+
+def record_for(rule: RecordConfig, *, relpath: str, mtime: float) -> Mapped:
+    """The record for the file *relpath* (below its watched folder), last modified at *mtime* (Unix seconds).
+
+    ``match`` is held against the relative path without suffix, as a whole; a file in a sub-folder whose path
+    does not match gets a second chance with its bare stem, so that a rule about names need not speak of
+    folders. When neither matches, whatever needs a named group is left out: the name becomes the stem, the
+    template keeps the fields that need none, and ``warning`` says so. Template fields that come out empty are
+    not sent.
+    """
+    path = PurePosixPath(unicodedata.normalize("NFC", relpath))
+    values: dict[str, str | Callable[[str], str]] = {
+        "name": path.name,
+        "stem": path.stem,
+        "suffix": path.suffix,
+        "folder": "" if str(path.parent) == "." else str(path.parent),
+        "relpath": str(path),
+        "mtime": lambda spec: _local_time(mtime, spec),
+    }
+    groups = _groups(rule.match, path)
+    known = values if groups is None else {**values, **groups}
+    name = _filled(rule.name, known)
+    fields = {key: _filled(text, known) for key, text in rule.template.items()}
+    cleaned = {key: cut(clean(text or ""), VALUE_LIMIT) for key, text in fields.items()}
+    template = {key: text for key, text in cleaned.items() if text}
+    record = RecordSpec(name=_first_name(name or "", path.stem), template=template, share=rule.share)
+    if groups is not None or rule.match is None:
+        return Mapped(record)
+    left_out = [f"template field {shown(key)}" for key, text in fields.items() if text is None]
+    if name is None:
+        left_out.insert(0, "the name")
+    return Mapped(record, _no_match(rule.match.pattern, relpath, left_out))
+
+
+def _no_match(pattern: str, relpath: str, left_out: list[str]) -> str:
+    effect = f"the rule is not used for {', '.join(left_out)}" if left_out else "nothing depends on it"
+    return f"match = '{shown(pattern)}' does not match {shown(relpath)}: {effect}"
+
+
+def _groups(rule: re.Pattern[str] | None, path: PurePosixPath) -> dict[str, str] | None:
+    """What the named groups hold for this file; ``None`` when the rule does not match, or there is none."""
+    if rule is None:
+        return None
+    match = rule.fullmatch(str(path).removesuffix(path.suffix)) or rule.fullmatch(path.stem)
+    return None if match is None else match.groupdict(default="")
+
+
+def _filled(text: str, values: Values) -> str | None:
+    """*text* with its placeholders filled; ``None`` when one of them has no value for this file."""
+    result = []
+    for piece in pieces(text):
+        result.append(piece.literal)
+        if piece.name is None:
+            continue
+        if piece.name not in values:
+            return None
+        value = values[piece.name]
+        result.append(value if isinstance(value, str) else value(piece.spec))
+    return "".join(result)
+
+
+def _local_time(mtime: float, spec: str) -> str:
+    """*mtime* on this machine's clock on the wall; shares report absurd times, which are brought into range."""
+    moment = datetime.fromtimestamp(min(max(mtime, _EARLIEST), _LATEST), UTC).astimezone()
+    return moment.strftime(spec or MTIME_FORMAT)
+
+
+def clean(text: str) -> str:
+    """*text* trimmed, on one line, without control or bidi characters, in Unicode's composed form (NFC)."""
+    trimmed = unicodedata.normalize("NFC", text).strip()
+    return unicodedata.normalize("NFC", shown(trimmed, limit=8 * len(trimmed) + 1))  # a character shows as 8 at most
+
+
+def cut(text: str, limit: int) -> str:
+    """*text* in at most *limit* characters; what is cut ends in a digest of the whole, so that names stay apart."""
+    if len(text) <= limit:
+        return text
+    digest = hashlib.sha256(text.encode()).hexdigest()[:_DIGEST]
+    return f"{text[: limit - _DIGEST - 1].rstrip()}~{digest}"
+
+
+def _first_name(*candidates: str) -> str:
+    cleaned = (clean(text) for text in candidates)
+    return cut(next((text for text in cleaned if text), LAST_RESORT), NAME_LIMIT)

@@ -1,0 +1,317 @@
+"""What next, after something went wrong: one pure policy, error + history → try again | start over | park.
+
+``RULES`` is the policy: one row for each kind of error, which says what is done, who waits and for how long. To change
+what happens after a 503, change the row of ``ServerDown``. Every number of our patience stands here, with its
+unit and its reason. Must never sleep, read a clock or change an upload: the stages do what it says. No retry library
+is used: theirs live in a running coroutine and die with it, while ours must survive kill -9 and hold no worker
+(docs/decisions.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import UTC
+from email.utils import parsedate_to_datetime
+from enum import StrEnum
+from typing import Final
+
+from uploader.domain import errors
+from uploader.domain.model import Trouble, Turn
+
+Uniform = Callable[[float, float], float]
+
+MINUTE, HOUR, DAY = 60.0, 3600.0, 86400.0  # seconds
+
+BACKOFF_CAP: Final = 300.0  # s; full jitter U(0, min(cap, 1 s * 2^n)) after n failures in a row
+SLOW_START: Final = 3  # doublings that the backoff of a disk or share begins with
+FAST_TRIES: Final = 8  # failures in a row that count against a file before it is parked for a day
+PAYLOAD_TRIES: Final = 3  # a 500 may be VALT's "invalid payload" or a passing fault: three tries tell
+GONE_TRIES: Final = 2  # a record that is removed under us twice is removed by somebody
+RESTART_LIMIT: Final = 5  # records begun for one file before a person should look
+CUTS_TELL: Final = 4  # a chunk that is cut so often before its last byte may be larger than something lets through
+SHAKY_FIRST: Final = 1.0  # s; the first pauses of a server that fails: 2, 4, 8, 16 s
+BREAKER_FAILURES: Final = 5  # failures in a row, of whatever calls, from which on the server counts as down
+OUTAGE_FIRST, OUTAGE_CAP = 30.0, 15 * MINUTE  # s; then one probe for the whole server: 30, 60, … 900 s
+BUDGET: Final = 20  # retries a server is granted beyond one for every five answers
+ANSWERS_EARN: Final = 5  # answers for one more
+HALF_OPEN: Final = (1, 2)  # calls at a time after an outage: one, after its answer two, after the next all
+PLACE_KEPT: Final = 5.0  # s that the half-open breaker waits for a call that is about to be made, or to be judged
+FULL_PAUSE: Final = OUTAGE_CAP  # s; a server without room takes a person there
+LOGIN_PAUSES: Final = (5 * MINUTE, 15 * MINUTE, HOUR)  # after a wrong password: accounts get locked by less
+RETRY_AFTER_CAP: Final = HOUR  # s; whatever the server says
+POLL_FIRST, POLL_CAP = 0.5, 60.0  # s; between two looks at a record that is being processed
+READY_RATE: Final = 1_000_000.0  # bytes/s of processing that we grant on top of ``ready_timeout``
+LEARNT_FOR: Final = 30 * DAY  # s; then whole files and small chunks are questioned: the server may have been mended
+MIN_CHUNK: Final = 64 * 1024  # bytes; below this a 413 is not about the size
+
+
+class Action(StrEnum):
+    """What is to be done with the upload."""
+
+    TRY_AGAIN = "try-again"  # from where it stands
+    START_OVER = "start-over"  # on a new record
+    RESETTLE = "resettle"  # forget it; the file is seen again as it is now
+    PARK = "park"
+
+
+class Level(StrEnum):
+    """Whose failure it is, and so who waits."""
+
+    FILE = "file"  # this file's; in an outage nobody's
+    SERVER = "server"  # nobody's file is at fault: every call waits, and no file's count grows
+    NOBODY = "nobody"  # it only takes time
+
+
+class Delay(StrEnum):
+    """How long until the next try: of this upload, or of any call to the server where the rule's level is SERVER.
+
+    The first three are pauses of one upload (``decide``), the others of the circuit breaker (``breaker_pause``).
+    """
+
+    BACKOFF = "backoff"  # U(0, min(300 s, 2^n s)) after n failures in a row
+    BACKOFF_SLOW = "backoff-slow"  # the same, beginning at 2^3: a disk or share that is not ready
+    STATED = "stated"  # as long as the error says, or at once
+    OUTAGE = "outage"  # 2, 4, 8, 16 s, then 30 s doubling to 15 min; each between half of that and all of it
+    OUTAGE_STATED = "outage-stated"  # the same, but at least what Retry-After asks for; no other answer ends it
+    FULL = "full"  # 15 min from the first time on
+    LOGIN = "login"  # 5, 15, 60 min, then hourly; no other answer ends it
+
+
+ENDED_BY_TIME: Final = frozenset({Delay.OUTAGE_STATED, Delay.LOGIN})  # the server has asked for these pauses
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """What follows from one kind of error.
+
+    *delay*: how long until the next try, while *tries* are left.
+    *tries*: how often, the last time included, before the file is parked; None: it never is for this.
+    *parked_for*: seconds, ± a tenth, until a parked file is tried once more; None: not by time.
+    """
+
+    action: Action
+    level: Level = Level.FILE
+    delay: Delay = Delay.BACKOFF
+    tries: int | None = None
+    parked_for: float | None = DAY
+
+
+# The first row that fits counts. What *tries* counts: failures in a row; for RecordGone and RecordSpoilt records.
+RULES: Final[tuple[tuple[type[errors.UploaderError], Rule], ...]] = (
+    (errors.FileChanged, Rule(Action.RESETTLE, Level.NOBODY, Delay.STATED)),
+    (errors.FilesTurn, Rule(Action.PARK, Level.NOBODY, parked_for=None)),
+    (errors.PasswordRefused, Rule(Action.TRY_AGAIN, Level.SERVER, Delay.LOGIN)),
+    (errors.PasswordUnusable, Rule(Action.TRY_AGAIN, Level.SERVER, Delay.OUTAGE)),
+    (errors.ServerFull, Rule(Action.TRY_AGAIN, Level.SERVER, Delay.FULL)),  # 507
+    (errors.NoRoom, Rule(Action.TRY_AGAIN, Level.SERVER, Delay.FULL)),
+    (errors.ServerDown, Rule(Action.TRY_AGAIN, Level.SERVER, Delay.OUTAGE)),  # 503, no connection, a redirect …
+    (errors.ServerBusy, Rule(Action.TRY_AGAIN, Level.SERVER, Delay.OUTAGE_STATED)),  # 429; 503 with Retry-After
+    (errors.StillInDoubt, Rule(Action.TRY_AGAIN, Level.NOBODY, Delay.STATED)),
+    (errors.ShareNotReady, Rule(Action.TRY_AGAIN, Level.NOBODY, Delay.BACKOFF_SLOW)),
+    (errors.PayloadRefused, Rule(Action.TRY_AGAIN, tries=PAYLOAD_TRIES)),
+    (errors.RightMissing, Rule(Action.PARK, parked_for=HOUR)),
+    (errors.LedgerUnreadable, Rule(Action.PARK, parked_for=HOUR)),  # by then the file may have been put back
+    (errors.ServerRefused, Rule(Action.PARK)),
+    (errors.NotReadyInTime, Rule(Action.PARK, Level.NOBODY, parked_for=HOUR)),
+    (errors.RecordGone, Rule(Action.START_OVER, tries=GONE_TRIES)),
+    (errors.RecordSpoilt, Rule(Action.START_OVER, tries=RESTART_LIMIT + 1)),
+    (errors.ChunkRefused, Rule(Action.START_OVER, tries=RESTART_LIMIT + 1)),
+    (errors.ChunkTooLarge, Rule(Action.START_OVER)),  # halving ends by itself
+    (errors.ChunkCut, Rule(Action.TRY_AGAIN, tries=FAST_TRIES)),
+    (errors.CallFailed, Rule(Action.TRY_AGAIN, tries=FAST_TRIES, parked_for=HOUR)),
+    (errors.UploaderError, Rule(Action.TRY_AGAIN, tries=FAST_TRIES)),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Next:
+    """The policy's answer. ``trouble.next_try`` is left to the caller: it is now + ``after``."""
+
+    action: Action
+    trouble: Trouble
+    after: float | None  # seconds; None: not by itself
+    server_level: bool = False  # nobody's file is at fault: hold every call to the server
+    costs: bool = False  # a retry that the server's budget pays for
+    whole_only: bool = False  # learn: this server takes whole files only
+    halve_chunk: bool = False  # send smaller requests: into the same record, unless it starts over anyway
+    limit_seen: bool = False  # learn: this server refuses requests of this size
+    gone: bool = False  # its record was removed under us
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """What has happened to this upload so far."""
+
+    attempts: int = 0  # failures in a row that count
+    not_ready: int = 0  # times in a row that its disk or share was not ready
+    cuts: int = 0  # times that this chunk was cut while it was being sent
+    restarts: int = 0
+    gone: int = 0  # records of it that were removed under us
+    chunk_size: int = 0  # bytes; 0: the whole file as one range
+    size: int = 0
+    offset: int = 0  # bytes that the server has acknowledged
+    begun: bool = True  # the server may know of it
+    outage: bool = False  # the server has failed others, too, and has not answered since
+
+    @property
+    def whole(self) -> bool:
+        """True when the file is sent as one range."""
+        return self.chunk_size == 0 or self.chunk_size >= self.size
+
+    @property
+    def smallest(self) -> bool:
+        """True when its requests cannot be made smaller: asked to be whole, or so small already."""
+        return self.chunk_size == 0 or min(self.chunk_size, self.size) <= MIN_CHUNK
+
+
+def rule_of(error: errors.UploaderError) -> Rule:
+    """Find the row of ``RULES`` for *error*."""
+    return next(rule for kind, rule in RULES if isinstance(error, kind))
+
+
+def decide(error: errors.UploaderError, history: History, uniform: Uniform) -> Next:
+    """Say what follows from *error* for an upload with this *history*."""
+    rule = rule_of(error)
+    trouble = Trouble(str(error), error.turn, history.attempts, cuts=history.cuts)
+    if isinstance(error, errors.FileMissing) and not history.begun:
+        return Next(Action.RESETTLE, trouble, 0.0)  # the server knows nothing of it: there is nothing to keep
+    if rule.level is Level.SERVER:
+        return Next(rule.action, trouble, 0.0, server_level=True)
+    if isinstance(error, errors.StillInDoubt):
+        return Next(rule.action, trouble, error.wait)
+    if isinstance(error, errors.ShareNotReady):
+        # Nobody's verdict on the file: ever more rarely, but never given up, and never a failure of the file's own.
+        again = backoff(history.not_ready + SLOW_START, uniform)
+        return Next(rule.action, replace(trouble, not_ready=history.not_ready + 1), again)
+    if rule.level is Level.NOBODY:
+        return Next(rule.action, trouble, 0.0 if rule.action is Action.RESETTLE else rule.parked_for)
+    if isinstance(error, errors.ChunkCut):
+        return _cut(trouble, rule, history, uniform)
+    if rule.action is Action.START_OVER:
+        return _start_over(error, trouble, rule, history, uniform)
+    return _again_or_park(trouble, rule, history, uniform)
+
+
+def _again_or_park(trouble: Trouble, rule: Rule, history: History, uniform: Uniform) -> Next:
+    failed = trouble.turn is Turn.OURS  # else it was an answer: the server is there, and says no
+    if failed and history.outage:
+        return Next(Action.TRY_AGAIN, trouble, 0.0, server_level=True)  # what an outage takes counts against no file
+    attempts = history.attempts + 1
+    trouble = replace(trouble, attempts=attempts)
+    if rule.action is Action.TRY_AGAIN and (rule.tries is None or attempts < rule.tries):
+        return Next(Action.TRY_AGAIN, trouble, backoff(attempts, uniform), costs=failed)
+    return _park(trouble, rule, uniform)
+
+
+def _park(trouble: Trouble, rule: Rule, uniform: Uniform) -> Next:
+    after = None if rule.parked_for is None else uniform(0.9 * rule.parked_for, 1.1 * rule.parked_for)
+    return Next(Action.PARK, trouble, after)
+
+
+def _cut(trouble: Trouble, rule: Rule, history: History, uniform: Uniform) -> Next:
+    """Send the chunk again; cut again and again, it may be too large for something on the way: halve it (rule 5).
+
+    No known receiver needs chunks of one size, so the record stays, and with it every acknowledged byte.
+    """
+    cuts = history.cuts + 1
+    if cuts >= CUTS_TELL and not history.smallest:
+        return Next(Action.TRY_AGAIN, replace(trouble, cuts=0), 0.0, halve_chunk=True)
+    trouble = replace(trouble, cuts=cuts)
+    if cuts >= FAST_TRIES:  # also in an outage: that it was reached so often says that there is none
+        what = f"{trouble.reason}, {cuts} times: the link breaks, or a limit on the way is below this size"
+        return _park(replace(trouble, reason=what, turn=Turn.OPERATOR, attempts=history.attempts + 1), rule, uniform)
+    return _again_or_park(trouble, rule, history, uniform)
+
+
+def _start_over(error: errors.UploaderError, trouble: Trouble, rule: Rule, history: History, uniform: Uniform) -> Next:
+    """Begin a new record (rule 5 and its kin), unless that has not helped before."""
+    refused_range, too_large = isinstance(error, errors.ChunkRefused), isinstance(error, errors.ChunkTooLarge)
+    gone = isinstance(error, errors.RecordGone)
+    begun = history.gone if gone else history.restarts
+    hopeless = (refused_range and history.whole) or (too_large and history.smallest)
+    if hopeless or (rule.tries is not None and begun + 1 >= rule.tries):
+        why = ", again on a new record: somebody, or something, deletes it" if gone else ""
+        trouble = Trouble(trouble.reason + why, Turn.OPERATOR, history.attempts + 1)
+        return _park(trouble, rule, uniform)
+    if refused_range or too_large:
+        action = Action.TRY_AGAIN if too_large and history.offset else Action.START_OVER  # acknowledged bytes stay
+        return Next(action, trouble, 0.0, whole_only=refused_range, halve_chunk=too_large, limit_seen=too_large)
+    return Next(Action.START_OVER, trouble, backoff(history.restarts + 1, uniform), costs=True, gone=gone)
+
+
+def backoff(attempts: int, uniform: Uniform) -> float:
+    """Pause in seconds after *attempts* failures in a row: full jitter, U(0, min(cap, 2^n))."""
+    return uniform(0.0, min(BACKOFF_CAP, 2.0 ** min(attempts, 30)))
+
+
+def breaker_pause(error: errors.UploaderError, failures: int, refusals: int, uniform: Uniform) -> float:
+    """Seconds for which no call is made to the server after *error*, by the row of ``RULES`` that fits.
+
+    *failures*: of the server, in a row, this one included; *refusals*: of our password, likewise.
+    """
+    delay = rule_of(error).delay
+    if delay is Delay.LOGIN:
+        return login_pause(refusals)
+    if delay is Delay.FULL:
+        return uniform(0.5, 1.0) * FULL_PAUSE
+    pause = outage_pause(failures, uniform)  # also for one file's failure that comes in the middle of an outage
+    return max(error.retry_after, pause) if isinstance(error, errors.ServerBusy) else pause
+
+
+def outage_pause(failures: int, uniform: Uniform) -> float:
+    """Seconds until a server that has failed *failures* times in a row is asked again.
+
+    The first four pauses are short, for what a restarting server takes; from the fifth failure on it is down.
+    """
+    if failures < BREAKER_FAILURES:
+        return uniform(0.5, 1.0) * SHAKY_FIRST * 2.0**failures
+    return uniform(0.5, 1.0) * min(OUTAGE_CAP, OUTAGE_FIRST * 2.0 ** min(failures - BREAKER_FAILURES, 30))
+
+
+@dataclass(slots=True)
+class Budget:
+    """How many retries one server is granted at the moment; a server that answers earns them back."""
+
+    left: int = BUDGET * ANSWERS_EARN  # fifths of a retry: what an answer earns is a whole number
+
+    def spend(self) -> bool:
+        """Take one retry. True when that was the last: the server is to be left alone for a while."""
+        self.left = max(0, self.left - ANSWERS_EARN)
+        return self.left < ANSWERS_EARN
+
+    def earn(self) -> None:
+        """Note an answer."""
+        self.left = min(BUDGET * ANSWERS_EARN, self.left + 1)
+
+
+def login_pause(refusals: int) -> float:
+    """Seconds until a password that was refused *refusals* times in a row is tried again."""
+    return LOGIN_PAUSES[min(max(refusals, 1), len(LOGIN_PAUSES)) - 1]
+
+
+def poll_pause(age: float) -> float:
+    """Seconds until the next look at a record that was sent *age* seconds ago: a quarter of its age."""
+    return min(POLL_CAP, max(POLL_FIRST, age / 4))
+
+
+def ready_patience(ready_timeout: float, size: int) -> float:
+    """Seconds a server may take to process *size* bytes before the upload is parked as unverified."""
+    return ready_timeout + size / READY_RATE
+
+
+def retry_after(header: str | None, *, now: float, default: float = MINUTE) -> float:
+    """Read a Retry-After header (RFC 9110, 10.2.3): seconds or a date; nonsense gives *default*; capped."""
+    seconds = default
+    if header is not None:
+        text = header.strip()
+        if text.isascii() and text.isdigit():
+            seconds = float(text)
+        else:
+            try:
+                date = parsedate_to_datetime(text)
+                # A date without a zone (the old asctime form) is in UTC, as they all are.
+                seconds = (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp() - now
+            except (ValueError, OverflowError):
+                seconds = default
+    return min(RETRY_AFTER_CAP, max(0.0, seconds))

@@ -1,0 +1,308 @@
+"""Disposes of a recording after ``ready``: deletes or moves it, by handle, and only if it is what was sent.
+
+Must never overwrite anything, remove a file that is not the one that was sent, or remove a folder. A file is moved by a
+second name where that is possible, else by a copy (``copying``), and its old name goes only when the new one is durable
+(``set_aside``). All of it blocks; refusals are ``ShareNotReady``, other content ``FileChanged``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from uploader.domain import errors, selection
+from uploader.domain.model import Identity, Snapshot, shown
+from uploader.files import copying, set_aside
+from uploader.files.inspection import snapshot
+from uploader.files.naming import NO_LINKS, folder_below, is_inode, numbered, status_at, sync_folder
+from uploader.files.safe_open import FOLDER, in_our_words, open_regular, opened, parent
+from uploader.files.set_aside import Disposer
+
+TIME_GRAIN: Final = 2_000_000_000  # ns; FAT keeps even seconds alone
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """What was sent: only a file that is still this may be touched."""
+
+    identity: Identity
+    sha256: str
+    inode: tuple[int, int] | None  # device, inode; shares hand out new ones, and then the whole content is compared
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where the file that was sent is: under its *name* in an open *folder*, or set aside by a removal cut short."""
+
+    folder: int
+    name: str
+    found: Snapshot
+
+
+@dataclass(frozen=True, slots=True)
+class Archive:
+    """The folder that files are moved to, open, and proved to be it."""
+
+    handle: int
+    path: str
+
+
+def delete(root: int, relpath: str, sent: Sent, disposer: Disposer) -> bool:
+    """Remove the file at *relpath*, durably. False when it is gone already."""
+    with _refusals(relpath, "deleted"), _source(root, relpath, sent, disposer) as source:
+        if source is None:
+            return False
+        _remove(source, relpath, disposer)
+        return True
+
+
+def move(root: int, relpath: str, sent: Sent, archive: Archive, target: str, disposer: Disposer) -> str | None:
+    """Move the file at *relpath* to *target* or, where that is taken, to the next free name beside it.
+
+    Returns the path at which the file is now; None when it is gone, and is not at *target* either. *target* lies below
+    *archive*, unless an earlier try had another one. A move that was cut short is finished under the name that it had
+    given: the file is known there by its inode, or as a copy by its time and all of its bytes.
+    """
+    with _refusals(relpath, "moved"), _source(root, relpath, sent, disposer) as source:
+        if source is None:
+            return target if _holds(target, sent, disposer) else None
+        below = selection.relative(archive.path, target)
+        if below is None:  # chosen when there was another archive
+            if _moved_elsewhere(source, target, sent, disposer):
+                _remove(source, relpath, disposer)
+                return target
+            below = relpath
+        folder, wanted = os.path.split(below)
+        with folder_below(archive.handle, folder) as there:
+            name = _name_given(source, there, wanted, sent, disposer)
+            if name is None:
+                name = _give_name(source, there, wanted, sent, disposer, relpath)
+            sync_folder(there)
+        _remove(source, relpath, disposer)
+        return os.path.join(archive.path, folder, name)
+
+
+def free_target(root: int, relpath: str, move_to: str, sent: Sent, disposer: Disposer) -> str:
+    """Say where a move will probably put the file: the same way below *move_to*, numbered if that name is taken.
+
+    A name that an earlier try of this very move has given is its own, also if the file has gone from here since.
+    """
+    folder, wanted = os.path.split(os.path.join(move_to, relpath))
+    with _refusals(relpath, "moved"):
+        try:
+            there = os.open(folder, FOLDER)
+        except FileNotFoundError:
+            return os.path.join(folder, wanted)
+        try:
+            with _source(root, relpath, sent, disposer) as source:
+                if source is None:
+                    return _held_or_free(folder, there, wanted, sent, disposer)
+                name = _name_given(source, there, wanted, sent, disposer)
+            return os.path.join(folder, name or _free(there, wanted))
+        except errors.FileChanged:  # which the move says
+            return os.path.join(folder, wanted)
+        finally:
+            os.close(there)
+
+
+def _free(folder: int, wanted: str) -> str:
+    return next(name for name in numbered(wanted) if status_at(folder, name) is None)
+
+
+def _held_or_free(folder: str, there: int, wanted: str, sent: Sent, disposer: Disposer) -> str:
+    """Return the path beside *wanted* that holds what was sent, else the first that is free."""
+    for name in numbered(wanted):
+        path = os.path.join(folder, name)
+        if status_at(there, name) is None or _holds(path, sent, disposer):
+            return path
+    raise AssertionError("there is always another number")
+
+
+@contextlib.contextmanager
+def _refusals(relpath: str, done: str) -> Iterator[None]:
+    """Put a refusal of the disk into words: it is tried again, and the upload stays what it is."""
+    try:
+        yield
+    except OSError as error:
+        raise errors.ShareNotReady(f"{shown(relpath)} cannot be {done}: {error.strerror}") from None
+
+
+# What is there
+
+
+@contextlib.contextmanager
+def _source(root: int, relpath: str, sent: Sent, disposer: Disposer) -> Iterator[Source | None]:
+    """Hold the folder of the file that was sent open, and say where in it the file is; None when it is gone.
+
+    What an earlier removal has set aside and is another file is put back. Raises ``FileChanged``, ``OSError``.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            folder, name = stack.enter_context(parent(root, relpath))
+        except (FileNotFoundError, NotADirectoryError):
+            yield None
+            return
+        aside = _set_aside_before(root, relpath, folder, name, sent, disposer)
+        if aside is not None:
+            yield aside
+            return
+        found = _still_there(root, relpath, sent, disposer)
+        yield None if found is None else Source(folder, name, found)
+
+
+def _set_aside_before(root: int, relpath: str, folder: int, name: str, sent: Sent, disposer: Disposer) -> Source | None:
+    """Return the file that was sent if a removal that was cut short has left it under a hidden name."""
+    source = None
+    for hidden in set_aside.left_of(folder, name, disposer):
+        try:
+            found = _still_there(root, os.path.join(os.path.dirname(relpath), hidden), sent, disposer)
+        except errors.FileChanged:
+            found = None  # it was set aside, and the crash came before it was looked at
+        if found is not None and source is None and not _has_both_names(folder, hidden, name):
+            source = Source(folder, hidden, found)
+        elif status_at(folder, hidden) is not None:
+            set_aside.put_back(folder, hidden, name, disposer)
+    return source
+
+
+def _has_both_names(folder: int, hidden: str, name: str) -> bool:
+    status = status_at(folder, hidden)
+    return status is not None and is_inode(status_at(folder, name), status)
+
+
+def _still_there(root: int, relpath: str, sent: Sent, disposer: Disposer) -> Snapshot | None:
+    """Return what is there now if it is still the file that was sent, None when nothing is; else ``FileChanged``."""
+    try:
+        with in_our_words(relpath):
+            now = snapshot(root, relpath)
+    except errors.FileMissing:
+        return None
+    except errors.NotAFile:
+        raise _changed(relpath) from None
+    if now.identity != sent.identity:
+        raise _changed(relpath)
+    if now.inode != sent.inode:
+        with opened(root, relpath) as fd:
+            if copying.digest(fd, disposer.check) != sent.sha256:
+                raise _changed(relpath)  # equal ends, size and time prove nothing about the middle
+    return now
+
+
+def _changed(relpath: str) -> errors.FileChanged:
+    return errors.FileChanged(f"{shown(relpath)} is no longer the file that was sent")
+
+
+def _remove(source: Source, relpath: str, disposer: Disposer) -> None:
+    set_aside.remove(source.folder, source.name, source.found, disposer, lambda: _changed(relpath))
+
+
+# Whether an earlier try has given it a name
+
+
+def _name_given(source: Source, there: int, wanted: str, sent: Sent, disposer: Disposer) -> str | None:
+    """Return the name that an earlier try of this move has given in the open folder *there*, durably; else None."""
+    for name in numbered(wanted):
+        status = status_at(there, name)
+        if status is None:
+            return None
+        if _is_second_name(source, there, name, status):
+            return name
+        if _is_copy(source, there, name, status, sent, disposer):
+            copying.clear_left_over(there)
+            return name
+    raise AssertionError("there is always another number")
+
+
+def _is_second_name(source: Source, there: int, name: str, status: os.stat_result) -> bool:
+    """True when *name* is a second name of the source.
+
+    Never true of what may be the first name seen another way (a link leads to its folder): removing one would remove
+    both.
+    """
+    same_folder = os.path.samestat(os.fstat(source.folder), os.fstat(there))
+    return (status.st_dev, status.st_ino) == source.found.inode and not (same_folder and name == source.name)
+
+
+def _is_copy(source: Source, there: int, name: str, status: os.stat_result, sent: Sent, disposer: Disposer) -> bool:
+    """True when *name* is a copy of the source; it is made durable then.
+
+    A file seen through another mount is none: its inode or the time of its last change is the same.
+    """
+    found = source.found
+    one_file = status.st_ino == found.inode[1] or status.st_ctime_ns == found.ctime_ns
+    near = abs(status.st_mtime_ns - found.identity.mtime_ns) <= TIME_GRAIN
+    if one_file or not near or status.st_size != found.identity.size or not stat.S_ISREG(status.st_mode):
+        return False
+    fd = open_regular(name, dir_fd=there)
+    try:
+        os.fsync(fd)
+        return copying.digest(fd, disposer.check) == sent.sha256
+    finally:
+        os.close(fd)
+
+
+def _moved_elsewhere(source: Source, target: str, sent: Sent, disposer: Disposer) -> bool:
+    """True when *target*, in an earlier archive, is the source's second name or a copy of it; it is durable then."""
+    folder, name = os.path.split(target)
+    try:
+        there = os.open(folder, FOLDER)
+    except OSError:
+        return False
+    try:
+        status = status_at(there, name)
+        moved = status is not None and (
+            _is_second_name(source, there, name, status) or _is_copy(source, there, name, status, sent, disposer)
+        )
+        if moved:
+            sync_folder(there)
+        return moved
+    finally:
+        os.close(there)
+
+
+def _holds(target: str, sent: Sent, disposer: Disposer) -> bool:
+    """True when the file at *target* is what was sent, to the last byte."""
+    try:
+        fd = open_regular(target)
+    except (OSError, errors.NotAFile):
+        return False
+    try:
+        return os.fstat(fd).st_size == sent.identity.size and copying.digest(fd, disposer.check) == sent.sha256
+    finally:
+        os.close(fd)
+
+
+# The new name
+
+
+def _give_name(source: Source, there: int, wanted: str, sent: Sent, disposer: Disposer, relpath: str) -> str:
+    """Give the file the name *wanted* in the open folder *there*, or the next free one; return that name."""
+    for name in numbered(wanted):
+        try:
+            # Unlike rename, it refuses to overwrite.
+            os.link(source.name, name, src_dir_fd=source.folder, dst_dir_fd=there, follow_symlinks=False)
+        except FileExistsError:
+            continue
+        except OSError as error:
+            if error.errno not in NO_LINKS:
+                raise
+            return _copy(source, there, wanted, sent, disposer)
+        status = os.stat(name, dir_fd=there, follow_symlinks=False)
+        if not set_aside.is_still(source.found, status):  # its name was taken while we looked
+            if status.st_nlink > 1:
+                os.unlink(name, dir_fd=there)
+            raise _changed(relpath)
+        return name
+    raise AssertionError("there is always another number")
+
+
+def _copy(source: Source, there: int, wanted: str, sent: Sent, disposer: Disposer) -> str:
+    fd = open_regular(source.name, dir_fd=source.folder)
+    try:
+        return copying.copy(fd, there, wanted, sent.sha256, disposer)
+    finally:
+        os.close(fd)

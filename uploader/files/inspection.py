@@ -1,0 +1,73 @@
+"""Looking at one file: its inode, its identity, whether its container is closed, its sha256.
+
+Must never change anything, nor read more than a question takes. All of it blocks; what goes wrong is an error of ours,
+or an ``OSError`` that ``safe_open.in_our_words`` turns into one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from typing import Final
+
+from uploader import container
+from uploader.domain.model import Closeness, Identity, Sighting, Snapshot
+from uploader.files.open_writers import Table, held_by_writer
+from uploader.files.safe_open import opened, parent
+
+EDGE: Final = 64 * 1024  # bytes at either end of a file that its identity is taken from
+
+
+def look(path: str, root: str) -> Sighting | None:
+    """Look at one file's inode by its path. None when it is not there, or is no regular file."""
+    try:
+        status = os.lstat(path)
+    except OSError:
+        return None
+    return Sighting(path, root, status.st_size, status.st_mtime_ns) if stat.S_ISREG(status.st_mode) else None
+
+
+def stat_beneath(root: int, relpath: str) -> os.stat_result | None:
+    """Return the status of what stands at *relpath*; None when nothing does. Raises ``OSError``."""
+    try:
+        with parent(root, relpath) as (folder, name):
+            return os.stat(name, dir_fd=folder, follow_symlinks=False)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def snapshot(root: int, relpath: str) -> Snapshot:
+    """Take a file's size, times, inode and the hash of its first and last block. Raises ``NotAFile``, ``OSError``."""
+    with opened(root, relpath) as fd:
+        return snapshot_of(fd)
+
+
+def snapshot_of(fd: int) -> Snapshot:
+    """Take the snapshot of an open file."""
+    status = os.fstat(fd)
+    ends = os.pread(fd, EDGE, 0)
+    if status.st_size > EDGE:
+        ends += os.pread(fd, EDGE, max(EDGE, status.st_size - EDGE))
+    identity = Identity(status.st_size, status.st_mtime_ns, hashlib.sha256(ends).hexdigest())
+    return Snapshot(identity, status.st_ctime_ns, (status.st_dev, status.st_ino))
+
+
+def closeness(root: int, relpath: str, *, gate: bool, local: bool, writers: Table) -> Closeness:
+    """Ask whether a file that stands still has been closed: by its writer, and by its recorder.
+
+    *gate*: look into its container. *local*: its file system knows its writers. Raises ``NotAFile``, ``OSError``.
+    """
+    with opened(root, relpath) as fd:
+        writer = local and held_by_writer(fd, writers)
+        if writer or not gate:
+            return Closeness(writer)
+        suffix = os.path.splitext(relpath)[1]
+        size = os.fstat(fd).st_size
+        return Closeness(writer, container.inspect(lambda at, count: os.pread(fd, count, at), size, suffix).unfinished)
+
+
+def sha256(root: int, relpath: str) -> str:
+    """Hash a whole file. Raises ``NotAFile``, ``OSError``."""
+    with opened(root, relpath) as fd, os.fdopen(os.dup(fd), "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

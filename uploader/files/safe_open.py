@@ -1,0 +1,124 @@
+"""Opening what stands at a name: beneath a folder's handle, never through a link, never waiting for a FIFO.
+
+Every way to a recording begins here. Must never be handed a name with ``..`` or an absolute one, nor let an
+``OSError`` out that says something of a file: it leaves as *not there*, *not a file*, or *not yet* (a share's EIO,
+EBUSY, EACCES, ESTALE are nobody's verdict on the file). All of it blocks: a share's own threads call it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+from collections.abc import Callable, Iterator
+from typing import Final
+
+from uploader.domain import errors
+from uploader.domain.model import shown
+
+REGULAR: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+_ON_THE_WAY: Final = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC  # the right to pass is enough
+
+
+def open_root(path: str) -> int:
+    """Open a watched folder itself; this one may be named by a link. Raises ``OSError``."""
+    try:
+        return os.open(path, FOLDER)
+    except (
+        PermissionError
+    ):  # one that may be passed through but not listed: files named by hand are reached all the same
+        return os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+
+
+@contextlib.contextmanager
+def parent(root: int, relpath: str) -> Iterator[tuple[int, str]]:
+    """Hand out the handle of the folder that *relpath* lies in, and its name there. No link is followed on the way."""
+    *folders, name = relpath.split("/")
+    handle = root
+    try:
+        for folder in folders:
+            below = os.open(folder, _ON_THE_WAY, dir_fd=handle)
+            if handle != root:
+                os.close(handle)
+            handle = below
+        yield handle, name
+    finally:
+        if handle != root:
+            os.close(handle)
+
+
+def open_regular(name: str, flags: int = os.O_RDONLY, *, dir_fd: int | None = None) -> int:
+    """Open a regular file, and nothing else. Raises ``NotAFile`` and ``OSError``."""
+    fd = os.open(name, REGULAR | (flags & os.O_ACCMODE), dir_fd=dir_fd)
+    mode = os.fstat(fd).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(fd)
+        raise errors.NotAFile(f"{shown(name)} is no regular file but a {kind(mode)}")
+    return fd
+
+
+@contextlib.contextmanager
+def opened(root: int, relpath: str) -> Iterator[int]:
+    """Hold the regular file at *relpath* open. Raises ``NotAFile`` and ``OSError``."""
+    with parent(root, relpath) as (folder, name):
+        fd = open_regular(name, dir_fd=folder)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+@contextlib.contextmanager
+def in_our_words(path: str) -> Iterator[None]:
+    """Let an ``OSError`` about *path* leave as an error of ours."""
+    try:
+        yield
+    except OSError as error:
+        raise ours(path, error) from None
+
+
+def ours(path: str, error: OSError) -> errors.UploaderError:
+    """Say what an ``OSError`` means for the file at *path*."""
+    if error.errno in {errno.ENOENT, errno.ENOTDIR}:
+        return errors.FileMissing(f"{shown(path)} is not there")
+    if error.errno in {errno.ELOOP, errno.EISDIR, errno.ENXIO}:
+        return errors.NotAFile(f"{shown(path)} is no regular file but a {kind_of(path)}")
+    return errors.ShareNotReady(f"{shown(path)} cannot be read now: {error.strerror}")
+
+
+def kind_of(path: str) -> str:
+    """Say what stands at *path*: ``file``, ``folder``, ``link``, ``missing`` and so on."""
+    try:
+        return kind(os.lstat(path).st_mode)
+    except FileNotFoundError:
+        return "missing"
+    except OSError as error:
+        return f"unreadable ({error.strerror})"
+
+
+def folder_problem(path: str, *, writable: bool) -> str | None:
+    """Say why *path* is no folder that we can read (and, if asked, take files out of)."""
+    what = kind_of(os.path.realpath(path))
+    if what != "folder":
+        return f"{path}: {'is missing' if what == 'missing' else f'is no folder but a {what}'}"
+    if not os.access(path, os.R_OK | os.X_OK):
+        return f"{path}: cannot be read by this user"
+    if writable and not os.access(path, os.W_OK | os.X_OK):
+        return f"{path}: files cannot be moved or deleted there by this user"
+    return None
+
+
+_KINDS: Final[tuple[tuple[Callable[[int], bool], str], ...]] = (
+    (stat.S_ISREG, "file"),
+    (stat.S_ISDIR, "folder"),
+    (stat.S_ISLNK, "link"),
+    (stat.S_ISFIFO, "FIFO"),
+    (stat.S_ISSOCK, "socket"),
+)
+
+
+def kind(mode: int) -> str:
+    """Name what an inode's mode says it is."""
+    return next((name for test, name in _KINDS if test(mode)), "device")

@@ -1,0 +1,105 @@
+"""Things that are due at a time: the one way in which anything in the house waits without holding a worker.
+
+Must never run what is due: whoever asks ``next_due`` does. One entry per item; putting it again moves it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+from itertools import count
+from typing import Final, Generic, TypeVar
+
+from uploader.runtime.clock import Clock
+
+IN_A_ROW: Final = 100  # items handed out, none of them waited for, before the event loop gets its turn
+STALE: Final = 1000  # entries of the heap that items have left behind: so many, and
+STALE_SHARE: Final = 8  # one for so many items, may wait to fall due; more are cleared away at once
+
+Item = TypeVar("Item")
+
+
+class Agenda(Generic[Item]):
+    """Items (hashable, one entry each) in the order in which they fall due, by the monotonic clock."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._due: dict[Item, tuple[float, int]] = {}
+        self._heap: list[tuple[float, int, Item]] = []
+        self._order = count()
+        self._sooner = asyncio.Event()  # something is due before what the first waiter waits for
+        self._in_a_row = 0  # items handed out since a waiter last waited
+        self._first = asyncio.Lock()  # held by the one waiter that watches the time: many would wake for each item
+
+    def __len__(self) -> int:
+        return len(self._due)
+
+    def __contains__(self, item: object) -> bool:
+        return item in self._due
+
+    def put(self, item: Item, after: float = 0.0) -> None:
+        """Let *item* fall due *after* seconds from now, whatever was said of it before."""
+        due, order = self._clock.monotonic() + max(0.0, after), next(self._order)
+        self._due[item] = (due, order)
+        heapq.heappush(self._heap, (due, order, item))
+        self._clear_stale()
+        if self._heap[0][:2] == (due, order):
+            self._sooner.set()
+
+    def drop(self, item: Item) -> None:
+        """Forget *item*, if it is there."""
+        if self._due.pop(item, None) is not None:
+            self._clear_stale()
+
+    def wait_of(self, item: Item) -> float | None:
+        """Seconds until *item* falls due; None when it is not on the agenda."""
+        entry = self._due.get(item)
+        return None if entry is None else max(0.0, entry[0] - self._clock.monotonic())
+
+    def soonest(self) -> float | None:
+        """Seconds until the next item falls due; None when there is none."""
+        self._discard_stale()
+        return max(0.0, self._heap[0][0] - self._clock.monotonic()) if self._heap else None
+
+    async def next_due(self) -> Item:
+        """Wait for the next item to fall due, and take it off. First come, first served.
+
+        Lets others go on now and then, also when there is always one that is due.
+        """
+        async with self._first:
+            if self._in_a_row >= IN_A_ROW:
+                self._in_a_row = 0
+                await self._clock.sleep(0.0)
+            while True:
+                self._sooner.clear()
+                wait = self.soonest()
+                if wait == 0.0:
+                    item = heapq.heappop(self._heap)[2]
+                    del self._due[item]
+                    self._in_a_row += 1
+                    return item
+                self._in_a_row = 0
+                await either(self._sooner, self._clock, wait)
+
+    def _clear_stale(self) -> None:
+        """Clear away what items have left behind, once it is much: it would take memory, and fall due in one go."""
+        if len(self._heap) - len(self._due) > STALE + len(self._due) // STALE_SHARE:
+            self._heap = [(*entry, item) for item, entry in self._due.items()]
+            heapq.heapify(self._heap)
+
+    def _discard_stale(self) -> None:
+        while self._heap and self._due.get(self._heap[0][2]) != self._heap[0][:2]:
+            heapq.heappop(self._heap)
+
+
+async def either(event: asyncio.Event, clock: Clock, wait: float | None) -> None:
+    """Return when *event* is set, or after *wait* seconds; None: without that bound."""
+    if wait is None:
+        await event.wait()
+        return
+    waiters = {asyncio.ensure_future(event.wait()), asyncio.ensure_future(clock.sleep(wait))}
+    try:
+        await asyncio.wait(waiters, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for waiter in waiters:
+            waiter.cancel()

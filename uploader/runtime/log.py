@@ -1,0 +1,342 @@
+"""The log: structlog on top of the standard library's logging; one event, one line, no secrets.
+
+Must never print a password or a token, never let a foreign text begin a line of its own, and never stop or
+hold the daemon: a line that cannot be written is dropped and counted. Every line passes through the one
+handler made here, whether it comes from our code, a library, a warning or an exception that nobody caught.
+
+The level is that of our own events. Those of libraries are shown from WARNING on, even at debug: an HTTP
+library at debug writes URLs, and a URL of this API carries the token.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import re
+import select
+import string
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from enum import Enum
+from math import isfinite
+from pathlib import PurePath
+from traceback import walk_tb
+from types import TracebackType
+from typing import Any, Final, Literal, TextIO
+from urllib.parse import quote
+
+import structlog
+from structlog.typing import EventDict, WrappedLogger
+
+from uploader.domain.model import shown
+
+Format = Literal["auto", "json", "console"]
+
+OURS: Final = "uploader"  # the root of our own loggers
+MASK: Final = "***"
+REMEMBERED: Final = 16  # secrets; a log-in brings two, the password and a token
+SHORTEST_SECRET: Final = 4  # characters
+MESSAGE_LIMIT: Final = 2000  # characters of an event's text; only libraries come near it
+TRACE_LIMIT: Final = 4000  # characters of an exception with its frames and causes
+FRAMES: Final = 12  # the innermost frames of each exception
+DEPTH: Final = 4  # nested containers in a field, and causes of an exception
+PATIENCE_MS: Final = 100  # how long a line waits for a reader that kept up so far
+
+_SENSITIVE_KEYS: Final = frozenset({"access_token", "password", "token"})
+_KEY = r"(access_token|password|token)"
+_WORDS: Final = ("password", "token")  # each key holds one of them
+_PATTERNS: Final = (
+    # access_token=abc and its percent-encoded form
+    re.compile(rf"(?i){_KEY}(=|%3D)(?!\\*[\"'])[^&\s\"']+"),
+    # "access_token": "abc", password='a b'; the closing quote may have been cut off
+    re.compile(rf"(?i){_KEY}([\"']?\s*[:=]\s*([\"']))(?:\\.|(?!\3).)+"),
+    # the same inside a string that is quoted itself: \"token\": \"abc\"
+    re.compile(rf"(?i){_KEY}((?:\\+[\"'])?\s*[:=]\s*\\+[\"'])[^\"'\\]+"),
+)
+# Characters that no encoder and no quoting changes.
+_UNCHANGED: Final = frozenset(string.ascii_letters + string.digits + "-._~")
+
+
+class Redactor:
+    """Masks the secrets it was told of, and whatever looks like one, in any text.
+
+    A secret of fewer than ``SHORTEST_SECRET`` characters is not remembered: masking each "a" would garble
+    every line and give the secret away by what is missing. The patterns still cover it where it has a name.
+    """
+
+    def __init__(self) -> None:
+        self._secrets: dict[str, re.Pattern[str]] = {}  # the newest last
+
+    def remember(self, secret: str) -> None:
+        """Mask *secret* from now on, plain, percent-encoded and backslash-escaped; the last 16 are kept."""
+        if len(secret) < SHORTEST_SECRET:
+            return
+        secrets = {known: pattern for known, pattern in self._secrets.items() if known != secret}
+        secrets[secret] = re.compile("".join(_any_form(char) for char in secret))
+        # A new mapping at once: another thread may be cleaning a line right now.
+        self._secrets = dict(list(secrets.items())[-REMEMBERED:])
+
+    def mask(self, text: str) -> str:
+        """Return *text* with every remembered secret replaced by ``***``."""
+        for pattern in self._secrets.values():
+            text = pattern.sub(MASK, text)
+        return text
+
+    def clean(self, text: str) -> str:
+        """Return *text* without the remembered secrets and without the values of ``token=…`` and its kin."""
+        text = self.mask(text)
+        folded = text.casefold()
+        if any(word in folded for word in _WORDS):  # hardly any text is worth the patterns' time
+            for pattern in _PATTERNS:
+                text = pattern.sub(rf"\1\2{MASK}", text)
+        return text
+
+
+def _any_form(char: str) -> str:
+    """Return a pattern for *char* as itself or as URLs, JSON, ``repr`` and ``shown`` write it."""
+    if char in _UNCHANGED:
+        return re.escape(char)
+    percent = re.sub("%", "%(?:25)*", quote(char, safe="", errors="surrogateescape"))  # encoded twice, too
+    units = char.encode("utf-16-be", "surrogatepass")
+    utf16 = "".join(rf"\\+u{units[i : i + 2].hex()}" for i in range(0, len(units), 2))
+    forms = [r"\\*" + re.escape(char), f"(?i:{percent})", f"(?i:{utf16})", rf"(?i:\\+U{ord(char):08x})"]
+    forms += [rf"(?i:\\+u{ord(char):x})", rf"(?i:\\+x{ord(char) & 0xFF:02x})"]
+    if char == " ":
+        forms.append(r"\+")
+    return f"(?:{'|'.join(forms)})"
+
+
+redactor: Final = Redactor()
+
+
+class LineHandler(logging.Handler):
+    """Writes each event as one line, at once, or drops and counts it.
+
+    Not a ``StreamHandler``: a text stream keeps what it could not write, tries again at exit and turns our
+    exit code into 120; and it waits without bound for a reader that has stopped reading.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__()
+        self.dropped = 0
+        self._stream = stream
+        self._fd = _descriptor(stream)
+        self._stalled = False  # the last line was not written
+        self._torn = False  # nor finished: the next one begins on a new line
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write *record*. Nothing that goes wrong with it reaches the caller."""
+        try:
+            # Each text in it is clean already; patterns on top could take JSON's own quotes for a value's.
+            line = redactor.mask(self.format(record)) + "\n"
+            self._write(line.encode("utf-8", "backslashreplace"))
+        except Exception:  # noqa: BLE001 - a field's repr may raise anything; a log line is never worth a daemon
+            self.dropped += 1
+            self._stalled = True
+        else:
+            self._stalled = False
+
+    def _write(self, line: bytes) -> None:
+        if self._fd is None:
+            self._stream.write(line.decode())
+            return
+        if self._torn:
+            line = b"\n" + line
+        while line:
+            if not _writable(self._fd, 0 if self._stalled else PATIENCE_MS):
+                raise BlockingIOError
+            # No more than a pipe takes without blocking once it is writable.
+            line = line[os.write(self._fd, line[: select.PIPE_BUF]) :]
+            self._torn = bool(line)
+
+
+def _writable(descriptor: int, patience_ms: int) -> bool:
+    poll = select.poll()
+    poll.register(descriptor, select.POLLOUT)
+    return bool(poll.poll(patience_ms))
+
+
+def _descriptor(stream: TextIO) -> int | None:
+    try:
+        return stream.fileno()
+    except (OSError, AttributeError):
+        return None
+
+
+def dropped() -> int:
+    """Return how many lines could not be written since ``configure``."""
+    return sum(handler.dropped for handler in logging.getLogger().handlers if isinstance(handler, LineHandler))
+
+
+def configure(level: str, fmt: Format, *, environ: Mapping[str, str], stream: TextIO | None = None) -> None:
+    """Set up the log; may be called again, for instance when the configuration was reloaded.
+
+    *level*: debug, info, warning or error. *fmt*: ``auto`` is console on a terminal and JSON elsewhere, which
+    covers systemd too: the journal is never a terminal. Colours are for terminals without ``$NO_COLOR``.
+    *stream* is the standard error unless given. Raises ValueError for an unknown level.
+    """
+    number = logging.getLevelNamesMapping().get(level.upper())
+    if number is None:
+        raise ValueError(f"unknown log level: {shown(level)}")
+    stream = sys.stderr if stream is None else stream
+    terminal = stream.isatty()
+    console = fmt == "console" or (fmt == "auto" and terminal)
+    colours = terminal and not environ.get("NO_COLOR") and environ.get("TERM") != "dumb"
+    renderer = (
+        structlog.dev.ConsoleRenderer(
+            colors=colours, sort_keys=False, timestamp_key="time", pad_event_to=0, pad_level=True
+        )
+        if console
+        else structlog.processors.JSONRenderer(ensure_ascii=False)
+    )
+    handler = LineHandler(stream)
+    form = [_tidy, _for_people, renderer] if console else [_tidy, renderer]
+    handler.setFormatter(structlog.stdlib.ProcessorFormatter(processors=form))
+    handler.addFilter(_ours_or_serious)
+    root = logging.getLogger()
+    for old in [old for old in root.handlers if isinstance(old, LineHandler)]:
+        root.removeHandler(old)
+        old.close()
+    root.addHandler(handler)
+    root.setLevel(max(number, logging.WARNING))
+    logging.getLogger(OURS).setLevel(number)
+    logging.captureWarnings(capture=True)
+    logging.raiseExceptions = False
+
+
+def get_logger(name: str) -> structlog.stdlib.BoundLogger:
+    """Return our logger for the module *name*; anything outside the package is put below it."""
+    inside = name == OURS or name.startswith(f"{OURS}.")
+    logger: structlog.stdlib.BoundLogger = structlog.stdlib.get_logger(name if inside else f"{OURS}.{name}")
+    return logger
+
+
+def install_hooks(loop: asyncio.AbstractEventLoop | None = None) -> None:
+    """Send what nobody caught through the log: of the main thread, other threads, destructors and *loop*."""
+    log = get_logger(__name__)
+
+    def of_main(kind: type[BaseException], exc: BaseException, trace: TracebackType | None) -> None:
+        del kind, trace  # the exception has both
+        if not isinstance(exc, KeyboardInterrupt):
+            log.critical("uncaught exception", exc_info=exc)
+
+    def of_thread(args: threading.ExceptHookArgs) -> None:
+        if args.exc_type is not SystemExit:
+            thread = args.thread.name if args.thread else "?"
+            log.critical("uncaught exception in a thread", thread=thread, exc_info=args.exc_value)
+
+    def of_destructor(args: sys.UnraisableHookArgs) -> None:
+        log.error("exception ignored", where=repr(args.object), exc_info=args.exc_value)
+
+    def of_loop(_: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
+        exc = context.get("exception")
+        message = context.get("message", "unhandled exception in the event loop")
+        log.error(str(message), exc_info=exc if isinstance(exc, BaseException) else None)
+
+    sys.excepthook = of_main
+    threading.excepthook = of_thread
+    sys.unraisablehook = of_destructor
+    if loop is not None:
+        loop.set_exception_handler(of_loop)
+
+
+def _ours_or_serious(record: logging.LogRecord) -> bool:
+    ours = record.name == OURS or record.name.startswith(f"{OURS}.")
+    return ours or record.levelno >= logging.WARNING
+
+
+def _tidy(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Return the event as it is printed: time, level, event, logger, then its fields, each of them safe."""
+    record: logging.LogRecord = event.pop("_record")
+    event.pop("_from_structlog")
+    event.pop("stack_info", None)
+    trace = _exception(event.pop("exc_info", None))
+    moment = datetime.fromtimestamp(record.created, UTC)
+    line: EventDict = {
+        "time": moment.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        "level": record.levelname.lower(),
+        "event": shown(redactor.clean(str(event.pop("event", ""))), MESSAGE_LIMIT),
+        "logger": shown(record.name),
+    }
+    for key, value in _plain_items(event):
+        # The renderers know these keys themselves; a field of that name must not pass for them.
+        line[f"{key}_" if key in {*line, "exception", "stack", "exc_info", "logger_name"} else key] = value
+    if trace is not None:
+        line["trace"] = shown(redactor.clean(_told(trace)), TRACE_LIMIT)
+    return line
+
+
+def _for_people(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Return the event as a terminal shows it: the clock on the wall, and no logger where it is our own."""
+    event["time"] = datetime.fromisoformat(event["time"]).astimezone().strftime("%H:%M:%S")
+    if event["logger"].split(".")[0] == OURS:
+        del event["logger"]
+    return event
+
+
+def _exception(exc_info: object) -> BaseException | None:
+    """Return the exception that logging's many forms of ``exc_info`` mean."""
+    if isinstance(exc_info, tuple):
+        exc_info = exc_info[1]
+    elif exc_info and not isinstance(exc_info, BaseException):
+        exc_info = sys.exception()
+    return exc_info if isinstance(exc_info, BaseException) else None
+
+
+def _told(exc: BaseException, depth: int = DEPTH) -> str:
+    """Return *exc* with its frames, innermost first, and its causes as one sentence; never with locals."""
+    frames = [
+        f"{PurePath(frame.f_code.co_filename).name}:{line} {frame.f_code.co_qualname}"
+        for frame, line in walk_tb(exc.__traceback__)
+    ]
+    text = f"{type(exc).__name__}: {exc}"
+    if frames:
+        text += f" (at {' < '.join(reversed(frames[-FRAMES:]))})"
+    cause = exc.__cause__ or (None if exc.__suppress_context__ else exc.__context__)
+    if depth > 0 and isinstance(exc, BaseExceptionGroup):
+        text += f" [{'; '.join(_told(inner, depth - 1) for inner in exc.exceptions)}]"
+    if depth > 0 and cause is not None:
+        text += f", from {_told(cause, depth - 1)}"
+    return text
+
+
+def _plain_items(mapping: Mapping[Any, object], depth: int = DEPTH) -> Iterator[tuple[str, object]]:
+    for key, value in mapping.items():
+        name = shown(redactor.clean(str(key)))
+        yield name, MASK if name.lower() in _SENSITIVE_KEYS else _plain(value, depth)
+
+
+def _plain(value: object, depth: int) -> object:
+    """Return *value* as something JSON knows, its texts cleaned and escaped.
+
+    Secrets are masked before a text is cut or escaped, since a part of one is no longer recognised after.
+    A number that holds a secret becomes a masked text, so that masking the finished line cannot break it.
+    """
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, Enum):
+        value = value.value
+    if isinstance(value, int | float):
+        text = redactor.clean(repr(value))
+        return value if text == repr(value) and isfinite(value) else text
+    if isinstance(value, Mapping) and depth > 0:
+        return dict(_plain_items(value, depth - 1))
+    if isinstance(value, list | tuple | set | frozenset) and depth > 0:
+        return [_plain(item, depth - 1) for item in value]
+    if isinstance(value, BaseException):
+        value = f"{type(value).__name__}: {value}"
+    return shown(redactor.clean(str(value) if isinstance(value, str | PurePath) else repr(value)))
+
+
+# At import, so that every module's logger goes the same way from the start.
+structlog.configure(
+    processors=[
+        structlog.stdlib.filter_by_level,
+        structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+    ],
+    logger_factory=structlog.stdlib.LoggerFactory(),
+    wrapper_class=structlog.stdlib.BoundLogger,
+)

@@ -1,0 +1,5 @@
+"""The VALT server as the stages see it: circuit breaker, capabilities, credentials, and the client in ``valt``.
+
+Touches: the network, the password file.
+Imports: config, domain, files, runtime, store.
+"""

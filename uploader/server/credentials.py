@@ -1,0 +1,176 @@
+"""The password: found where the operator put it, and only if nobody else can read it there.
+
+Read anew at each log-in, so that a changed password needs no restart. Must never put the password, or any part
+of what was read, into an error, a log or a value that lives longer than the log-in. What is remembered of one that
+was refused is a ``fingerprint``, from which it cannot be told what it was, only whether it is another by now.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import hmac
+import os
+import stat
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Final, Literal
+
+from uploader.config import PASSWORD_VARIABLE, ServerConfig
+from uploader.domain.errors import PasswordUnusable
+from uploader.domain.model import shown
+
+CREDENTIAL: Final = "valt-password"  # the name in systemd's LoadCredential=
+LONGEST: Final = 4096  # bytes; whatever is longer is not a password but the wrong file
+
+# Neither follows a link, nor waits at a FIFO, nor takes over a terminal, nor leaks into a child.
+_OPEN: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+
+
+# Each guess at a fingerprint costs about 50 ms and 16 MiB.
+_SCRYPT: Final = {"n": 2**14, "r": 8, "p": 1, "dklen": 32}
+
+Source = Literal["credential", "file", "environment"]
+
+
+def read_password(server: ServerConfig, environ: Mapping[str, str]) -> str:
+    """The password of ``server.username``, from the first of these places that has one.
+
+    1. systemd's credential ``valt-password`` (systemd alone decides who may read that folder);
+    2. ``server.password_file``: a regular file, owned by us or by root, that nobody else can read;
+    3. ``$VALT_UPLOADER_PASSWORD``, which every process of the same user can see: the last resort.
+
+    One that is there and cannot be used is an error, never a reason to try the next. Raises PasswordUnusable.
+    """
+    source, path = _place(server, environ)
+    if path is not None:
+        private = source == "file"
+        name = f"server.password_file {shown(path)}" if private else f"the systemd credential {CREDENTIAL}"
+        return _password(_read(path, private=private), name)
+    if source == "environment":
+        return _password(environ[PASSWORD_VARIABLE].encode(errors="surrogatepass"), f"${PASSWORD_VARIABLE}")
+    raise PasswordUnusable(
+        "no password is configured",
+        hint=f"set server.password_file, the systemd credential {CREDENTIAL}, or ${PASSWORD_VARIABLE}",
+    )
+
+
+def account(server: ServerConfig, environ: Mapping[str, str]) -> str:
+    """All that a log-in depends on, in one secret text: server, user and password. Raises PasswordUnusable."""
+    return "\0".join((server.url, server.username, read_password(server, environ)))
+
+
+def fingerprint(secret: str, salt: bytes | None = None) -> str:
+    """Make a text by which *secret* is known again and cannot be told: a random *salt* and scrypt over both."""
+    salt = os.urandom(16) if salt is None else salt
+    return f"scrypt:{salt.hex()}:{hashlib.scrypt(secret.encode('utf-8', 'surrogatepass'), salt=salt, **_SCRYPT).hex()}"
+
+
+def is_of(made: str, secret: str) -> bool:
+    """True when *made* is a fingerprint of *secret*; False also when it is no fingerprint at all."""
+    kind, _, rest = made.partition(":")
+    salt = rest.partition(":")[0]
+    try:
+        again = fingerprint(secret, bytes.fromhex(salt))
+    except ValueError:
+        return False
+    return kind == "scrypt" and hmac.compare_digest(made.encode("utf-8", "surrogatepass"), again.encode())
+
+
+class Watch:
+    """Looks whether a secret that is read again and again is still the same, at the price of one comparison each."""
+
+    def __init__(self, read: Callable[[], str]) -> None:
+        """*read* reads the secret; it may raise PasswordUnusable."""
+        self._read = read
+        self._key = os.urandom(32)
+        self._last = b"", "", False  # what was compared, with which fingerprint, and how that went
+
+    def fingerprint(self) -> str | None:
+        """The fingerprint of the secret as it is now; None when it cannot be read."""
+        try:
+            return fingerprint(self._read())
+        except PasswordUnusable:
+            return None
+
+    def differs_from(self, made: str) -> bool:
+        """True when the secret can be read and is not the one that *made* was made of."""
+        try:
+            secret = self._read()
+        except PasswordUnusable:
+            return False
+        # scrypt takes a moment on purpose: it is asked only when something has changed.
+        digest = hmac.digest(self._key, secret.encode("utf-8", "surrogatepass"), "sha256")
+        if self._last[:2] != (digest, made):
+            self._last = digest, made, not is_of(made, secret)
+        return self._last[2]
+
+
+def password_source(server: ServerConfig, environ: Mapping[str, str]) -> Source | None:
+    """Which of its places ``read_password`` takes the password from; None when there is none.
+
+    Opens and reads nothing: whether that place can be used is for ``read_password`` to find out.
+    """
+    return _place(server, environ)[0]
+
+
+def _place(server: ServerConfig, environ: Mapping[str, str]) -> tuple[Source | None, Path | None]:
+    """The first place that has a password, and its path if it is a file."""
+    folder = environ.get("CREDENTIALS_DIRECTORY")
+    credential = Path(folder, CREDENTIAL) if folder else None
+    if credential is not None and os.path.lexists(credential):
+        return "credential", credential
+    if server.password_file is not None:
+        return "file", server.password_file
+    return ("environment" if PASSWORD_VARIABLE in environ else None), None
+
+
+def _password(raw: bytes, source: str) -> str:
+    """*raw* as text without the newline that editors add. Its faults name the *source*, never the content."""
+    if len(raw) > LONGEST:
+        raise PasswordUnusable(f"{source} is longer than {LONGEST} bytes", hint="put the password alone into it")
+    try:
+        text = raw.decode("utf-8-sig")  # Notepad puts a byte order mark before it
+    except UnicodeDecodeError:
+        text = None
+    if text is None:  # raised here, since the decoder's own error carries what it read
+        raise PasswordUnusable(f"{source} is not UTF-8 text", hint="write the password again, as UTF-8")
+    password = text.rstrip("\r\n")
+    if not password:
+        raise PasswordUnusable(f"{source} is empty", hint="write the password into it")
+    return password
+
+
+def _read(path: Path, *, private: bool) -> bytes:
+    """At most ``LONGEST`` + 1 bytes of a regular file; *private* demands that only we or root can read it."""
+    try:
+        handle = os.open(path, _OPEN)
+    except OSError as error:
+        linked = error.errno == errno.ELOOP
+        hint = "name the file itself, not a link to it" if linked else "name a file that this user can read"
+        raise PasswordUnusable(f"{shown(path)} cannot be opened: {error.strerror}", hint=hint) from None
+    try:
+        status = os.fstat(handle)
+        if not stat.S_ISREG(status.st_mode):
+            raise PasswordUnusable(f"{shown(path)} is not a regular file", hint="name a file with the password in it")
+        if private:
+            _demand_private(path, status)
+        return os.read(handle, LONGEST + 1)
+    except OSError as error:
+        raise PasswordUnusable(f"{shown(path)} cannot be read: {error.strerror}") from None
+    finally:
+        os.close(handle)
+
+
+def _demand_private(path: Path, status: os.stat_result) -> None:
+    if status.st_uid not in {os.geteuid(), 0}:
+        raise PasswordUnusable(
+            f"{shown(path)} belongs to another user (uid {status.st_uid}), who could replace it",
+            hint=f"chown it to the user the daemon runs as (uid {os.geteuid()}) or to root",
+        )
+    mode = stat.S_IMODE(status.st_mode)
+    if mode & (stat.S_IRWXG | stat.S_IRWXO):
+        raise PasswordUnusable(
+            f"{shown(path)} can be used by others (mode {mode:04o})",
+            hint=f"chmod 600 {shown(path)}; for a Docker secret, which is 0444 by default, set its uid and mode: 0400",
+        )

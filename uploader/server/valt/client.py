@@ -1,0 +1,465 @@
+"""The only user of aiohttp's client: one origin, one log-in shared by all, every failure an error of ours.
+
+Each call holds a slot of the circuit breaker, the log-in that it may need included.
+
+Must never follow a redirect, take a proxy from the environment, repeat a call that changes the server, wait for
+ever, or let a URL out: it holds the token.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
+from typing import Any, Final, Self
+
+import aiohttp
+from yarl import URL
+
+from uploader import __version__
+from uploader.config import ServerConfig
+from uploader.domain import errors, events
+from uploader.domain.model import RecordIds, RecordSpec
+from uploader.domain.retry import login_pause
+from uploader.runtime.clock import Clock
+from uploader.runtime.log import Redactor
+from uploader.server.valt import wire
+from uploader.server.valt.body import ChunkBody, Lane, NoLimit, Source
+from uploader.server.valt.breaker import Breaker, NoBreaker, Slot
+from uploader.server.valt.sendfile import connection
+from uploader.server.valt.tls import no_connection, tls_of
+from uploader.server.valt.wire import Answer, Call
+
+API: Final = "/api/v3"
+CONNECT_TIMEOUT: Final = 10.0  # s, name and TLS included; the kernel's own would be two minutes
+NAME_AGE: Final = 10  # s that an address is believed to be the server's: then a new connection asks for its name anew
+ANSWER_PATIENCE: Final = 5  # × stall_timeout: a server may move gigabytes between last byte and answer
+TOKEN_AGE: Final = 27_000.0  # s; no expiry is documented, the vendor's client logs in again every 28,800 s
+LIST_LIMIT: Final = 100  # rows asked for at a time when one record of an exact name is sought
+LIST_PAGES: Final = 20  # of such rows, at most: nobody has two thousand records of one name
+SHORT_PAGE: Final = 20  # rows; a page of fewer is the last one, whatever limit a server sets itself
+FAILURE_LIMIT: Final = 64 * 1024  # bytes of a failure's body that its words are sought in
+AT_ONCE: Final = 2.0  # s, at most, that an answer took whose Date tells the server's clock: to one second anyway
+CLOCK_SET: Final = 1.0  # s that our two clocks have drifted apart: no clock goes so wrong, so one was set or stood
+DOWNLOAD_BLOCK: Final = 1024 * 1024  # bytes
+NO_LIMIT: Final = NoLimit()
+# Bytes of a body that its server has begun to take when the socket has taken them: the kernel keeps back 128 KiB.
+BODY_MOVES: Final = 1024 * 1024
+
+HEADER_LIMIT: Final = 32 * 1024  # bytes of an answer's headers; aiohttp itself takes 128 of 8 KiB each
+
+Remember = Callable[[str], None]
+
+
+class AnswerTooLarge(aiohttp.ClientError):
+    """No VALT server answers with so many headers."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Token:
+    value: str
+    since: float  # monotonic
+
+    def __repr__(self) -> str:
+        return "_Token(***)"
+
+
+@dataclass(frozen=True, slots=True)
+class _Refusal:
+    password: str = field(repr=False)
+    until: float  # monotonic
+    error: errors.PasswordRefused
+
+
+class Valt:
+    """A VALT server, as one user sees it. An async context manager."""
+
+    def __init__(
+        self,
+        server: ServerConfig,
+        *,
+        password: Callable[[], str],
+        clock: Clock,
+        bus: events.Bus,
+        remember: Remember,
+        breaker: Breaker | None = None,
+    ) -> None:
+        """*password* is asked at each log-in; *remember* is told of every secret; without *breaker* every call goes.
+
+        With one, any call may raise ``BreakerOpen`` before anything was sent.
+        """
+        self._server = server
+        self._password = password
+        self._clock = clock
+        self._bus = bus
+        self._told = remember
+        self._secrets = Redactor()
+        self._breaker: Breaker = NoBreaker() if breaker is None else breaker
+        self._token: _Token | None = None
+        self._refusal: _Refusal | None = None
+        self._logging_in = asyncio.Lock()
+        self._ahead: float | None = None  # the server's Unix time when our monotonic clock was at zero
+        self._apart = 0.0  # s between our two clocks when that was learnt: when it changes, one of them was set
+        self._timed = False  # learnt from an answer that came at once
+        self._session: aiohttp.ClientSession | None = None
+        self.log_ins = 0  # good ones: after each the server may be another version
+
+    async def __aenter__(self) -> Self:
+        tls = tls_of(self._server)
+        connector = aiohttp.TCPConnector(
+            ssl=tls, limit=0, keepalive_timeout=15.0, ttl_dns_cache=NAME_AGE, socket_factory=connection
+        )
+        self._session = aiohttp.ClientSession(
+            connector=connector,
+            trust_env=False,
+            auto_decompress=False,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            # The default total of 300 s would end every long upload; what bounds a call is ``_within``.
+            timeout=aiohttp.ClientTimeout(total=None, connect=min(CONNECT_TIMEOUT, self._server.stall_timeout / 2)),
+            headers={"User-Agent": f"valt-uploader/{__version__}", "Accept-Encoding": "identity"},
+        )
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._session is not None:
+            await self._session.close()
+
+    def server_now(self) -> float:
+        """Unix seconds by the server's clock, as its Date headers tell (to one second); ours, before it has told."""
+        return self._clock.now() if self._ahead is None else self._clock.monotonic() + self._ahead
+
+    @property
+    def skew(self) -> float:
+        """Seconds by which the server's clock is ahead of ours."""
+        return 0.0 if self._ahead is None else self.server_now() - self._clock.now()
+
+    async def login_if_needed(self) -> None:
+        """See to it that there is a token. Raises ``PasswordRefused`` and others."""
+        if self._fresh_token() is None:
+            async with self._breaker.slot():
+                await self._token_now()
+
+    async def agree_on_time(self) -> None:
+        """Log in if need be, and see to it that ``server_now`` can be believed. Raises as any call does.
+
+        Our monotonic clock stands still while this machine sleeps; whether it has, only the other one can tell.
+        """
+        await self.login_if_needed()
+        if not self._timed or abs(self._clock.now() - self._clock.monotonic() - self._apart) > CLOCK_SET:
+            await self.version()
+
+    def forget_refusal(self) -> None:
+        """Let a password that was refused be tried again: the operator has mended something."""
+        self._refusal = None
+
+    async def create_record(self, spec: RecordSpec) -> RecordIds:
+        """Make a record. Raises ``AnswerLost`` when one may exist all the same (rule 6)."""
+        return wire.ids_of(await self._json_call(Call.CREATE, "/records/create-upload", wire.create_payload(spec)))
+
+    async def details(self, record: str) -> wire.RecordDetails:
+        """Ask what the server knows of *record*. Raises ``RecordGone``."""
+        return wire.details_of(await self._json_call(Call.DETAILS, f"/records/{_checked(record)}"))
+
+    async def find_records(self, name: str) -> tuple[wire.RecordListed, ...]:
+        """List the records of exactly this *name*: the server's own search is not exact, and answers in pages."""
+        rows: dict[str, wire.RecordListed] = {}
+        for _ in range(LIST_PAGES):
+            body = {"search": name, "offset": len(rows), "limit": LIST_LIMIT}
+            listed = wire.listed_of(await self._json_call(Call.LIST, "/records", body))
+            before = len(rows)
+            for row in listed:
+                rows.setdefault(row.record, row)
+            if len(listed) < SHORT_PAGE or len(rows) == before:  # the last page; or a server that knows no pages
+                break
+        return tuple(row for row in rows.values() if row.name == name)
+
+    async def delete_record(self, record: str) -> None:
+        """Delete *record*; one that is gone already is fine."""
+        with contextlib.suppress(errors.RecordGone):
+            await self._json_call(Call.DELETE, f"/records/{_checked(record)}/delete", {})
+
+    async def version(self) -> str | None:
+        """Ask the server's version; None when it is not told. Nothing depends on it enough to wait for it."""
+        try:
+            return wire.version_of(await self._json_call(Call.VERSION, "/admin/general"))
+        except (errors.ServerRefused, errors.CallFailed):
+            return None
+
+    async def download_link(self, ids: RecordIds) -> str:
+        """Ask for the link to a video. It lives 30 minutes and is a secret. Raises ``RecordGone``."""
+        path = f"/records/download/{_checked(ids.record)}/{_checked(ids.video)}"
+        return wire.link_of(await self._json_call(Call.LINK, path))
+
+    async def download(self, ids: RecordIds) -> AsyncIterator[bytes]:
+        """Yield the bytes of a video as the server hands them out. The link must lead to the server's own host."""
+        link = await self.download_link(ids)
+        self._remember(link)
+        url = self._own(link)
+        async with (
+            self._breaker.slot(),
+            self._within(Call.DOWNLOAD) as watchdog,
+            self._open().get(url, allow_redirects=False) as response,
+        ):
+            if response.status != 200:
+                raise self._no(Call.DOWNLOAD, await _read(response))
+            async for block in response.content.iter_chunked(DOWNLOAD_BLOCK):
+                watchdog.moved()
+                yield block
+
+    def _own(self, link: str) -> URL:
+        """Return a link that the server gave as a URL that may be called: its own host, and TLS if we speak TLS."""
+        try:
+            url, ours = URL(link, encoded=True), URL(self._server.url)
+            good = url.host == ours.host and url.user is None and url.password is None
+        except ValueError:
+            good = False
+        if not good:
+            raise errors.ServerRefused(f"{Call.LINK.label}: it leads to another host, which is never followed")
+        if url.scheme != "https" and ours.scheme == "https":
+            raise errors.ServerRefused(f"{Call.LINK.label}: it leads out of TLS, where its secret could be read")
+        return url
+
+    async def send_chunk(
+        self,
+        ids: RecordIds,
+        filename: str,
+        span: tuple[int, int, int],
+        source: Source,
+        *,
+        before_last_byte: Callable[[], Awaitable[None]],
+        on_progress: Callable[[int], None],
+        lane: Lane = NO_LIMIT,
+    ) -> int | None:
+        """Send the bytes *span* = (start, end, total) of a video; answer how many the server says it holds, if it does.
+
+        *source* stands at *start*; *lane* says when each piece may go.
+
+        Raises ``ChunkCut`` when the server cannot have seen it, ``AnswerLost`` when it may have, what the body
+        itself raised, or what the server's no means.
+        """
+        async with self._breaker.slot() as slot:
+            return await self._send_chunk(slot, ids, filename, span, source, before_last_byte, on_progress, lane)
+
+    async def _send_chunk(
+        self,
+        slot: Slot,
+        ids: RecordIds,
+        filename: str,
+        span: tuple[int, int, int],
+        source: Source,
+        before_last_byte: Callable[[], Awaitable[None]],
+        on_progress: Callable[[int], None],
+        lane: Lane,
+    ) -> int | None:
+        start, end, total = span
+        token, taken = await self._token_now(), 0
+        boundary = f"valt-uploader-{uuid.uuid4().hex}"
+        async with self._within(Call.UPLOAD) as watchdog:
+
+            def progress(count: int) -> None:
+                nonlocal taken
+                watchdog.moved()
+                taken += count
+                if taken >= BODY_MOVES:
+                    slot.free()  # it may be under way for hours: others need not wait for its answer
+                if count:
+                    on_progress(count)
+
+            async def last_byte() -> None:
+                await before_last_byte()
+                watchdog.moved(ANSWER_PATIENCE)
+
+            body = ChunkBody(
+                wire.multipart_frame(boundary, filename),
+                source,
+                (start, end),
+                lane=lane,
+                before_last_byte=last_byte,
+                on_progress=progress,
+            )
+            headers = {
+                "Content-Range": wire.content_range(start, end, total),
+                "Content-Type": f"multipart/form-data; boundary={boundary}",
+            }
+            url = self._url(f"/records/{_checked(ids.record)}/videos/{_checked(ids.video)}", token)
+            watchdog.body = body
+            answer = await self._exchange("POST", url, data=body, headers=headers)
+        if answer.good and body.last_byte_may_have_gone:
+            return wire.held_of(answer)
+        if answer.status == 401:
+            self._forget(token)
+        failure = self._no(Call.UPLOAD, answer)
+        unclear = answer.good or isinstance(failure, errors.AnswerLost)
+        if unclear and not body.last_byte_may_have_gone:
+            raise errors.ChunkCut(f"{failure.what}, before its last byte")
+        raise failure
+
+    async def _json_call(self, call: Call, path: str, payload: Mapping[str, Any] | None = None) -> Answer:
+        """Make a call with our token; after a 401 once more with a new one, in the same slot."""
+        async with self._breaker.slot():
+            for attempt in (1, 2):
+                token = await self._token_now()
+                async with self._within(call):
+                    method = "GET" if payload is None else "POST"
+                    answer = await self._exchange(method, self._url(path, token), json=payload)
+                if answer.good:
+                    return answer
+                if answer.status != 401:
+                    break
+                self._forget(token)
+                if attempt == 2:
+                    raise errors.RightMissing(
+                        f"{call.label}: answered 401 right after a good log-in",
+                        hint="does this user have the right to it?",
+                    )
+            raise self._no(call, answer)
+
+    def _fresh_token(self) -> _Token | None:
+        token, now = self._token, self._clock.monotonic()
+        return token if token is not None and now - token.since < TOKEN_AGE else None
+
+    async def _token_now(self) -> _Token:
+        """Return the shared token; the first who finds none, or an old one, logs in for all.
+
+        It takes no slot: its caller holds one, while the breaker is half-open the only one.
+        """
+        async with self._logging_in:
+            if (token := self._fresh_token()) is not None:
+                return token
+            now = self._clock.monotonic()
+            password = self._password()
+            self._remember(password)
+            self._refuse_again(password, now)
+            payload = {"username": self._server.username, "password": password}
+            async with self._within(Call.LOGIN):
+                answer = await self._exchange("POST", self._url("/login"), json=payload)
+            if not answer.good:
+                failure = self._no(Call.LOGIN, answer)
+                if isinstance(failure, errors.PasswordRefused):
+                    self._refusal = _Refusal(password, now + login_pause(1), failure)
+                elif isinstance(failure, errors.ServerRefused):  # without a token nothing at all can be asked
+                    raise errors.ServerDown(failure.what, hint=failure.hint)
+                raise failure
+            value = wire.token_of(answer)
+            self._remember(value)
+            self._token = _Token(value, self._clock.monotonic())
+            self.log_ins += 1
+            self._bus.publish(events.LoggedIn(self._server.username))
+            return self._token
+
+    def _remember(self, secret: str) -> None:
+        self._secrets.remember(secret)
+        self._told(secret)
+
+    def _no(self, call: Call, answer: Answer) -> errors.UploaderError:
+        """Say what an answer that is not 2xx means; what it repeats of our secrets is masked before it is read."""
+        headers = {name: self._secrets.mask(value) for name, value in answer.headers.items()}
+        body = self._secrets.mask(answer.body[:FAILURE_LIMIT].decode("utf-8", "surrogateescape"))
+        masked = Answer(answer.status, headers, body.encode("utf-8", "surrogateescape"))
+        return wire.failure(call, masked, now=self._clock.now())
+
+    def _refuse_again(self, password: str, now: float) -> None:
+        """Answer for the server what it has said of this password: one of all who were on their way asks it."""
+        refusal = self._refusal
+        if refusal is not None and refusal.password == password and now < refusal.until:
+            raise errors.PasswordRefused(refusal.error.what, hint=refusal.error.hint)
+
+    def _forget(self, token: _Token) -> None:
+        """Drop the token that failed, unless another worker has replaced it already."""
+        if self._token is token:
+            self._token = None
+
+    def _url(self, path: str, token: _Token | None = None) -> URL:
+        url = URL(self._server.url + API + path, encoded=True)
+        return url if token is None else url.with_query(access_token=token.value)
+
+    def _open(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            raise RuntimeError("the client is used outside its context")
+        return self._session
+
+    async def _exchange(self, method: str, url: URL, **request: Any) -> Answer:
+        began = self._clock.monotonic()
+        async with self._open().request(method, url, allow_redirects=False, **request) as response:
+            answer = await _read(response)
+            if not answer.good:
+                response.close()  # an early no: what is left of the body must not follow it
+        self._note_time(answer.headers.get("date"), at_once=self._clock.monotonic() - began <= AT_ONCE)
+        if answer.good:
+            self._breaker.record_success()
+        return answer
+
+    def _note_time(self, date: str | None, *, at_once: bool) -> None:
+        """Learn the server's clock from a Date header. One that was long under way is behind: better than none."""
+        if date is not None and (at_once or not self._timed):
+            with contextlib.suppress(ValueError, OverflowError):
+                self._ahead = parsedate_to_datetime(date).timestamp() - self._clock.monotonic()
+                self._apart, self._timed = self._clock.now() - self._clock.monotonic(), at_once
+
+    @contextlib.asynccontextmanager
+    async def _within(self, call: Call) -> AsyncIterator[_Watchdog]:
+        """Bound a call by progress, and turn what aiohttp raises into our errors, without its texts (URLs)."""
+        watchdog = _Watchdog(self._server.stall_timeout)
+        try:
+            async with asyncio.timeout(self._server.stall_timeout) as timeout:
+                watchdog.timeout = timeout
+                yield watchdog
+        except aiohttp.ConnectionTimeoutError:
+            raise errors.ServerDown(f"{self._server.url}: cannot be reached: no connection in time") from None
+        except TimeoutError:
+            raise watchdog.verdict(call, f"nothing moved for {self._server.stall_timeout:g} s") from None
+        except (aiohttp.ClientConnectorError, aiohttp.ServerFingerprintMismatch) as error:
+            raise no_connection(error, self._server) from None
+        except (aiohttp.ClientError, OSError, asyncio.IncompleteReadError) as error:
+            failure = None if watchdog.body is None else watchdog.body.failure
+            if failure is not None and not isinstance(failure, aiohttp.ClientError | OSError):
+                raise failure from None
+            raise watchdog.verdict(call, f"the connection broke ({type(error).__name__})") from None
+
+
+class _Watchdog:
+    """Knows when a call last moved a byte, and what its end without an answer means."""
+
+    def __init__(self, stall: float) -> None:
+        self._stall = stall
+        self.timeout: asyncio.Timeout | None = None
+        self.body: ChunkBody | None = None
+
+    def moved(self, patience: int = 1) -> None:
+        """Begin the stall time anew, *patience* times as long."""
+        if self.timeout is not None and not self.timeout.expired():
+            self.timeout.reschedule(asyncio.get_running_loop().time() + patience * self._stall)
+
+    def verdict(self, call: Call, what: str) -> errors.UploaderError:
+        """Say what it means that this call ended without an answer."""
+        if self.body is not None and not self.body.last_byte_may_have_gone:
+            return errors.ChunkCut(f"{call.label}: {what}, before its last byte")
+        if call.changes:
+            return errors.AnswerLost(f"{call.label}: {what}, and its answer is not known")
+        return errors.ServerDown(f"{call.label}: {what}")
+
+
+def _checked(value: str) -> str:
+    """Return an id that may go into a URL; one that may not never left ``wire``, so this is our own assertion."""
+    if wire.safe_id(value) is None:
+        raise errors.ServerRefused("an id that cannot stand in a URL")
+    return value
+
+
+async def _read(response: aiohttp.ClientResponse) -> Answer:
+    """Read an answer, at most ``ANSWER_LIMIT`` bytes of it."""
+    if sum(len(name) + len(value) for name, value in response.raw_headers) > HEADER_LIMIT:
+        response.close()
+        raise AnswerTooLarge
+    body = bytearray()
+    with contextlib.suppress(aiohttp.ClientPayloadError):  # torn; what came before, the status above all, counts
+        async for block in response.content.iter_any():
+            body += block
+            if len(body) > wire.ANSWER_LIMIT:
+                response.close()
+                break
+    headers = {name.lower(): value for name, value in response.headers.items()}
+    return Answer(response.status, headers, bytes(body[: wire.ANSWER_LIMIT]))

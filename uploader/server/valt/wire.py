@@ -1,0 +1,358 @@
+"""What goes over the wire, and what an answer means: pure functions between payloads and values.
+
+The source of every rule here is docs/protocol.md. Must never do I/O or keep state, and no text made here may hold
+a URL or a token: errors are named by call and status.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import unicodedata
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from html import unescape
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from uploader.domain import errors
+from uploader.domain.model import RecordIds, RecordSpec, shown
+from uploader.domain.retry import retry_after
+
+ANSWER_LIMIT: Final = 1024 * 1024  # bytes of an answer that are read; no answer of VALT comes near
+FILENAME_LIMIT: Final = 200  # characters of the multipart file name
+ORIGIN_LIMIT: Final = 120  # characters of the origin that a redirect leads to
+EXCERPT: Final = 200  # characters of a foreign text that an error shows
+PART: Final = "file"  # the one part of an upload
+
+_ID = re.compile(r"[A-Za-z0-9-]{1,64}")
+_TOKEN = re.compile(r"[\x21-\x7e]{1,4096}")
+_NO_SPACE = re.compile(r"no space|disk (?:is )?full|quota exceeded")
+_URL = re.compile(r"https?:\S+|\S*access_token\S*", re.IGNORECASE)
+
+
+class Call(Enum):
+    """The calls we make: a name for people, and whether the server changes by it."""
+
+    LOGIN = ("log-in", False)
+    CREATE = ("create record", True)
+    UPLOAD = ("upload chunk", True)
+    DETAILS = ("record details", False)
+    LIST = ("list records", False)
+    LINK = ("download link", False)
+    DOWNLOAD = ("download", False)
+    DELETE = ("delete record", True)
+    VERSION = ("server version", False)
+
+    def __init__(self, label: str, changes: bool) -> None:
+        self.label = label
+        self.changes = changes  # a lost answer leaves us in doubt
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An answer, whole. Header names are lower case."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def good(self) -> bool:
+        """True for 2xx."""
+        return 200 <= self.status < 300
+
+
+@dataclass(frozen=True, slots=True)
+class RecordDetails:
+    """What *record details* says. ``videos``: id → status word; None while nothing has landed."""
+
+    record: str
+    name: str
+    author: str
+    created: float  # epoch seconds by the server's clock
+    videos: Mapping[str, str] | None
+    duration: float = 0.0  # seconds; 0: not said
+
+    def status_of(self, video: str) -> str | None:
+        """The status word of our video: ``created``, ``ready``, another; None when it is not there."""
+        return None if self.videos is None else self.videos.get(video)
+
+
+@dataclass(frozen=True, slots=True)
+class RecordListed:
+    """One row of *list records*."""
+
+    record: str
+    name: str
+    author: str
+    created: float
+
+
+# What we send
+
+
+def create_payload(spec: RecordSpec) -> dict[str, Any]:
+    """Body of *create record*: empty optional parts are left out."""
+    payload: dict[str, Any] = {"name": spec.name}
+    if spec.template:
+        payload["template"] = dict(spec.template)
+    share = {"users": list(spec.share.users), "groups": list(spec.share.groups)}
+    if any(share.values()):
+        payload["share"] = share
+    return payload
+
+
+def content_range(start: int, end: int, total: int) -> str:
+    """``bytes START-END/TOTAL`` with END inclusive, for the bytes from *start* to *end* (exclusive)."""
+    if not 0 <= start < end <= total:
+        raise ValueError(f"no range: {start}-{end} of {total}")
+    return f"bytes {start}-{end - 1}/{total}"
+
+
+def multipart_frame(boundary: str, filename: str) -> tuple[bytes, bytes]:
+    """What stands before and after the one part of an upload (RFC 7578)."""
+    before = (
+        f"--{boundary}\r\n"
+        f'Content-Disposition: form-data; name="{PART}"; filename="{filename}"\r\n'
+        "Content-Type: application/octet-stream\r\n\r\n"
+    )
+    return before.encode("utf-8"), f"\r\n--{boundary}--\r\n".encode("ascii")
+
+
+def multipart_filename(path: str) -> str:
+    """Name a file in a multipart header as browsers do (WHATWG HTML, *multipart/form-data*).
+
+    The base name in UTF-8 (bytes that are not become U+FFFD), CR LF and quote percent-encoded, other control
+    characters replaced, at most ``FILENAME_LIMIT`` characters with the suffix kept.
+    """
+    name = path.rsplit("/", 1)[-1].encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    name = "".join("_" if unicodedata.category(char) == "Cc" and char not in "\r\n" else char for char in name)
+    if len(name) > FILENAME_LIMIT:
+        stem, dot, suffix = name.rpartition(".")
+        tail = dot + suffix if stem and len(suffix) < 10 else ""
+        name = name[: FILENAME_LIMIT - len(tail)] + tail
+    return name.replace("\r", "%0D").replace("\n", "%0A").replace('"', "%22")
+
+
+# What comes back
+
+
+def token_of(answer: Answer) -> str:
+    """Read the token of a good log-in. Raises ``ServerDown``: whoever answers like that is no VALT server."""
+    data = _object(_json(answer)).get("data")
+    token = data.get("access_token") if isinstance(data, dict) else None
+    if not isinstance(token, str) or not _TOKEN.fullmatch(token):
+        raise errors.ServerDown(
+            "the log-in was answered, but not as a VALT server does",
+            hint="is server.url the VALT server itself, or does something stand before it?",
+        )
+    return token
+
+
+def ids_of(answer: Answer) -> RecordIds:
+    """Read what *create record* named. Raises ``AnswerLost``: a record may exist, and we do not know which."""
+    document = _object(_json(answer))
+    inner = document.get("data")
+    if isinstance(inner, dict) and "id" in inner:
+        document = inner  # the other calls wrap their answers; believed here too
+    videos = document.get("videos")
+    record, video = safe_id(document.get("id")), safe_id(videos[0] if isinstance(videos, list) and videos else None)
+    if record is None or video is None:
+        raise errors.AnswerLost(f"{Call.CREATE.label}: answered {answer.status} without usable ids")
+    return RecordIds(record, video)
+
+
+def details_of(answer: Answer) -> RecordDetails:
+    """Read *record details*. Raises ``ServerDown`` when it is not understood."""
+    data = _object(_json(answer)).get("data")
+    record = safe_id(data.get("id")) if isinstance(data, dict) else None
+    if not isinstance(data, dict) or record is None:
+        raise errors.ServerDown(f"{Call.DETAILS.label}: answered {answer.status}, but not as a VALT server does")
+    name, created, duration = _text(data.get("name")), _number(data.get("created")), _number(data.get("duration"))
+    return RecordDetails(record, name, _author(data), created, _videos(data), duration)
+
+
+def listed_of(answer: Answer) -> tuple[RecordListed, ...]:
+    """Read *list records* in either of its two shapes. Rows that are not understood are left out."""
+    data = _object(_json(answer)).get("data")
+    rows = data.get("records") if isinstance(data, dict) else data
+    if not isinstance(rows, list):
+        raise errors.ServerDown(f"{Call.LIST.label}: answered {answer.status}, but not as a VALT server does")
+    listed = []
+    for row in rows:
+        record = safe_id(row.get("id")) if isinstance(row, dict) else None
+        if record is not None:
+            listed.append(RecordListed(record, _text(row.get("name")), _author(row), _number(row.get("created"))))
+    return tuple(listed)
+
+
+def link_of(answer: Answer) -> str:
+    """Read a download link: a secret, and a URL that the client must still check. Raises ``ServerDown``."""
+    document = _object(_json(answer))
+    inner = document.get("data")
+    url = document.get("url") or (inner.get("url") if isinstance(inner, dict) else None)
+    if not isinstance(url, str) or not url.startswith(("https://", "http://")):
+        raise errors.ServerDown(f"{Call.LINK.label}: answered {answer.status} without a link")
+    return url
+
+
+def version_of(answer: Answer) -> str | None:
+    """Read the server's version; None when it is not said."""
+    data = _object(_json(answer)).get("data")
+    version = data.get("version") if isinstance(data, dict) else None
+    return shown(version, 40) if isinstance(version, str) else None
+
+
+def held_of(answer: Answer) -> int | None:
+    """Read ``Range: 0-N`` of a good chunk answer: N+1 bytes are held (rule 2). None without one."""
+    match = re.fullmatch(r"(?:bytes=)?0-(\d{1,18})", answer.headers.get("range", "").strip())
+    return int(match[1]) + 1 if match else None
+
+
+def safe_id(value: object) -> str | None:
+    """Return an id that may go into a URL (``[A-Za-z0-9-]{1,64}``; a number is taken too), else None."""
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        value = str(value)
+    return value if isinstance(value, str) and _ID.fullmatch(value) else None
+
+
+def failure(call: Call, answer: Answer, *, now: float) -> errors.UploaderError:
+    """Say what an answer that is not 2xx means. *now*: Unix seconds, for a Retry-After that is a date."""
+    status, message = answer.status, message_of(answer)
+    what = f"{call.label}: answered {status}" + (f" ({message})" if message else "")
+    if 300 <= status < 400:
+        return _redirected(f"{call.label}: answered {status}", answer.headers.get("location", ""))
+    if status == 401:
+        return _unauthorized(call, what)
+    if status == 403:
+        return errors.RightMissing(what, hint="give this user the right on the server")
+    if status == 404:
+        return _not_found(call, what)
+    if status == 413 and call is Call.UPLOAD:
+        return errors.ChunkTooLarge(what)
+    if status in {429, 503} and (status == 429 or "retry-after" in answer.headers):
+        return errors.ServerBusy(what, retry_after=retry_after(answer.headers.get("retry-after"), now=now))
+    if status == 400 and call is Call.UPLOAD:
+        # PHP drops a form that is over its post_max_size, so "not transferred" may mean *too large* (rule 5).
+        too_large = "not transferred" in message.lower()
+        return errors.ChunkTooLarge(what) if too_large else errors.ChunkRefused(what)
+    if status >= 500 or status in {408, 425}:
+        return _server_error(call, status, what)
+    return errors.ServerRefused(what)
+
+
+def _redirected(what: str, location: str) -> errors.ServerDown:
+    """Name where a redirect leads to, its origin alone: something stands before the server, for every file alike."""
+    try:
+        parts = urlsplit(location)
+        origin = f"{parts.scheme}://{parts.hostname}" + (f":{parts.port}" if parts.port else "")
+    except ValueError:
+        parts, origin = None, ""
+    known = parts is not None and parts.scheme in {"http", "https"} and parts.hostname
+    where = f" to {shown(origin, ORIGIN_LIMIT)}" if known else ""
+    return errors.ServerDown(f"{what}: a redirect{where}, which is never followed", hint="set server.url to its target")
+
+
+def _server_error(call: Call, status: int, what: str) -> errors.UploaderError:
+    """Tell VALT's client error that wears a 500 from an outage, and both from an answer that leaves us in doubt."""
+    words = what.lower()
+    if status == 500 and "invalid request payload" in words:
+        return errors.PayloadRefused(what, hint="look at [watch.record]: template fields and share ids")
+    if status == 507 or (status == 500 and _NO_SPACE.search(words)):
+        full = errors.NoRoom if status == 500 and call.changes else errors.ServerFull
+        return full(what, hint="make room on the server")
+    if call.changes and status not in {408, 425, 503}:
+        return errors.AnswerLost(what)  # 500, 502, 504: the work may have been done behind it
+    # To a log-in it is the server's: nothing can be asked without one. To another call it may be one record's.
+    return errors.CallFailed(what) if status == 500 and call is not Call.LOGIN else errors.ServerDown(what)
+
+
+def _unauthorized(call: Call, what: str) -> errors.UploaderError:
+    if call is Call.LOGIN:
+        return errors.PasswordRefused(
+            "the server refused the log-in: user name or password is wrong",
+            hint="check server.username and the password",
+        )
+    return errors.TokenExpired(what)
+
+
+def _not_found(call: Call, what: str) -> errors.UploaderError:
+    if call in {Call.UPLOAD, Call.DETAILS, Call.LINK, Call.DOWNLOAD, Call.DELETE}:
+        return errors.RecordGone(what)
+    return errors.ServerRefused(what, hint="is server.url a VALT server with API v3?")
+
+
+def message_of(answer: Answer) -> str:
+    """Find the words in a failure body of any of its four shapes, or in a proxy's HTML; safe to print."""
+    try:
+        document = json.loads(answer.body)
+    except (ValueError, RecursionError):
+        return _excerpt(_html_words(answer.body))
+    return _excerpt(_words(document))
+
+
+def _words(document: Any, depth: int = 3) -> str:
+    if isinstance(document, str):
+        return document
+    if isinstance(document, dict) and depth:
+        for key in ("message", "detail", "error", "data", "title"):
+            if found := _words(document.get(key), depth - 1):
+                return found
+    return ""
+
+
+def _html_words(body: bytes) -> str:
+    text = body[:4096].decode("utf-8", "replace")
+    title = re.search(r"<title[^>]*>(.*?)</title>", text, re.IGNORECASE | re.DOTALL)
+    words = title[1] if title else re.sub(r"<[^>]*>", " ", text)
+    return " ".join(unescape(words).split())
+
+
+def _excerpt(text: str) -> str:
+    """Make a server's words safe to print and to keep: some repeat the request's URL, and our token is in that."""
+    return shown(_URL.sub("(URL)", text), EXCERPT)
+
+
+def _json(answer: Answer) -> Any:
+    try:
+        return json.loads(answer.body)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _object(document: Any) -> dict[str, Any]:
+    return document if isinstance(document, dict) else {}
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _number(value: Any) -> float:
+    # Compared, not converted: JSON knows whole numbers that no float can hold. NaN compares false, too.
+    good = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 2**63
+    return float(value) if good else 0.0
+
+
+def _author(row: dict[str, Any]) -> str:
+    author = row.get("author")
+    return _text(author.get("name")) if isinstance(author, dict) else ""
+
+
+def _videos(data: dict[str, Any]) -> Mapping[str, str] | None:
+    rows = data.get("videos")
+    if rows is None or rows in ([], {}):
+        return None
+    if isinstance(rows, dict):  # what PHP makes of a list with a gap in it
+        rows = list(rows.values())
+    if not isinstance(rows, list):  # never read as *nothing has landed*: such a record may be deleted
+        raise errors.ServerDown(f"{Call.DETAILS.label}: its videos are given, but not as a VALT server does")
+    videos: dict[str, str] = {}
+    for row in rows:
+        video = safe_id(row.get("id")) if isinstance(row, dict) else None
+        if video is not None:
+            status = row.get("status")
+            videos[video] = _text(status.get("type") if isinstance(status, dict) else status) or "unknown"
+    return videos

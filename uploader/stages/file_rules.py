@@ -1,0 +1,106 @@
+"""What the configuration in force says about one file: when it is complete, its record, and its disposal.
+
+``config`` is replaced when the configuration is reloaded. Every rule is looked up when it is applied, so a change holds
+from that moment, for files that are on their way, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+from uploader.config import Config, WatchConfig
+from uploader.domain import mapping, selection
+from uploader.domain.completeness import Rules
+from uploader.domain.model import AfterUpload, RecordSpec, State, Upload
+from uploader.files import Order, walk_filter
+from uploader.stages.queues import Settled
+
+NOT_TAKEN: Final = "no [[watch]] takes it any more"
+
+Override = Callable[[RecordSpec], RecordSpec]
+
+
+@dataclass(frozen=True, slots=True)
+class DisposalRule:
+    """What becomes of the local file after its upload. ``move_to``: the folder, for "move"."""
+
+    action: AfterUpload
+    move_to: str | None = None
+
+
+class FileRules:
+    """The rules of one configuration, by file."""
+
+    def __init__(self, config: Config, named: Collection[str] = (), override: Override | None = None) -> None:
+        """*named*: the paths that ``upload`` was given; *override* changes their records, as its options say."""
+        self.config = config
+        self._named, self._override = frozenset(named), override
+
+    def watch_of(self, root: str) -> WatchConfig:
+        """Return the ``[[watch]]`` of a folder. A file that was named on the command line follows the defaults."""
+        known = (watch for watch in self.config.watch if str(watch.path) == root)
+        return next(known, None) or WatchConfig(path=Path(root))
+
+    def completeness(self, root: str) -> Rules:
+        """Return what a watched folder asks of a file before it is sent."""
+        watch = self.watch_of(root)
+        return Rules(watch.settle, watch.gate, watch.gate_timeout, watch.rescan, watch.done_marker)
+
+    def skips_duplicates(self, path: str) -> bool:
+        """True when content that was sent under another name is not sent again from *path*."""
+        watch = selection.owner(self.config.watch, path)
+        return watch is not None and watch.on_duplicate == "skip"
+
+    def walk_filter(self, root: str) -> Order | None:
+        """Return what a walk takes of a watched folder; None when the folder is not watched."""
+        watch = next((watch for watch in self.config.watch if str(watch.path) == root), None)
+        return None if watch is None else walk_filter(watch, self.config.watch)
+
+    def disposal(self, upload: Upload) -> DisposalRule:
+        """Return what becomes of an upload's file. A file that no ``[[watch]]`` takes any more is kept."""
+        watch = selection.owner(self.config.watch, upload.where) or selection.owner(self.config.watch, upload.path)
+        if watch is None:
+            return DisposalRule("keep")
+        return DisposalRule(watch.after_upload, None if watch.move_to is None else str(watch.move_to))
+
+    def takes(self, path: str) -> bool:
+        """True when a file is to be sent: a ``[[watch]]`` takes it, or it was named on the command line."""
+        return path in self._named or selection.owner(self.config.watch, path) is not None
+
+    def upload_of(self, settled: Settled, chunk_size: int) -> tuple[Upload, str | None]:
+        """Make the upload of a settled file, and the warning when its record rule did not match."""
+        by_hand = settled.path in self._named
+        upload = Upload(settled.path, settled.root, settled.identity, RecordSpec(""), chunk_size, by_hand=by_hand)
+        upload, warning = self.mapped(upload)
+        if by_hand and self._override is not None:
+            upload = replace(upload, record=self._override(upload.record))
+        return upload, warning
+
+    def mapped(self, upload: Upload) -> tuple[Upload, str | None]:
+        """Return the upload with the record and the disposal that the configuration gives it now."""
+        watch = selection.owner(self.config.watch, upload.path) or self.watch_of(upload.root)
+        relpath = selection.relative(watch.path, upload.path) or upload.path.rsplit("/", 1)[-1]
+        mapped = mapping.record_for(watch.record, relpath=relpath, mtime=upload.identity.mtime_ns / 1e9)
+        move_to = None if watch.move_to is None else str(watch.move_to)
+        return replace(upload, record=mapped.record, after_upload=watch.after_upload, move_to=move_to), mapped.warning
+
+    def reconfigured(self, upload: Upload, chunk_size: int) -> Upload | None:
+        """Return the upload under this configuration; None when it is not to be sent any more.
+
+        While the server knows nothing of it the configuration holds whole: record, chunk size, and whether its file is
+        taken at all. After that only the disposal of the local file changes.
+        """
+        if upload.moving_to is None:  # else these two say what was begun
+            rule = self.disposal(upload)
+            upload = replace(upload, after_upload=rule.action, move_to=rule.move_to)
+        if State.QUEUED not in {upload.state, upload.parked_from}:
+            return upload
+        upload = replace(upload, chunk_size=chunk_size)
+        if upload.by_hand:
+            return upload
+        if selection.owner(self.config.watch, upload.path) is None:
+            return None
+        return replace(upload, record=self.mapped(upload)[0].record)

@@ -1,0 +1,118 @@
+"""Clears orphans away: records of ours that will not be finished (docs/protocol.md, rule 7).
+
+Must never delete a record that holds a video, unless it is a test of our own (``check --probe``), nor one that is not
+in the state as an orphan: those, and only those, we made ourselves.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Final
+
+from uploader.config import ServerConfig
+from uploader.domain import errors, events
+from uploader.domain.model import Orphan
+from uploader.domain.retry import DAY, HOUR, MINUTE, Level, rule_of
+from uploader.runtime.clock import Clock
+from uploader.runtime.log import get_logger
+from uploader.runtime.slices import in_slices
+from uploader.server.circuit_breaker import Outage
+from uploader.server.valt import Valt
+from uploader.store import Store
+
+log = get_logger(__name__)
+
+LOOK_FOR_NEW: Final = 1.0  # s between two looks at the list of orphans
+AFTER_FAULT: Final = HOUR  # s until an orphan is looked at again that a fault of ours has hit
+LOOK_AT_LANDED: Final = DAY  # s between two looks whether an orphan that holds a video is still there
+
+
+class Sweep:
+    """Looks at each orphan when its settle time has passed."""
+
+    def __init__(
+        self, server: ServerConfig, store: Store, valt: Valt, outage: Outage, clock: Clock, bus: events.Bus
+    ) -> None:
+        self._longest = max(server.doubt_settle, MINUTE)  # s that a wait may be: more says a clock that was set
+        self._store, self._valt, self._outage, self._clock, self._bus = store, valt, outage, clock, bus
+        self._due: dict[str, tuple[float, float]] = {}  # by record: its ``next_look``, and that by our own clock
+
+    async def run(self) -> None:
+        """Sweep until cancelled."""
+        while True:
+            await self._clock.sleep(LOOK_FOR_NEW)
+            await self.look_at_due()
+
+    async def look_at_due(self) -> None:
+        """Look at every orphan whose time has come."""
+        if len(self._due) > len(self._store.orphans):
+            self._due = {record: due for record, due in self._due.items() if record in self._store.orphans}
+        async for record in in_slices(self._store.orphans, self._clock):
+            orphan = self._store.orphans.get(record)
+            if orphan is not None and self._is_due(orphan):
+                await self._outage.clear()
+                await self._look_guarded(orphan)
+
+    def _is_due(self, orphan: Orphan) -> bool:
+        """True when the time has come, counted by the clock that nobody sets: a request may still be on its way."""
+        now = self._clock.monotonic()
+        next_look, due = self._due.get(orphan.record, (None, 0.0))
+        if next_look != orphan.next_look:
+            longest = LOOK_AT_LANDED if orphan.landed else self._longest
+            due = now + min(max(0.0, orphan.next_look - self._clock.now()), longest)
+            self._due[orphan.record] = orphan.next_look, due
+        return now >= due
+
+    async def _look_guarded(self, orphan: Orphan) -> None:
+        try:
+            await self.look(orphan)
+        except errors.StateUnusable:
+            raise  # without its state the daemon cannot go on
+        except Exception:  # a fault of ours with one orphan must not end the others, nor the daemon
+            log.exception("fault", record=orphan.record)
+            await self._look_later(orphan, AFTER_FAULT)
+            if (put_off := self._store.orphans.get(orphan.record)) is not None:
+                self._due[orphan.record] = put_off.next_look, self._clock.monotonic() + AFTER_FAULT
+
+    async def look(self, orphan: Orphan) -> None:
+        """Clear one orphan away, or find that it must stay."""
+        await self._store.commit()  # it may have been put there a moment ago, and its save be under way
+        try:
+            details = await self._valt.details(orphan.record)
+            if stays := details.videos is not None and not orphan.probe:
+                await self._keep(orphan)
+            else:
+                await self._valt.delete_record(orphan.record)
+        except errors.RecordGone:  # somebody else has deleted it: also the way in which one that holds a video ends
+            stays = False
+        except errors.UploaderError as error:
+            await self._put_off(orphan, error)
+            return
+        if not stays:
+            await self._drop(orphan)
+
+    async def _put_off(self, orphan: Orphan, error: errors.UploaderError) -> None:
+        """Look again later. What is the server's failure holds every call, or a refused password would be tried on."""
+        if rule_of(error).level is Level.SERVER:
+            await self._outage.trip(error)
+        await self._look_later(orphan, MINUTE)
+
+    async def _look_later(self, orphan: Orphan, after: float) -> None:
+        if orphan.record in self._store.orphans:  # else a person has let go of it meanwhile
+            self._store.put_orphan(replace(orphan, next_look=self._clock.now() + after))
+            await self._store.commit()
+
+    async def _keep(self, orphan: Orphan) -> None:
+        """Say, once, that a person must decide; look daily whether one has."""
+        await self._look_later(replace(orphan, landed=True), LOOK_AT_LANDED)
+        if not orphan.landed:
+            hint = (
+                "compare it with the record that was finished, and delete the one that is too many on the server; "
+                f"or, to keep both: valt-uploader forget {orphan.record}"
+            )
+            self._bus.publish(events.OrphanLanded(orphan.record, orphan.path, hint))
+
+    async def _drop(self, orphan: Orphan) -> None:
+        self._store.drop_orphan(orphan.record)
+        await self._store.commit()
+        self._bus.publish(events.OrphanCleared(orphan.record, orphan.path))

@@ -1,0 +1,182 @@
+"""What the demonstration plays on: a temporary folder, a server behind a line, and films that drop in.
+
+Must never touch anything outside of the folder it is given, nor talk to anything but the loopback.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Final, Self
+from urllib.parse import urlsplit
+
+from uploader.diagnostics.video import Video
+from uploader.domain import errors
+from uploader.domain.units import format_bytes
+from uploader.runtime.clock import Clock
+from uploader.testing.demo.link import HOST, Link
+from uploader.testing.simulator import Settings, Simulator
+
+RATE: Final = 8_000_000.0  # bytes/s, 64 Mbit/s: 65 MB take eight seconds
+PROCESSING: Final = 1.0  # s from the last byte until a video is ready
+SETTLE: Final = 1.0  # s that a file must stand still
+LIVE_FRAMES, LIVE_PAUSE = 6, 0.25  # frames at a time, s between: the 24 frames a second of a camera
+ROOM: Final = 250_000_000  # bytes: every film on both sides, and as much again for what is begun twice
+
+CONFIG: Final = """\
+[server]
+url = {url}
+username = {username}
+password_file = {password_file}
+doubt_settle = "1s"     # an answer that is lost here was never on its way for long
+
+[upload]
+workers = 2
+chunk_size = "4 MiB"
+
+[[watch]]
+path = {recordings}
+settle = "{settle:g}s"
+rescan = "1s"
+
+[state]
+dir = {state}
+
+[log]
+level = "error"
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Film:
+    """A video that drops in. *at*: seconds after the start; *live*: written frame by frame, as a recorder does."""
+
+    name: str  # below the watched folder
+    frames: int
+    at: float
+    live: bool = False
+
+    @property
+    def video(self) -> Video:
+        """What is filmed: each one has its own colour."""
+        return Video(frames=self.frames, seed=self.frames)
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return self.video.size
+
+
+FILMS: Final = (
+    Film("Skills lab 4.mp4", 30, at=0.3),
+    Film("Lecture hall.mp4", 160, at=0.6),
+    Film("Night shift.mp4", 120, at=1.0, live=True),
+    Film("ward-5/Bedside.mp4", 90, at=1.6),
+    Film("手術室 🎬.mp4", 60, at=2.4),
+    Film("Interview_012.mp4", 100, at=3.2),
+)
+
+
+@contextmanager
+def temporary_folder(*, keep: bool) -> Iterator[Path]:
+    """Make a folder of our own, and remove it with all that is in it, unless it is to be kept."""
+    place = tempfile.gettempdir()
+    if (free := shutil.disk_usage(place).free) < ROOM:
+        what = f"{place} has {format_bytes(free)} left, and the demonstration needs {format_bytes(ROOM)}"
+        raise errors.UploaderError(what, hint="name another folder with TMPDIR")
+    folder = Path(tempfile.mkdtemp(prefix="valt-demo-"))
+    try:
+        yield folder
+    finally:
+        if not keep:
+            shutil.rmtree(folder)
+
+
+class StageSet:
+    """The server with its line, and the watched folder. An async context manager."""
+
+    def __init__(self, folder: Path, clock: Clock) -> None:
+        self.recordings = folder / "recordings"
+        self.config = folder / "config.toml"
+        self.simulator = Simulator(folder / "server", Settings(processing=PROCESSING), clock=clock)
+        self.url = ""  # where the daemon finds the server
+        self.restarts = 0
+        self.written_at: dict[str, float] = {}  # by path: when the last byte so far was written; monotonic
+        self._folder, self._clock = folder, clock
+        self._link = Link(RATE, clock)
+        self._ports = 0, 0  # the server's own, the line's
+
+    @property
+    def log_ins(self) -> int:
+        """How often the server has handed out a token."""
+        return sum(call.name == "login" and call.status == 200 for call in self.simulator.calls)
+
+    async def __aenter__(self) -> Self:
+        self.recordings.mkdir()
+        await self._switch_on()
+        self._write_config()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.switch_off()
+
+    async def switch_off(self) -> None:
+        """Let the server vanish: connections break, tokens are forgotten, its folder stays."""
+        await self._link.close()
+        await self.simulator.stop()
+
+    async def switch_on_again(self) -> None:
+        """Start the server where it was, over what it had."""
+        await self._switch_on()
+        self.restarts += 1
+
+    async def _switch_on(self) -> None:
+        url = await self.simulator.start(HOST, self._ports[0])
+        own = urlsplit(url).port or 0
+        self._ports = own, await self._link.open(own, self._ports[1])
+        self.url = f"http://{HOST}:{self._ports[1]}"
+
+    def _write_config(self) -> None:
+        password = self._folder / "password"
+        password.touch(mode=0o600)
+        password.write_text(self.simulator.settings.password, encoding="utf-8")
+        text = CONFIG.format(
+            url=_quoted(self.url),
+            username=_quoted(self.simulator.settings.username),
+            password_file=_quoted(password),
+            recordings=_quoted(self.recordings),
+            settle=SETTLE,
+            state=_quoted(self._folder / "state"),
+        )
+        self.config.write_text(text, encoding="utf-8")
+
+    def path_of(self, film: Film) -> str:
+        """Where a film lies, as the daemon names it."""
+        return str(self.recordings / film.name)
+
+    async def drop(self, film: Film) -> None:
+        """Let a film appear in the watched folder: at once, or as slowly as it is recorded."""
+        target = self.recordings / film.name
+        target.parent.mkdir(exist_ok=True)
+        pieces = film.video.pieces()
+        while batch := list(islice(pieces, LIVE_FRAMES if film.live else None)):
+            _append(target, batch)
+            self.written_at[str(target)] = self._clock.monotonic()
+            await self._clock.sleep(LIVE_PAUSE if film.live else 0.0)
+
+
+def _append(target: Path, pieces: list[bytes]) -> None:
+    """Write to the page cache: some milliseconds at most, so no thread is needed that would outlive a Ctrl-C."""
+    with target.open("ab") as file:
+        file.writelines(pieces)
+
+
+def _quoted(value: str | Path) -> str:
+    """Write a text as TOML does; JSON's strings are TOML's."""
+    return json.dumps(str(value), ensure_ascii=False)

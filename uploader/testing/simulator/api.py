@@ -1,0 +1,191 @@
+"""What each call of the server does: from what was asked to an ``Answer``.
+
+Must never know HTTP beyond that: ``server`` receives bodies, plays faults and sends answers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from dataclasses import dataclass
+from typing import Literal
+from urllib.parse import urlencode
+
+from uploader.runtime.clock import Clock
+from uploader.testing.simulator import wire
+from uploader.testing.simulator.intake import Form
+from uploader.testing.simulator.records import Record, Records
+from uploader.testing.simulator.semantics import ContentRange, Semantics, parse_content_range, receive
+from uploader.testing.simulator.tokens import JWT_FORM, Passes
+from uploader.testing.simulator.wire import Answer
+
+LINK_LIFETIME = 1800.0  # seconds, as the vendor says
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What kind of server the simulator is. Times are seconds, sizes are bytes."""
+
+    username: str = "uploader"
+    password: str = "secret"  # noqa: S105 - it guards nothing
+    semantics: Semantics = Semantics.OFFSET
+    token_lifetime: float = 28_800.0
+    single_token: bool = False  # a new log-in ends the tokens before it
+    processing: float = 2.0  # from complete to ready
+    body_limit: int | None = None  # nginx: a larger request is answered 413 before it is read
+    form_limit: int | None = None  # PHP: a larger request is read, and its form is then found empty
+    version: str = "6.7.2"
+    list_shape: Literal["records", "bare"] = "records"  # {"data": {"records": […]}} or {"data": […]}
+
+
+class Api:
+    """The calls of protocol.md. ``base_url`` is where download links lead."""
+
+    def __init__(self, records: Records, settings: Settings, clock: Clock) -> None:
+        self.base_url = ""
+        self._records = records
+        self._settings = settings
+        self._clock = clock
+        self._tokens: Passes[str] = Passes(settings.token_lifetime, clock)
+        self._links: Passes[Record] = Passes(LINK_LIFETIME, clock)
+
+    def forget_passes(self, *, links: bool = False) -> None:
+        """End every token, and on demand every download link."""
+        self._tokens.forget_all()
+        if links:
+            self._links.forget_all()
+
+    def gatekeep(self, token: str | None) -> Answer | None:
+        """The 401 that *token* earns, or None when it is good."""
+        if not token:
+            return wire.NO_TOKEN
+        return None if self._tokens.opens(token) else wire.BAD_TOKEN
+
+    def login(self, body: bytes) -> Answer:
+        """Hand out an access token."""
+        payload = wire.parse_object(body) or {}
+        asked = (payload.get("username"), payload.get("password"))
+        if asked != (self._settings.username, self._settings.password):
+            return wire.WRONG_PASSWORD
+        if self._settings.single_token:
+            self._tokens.forget_all()
+        return Answer(200, {"data": {"access_token": self._tokens.issue(self._settings.username)}})
+
+    def create(self, body: bytes) -> Answer:
+        """Make a record with one video, of which nothing has come yet."""
+        spec = wire.parse_create(body)
+        if spec is None:
+            return wire.BAD_PAYLOAD
+        record = Record(
+            id=str(uuid.uuid4()),
+            video=str(uuid.uuid4()),
+            spec=spec,
+            author=self._settings.username,
+            created=self._clock.now(),
+            semantics=self._settings.semantics,
+        )
+        self._records.add(record)
+        return Answer(200, {"id": record.id, "videos": [record.video]})
+
+    async def upload(self, record_id: str, video_id: str, header: str | None, form: Form, length: int) -> Answer:
+        """Take one chunk. *length* is that of the whole request; the form's file is used up."""
+        record = self._records.get(record_id)
+        if record is None or record.video != video_id:
+            return wire.NOT_FOUND
+        async with record.lock:
+            if self._records.get(record_id) is None:  # deleted while this one waited
+                return wire.NOT_FOUND
+            if self._settings.form_limit is not None and length > self._settings.form_limit:
+                form = Form()
+            return await self._take(record, header, form)
+
+    async def _take(self, record: Record, header: str | None, form: Form) -> Answer:
+        chunk = _announced(header, form.size)
+        refusal = _fault_of(header, chunk, form)
+        taken = receive(record.semantics, record.held, chunk) if chunk and not refusal else None
+        if taken is None or chunk is None or form.file is None:
+            self._records.refuse(record, chunk)
+            return refusal or wire.BAD_RANGE
+        await asyncio.to_thread(self._records.take, record, chunk, taken, form.file, self._clock.now())
+        headers = {} if taken.acknowledged is None else {"Range": f"0-{taken.acknowledged - 1}"}
+        return Answer(201, headers=headers)
+
+    def details(self, record_id: str) -> Answer:
+        """One record, with its video once that is complete."""
+        record = self._records.get(record_id)
+        if record is None:
+            return wire.NOT_FOUND
+        status = record.status(self._clock.now(), self._settings.processing)
+        videos = None if status == "incomplete" else [{"id": record.video, "status": {"type": status}}]
+        return Answer(200, {"data": _entry(record) | {"videos": videos}})
+
+    def list(self, body: bytes) -> Answer:
+        """The records that are asked for, the newest first."""
+        query = wire.parse_query(body)
+        if query is None:
+            return wire.BAD_PAYLOAD
+        found = [_entry(record) for record in self._records if query.matches(record.spec, record.created)]
+        end = None if query.limit is None else query.offset + query.limit
+        page = found[::-1][query.offset : end]
+        return Answer(200, {"data": page if self._settings.list_shape == "bare" else {"records": page}})
+
+    def link(self, record_id: str, video_id: str) -> Answer:
+        """A link to the video's bytes that is good for half an hour."""
+        record = self._records.get(record_id)
+        if record is None or record.video != video_id or record.completed_at is None:
+            return wire.NOT_FOUND
+        secret = self._links.issue(record, form=JWT_FORM)
+        query = urlencode({"filename": f"{record.spec.name}.mp4", "access_token": secret})
+        return Answer(200, {"url": f"{self.base_url}/distribution/{record.id}/{record.video}.mp4?{query}"})
+
+    def linked(self, record_id: str, video_id: str, secret: str) -> Record | None:
+        """The record whose video a download link leads to, while the link is good."""
+        record = self._links.opens(secret)
+        same = record is not None and (record.id, record.video) == (record_id, video_id)
+        return record if same and self._records.get(record_id) is record else None
+
+    async def delete(self, record_id: str) -> Answer:
+        """Remove a record for good."""
+        record = self._records.get(record_id)
+        if record is None:
+            return wire.NOT_FOUND
+        async with record.lock:
+            if self._records.get(record_id) is None:
+                return wire.NOT_FOUND
+            await asyncio.to_thread(self._records.forget, record)
+        return Answer(200, {"data": {"id": record_id}})
+
+    def version(self) -> Answer:
+        """The server's version."""
+        return Answer(200, {"data": {"version": self._settings.version}})
+
+
+def _announced(header: str | None, size: int) -> ContentRange | None:
+    """The range a request speaks of; without a header it is the whole file, as PHP takes it."""
+    if header is not None:
+        return parse_content_range(header)
+    return ContentRange(0, size - 1, size) if size else None
+
+
+def _fault_of(header: str | None, chunk: ContentRange | None, form: Form) -> Answer | None:
+    """What is wrong with an upload before any receiver looks at it."""
+    if form.file is None and header is None:
+        return wire.MISSING_FILE
+    if form.size == 0:
+        return wire.CHUNK_NOT_TRANSFERRED
+    if chunk is None:
+        return wire.BAD_RANGE
+    return None if chunk.size == form.size else wire.CHUNK_NOT_TRANSFERRED
+
+
+def _entry(record: Record) -> dict[str, object]:
+    """A record as ``list`` shows it; ``details`` adds its videos."""
+    return {
+        "id": record.id,
+        "name": record.spec.name,
+        "type": "record",
+        "created": int(record.created),
+        "author": {"id": 1, "name": record.author},
+        "duration": 0,  # unknown: nothing here looks into a video
+        "template": record.spec.template,
+    }

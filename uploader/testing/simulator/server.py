@@ -1,0 +1,268 @@
+"""The simulator: a VALT v3 server on plain HTTP, for trying things out and for tests.
+
+It receives requests whole, plays the scripted faults, lets ``api`` do the work, and keeps a record of the calls.
+Must never write a token or a password anywhere, and never start work that ``stop`` does not end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from aiohttp import web
+
+from uploader.runtime.clock import Clock, SystemClock
+from uploader.testing.simulator import wire
+from uploader.testing.simulator.api import Api, Settings
+from uploader.testing.simulator.faults import CallName, Fault, FaultKind, fault_answer, strike
+from uploader.testing.simulator.intake import READ_SIZE, BodyCutError, EarlyAnswerError, Form, Intake
+from uploader.testing.simulator.page import RecordView, as_json, as_page, view
+from uploader.testing.simulator.records import Records
+from uploader.testing.simulator.wire import Answer
+
+CALLS_KEPT = 100_000
+_LINGERING = 5.0  # seconds that an early answer waits for the client to stop sending, as nginx does
+
+_ROUTES: tuple[tuple[str, str, CallName], ...] = (
+    ("POST", "/api/v3/login", "login"),
+    ("POST", "/api/v3/records/create-upload", "create"),
+    ("POST", "/api/v3/records/{record}/videos/{video}", "upload"),
+    ("GET", "/api/v3/records/{record}", "details"),
+    ("POST", "/api/v3/records", "list"),
+    ("GET", "/api/v3/records/download/{record}/{video}", "link"),
+    ("POST", "/api/v3/records/{record}/delete", "delete"),
+    ("GET", "/api/v3/admin/general", "version"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call as it went. It never holds a token or a password."""
+
+    name: CallName
+    status: int | None  # None: no answer was given
+    record: str | None  # the record it spoke of
+    content_range: str | None
+    received: int  # bytes of its body
+    at: float  # Unix seconds, when it ended
+    fault: FaultKind | None = None  # what struck it
+
+
+class Simulator:
+    """A VALT server that keeps what it gets under *folder*, and goes on with what is there."""
+
+    def __init__(self, folder: Path, settings: Settings | None = None, *, clock: Clock | None = None) -> None:
+        self.settings = settings or Settings()
+        self.url = ""  # http://HOST:PORT while it runs
+        self.faults: list[Fault] = []
+        self.calls: deque[Call] = deque(maxlen=CALLS_KEPT)
+        self.on_call: Callable[[Call], None] | None = None
+        self._clock = clock or SystemClock()
+        self._records = Records(folder)
+        self._api = Api(self._records, self.settings, self._clock)
+        self._runner: web.AppRunner | None = None
+        self._handlers: set[asyncio.Task[object]] = set()
+        self._jobs: set[asyncio.Task[Answer]] = set()
+
+    async def start(self, host: str = "127.0.0.1", port: int = 0) -> str:
+        """Serve on *host* and *port* (0: any free one); return the base URL. Raises OSError when it is taken."""
+        runner = web.AppRunner(
+            self._app(),
+            access_log=None,  # its lines would hold tokens
+            read_bufsize=READ_SIZE,
+            lingering_time=_LINGERING,
+            shutdown_timeout=0.1,  # stop() has ended every handler before
+        )
+        await runner.setup()
+        self._runner = runner
+        try:
+            await web.TCPSite(runner, host, port, reuse_address=True).start()
+        except OSError:
+            await self.stop()
+            raise
+        bound = runner.addresses[0][1]
+        self.url = self._api.base_url = f"http://{host}:{bound}"
+        return self.url
+
+    async def stop(self) -> None:
+        """Cut every connection, let no work go on, forget tokens and links. It may be started again."""
+        runner, self._runner = self._runner, None
+        if runner is None:
+            return
+        for site in tuple(runner.sites):
+            await site.stop()
+        for handler in self._handlers:
+            handler.cancel()
+        await asyncio.gather(*self._handlers, *self._jobs, return_exceptions=True)
+        await runner.cleanup()
+        self._records.sweep()
+        self._api.forget_passes(links=True)
+
+    def records(self) -> list[RecordView]:
+        """Every record as it stands now, the oldest first."""
+        now = self._clock.now()
+        return [view(self._records, record, now, self.settings.processing) for record in self._records]
+
+    def _app(self) -> web.Application:
+        app = web.Application(middlewares=[self._track])
+        for method, path, name in _ROUTES:
+            app.router.add_route(method, path, self._handler(name))
+        app.router.add_get("/distribution/{record}/{video}.mp4", self._download)
+        app.router.add_get("/simulator/records", self._show_json)
+        app.router.add_get("/", self._show_page)
+        return app
+
+    @web.middleware
+    async def _track(
+        self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    ) -> web.StreamResponse:
+        """Know every running handler, and answer what has no route the server's way."""
+        if self._runner is None:  # stopping: an idle connection has come to life
+            _abort(request)
+            return web.Response()
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - a coroutine runs in a task
+        self._handlers.add(task)
+        try:
+            return await handler(request)
+        except web.HTTPMethodNotAllowed:
+            return _response(wire.METHOD_NOT_ALLOWED)
+        except web.HTTPNotFound:
+            return _response(wire.NOT_FOUND)
+        finally:
+            self._handlers.discard(task)
+
+    def _handler(self, name: CallName) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+        async def handle(request: web.Request) -> web.StreamResponse:
+            fault = strike(self.faults, name)
+            answer: Answer | None = None
+            close = False
+            try:
+                answer = await self._exchange(name, request, fault)
+            except EarlyAnswerError as early:
+                answer, close = early.answer, True
+            except BodyCutError:
+                pass
+            self._note(name, request, fault, answer)
+            if answer is None:
+                _abort(request)
+                return web.Response()  # goes nowhere: the connection is no more
+            return _response(answer, close=close)
+
+        return handle
+
+    async def _exchange(self, name: CallName, request: web.Request, fault: Fault | None) -> Answer | None:
+        """Receive, work, and let *fault* have its way; None is no answer at all."""
+        limit = self.settings.body_limit
+        if limit is not None and (request.content_length or 0) > limit:
+            raise EarlyAnswerError(wire.TOO_LARGE)
+        kind = fault.kind if fault else None
+        if kind == "expire-token":
+            self._api.forget_passes()
+        intake = Intake(request, fault, self._clock)
+        spool = self._records.spool / uuid.uuid4().hex
+        try:
+            body = await (intake.form(spool) if name == "upload" else intake.payload())
+            if fault and kind == "status":
+                return fault_answer(fault)
+            if fault and kind == "late":
+                _abort(request)
+                await fault.stand_still(self._clock)
+            answer = await self._work(name, request, body, intake.received)
+        finally:
+            if self._runner is not None:  # else a job may still read it, and stop() sweeps
+                spool.unlink(missing_ok=True)
+        return await self._spoil(answer, fault)
+
+    async def _spoil(self, answer: Answer, fault: Fault | None) -> Answer | None:
+        """What becomes of the *answer* to work that was done."""
+        if fault is None:
+            return answer
+        match fault.kind:
+            case "lose-answer" | "late":
+                return None
+            case "store-then-status":
+                return fault_answer(fault)
+            case "garbage":
+                return Answer(200, "\x00\x01 not what you asked for {{{")
+            case "stall" if fault.after_bytes is None:
+                await fault.stand_still(self._clock)
+        return answer
+
+    async def _work(self, name: CallName, request: web.Request, body: bytes | Form, received: int) -> Answer:
+        """Do what was asked, to its end even when the connection or the simulator goes away meanwhile."""
+        job = asyncio.create_task(self._answer(name, request, body, received))
+        self._jobs.add(job)
+        job.add_done_callback(self._jobs.discard)
+        return await asyncio.shield(job)
+
+    async def _answer(self, name: CallName, request: web.Request, body: bytes | Form, received: int) -> Answer:
+        api = self._api
+        if isinstance(body, bytes) and name == "login":
+            return api.login(body)
+        refusal = api.gatekeep(request.query.get("access_token"))
+        if refusal is not None:
+            return refusal
+        record, video = request.match_info.get("record", ""), request.match_info.get("video", "")
+        if isinstance(body, Form):
+            return await api.upload(record, video, request.headers.get("Content-Range"), body, received)
+        match name:
+            case "create":
+                return api.create(body)
+            case "details":
+                return api.details(record)
+            case "list":
+                return api.list(body)
+            case "link":
+                return api.link(record, video)
+            case "delete":
+                return await api.delete(record)
+            case _:
+                return api.version()
+
+    def _note(self, name: CallName, request: web.Request, fault: Fault | None, answer: Answer | None) -> None:
+        call = Call(
+            name=name,
+            status=answer.status if answer else None,
+            record=request.match_info.get("record"),
+            content_range=request.headers.get("Content-Range"),
+            received=request.content.total_bytes,
+            at=self._clock.now(),
+            fault=fault.kind if fault else None,
+        )
+        self.calls.append(call)
+        if self.on_call is not None:
+            self.on_call(call)
+
+    async def _download(self, request: web.Request) -> web.StreamResponse:
+        found = self._api.linked(
+            request.match_info["record"], request.match_info["video"], request.query.get("access_token", "")
+        )
+        if found is None:
+            return _response(wire.NOT_FOUND)
+        return web.FileResponse(self._records.path(found), headers={"Content-Type": "video/mp4"})
+
+    async def _show_json(self, _: web.Request) -> web.StreamResponse:
+        return web.json_response({"records": [as_json(seen) for seen in self.records()]})
+
+    async def _show_page(self, _: web.Request) -> web.StreamResponse:
+        return web.Response(text=as_page(self.records(), self.settings.semantics), content_type="text/html")
+
+
+def _response(answer: Answer, *, close: bool = False) -> web.Response:
+    response = web.Response(status=answer.status, text=answer.text, headers=answer.headers)
+    if "Content-Type" not in answer.headers:
+        response.content_type = answer.content_type
+    if close:
+        response.force_close()
+    return response
+
+
+def _abort(request: web.Request) -> None:
+    """Cut the connection without another word."""
+    if request.transport is not None:
+        request.transport.abort()
