@@ -25,11 +25,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from uploader.app import control_socket
-from uploader.app.application import House
+from uploader.app.application import Application
 from uploader.config import load
 from uploader.domain.events import Bus
-from uploader.domain.model import Finished
-from uploader.files import Order
+from uploader.domain.model import FinishedUpload
+from uploader.files import WalkFilter
 from uploader.runtime.clock import SystemClock
 from uploader.store import Store, codec
 from uploader.store.disk import StateFolder
@@ -77,7 +77,7 @@ async def remember(site: Path, made: list[Path]) -> None:
             record = f"{digest[:8]}-{digest[8:12]}-4{digest[13:16]}-8{digest[17:20]}-{digest[20:32]}"
             times = (status.st_mtime, status.st_mtime, status.st_mtime)
             content = (str(path), status.st_size, status.st_mtime_ns, digest, digest, record, record)
-            line = LedgerLine(number, previous, Finished(*content, path.stem, *times, 1, "keep"))
+            line = LedgerLine(number, previous, FinishedUpload(*content, path.stem, *times, 1, "keep"))
             raw = codec.to_json(line).encode("ascii")
             previous = hashlib.sha256(raw).hexdigest()
             file.write(raw + b"\n")
@@ -158,24 +158,24 @@ def _scanned(site: Path) -> bool:
 async def scans(site: Path) -> dict[str, str]:
     """Measure one light and one deep scan: the best of three."""
     store, bus, clock = Store(StateFolder(site / "state"), SystemClock(), Bus()), Bus(), SystemClock()
-    house = House(load(configure(site, "poll"), {}), store, clock, bus, {})
+    application = Application(load(configure(site, "poll"), {}), store, clock, bus, {})
     root = str(site / "watch")
-    order = house.rules.walk_filter(root)
+    order = application.rules.walk_filter(root)
     if order is None:
         raise SystemExit("the folder is not watched")
-    light = replace(order, passes=lambda relpath: store.ledger.has(f"{root}/{relpath}"))
+    light = replace(order, skip_stat=lambda relpath: store.ledger.has(f"{root}/{relpath}"))
     rows = {}
     for name, what in (("light scan", light), ("deep scan", order)):
-        best = min([await _scan(house, root, what) for _ in range(3)])
+        best = min([await _scan(application, root, what) for _ in range(3)])
         rows[name] = f"{MS * best[0]:.0f} ms, processor {MS * best[1]:.0f} ms"
     await store.close()
     return rows
 
 
-async def _scan(house: House, root: str, order: Order) -> tuple[float, float]:
+async def _scan(application: Application, root: str, walk_filter: WalkFilter) -> tuple[float, float]:
     wall, processor = time.monotonic(), time.process_time()
-    async for batch in house.shares.of(root).walk(order):
-        if any(house.settle.known.is_new(seen) for seen in batch.sightings):
+    async for batch in application.shares.of(root).walk(walk_filter):
+        if any(application.settle.known.is_new(seen) for seen in batch.sightings):
             raise SystemExit("a file is not in the ledger as it is")
     return time.monotonic() - wall, time.process_time() - processor
 

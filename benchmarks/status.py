@@ -25,11 +25,11 @@ from pathlib import Path
 
 from benchmarks.shared import MIB, machine
 from benchmarks.state import an_upload
-from uploader.app.control_socket import NAME
+from uploader.app.control_socket import SOCKET_NAME
 from uploader.app.daemon import Daemon
 from uploader.config import load
 from uploader.domain.events import Bus
-from uploader.domain.model import EVERYTHING, State, Trouble, Turn
+from uploader.domain.model import EVERYTHING, ActionBy, LastError, State
 from uploader.runtime.clock import SystemClock
 from uploader.store import Store
 from uploader.store.disk import StateFolder
@@ -38,7 +38,7 @@ BEAT = 0.002  # s
 MS = 1000
 CALM = 100  # beats without a long hold after which the daemon has started
 HOLD = 0.05  # s; longer is not calm
-TROUBLE = Trouble("the server refused the file: it is no video", Turn.OPERATOR, 3, next_try=4_000_000_000.0)
+TROUBLE = LastError("the server refused the file: it is no video", ActionBy.OPERATOR, 3, next_try=4_000_000_000.0)
 
 
 class Heartbeat:
@@ -103,7 +103,7 @@ def asking(folder: Path, do: str, runs: int) -> None:
     for _ in range(runs):
         began, size = time.perf_counter(), 0
         with socket.socket(socket.AF_UNIX) as client:
-            client.connect(str(folder / NAME))
+            client.connect(str(folder / SOCKET_NAME))
             client.sendall(request)
             while taken := client.recv_into(buffer):
                 size += taken

@@ -181,9 +181,9 @@ def arm(plan: Plan) -> None:
     from uploader.store import store
 
     if "save_again" in plan:
-        store.SAVE_AGAIN = plan["save_again"]  # type: ignore[misc]  # constant for everybody else
+        store.SAVE_RETRY_INTERVAL = plan["save_again"]  # type: ignore[misc]  # constant for everybody else
     if "answer" in plan:
-        store.ANSWER = plan["answer"]  # type: ignore[misc]  # the same
+        store.SLOW_WRITE_WARNING = plan["answer"]  # type: ignore[misc]  # the same
     if plan.keys() & {"kill", "fail", "hang"}:
         armed = Armed(plan)
         armed.wrap_system()

@@ -14,11 +14,11 @@ from itertools import count
 from pathlib import Path
 from typing import Any, Final
 
-from uploader.domain.model import Finished, Identity, RecordIds, RecordSpec, State, Trouble, Turn, Upload
+from uploader.domain.model import ActionBy, FinishedUpload, Identity, LastError, RecordIds, RecordSpec, State, Upload
 from uploader.store import Store
 from uploader.store.disk import Disk, Piece
 
-PATIENCE: Final = 10.0  # s of real time until a test that waits for something gives up
+CONDITION_TIMEOUT: Final = 10.0  # s of real time until a test that waits for something gives up
 EPOCH: Final = 1_800_000_000.0  # Unix seconds: 15 January 2027
 
 
@@ -32,7 +32,7 @@ async def idle() -> None:
 
 async def until(condition: Callable[[], object]) -> None:
     """Run the event loop until *condition* holds; for what a thread or a socket brings about."""
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(CONDITION_TIMEOUT):
         while not condition():  # noqa: ASYNC110 - any condition will do
             await asyncio.sleep(0)
 
@@ -226,7 +226,7 @@ class FailingDisk:
 
     def _write(self, operation: str) -> None:
         self.begun.append(operation)
-        if not self.gate.wait(PATIENCE):
+        if not self.gate.wait(CONDITION_TIMEOUT):
             raise AssertionError("nobody opened the gate")
         if operation in self.refuses:
             self.refused += 1
@@ -234,7 +234,7 @@ class FailingDisk:
 
 
 IDS: Final = RecordIds("record-1", "video-1")
-TROUBLE: Final = Trouble("the server said no", Turn.OPERATOR, attempts=2, next_try=EPOCH + 60)
+TROUBLE: Final = LastError("the server said no", ActionBy.OPERATOR, attempts=2, next_try=EPOCH + 60)
 
 
 def next_value(store: Store, upload: Upload) -> Upload:
@@ -271,9 +271,9 @@ def an_upload(
     return replace(upload, **(facts | changes))
 
 
-def a_finish(path: str = "/rec/a.mp4", record: str = "record-1", **changes: Any) -> Finished:
+def a_finish(path: str = "/rec/a.mp4", record: str = "record-1", **changes: Any) -> FinishedUpload:
     """A finished upload."""
-    finished = Finished(
+    finished = FinishedUpload(
         path=path,
         size=100,
         mtime_ns=1_700_000_000_000_000_000,

@@ -20,21 +20,21 @@ from typing import Any, Final, Self, TypeVar
 
 from parts import CHUNK, BriskClock, MortalDisk, WatchfulSimulator, ready_at_once
 
-from uploader.app.application import House
+from uploader.app.application import Application
 from uploader.app.operator import Operator
 from uploader.config import Config, load
 from uploader.domain import events
-from uploader.domain.model import Learnt, Orphan, RecordSpec, State, Upload
+from uploader.domain.model import Orphan, RecordSpec, ServerCapabilities, State, Upload
 from uploader.runtime.clock import Clock
 from uploader.store import Store, codec
-from uploader.store.codec import Saved
+from uploader.store.codec import StateSnapshot
 from uploader.store.disk import StateFolder
-from uploader.store.store import peek
-from uploader.testing.simulator import Call, CallName, Fault, FaultKind, RecordView, Settings
+from uploader.store.store import read_state
+from uploader.testing.simulator import CallName, Fault, FaultKind, RecordView, SeenCall, Settings
 from uploader.testing.simulator.records import Record
 
-PATIENCE: Final = 40.0  # s until a test that waits gives up: a busy machine is no failure
-GLANCE: Final = 0.05  # s
+RIG_TIMEOUT: Final = 40.0  # s until a test that waits gives up: a busy machine is no failure
+RIG_CHECK_INTERVAL: Final = 0.05  # s
 
 E = TypeVar("E", bound=events.Event)
 
@@ -74,7 +74,7 @@ class Rig:
         self._watches = [common] if watches is None else [common | each for each in watches]
         self._discover = discover
         self._news = asyncio.Event()
-        self._house: House | None = None
+        self._application: Application | None = None
         self._operator: Operator | None = None
         self._disk: MortalDisk | None = None
         self._store: Store | None = None
@@ -94,10 +94,10 @@ class Rig:
     # The house
 
     @property
-    def house(self) -> House:
+    def application(self) -> Application:
         """The house that works, or worked last."""
-        assert self._house is not None
-        return self._house
+        assert self._application is not None
+        return self._application
 
     @property
     def operator(self) -> Operator:
@@ -125,31 +125,31 @@ class Rig:
         path.write_text("\n".join(tables), encoding="utf-8")
         return load(path, {})
 
-    async def start(self) -> House:
+    async def start(self) -> Application:
         """Open the state folder and let a new house work over it."""
         assert self._task is None, "the last house still works"
         self.build()
         self._stop = asyncio.Event()
-        self._task = asyncio.create_task(self.house.run(self._stop, discover=self._discover))
+        self._task = asyncio.create_task(self.application.run(self._stop, discover=self._discover))
         self._task.add_done_callback(lambda _: self._news.set())
-        return self.house
+        return self.application
 
-    def build(self) -> House:
+    def build(self) -> Application:
         """Open the state folder and build a house over it that does not work yet."""
         config = self.config()
         self._disk = MortalDisk(config.state.dir)
         self._store = Store(self._disk, self.clock, self.bus)
-        self._house = House(config, self._store, self.clock, self.bus, self.environ)
+        self._application = Application(config, self._store, self.clock, self.bus, self.environ)
         settle = config.server.doubt_settle
-        self._operator = Operator(self._store, self._house.leases, self.clock, self.bus, settle)
-        self._operator.running = self._house
-        return self._house
+        self._operator = Operator(self._store, self._application.leases, self.clock, self.bus, settle)
+        self._operator.running = self._application
+        return self._application
 
     async def stop(self) -> None:
         """End the house as SIGTERM does: chunks in flight may end, and what is known is saved."""
         assert self._task is not None
         self._stop.set()
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(RIG_TIMEOUT):
             await self._task
         self._task = None
         await self._close()
@@ -167,22 +167,22 @@ class Rig:
                 gc.collect(1)  # what a killed process has left open, the system closes
         await self._close()
 
-    async def restart(self) -> House:
+    async def restart(self) -> Application:
         """Kill the house and begin a new one over what the disk holds."""
         await self.kill()
         return await self.start()
 
     async def _close(self) -> None:
         store, self._disk = self._store, None
-        if store is not None and self._house is not None:
+        if store is not None and self._application is not None:
             self._store = None
             await store.close()
 
-    def saved(self) -> Saved:
+    def saved(self) -> StateSnapshot:
         """What ``state.json`` holds at this moment."""
         disk = StateFolder(self.folder / "state", lock=False)
         try:
-            return peek(disk)
+            return read_state(disk)
         finally:
             disk.close()
 
@@ -190,11 +190,13 @@ class Rig:
         """The upload of *path* as ``state.json`` has it."""
         return next(upload for upload in self.saved().uploads if upload.path == path)
 
-    def prepare(self, *uploads: Upload, orphans: tuple[Orphan, ...] = (), learnt: Learnt | None = None) -> None:
+    def prepare(
+        self, *uploads: Upload, orphans: tuple[Orphan, ...] = (), capabilities: ServerCapabilities | None = None
+    ) -> None:
         """Let the state folder hold these, as if an earlier house had left them there."""
         disk = StateFolder(self.folder / "state")
         try:
-            saved = Saved(1, uploads, orphans, learnt or Learnt())
+            saved = StateSnapshot(1, uploads, orphans, capabilities or ServerCapabilities())
             disk.replace("state.json", codec.encode_state(saved, now=self.clock.now()))
         finally:
             disk.close()
@@ -218,7 +220,7 @@ class Rig:
 
     async def scan(self) -> None:
         """Let the house look at its folders now."""
-        await self.house.discover.scan_all()
+        await self.application.discover.scan_all()
 
     # What happens
 
@@ -242,14 +244,14 @@ class Rig:
     async def until(self, condition: Callable[[], object], what: str = "it") -> None:
         """Wait until *condition* holds; it is asked after every event, and now and then for what no event tells of."""
         try:
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(RIG_TIMEOUT):
                 while not condition():
                     self._news.clear()
                     if self._task is not None and self._task.done():
                         self._task.result()
                         raise AssertionError(f"the house has ended before {what}")
                     with suppress(TimeoutError):
-                        await asyncio.wait_for(self._news.wait(), GLANCE)
+                        await asyncio.wait_for(self._news.wait(), RIG_CHECK_INTERVAL)
         except TimeoutError:
             raise AssertionError(f"{what} never came; last: {self.heard[-8:]}") from None
 
@@ -301,7 +303,7 @@ class Rig:
         self.simulator._records.add(record)
         return record.id
 
-    def calls(self, name: CallName) -> list[Call]:
+    def calls(self, name: CallName) -> list[SeenCall]:
         """The calls of this *name* that have ended."""
         return [call for call in self.simulator.calls if call.name == name]
 

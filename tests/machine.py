@@ -12,7 +12,7 @@ import subprocess
 from typing import NoReturn
 
 import pytest
-from process import PATIENCE
+from process import PROCESS_TIMEOUT
 
 SYSTEM = "/usr/sbin:/sbin"  # programs that are not in everybody's PATH
 
@@ -35,7 +35,7 @@ def missing(program: str, package: str) -> NoReturn:
 
 def works(*command: str) -> bool:
     """Whether a command ends well."""
-    return subprocess.run(command, capture_output=True, timeout=PATIENCE).returncode == 0
+    return subprocess.run(command, capture_output=True, timeout=PROCESS_TIMEOUT).returncode == 0
 
 
 def strace() -> str:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 from machine import missing
-from process import COMMAND, PATIENCE, Process, Site, until
+from process import COMMAND, PROCESS_TIMEOUT, Process, Site, until
 
 ROOT = os.geteuid() == 0
 UNSHARE = ("unshare", "-m") if ROOT else ("unshare", "-rm")
@@ -98,5 +98,5 @@ async def at_work_apart(site: Site, *arguments: str | Path) -> AsyncIterator[Spa
         for server in space.servers:
             with contextlib.suppress(ProcessLookupError):
                 server.terminate()
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(PROCESS_TIMEOUT):
                 await server.wait()

@@ -13,7 +13,7 @@ from aiohttp import web
 from uploader.runtime.clock import SystemClock
 from uploader.store.disk import Piece, StateFolder
 from uploader.testing.simulator import CallName, Fault, RecordView, Settings, Simulator
-from uploader.testing.simulator.wire import Answer
+from uploader.testing.simulator.wire import SimulatedAnswer
 
 CHUNK: Final = 64 * 1024  # bytes: the smallest that may be configured
 SPEED: Final = 20
@@ -72,7 +72,7 @@ class WatchfulSimulator(Simulator):
         self.at_once: Counter[str] = Counter()
         self.most_at_once = 0
 
-    async def _exchange(self, name: CallName, request: web.Request, fault: Fault | None) -> Answer | None:
+    async def _exchange(self, name: CallName, request: web.Request, fault: Fault | None) -> SimulatedAnswer | None:
         key = request.match_info.get("record", "") if name == "upload" else ""
         if key:
             self.at_once[key] += 1

@@ -1,6 +1,6 @@
 """The program as a user runs it: a real process, its log read line by line, and a server for it to talk to.
 
-Everything that is started here is ended here, by its process id; every wait is bounded by ``PATIENCE``.
+Everything that is started here is ended here, by its process id; every wait is bounded by ``PROCESS_TIMEOUT``.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any
 from uploader.testing.simulator import Settings, Simulator
 
 COMMAND = (sys.executable, "-m", "uploader")
-PATIENCE = 40.0  # seconds for anything that a test waits for: a busy machine is no failure
+PROCESS_TIMEOUT = 40.0  # seconds for anything that a test waits for: a busy machine is no failure
 LOOK = 0.01  # seconds between two looks at a condition that nobody reports
 MIB = 1024 * 1024
 
@@ -91,7 +91,7 @@ class Process:
 
     async def _until(self, condition: Callable[[], bool], complaint: str) -> None:
         try:
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(PROCESS_TIMEOUT):
                 while not condition():
                     assert any(not reader.done() for reader in self._readers), f"{complaint}: {self._told()}"
                     self._news.clear()
@@ -113,7 +113,7 @@ class Process:
     async def ended(self) -> Ended:
         """Wait for its end."""
         try:
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(PROCESS_TIMEOUT):
                 code = await self.process.wait()
                 await asyncio.gather(*self._readers)
         except TimeoutError:
@@ -253,7 +253,7 @@ async def at_work(path: Path, settings: Settings | None = None, **tables: str) -
         await simulator.stop()
 
 
-async def until(condition: Callable[[], bool], what: str, *, patience: float = PATIENCE) -> None:
+async def until(condition: Callable[[], bool], what: str, *, patience: float = PROCESS_TIMEOUT) -> None:
     """Wait for a *condition* that nobody reports, for at most *patience* seconds."""
     try:
         async with asyncio.timeout(patience):

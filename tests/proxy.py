@@ -1,4 +1,4 @@
-"""A TCP proxy between the daemon and a server, in which the line fails as lines do: one request, one ``Trouble``.
+"""A TCP proxy between the daemon and a server, in which the line fails as lines do: one request, one ``LineFault``.
 
 It knows no more of HTTP than this: what the client sends first, or first after something came back, begins a request.
 Its receive buffers are small, so that a large chunk is still on its way when the line fails.
@@ -24,7 +24,7 @@ UPLOAD, CREATE = b"/videos/", b"/create-upload"
 
 
 @dataclass(eq=False)
-class Trouble:
+class LineFault:
     """What becomes of requests whose first line holds *request*: the first *skip* pass, the next *times* are struck."""
 
     request: bytes
@@ -54,7 +54,7 @@ class Proxy:
     """A line to the port *target* of this machine. *rate*: bytes per second towards the server, of each connection."""
 
     target: int
-    troubles: list[Trouble] = field(default_factory=list)
+    troubles: list[LineFault] = field(default_factory=list)
     rate: float | None = None
     struck: int = 0  # how many requests
     _lines: set[asyncio.Task[None]] = field(default_factory=set)
@@ -93,7 +93,7 @@ class Proxy:
                 end.transport.abort()
         return None
 
-    def trouble_for(self, head: bytes) -> Trouble | None:
+    def trouble_for(self, head: bytes) -> LineFault | None:
         """Return what strikes the request that begins so, counting it."""
         first = head.partition(b"\r\n")[0]
         for trouble in self.troubles:
@@ -120,7 +120,7 @@ class _Line:
         self._proxy, self._reader, self._writer = proxy, reader, writer
         self._far_reader, self._far_writer = far_reader, far_writer
         self._fresh = True  # what the client sends next begins a request
-        self._trouble: Trouble | None = None
+        self._trouble: LineFault | None = None
         self._passed = 0  # bytes of the request
         self._ended = asyncio.Event()
 
@@ -155,7 +155,7 @@ class _Line:
             await self._send(self._far_writer, piece)
         return None
 
-    async def _strike(self, trouble: Trouble) -> None:
+    async def _strike(self, trouble: LineFault) -> None:
         if trouble.act == "reset":
             self._reset(self._far_writer)
             self._reset(self._writer)
@@ -202,7 +202,7 @@ class _Line:
 
 
 @asynccontextmanager
-async def line_to(url: str, *troubles: Trouble, rate: float | None = None) -> AsyncIterator[tuple[Proxy, str]]:
+async def line_to(url: str, *troubles: LineFault, rate: float | None = None) -> AsyncIterator[tuple[Proxy, str]]:
     """Put a proxy before the server at *url*: the proxy, and its own address."""
     proxy = Proxy(int(url.rpartition(":")[2]), list(troubles), rate)
     server = await proxy.open()

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from uploader.domain.model import Identity, Sighting
-from uploader.files import MountedShare, Order, Recording, Sent, dispose, safe_open
+from uploader.files import MountedShare, Recording, SentFile, WalkFilter, dispose, safe_open
 from uploader.files.archive import opened_archive
 from uploader.files.set_aside import Disposer
-from uploader.files.walk import Walk, never
+from uploader.files.walk import Walk, match_nothing
 from uploader.runtime.clock import SystemClock
 
-Judge = Callable[[str], bool]
+PathPredicate = Callable[[str], bool]
 
 
 def share_of(root: str | Path) -> MountedShare:
@@ -58,15 +58,15 @@ class Scan:
 def scan(
     root: str | Path,
     *,
-    takes: Judge = lambda _: True,
-    enters: Judge = lambda _: True,
-    passes: Judge = never,
+    takes: PathPredicate = lambda _: True,
+    enters: PathPredicate = lambda _: True,
+    passes: PathPredicate = match_nothing,
     start: str = "",
 ) -> Scan:
     """Walk through *root* from end to end."""
     fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        walk = Walk(fd, str(root), Order(takes, enters, passes, start))
+        walk = Walk(fd, str(root), WalkFilter(takes, enters, passes, start))
     finally:
         os.close(fd)
     batches = []
@@ -92,10 +92,10 @@ def _root_of(path: str, root: str | None) -> Iterator[tuple[int, str]]:
         os.close(fd)
 
 
-def was_sent(path: str | Path, identity: Identity, digest: str) -> Sent:
+def was_sent(path: str | Path, identity: Identity, digest: str) -> SentFile:
     """What the state would say of a file that has just been sent."""
     status = os.lstat(path) if os.path.lexists(path) else None
-    return Sent(identity, digest, None if status is None else (status.st_dev, status.st_ino))
+    return SentFile(identity, digest, None if status is None else (status.st_dev, status.st_ino))
 
 
 def disposer() -> Disposer:
@@ -103,19 +103,19 @@ def disposer() -> Disposer:
     return Disposer(lambda: uuid.uuid4().hex[:16], uuid.uuid4().hex[:16])
 
 
-def delete(path: str, sent: Sent, by: Disposer | None = None) -> bool:
+def delete(path: str, sent: SentFile, by: Disposer | None = None) -> bool:
     """Delete, as the last stage does."""
     with _root_of(path, None) as (fd, name):
         return dispose.delete(fd, name, sent, by or disposer())
 
 
-def move(path: str, sent: Sent, target: str, by: Disposer | None = None) -> str | None:
+def move(path: str, sent: SentFile, target: str, by: Disposer | None = None) -> str | None:
     """Move, as the last stage does; *target* lies in the archive itself."""
     with _root_of(path, None) as (fd, name), opened_archive(str(Path(target).parent), None) as archive:
         return dispose.move(fd, name, sent, archive, target, by or disposer())
 
 
-def free_target(path: str, root: str, move_to: str, sent: Sent) -> str:
+def free_target(path: str, root: str, move_to: str, sent: SentFile) -> str:
     """Choose a name below *move_to*."""
     with _root_of(path, root) as (fd, relpath):
         return dispose.free_target(fd, relpath, move_to, sent, disposer())

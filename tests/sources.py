@@ -1,11 +1,11 @@
-"""What a chunk is read from, without a file: the ``Source`` of tests that are about bodies and connections."""
+"""What a chunk is read from, without a file: the ``ByteSource`` of tests that are about bodies and connections."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 
-from uploader.files.shared_fd import Handle
-from uploader.server.valt.body import Room
+from uploader.files.shared_fd import SharedFd
+from uploader.server.valt.body import WaitWritable
 
 
 class Blocks:
@@ -24,7 +24,9 @@ class Blocks:
         if self._then is not None:
             raise self._then
 
-    async def pass_on(self, socket: Handle, count: int, *, room: Room, on_progress: Callable[[int], None]) -> None:
+    async def pass_on(
+        self, socket: SharedFd, count: int, *, room: WaitWritable, on_progress: Callable[[int], None]
+    ) -> None:
         """Refuse: it is not local."""
         del socket, count, room, on_progress
         raise AssertionError("only local files are passed on")

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import failpoints
-from process import PATIENCE, Ended, Site
+from process import PROCESS_TIMEOUT, Ended, Site
 
 TOGETHER = 8  # processes at the same time: they wait more than they work
 
@@ -42,7 +42,7 @@ class Running:
     async def end(self) -> Ended:
         """Wait for its end."""
         try:
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(PROCESS_TIMEOUT):
                 code = await asyncio.shield(self.ended)
         except TimeoutError:
             raise AssertionError(f"it does not end: {self.said()}") from None
@@ -101,7 +101,7 @@ class Warm:
         assert self.process.stdin is not None
         self.process.stdin.write(json.dumps(order).encode() + b"\n")
         await self.process.stdin.drain()
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(PROCESS_TIMEOUT):
             return Running(await born, out, err, ended)
 
     async def run(self, site: Site, *arguments: str | Path, plan: failpoints.Plan | None = None) -> Ended:

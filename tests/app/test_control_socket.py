@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fakes import PATIENCE
+from fakes import CONDITION_TIMEOUT
 from hypothesis import given
 from hypothesis import strategies as st
 
 from uploader.app import control_socket
-from uploader.app.control_socket import NAME, REQUEST_LIMIT, Control, _request, ask
+from uploader.app.control_socket import REQUEST_LIMIT, SOCKET_NAME, ControlSocket, _request, ask
 from uploader.domain import errors
 
 NOT_ONE = {"error": "not a request of valt-uploader"}
@@ -32,13 +32,13 @@ async def echo(do: str, paths: list[str]) -> dict[str, Any]:
 
 async def asked(folder: Path, do: str, paths: list[str] | None = None) -> Any:
     """Ask as the commands do, beside the loop."""
-    return await asyncio.wait_for(asyncio.to_thread(ask, folder, do, paths), PATIENCE)
+    return await asyncio.wait_for(asyncio.to_thread(ask, folder, do, paths), CONDITION_TIMEOUT)
 
 
 async def raw(folder: Path, request: bytes) -> bytes:
     """Send bytes to the socket, and read until it is closed."""
-    reader, writer = await asyncio.open_unix_connection(folder / NAME)
-    async with asyncio.timeout(PATIENCE):
+    reader, writer = await asyncio.open_unix_connection(folder / SOCKET_NAME)
+    async with asyncio.timeout(CONDITION_TIMEOUT):
         writer.write(request)
         writer.write_eof()
         answer = await reader.read()
@@ -50,14 +50,14 @@ async def raw(folder: Path, request: bytes) -> bytes:
 async def test_a_question_is_answered(tmp_path: Path) -> None:
     """Command and paths arrive as they were given, names that are not UTF-8 included."""
     paths = ["/rec/a b.mp4", os.fsdecode(b"/rec/\xff\n.mp4"), "/rec/録画.mp4"]
-    async with Control(tmp_path, echo):
+    async with ControlSocket(tmp_path, echo):
         assert await asked(tmp_path, "retry", paths) == {"do": "retry", "paths": paths}
         assert await asked(tmp_path, "status") == {"do": "status", "paths": []}
 
 
 async def test_many_may_ask_at_once(tmp_path: Path) -> None:
     """Each gets its own answer."""
-    async with Control(tmp_path, echo):
+    async with ControlSocket(tmp_path, echo):
         answers = await asyncio.gather(*(asked(tmp_path, str(number)) for number in range(8)))
     assert [answer["do"] for answer in answers] == [str(number) for number in range(8)]
 
@@ -67,8 +67,8 @@ async def test_a_folder_s_path_may_be_longer_than_an_address(tmp_path: Path) -> 
     folder = tmp_path.joinpath(*["a folder of some length" * 4] * 4)
     folder.mkdir(parents=True)
     assert len(str(folder)) > 300
-    async with Control(folder, echo):
-        assert (folder / NAME).is_socket()
+    async with ControlSocket(folder, echo):
+        assert (folder / SOCKET_NAME).is_socket()
         assert await asked(folder, "status") == {"do": "status", "paths": []}
 
 
@@ -76,16 +76,16 @@ async def test_the_socket_is_for_its_owner_alone(tmp_path: Path) -> None:
     """0600, whatever the umask; and gone when the daemon has ended."""
     before = os.umask(0)
     try:
-        async with Control(tmp_path, echo):
-            assert stat.S_IMODE((tmp_path / NAME).stat().st_mode) == 0o600
+        async with ControlSocket(tmp_path, echo):
+            assert stat.S_IMODE((tmp_path / SOCKET_NAME).stat().st_mode) == 0o600
     finally:
         os.umask(before)
-    assert not (tmp_path / NAME).exists()
+    assert not (tmp_path / SOCKET_NAME).exists()
 
 
 async def test_only_root_and_our_own_user_are_heard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who is at the other end is known from the kernel: anybody else gets no answer but a no."""
-    async with Control(tmp_path, echo):
+    async with ControlSocket(tmp_path, echo):
         for user, heard in ((0, True), (os.geteuid(), True), (os.geteuid() + 1, False)):
             peer = (4711).to_bytes(4, "little") + user.to_bytes(4, "little") + bytes(4)
             with monkeypatch.context() as patch:
@@ -105,7 +105,7 @@ async def test_an_answer_by_rows_is_one_with_a_list(tmp_path: Path, count: int) 
     async def answer(_do: str, _paths: list[str]) -> dict[str, Any]:
         return {"before": 1, "rows": iter(rows), "none": iter(()), "after": None}
 
-    async with Control(tmp_path, answer):
+    async with ControlSocket(tmp_path, answer):
         assert await asked(tmp_path, "status") == {"before": 1, "rows": rows, "none": [], "after": None}
 
 
@@ -133,13 +133,14 @@ async def test_rows_are_made_beside_the_event_loop_and_no_faster_than_they_are_t
     async def answer(do: str, paths: list[str]) -> dict[str, Any]:
         return {"rows": rows()} if do == "status" else {"do": do, "paths": paths}
 
-    async with Control(tmp_path, answer):
-        reader, writer = await asyncio.open_unix_connection(tmp_path / NAME)
+    async with ControlSocket(tmp_path, answer):
+        reader, writer = await asyncio.open_unix_connection(tmp_path / SOCKET_NAME)
         writer.write(b'{"do": "status", "paths": []}\n')
-        for _ in range(count * 10_000 // control_socket.PIECE):  # as many pieces would have been made beside these
+        # as many pieces would have been made beside these
+        for _ in range(count * 10_000 // control_socket.ANSWER_PIECE):
             assert (await asked(tmp_path, "retry"))["do"] == "retry"
         assert 0 < made < count
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(CONDITION_TIMEOUT):
             line = bytearray()
             while not line.endswith(b"\n"):
                 line += await reader.read(2**20)
@@ -161,8 +162,8 @@ async def test_a_client_that_goes_away_in_the_middle_of_an_answer_disturbs_nobod
     async def answer(do: str, _paths: list[str]) -> dict[str, Any]:
         return {"rows": rows()} if do == "status" else {"do": do}
 
-    async with Control(tmp_path, answer):
-        reader, writer = await asyncio.open_unix_connection(tmp_path / NAME)
+    async with ControlSocket(tmp_path, answer):
+        reader, writer = await asyncio.open_unix_connection(tmp_path / SOCKET_NAME)
         writer.write(b'{"do": "status", "paths": []}\n')
         assert await reader.read(1000)
         writer.transport.abort()
@@ -195,7 +196,7 @@ async def test_a_client_that_goes_away_in_the_middle_of_an_answer_disturbs_nobod
 )
 async def test_garbage_is_no_request(tmp_path: Path, line: bytes) -> None:
     """It is told so, reaches nobody, and the next request is heard."""
-    async with Control(tmp_path, echo):
+    async with ControlSocket(tmp_path, echo):
         assert json.loads(await raw(tmp_path, line)) == NOT_ONE
         assert await asked(tmp_path, "status") == {"do": "status", "paths": []}
 
@@ -209,7 +210,7 @@ def test_no_line_crashes_the_reader(line: bytes) -> None:
 @pytest.mark.parametrize("request_", [b"", b'{"do": "status"', b"x" * (REQUEST_LIMIT + 1000)])
 async def test_a_request_without_an_end_is_dropped(tmp_path: Path, request_: bytes) -> None:
     """Whoever hangs up early, or never comes to an end, gets nothing; the next is heard."""
-    async with Control(tmp_path, echo):
+    async with ControlSocket(tmp_path, echo):
         with suppress(ConnectionError):  # hung up on before all of it was sent
             assert await raw(tmp_path, request_) == b""
         assert await asked(tmp_path, "status") == {"do": "status", "paths": []}
@@ -221,7 +222,7 @@ async def test_a_no_reaches_the_operator(tmp_path: Path) -> None:
     async def refuse(do: str, paths: list[str]) -> dict[str, Any]:
         raise errors.FileMissing(f"nothing is known of {paths[0]}", hint="is it spelt right?")
 
-    async with Control(tmp_path, refuse):
+    async with ControlSocket(tmp_path, refuse):
         with pytest.raises(errors.UploaderError, match=r"^nothing is known of /x; is it spelt right\?$"):
             await asked(tmp_path, "forget", ["/x"])
 
@@ -231,16 +232,16 @@ async def test_a_daemon_that_is_not_there_does_not_answer(tmp_path: Path) -> Non
     assert await asked(tmp_path / "nowhere", "status") is None
     assert await asked(tmp_path, "status") is None
     with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(tmp_path / NAME))
-    assert (tmp_path / NAME).exists()
+        listener.bind(str(tmp_path / SOCKET_NAME))
+    assert (tmp_path / SOCKET_NAME).exists()
     assert await asked(tmp_path, "status") is None
 
 
 async def test_a_new_daemon_takes_a_killed_one_s_place(tmp_path: Path) -> None:
     """The socket that was left behind is replaced."""
     with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(tmp_path / NAME))
-    async with Control(tmp_path, echo):
+        listener.bind(str(tmp_path / SOCKET_NAME))
+    async with ControlSocket(tmp_path, echo):
         assert await asked(tmp_path, "status") == {"do": "status", "paths": []}
 
 
@@ -261,7 +262,7 @@ async def test_a_daemon_that_ends_in_the_middle_is_said_so(tmp_path: Path, half:
         writer.write(half)
         writer.close()
 
-    server = await asyncio.start_unix_server(hang_up, tmp_path / NAME)
+    server = await asyncio.start_unix_server(hang_up, tmp_path / SOCKET_NAME)
     async with server:
         with pytest.raises(errors.UploaderError, match="ended before it answered"):
             await asked(tmp_path, "status")
@@ -276,6 +277,6 @@ async def test_a_control_that_cannot_listen_leaves_nothing_open(tmp_path: Path) 
     """A folder that is gone: the error is told, and no handle stays."""
     before = open_handles()
     with pytest.raises(FileNotFoundError):
-        async with Control(tmp_path / "nowhere", echo):
+        async with ControlSocket(tmp_path / "nowhere", echo):
             pass
     assert open_handles() == before

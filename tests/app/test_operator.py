@@ -11,7 +11,7 @@ from fakes import an_upload
 from harness import Rig
 from parts import CHUNK, content_of
 
-from uploader.app.application import House
+from uploader.app.application import Application
 from uploader.domain import events
 from uploader.domain.model import State
 from uploader.files import MountedShare
@@ -26,14 +26,14 @@ async def reload(rig: Rig, **watch: Any) -> None:
     rig._watches = [each | watch for each in rig._watches]
     config = rig.config()
     rig.operator.reload(config)
-    old, task = rig.house, rig._task
+    old, task = rig.application, rig._task
     assert task is not None
     rig._stop.set()
     await task
     rig._stop = asyncio.Event()
-    rig._house = House(config, rig.store, rig.clock, rig.bus, rig.environ, leases=old.leases)
-    rig.operator.running = rig._house
-    rig._task = asyncio.create_task(rig.house.run(rig._stop, discover=True))
+    rig._application = Application(config, rig.store, rig.clock, rig.bus, rig.environ, leases=old.leases)
+    rig.operator.running = rig._application
+    rig._task = asyncio.create_task(rig.application.run(rig._stop, discover=True))
 
 
 async def test_forgetting_a_large_upload_that_stands_aside_leaves_the_workers_free(tmp_path: Path) -> None:
@@ -140,7 +140,7 @@ async def test_a_disposal_that_hangs_is_not_begun_again_by_a_reload(
             at_once -= 1
 
     monkeypatch.setattr(MountedShare, hangs, slowly)
-    monkeypatch.setattr("uploader.stages.lease.END_PATIENCE", 0.01)
+    monkeypatch.setattr("uploader.stages.lease.STAGE_END_TIMEOUT", 0.01)
     watch = {"after_upload": hangs, "move_to": str(tmp_path / "done")}
     async with Rig(tmp_path, watch=watch) as rig:
         await rig.start()

@@ -48,7 +48,7 @@ async def test_nothing_is_begun_for_what_is_paused(tmp_path: Path, scope: str) -
         if scope != "everything":
             await rig.finished(free)
         await rig.event(events.FileQueued, path=held)
-        await rig.until(lambda: rig.house.pipes.jobs.empty() and not rig.house.transfer.active)
+        await rig.until(lambda: rig.application.queues.jobs.empty() and not rig.application.transfer.active)
         assert rig.state_of(held) is State.QUEUED
         assert len(rig.calls("create")) == (0 if scope == "everything" else 1)
         assert await rig.operator.resume(name)
@@ -67,11 +67,11 @@ async def test_a_chunk_in_flight_comes_to_its_end(tmp_path: Path) -> None:
         await rig.operator.pause(path)
         stall.release()
         await rig.event(events.ChunkAcknowledged, path=path, offset=CHUNK)
-        await rig.until(lambda: not rig.house.transfer.active)
+        await rig.until(lambda: not rig.application.transfer.active)
         assert (rig.state_of(path), len(rig.calls("upload"))) == (State.SENDING, 1)
         await rig.restart()
-        await rig.until(lambda: len(rig.house.pipes.again) == 0 and rig.house.pipes.jobs.empty())
-        await rig.until(lambda: not rig.house.transfer.active)
+        await rig.until(lambda: len(rig.application.queues.again) == 0 and rig.application.queues.jobs.empty())
+        await rig.until(lambda: not rig.application.transfer.active)
         assert (rig.state_of(path), len(rig.calls("upload"))) == (State.SENDING, 1)
         assert rig.saved().paused == (path,)
         await rig.operator.resume(path)
@@ -87,7 +87,9 @@ async def test_a_local_file_is_not_touched_while_paused(tmp_path: Path) -> None:
         path = await rig.drop("a.mp4", DATA)
         await rig.event(events.UploadSent, path=path)
         await rig.operator.pause(EVERYTHING)
-        await rig.until(lambda: len(rig.house.pipes.sent) == 0 and rig.house.outage._inside == 0, "the end of asking")
+        await rig.until(
+            lambda: len(rig.application.queues.sent) == 0 and rig.application.breaker._inside == 0, "the end of asking"
+        )
         rig.become(Settings(processing=0.0))
         assert rig.state_of(path) is State.VERIFYING
         assert at(path).exists()

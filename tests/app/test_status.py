@@ -18,9 +18,9 @@ from fakes import EPOCH, TROUBLE, an_upload
 
 from uploader import files
 from uploader.app import status as report
-from uploader.app.status import Known
+from uploader.app.status import StatusSnapshot
 from uploader.config import Config
-from uploader.domain.model import Learnt, Orphan, Sighting, State, Trouble, Turn, Upload
+from uploader.domain.model import ActionBy, LastError, Orphan, ServerCapabilities, Sighting, State, Upload
 from uploader.stages.settle import Candidate
 from uploader.store import ledger
 
@@ -38,16 +38,16 @@ def config_of(tmp_path: Path, *watch: dict[str, Any], **server: Any) -> Config:
     )
 
 
-def known(*uploads: Upload, **more: Any) -> Known:
+def known(*uploads: Upload, **more: Any) -> StatusSnapshot:
     """What is known of these uploads."""
-    facts: dict[str, Any] = {"uploads": uploads, "orphans": (), "learnt": Learnt(), "done": 0}
-    return Known(**(facts | more))
+    facts: dict[str, Any] = {"uploads": uploads, "orphans": (), "capabilities": ServerCapabilities(), "done": 0}
+    return StatusSnapshot(**(facts | more))
 
 
-def sent(path: Path) -> ledger.Known:
+def sent(path: Path) -> ledger.LedgerEntry:
     """The ledger's entry of a file as it is now."""
     status = path.stat()
-    return ledger.Known(status.st_size, status.st_mtime_ns, "e1", "d1", "record-1", 3, str(path))
+    return ledger.LedgerEntry(status.st_size, status.st_mtime_ns, "e1", "d1", "record-1", 3, str(path))
 
 
 def test_status_is_one_document_for_everybody(tmp_path: Path) -> None:
@@ -55,7 +55,7 @@ def test_status_is_one_document_for_everybody(tmp_path: Path) -> None:
     uploads = [an_upload(state, path=f"/rec/{state}.mp4") for state in State if state is not State.DONE]
     orphan = Orphan("record-9", "a", "/rec/a.mp4", EPOCH, EPOCH, landed=True)
     everything = known(*uploads, orphans=[orphan], done=7, settling=[SETTLING], process=42, warnings=["careful"])
-    document = json.loads(json.dumps(report.status(config_of(tmp_path), everything, EPOCH)))
+    document = json.loads(json.dumps(report.status_document(config_of(tmp_path), everything, EPOCH)))
     assert document["server"] == "https://valt.example.com"
     assert (document["daemon"], document["outage"], document["warnings"]) == ({"pid": 42}, None, ["careful"])
     assert document["counts"] == {"settling": 1, "done": 7} | {str(upload.state): 1 for upload in uploads}
@@ -67,7 +67,9 @@ def test_status_is_one_document_for_everybody(tmp_path: Path) -> None:
 
 def test_each_file_says_where_it_stands_why_and_what_is_next(tmp_path: Path) -> None:
     """For scripts: bytes, ids, the reason, whose turn, and when."""
-    document = report.status(config_of(tmp_path), known(an_upload(State.PARKED), an_upload(path="/rec/b.mp4")), EPOCH)
+    document = report.status_document(
+        config_of(tmp_path), known(an_upload(State.PARKED), an_upload(path="/rec/b.mp4")), EPOCH
+    )
     parked, queued = document["uploads"]
     assert (parked["state"], parked["size"], parked["offset"]) == ("parked", 100, 40)
     assert (parked["record"], parked["video"], parked["name"]) == ("record-1", "video-1", "a")
@@ -83,12 +85,12 @@ def test_there_is_always_something_next(state: State) -> None:
     assert report.what_next(an_upload(state), EPOCH)
 
 
-@pytest.mark.parametrize("turn", Turn)
-def test_what_waits_says_for_whom_or_until_when(turn: Turn) -> None:
+@pytest.mark.parametrize("turn", ActionBy)
+def test_what_waits_says_for_whom_or_until_when(turn: ActionBy) -> None:
     """With a time it is the time; without one, whose turn it is; a time that has passed is now."""
-    parked = an_upload(State.PARKED, trouble=Trouble("why", turn))
-    assert report.what_next(parked, EPOCH) == report.WHOSE[turn]
-    waiting = replace(parked, trouble=Trouble("why", turn, next_try=EPOCH + 90))
+    parked = an_upload(State.PARKED, trouble=LastError("why", turn))
+    assert report.what_next(parked, EPOCH) == report.NEXT_ACTION[turn]
+    waiting = replace(parked, trouble=LastError("why", turn, next_try=EPOCH + 90))
     assert report.what_next(waiting, EPOCH) == "tried again in 1 min 30 s"
     assert report.what_next(waiting, EPOCH + 1000) == "tried again in 0 s"
 
@@ -98,7 +100,7 @@ def test_one_line_says_what_goes_on(tmp_path: Path) -> None:
     config = config_of(tmp_path)
 
     def line(*uploads: Upload, **more: Any) -> str:
-        return report.one_line(report.status(config, known(*uploads, process=1, **more), EPOCH))
+        return report.one_line(report.status_document(config, known(*uploads, process=1, **more), EPOCH))
 
     assert line() == "nothing to do; 0 done"
     assert line(an_upload(State.SENDING), an_upload(path="/b"), done=3) == "1 queued, 1 sending; 3 done"
@@ -150,7 +152,7 @@ def test_uploads_come_in_order_however_many_are_sorted_at_once(
     monkeypatch.setattr(report, "SORTED_AT_ONCE", 4)
     paths = [f"/rec/{number:02}.mp4" for number in range(count)]
     uploads = [an_upload(path=path) for path in (*paths[::-2], *paths[-2::-2])]
-    document = report.status(config_of(tmp_path), known(*uploads), EPOCH)
+    document = report.status_document(config_of(tmp_path), known(*uploads), EPOCH)
     assert [row["path"] for row in document["uploads"]] == paths
 
 
@@ -158,13 +160,15 @@ def test_counts_that_are_kept_are_those_that_would_be_counted(tmp_path: Path) ->
     """With the daemon running or stopped, the document is the same."""
     uploads = [an_upload(state, path=f"/rec/{state}.mp4") for state in State if state is not State.DONE]
     counted, kept = known(*uploads), known(*uploads, counts=Counter(upload.state for upload in uploads))
-    assert report.status(config_of(tmp_path), counted, EPOCH) == report.status(config_of(tmp_path), kept, EPOCH)
+    assert report.status_document(config_of(tmp_path), counted, EPOCH) == report.status_document(
+        config_of(tmp_path), kept, EPOCH
+    )
 
 
 def test_a_renamed_file_is_shown_under_both_names(tmp_path: Path) -> None:
     """The name that it was sent under stays the key; ``file`` says what it is called now."""
     renamed = an_upload(State.SENDING, path="/rec/a.mp4", renamed_to="/rec/b\x1b.mp4")
-    document = report.status(config_of(tmp_path), known(renamed, an_upload(path="/rec/c.mp4")), EPOCH)
+    document = report.status_document(config_of(tmp_path), known(renamed, an_upload(path="/rec/c.mp4")), EPOCH)
     assert [(row["path"], row["file"]) for row in document["uploads"]] == [
         ("/rec/a.mp4", "/rec/b\x1b.mp4"),
         ("/rec/c.mp4", "/rec/c.mp4"),
@@ -188,25 +192,27 @@ def test_explain_knows_a_renamed_file_by_either_name(tmp_path: Path, name: str) 
 def test_what_the_server_says_of_a_video_is_shown_if_it_is_unexpected(tmp_path: Path, word: str, *, said: bool) -> None:
     """A server that says "failed" is not heard only when the patience with it is over."""
     upload = an_upload(State.VERIFYING)
-    document = report.status(config_of(tmp_path), known(upload, last_words={upload.path: word}), EPOCH)
+    document = report.status_document(config_of(tmp_path), known(upload, last_words={upload.path: word}), EPOCH)
     assert document["uploads"][0]["server_says"] == (word if said else None)
     assert ("  why:  the server says: failed" in report.status_lines(document)) is said
     facts = report.FileFacts(upload, last_word=word)
-    lines = report.explain(config_of(tmp_path), upload.path, facts, EPOCH, "missing")
+    lines = report.explanation(config_of(tmp_path), upload.path, facts, EPOCH, "missing")
     assert ("reason   the server says: failed" in lines) is said
 
 
 def test_a_server_s_word_cannot_forge_a_line(tmp_path: Path) -> None:
     """It is foreign text, and shown as such."""
     upload = an_upload(State.VERIFYING)
-    document = report.status(config_of(tmp_path), known(upload, last_words={upload.path: "failed\nverdict  ok"}), EPOCH)
+    document = report.status_document(
+        config_of(tmp_path), known(upload, last_words={upload.path: "failed\nverdict  ok"}), EPOCH
+    )
     assert "  why:  the server says: failed\\x0averdict  ok" in report.status_lines(document)
 
 
 async def test_a_share_that_hangs_holds_no_look(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever asks gets an answer: that there is none."""
     gate = threading.Event()
-    monkeypatch.setattr(report, "LOOK_PATIENCE", 0.05)
+    monkeypatch.setattr(report, "FILE_LOOK_TIMEOUT", 0.05)
     monkeypatch.setattr(files, "look", lambda *_: gate.wait())
     try:
         assert await report.look_at("/rec/a.mp4") == "unreadable (the share has not answered for 0.05 s)"
@@ -217,7 +223,7 @@ async def test_a_share_that_hangs_holds_no_look(monkeypatch: pytest.MonkeyPatch)
 def test_an_outage_is_shown_with_its_reason(tmp_path: Path) -> None:
     """Why nothing moves, and when it is tried again."""
     down = known(process=1, outage=90.0, outage_reason="cannot be reached")
-    document = report.status(config_of(tmp_path), down, EPOCH)
+    document = report.status_document(config_of(tmp_path), down, EPOCH)
     assert (document["outage"], document["outage_reason"]) == (90.0, "cannot be reached")
     text = "\n".join(report.status_lines(document))
     assert "cannot be reached" in text
@@ -227,20 +233,20 @@ def test_an_outage_is_shown_with_its_reason(tmp_path: Path) -> None:
 def test_a_state_that_cannot_be_saved_is_shown_with_its_reason(tmp_path: Path) -> None:
     """Before a server that is down: nothing at all goes on without the state's disk."""
     both = known(process=1, not_saved="state.json: full: make room; until then", outage=9.0, outage_reason="no server")
-    document = report.status(config_of(tmp_path), both, EPOCH)
+    document = report.status_document(config_of(tmp_path), both, EPOCH)
     assert document["not_saved"] == "state.json: full: make room; until then"
     assert report.one_line(document) == "state.json: full: make room, no server, nothing to do; 0 done"
     assert "waits    state.json: full: make room; until then" in report.status_lines(document)
-    assert report.status(config_of(tmp_path), known(), EPOCH)["not_saved"] is None
+    assert report.status_document(config_of(tmp_path), known(), EPOCH)["not_saved"] is None
 
 
 def test_a_refused_password_is_seen_with_the_daemon_stopped(tmp_path: Path) -> None:
     """The state remembers it."""
-    learnt = Learnt(login_refusals=1, login_not_before=EPOCH + 300)
-    document = report.status(config_of(tmp_path), known(learnt=learnt), EPOCH)
+    learnt = ServerCapabilities(login_refusals=1, login_not_before=EPOCH + 300)
+    document = report.status_document(config_of(tmp_path), known(capabilities=learnt), EPOCH)
     assert (document["daemon"], document["outage"]) == (None, 300.0)
     assert document["outage_reason"]
-    later = report.status(config_of(tmp_path), known(learnt=learnt), EPOCH + 301)
+    later = report.status_document(config_of(tmp_path), known(capabilities=learnt), EPOCH + 301)
     assert (later["outage"], later["outage_reason"]) == (None, None)
 
 
@@ -250,7 +256,7 @@ def test_people_see_names_made_safe_and_scripts_the_real_ones(tmp_path: Path) ->
     settling = replace(SETTLING, sighting=replace(SETTLING.sighting, path=path))
     orphans = [Orphan("record-9", "a", path, EPOCH, EPOCH)]
     everything = known(an_upload(State.SENDING, path=path), settling=[settling], orphans=orphans, warnings=["careful"])
-    document = report.status(config_of(tmp_path), everything, EPOCH)
+    document = report.status_document(config_of(tmp_path), everything, EPOCH)
     assert document["uploads"][0]["path"] == path
     text = "\n".join(report.status_lines(document))
     text.encode("utf-8")
@@ -269,17 +275,19 @@ def test_people_see_names_made_safe_and_scripts_the_real_ones(tmp_path: Path) ->
 def test_an_orphan_that_landed_is_a_person_s(tmp_path: Path) -> None:
     """It is never deleted by us, and says so; a running daemon is named by its process."""
     orphans = [Orphan("record-9", "a", "/rec/a.mp4", EPOCH, EPOCH, landed=True)]
-    lines = report.status_lines(report.status(config_of(tmp_path), known(orphans=orphans, process=42), EPOCH))
+    lines = report.status_lines(report.status_document(config_of(tmp_path), known(orphans=orphans, process=42), EPOCH))
     assert "daemon   running, process 42" in lines
     assert "a person must decide" in lines[-1]
 
 
-def explained(tmp_path: Path, path: Path | str, everything: Known, *finished: ledger.Known, **settings: Any) -> str:
+def explained(
+    tmp_path: Path, path: Path | str, everything: StatusSnapshot, *finished: ledger.LedgerEntry, **settings: Any
+) -> str:
     """What explain says, in one text."""
     config = config_of(tmp_path, {"path": str(tmp_path)} | settings)
     seen = asyncio.run(report.look_at(str(path)))
     facts = report.facts_of(everything, str(path), finished)
-    return "\n".join(report.explain(config, str(path), facts, EPOCH, seen))
+    return "\n".join(report.explanation(config, str(path), facts, EPOCH, seen))
 
 
 def test_explain_names_the_rule_and_ends_with_a_verdict(tmp_path: Path) -> None:
@@ -313,7 +321,7 @@ def test_explain_knows_the_folder_that_was_faster(tmp_path: Path) -> None:
     """A folder that would take it, too, says that another has it."""
     config = config_of(tmp_path, {"path": str(tmp_path)}, {"path": str(tmp_path / "room")})
     path = str(tmp_path / "room" / "a.mp4")
-    text = "\n".join(report.explain(config, path, report.FileFacts(), EPOCH, "missing"))
+    text = "\n".join(report.explanation(config, path, report.FileFacts(), EPOCH, "missing"))
     assert f"watch[0] {tmp_path}: takes it" in text
     assert f"watch[1] {tmp_path}/room: another [[watch]] before it" in text
 
@@ -324,7 +332,7 @@ def test_explain_tells_an_upload_s_story(tmp_path: Path) -> None:
     text = explained(tmp_path, path, known(an_upload(State.PARKED, path=path, trouble=replace(TROUBLE, next_try=None))))
     assert "state    parked, 40 of 100 bytes acknowledged" in text
     assert "reason   the server said no (failures in a row: 2)" in text
-    assert text.endswith(f"verdict  not finished: {report.WHOSE[Turn.OPERATOR]}")
+    assert text.endswith(f"verdict  not finished: {report.NEXT_ACTION[ActionBy.OPERATOR]}")
 
 
 def test_explain_knows_what_settles_and_what_was_sent(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from uploader.app.systemd import Notifier, watchdog_interval
 from uploader.domain import events
 from uploader.domain.model import State
 from uploader.store import Store
-from uploader.store.store import ANSWER
+from uploader.store.store import SLOW_WRITE_WARNING
 
 NOON = 43_200.25  # seconds on the monotonic clock
 
@@ -185,7 +185,7 @@ async def test_the_watchdog_is_fed_until_it_is_said_why_it_will_not_be(tmp_path:
     disk.gate.clear()
     saving = asyncio.create_task(store.save(an_upload(State.SENDING)))
     await until(lambda: disk.begun)
-    await clock.advance(ANSWER - 0.5)
+    await clock.advance(SLOW_WRITE_WARNING - 0.5)
     assert (supervisor.backlog().count("WATCHDOG=1"), heard) == (4, [])
     await clock.advance(3600)
     assert not supervisor.backlog()

@@ -11,7 +11,7 @@ import pytest
 from fakes import VirtualClock, idle
 from lanes import MUCH, ROOT, configured, limited, site
 
-from uploader.bandwidth.growth import CALM, PRESSED
+from uploader.bandwidth.growth import CALM_TIME, PRESSURE_ON
 from uploader.domain import events
 
 EIGHT = 1_800_000_000.0 - 1_800_000_000.0 % 86400 + 8 * 3600  # 08:00 of a day
@@ -150,7 +150,7 @@ async def test_a_slowed_folder_is_slow_without_any_other_limit() -> None:
         assert (lane.limited, lane.piece, other.limited) == (True, 20, False)
         await here.clock.advance(3)
         here.bus.publish(events.FileSettled(f"{ROOT}/new.mp4", 1))
-        await here.clock.advance(CALM - 0.5)
+        await here.clock.advance(CALM_TIME - 0.5)
         assert limited(lane) == [True]
         await here.clock.advance(1.5)
         assert limited(lane) == [False]
@@ -168,7 +168,7 @@ async def test_a_recording_that_is_seen_to_grow_now_and_then_slows_all_along() -
             await here.clock.advance(120)
             here.bus.publish(events.FileStillChanging(f"{ROOT}/a/long.mp4", 1))
         assert len(here.said) == 1
-        await here.clock.advance(120 + CALM + 1)
+        await here.clock.advance(120 + CALM_TIME + 1)
         assert len(here.said) == 2
 
 
@@ -220,7 +220,7 @@ async def test_pressure_on_the_disk_slows_all() -> None:
     """Every folder, all together, until it is over; each change is told once."""
     async with site(configured(ROOT, "/mnt/share", **AWARE)) as here:
         lanes = [here.bandwidth.lane(root) for root in (ROOT, "/mnt/share")]
-        here.share = PRESSED + 1
+        here.share = PRESSURE_ON + 1
         await here.clock.advance(1.0)
         assert limited(*lanes) == [True, True]
         for number, lane in enumerate(lanes):
@@ -229,7 +229,7 @@ async def test_pressure_on_the_disk_slows_all() -> None:
         await here.clock.advance(10)
         assert here.traffic.between(start, start + 10) == pytest.approx(10_000, rel=0.03)
         here.share = 0.0
-        await here.clock.advance(CALM + 1)
+        await here.clock.advance(CALM_TIME + 1)
         assert limited(*lanes) == [False, False]
         assert here.said == ["8 kbit/s while the disk is under pressure", "unlimited again: the disk keeps up"]
 
@@ -266,6 +266,6 @@ async def test_what_grows_is_forgotten_again() -> None:
         for number in range(500):
             here.bus.publish(found(f"{ROOT}/{number}.mp4"))
             await here.clock.advance(0.1)
-        assert len(here.bandwidth._growth._until) <= 10 * (1 + CALM + 1) + 1
+        assert len(here.bandwidth._growth._until) <= 10 * (1 + CALM_TIME + 1) + 1
         await here.clock.advance(10)
         assert here.bandwidth._growth._until == {}

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from uploader.bandwidth.growth import CALM, PRESSED, RELIEVED, Growth, Strain
+from uploader.bandwidth.growth import CALM_TIME, PRESSURE_OFF, PRESSURE_ON, DiskPressure, Growth
 from uploader.bandwidth.io_pressure import io_pressure, some_avg10
 from uploader.bandwidth.limits import Limits, changes, rate_now
 from uploader.domain.units import RateStep, parse_schedule
@@ -161,11 +161,11 @@ def test_a_file_grows_until_it_has_been_still() -> None:
     """Until its next look is overdue, or a little after it has settled; only below its own folders."""
     growth, roots = Growth(), ("/rec", "/rec/a", "/rec/ab", "/other")
     growth.changed("/rec/a/x.mp4", 10.0, now=0.0)
-    assert growth.folders(roots, 0.0) == growth.folders(roots, 10.0 + CALM - 0.1) == {"/rec", "/rec/a"}
+    assert growth.folders(roots, 0.0) == growth.folders(roots, 10.0 + CALM_TIME - 0.1) == {"/rec", "/rec/a"}
     growth.changed("/rec/a/x.mp4", 10.0, now=12.0)
     growth.settled("/rec/a/x.mp4", now=22.0)
-    assert growth.folders(roots, 22.0 + CALM - 0.1) == {"/rec", "/rec/a"}
-    assert growth.folders(roots, 22.0 + CALM) == set()
+    assert growth.folders(roots, 22.0 + CALM_TIME - 0.1) == {"/rec", "/rec/a"}
+    assert growth.folders(roots, 22.0 + CALM_TIME) == set()
     growth.settled("/never/seen.mp4", now=23.0)
     assert growth._until == {}
 
@@ -174,34 +174,34 @@ def test_settling_late_does_not_prolong_the_growth() -> None:
     """A file that settles after its time was over was not growing all the while."""
     growth = Growth()
     growth.changed("/rec/x.mp4", 0.0, now=0.0)
-    growth.settled("/rec/x.mp4", now=CALM - 1)
-    assert growth.folders(("/rec",), CALM) == set()
+    growth.settled("/rec/x.mp4", now=CALM_TIME - 1)
+    assert growth.folders(("/rec",), CALM_TIME) == set()
 
 
 def test_pressure_begins_high_and_ends_low() -> None:
     """Between the two it stays what it was; and it ends only after a time of calm."""
-    strain = Strain()
-    strain.feel(PRESSED - 0.1, 0.0)
+    strain = DiskPressure()
+    strain.feel(PRESSURE_ON - 0.1, 0.0)
     assert not strain.pressed(0.0)
-    strain.feel(PRESSED, 1.0)
-    strain.feel(RELIEVED, 2.0)
-    strain.feel(RELIEVED - 0.1, 3.0)
-    assert strain.pressed(2.0 + CALM - 0.1)
-    assert not strain.pressed(2.0 + CALM)
-    strain.feel(RELIEVED, 2.0 + CALM)
-    assert not strain.pressed(2.0 + CALM)
+    strain.feel(PRESSURE_ON, 1.0)
+    strain.feel(PRESSURE_OFF, 2.0)
+    strain.feel(PRESSURE_OFF - 0.1, 3.0)
+    assert strain.pressed(2.0 + CALM_TIME - 0.1)
+    assert not strain.pressed(2.0 + CALM_TIME)
+    strain.feel(PRESSURE_OFF, 2.0 + CALM_TIME)
+    assert not strain.pressed(2.0 + CALM_TIME)
 
 
 @given(st.lists(st.none() | st.floats(0, 100), max_size=60))
 def test_pressure_does_not_flap(readings: list[float | None]) -> None:
     """Whatever is read each second, uploads are not slowed down twice within the time of calm."""
-    strain, begun, was = Strain(), list[int](), False
+    strain, begun, was = DiskPressure(), list[int](), False
     for second, share in enumerate(readings):
         strain.feel(share, float(second))
         if strain.pressed(second) and not was:
             begun.append(second)
         was = strain.pressed(second)
-    assert all(later - earlier > CALM for earlier, later in itertools.pairwise(begun))
+    assert all(later - earlier > CALM_TIME for earlier, later in itertools.pairwise(begun))
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from lanes import MUCH, ROOT, WINDOW, configured, site
 
 from uploader.bandwidth import Lane
-from uploader.bandwidth.meter import CREDIT, LARGEST_PIECE, PIECE, Meter
+from uploader.bandwidth.meter import CATCH_UP_TIME, GRANT_TIME, LARGEST_GRANT, Meter
 from uploader.bandwidth.pacer import _Waiter
 from uploader.domain.units import format_rate, parse_rate
 
@@ -159,12 +159,12 @@ async def test_without_a_limit_nothing_waits() -> None:
         with pytest.raises(StopIteration) as answer:
             taking.send(None)
         assert answer.value.value == 123_456_789
-        assert (lane.limited, lane.piece, here.clock.sleepers) == (False, LARGEST_PIECE, 0)
+        assert (lane.limited, lane.piece, here.clock.sleepers) == (False, LARGEST_GRANT, 0)
 
 
 @pytest.mark.parametrize(
     ("rate", "piece"),
-    [("8 kbit/s", 20), ("100 bit/s", 1), ("20 Mbit/s", 50_000), ("10 Gbit/s", LARGEST_PIECE)],
+    [("8 kbit/s", 20), ("100 bit/s", 1), ("20 Mbit/s", 50_000), ("10 Gbit/s", LARGEST_GRANT)],
 )
 async def test_a_lane_says_which_pieces_are_smooth(rate: str, piece: int) -> None:
     """A fiftieth of a second's worth; a lane that asks for more gets as much."""
@@ -209,7 +209,7 @@ async def test_a_turn_that_comes_too_late_is_given_back(monkeypatch: pytest.Monk
                 doomed.cancel()
 
         monkeypatch.setattr(pacer, "_grant", grant_and_cancel)
-        await here.clock.advance(PIECE)
+        await here.clock.advance(GRANT_TIME)
         assert (doomed.cancelled(), waiting.done()) == (True, True)
 
 
@@ -221,7 +221,7 @@ async def test_a_turn_of_one_that_is_being_cancelled_goes_to_the_next() -> None:
         doomed = asyncio.ensure_future(second.take(MUCH))
         waiting = asyncio.ensure_future(first.take(MUCH))
         await idle()
-        here.clock._pass(PIECE)
+        here.clock._pass(GRANT_TIME)
         doomed.cancel()
         here.bandwidth._pacer._serve(here.clock.monotonic())
         await idle()
@@ -241,9 +241,9 @@ async def test_a_worker_that_stops_takes_its_wish_with_it() -> None:
         assert here.bandwidth._pacer._waiting == []
         start = here.clock.monotonic()
         wish = asyncio.ensure_future(lane.take(MUCH))
-        await here.clock.advance(PIECE)
+        await here.clock.advance(GRANT_TIME)
         assert wish.done()
-        assert here.clock.monotonic() == pytest.approx(start + PIECE)
+        assert here.clock.monotonic() == pytest.approx(start + GRANT_TIME)
 
 
 async def test_who_waits_costs_nothing() -> None:
@@ -252,7 +252,7 @@ async def test_who_waits_costs_nothing() -> None:
         here.workers(16)
         await here.clock.advance(10)
         pieces = len(here.traffic.log)
-        assert pieces == pytest.approx(10 / PIECE, abs=2)
+        assert pieces == pytest.approx(10 / GRANT_TIME, abs=2)
         assert next(here.clock._order) <= 2 * pieces + 2  # sleeps that were ever begun
 
 
@@ -264,7 +264,7 @@ def test_a_meter_makes_up_for_a_little_lateness_only() -> None:
     meter.spend(20, 10.0)
     assert meter.wait(10.0) == 0.0
     meter.spend(100, 10.0)
-    assert meter.wait(10.0) == pytest.approx(0.12 - CREDIT)
+    assert meter.wait(10.0) == pytest.approx(0.12 - CATCH_UP_TIME)
 
 
 @given(
@@ -282,8 +282,8 @@ def test_a_change_of_rate_leaves_no_old_debts(before: float, after: float, spent
     meter.change(after, later)
     assert meter.wait(later) <= min(wait, wait * before / after) * (1 + 1e-9)
     gained = -min(0.0, meter._due - later)
-    assert gained <= CREDIT + 1e-9
-    assert gained * after <= CREDIT * max(before, after) * (1 + 1e-9)
+    assert gained <= CATCH_UP_TIME + 1e-9
+    assert gained * after <= CATCH_UP_TIME * max(before, after) * (1 + 1e-9)
 
 
 def test_a_limit_that_comes_into_force_begins_with_nothing() -> None:

@@ -10,7 +10,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from uploader.__main__ import run
-from uploader.app.application import House
+from uploader.app.application import Application
 from uploader.app.daemon import Daemon
 from uploader.domain import errors
 
@@ -53,7 +53,7 @@ def fails_with(*faults: BaseException) -> Callable[..., object]:
     return work
 
 
-@pytest.mark.parametrize(("command", "part"), [("run", (Daemon, "run")), ("once", (House, "run_to_end"))])
+@pytest.mark.parametrize(("command", "part"), [("run", (Daemon, "run")), ("once", (Application, "run_until_idle"))])
 @pytest.mark.parametrize(
     ("faults", "code"),
     [((DAMAGED,), 78), ((FULL,), 73), ((ZeroDivisionError("a bug"), DAMAGED), 78), ((errors.NoRoom("full"),), 1)],

@@ -10,7 +10,7 @@ import termios
 from pathlib import Path
 from typing import Any
 
-from process import MIB, PATIENCE, Site, at_work, sha256
+from process import MIB, PROCESS_TIMEOUT, Site, at_work, sha256
 
 from uploader.domain.units import format_bytes
 from uploader.testing.simulator import Fault, Settings
@@ -264,6 +264,6 @@ async def test_a_server_that_is_slow_to_process_is_waited_for(tmp_path: Path) ->
         process = await site.start("upload", file)
         await process.event("upload-sent")
         assert process.out == []
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(PROCESS_TIMEOUT):
             assert (await process.ended()).code == 0
         assert [record.status for record in site.simulator.records()] == ["ready"]

@@ -12,7 +12,7 @@ import pytest
 from pydantic import ValidationError
 
 from uploader.config import Config, RecordConfig, ServerConfig, WatchConfig, find_config, load
-from uploader.domain.model import Share
+from uploader.domain.model import RecordSharing
 from uploader.domain.units import RateStep
 
 SHIPPED = Path(__file__).parents[2] / "config" / "config.toml"
@@ -55,7 +55,7 @@ def test_the_least_configuration_is_address_account_and_folder(loaded: Loader) -
     assert config.watch == (WatchConfig(path=Path("/srv/recordings")),)
     assert config.upload.chunk_size == 16 * 1024 * 1024
     assert config.upload.bandwidth == (RateStep(0, None),)
-    assert config.watch[0].record == RecordConfig(name="{stem}", share=Share())
+    assert config.watch[0].record == RecordConfig(name="{stem}", share=RecordSharing())
     assert config.state.dir == Path("/var/lib/valt-uploader")
 
 
@@ -214,7 +214,7 @@ def test_a_record_rule_is_ready_to_use(loaded: Loader) -> None:
     )
     assert record.match == re.compile("(?P<room>[^_]+)_(?P<subject>.+)")
     assert record.template == {"1": "{room}", "2": "{mtime:%Y}"}
-    assert record.share == Share((1, 2), (4,))
+    assert record.share == RecordSharing((1, 2), (4,))
 
 
 def test_folders_may_lie_within_each_other(loaded: Loader) -> None:

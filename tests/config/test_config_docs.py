@@ -12,7 +12,7 @@ import pytest
 from uploader.bandwidth.limits import rate_now
 from uploader.config import Config, load
 from uploader.domain.mapping import record_for
-from uploader.domain.model import Share
+from uploader.domain.model import RecordSharing
 from uploader.domain.units import UNLIMITED
 
 PAGE = (Path(__file__).parents[2] / "docs" / "configuration.md").read_text(encoding="utf-8")
@@ -56,7 +56,7 @@ def test_the_clinic_room_gets_the_records_of_its_table(tmp_path: Path) -> None:
         mapped = record_for(rule, relpath=relpath, mtime=0.0)
         fields = {number: value for number, value in (("1", room), ("2", subject)) if value}
         assert (mapped.record.name, mapped.record.template) == (name, fields)
-        assert mapped.record.share == Share(groups=(4,))
+        assert mapped.record.share == RecordSharing(groups=(4,))
         assert (mapped.warning is None) is bool(fields)
 
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_container_files import FTYP, KINDS, box, judged, left_open, moov, pieces, recording
 
-from uploader.container import MAX_BYTES, MAX_READS, Verdict, inspect
+from uploader.container import MAX_BYTES, MAX_READS, ContainerState, inspect
 from uploader.diagnostics.video import Video
 
 ZEROS = 64 * 1024  # so many at the end are held to be unwritten
@@ -25,7 +25,7 @@ INDEX_LAST = ["mp4", "hybrid", "mov"]
 def test_finished_recording_passes(name: str) -> None:
     """What a muxer has closed is known by its container, and nothing is held against it, whatever it is called."""
     for suffix in (KINDS[name].suffix, "", ".mp4", ".bin"):
-        assert judged(recording(name), suffix) == Verdict(KINDS[name].container, "")
+        assert judged(recording(name), suffix) == ContainerState(KINDS[name].container, "")
 
 
 SHORTEST = 32  # bytes: by then it is known which container a file is
@@ -35,7 +35,7 @@ SHORTEST = 32  # bytes: by then it is known which container a file is
 def test_made_videos_pass(faststart: bool) -> None:
     """The videos of the demo are finished, and no prefix of them is."""
     data = b"".join(Video(frames=9, width=160, height=96, faststart=faststart).pieces())
-    assert judged(data, ".mp4") == Verdict("mp4", "")
+    assert judged(data, ".mp4") == ContainerState("mp4", "")
     assert all(judged(data[:end], ".mp4").unfinished for end in range(SHORTEST, len(data), 997))
 
 
@@ -53,13 +53,13 @@ def test_made_videos_pass(faststart: bool) -> None:
 )
 def test_recording_that_was_never_closed_is_told(name: str, reason: str) -> None:
     """A recorder that was killed leaves a file that says what it lacks."""
-    assert judged(left_open(name), KINDS[name].suffix) == Verdict(KINDS[name].container, reason)
+    assert judged(left_open(name), KINDS[name].suffix) == ContainerState(KINDS[name].container, reason)
 
 
 @pytest.mark.parametrize("name", ["ts", "m2ts", "mpg", "vob"])
 def test_stream_may_end_anywhere(name: str) -> None:
     """Streams have no end to be missed: what was recorded of one until now is not held back."""
-    assert judged(left_open(name), KINDS[name].suffix) == Verdict(KINDS[name].container, "")
+    assert judged(left_open(name), KINDS[name].suffix) == ContainerState(KINDS[name].container, "")
 
 
 @pytest.mark.parametrize("name", SELF_SIZED)
@@ -139,7 +139,7 @@ def _boxes(data: bytes) -> Iterator[tuple[bytes, int, int]]:
 @given(st.binary(max_size=3000), st.sampled_from(["", ".mp4", ".mkv", "avi", ".ts", ".WMV", ".txt", "."]))
 def test_any_bytes_get_a_verdict(data: bytes, suffix: str) -> None:
     """Random bytes never raise, and never cost more than is promised."""
-    assert isinstance(judged(data, suffix), Verdict)
+    assert isinstance(judged(data, suffix), ContainerState)
 
 
 MAGICS = [
@@ -170,7 +170,7 @@ WORDS = st.sampled_from(
 @given(st.sampled_from(MAGICS), st.lists(WORDS | st.binary(max_size=12), max_size=120), st.binary(max_size=3))
 def test_any_structure_gets_a_verdict(magic: bytes, parts: list[bytes], rest: bytes) -> None:
     """The words of the formats in any order never raise either."""
-    assert isinstance(judged(magic + b"".join(parts) + rest, ".mp4"), Verdict)
+    assert isinstance(judged(magic + b"".join(parts) + rest, ".mp4"), ContainerState)
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -182,20 +182,20 @@ def test_any_damage_gets_a_verdict(name: str, data: st.DataObject) -> None:
     for place, word in data.draw(st.lists(st.tuples(places, WORDS | st.binary(min_size=1, max_size=9)), max_size=12)):
         if place + len(word) <= len(whole):
             whole[place : place + len(word)] = word
-    assert isinstance(judged(bytes(whole), KINDS[name].suffix), Verdict)
+    assert isinstance(judged(bytes(whole), KINDS[name].suffix), ContainerState)
 
 
 @given(st.integers(0, 1 << 64), st.integers(0, 255), st.sampled_from(MAGICS))
 def test_any_size_gets_a_verdict(size: int, filler: int, magic: bytes) -> None:
     """A file may be said to have any size at all."""
     file = pieces((0, magic), size=size, filler=bytes([filler]))
-    assert isinstance(inspect(file, size, ".mp4"), Verdict)
+    assert isinstance(inspect(file, size, ".mp4"), ContainerState)
 
 
 def test_endless_boxes_are_given_up_and_pass() -> None:
     """A file of a million tiny boxes costs no more than any other, and has the benefit of the doubt."""
     data = FTYP + box(b"free", bytes(8200)) * 1000
-    assert judged(data, ".mp4") == Verdict("mp4", "")
+    assert judged(data, ".mp4") == ContainerState("mp4", "")
 
 
 def test_share_that_fails_is_the_callers_business() -> None:
@@ -259,7 +259,7 @@ def test_two_gigabytes_cost_a_few_reads(order: str, reads: int, taken: int) -> N
     size = len(FTYP) + len(index) + 2 * GIB
     last = (size - len(index), index) if order == "moov last" else (size, b"")
     file = pieces((0, head), last, size=size)
-    assert inspect(file, size, ".mp4") == Verdict("mp4", "")
+    assert inspect(file, size, ".mp4") == ContainerState("mp4", "")
     assert (file.reads, file.taken) == (reads, taken)
     assert inspect(pieces((0, head), last, size=size - 1), size - 1, ".mp4").unfinished
     assert MAX_READS <= 64
@@ -270,4 +270,4 @@ def test_reason_names_box_and_bytes() -> None:
     """What an operator reads: which box, how much is missing, whose fault."""
     data = FTYP + moov() + box(b"mdat", b"\x01" * 5000, size=8 + 5000 + 10485760)
     reason = "its mdat box ends 10485760 bytes past the end of the file: the copy is not complete"
-    assert judged(data, ".mp4") == Verdict("mp4", reason)
+    assert judged(data, ".mp4") == ContainerState("mp4", reason)

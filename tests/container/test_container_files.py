@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 import av
 import pytest
 
-from uploader.container import MAX_BYTES, MAX_READS, Verdict, inspect
+from uploader.container import MAX_BYTES, MAX_READS, ContainerState, inspect
 
 FRAMES = 60
 
@@ -152,7 +152,7 @@ class Reader:
         return data
 
 
-def judged(data: bytes, suffix: str = "") -> Verdict:
+def judged(data: bytes, suffix: str = "") -> ContainerState:
     """The verdict on these bytes; an AssertionError if it cost more than is promised."""
     return inspect(Reader(lambda offset, length: data[offset : offset + length], len(data)), len(data), suffix)
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from test_container_files import judged, recording, silence
 
-from uploader.container import Verdict
+from uploader.container import ContainerState
 
-FINE = Verdict("matroska", "")
+FINE = ContainerState("matroska", "")
 UNKNOWN = None
 UNTOLD = "its Segment has no size, and its SeekHead no positions: the recorder did not close this file"
 ONES = b"\xff" * 8
@@ -36,7 +36,7 @@ def seek_head(*positions: bytes) -> bytes:
     return element("114d9b74", *(element("4dbb", element("53ab", b"\x16"), element("53ac", at)) for at in positions))
 
 
-def mkv(*parts: bytes, size: int | None = -1) -> Verdict:
+def mkv(*parts: bytes, size: int | None = -1) -> ContainerState:
     """The verdict on a Segment of these parts."""
     return judged(HEADER + element("18538067", *parts, size=size), ".mkv")
 
@@ -48,7 +48,7 @@ def test_segment_of_known_size_must_fit() -> None:
     assert judged(whole + bytes(100_000)) == FINE
     assert judged(whole + b"trailer") == FINE
     reason = "its Segment ends 300 bytes past the end of the file: the copy is not complete"
-    assert judged(whole[:-300]) == Verdict("matroska", reason)
+    assert judged(whole[:-300]) == ContainerState("matroska", reason)
     assert (
         mkv(INFO, TRACKS, cluster(), size=0).unfinished
         == "its Segment has size 0: the recorder did not close this file"
@@ -66,7 +66,7 @@ def test_live_recording_that_ends_inside_a_cluster_is_seen_when_the_cluster_tell
     """A last cluster of known size must fit too; one of unknown size may end anywhere."""
     whole = HEADER + element("18538067", INFO, TRACKS, cluster(), cluster(), size=UNKNOWN)
     reason = "its last Cluster ends 300 bytes past the end of the file: the copy is not complete"
-    assert judged(whole[:-300]) == Verdict("matroska", reason)
+    assert judged(whole[:-300]) == ContainerState("matroska", reason)
     untold = HEADER + element("18538067", INFO, TRACKS, cluster(), cluster(size=UNKNOWN), size=UNKNOWN)
     assert judged(untold[:-300]) == FINE
 

@@ -7,12 +7,12 @@ import struct
 import pytest
 from test_container_files import FTYP, Reader, box, judged, moov, pieces, silence
 
-from uploader.container import Verdict, inspect
+from uploader.container import ContainerState, inspect
 
 MEDIA = box(b"mdat", b"\x65\x88" * 3000)
 TRAILER = bytes(range(1, 200))  # no box
 PADDING = bytes(100_000)
-FINE = Verdict("mp4", "")
+FINE = ContainerState("mp4", "")
 MIB = 1 << 20
 
 FRAGMENTED = FTYP + box(b"moov", box(b"mvhd", bytes(100)), box(b"mvex", box(b"trex", bytes(24))))
@@ -23,7 +23,7 @@ def fragment(media: int = 5000) -> bytes:
     return box(b"moof", box(b"mfhd", bytes(4), b"\0\0\0\1"), box(b"traf", bytes(60))) + box(b"mdat", b"\x65" * media)
 
 
-def mp4(*parts: bytes) -> Verdict:
+def mp4(*parts: bytes) -> ContainerState:
     """The verdict on these boxes in a row."""
     return judged(b"".join(parts), ".mp4")
 

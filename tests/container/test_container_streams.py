@@ -7,9 +7,9 @@ import struct
 import pytest
 from test_container_files import judged, pieces, recording
 
-from uploader.container import Verdict, inspect
+from uploader.container import ContainerState, inspect
 
-AVI = Verdict("avi", "")
+AVI = ContainerState("avi", "")
 HAS_INDEX, NO_INDEX = 0x10, 0
 PAST = "past the end of the file: the copy is not complete"
 OPEN = "the recorder did not close this file"
@@ -39,7 +39,7 @@ MOVI = chunk(b"LIST", b"movi", chunk(b"00dc", b"\x65" * 3001))
 IDX1 = chunk(b"idx1", struct.pack("<4sIII", b"00dc", 16, 4, 3001) * 5)
 
 
-def avi(*parts: bytes, size: int | None = None, behind: bytes = b"") -> Verdict:
+def avi(*parts: bytes, size: int | None = None, behind: bytes = b"") -> ContainerState:
     """The verdict on a RIFF of these parts, and what is *behind* it."""
     return judged(chunk(b"RIFF", b"AVI ", *parts, size=size) + behind, ".avi")
 
@@ -78,9 +78,9 @@ def test_closed_avi_passes(parts: tuple[bytes, ...]) -> None:
         (avi(header(), MOVI, chunk(b"idx1", bytes(64), size=70)), f"its idx1 chunk ends 6 bytes {PAST}"),
     ],
 )
-def test_what_an_avi_lacks_is_named(verdict: Verdict, reason: str) -> None:
+def test_what_an_avi_lacks_is_named(verdict: ContainerState, reason: str) -> None:
     """The reason says which chunk, and whose fault."""
-    assert verdict == Verdict("avi", reason)
+    assert verdict == ContainerState("avi", reason)
 
 
 def test_room_that_was_reserved_shows_where_the_recording_stops() -> None:
@@ -147,10 +147,10 @@ def test_large_avi_that_was_not_closed_is_seen() -> None:
 def test_transport_streams_are_known_by_their_step(length: int, start: int) -> None:
     """Packets of 188, 192 and 204 bytes; two are too few to be sure."""
     packet = bytes(start) + b"G" + bytes(length - start - 2) + b"\1"
-    assert judged(packet * 3) == Verdict("mpeg-ts", "")
-    assert judged(packet * 50 + packet[:77]) == Verdict("mpeg-ts", "")
-    assert judged(packet * 2) == Verdict("", "")
-    assert judged(packet + packet[1:] + packet * 3) == Verdict("", "")
+    assert judged(packet * 3) == ContainerState("mpeg-ts", "")
+    assert judged(packet * 50 + packet[:77]) == ContainerState("mpeg-ts", "")
+    assert judged(packet * 2) == ContainerState("", "")
+    assert judged(packet + packet[1:] + packet * 3) == ContainerState("", "")
 
 
 @pytest.mark.parametrize("name", ["ts", "mpg"])
@@ -184,11 +184,11 @@ BEYOND = (1 << 40) - len(recording("wmv"))
 def test_what_an_asf_tells_of_itself(offset: int, value: bytes, reason: str) -> None:
     """Sizes and the broadcast flag are filled in at closing, and must fit the file."""
     whole = bytearray(recording("wmv"))
-    assert judged(bytes(whole)) == Verdict("asf", "")
+    assert judged(bytes(whole)) == ContainerState("asf", "")
     whole[offset : offset + len(value)] = value
-    assert judged(bytes(whole)) == Verdict("asf", reason)
+    assert judged(bytes(whole)) == ContainerState("asf", reason)
 
 
 def test_what_follows_an_asf_is_not_its_business() -> None:
     """The header says how long the file is; room behind it was reserved and not needed."""
-    assert judged(recording("wmv") + bytes(100_000)) == Verdict("asf", "")
+    assert judged(recording("wmv") + bytes(100_000)) == ContainerState("asf", "")

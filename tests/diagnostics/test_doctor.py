@@ -14,13 +14,13 @@ from process import Ended, Site, at_work, until
 
 from uploader.app import control_socket, status
 from uploader.diagnostics import doctor
-from uploader.diagnostics.event_check import Canary
+from uploader.diagnostics.event_check import EventCheck
 from uploader.files import Mode, MountedShare
 from uploader.runtime.clock import SystemClock
-from uploader.stages.discover import Tally
+from uploader.stages.discover import FolderStats
 from uploader.store import codec
 from uploader.store.disk import StateFolder
-from uploader.store.store import peek
+from uploader.store.store import read_state
 from uploader.testing.simulator import Fault
 
 
@@ -180,10 +180,10 @@ async def test_folder_of_another_file_system_is_bad(tmp_path: Path) -> None:
         site.record("a.ts", 188 * 100)
         await site.run("once")
         disk = StateFolder(site.state)
-        saved = peek(disk)
-        assert saved.homes
-        elsewhere = tuple(replace(home, inner="/elsewhere") for home in saved.homes)
-        disk.replace("state.json", codec.encode_state(replace(saved, homes=elsewhere), now=0.0))
+        saved = read_state(disk)
+        assert saved.mount_identities
+        elsewhere = tuple(replace(home, inner="/elsewhere") for home in saved.mount_identities)
+        disk.replace("state.json", codec.encode_state(replace(saved, mount_identities=elsewhere), now=0.0))
         disk.close()
         (line,) = bad(await site.run("check"))
         assert "another file system is there than before" in line
@@ -195,27 +195,32 @@ POLLED, HEARD = Mode(events=False, why="cifs"), Mode(events=True, why="ext4 is l
 
 
 @pytest.mark.parametrize(
-    ("canary", "mode", "mood", "text"),
+    ("check", "mode", "mood", "text"),
     [
-        (Canary(delay=0.0123, skew=0.5), HEARD, "ok", "its event came after 12 ms; its clock agrees with ours"),
-        (Canary(delay=None, skew=0.0), HEARD, "note", "its event never came; scans find what events miss"),
-        (Canary(delay=None, skew=0.0), POLLED, "ok", "its event never came"),
-        (Canary(delay=0.1, skew=90.0), HEARD, "note", "its clock is 1 min 30 s ahead of ours; that does no harm"),
-        (Canary(delay=None, skew=-7200.0), POLLED, "ok", "its clock is 2 h behind ours"),
-        (Canary(problem="Read-only file system"), POLLED, "note", "no hidden file can be made there (Read-only"),
+        (EventCheck(delay=0.0123, skew=0.5), HEARD, "ok", "its event came after 12 ms; its clock agrees with ours"),
+        (EventCheck(delay=None, skew=0.0), HEARD, "warning", "its event never came; scans find what events miss"),
+        (EventCheck(delay=None, skew=0.0), POLLED, "ok", "its event never came"),
+        (
+            EventCheck(delay=0.1, skew=90.0),
+            HEARD,
+            "warning",
+            "its clock is 1 min 30 s ahead of ours; that does no harm",
+        ),
+        (EventCheck(delay=None, skew=-7200.0), POLLED, "ok", "its clock is 2 h behind ours"),
+        (EventCheck(problem="Read-only file system"), POLLED, "warning", "no hidden file can be made there (Read-only"),
     ],
 )
 async def test_what_the_hidden_file_tells(
-    monkeypatch: pytest.MonkeyPatch, canary: Canary, mode: Mode, mood: str, text: str
+    monkeypatch: pytest.MonkeyPatch, check: EventCheck, mode: Mode, mood: str, text: str
 ) -> None:
     """Whether the mode keeps its promise, and whose clock is off."""
 
-    async def sing(*_: object) -> Canary:
-        return canary
+    async def sing(*_: object) -> EventCheck:
+        return check
 
-    monkeypatch.setattr(doctor, "sing", sing)
-    finding = await doctor._canary("/rec", mode, SystemClock())
-    assert (finding.mood, text in finding.text) == (mood, True), finding
+    monkeypatch.setattr(doctor, "check_events", sing)
+    finding = await doctor._event_check("/rec", mode, SystemClock())
+    assert (finding.severity, text in finding.text) == (mood, True), finding
 
 
 async def test_folders_are_counted_against_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -227,10 +232,10 @@ async def test_folders_are_counted_against_the_limit(tmp_path: Path, monkeypatch
     assert (await doctor._inotify(share)).text == "6 of max_user_watches = 100, max_user_instances = 100"
     monkeypatch.setattr(doctor, "inotify_limit", lambda _: 6)
     finding = await doctor._inotify(share)
-    assert finding.mood == "note"
+    assert finding.severity == "warning"
     assert "sysctl fs.inotify.max_user_watches=12" in finding.text
     monkeypatch.setattr(doctor, "inotify_limit", lambda _: None)
-    assert (await doctor._inotify(share)).mood == "note"
+    assert (await doctor._inotify(share)).severity == "warning"
 
 
 async def test_status_shows_how_each_folder_stands(tmp_path: Path) -> None:
@@ -261,7 +266,7 @@ def _status(site: Site) -> list[str]:
 
 def test_status_shows_what_events_have_missed_and_what_cannot_be_read() -> None:
     """Beside the figures of the last scan."""
-    tally = Tally(
+    tally = FolderStats(
         "/rec", mode="events and scans (ext4 is local)", scans=3, folders=2, names=7, scanned_at=0.0, missed=5
     )
     tally.unreadable = "/rec/x: Permission denied"

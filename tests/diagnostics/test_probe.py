@@ -17,10 +17,10 @@ from process import Site, at_work
 
 from uploader.config import Config
 from uploader.diagnostics.doctor import Finding
-from uploader.diagnostics.probe import CHUNK, NAME, VIDEO, Probe
-from uploader.diagnostics.probe_results import News
+from uploader.diagnostics.probe import PROBE_CHUNK_SIZE, PROBE_RECORD_NAME, PROBE_VIDEO, Probe
+from uploader.diagnostics.probe_results import ProbeResult
 from uploader.domain import events
-from uploader.domain.model import Learnt, RecordSpec
+from uploader.domain.model import RecordSpec, ServerCapabilities
 from uploader.domain.retry import DAY
 from uploader.server.valt import Valt
 from uploader.testing.simulator import Fault, Semantics, Settings, Simulator
@@ -61,17 +61,17 @@ class Diary:
 
     def __init__(self, keeps: str | None = "the daemon") -> None:
         self.keeps = keeps
-        self.learnt: Learnt | None = None
+        self.learnt: ServerCapabilities | None = None
         self.open: set[str] = set()  # records that were told of and not yet cleared
         self.told: set[str] = set()
 
-    async def tell(self, news: News) -> str | None:
+    async def save(self, result: ProbeResult) -> str | None:
         """Keep it."""
         if self.keeps is not None:
-            self.told |= {orphan.record for orphan in news.orphans}
-            self.open |= {orphan.record for orphan in news.orphans}
-            self.open -= set(news.cleared)
-            self.learnt = news.learnt or self.learnt
+            self.told |= {orphan.record for orphan in result.orphans}
+            self.open |= {orphan.record for orphan in result.orphans}
+            self.open -= set(result.cleared)
+            self.learnt = result.learnt or self.learnt
         return self.keeps
 
 
@@ -104,7 +104,7 @@ class Bench:
     @property
     def moods(self) -> set[str]:
         """How good all of it is."""
-        return {finding.mood for finding in self.found}
+        return {finding.severity for finding in self.found}
 
 
 @asynccontextmanager
@@ -171,7 +171,7 @@ async def test_a_limit_below_the_probe_s_own_video_is_a_fault(tmp_path: Path) ->
     """A server that takes not even 150 KiB in one request cannot be worked with, and nothing more is asked."""
     async with bench(tmp_path, Settings(processing=0.0, body_limit=100_000)) as table:
         found = await table.probe()
-        assert found["one request"].mood == "bad"
+        assert found["one request"].severity == "error"
         assert "413" in found["one request"].text
         assert set(found) == {"one request", "tidy"}
         assert (table.simulator.records(), table.diary.learnt) == ([], None)
@@ -190,7 +190,7 @@ async def test_a_server_that_never_makes_a_video_of_it_is_a_fault(tmp_path: Path
 
     async with bench(tmp_path, kind=Hole) as table:
         found = await table.probe()
-        assert found["one request"].mood == "bad"
+        assert found["one request"].severity == "error"
         assert "shows no video after 2 min" in found["one request"].text
         assert set(found) == {"one request", "tidy"}
         assert table.simulator.records() == []
@@ -202,7 +202,7 @@ async def test_without_its_bytes_nothing_is_claimed(tmp_path: Path, semantics: S
     async with bench(tmp_path, Settings(semantics=semantics, processing=0.0)) as table:
         table.simulator.faults.append(Fault(call="link", kind="status", status=403, times=None))
         found = await table.probe()
-        assert {found[what].mood for what in ("one request", "chunks", "repeat")} == {"note"}
+        assert {found[what].severity for what in ("one request", "chunks", "repeat")} == {"warning"}
         assert "what was stored is not known: download link: answered 403" in found["repeat"].text
         assert table.settings[1] == "[server] resend_is_safe = false (as it is)"
         assert table.diary.learnt is not None
@@ -220,7 +220,7 @@ async def test_a_server_that_hands_out_other_bytes_proves_nothing(tmp_path: Path
     async with bench(tmp_path, kind=Transcoder) as table:
         found = await table.probe()
         assert "bytes prove nothing" in found["one request"].text
-        assert found["repeat"].mood == "note"
+        assert found["repeat"].severity == "warning"
         assert table.diary.learnt is not None
         assert (table.diary.learnt.resend_is_safe, table.diary.learnt.whole_only_until) == (None, None)
 
@@ -230,7 +230,7 @@ async def test_a_video_that_is_not_ready_in_time_is_looked_at_as_it_is(tmp_path:
     async with bench(tmp_path, Settings(processing=1e9)) as table:
         found = await table.probe()
         assert "not ready after 2 min 19 s (it says 'created')" in found["one request"].text
-        assert found["one request"].mood == "note"
+        assert found["one request"].severity == "warning"
         assert table.diary.learnt is not None
         assert table.diary.learnt.resend_is_safe is True
 
@@ -243,7 +243,7 @@ async def test_what_goes_wrong_on_the_way_is_no_finding(tmp_path: Path, kind: An
         table.simulator.faults.append(Fault(call="upload", kind=kind, skip=skip))
         found = await table.probe()
         asked = found["chunks" if skip == 1 else "repeat"]
-        assert (asked.mood, "not known: upload chunk:" in asked.text) == ("note", True)
+        assert (asked.severity, "not known: upload chunk:" in asked.text) == ("warning", True)
         assert table.diary.learnt is not None
         assert table.diary.learnt.whole_only_until is None
         assert table.simulator.records() == []
@@ -254,7 +254,7 @@ async def test_a_setting_that_spoils_recordings_is_a_fault(tmp_path: Path) -> No
     spoils = Settings(semantics=Semantics.APPEND, processing=0.0)
     async with bench(tmp_path, spoils, server={"resend_is_safe": True}) as table:
         await table.probe()
-        assert [finding.mood for finding in table.found if finding.what == "settings"] == ["ok", "bad"]
+        assert [finding.severity for finding in table.found if finding.what == "settings"] == ["ok", "error"]
 
 
 @pytest.mark.parametrize("keeps", ["the daemon", None])
@@ -265,13 +265,13 @@ async def test_a_record_that_cannot_be_removed_is_named(tmp_path: Path, keeps: s
         table.simulator.faults.append(Fault(call="delete", kind="status", status=403))
         found = await table.probe()
         (left,) = table.simulator.records()
-        assert left.name == NAME
+        assert left.name == PROBE_RECORD_NAME
         assert left.id in found["tidy"].text
-        assert found["tidy"].mood == "note"
+        assert found["tidy"].severity == "warning"
         who = "the daemon clears it away" if keeps else "delete it on the server by hand"
         assert found["tidy"].text.endswith(who)
         assert table.diary.open == ({left.id} if keeps else set())
-        assert found["remembered"].mood == ("ok" if keeps else "note")
+        assert found["remembered"].severity == ("ok" if keeps else "warning")
 
 
 async def test_nobody_else_s_record_is_touched(tmp_path: Path) -> None:
@@ -284,7 +284,7 @@ async def test_nobody_else_s_record_is_touched(tmp_path: Path) -> None:
             bus=events.Bus(),
             remember=lambda _: None,
         ) as valt:
-            theirs = await valt.create_record(RecordSpec(NAME))
+            theirs = await valt.create_record(RecordSpec(PROBE_RECORD_NAME))
         await table.probe()
         assert [record.id for record in table.simulator.records()] == [theirs.record]
 
@@ -306,8 +306,8 @@ async def test_a_probe_that_is_interrupted_removes_what_it_was_at(tmp_path: Path
 
 def test_its_video_is_small_and_comes_in_several_chunks() -> None:
     """A second, three chunks, less than a photograph."""
-    assert 2 * CHUNK < VIDEO.size < 3 * CHUNK
-    assert VIDEO.duration == 1.0
+    assert 2 * PROBE_CHUNK_SIZE < PROBE_VIDEO.size < 3 * PROBE_CHUNK_SIZE
+    assert PROBE_VIDEO.duration == 1.0
 
 
 # The command
@@ -346,7 +346,7 @@ async def test_the_command_with_the_daemon_at_work(tmp_path: Path) -> None:
         assert "the daemon keeps this" in ended.lines[-1]
         assert learnt(site)["version"] == "6.7.2"
         (orphan,) = site.stored()["orphans"]
-        assert (orphan["probe"], orphan["name"]) == (True, NAME)
+        assert (orphan["probe"], orphan["name"]) == (True, PROBE_RECORD_NAME)
         assert [record.id for record in site.simulator.records()] == [orphan["record"]]
         document = json.loads((await site.run("status", "--json")).out)
         assert document["learnt"]["resend_is_safe"] is True

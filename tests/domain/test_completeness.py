@@ -14,27 +14,36 @@ from test_container_files import recording
 
 from uploader.diagnostics.video import Video
 from uploader.domain import events
-from uploader.domain.completeness import Complete, Rules, Still, Wait, judge, marker_of, stand, too_early
-from uploader.domain.model import Closeness, Identity, Snapshot, State, Turn
+from uploader.domain.completeness import (
+    Complete,
+    CompletenessRules,
+    NotYet,
+    StableSince,
+    check_complete,
+    marker_of,
+    observe,
+    too_early,
+)
+from uploader.domain.model import ActionBy, Identity, Snapshot, State, WriteState
 from uploader.store import codec
 from uploader.store.disk import StateFolder
-from uploader.store.store import peek
+from uploader.store.store import read_state
 
-RULES: Final = Rules(settle=10.0, gate=True, gate_timeout=600.0, longest=60.0)
-CLOSED: Final = Closeness()
-LACKS: Final = Closeness(unfinished="it has no moov box")
+RULES: Final = CompletenessRules(settle=10.0, gate=True, gate_timeout=600.0, longest_look_interval=60.0)
+CLOSED: Final = WriteState()
+LACKS: Final = WriteState(unfinished="it has no moov box")
 SNAPSHOT: Final = Snapshot(Identity(100, 5, "e"), 7, (1, 2))
 
 
-def verdict(size: int = 100, still_for: float = 10.0, *, marker: str = "", closeness: Closeness = CLOSED) -> object:
+def verdict(size: int = 100, stable_for: float = 10.0, *, marker: str = "", write_state: WriteState = CLOSED) -> object:
     """Judge a file."""
-    return judge(RULES, size, still_for, marker=marker, closeness=closeness)
+    return check_complete(RULES, size, stable_for, marker=marker, write_state=write_state)
 
 
-def wait(size: int = 100, still_for: float = 10.0, *, marker: str = "", closeness: Closeness = CLOSED) -> Wait:
+def wait(size: int = 100, stable_for: float = 10.0, *, marker: str = "", write_state: WriteState = CLOSED) -> NotYet:
     """Judge a file that has to wait."""
-    answer = verdict(size, still_for, marker=marker, closeness=closeness)
-    assert isinstance(answer, Wait)
+    answer = verdict(size, stable_for, marker=marker, write_state=write_state)
+    assert isinstance(answer, NotYet)
     return answer
 
 
@@ -53,10 +62,10 @@ def wait(size: int = 100, still_for: float = 10.0, *, marker: str = "", closenes
 )
 def test_whatever_moves_begins_the_time_anew(change: Snapshot) -> None:
     """Size, time, ends, ctime, inode: standing still counts from the look that saw the last of them move."""
-    before = Still(SNAPSHOT, 100.0)
-    assert stand(before, SNAPSHOT, 105.0) is before
-    after = stand(before, change, 105.0)
-    assert after == Still(change, 105.0)
+    before = StableSince(SNAPSHOT, 100.0)
+    assert observe(before, SNAPSHOT, 105.0) is before
+    after = observe(before, change, 105.0)
+    assert after == StableSince(change, 105.0)
     early = too_early(RULES, after, before, 105.0)
     assert early is not None
     assert early.changed
@@ -65,7 +74,7 @@ def test_whatever_moves_begins_the_time_anew(change: Snapshot) -> None:
 
 def test_time_of_standing_still_is_waited_for_to_its_end() -> None:
     """Not a moment less than ``settle``, by our own clock, and no look more than is needed."""
-    still = Still(SNAPSHOT, 100.0)
+    still = StableSince(SNAPSHOT, 100.0)
     first = too_early(RULES, still, None, 100.0)
     assert first is not None
     assert (first.after, first.changed) == (10.0, False)
@@ -85,25 +94,25 @@ def test_nothing_speaks_against_it() -> None:
 
 def test_what_is_asked_first_is_said_first() -> None:
     """The marker, then the writer, then the content: the reason is the nearest thing to wait for."""
-    both = Closeness(writer=True, unfinished="it has no moov box")
-    assert "marker" in wait(0, marker="/w/a.done", closeness=both).reason
-    assert "open for writing" in wait(0, closeness=both).reason
-    assert "moov" in wait(closeness=LACKS).reason
-    empty = verdict(0, closeness=LACKS)
+    both = WriteState(writer=True, unfinished="it has no moov box")
+    assert "marker" in wait(0, marker="/w/a.done", write_state=both).reason
+    assert "open for writing" in wait(0, write_state=both).reason
+    assert "moov" in wait(write_state=LACKS).reason
+    empty = verdict(0, write_state=LACKS)
     assert isinstance(empty, Complete)
     assert "empty" in empty.unplayable
 
 
 def test_writer_is_waited_for_however_long_it_takes() -> None:
     """An open handle never times out: a paused recording may be a day old."""
-    assert wait(still_for=1e6, closeness=Closeness(writer=True)).held
+    assert wait(stable_for=1e6, write_state=WriteState(writer=True)).held
 
 
 def test_unfinished_container_is_given_up_after_its_time() -> None:
     """Before that it waits and says for how much longer; then it says what helps."""
-    assert "parked unless it changes within 1 min" in wait(still_for=540.0, closeness=LACKS).reason
-    assert wait(still_for=599.0, closeness=LACKS).after == 1.0
-    given_up = verdict(still_for=600.0, closeness=LACKS)
+    assert "parked unless it changes within 1 min" in wait(stable_for=540.0, write_state=LACKS).reason
+    assert wait(stable_for=599.0, write_state=LACKS).after == 1.0
+    given_up = verdict(stable_for=600.0, write_state=LACKS)
     assert isinstance(given_up, Complete)
     assert given_up.unplayable == (
         "it has no moov box; it goes on when the file changes, or by hand: valt-uploader retry"
@@ -112,12 +121,14 @@ def test_unfinished_container_is_given_up_after_its_time() -> None:
 
 def test_what_is_held_back_is_looked_at_ever_more_rarely() -> None:
     """A quarter of its age, between ``settle`` and ``rescan``; and a house that is to end does not wait for it."""
-    pauses = [wait(still_for=age, closeness=LACKS).after for age in (10.0, 100.0, 200.0, 300.0)]
+    pauses = [wait(stable_for=age, write_state=LACKS).after for age in (10.0, 100.0, 200.0, 300.0)]
     assert pauses == [10.0, 25.0, 50.0, 60.0]
-    assert not wait(closeness=LACKS).soon
-    assert wait(closeness=Closeness(writer=True)).soon
-    hasty = judge(replace(RULES, settle=0.0, longest=0.0), 1, 0.0, marker="/w/m", closeness=CLOSED)
-    assert isinstance(hasty, Wait)
+    assert not wait(write_state=LACKS).worth_waiting
+    assert wait(write_state=WriteState(writer=True)).worth_waiting
+    hasty = check_complete(
+        replace(RULES, settle=0.0, longest_look_interval=0.0), 1, 0.0, marker="/w/m", write_state=CLOSED
+    )
+    assert isinstance(hasty, NotYet)
     assert hasty.after >= 0.5
 
 
@@ -161,7 +172,7 @@ async def test_unfinished_recording_is_parked_and_released_when_it_is_completed(
         held = await rig.event(events.FileHeldBack, path=path)
         assert word in held.reason
         parked = await rig.event(events.UploadParked, path=path)
-        assert (parked.turn, word in parked.reason) == (Turn.FILE, True)
+        assert (parked.turn, word in parked.reason) == (ActionBy.FILE, True)
         assert rig.on_disk(path).state is State.PARKED
         await rig.restart()
         await rig.scan()
@@ -241,9 +252,9 @@ async def test_folder_that_is_not_looked_at_is_no_success(tmp_path: Path) -> Non
         (site.recordings / "a.mp4").write_bytes(VIDEO)
         assert (await site.run("once")).code == 0
         disk = StateFolder(site.state)
-        saved = peek(disk)
-        elsewhere = tuple(replace(home, inner="/elsewhere") for home in saved.homes)
-        disk.replace("state.json", codec.encode_state(replace(saved, homes=elsewhere), now=0.0))
+        saved = read_state(disk)
+        elsewhere = tuple(replace(home, inner="/elsewhere") for home in saved.mount_identities)
+        disk.replace("state.json", codec.encode_state(replace(saved, mount_identities=elsewhere), now=0.0))
         disk.close()
         once = await site.run("once")
         assert once.code == 1

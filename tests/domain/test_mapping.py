@@ -14,8 +14,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from uploader.config import RecordConfig
-from uploader.domain.mapping import NAME_LIMIT, VALUE_LIMIT, Mapped, clean, cut, record_for
-from uploader.domain.model import Share
+from uploader.domain.mapping import RECORD_NAME_LIMIT, TEMPLATE_VALUE_LIMIT, Mapped, clean, cut, record_for
+from uploader.domain.model import RecordSharing
 from uploader.domain.placeholders import check_placeholders
 
 ROOM = re.compile(r"(?P<room>[^_/]+)_(?P<subject>[^/]+)")
@@ -106,7 +106,7 @@ def test_named_groups_fill_name_and_template() -> None:
     assert found.warning is None
     assert found.record.name == "Miller in Room 1"
     assert found.record.template == {"1": "Room 1", "2": "Miller", "3": "fixed"}
-    assert found.record.share == Share(users=(1, 2), groups=(4,))
+    assert found.record.share == RecordSharing(users=(1, 2), groups=(4,))
 
 
 def test_the_rule_sees_the_whole_relative_path_without_suffix() -> None:
@@ -191,7 +191,7 @@ def test_an_empty_name_falls_back_to_the_stem_and_then_to_a_plain_word(relpath: 
 def test_long_names_that_differ_at_their_end_stay_apart() -> None:
     """A name is cut at its limit, and a digest of the whole keeps it distinct and stable."""
     first, second = (name_of("x" * 300 + end + ".mp4") for end in "ab")
-    assert len(first) == len(second) == NAME_LIMIT
+    assert len(first) == len(second) == RECORD_NAME_LIMIT
     assert first != second
     assert first == name_of("x" * 300 + "a.mp4")
     assert first.startswith("x" * 200)
@@ -199,13 +199,13 @@ def test_long_names_that_differ_at_their_end_stay_apart() -> None:
 
 def test_a_name_of_exactly_the_limit_is_left_alone() -> None:
     """Nothing is cut that fits."""
-    assert name_of("y" * NAME_LIMIT) == "y" * NAME_LIMIT
+    assert name_of("y" * RECORD_NAME_LIMIT) == "y" * RECORD_NAME_LIMIT
 
 
 def test_template_values_have_a_limit_of_their_own() -> None:
     """A path of thousands of characters does not travel in every request."""
     value = mapped("d/" * 2000 + "a.mp4", template={"1": "{relpath}"}).record.template["1"]
-    assert len(value) == VALUE_LIMIT
+    assert len(value) == TEMPLATE_VALUE_LIMIT
 
 
 @pytest.mark.parametrize(
@@ -264,8 +264,8 @@ _RULES = st.sampled_from(
 def test_every_file_gets_a_record_that_any_server_can_take(rule: RecordConfig, relpath: str, mtime: float) -> None:
     """Whatever its name is made of: within the limits, on one line, in composed form, as UTF-8 and as JSON."""
     found = record_for(rule, relpath=relpath, mtime=mtime)
-    assert 1 <= len(found.record.name) <= NAME_LIMIT
-    assert all(1 <= len(value) <= VALUE_LIMIT for value in found.record.template.values())
+    assert 1 <= len(found.record.name) <= RECORD_NAME_LIMIT
+    assert all(1 <= len(value) <= TEMPLATE_VALUE_LIMIT for value in found.record.template.values())
     for text in (found.record.name, *found.record.template.values(), found.warning or ""):
         # All but the joiners, which belong to how some scripts and emoji are spelt.
         kinds = {unicodedata.category(char) for char in text if char not in "\u200c\u200d"}

@@ -10,7 +10,7 @@ from fakes import a_finish
 from hypothesis import given
 from hypothesis import strategies as st
 
-from uploader.domain.model import SHOWN_LIMIT, Identity, shown
+from uploader.domain.model import SHOWN_TEXT_LIMIT, Identity, shown
 
 
 @pytest.mark.parametrize(
@@ -40,8 +40,8 @@ def test_a_path_is_shown_like_its_text() -> None:
 
 def test_a_long_text_is_cut_and_says_so() -> None:
     """At most the limit, with an ellipsis at the end; what fits exactly is left alone."""
-    assert shown("x" * SHOWN_LIMIT) == "x" * SHOWN_LIMIT
-    assert shown("x" * (SHOWN_LIMIT + 1)) == "x" * (SHOWN_LIMIT - 1) + "…"
+    assert shown("x" * SHOWN_TEXT_LIMIT) == "x" * SHOWN_TEXT_LIMIT
+    assert shown("x" * (SHOWN_TEXT_LIMIT + 1)) == "x" * (SHOWN_TEXT_LIMIT - 1) + "…"
     assert shown("abcdef", 4) == "abc…"
 
 
@@ -50,7 +50,7 @@ def test_whatever_is_shown_can_be_printed(text: str) -> None:
     """One line, encodable, bounded, and free of control and bidi characters: for every text there is."""
     safe = shown(text)
     safe.encode("utf-8")
-    assert len(safe) <= SHOWN_LIMIT
+    assert len(safe) <= SHOWN_TEXT_LIMIT
     assert len(safe.splitlines()) <= 1
     assert all(unicodedata.category(char) not in {"Cc", "Cs", "Zl", "Zp"} for char in safe)
     assert not set(safe) & set("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u200e\u200f")

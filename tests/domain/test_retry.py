@@ -14,8 +14,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from uploader.domain import errors, retry
-from uploader.domain.model import Turn
-from uploader.domain.retry import DAY, HOUR, MIN_CHUNK, MINUTE, Action, History, Next, decide
+from uploader.domain.model import ActionBy
+from uploader.domain.retry import DAY, HOUR, MINUTE, SMALLEST_HALVED_CHUNK, Action, Decision, FailureHistory, decide
 
 MB = 1024 * 1024
 
@@ -35,51 +35,51 @@ def lowest(low: float, high: float) -> float:
 @pytest.mark.parametrize("kind", [errors.FileMissing, errors.FileEmpty, errors.NotAFile])
 def test_a_file_that_cannot_be_sent_waits_for_the_file(kind: Callable[[str], errors.UploaderError]) -> None:
     """It is parked without a time: only the file itself can change that."""
-    verdict = decide(kind("why"), History(), highest)
-    assert (verdict.action, verdict.after, verdict.trouble.turn) == (Action.PARK, None, Turn.FILE)
+    verdict = decide(kind("why"), FailureHistory(), highest)
+    assert (verdict.action, verdict.after, verdict.trouble.turn) == (Action.PARK, None, ActionBy.FILE)
     assert verdict.trouble.reason == "why"
 
 
 def test_a_file_that_changed_settles_again() -> None:
     """What was begun is forgotten at once, and nothing is held against the file."""
-    verdict = decide(errors.FileChanged("it grew"), History(attempts=3), highest)
+    verdict = decide(errors.FileChanged("it grew"), FailureHistory(attempts=3), highest)
     assert (verdict.action, verdict.after, verdict.trouble.attempts) == (Action.RESETTLE, 0.0, 3)
 
 
 def test_a_file_that_is_gone_before_anything_was_sent_is_forgotten() -> None:
     """The server knows nothing of it: there is nothing to keep, and it is found again when it comes back."""
-    verdict = decide(errors.FileMissing("gone"), History(begun=False), highest)
+    verdict = decide(errors.FileMissing("gone"), FailureHistory(begun=False), highest)
     assert (verdict.action, verdict.after) == (Action.RESETTLE, 0.0)
 
 
 @pytest.mark.parametrize(
     ("error", "turn"),
     [
-        (errors.ServerDown("no connection"), Turn.OURS),
-        (errors.ServerBusy("429", retry_after=9.0), Turn.OURS),
-        (errors.ServerFull("507"), Turn.OURS),
-        (errors.NoRoom("500"), Turn.OURS),
-        (errors.PasswordRefused("401"), Turn.OPERATOR),
-        (errors.PasswordUnusable("no password"), Turn.OPERATOR),
+        (errors.ServerDown("no connection"), ActionBy.UPLOADER),
+        (errors.ServerBusy("429", retry_after=9.0), ActionBy.UPLOADER),
+        (errors.ServerFull("507"), ActionBy.UPLOADER),
+        (errors.NoRoom("500"), ActionBy.UPLOADER),
+        (errors.PasswordRefused("401"), ActionBy.OPERATOR),
+        (errors.PasswordUnusable("no password"), ActionBy.OPERATOR),
     ],
 )
-def test_what_is_nobody_s_fault_counts_against_no_file(error: errors.UploaderError, turn: Turn) -> None:
+def test_what_is_nobody_s_fault_counts_against_no_file(error: errors.UploaderError, turn: ActionBy) -> None:
     """The whole server is held, for all files; the file's own failures stay what they were, however many."""
-    verdict = decide(error, History(attempts=100, restarts=100), highest)
+    verdict = decide(error, FailureHistory(attempts=100, restarts=100), highest)
     assert (verdict.action, verdict.server_level, verdict.trouble.attempts) == (Action.TRY_AGAIN, True, 100)
     assert verdict.trouble.turn is turn
 
 
 def test_doubt_waits_as_long_as_it_says() -> None:
     """A request that may still be on its way is asked about after its wait, and is no failure."""
-    verdict = decide(errors.StillInDoubt("not known", wait=7.5), History(attempts=7), highest)
+    verdict = decide(errors.StillInDoubt("not known", wait=7.5), FailureHistory(attempts=7), highest)
     assert (verdict.action, verdict.after, verdict.trouble.attempts) == (Action.TRY_AGAIN, 7.5, 7)
 
 
 def test_a_share_that_is_not_ready_is_asked_for_ever() -> None:
     """EIO and its kin never park a file, however often they come; they are looked at ever more rarely."""
     for times, longest in ((0, 8.0), (1, 16.0), (4, 128.0), (100, retry.BACKOFF_CAP)):
-        verdict = decide(errors.ShareNotReady("EIO"), History(attempts=7, not_ready=times), highest)
+        verdict = decide(errors.ShareNotReady("EIO"), FailureHistory(attempts=7, not_ready=times), highest)
         assert (verdict.action, verdict.after) == (Action.TRY_AGAIN, longest)
         assert (verdict.trouble.attempts, verdict.trouble.not_ready) == (7, times + 1)  # no failure of the file's own
 
@@ -88,20 +88,20 @@ def test_a_share_that_is_not_ready_is_asked_for_ever() -> None:
 def test_what_passes_by_itself_is_tried_eight_times(kind: Callable[[str], errors.UploaderError]) -> None:
     """Seven failures in a row are tried again, ever later, at the server's budget's cost; the eighth parks the file."""
     for attempts in range(7):
-        verdict = decide(kind("cut"), History(attempts=attempts), highest)
+        verdict = decide(kind("cut"), FailureHistory(attempts=attempts), highest)
         assert (verdict.action, verdict.after) == (Action.TRY_AGAIN, min(300.0, 2.0 ** (attempts + 1)))
         assert (verdict.trouble.attempts, verdict.costs) == (attempts + 1, True)
     # For a day; one that every byte of was acknowledged, and whose record is only asked about, for an hour.
     pause = HOUR if kind is errors.CallFailed else DAY
-    last = decide(kind("cut"), History(attempts=7), highest)
+    last = decide(kind("cut"), FailureHistory(attempts=7), highest)
     assert (last.action, last.after, last.trouble.attempts) == (Action.PARK, 1.1 * pause, 8)
-    assert decide(kind("cut"), History(attempts=7), lowest).after == pytest.approx(0.9 * pause)
+    assert decide(kind("cut"), FailureHistory(attempts=7), lowest).after == pytest.approx(0.9 * pause)
 
 
 @pytest.mark.parametrize("kind", [errors.ChunkCut, errors.AnswerLost, errors.TokenExpired, errors.CallFailed])
 def test_what_an_outage_takes_counts_against_no_file(kind: Callable[[str], errors.UploaderError]) -> None:
     """While the server has not answered since it failed others, a failure is the outage's, however many there were."""
-    verdict = decide(kind("cut"), History(attempts=7, outage=True), highest)
+    verdict = decide(kind("cut"), FailureHistory(attempts=7, outage=True), highest)
     assert (verdict.action, verdict.server_level, verdict.trouble.attempts) == (Action.TRY_AGAIN, True, 7)
     assert not verdict.costs  # its pause is the outage's, which is long enough
 
@@ -110,67 +110,69 @@ def test_what_an_outage_takes_counts_against_no_file(kind: Callable[[str], error
 def test_a_chunk_that_is_cut_again_and_again_is_halved(outage: bool) -> None:
     """Rule 5: a limit may cut it off where it cannot be read as a 413. The fourth cut tells, also in an outage."""
     for cuts in range(3):
-        history = History(cuts=cuts, chunk_size=MB, size=9 * MB, outage=outage)
+        history = FailureHistory(cuts=cuts, chunk_size=MB, size=9 * MB, outage=outage)
         verdict = decide(errors.ChunkCut("cut"), history, highest)
         assert (verdict.action, verdict.trouble.cuts, verdict.halve_chunk) == (Action.TRY_AGAIN, cuts + 1, False)
-    fourth = decide(errors.ChunkCut("cut"), History(cuts=3, chunk_size=MB, size=9 * MB, outage=outage), highest)
+    fourth = decide(errors.ChunkCut("cut"), FailureHistory(cuts=3, chunk_size=MB, size=9 * MB, outage=outage), highest)
     assert (fourth.action, fourth.halve_chunk, fourth.trouble.cuts) == (Action.TRY_AGAIN, True, 0)
     assert not fourth.limit_seen  # one file's bad line makes no smaller chunks for the others
-    other = decide(errors.CallFailed("500"), History(cuts=3, chunk_size=MB, size=9 * MB), highest)
+    other = decide(errors.CallFailed("500"), FailureHistory(cuts=3, chunk_size=MB, size=9 * MB), highest)
     assert other.trouble.cuts == 3  # what else goes wrong in between does not begin the count anew
 
 
 @pytest.mark.parametrize("outage", [False, True])
-@pytest.mark.parametrize(("chunk_size", "size"), [(0, 99 * MB), (MIN_CHUNK, 9 * MB)])
+@pytest.mark.parametrize(("chunk_size", "size"), [(0, 99 * MB), (SMALLEST_HALVED_CHUNK, 9 * MB)])
 def test_a_cut_chunk_that_cannot_be_smaller_parks_with_its_reason(chunk_size: int, size: int, outage: bool) -> None:
     """A whole file, or the smallest of chunks: after eight cuts a person should look, and is told at what."""
-    history = History(attempts=2, cuts=7, chunk_size=chunk_size, size=size, outage=outage)
+    history = FailureHistory(attempts=2, cuts=7, chunk_size=chunk_size, size=size, outage=outage)
     verdict = decide(errors.ChunkCut("upload chunk: the connection broke"), history, highest)
-    assert (verdict.action, verdict.trouble.turn, verdict.after) == (Action.PARK, Turn.OPERATOR, 1.1 * DAY)
+    assert (verdict.action, verdict.trouble.turn, verdict.after) == (Action.PARK, ActionBy.OPERATOR, 1.1 * DAY)
     assert "8 times: the link breaks, or a limit on the way is below this size" in verdict.trouble.reason
 
 
 def test_a_plain_no_parks_at_once() -> None:
     """The same question gets the same answer: a person must act, and it is tried once a day."""
-    verdict = decide(errors.ServerRefused("403", hint="give the right"), History(), highest)
-    assert (verdict.action, verdict.after, verdict.trouble.turn) == (Action.PARK, 1.1 * DAY, Turn.OPERATOR)
+    verdict = decide(errors.ServerRefused("403", hint="give the right"), FailureHistory(), highest)
+    assert (verdict.action, verdict.after, verdict.trouble.turn) == (Action.PARK, 1.1 * DAY, ActionBy.OPERATOR)
     assert verdict.trouble.reason == "403; give the right"
 
 
 def test_a_missing_right_is_looked_for_hourly() -> None:
     """Whoever gives it need not tell us: 403 is asked again within the hour, not within the day."""
-    verdict = decide(errors.RightMissing("403"), History(), highest)
-    assert (verdict.action, verdict.after, verdict.trouble.turn) == (Action.PARK, 1.1 * HOUR, Turn.OPERATOR)
+    verdict = decide(errors.RightMissing("403"), FailureHistory(), highest)
+    assert (verdict.action, verdict.after, verdict.trouble.turn) == (Action.PARK, 1.1 * HOUR, ActionBy.OPERATOR)
 
 
 def test_a_no_that_may_be_a_passing_fault_gets_three_tries() -> None:
     """A 500 for a payload is either VALT's way of saying *invalid* or an accident: three tries tell."""
-    actions = [decide(errors.PayloadRefused("500"), History(attempts=n), highest).action for n in range(3)]
+    actions = [decide(errors.PayloadRefused("500"), FailureHistory(attempts=n), highest).action for n in range(3)]
     assert actions == [Action.TRY_AGAIN, Action.TRY_AGAIN, Action.PARK]
 
 
 def test_a_spoilt_record_is_begun_again_five_times() -> None:
     """A new record each time, after a growing pause; then a person should look."""
     for restarts in range(5):
-        verdict = decide(errors.RecordSpoilt("x"), History(restarts=restarts, chunk_size=MB, size=9 * MB), highest)
+        verdict = decide(
+            errors.RecordSpoilt("x"), FailureHistory(restarts=restarts, chunk_size=MB, size=9 * MB), highest
+        )
         assert (verdict.action, verdict.after) == (Action.START_OVER, 2.0 ** (restarts + 1))
         assert (verdict.whole_only, verdict.halve_chunk, verdict.gone, verdict.costs) == (False, False, False, True)
-    last = decide(errors.RecordSpoilt("x"), History(restarts=5, chunk_size=MB, size=9 * MB), highest)
-    assert (last.action, last.trouble.turn, last.after) == (Action.PARK, Turn.OPERATOR, 1.1 * DAY)
+    last = decide(errors.RecordSpoilt("x"), FailureHistory(restarts=5, chunk_size=MB, size=9 * MB), highest)
+    assert (last.action, last.trouble.turn, last.after) == (Action.PARK, ActionBy.OPERATOR, 1.1 * DAY)
 
 
 def test_a_record_that_is_removed_twice_is_removed_by_somebody() -> None:
     """Begun again once, whatever else had begun it again before; the second time a person is told."""
-    first = decide(errors.RecordGone("404"), History(restarts=3, chunk_size=MB, size=9 * MB), highest)
+    first = decide(errors.RecordGone("404"), FailureHistory(restarts=3, chunk_size=MB, size=9 * MB), highest)
     assert (first.action, first.gone) == (Action.START_OVER, True)
-    second = decide(errors.RecordGone("404"), History(gone=1, chunk_size=MB, size=9 * MB), highest)
-    assert (second.action, second.trouble.turn, second.after) == (Action.PARK, Turn.OPERATOR, 1.1 * DAY)
+    second = decide(errors.RecordGone("404"), FailureHistory(gone=1, chunk_size=MB, size=9 * MB), highest)
+    assert (second.action, second.trouble.turn, second.after) == (Action.PARK, ActionBy.OPERATOR, 1.1 * DAY)
     assert "deletes it" in second.trouble.reason
 
 
 def test_a_refused_range_falls_back_to_the_whole_file() -> None:
     """Rule 5: at once, on a new record, and the server is remembered as whole-only."""
-    verdict = decide(errors.ChunkRefused("400"), History(chunk_size=MB, size=2 * MB), highest)
+    verdict = decide(errors.ChunkRefused("400"), FailureHistory(chunk_size=MB, size=2 * MB), highest)
     assert (verdict.action, verdict.after) == (Action.START_OVER, 0.0)
     assert (verdict.whole_only, verdict.halve_chunk) == (True, False)
 
@@ -178,25 +180,27 @@ def test_a_refused_range_falls_back_to_the_whole_file() -> None:
 @pytest.mark.parametrize("chunk_size", [0, 2 * MB, 3 * MB])
 def test_a_refused_whole_file_is_the_operator_s(chunk_size: int) -> None:
     """A range that was the whole file already has nothing to fall back to."""
-    verdict = decide(errors.ChunkRefused("400"), History(chunk_size=chunk_size, size=2 * MB), highest)
-    assert (verdict.action, verdict.trouble.turn, verdict.whole_only) == (Action.PARK, Turn.OPERATOR, False)
+    verdict = decide(errors.ChunkRefused("400"), FailureHistory(chunk_size=chunk_size, size=2 * MB), highest)
+    assert (verdict.action, verdict.trouble.turn, verdict.whole_only) == (Action.PARK, ActionBy.OPERATOR, False)
 
 
 def test_a_request_that_is_too_large_is_halved() -> None:
     """Rule 5: smaller chunks, however often that has happened. Acknowledged bytes stay; else on a new record."""
-    for chunk_size, size in ((16 * MB, 99 * MB), (16 * MB, 2 * MB), (MIN_CHUNK + 1, 9 * MB)):
-        history = History(restarts=9, chunk_size=chunk_size, size=size)
+    for chunk_size, size in ((16 * MB, 99 * MB), (16 * MB, 2 * MB), (SMALLEST_HALVED_CHUNK + 1, 9 * MB)):
+        history = FailureHistory(restarts=9, chunk_size=chunk_size, size=size)
         verdict = decide(errors.ChunkTooLarge("413"), history, highest)
         assert (verdict.action, verdict.after, verdict.halve_chunk) == (Action.START_OVER, 0.0, True)
         later = decide(errors.ChunkTooLarge("413"), replace(history, offset=1), highest)
         assert (later.action, later.halve_chunk, later.limit_seen) == (Action.TRY_AGAIN, True, True)
 
 
-@pytest.mark.parametrize(("chunk_size", "size"), [(0, 99 * MB), (MIN_CHUNK, 9 * MB), (MB, MIN_CHUNK)])
+@pytest.mark.parametrize(
+    ("chunk_size", "size"), [(0, 99 * MB), (SMALLEST_HALVED_CHUNK, 9 * MB), (MB, SMALLEST_HALVED_CHUNK)]
+)
 def test_a_request_that_cannot_be_halved_parks_with_its_reason(chunk_size: int, size: int) -> None:
     """A whole-file range, or a chunk so small that the 413 is not about its size."""
-    verdict = decide(errors.ChunkTooLarge("413"), History(chunk_size=chunk_size, size=size), highest)
-    assert (verdict.action, verdict.trouble.turn, verdict.halve_chunk) == (Action.PARK, Turn.OPERATOR, False)
+    verdict = decide(errors.ChunkTooLarge("413"), FailureHistory(chunk_size=chunk_size, size=size), highest)
+    assert (verdict.action, verdict.trouble.turn, verdict.halve_chunk) == (Action.PARK, ActionBy.OPERATOR, False)
     assert verdict.trouble.reason == "413"
 
 
@@ -234,12 +238,12 @@ EVERY_ERROR = [
 
 def test_no_error_that_a_stage_can_meet_is_left_out() -> None:
     """The list above has every class of the tree's first two branches."""
-    branches = {*errors.OursAgain.__subclasses__(), *errors.FilesTurn.__subclasses__()}
+    branches = {*errors.RetryableError.__subclasses__(), *errors.FileError.__subclasses__()}
     assert branches <= {type(error) for error in EVERY_ERROR}
 
 
 histories = st.builds(
-    History,
+    FailureHistory,
     attempts=st.integers(0, 1000),
     restarts=st.integers(0, 1000),
     cuts=st.integers(0, 100),
@@ -251,9 +255,11 @@ histories = st.builds(
 
 
 @given(st.sampled_from(EVERY_ERROR), histories, st.floats(0, 1))
-def test_whatever_happens_the_answer_is_whole(error: errors.UploaderError, history: History, chance: float) -> None:
+def test_whatever_happens_the_answer_is_whole(
+    error: errors.UploaderError, history: FailureHistory, chance: float
+) -> None:
     """Every error in every history has an answer with a reason, and a pause that is neither negative nor a year."""
-    verdict: Next = decide(error, history, lambda low, high: low + (high - low) * chance)
+    verdict: Decision = decide(error, history, lambda low, high: low + (high - low) * chance)
     assert verdict.trouble.reason
     assert verdict.after is None or 0 <= verdict.after <= 1.1 * DAY
     assert verdict.after is not None or verdict.action is Action.PARK
@@ -299,12 +305,12 @@ def test_every_error_that_holds_the_whole_server_has_a_pause_of_the_breaker() ->
     """And no row for one upload has one: what is read in the table is what happens."""
     of_one = {retry.Delay.BACKOFF, retry.Delay.BACKOFF_SLOW, retry.Delay.STATED}
     for kind, rule in retry.RULES:
-        assert (rule.delay in of_one) is (rule.level is not retry.Level.SERVER), kind
+        assert (rule.delay in of_one) is (rule.level is not retry.FailureScope.SERVER), kind
 
 
 def test_the_budget_is_twenty_retries_and_one_for_five_answers() -> None:
     """The twentieth retry without an answer is the last; five answers buy another; more than twenty are not saved."""
-    budget = retry.Budget()
+    budget = retry.RetryBudget()
     assert [budget.spend() for _ in range(20)] == [False] * 19 + [True]
     for _ in range(9):
         budget.earn()
@@ -329,8 +335,8 @@ def test_a_record_is_looked_at_after_a_quarter_of_its_age() -> None:
 
 def test_patience_grows_with_the_file() -> None:
     """One second more for each megabyte: a long recording takes long to process."""
-    assert retry.ready_patience(1800.0, 0) == 1800.0
-    assert retry.ready_patience(1800.0, 3_600_000_000) == 5400.0
+    assert retry.ready_limit(1800.0, 0) == 1800.0
+    assert retry.ready_limit(1800.0, 3_600_000_000) == 5400.0
 
 
 @pytest.mark.parametrize(

@@ -16,13 +16,13 @@ from fakes import content, made
 from shares import delete, free_target, identify, move, sha256_of, was_sent
 
 from uploader.domain import errors
-from uploader.files import Sent, copying, kind_of, syscalls
-from uploader.files.recording import BLOCK
+from uploader.files import SentFile, copying, kind_of, syscalls
+from uploader.files.recording import READ_BLOCK
 
 OTHER_DISK = Path("/dev/shm")
 
 
-async def sent(path: Path) -> Sent:
+async def sent(path: Path) -> SentFile:
     """What a file was when it was sent: its identity, the hash of its bytes, its inode."""
     return was_sent(path, await identify(path), sha256_of(path))
 
@@ -129,7 +129,7 @@ def done(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mon
         yield Path(name) / "done"
 
 
-def moved(path: Path, root: Path, done: Path, sent_file: Sent) -> str:
+def moved(path: Path, root: Path, done: Path, sent_file: SentFile) -> str:
     """Move as the last stage does: choose the name, then move. The answer is where it went, below *done*."""
     target = free_target(str(path), str(root), str(done), sent_file)
     where = move(str(path), sent_file, target)
@@ -152,11 +152,11 @@ def later(copy: Path, source: Path) -> None:
 
 async def test_a_sent_file_is_moved_the_same_way_below(tmp_path: Path, done: Path) -> None:
     """Folders and all, with its bytes and its time; nothing is left behind."""
-    path = made(tmp_path / "in" / "room" / "a.mp4", content(3 * BLOCK))
+    path = made(tmp_path / "in" / "room" / "a.mp4", content(3 * READ_BLOCK))
     os.utime(path, ns=(5, 1_700_000_000_000_000_000))
     sent_file = await sent(path)
     assert moved(path, tmp_path / "in", done, sent_file) == "room/a.mp4"
-    assert below(done) == {"room/a.mp4": content(3 * BLOCK)}
+    assert below(done) == {"room/a.mp4": content(3 * READ_BLOCK)}
     assert (done / "room" / "a.mp4").stat().st_mtime_ns == 1_700_000_000_000_000_000
     assert below(tmp_path / "in") == {}
     assert move(str(path), sent_file, str(done / "again.mp4")) is None
@@ -190,7 +190,7 @@ async def test_a_move_that_was_cut_short_is_finished(
     tmp_path: Path, done: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A crash between the new name and the removal of the old: one file under the first name, no numbered twin."""
-    path = made(tmp_path / "in" / "a.mp4", content(BLOCK + 1))
+    path = made(tmp_path / "in" / "a.mp4", content(READ_BLOCK + 1))
     sent_file = await sent(path)
     rename = os.rename
 
@@ -204,11 +204,11 @@ async def test_a_move_that_was_cut_short_is_finished(
         with pytest.raises(KeyboardInterrupt):
             moved(path, tmp_path / "in", done, sent_file)
     assert path.exists()
-    assert below(done) == {"a.mp4": content(BLOCK + 1)}
+    assert below(done) == {"a.mp4": content(READ_BLOCK + 1)}
     if not path.samefile(done / "a.mp4"):
         later(done / "a.mp4", path)
     assert moved(path, tmp_path / "in", done, sent_file) == "a.mp4"
-    assert below(done) == {"a.mp4": content(BLOCK + 1)}
+    assert below(done) == {"a.mp4": content(READ_BLOCK + 1)}
     assert not path.exists()
 
 
@@ -310,15 +310,15 @@ async def test_a_file_that_takes_the_name_in_the_last_moment_is_never_removed(
 
 async def test_a_file_of_another_inode_is_proved_by_its_whole_content(tmp_path: Path) -> None:
     """Shares hand out new inodes: the same bytes are the file that was sent, and one bit in the middle is not."""
-    path = made(tmp_path / "a.mp4", content(3 * BLOCK))
+    path = made(tmp_path / "a.mp4", content(3 * READ_BLOCK))
     sent_file = replace(await sent(path), inode=(1, 1))
     times = path.stat()
-    other = bytearray(content(3 * BLOCK))
-    other[BLOCK] ^= 1
+    other = bytearray(content(3 * READ_BLOCK))
+    other[READ_BLOCK] ^= 1
     path.write_bytes(other)
     os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
     with pytest.raises(errors.FileChanged):
         delete(str(path), sent_file)
-    path.write_bytes(content(3 * BLOCK))
+    path.write_bytes(content(3 * READ_BLOCK))
     os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
     assert delete(str(path), sent_file) is True

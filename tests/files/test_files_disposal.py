@@ -17,8 +17,8 @@ from shares import delete, disposer, move, share_of
 from test_dispose import OTHER_DISK, later, sent
 
 from uploader.domain import errors
-from uploader.domain.model import AfterUpload, Home
-from uploader.files import DISPOSALS, MountedShare, Order, Sent, copying, dispose, naming, set_aside, syscalls
+from uploader.domain.model import AfterUpload, MountIdentity
+from uploader.files import DISPOSALS, MountedShare, SentFile, WalkFilter, copying, dispose, naming, set_aside, syscalls
 from uploader.files.archive import opened_archive
 from uploader.files.mounts import read_mountinfo
 from uploader.runtime.clock import SystemClock
@@ -168,7 +168,9 @@ def _crash(*_: Any, **__: Any) -> None:
 # What is set aside
 
 
-async def _set_aside_by_a_crash(path: Path, monkeypatch: pytest.MonkeyPatch, *, swapped: bytes | None = None) -> Sent:
+async def _set_aside_by_a_crash(
+    path: Path, monkeypatch: pytest.MonkeyPatch, *, swapped: bytes | None = None
+) -> SentFile:
     """Begin to delete *path*, and die when it is set aside; *swapped*: another recording took the name just before."""
     sent_file = await sent(path)
     if swapped is not None:
@@ -241,11 +243,11 @@ async def test_a_file_that_has_both_names_loses_the_hidden_one_alone(
     assert all_below(tmp_path) == {"a.mp4": b"another recording", "a (1).mp4": b"recording"}
 
 
-ALL = Order(takes=lambda _: True, enters=lambda _: True, puts_back=lambda _: True)
+ALL = WalkFilter(takes=lambda _: True, enters=lambda _: True, puts_back=lambda _: True)
 
 
-async def _scan(share: MountedShare, order: Order = ALL) -> None:
-    async for _ in share.walk(order):
+async def _scan(share: MountedShare, walk_filter: WalkFilter = ALL) -> None:
+    async for _ in share.walk(walk_filter):
         pass
 
 
@@ -261,7 +263,7 @@ async def test_a_scan_puts_back_what_no_upload_knows_of(tmp_path: Path, monkeypa
         return False
 
     share = share_of(tmp_path / "in")
-    await _scan(share, Order(ALL.takes, ALL.enters, puts_back=refuse))
+    await _scan(share, WalkFilter(ALL.takes, ALL.enters, puts_back=refuse))
     assert len([name for name in all_below(path.parent) if name.startswith(".")]) == 1
     assert asked[0].startswith("day/rrr")
     await _scan(share)
@@ -344,15 +346,15 @@ class Remembered:
     """Where archives lay, as the state remembers."""
 
     def __init__(self) -> None:
-        self.homes: dict[str, Home] = {}
+        self.homes: dict[str, MountIdentity] = {}
 
-    def home_of(self, path: str) -> Home | None:
+    def identity_of(self, path: str) -> MountIdentity | None:
         """Where it lay."""
         return self.homes.get(path)
 
-    async def remember(self, home: Home) -> None:
+    async def remember(self, identity: MountIdentity) -> None:
         """Remember where it lies."""
-        self.homes[home.root] = home
+        self.homes[identity.root] = identity
 
 
 async def test_an_archive_whose_disk_is_not_mounted_is_refused(tmp_path: Path) -> None:

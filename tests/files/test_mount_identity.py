@@ -16,11 +16,11 @@ import pytest
 from harness import Rig
 from parts import CHUNK, content_of
 
-from uploader.app.application import House
+from uploader.app.application import Application
 from uploader.domain import errors, events
-from uploader.domain.model import Home, Identity
+from uploader.domain.model import Identity, MountIdentity
 from uploader.files import MountedShare, Recording, mounted
-from uploader.files.mount_identity import MARKER
+from uploader.files.mount_identity import MARKER_NAME
 from uploader.files.mounts import read_mountinfo
 from uploader.runtime.clock import SystemClock
 
@@ -58,16 +58,16 @@ def table(tmp_path: Path) -> Table:
     return Table(tmp_path / "watch")
 
 
-def share_at(table: Table, tmp_path: Path, home: Home | None = None) -> MountedShare:
+def share_at(table: Table, tmp_path: Path, identity: MountIdentity | None = None) -> MountedShare:
     """The share of the watched folder."""
-    return MountedShare(str(tmp_path / "watch"), SystemClock(), home=home, mountinfo=table)
+    return MountedShare(str(tmp_path / "watch"), SystemClock(), identity=identity, mountinfo=table)
 
 
-async def at_home(table: Table, tmp_path: Path) -> Home:
+async def at_home(table: Table, tmp_path: Path) -> MountIdentity:
     """Where it lies when recordings are first seen in it."""
     share = share_at(table, tmp_path)
     assert (await share.check()).away == ""
-    home = await share.settle_home()
+    home = await share.record_identity()
     assert home is not None
     return home
 
@@ -76,7 +76,7 @@ async def test_network_share_gets_a_marker_and_is_known_by_it(table: Table, tmp_
     """Type, source, place and an id that no other share has."""
     home = await at_home(table, tmp_path)
     assert (home.fstype, home.source) == ("cifs", "//nas/rec")
-    assert home.marker == (tmp_path / "watch" / MARKER).read_text().strip()
+    assert home.marker == (tmp_path / "watch" / MARKER_NAME).read_text().strip()
     assert len(home.marker) == 32
     assert (await share_at(table, tmp_path, home).check()).away == ""
     assert (await at_home(table, tmp_path)).marker == home.marker  # who comes second takes the one that is there
@@ -105,11 +105,11 @@ def _other_place(table: Table, _: Path) -> None:
 
 
 def _no_marker(_: Table, watch: Path) -> None:
-    (watch / MARKER).unlink()
+    (watch / MARKER_NAME).unlink()
 
 
 def _other_marker(_: Table, watch: Path) -> None:
-    (watch / MARKER).write_text("f" * 32)
+    (watch / MARKER_NAME).write_text("f" * 32)
 
 
 @pytest.mark.parametrize(
@@ -118,8 +118,8 @@ def _other_marker(_: Table, watch: Path) -> None:
         (_no_mount, "before: cifs //nas/rec; now: ext4"),
         (_other_source, "before: cifs //nas/rec; now: cifs //nas/other"),
         (_other_place, "another file system is there than before"),
-        (_no_marker, f"has no marker ({MARKER})"),
-        (_other_marker, f"has another marker ({MARKER})"),
+        (_no_marker, f"has no marker ({MARKER_NAME})"),
+        (_other_marker, f"has another marker ({MARKER_NAME})"),
     ],
 )
 async def test_another_share_at_the_same_path_is_not_touched(
@@ -135,13 +135,13 @@ async def test_another_share_at_the_same_path_is_not_touched(
     assert f"valt-uploader retry {tmp_path}/watch" in standing.away
     with pytest.raises(errors.ShareNotReady, match=r"marker|than before"):
         await share.look([f"{share.root}/a.mp4"])
-    assert await share.settle_home() is None
+    assert await share.record_identity() is None
     assert sorted((tmp_path / "watch").iterdir()) == before
-    share.accept()
+    share.accept_new_mount()
     assert (await share.check()).away == ""
-    taken = await share.settle_home()
+    taken = await share.record_identity()
     assert taken is not None
-    assert await share_at(table, tmp_path, taken).check() == share.standing
+    assert await share_at(table, tmp_path, taken).check() == share.status
 
 
 async def test_share_that_takes_no_marker_goes_without(
@@ -151,7 +151,7 @@ async def test_share_that_takes_no_marker_goes_without(
     real = os.open
 
     def refuse(path: Any, flags: int, *more: Any, **others: Any) -> int:
-        if flags & os.O_CREAT and str(path).endswith(MARKER):
+        if flags & os.O_CREAT and str(path).endswith(MARKER_NAME):
             raise OSError(errno.EROFS, os.strerror(errno.EROFS))
         return real(path, flags, *more, **others)
 
@@ -167,9 +167,9 @@ async def test_mount_table_that_does_not_tell_settles_nothing(table: Table, tmp_
     """Without /proc no home is remembered, lest the folder were another one as soon as there is."""
     share = MountedShare(str(tmp_path / "watch"), SystemClock(), mountinfo=str)
     assert (await share.check()).away == ""
-    assert await share.settle_home() is None
+    assert await share.record_identity() is None
     home = await at_home(table, tmp_path)
-    known = MountedShare(str(tmp_path / "watch"), SystemClock(), home=home, mountinfo=str)
+    known = MountedShare(str(tmp_path / "watch"), SystemClock(), identity=home, mountinfo=str)
     assert "does not tell" in (await known.check()).away
 
 
@@ -186,7 +186,7 @@ async def test_folder_that_is_exchanged_between_check_and_call_is_not_read(tmp_p
     with pytest.raises(errors.ShareNotReady, match="another folder stands there than a moment ago"):
         await share.snapshot(str(root / "a.mp4"))
     assert (await share.snapshot(str(root / "a.mp4"))).identity.size == 3
-    assert share.standing.inode != first.inode
+    assert share.status.inode != first.inode
 
 
 async def test_dead_mount_is_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -217,10 +217,10 @@ async def test_dead_mount_is_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 async def on_the_share(table: Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Rig]:
     """A house whose folder lies on the share."""
 
-    def mounted(self: House, root: str) -> MountedShare:
-        return MountedShare(root, self.clock, home=self.store.homes.get(root), mountinfo=table)
+    def mounted(self: Application, root: str) -> MountedShare:
+        return MountedShare(root, self.clock, identity=self.store.mount_identities.get(root), mountinfo=table)
 
-    monkeypatch.setattr(House, "_mounted", mounted)
+    monkeypatch.setattr(Application, "_mounted", mounted)
     async with Rig(tmp_path, watch={"mode": "auto", "rescan": "1s"}) as rig:
         yield rig
 
@@ -235,10 +235,10 @@ async def test_marker_is_made_only_when_recordings_were_seen(
         assert watched.mode == "scans alone (cifs: events tell only of what this host writes)"
         await rig.scan()
         assert list(rig.watch.iterdir()) == []
-        assert rig.saved().homes == ()
+        assert rig.saved().mount_identities == ()
         await rig.finished(await rig.drop("a.mp4", b"a"))
-        (home,) = rig.saved().homes
-        assert home.marker == (rig.watch / MARKER).read_text().strip()
+        (home,) = rig.saved().mount_identities
+        assert home.marker == (rig.watch / MARKER_NAME).read_text().strip()
         assert [record.name for record in rig.records] == ["a"]
 
 
@@ -250,7 +250,7 @@ async def test_restart_remembers_the_share_and_another_one_waits_for_the_operato
         await rig.start()
         path = await rig.drop("a.mp4", content_of(3 * CHUNK))
         await rig.event(events.ChunkAcknowledged)
-        await rig.until((rig.watch / MARKER).exists)
+        await rig.until((rig.watch / MARKER_NAME).exists)
         await rig.stop()
         rig.watch.rename(tmp_path / "first")
         rig.watch.mkdir()
@@ -259,14 +259,14 @@ async def test_restart_remembers_the_share_and_another_one_waits_for_the_operato
         await rig.start()
         offline = await rig.event(events.FolderOffline)
         assert "before: cifs //nas/rec; now: cifs //nas/other" in offline.reason
-        await rig.event(events.UploadWaits, path=path)
+        await rig.event(events.UploadRetryScheduled, path=path)
         await rig.scan()
-        assert not (rig.watch / MARKER).exists()
+        assert not (rig.watch / MARKER_NAME).exists()
         assert rig.seen(events.FileFound, path=str(rig.watch / "other.mp4")) == []
         assert path in rig.store.uploads
         assert await rig.retry(str(rig.watch))
         await rig.finished(str(rig.watch / "other.mp4"))
-        (home,) = rig.saved().homes
+        (home,) = rig.saved().mount_identities
         assert home.source == "//nas/other"
 
 
@@ -278,11 +278,11 @@ async def test_share_that_comes_back_goes_on_by_itself(
         await rig.start()
         path = await rig.drop("a.mp4", content_of(3 * CHUNK))
         await rig.event(events.ChunkAcknowledged)
-        await rig.until((rig.watch / MARKER).exists)
+        await rig.until((rig.watch / MARKER_NAME).exists)
         await rig.stop()
         table.fstype = "ext4"
         await rig.start()
-        await rig.event(events.UploadWaits, path=path)
+        await rig.event(events.UploadRetryScheduled, path=path)
         await rig.event(events.FolderOffline)
         table.fstype = "cifs"
         await rig.event(events.FolderBack)
@@ -336,7 +336,7 @@ async def test_closing_that_hangs_keeps_nobody_waiting(tmp_path: Path, monkeypat
         closed.set()
 
     monkeypatch.setattr(Recording, "_close", hang)
-    monkeypatch.setattr(mounted, "CLOSE_PATIENCE", 0.05)
+    monkeypatch.setattr(mounted, "RECORDING_CLOSE_TIMEOUT", 0.05)
     async with asyncio.timeout(10):
         async with share.open(str(path), identity):
             pass

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from uploader.domain.model import Home
+from uploader.domain.model import MountIdentity
 from uploader.files import mounts
-from uploader.files.mounts import Mount, home_of, inotify_limit, mode_for, mount_of, out_of_inotify, parse
+from uploader.files.mounts import Mount, identity_of, inotify_limit, mode_for, mount_of, out_of_inotify, parse
 from uploader.files.mounts import too_many_folders as too_many
 
 TABLE = r"""
@@ -73,13 +73,13 @@ def test_a_home_is_the_place_inside_its_file_system(tmp_path: Path) -> None:
     (tmp_path / "rec").mkdir()
     fd = os.open(tmp_path / "rec", os.O_RDONLY)
     try:
-        straight = home_of("/w", fd, Mount(1, "/", "/", "ext4", "/dev/vda"))
-        assert straight == Home("/w", "ext4", "", f"{tmp_path}/rec")
-        bound = home_of("/w", fd, Mount(2, f"{tmp_path}", f"{tmp_path}", "ext4", "/dev/vdb"))
+        straight = identity_of("/w", fd, Mount(1, "/", "/", "ext4", "/dev/vda"))
+        assert straight == MountIdentity("/w", "ext4", "", f"{tmp_path}/rec")
+        bound = identity_of("/w", fd, Mount(2, f"{tmp_path}", f"{tmp_path}", "ext4", "/dev/vdb"))
         assert bound == straight
-        share = home_of("/w", fd, Mount(3, "/", f"{tmp_path}", "cifs", "//nas/rec"))
-        assert share == Home("/w", "cifs", "//nas/rec", "/rec")
-        assert home_of("/w", fd, None) == Home("/w", "", "", "")
+        share = identity_of("/w", fd, Mount(3, "/", f"{tmp_path}", "cifs", "//nas/rec"))
+        assert share == MountIdentity("/w", "cifs", "//nas/rec", "/rec")
+        assert identity_of("/w", fd, None) == MountIdentity("/w", "", "", "")
     finally:
         os.close(fd)
 

@@ -17,32 +17,32 @@ from shares import identify, opened, share_of
 
 from uploader.domain import errors
 from uploader.domain.model import Identity
-from uploader.files.inspection import EDGE
-from uploader.files.recording import BLOCK
+from uploader.files.inspection import EDGE_SIZE
+from uploader.files.recording import READ_BLOCK
 from uploader.files.safe_open import open_regular
 
 
-@pytest.mark.parametrize("size", [0, 1, EDGE - 1, EDGE, EDGE + 1, 2 * EDGE, 3 * EDGE])
+@pytest.mark.parametrize("size", [0, 1, EDGE_SIZE - 1, EDGE_SIZE, EDGE_SIZE + 1, 2 * EDGE_SIZE, 3 * EDGE_SIZE])
 async def test_an_identity_is_size_time_and_both_ends(tmp_path: Path, size: int) -> None:
     """The first and the last block, each byte once; small files whole."""
     data = content(size)
     path = made(tmp_path / "a.mp4", data)
     os.utime(path, ns=(5, 7))
-    ends = data if size <= 2 * EDGE else data[:EDGE] + data[-EDGE:]
+    ends = data if size <= 2 * EDGE_SIZE else data[:EDGE_SIZE] + data[-EDGE_SIZE:]
     assert await identify(path) == Identity(size, 7, hashlib.sha256(ends).hexdigest())
 
 
-@given(st.integers(0, 3 * EDGE - 1))
+@given(st.integers(0, 3 * EDGE_SIZE - 1))
 def test_a_change_at_either_end_is_another_identity(place: int) -> None:
     """A byte in the first or last block makes a difference; the middle is left to the hash of what is sent."""
-    data = bytearray(content(3 * EDGE))
+    data = bytearray(content(3 * EDGE_SIZE))
     with tempfile.TemporaryDirectory() as folder:
         path = made(Path(folder) / "a.mp4", bytes(data))
         before = asyncio.run(identify(path)).edges
         data[place] ^= 1
         path.write_bytes(data)
         after = asyncio.run(identify(path)).edges
-    assert (before == after) == (EDGE <= place < 2 * EDGE)
+    assert (before == after) == (EDGE_SIZE <= place < 2 * EDGE_SIZE)
 
 
 @pytest.mark.parametrize(
@@ -98,12 +98,12 @@ async def test_a_share_s_error_is_no_verdict_on_the_file(
 
 async def test_a_recording_is_read_front_to_back_in_blocks(tmp_path: Path) -> None:
     """Every byte once, at most a block at a time, hashed on the way."""
-    data = content(2 * BLOCK + 17)
+    data = content(2 * READ_BLOCK + 17)
     path = made(tmp_path / "a.mp4", data)
     async with opened(path, await identify(path)) as recording:
         blocks = [block async for block in recording.blocks(len(data))]
         assert (recording.position, recording.digest) == (len(data), hashlib.sha256(data).hexdigest())
-    assert [len(block) for block in blocks] == [BLOCK, BLOCK, 17]
+    assert [len(block) for block in blocks] == [READ_BLOCK, READ_BLOCK, 17]
     assert b"".join(blocks) == data
 
 
@@ -121,20 +121,20 @@ async def test_a_chunk_ends_where_it_is_told(tmp_path: Path) -> None:
 
 async def test_a_bookmark_gives_the_same_chunk_again(tmp_path: Path) -> None:
     """A chunk may be sent twice, or broken off in the middle, without reading what came before."""
-    data = content(2 * BLOCK)
+    data = content(2 * READ_BLOCK)
     path = made(tmp_path / "a.mp4", data)
     async with opened(path, await identify(path)) as recording:
         async for _ in recording.blocks(30):
             pass
         bookmark = recording.bookmark()
-        async for _ in recording.blocks(2 * BLOCK):
+        async for _ in recording.blocks(2 * READ_BLOCK):
             break
         for _ in range(2):
             recording.return_to(bookmark)
             assert (recording.position, recording.digest) == (30, hashlib.sha256(data[:30]).hexdigest())
-            again = b"".join([block async for block in recording.blocks(BLOCK + 5)])
-            assert again == data[30 : BLOCK + 5]
-            assert recording.digest == hashlib.sha256(data[: BLOCK + 5]).hexdigest()
+            again = b"".join([block async for block in recording.blocks(READ_BLOCK + 5)])
+            assert again == data[30 : READ_BLOCK + 5]
+            assert recording.digest == hashlib.sha256(data[: READ_BLOCK + 5]).hexdigest()
 
 
 async def test_going_on_proves_that_it_is_the_same_beginning(tmp_path: Path) -> None:
@@ -202,8 +202,8 @@ async def test_no_handle_is_left_open(tmp_path: Path) -> None:
 
 async def test_the_hash_of_a_file_is_that_of_its_bytes(tmp_path: Path) -> None:
     """And a missing file is said to be missing."""
-    path = made(tmp_path / "a.mp4", content(BLOCK + 3))
+    path = made(tmp_path / "a.mp4", content(READ_BLOCK + 3))
     share = share_of(tmp_path)
-    assert await share.sha256(str(path)) == hashlib.sha256(content(BLOCK + 3)).hexdigest()
+    assert await share.sha256(str(path)) == hashlib.sha256(content(READ_BLOCK + 3)).hexdigest()
     with pytest.raises(errors.FileMissing, match=r"gone\.mp4 is not there"):
         await share.sha256(str(tmp_path / "gone.mp4"))

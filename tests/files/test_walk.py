@@ -16,8 +16,8 @@ from fakes import made
 from shares import Scan, identify, scan
 
 from uploader import files
-from uploader.files import Order
-from uploader.files.walk import BATCH, DEPTH_LIMIT, Walk
+from uploader.files import WalkFilter
+from uploader.files.walk import DEPTH_LIMIT, NAMES_PER_BATCH, Walk
 
 
 def found(result: Scan) -> set[str]:
@@ -64,7 +64,7 @@ def test_what_needs_no_look_is_not_looked_at(tmp_path: Path, monkeypatch: pytest
 
 def test_a_walk_goes_step_by_step_and_lists_each_folder_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """However many names a folder holds, a step looks at so many of them and no more."""
-    for number in range(2 * BATCH + 10):
+    for number in range(2 * NAMES_PER_BATCH + 10):
         (tmp_path / f"{number}.mp4").touch()
     (tmp_path / "sub").mkdir()
     listed, real = [], os.scandir
@@ -75,12 +75,12 @@ def test_a_walk_goes_step_by_step_and_lists_each_folder_once(tmp_path: Path, mon
 
     monkeypatch.setattr(os, "scandir", listing)
     fd = os.open(tmp_path, os.O_RDONLY)
-    walk = Walk(fd, str(tmp_path), Order(lambda _: True, lambda _: True))
+    walk = Walk(fd, str(tmp_path), WalkFilter(lambda _: True, lambda _: True))
     os.close(fd)
     sizes = []
     while not walk.done:
         sizes.append(walk.step().names)
-    assert sizes == [BATCH, BATCH, 11]
+    assert sizes == [NAMES_PER_BATCH, NAMES_PER_BATCH, 11]
     assert len(listed) == 2
 
 

@@ -10,9 +10,9 @@ import pytest
 from fakes import made
 from shares import scan
 
-from uploader.files import Order
-from uploader.files.walk import BATCH, STEP, Walk
-from uploader.files.walk import never as nothing
+from uploader.files import WalkFilter
+from uploader.files.walk import NAMES_PER_BATCH, STEP_TIME_LIMIT, Walk
+from uploader.files.walk import match_nothing as nothing
 
 
 def test_folder_that_becomes_a_link_between_two_looks_is_not_entered(tmp_path: Path) -> None:
@@ -46,17 +46,17 @@ def test_walk_never_begins_behind_a_link(tmp_path: Path, start: str) -> None:
 
 def test_step_of_a_slow_share_is_short(tmp_path: Path) -> None:
     """A tenth of a second for each name: a step ends long before the share would count as one that hangs."""
-    for number in range(3 * BATCH):
+    for number in range(3 * NAMES_PER_BATCH):
         (tmp_path / f"{number}.mp4").touch()
     ticks = count()
     fd = os.open(tmp_path, os.O_RDONLY)
-    walk = Walk(fd, str(tmp_path), Order(lambda _: True, lambda _: True), lambda: next(ticks) / 10)
+    walk = Walk(fd, str(tmp_path), WalkFilter(lambda _: True, lambda _: True), lambda: next(ticks) / 10)
     os.close(fd)
     sizes = []
     while not walk.done:
         sizes.append(walk.step().names)
-    assert max(sizes) <= STEP * 10 + 1
-    assert sum(sizes) == 3 * BATCH
+    assert max(sizes) <= STEP_TIME_LIMIT * 10 + 1
+    assert sum(sizes) == 3 * NAMES_PER_BATCH
 
 
 def handles() -> int:
@@ -71,12 +71,12 @@ def test_no_handle_is_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     before = handles()
     scan(tmp_path)
     fd = os.open(tmp_path, os.O_RDONLY)
-    walk = Walk(fd, str(tmp_path), Order(lambda _: True, lambda _: True, nothing))
-    monkeypatch.setattr("uploader.files.walk.BATCH", 4)
+    walk = Walk(fd, str(tmp_path), WalkFilter(lambda _: True, lambda _: True, nothing))
+    monkeypatch.setattr("uploader.files.walk.NAMES_PER_BATCH", 4)
     walk.step()
     assert handles() > before + 1
     walk.close()
     with pytest.raises(FileNotFoundError):
-        Walk(fd, str(tmp_path), Order(lambda _: True, lambda _: True, start="0/deep/gone"))
+        Walk(fd, str(tmp_path), WalkFilter(lambda _: True, lambda _: True, start="0/deep/gone"))
     os.close(fd)
     assert handles() == before

@@ -10,26 +10,26 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from uploader.runtime.clock import SystemClock
-from uploader.runtime.delay_queue import IN_A_ROW, STALE, STALE_SHARE, Agenda, either
+from uploader.runtime.delay_queue import IN_A_ROW, STALE, STALE_SHARE, DelayQueue, wait_for
 
 
 async def test_things_fall_due_in_the_order_of_their_times() -> None:
     """The soonest first, whatever the order they were put in; equal times keep that order."""
     clock = VirtualClock()
-    agenda: Agenda[str] = Agenda(clock)
+    queue: DelayQueue[str] = DelayQueue(clock)
     for item, after in (("c", 3.0), ("a", 1.0), ("b1", 2.0), ("b2", 2.0)):
-        agenda.put(item, after)
+        queue.put(item, after)
     await clock.advance(3.0)
-    assert [await agenda.next_due() for _ in range(4)] == ["a", "b1", "b2", "c"]
-    assert len(agenda) == 0
+    assert [await queue.next_due() for _ in range(4)] == ["a", "b1", "b2", "c"]
+    assert len(queue) == 0
 
 
 async def test_nothing_is_due_before_its_time() -> None:
     """A waiter gets its item when the time has come, and not a moment before."""
     clock = VirtualClock()
-    agenda: Agenda[str] = Agenda(clock)
-    agenda.put("a", 5.0)
-    waiter = asyncio.create_task(agenda.next_due())
+    queue: DelayQueue[str] = DelayQueue(clock)
+    queue.put("a", 5.0)
+    waiter = asyncio.create_task(queue.next_due())
     await clock.advance(4.999)
     assert not waiter.done()
     await clock.advance(0.001)
@@ -39,27 +39,27 @@ async def test_nothing_is_due_before_its_time() -> None:
 async def test_putting_an_item_again_moves_it() -> None:
     """One entry per item: the last word counts, later or sooner."""
     clock = VirtualClock()
-    agenda: Agenda[str] = Agenda(clock)
-    agenda.put("a", 1.0)
-    agenda.put("a", 10.0)
-    waiter = asyncio.create_task(agenda.next_due())
+    queue: DelayQueue[str] = DelayQueue(clock)
+    queue.put("a", 1.0)
+    queue.put("a", 10.0)
+    waiter = asyncio.create_task(queue.next_due())
     await clock.advance(5.0)
-    assert (waiter.done(), agenda.wait_of("a"), agenda.soonest(), len(agenda)) == (False, 5.0, 5.0, 1)
-    agenda.put("a")
+    assert (waiter.done(), queue.wait_of("a"), queue.soonest(), len(queue)) == (False, 5.0, 5.0, 1)
+    queue.put("a")
     await idle()
     assert waiter.result() == "a"
-    assert (agenda.wait_of("a"), agenda.soonest(), "a" in agenda) == (None, None, False)
+    assert (queue.wait_of("a"), queue.soonest(), "a" in queue) == (None, None, False)
 
 
 async def test_a_dropped_item_never_falls_due() -> None:
     """Dropping takes it off; dropping what is not there is nothing."""
     clock = VirtualClock()
-    agenda: Agenda[str] = Agenda(clock)
-    agenda.put("a", 1.0)
-    agenda.put("b", 2.0)
-    agenda.drop("a")
-    agenda.drop("never there")
-    waiter = asyncio.create_task(agenda.next_due())
+    queue: DelayQueue[str] = DelayQueue(clock)
+    queue.put("a", 1.0)
+    queue.put("b", 2.0)
+    queue.drop("a")
+    queue.drop("never there")
+    waiter = asyncio.create_task(queue.next_due())
     await clock.advance(1.5)
     assert not waiter.done()
     await clock.advance(0.5)
@@ -69,11 +69,11 @@ async def test_a_dropped_item_never_falls_due() -> None:
 async def test_a_waiter_with_nothing_to_wait_for_is_woken_by_the_first_item() -> None:
     """An empty agenda costs nothing and misses nothing."""
     clock = VirtualClock()
-    agenda: Agenda[str] = Agenda(clock)
-    waiter = asyncio.create_task(agenda.next_due())
+    queue: DelayQueue[str] = DelayQueue(clock)
+    waiter = asyncio.create_task(queue.next_due())
     await clock.advance(1000.0)
     assert (waiter.done(), clock.sleepers) == (False, 0)
-    agenda.put("a")
+    queue.put("a")
     await idle()
     assert waiter.result() == "a"
 
@@ -81,13 +81,13 @@ async def test_a_waiter_with_nothing_to_wait_for_is_woken_by_the_first_item() ->
 async def test_two_items_at_once_wake_two_waiters() -> None:
     """A waiter that takes one item hides no other from its neighbour, however the loop runs them."""
     clock = VirtualClock()
-    agenda: Agenda[str] = Agenda(clock)
-    agenda.put("late", 100.0)
-    first = asyncio.create_task(agenda.next_due())
-    second = asyncio.create_task(agenda.next_due())
+    queue: DelayQueue[str] = DelayQueue(clock)
+    queue.put("late", 100.0)
+    first = asyncio.create_task(queue.next_due())
+    second = asyncio.create_task(queue.next_due())
     await asyncio.sleep(0)  # both have looked; what they wait on has not begun to run
-    agenda.put("a")
-    agenda.put("b")
+    queue.put("a")
+    queue.put("b")
     await idle()
     assert {first.result(), second.result()} == {"a", "b"}
 
@@ -95,11 +95,11 @@ async def test_two_items_at_once_wake_two_waiters() -> None:
 async def test_however_many_wait_one_watches_the_time() -> None:
     """The others wait for their turn: an item wakes one of them, and one that is due later wakes nobody."""
     clock = VirtualClock()
-    agenda: Agenda[str] = Agenda(clock)
-    agenda.put("a", 5.0)
-    waiters = [asyncio.create_task(agenda.next_due()) for _ in range(4)]
+    queue: DelayQueue[str] = DelayQueue(clock)
+    queue.put("a", 5.0)
+    waiters = [asyncio.create_task(queue.next_due()) for _ in range(4)]
     await idle()
-    agenda.put("b", 6.0)
+    queue.put("b", 6.0)
     await idle()
     assert clock.sleepers == 1
     await clock.advance(6.0)
@@ -113,13 +113,13 @@ async def test_however_many_wait_one_watches_the_time() -> None:
 async def test_a_cancelled_waiter_takes_nothing_with_it() -> None:
     """Whoever stops waiting leaves the item, and no sleep behind."""
     clock = VirtualClock()
-    agenda: Agenda[str] = Agenda(clock)
-    agenda.put("a", 5.0)
-    waiter = asyncio.create_task(agenda.next_due())
+    queue: DelayQueue[str] = DelayQueue(clock)
+    queue.put("a", 5.0)
+    waiter = asyncio.create_task(queue.next_due())
     await idle()
     waiter.cancel()
     await idle()
-    assert (waiter.cancelled(), "a" in agenda, clock.sleepers) == (True, True, 0)
+    assert (waiter.cancelled(), "a" in queue, clock.sleepers) == (True, True, 0)
 
 
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 100)), max_size=40))
@@ -128,15 +128,15 @@ def test_every_item_falls_due_once_at_its_last_time(puts: list[tuple[int, int]])
 
     async def play() -> None:
         clock = VirtualClock()
-        agenda: Agenda[int] = Agenda(clock)
+        queue: DelayQueue[int] = DelayQueue(clock)
         for item, after in puts:
-            agenda.put(item, after)
+            queue.put(item, after)
         last = dict(puts)
         await clock.advance(100.0)
-        order = [await agenda.next_due() for _ in last]
+        order = [await queue.next_due() for _ in last]
         assert sorted(order) == sorted(last)
         assert all(last[one] <= last[other] for one, other in pairwise(order))
-        assert (len(agenda), agenda.soonest()) == (0, None)
+        assert (len(queue), queue.soonest()) == (0, None)
 
     asyncio.run(play())
 
@@ -144,10 +144,10 @@ def test_every_item_falls_due_once_at_its_last_time(puts: list[tuple[int, int]])
 async def test_either_ends_with_the_event_or_with_the_time() -> None:
     """The first of the two is enough, and the other is not left running."""
     clock, event = VirtualClock(), asyncio.Event()
-    timed = asyncio.create_task(either(event, clock, 5.0))
+    timed = asyncio.create_task(wait_for(event, clock, 5.0))
     await clock.advance(5.0)
     assert timed.done()
-    told = asyncio.create_task(either(event, clock, 5.0))
+    told = asyncio.create_task(wait_for(event, clock, 5.0))
     await idle()
     event.set()
     await idle()
@@ -166,15 +166,15 @@ async def test_the_machine_s_clock_is_a_clock() -> None:
 
 async def test_many_things_that_are_due_leave_the_event_loop_to_others() -> None:
     """Whoever takes one after the other, and waits for nothing else, lets the others go on now and then."""
-    agenda: Agenda[int] = Agenda(SystemClock())
+    queue: DelayQueue[int] = DelayQueue(SystemClock())
     for item in range(10 * IN_A_ROW):
-        agenda.put(item)
+        queue.put(item)
     taken: list[int] = []
     at_turns: list[int] = []
 
     async def take() -> None:
         while True:
-            taken.append(await agenda.next_due())
+            taken.append(await queue.next_due())
 
     taking = asyncio.create_task(take())
     while len(taken) < 10 * IN_A_ROW:
@@ -188,32 +188,32 @@ async def test_many_things_that_are_due_leave_the_event_loop_to_others() -> None
 
 async def test_a_taker_that_is_cancelled_in_between_loses_nothing() -> None:
     """What it has not got is there for the next."""
-    agenda: Agenda[int] = Agenda(SystemClock())
+    queue: DelayQueue[int] = DelayQueue(SystemClock())
     for item in range(IN_A_ROW + 1):
-        agenda.put(item)
+        queue.put(item)
     for item in range(IN_A_ROW):
-        assert await agenda.next_due() == item
-    waiter = asyncio.create_task(agenda.next_due())
+        assert await queue.next_due() == item
+    waiter = asyncio.create_task(queue.next_due())
     await asyncio.sleep(0)
     assert not waiter.done()
     waiter.cancel()
     await asyncio.gather(waiter, return_exceptions=True)
-    assert await agenda.next_due() == IN_A_ROW
+    assert await queue.next_due() == IN_A_ROW
 
 
 async def test_moving_things_again_and_again_takes_no_memory() -> None:
     """What is left of their earlier times is cleared away, and not all of it in one go when it falls due."""
     clock = VirtualClock()
-    agenda: Agenda[int] = Agenda(clock)
+    queue: DelayQueue[int] = DelayQueue(clock)
     count = 2 * STALE
     for after in range(50):
         for item in range(count):
-            agenda.put(item, 100.0 + (after * 37 + item) % 50)
-        assert len(agenda._heap) <= count + count // STALE_SHARE + STALE
+            queue.put(item, 100.0 + (after * 37 + item) % 50)
+        assert len(queue._heap) <= count + count // STALE_SHARE + STALE
     for item in range(count // 2):
-        agenda.drop(item)
-        assert len(agenda._heap) <= len(agenda) + len(agenda) // STALE_SHARE + STALE
+        queue.drop(item)
+        assert len(queue._heap) <= len(queue) + len(queue) // STALE_SHARE + STALE
     await clock.advance(200.0)
     in_order = sorted(range(count // 2, count), key=lambda item: (49 * 37 + item) % 50)
-    assert [await agenda.next_due() for _ in range(count // 2)] == in_order
-    assert len(agenda) == 0
+    assert [await queue.next_due() for _ in range(count // 2)] == in_order
+    assert len(queue) == 0

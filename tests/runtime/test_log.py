@@ -51,7 +51,7 @@ class Log:
 @pytest.fixture
 def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Log]:
     """A log in a file; logging, its hooks and the redactor are as before afterwards."""
-    root, ours = logging.getLogger(), logging.getLogger(log.OURS)
+    root, ours = logging.getLogger(), logging.getLogger(log.LOGGER_ROOT)
     levels, handlers = (root.level, ours.level), root.handlers[:]
     monkeypatch.setattr(log, "redactor", log.Redactor())
     monkeypatch.setattr(logging, "raiseExceptions", logging.raiseExceptions)

@@ -27,7 +27,7 @@ THEIRS = logging.getLogger("aiohttp.client")
 @contextmanager
 def logged(fmt: log.Format) -> Iterator[io.StringIO]:
     """The log in memory, with a redactor of its own; logging is as before afterwards."""
-    root, ours = logging.getLogger(), logging.getLogger(log.OURS)
+    root, ours = logging.getLogger(), logging.getLogger(log.LOGGER_ROOT)
     levels = (root.level, ours.level)
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setattr(log, "redactor", log.Redactor())

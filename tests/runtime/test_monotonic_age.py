@@ -8,7 +8,7 @@ from fakes import EPOCH, VirtualClock
 from hypothesis import given
 from hypothesis import strategies as st
 
-from uploader.runtime.monotonic_age import Ages
+from uploader.runtime.monotonic_age import MonotonicAges
 
 SETTING = st.floats(-1e9, 1e9)
 WAIT = st.floats(0, 1e6)
@@ -20,7 +20,7 @@ def test_an_age_grows_as_time_does_however_the_clock_is_set(ago: float, moves: l
 
     async def play() -> None:
         clock = VirtualClock()
-        ages = Ages(clock)
+        ages = MonotonicAges(clock)
         age = ages.of("a", EPOCH - ago)
         assert abs(age - max(0.0, ago)) < 1e-3
         for wait, setting in moves:
@@ -35,7 +35,7 @@ def test_an_age_grows_as_time_does_however_the_clock_is_set(ago: float, moves: l
 def test_another_moment_is_another_age() -> None:
     """What happened anew under the same path begins anew; what is forgotten is measured anew."""
     clock = VirtualClock()
-    ages = Ages(clock)
+    ages = MonotonicAges(clock)
     assert (ages.of("a", EPOCH - 9), ages.of("b", EPOCH), ages.of("a", EPOCH - 5)) == (9, 0, 5)
     clock.set_wall(3600)
     assert ages.of("a", EPOCH - 5) == 5

@@ -8,8 +8,8 @@ import pytest
 from aiohttp.abc import AbstractStreamWriter
 from sources import Blocks
 
-from uploader.server.valt.body import PIECE, ChunkBody, Lane
-from uploader.server.valt.client import NO_LIMIT
+from uploader.server.valt.body import FIRST_PIECE_SIZE, ChunkBody, Throttle
+from uploader.server.valt.client import NO_THROTTLE
 
 HEAD, TAIL = b"HEAD\r\n\r\n", b"\r\n--b--\r\n"
 
@@ -31,7 +31,7 @@ class Wire:
 
 
 def body_of(
-    wire: Wire, source: Blocks, length: int, *, lane: Lane = NO_LIMIT, fails: Exception | None = None
+    wire: Wire, source: Blocks, length: int, *, lane: Throttle = NO_THROTTLE, fails: Exception | None = None
 ) -> ChunkBody:
     """A body that notes on the wire's log when its last byte was announced."""
 
@@ -76,12 +76,12 @@ async def test_the_end_goes_only_after_its_mark() -> None:
 async def test_large_blocks_go_in_pieces_as_large_as_the_link_is_quick() -> None:
     """So that a slow link is seen to move, and a fast one is not held up by it."""
     wire = Wire()
-    await write(body_of(wire, Blocks(b"x" * (8 * PIECE)), 8 * PIECE), wire)
+    await write(body_of(wire, Blocks(b"x" * (8 * FIRST_PIECE_SIZE)), 8 * FIRST_PIECE_SIZE), wire)
     assert [entry for entry in wire.log if isinstance(entry, int)] == [
-        PIECE,
-        2 * PIECE,
-        4 * PIECE,
-        PIECE,
+        FIRST_PIECE_SIZE,
+        2 * FIRST_PIECE_SIZE,
+        4 * FIRST_PIECE_SIZE,
+        FIRST_PIECE_SIZE,
     ]  # the last is what is left
 
 

@@ -9,9 +9,9 @@ import pytest
 from harness import Rig
 from parts import CHUNK, chunked, content_of, sha256, spans
 
-from uploader.diagnostics.probe_results import News, news_of, take_in
+from uploader.diagnostics.probe_results import ProbeResult, apply, parse_probe_result
 from uploader.domain import errors, events
-from uploader.domain.model import Learnt, Orphan
+from uploader.domain.model import Orphan, ServerCapabilities
 from uploader.domain.retry import DAY
 from uploader.runtime.clock import SystemClock
 from uploader.store import codec
@@ -25,10 +25,10 @@ def settings(semantics: Semantics = Semantics.OFFSET, **more: Any) -> Settings:
     return Settings(semantics=semantics, **({"processing": 0.0} | more))
 
 
-async def deliver(rig: Rig, *, learnt: Learnt | None = None) -> str:
+async def deliver(rig: Rig, *, capabilities: ServerCapabilities | None = None) -> str:
     """Send one file, the answer to whose second chunk is lost; its path."""
-    if learnt is not None:
-        rig.prepare(learnt=learnt)
+    if capabilities is not None:
+        rig.prepare(capabilities=capabilities)
     rig.fault("upload", "lose-answer", skip=1)
     await rig.start()
     path = await rig.drop("a.mp4", DATA)
@@ -38,16 +38,16 @@ async def deliver(rig: Rig, *, learnt: Learnt | None = None) -> str:
     return path
 
 
-def proven(rig: Rig, **changes: Any) -> Learnt:
+def proven(rig: Rig, **changes: Any) -> ServerCapabilities:
     """What a probe has found here just now."""
     facts: dict[str, Any] = {"resend_is_safe": True, "probed_at": rig.clock.now(), "version": "6.7.2"}
-    return Learnt(**(facts | changes))
+    return ServerCapabilities(**(facts | changes))
 
 
 async def test_a_server_that_was_proven_gets_a_chunk_in_doubt_again(tmp_path: Path) -> None:
     """Into the same record: nothing starts over."""
     async with Rig(tmp_path) as rig:
-        await deliver(rig, learnt=proven(rig))
+        await deliver(rig, capabilities=proven(rig))
         assert len(rig.calls("create")) == 1
         assert spans(rig.record) == sorted([*chunked(len(DATA)), (CHUNK, 2 * CHUNK)])
         assert rig.seen(events.DoubtResolved)[0].outcome == "sent again: that is safe here"
@@ -67,14 +67,14 @@ async def test_a_server_that_was_proven_gets_a_chunk_in_doubt_again(tmp_path: Pa
 async def test_what_was_not_proven_of_this_version_is_not_done(tmp_path: Path, changes: dict[str, Any]) -> None:
     """Not safe, not known, another version, an unknown one, or long ago: the upload starts over."""
     async with Rig(tmp_path, settings(Semantics.APPEND)) as rig:
-        await deliver(rig, learnt=proven(rig, **changes))
+        await deliver(rig, capabilities=proven(rig, **changes))
         assert len(rig.calls("create")) == 2
 
 
 async def test_what_the_operator_has_written_counts(tmp_path: Path) -> None:
     """resend_is_safe = false in the configuration is a decision, whatever a probe has seen."""
     async with Rig(tmp_path, server={"resend_is_safe": False}) as rig:
-        await deliver(rig, learnt=proven(rig))
+        await deliver(rig, capabilities=proven(rig))
         assert len(rig.calls("create")) == 2
         assert rig.calls("version") != []  # for what else was learnt
 
@@ -86,17 +86,17 @@ async def test_a_version_that_is_not_told_now_proves_nothing(tmp_path: Path, fau
     """The call may fail: nothing waits for it, nothing is resent, and nothing is forgotten."""
     async with Rig(tmp_path, clock=SystemClock()) as rig:  # in a hurried one our clock would seem to be set
         rig.fault("version", times=None, **fault)
-        await deliver(rig, learnt=proven(rig))
+        await deliver(rig, capabilities=proven(rig))
         assert len(rig.calls("create")) == 2
-        assert rig.store.learnt.resend_is_safe is True
-        assert rig.seen(events.ServerDown) == []
+        assert rig.store.capabilities.resend_is_safe is True
+        assert rig.seen(events.OutageBegan) == []
 
 
 async def test_a_server_that_never_tells_its_version_is_believed_for_a_month(tmp_path: Path) -> None:
     """A probe that was not told the version either: then its age alone counts."""
     async with Rig(tmp_path) as rig:
         rig.fault("version", "status", times=None, status=403)
-        await deliver(rig, learnt=proven(rig, version="", probed_at=rig.clock.now() - 29 * DAY))
+        await deliver(rig, capabilities=proven(rig, version="", probed_at=rig.clock.now() - 29 * DAY))
         assert len(rig.calls("create")) == 1
 
 
@@ -104,11 +104,13 @@ async def test_another_version_is_a_stranger(tmp_path: Path) -> None:
     """All that was learnt of the one before is forgotten, and said; files go in chunks again."""
     async with Rig(tmp_path, clock=SystemClock()) as rig:  # its two clocks do not drift apart
         until = rig.clock.now() + DAY
-        rig.prepare(learnt=proven(rig, version="5.9", whole_only_until=until, chunk_limit=1, chunk_limit_until=until))
+        rig.prepare(
+            capabilities=proven(rig, version="5.9", whole_only_until=until, chunk_limit=1, chunk_limit_until=until)
+        )
         await rig.start()
         await rig.finished(await rig.drop("a.mp4", DATA))
         assert rig.seen(events.ServerChanged) == [events.ServerChanged("5.9", "6.7.2")]
-        assert rig.store.learnt == Learnt()
+        assert rig.store.capabilities == ServerCapabilities()
         await rig.finished(await rig.drop("b.mp4", DATA))
         assert spans(rig.records[-1]) == chunked(len(DATA))
         assert len(rig.calls("version")) == 1
@@ -119,10 +121,10 @@ async def test_what_refusals_taught_is_tied_to_the_version_at_the_next_log_in(tm
     async with Rig(tmp_path, settings(Semantics.WHOLE)) as rig:
         await rig.start()
         await rig.finished(await rig.drop("a.mp4", DATA))
-        assert rig.store.learnt.whole_only_until is not None
+        assert rig.store.capabilities.whole_only_until is not None
         await rig.restart()
         await rig.finished(await rig.drop("b.mp4", DATA))
-        assert rig.store.learnt.version == "6.7.2"
+        assert rig.store.capabilities.version == "6.7.2"
         assert len(rig.calls("version")) <= 2
 
 
@@ -130,7 +132,7 @@ async def test_a_no_to_a_chunk_that_was_sent_again_is_no_word_about_ranges(tmp_p
     """A strict server whose operator wrote resend_is_safe: the upload starts over, and in chunks."""
     async with Rig(tmp_path, settings(Semantics.STRICT), server={"resend_is_safe": True}) as rig:
         await deliver(rig)
-        assert rig.store.learnt.whole_only_until is None
+        assert rig.store.capabilities.whole_only_until is None
         assert spans(rig.record) == chunked(len(DATA))
 
 
@@ -146,18 +148,23 @@ async def test_news_touch_nothing_but_a_probe_s_own_records(tmp_path: Path) -> N
         rig.store.learn(login_refusals=3)
         claimed = Orphan("r1", "a", "/rec/a.mp4", since=0.0, next_look=0.0, probe=True)
         probe = Orphan("r2", "p", "", since=0.0, next_look=9e9)
-        take_in(rig.store, News(orphans=(claimed, probe), cleared=("r1", "r9"), learnt=Learnt(resend_is_safe=True)))
+        apply(
+            rig.store,
+            ProbeResult(orphans=(claimed, probe), cleared=("r1", "r9"), learnt=ServerCapabilities(resend_is_safe=True)),
+        )
         assert rig.store.orphans["r1"] == ours
         assert rig.store.orphans["r2"].probe
-        assert (rig.store.learnt.resend_is_safe, rig.store.learnt.login_refusals) == (True, 3)
-        take_in(rig.store, News(cleared=("r2",)))
+        assert (rig.store.capabilities.resend_is_safe, rig.store.capabilities.login_refusals) == (True, 3)
+        apply(rig.store, ProbeResult(cleared=("r2",)))
         assert set(rig.store.orphans) == {"r1"}
 
 
 def test_news_come_back_as_they_were_told() -> None:
     """Over the socket, as JSON; what is none is an error of ours."""
-    news = News((Orphan("r", "n", "", 1.0, 2.0, probe=True),), ("x",), Learnt(chunk_limit=7, version="6"))
-    assert news_of(codec.to_json(news)) == news
+    news = ProbeResult(
+        (Orphan("r", "n", "", 1.0, 2.0, probe=True),), ("x",), ServerCapabilities(chunk_limit=7, version="6")
+    )
+    assert parse_probe_result(codec.to_json(news)) == news
     for text in ("", "[]", '{"cleared": 7}', "é"):
         with pytest.raises(errors.UploaderError):
-            news_of(text)
+            parse_probe_result(text)

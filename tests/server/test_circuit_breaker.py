@@ -11,9 +11,9 @@ from fakes import MemoryDisk, VirtualClock, idle
 
 from uploader.domain import errors, events, retry
 from uploader.domain.retry import HOUR, MINUTE
-from uploader.server.circuit_breaker import Outage, refuse_again
+from uploader.server.circuit_breaker import CircuitBreaker, refuse_again
 from uploader.store import Store
-from uploader.store.store import STATE
+from uploader.store.store import STATE_FILE
 
 DOWN = errors.ServerDown("cannot be reached")
 REFUSED = errors.PasswordRefused("user name or password is wrong")
@@ -30,7 +30,7 @@ class Line:
         self.bus.listen(self.said.append)
         self.password: str | None = "wr0ng-pass"
         self.store = Store(self.disk, self.clock, self.bus)
-        self.outage = Outage(self.store, self.clock, self.bus, self.account)
+        self.outage = CircuitBreaker(self.store, self.clock, self.bus, self.account)
 
     def account(self) -> str:
         """What we log in with, as the operator has it lying there."""
@@ -42,7 +42,7 @@ class Line:
         """The same, after a restart of the daemon."""
         await self.store.close()
         self.store = Store(self.disk, self.clock, self.bus)
-        self.outage = Outage(self.store, self.clock, self.bus, self.account)
+        self.outage = CircuitBreaker(self.store, self.clock, self.bus, self.account)
 
     def callers(self, count: int) -> list[Caller]:
         """So many who want to call, in this order."""
@@ -52,14 +52,14 @@ class Line:
 class Caller:
     """Somebody who wants to call the server, and calls until told to end."""
 
-    def __init__(self, outage: Outage) -> None:
+    def __init__(self, breaker: CircuitBreaker) -> None:
         self.calls = False
         self._end = asyncio.Event()
-        self._task = asyncio.create_task(self._call(outage))
+        self._task = asyncio.create_task(self._call(breaker))
 
-    async def _call(self, outage: Outage) -> None:
-        await outage.clear()
-        async with outage.slot():
+    async def _call(self, breaker: CircuitBreaker) -> None:
+        await breaker.clear()
+        async with breaker.slot():
             self.calls = True
             await self._end.wait()
         self.calls = False
@@ -112,7 +112,7 @@ async def test_every_call_waits_for_a_server_that_is_down(line: Line) -> None:
         line.outage.record_success()
         await idle()
     assert all(worker.done() for worker in workers)
-    assert line.said[:1] == [events.ServerDown("cannot be reached", 2.0)]
+    assert line.said[:1] == [events.OutageBegan("cannot be reached", 2.0)]
 
 
 async def test_workers_that_fail_together_are_one_failure(line: Line) -> None:
@@ -140,8 +140,8 @@ async def test_an_answer_ends_the_outage(line: Line) -> None:
         await line.clock.advance(await line.outage.trip(DOWN))
     line.outage.record_success()
     line.outage.record_success()
-    assert line.said[-1] == events.ServerBack(14.0)
-    assert sum(isinstance(event, events.ServerBack) for event in line.said) == 1
+    assert line.said[-1] == events.OutageEnded(14.0)
+    assert sum(isinstance(event, events.OutageEnded) for event in line.said) == 1
     assert line.outage.reason == ""
     assert await line.outage.trip(DOWN) == 2.0
 
@@ -163,10 +163,10 @@ async def test_what_the_server_asked_for_is_kept_to(line: Line, error: errors.Up
     await line.clock.advance(1.0)
     line.outage.record_success()
     assert line.outage.wait == pause - 1.0 > 200
-    assert not any(isinstance(event, events.ServerBack) for event in line.said)
+    assert not any(isinstance(event, events.OutageEnded) for event in line.said)
     await line.clock.advance(pause)
     line.outage.record_success()
-    assert isinstance(line.said[-1], events.ServerBack)
+    assert isinstance(line.said[-1], events.OutageEnded)
 
 
 async def test_a_busy_server_is_left_alone_for_as_long_as_it_says(line: Line) -> None:
@@ -182,7 +182,7 @@ async def test_a_wrong_password_is_tried_ever_more_rarely(line: Line) -> None:
         pauses.append(await line.outage.trip(REFUSED))
         await line.clock.advance(pauses[-1])
     assert pauses == [5 * MINUTE, 15 * MINUTE, HOUR, HOUR, HOUR]
-    assert b'"login_refusals": 5' in line.disk.files[STATE]
+    assert b'"login_refusals": 5' in line.disk.files[STATE_FILE]
 
 
 async def test_a_restart_does_not_try_a_refused_password_again(line: Line) -> None:
@@ -223,7 +223,7 @@ async def test_a_password_that_is_taken_clears_the_record(line: Line) -> None:
     for _ in range(2):
         await line.clock.advance(await line.outage.trip(REFUSED))
     line.outage.record_success()
-    assert line.store.learnt == replace(line.store.learnt, login_refusals=0, login_not_before=None)
+    assert line.store.capabilities == replace(line.store.capabilities, login_refusals=0, login_not_before=None)
     assert await line.outage.trip(REFUSED) == 5 * MINUTE
 
 
@@ -448,18 +448,18 @@ async def test_only_a_refused_password_is_looked_at(line: Line) -> None:
 async def test_the_state_knows_the_password_again_and_cannot_tell_it(line: Line) -> None:
     """A salted fingerprint: neither the password nor the same text for the same password twice."""
     await line.outage.trip(REFUSED)
-    first = line.store.learnt.login_refused
+    first = line.store.capabilities.login_refused
     await line.clock.advance(HOUR)
     await line.outage.trip(REFUSED)
     assert first is not None
-    assert line.store.learnt.login_refused not in {None, first}
+    assert line.store.capabilities.login_refused not in {None, first}
     assert b"wr0ng-pass" not in b"".join(line.disk.files.values())
 
 
 async def test_a_command_by_hand_does_not_try_it_either(line: Line) -> None:
     """A timer that runs it every minute would lock the account; another password, or its time, lets it through."""
     await line.outage.trip(REFUSED)
-    learnt, now = line.store.learnt, line.clock.now()
+    learnt, now = line.store.capabilities, line.clock.now()
     with pytest.raises(errors.PasswordRefused, match=r"not tried again for 5 min.*valt-uploader retry"):
         refuse_again(learnt, line.account(), now)
     refuse_again(learnt, line.account() + "!", now)
@@ -516,7 +516,7 @@ async def test_a_body_that_moves_is_no_answer(line: Line) -> None:
         pauses.append(await line.outage.trip(DOWN))
         await line.clock.advance(pauses[-1])
     assert pauses == [2.0, 4.0, 8.0]
-    assert not any(isinstance(event, events.ServerBack) for event in line.said)
+    assert not any(isinstance(event, events.OutageEnded) for event in line.said)
 
 
 async def test_a_job_that_does_not_call_soon_keeps_nobody_waiting(line: Line) -> None:
@@ -525,7 +525,7 @@ async def test_a_job_that_does_not_call_soon_keeps_nobody_waiting(line: Line) ->
     await line.clock.advance(2.0)
     await line.outage.clear()  # and reads
     (other,) = line.callers(1)
-    await line.clock.advance(retry.PLACE_KEPT - 0.1)
+    await line.clock.advance(retry.HALF_OPEN_SLOT_HELD - 0.1)
     assert calling([other]) == [False]
     await line.clock.advance(0.1)
     assert calling([other]) == [True]
@@ -536,9 +536,9 @@ async def test_a_job_that_does_not_call_soon_keeps_nobody_waiting(line: Line) ->
     assert late.done()
 
 
-async def one_call(outage: Outage) -> None:
+async def one_call(breaker: CircuitBreaker) -> None:
     """Call in the middle of a job."""
-    async with outage.slot():
+    async with breaker.slot():
         pass
 
 
@@ -593,7 +593,7 @@ async def test_a_failure_is_judged_before_the_next_one_calls(line: Line) -> None
         async with line.outage.slot():
             raise errors.AnswerLost("the connection broke")
     (other,) = line.callers(1)
-    await line.clock.advance(retry.PLACE_KEPT - 0.1)
+    await line.clock.advance(retry.HALF_OPEN_SLOT_HELD - 0.1)
     assert calling([other]) == [False]
     await line.outage.trip(errors.AnswerLost("the connection broke"))
     await line.clock.advance(line.outage.wait)

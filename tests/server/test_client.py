@@ -18,7 +18,7 @@ from parts import BriskClock
 from uploader.config import ServerConfig
 from uploader.domain import errors, events
 from uploader.domain.model import RecordIds, RecordSpec
-from uploader.server.circuit_breaker import Outage
+from uploader.server.circuit_breaker import CircuitBreaker
 from uploader.server.valt import Valt
 from uploader.server.valt.breaker import NoBreaker, Slot
 from uploader.store import Store
@@ -411,7 +411,7 @@ async def test_nothing_is_called_while_the_breaker_is_open() -> None:
     """Neither a call nor the log-in for one; half-open, one slot is enough for both."""
     clock, bus = VirtualClock(), events.Bus()
     store = Store(MemoryDisk(), clock, bus)
-    outage = Outage(store, clock, bus)
+    outage = CircuitBreaker(store, clock, bus)
     async with mocked() as (home, server):
         home.valt._breaker = outage
         server.post(LOGIN, payload=TOKEN)

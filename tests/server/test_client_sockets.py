@@ -39,9 +39,11 @@ async def nothing() -> None:
     """Save no mark."""
 
 
-async def send(home: Home, ids: RecordIds, data: bytes, mark: Callable[[], Awaitable[None]] = nothing) -> int | None:
+async def send(
+    identity: Home, ids: RecordIds, data: bytes, mark: Callable[[], Awaitable[None]] = nothing
+) -> int | None:
     """Send *data* as a whole file."""
-    return await home.valt.send_chunk(
+    return await identity.valt.send_chunk(
         ids, "a.mp4", (0, len(data), len(data)), Blocks(data), before_last_byte=mark, on_progress=lambda _: None
     )
 
@@ -126,7 +128,7 @@ async def test_silent_server_is_given_up(tmp_path: Any) -> None:
         began = loop.time()
         with pytest.raises(errors.AnswerLost):
             await send(home, ids, b"data")
-        assert loop.time() - began >= 0.1 * client.ANSWER_PATIENCE
+        assert loop.time() - began >= 0.1 * client.ANSWER_TIMEOUT_FACTOR
 
 
 async def test_error_of_the_body_is_passed_on(tmp_path: Any) -> None:
@@ -259,7 +261,7 @@ async def test_a_server_that_has_moved_is_found_at_its_new_address(monkeypatch: 
         names.leads_to = "127.0.0.2"
         with pytest.raises(errors.ServerDown, match="cannot be reached"):
             await home.valt.details("rec-1")
-        later = time.monotonic() + client.NAME_AGE + 1
+        later = time.monotonic() + client.DNS_CACHE_TIME + 1
         monkeypatch.setattr("aiohttp.connector.monotonic", lambda: later)
         await home.valt.details("rec-1")
     assert at == ["127.0.0.1", "127.0.0.2"]

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from uploader.config import ServerConfig
 from uploader.domain.errors import PasswordUnusable
 from uploader.server.credentials import (
-    LONGEST,
-    Source,
-    Watch,
+    PASSWORD_SIZE_LIMIT,
+    PasswordSource,
+    PasswordWatch,
     account,
     fingerprint,
     is_of,
@@ -146,7 +146,7 @@ def test_a_folder_or_a_fifo_is_no_password_file(tmp_path: Path) -> None:
         (b"\r\n\n", "is empty"),
         (SECRET.encode("latin-1"), "is not UTF-8 text"),
         (SECRET.encode("utf-16"), "is not UTF-8 text"),
-        (SECRET.encode() * LONGEST, f"is longer than {LONGEST} bytes"),
+        (SECRET.encode() * PASSWORD_SIZE_LIMIT, f"is longer than {PASSWORD_SIZE_LIMIT} bytes"),
     ],
 )
 def test_what_cannot_be_a_password_is_refused(secret_file: Path, content: bytes, complaint: str) -> None:
@@ -205,7 +205,7 @@ def test_the_source_is_told_as_the_password_is_taken(
     ],
 )
 def test_a_source_that_cannot_be_used_is_still_the_source(
-    tmp_path: Path, password_file: str | None, environ: dict[str, str], source: Source | None
+    tmp_path: Path, password_file: str | None, environ: dict[str, str], source: PasswordSource | None
 ) -> None:
     """Nothing is opened, so a missing file or an empty variable is no error here."""
     assert password_source(server(tmp_path / password_file if password_file else None), environ) == source
@@ -255,7 +255,7 @@ def test_an_account_is_server_user_and_password(secret_file: Path) -> None:
 def test_a_watch_works_the_fingerprint_out_only_when_something_has_changed(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is looked at every few seconds for as long as a password is refused, and scrypt is slow on purpose."""
     secret, compared = ["one"], []
-    watch, made = Watch(lambda: secret[0]), fingerprint("one")
+    watch, made = PasswordWatch(lambda: secret[0]), fingerprint("one")
 
     def compare(made: str, secret: str) -> bool:
         compared.append(secret)

@@ -14,19 +14,19 @@ from typing import Any, cast
 import pytest
 from fakes import content, made
 from harness import Rig
-from proxy import UPLOAD, Trouble, line_to
+from proxy import UPLOAD, LineFault, line_to
 from shares import identify, opened
 from test_client import SPEC, Home
 from test_client_sockets import nothing, simulated
 
 from uploader.domain import errors, events
 from uploader.files import Recording, sending
-from uploader.files.shared_fd import Handle
-from uploader.server.valt.body import WORTH_PASSING
-from uploader.server.valt.sendfile import UNSENT, Outlet
+from uploader.files.shared_fd import SharedFd
+from uploader.server.valt.body import SENDFILE_THRESHOLD
+from uploader.server.valt.sendfile import UNSENT_LIMIT, SocketWriter
 from uploader.testing.simulator import Fault
 
-SIZE = 3 * WORTH_PASSING + 17
+SIZE = 3 * SENDFILE_THRESHOLD + 17
 
 
 async def never() -> None:
@@ -44,11 +44,11 @@ async def a_recording(tmp_path: Path, size: int = SIZE) -> AsyncIterator[tuple[P
 
 
 @asynccontextmanager
-async def a_peer() -> AsyncIterator[tuple[Handle, socket.socket]]:
+async def a_peer() -> AsyncIterator[tuple[SharedFd, socket.socket]]:
     """Two ends of a connection: a handle of the one that is written to, and the other."""
     ours, theirs = socket.socketpair()
     ours.setblocking(False)
-    handle = Handle.copy_of(ours.fileno())
+    handle = SharedFd.copy_of(ours.fileno())
     with ours, theirs:
         yield handle, theirs
         handle.close()
@@ -158,7 +158,7 @@ async def test_a_full_socket_is_waited_for_without_a_thread(tmp_path: Path, monk
 async def test_a_handle_is_not_closed_under_a_thread() -> None:
     """Its number could be another file's by the time the thread comes back to it."""
     end, other = os.pipe()
-    handle = Handle(end)
+    handle = SharedFd(end)
     with handle.held() as fd:
         handle.close()
         handle.close()
@@ -211,7 +211,7 @@ async def test_a_local_file_goes_by_reference(tmp_path: Path, monkeypatch: pytes
 @pytest.mark.parametrize("why", ["small", "network share", "sendfile refuses"])
 async def test_other_files_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, why: str) -> None:
     """What is not worth it, is not local, or is not made for it goes block by block, each byte read once."""
-    size = WORTH_PASSING if why == "small" else SIZE
+    size = SENDFILE_THRESHOLD if why == "small" else SIZE
     read = counted(monkeypatch, "read_block")
     if why == "sendfile refuses":
 
@@ -258,7 +258,7 @@ async def test_what_a_line_does_not_take_is_not_handed_over(tmp_path: Path, way:
     async with (
         simulated(tmp_path) as (_, simulator),
         a_recording(tmp_path, LARGE) as (_, file),
-        line_to(simulator.url, Trouble(UPLOAD, "black-hole", after=1000)) as (proxy, url),
+        line_to(simulator.url, LineFault(UPLOAD, "black-hole", after=1000)) as (proxy, url),
         Home(url, stall_timeout=0.5).valt as valt,
     ):
         file.local = way == "by reference"
@@ -273,7 +273,7 @@ async def test_what_a_line_does_not_take_is_not_handed_over(tmp_path: Path, way:
                 on_progress=told.append,
             )
         assert proxy.struck == 1
-        assert sum(told) < 2.5 * UNSENT  # what is not sent yet, and what the line holds
+        assert sum(told) < 2.5 * UNSENT_LIMIT  # what is not sent yet, and what the line holds
 
 
 async def test_a_cancelled_chunk_cuts_its_connection(tmp_path: Path) -> None:
@@ -296,7 +296,7 @@ async def test_a_cancelled_chunk_cuts_its_connection(tmp_path: Path) -> None:
 
 async def test_a_write_before_the_answer_never_ends_in_the_ledger(tmp_path: Path) -> None:
     """The last byte has gone and the file is written to: what the server has may be either; the new content is sent."""
-    data = content(2 * WORTH_PASSING)
+    data = content(2 * SENDFILE_THRESHOLD)
     async with Rig(tmp_path, upload={"chunk_size": "whole"}) as rig:
         stall = rig.fault("upload", "stall")
         await rig.start()
@@ -305,7 +305,7 @@ async def test_a_write_before_the_answer_never_ends_in_the_ledger(tmp_path: Path
             await stall.standing.wait()
         overwrite(Path(path), hide=False)
         stall.release()
-        await rig.event(events.FileChanged, path=path)
+        await rig.event(events.FileChangedWhileSending, path=path)
         await rig.scan()
         await rig.finished(path)
         (line,) = rig.store.ledger.of(path)
@@ -316,7 +316,7 @@ async def test_an_outlet_that_is_left_by_an_error_cuts_even_where_a_thread_hangs
     """A disk that does not answer keeps its thread, but not the connection: the server is not left waiting."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        outlet = Outlet(cast("asyncio.Transport", None), Handle.copy_of(ours.fileno()))
+        outlet = SocketWriter(cast("asyncio.Transport", None), SharedFd.copy_of(ours.fileno()))
         with outlet.handle.held():
             with pytest.raises(errors.ShareNotReady), outlet:
                 raise errors.ShareNotReady("it does not answer")

@@ -14,15 +14,15 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from uploader.domain import errors
-from uploader.domain.model import RecordIds, RecordSpec, Share
+from uploader.domain.model import RecordIds, RecordSharing, RecordSpec
 from uploader.server.valt import wire
-from uploader.server.valt.wire import FILENAME_LIMIT, Answer, RecordListed
+from uploader.server.valt.wire import FILENAME_LIMIT, ApiAnswer, RecordListed
 
 
-def answer(body: Any = b"", status: int = 200, **headers: str) -> Answer:
+def answer(body: Any = b"", status: int = 200, **headers: str) -> ApiAnswer:
     """An answer with this body: bytes as they are, anything else as JSON."""
     raw = body if isinstance(body, bytes) else json.dumps(body).encode()
-    return Answer(status, {name.replace("_", "-"): value for name, value in headers.items()}, raw)
+    return ApiAnswer(status, {name.replace("_", "-"): value for name, value in headers.items()}, raw)
 
 
 json_values = st.recursive(
@@ -46,13 +46,16 @@ DEEP = b'{"message":' * 900 + b"1" + b"}" * 900
 def test_a_record_is_asked_for_with_what_there_is() -> None:
     """The name always; template and share only when they say something."""
     assert wire.create_payload(RecordSpec("a")) == {"name": "a"}
-    full = RecordSpec("a", {"1": "x"}, Share((1, 2), (4,)))
+    full = RecordSpec("a", {"1": "x"}, RecordSharing((1, 2), (4,)))
     assert wire.create_payload(full) == {
         "name": "a",
         "template": {"1": "x"},
         "share": {"users": [1, 2], "groups": [4]},
     }
-    assert wire.create_payload(RecordSpec("a", share=Share(groups=(4,))))["share"] == {"users": [], "groups": [4]}
+    assert wire.create_payload(RecordSpec("a", share=RecordSharing(groups=(4,))))["share"] == {
+        "users": [],
+        "groups": [4],
+    }
 
 
 def test_a_range_names_its_last_byte() -> None:

@@ -12,41 +12,41 @@ from hypothesis import strategies as st
 
 from uploader.domain import errors
 from uploader.server.valt import wire
-from uploader.server.valt.wire import EXCERPT, Answer, Call
+from uploader.server.valt.wire import EXCERPT_LIMIT, ApiAnswer, ApiCall
 
 Error = type[errors.UploaderError]
-CHANGING = (Call.CREATE, Call.UPLOAD, Call.DELETE)
-ASKING = (Call.DETAILS, Call.LIST, Call.LINK, Call.DOWNLOAD, Call.VERSION)
-ABOUT_A_RECORD = (Call.UPLOAD, Call.DETAILS, Call.LINK, Call.DOWNLOAD, Call.DELETE)
-EVERY = tuple(Call)
+CHANGING = (ApiCall.CREATE, ApiCall.UPLOAD, ApiCall.DELETE)
+ASKING = (ApiCall.DETAILS, ApiCall.LIST, ApiCall.LINK, ApiCall.DOWNLOAD, ApiCall.VERSION)
+ABOUT_A_RECORD = (ApiCall.UPLOAD, ApiCall.DETAILS, ApiCall.LINK, ApiCall.DOWNLOAD, ApiCall.DELETE)
+EVERY = tuple(ApiCall)
 
 
-def failure(call: Call, status: int, body: Any = b"", **headers: str) -> errors.UploaderError:
+def failure(call: ApiCall, status: int, body: Any = b"", **headers: str) -> errors.UploaderError:
     """What this answer means."""
     raw = body if isinstance(body, bytes) else json.dumps(body).encode()
     named = {name.replace("_", "-"): value for name, value in headers.items()}
-    return wire.failure(call, Answer(status, named, raw), now=EPOCH)
+    return wire.failure(call, ApiAnswer(status, named, raw), now=EPOCH)
 
 
-TABLE: list[tuple[tuple[Call, ...], tuple[int, ...], Error]] = [
+TABLE: list[tuple[tuple[ApiCall, ...], tuple[int, ...], Error]] = [
     (EVERY, (300, 301, 302, 303, 304, 307, 308), errors.ServerDown),
-    ((Call.LOGIN,), (401,), errors.PasswordRefused),
+    ((ApiCall.LOGIN,), (401,), errors.PasswordRefused),
     ((*CHANGING, *ASKING), (401,), errors.TokenExpired),
     (EVERY, (403,), errors.RightMissing),
     (EVERY, (405, 409, 411, 415, 416, 422), errors.ServerRefused),
     (ABOUT_A_RECORD, (404,), errors.RecordGone),
-    ((Call.LOGIN, Call.CREATE, Call.LIST, Call.VERSION), (404,), errors.ServerRefused),
-    ((Call.UPLOAD,), (400,), errors.ChunkRefused),
-    (tuple(call for call in EVERY if call is not Call.UPLOAD), (400,), errors.ServerRefused),
-    ((Call.UPLOAD,), (413,), errors.ChunkTooLarge),
-    (tuple(call for call in EVERY if call is not Call.UPLOAD), (413,), errors.ServerRefused),
+    ((ApiCall.LOGIN, ApiCall.CREATE, ApiCall.LIST, ApiCall.VERSION), (404,), errors.ServerRefused),
+    ((ApiCall.UPLOAD,), (400,), errors.ChunkRefused),
+    (tuple(call for call in EVERY if call is not ApiCall.UPLOAD), (400,), errors.ServerRefused),
+    ((ApiCall.UPLOAD,), (413,), errors.ChunkTooLarge),
+    (tuple(call for call in EVERY if call is not ApiCall.UPLOAD), (413,), errors.ServerRefused),
     (EVERY, (429,), errors.ServerBusy),
     (EVERY, (408, 425, 503), errors.ServerDown),
     (EVERY, (507,), errors.ServerFull),
     (CHANGING, (500, 501, 502, 504), errors.AnswerLost),
     (ASKING, (500,), errors.CallFailed),
-    ((Call.LOGIN,), (500,), errors.ServerDown),
-    ((Call.LOGIN, *ASKING), (501, 502, 504), errors.ServerDown),
+    ((ApiCall.LOGIN,), (500,), errors.ServerDown),
+    ((ApiCall.LOGIN, *ASKING), (501, 502, 504), errors.ServerDown),
 ]
 
 
@@ -55,7 +55,7 @@ TABLE: list[tuple[tuple[Call, ...], tuple[int, ...], Error]] = [
     [(call, status, kind) for calls, statuses, kind in TABLE for call in calls for status in statuses],
     ids=lambda value: getattr(value, "label", None) or getattr(value, "__name__", None) or str(value),
 )
-def test_each_call_and_status_has_its_meaning(call: Call, status: int, kind: Error) -> None:
+def test_each_call_and_status_has_its_meaning(call: ApiCall, status: int, kind: Error) -> None:
     """The table of protocol.md: whose turn it is, and whether the work may have been done all the same."""
     error = failure(call, status)
     assert type(error) is kind
@@ -65,13 +65,13 @@ def test_each_call_and_status_has_its_meaning(call: Call, status: int, kind: Err
 def test_a_busy_server_says_for_how_long() -> None:
     """429 always, 503 when it names a time: seconds or a date, capped at an hour."""
     for status in (429, 503):
-        error = failure(Call.UPLOAD, status, retry_after="120")
+        error = failure(ApiCall.UPLOAD, status, retry_after="120")
         assert isinstance(error, errors.ServerBusy)
         assert error.retry_after == 120.0
-    later = failure(Call.LIST, 503, retry_after="Fri, 15 Jan 2027 08:00:30 GMT")
+    later = failure(ApiCall.LIST, 503, retry_after="Fri, 15 Jan 2027 08:00:30 GMT")
     assert isinstance(later, errors.ServerBusy)
     assert later.retry_after == 30.0
-    unsaid = failure(Call.LIST, 429)
+    unsaid = failure(ApiCall.LIST, 429)
     assert isinstance(unsaid, errors.ServerBusy)
     assert unsaid.retry_after == 60.0
 
@@ -80,8 +80,8 @@ def test_a_form_that_php_emptied_is_a_request_too_large() -> None:
     """Rule 5: *not transferred* is what PHP's post_max_size looks like; any other 400 is about the range."""
     large = {"data": {"message": "The chunk file was not transferred"}, "code": 400}
     ranged = {"data": {"message": "Invalid Content-Range header value"}, "code": 400}
-    assert type(failure(Call.UPLOAD, 400, large)) is errors.ChunkTooLarge
-    assert type(failure(Call.UPLOAD, 400, ranged)) is errors.ChunkRefused
+    assert type(failure(ApiCall.UPLOAD, 400, large)) is errors.ChunkTooLarge
+    assert type(failure(ApiCall.UPLOAD, 400, ranged)) is errors.ChunkRefused
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_a_form_that_php_emptied_is_a_request_too_large() -> None:
 )
 def test_a_client_error_that_wears_a_500_is_a_no(body: Any) -> None:
     """Nothing was made, so nothing is in doubt; it may still be a fault that passes."""
-    error = failure(Call.CREATE, 500, body)
+    error = failure(ApiCall.CREATE, 500, body)
     assert type(error) is errors.PayloadRefused
     assert "look at [watch.record]" in error.hint
 
@@ -99,7 +99,7 @@ def test_a_500_for_want_of_room_is_the_server_s(words: str) -> None:
     """It is nobody's file; to a call that changes something it leaves in doubt how far that came."""
     for call in CHANGING:
         assert type(failure(call, 500, {"data": words})) is errors.NoRoom
-    for call in (Call.LOGIN, *ASKING):
+    for call in (ApiCall.LOGIN, *ASKING):
         assert type(failure(call, 500, {"data": words})) is errors.ServerFull
 
 
@@ -118,7 +118,7 @@ def test_a_500_for_want_of_room_is_the_server_s(words: str) -> None:
 )
 def test_a_redirect_is_named_by_its_origin_alone(location: str, named: str) -> None:
     """Where it leads is worth knowing; path, query and what stands before an @ may be secrets."""
-    for call in Call:
+    for call in ApiCall:
         error = failure(call, 302, b"s3cr3t", location=location)
         assert type(error) is errors.ServerDown
         assert named in str(error)
@@ -156,14 +156,14 @@ def test_a_redirect_is_named_by_its_origin_alone(location: str, named: str) -> N
 def test_the_words_of_a_failure_are_found(body: Any, words: str) -> None:
     """In all four shapes, in a proxy's HTML, or nowhere."""
     raw = body if isinstance(body, bytes) else json.dumps(body).encode()
-    assert wire.message_of(Answer(400, {}, raw)) == words
+    assert wire.message_of(ApiAnswer(400, {}, raw)) == words
 
 
 def test_foreign_words_are_made_harmless() -> None:
     """One line, bounded, without what turns a terminal or a line round."""
-    said = str(failure(Call.LIST, 400, {"message": "a\nb\x1b[31m\u202e" + "x" * 1000}))
+    said = str(failure(ApiCall.LIST, 400, {"message": "a\nb\x1b[31m\u202e" + "x" * 1000}))
     assert said.startswith("list records: answered 400 (a\\x0ab\\x1b[31m\\u202e")
-    assert len(said) < EXCERPT + 40
+    assert len(said) < EXCERPT_LIMIT + 40
 
 
 @pytest.mark.parametrize(
@@ -178,12 +178,12 @@ def test_foreign_words_are_made_harmless() -> None:
 )
 def test_an_echoed_url_is_not_repeated(body: Any) -> None:
     """Some servers quote the request; our token is in its URL, and an error's text ends up in log and state."""
-    for call in Call:
+    for call in ApiCall:
         assert "s3cr3t" not in str(failure(call, 500, body)) + str(failure(call, 404, body))
 
 
-@given(st.sampled_from(Call), st.integers(300, 599), st.binary(max_size=300))
-def test_every_no_is_an_error_of_ours(call: Call, status: int, body: bytes) -> None:
+@given(st.sampled_from(ApiCall), st.integers(300, 599), st.binary(max_size=300))
+def test_every_no_is_an_error_of_ours(call: ApiCall, status: int, body: bytes) -> None:
     """Whatever is sent back: one of our errors, with the call and the status in it."""
     error = failure(call, status, body)
     assert isinstance(error, errors.UploaderError)
@@ -194,4 +194,4 @@ def test_no_depth_of_nesting_crashes() -> None:
     """A body nested without end is a failure without words."""
     for depth in (1, 50, 500, 900, 5000, 100_000):
         body = b'{"message":' * depth + b'"x"' + b"}" * depth
-        assert isinstance(failure(Call.LIST, 500, body), errors.CallFailed)
+        assert isinstance(failure(ApiCall.LIST, 500, body), errors.CallFailed)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from simulation.folder import MOVED
 from simulation.plan import CHUNK, SETTLE
 from uploader.config import Config, RecordConfig, UploadConfig
-from uploader.domain.model import EVERYTHING, Share
+from uploader.domain.model import EVERYTHING, RecordSharing
 
 if TYPE_CHECKING:
     from simulation.world import World
@@ -45,7 +45,9 @@ CHANGES: Final[dict[str, Change]] = {
     "archive": lambda config: _watch(config, after_upload="move", move_to=Path(f"{MOVED}/2")),
     "name": lambda config: _record(config, name="{stem}" if config.watch[0].record.name != "{stem}" else "new {stem}"),
     "template": lambda config: _record(config, template={} if config.watch[0].record.template else {"1": "{name}"}),
-    "share": lambda config: _record(config, share=Share() if config.watch[0].record.share.users else Share((1,))),
+    "share": lambda config: _record(
+        config, share=RecordSharing() if config.watch[0].record.share.users else RecordSharing((1,))
+    ),
     "chunks": lambda config: _upload(config, chunk_size=CHUNK + 4 if config.upload.chunk_size == CHUNK else CHUNK),
     "workers": lambda config: _upload(config, workers=3 - config.upload.workers),
     "settle": lambda config: _watch(config, settle=SETTLE * (2 if config.watch[0].settle == SETTLE else 1)),

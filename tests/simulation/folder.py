@@ -18,10 +18,10 @@ from simulation.kernel import NEVER
 from simulation.plan import Plan
 from simulation.recordings import CALLS, File, FileSystem, Job
 from uploader.domain import errors
-from uploader.domain.model import Closeness, Home, Identity, Sighting, Snapshot
-from uploader.domain.selection import OURS
-from uploader.files import Batch, Order, Recording, Sent, Standing, dispose, safe_open, set_aside
-from uploader.files.recording import BLOCK
+from uploader.domain.model import Identity, MountIdentity, Sighting, Snapshot, WriteState
+from uploader.domain.selection import HIDDEN_PREFIX
+from uploader.files import Recording, SentFile, ShareStatus, WalkBatch, WalkFilter, dispose, safe_open, set_aside
+from uploader.files.recording import READ_BLOCK
 from uploader.files.sending import Hash
 from uploader.files.set_aside import Disposer
 
@@ -232,7 +232,7 @@ class Recordings:
 
 def is_hidden(path: str) -> bool:
     """True for names that the product makes for itself."""
-    return path.rpartition("/")[2].startswith(OURS)
+    return path.rpartition("/")[2].startswith(HIDDEN_PREFIX)
 
 
 def _identity(file: File) -> Identity:
@@ -245,8 +245,8 @@ class Share:
 
     def __init__(self, ground: Ground, folder: Recordings) -> None:
         self.root: str = ROOT
-        self.home: Home | None = None
-        self.standing = Standing()
+        self.identity: MountIdentity | None = None
+        self.status = ShareStatus()
         self._ground, self._folder, self._life = ground, folder, ground.life
         self._disposer = Disposer(folder.unique, folder.unique())
 
@@ -262,34 +262,34 @@ class Share:
         result: R = await asyncio.get_running_loop().run_in_executor(None, step)
         return result
 
-    async def check(self) -> Standing:
+    async def check(self) -> ShareStatus:
         """Look whether it is there."""
-        self.standing = await self._do("check", lambda: Standing(self._folder.away), may_fail=False)
-        return self.standing
+        self.status = await self._do("check", lambda: ShareStatus(self._folder.away), may_fail=False)
+        return self.status
 
-    def accept(self) -> None:
+    def accept_new_mount(self) -> None:
         """Take it as it is."""
 
-    async def settle_home(self) -> Home | None:
+    async def record_identity(self) -> MountIdentity | None:
         """Nothing needs to be remembered."""
         return None
 
-    async def walk(self, order: Order) -> AsyncIterator[Batch]:
+    async def walk(self, walk_filter: WalkFilter) -> AsyncIterator[WalkBatch]:
         """Hand everything out in one batch."""
 
-        def work() -> Batch:
-            batch = Batch(folders=1)
+        def work() -> WalkBatch:
+            batch = WalkBatch(folders=1)
             for path, file in self._folder.files.items():
                 batch.names += 1
                 relpath = path.removeprefix(f"{ROOT}/")
-                if order.takes(relpath) and not order.passes(relpath):
+                if walk_filter.takes(relpath) and not walk_filter.skip_stat(relpath):
                     batch.sightings.append(Sighting(path, ROOT, len(file.data), file.mtime_ns))
             return batch
 
         yield await self._do("walk", work)
         for path in self._folder.files:
             before = set_aside.path_before(path.removeprefix(f"{ROOT}/"))
-            if set_aside.is_left_over(path.rpartition("/")[2], self._disposer.run) and order.puts_back(before):
+            if set_aside.is_left_over(path.rpartition("/")[2], self._disposer.run) and walk_filter.puts_back(before):
                 await self._put_back(path)
 
     async def look(self, paths: Collection[str]) -> list[tuple[str, Sighting | str]]:
@@ -315,13 +315,13 @@ class Share:
 
         return await self._do("snapshot", work)
 
-    async def closeness(self, path: str, *, gate: bool) -> Closeness:
+    async def write_state(self, path: str, *, gate: bool) -> WriteState:
         """Nothing speaks against a file here: recorders close what they have written."""
         del gate
 
-        def work() -> Closeness:
+        def work() -> WriteState:
             self._file(path)
-            return Closeness()
+            return WriteState()
 
         return await self._do("closeness", work)
 
@@ -342,13 +342,13 @@ class Share:
             if self._ground.life == self._life:
                 self._ground.handles -= 1
 
-    async def delete(self, path: str, sent: Sent) -> bool:
+    async def delete(self, path: str, sent: SentFile) -> bool:
         """Remove a file that was sent."""
         return await self._dispose(
             "delete", path, lambda root, relpath, disposer: dispose.delete(root, relpath, sent, disposer)
         )
 
-    async def free_target(self, path: str, sent: Sent, move_to: str) -> str:
+    async def free_target(self, path: str, sent: SentFile, move_to: str) -> str:
         """Say where a file goes."""
         return await self._dispose(
             "free target",
@@ -356,7 +356,7 @@ class Share:
             lambda root, relpath, disposer: dispose.free_target(root, relpath, move_to, sent, disposer),
         )
 
-    async def move(self, path: str, sent: Sent, move_to: str, target: str) -> str | None:
+    async def move(self, path: str, sent: SentFile, move_to: str, target: str) -> str | None:
         """Move a file that was sent; the archive is always there."""
 
         def move(root: int, relpath: str, disposer: Disposer) -> str | None:
@@ -371,7 +371,7 @@ class Share:
         disposer = replace(self._disposer, stop=threading.Event())
 
         def work() -> R:
-            with safe_open.in_our_words(path):
+            with safe_open.our_errors(path):
                 return act(CALLS.handle(ROOT), path.removeprefix(f"{ROOT}/"), disposer)
 
         job = Job(self._ground, self._folder, self._life, path, work)
@@ -417,7 +417,7 @@ class Reading(Recording):
     async def blocks(self, end: int) -> AsyncIterator[memoryview]:
         """Read block by block, without reading ahead: what a kill leaves behind has nothing to clear away."""
         while self._position < end:
-            data = await self._read(self._position, min(BLOCK, end - self._position))
+            data = await self._read(self._position, min(READ_BLOCK, end - self._position))
             self._hash.update(data)
             self._position += len(data)
             yield memoryview(data)

@@ -19,11 +19,11 @@ from simulation.operator import Process
 from simulation.orders import Order
 from simulation.plan import CHUNK, DOUBT, SETTLE, SLOW
 from simulation.server import PASSWORD, USER
-from uploader.app.application import House
+from uploader.app.application import Application
 from uploader.config import Config, ServerConfig, UploadConfig, WatchConfig
 from uploader.domain import errors, events
 from uploader.domain.model import EVERYTHING, State, Upload
-from uploader.files import Sent
+from uploader.files import SentFile
 from uploader.stages.lease import Leases
 from uploader.store import Store
 
@@ -85,12 +85,12 @@ class Life:
         self.store = Store(Folder(world.disk), clock, bus)
         environ = {"VALT_UPLOADER_PASSWORD": PASSWORD}
 
-        def make_house(config: Config, leases: Leases) -> House:
+        def make_house(config: Config, leases: Leases) -> Application:
             def make_share(root: str) -> WatchedShare:
                 del root
                 return WatchedShare(world)
 
-            return House(
+            return Application(
                 config,
                 self.store,
                 clock,
@@ -213,12 +213,12 @@ class WatchedShare(Share):
         super().__init__(world, world.folder)
         self._orders = world.orders
 
-    async def delete(self, path: str, sent: Sent) -> bool:
+    async def delete(self, path: str, sent: SentFile) -> bool:
         """Remove a file that was sent."""
         with self._orders.disposing(path):
             return await super().delete(path, sent)
 
-    async def move(self, path: str, sent: Sent, move_to: str, target: str) -> str | None:
+    async def move(self, path: str, sent: SentFile, move_to: str, target: str) -> str | None:
         """Move a file that was sent."""
         with self._orders.disposing(target):
             return await super().move(path, sent, move_to, target)

@@ -21,16 +21,16 @@ from simulation.run import Found, play, simulated
 from uploader.domain import errors, lifecycle
 from uploader.domain.lifecycle import Step
 from uploader.domain.model import Orphan, State, Upload
-from uploader.domain.selection import OURS
+from uploader.domain.selection import HIDDEN_PREFIX
 from uploader.files import Recording, copying, dispose, inspection, naming, set_aside
 from uploader.files.set_aside import Disposer
 from uploader.runtime.log import get_logger
 from uploader.server.valt.client import _Watchdog
 from uploader.server.valt.wire import RecordDetails
-from uploader.stages.enqueue import Enqueue, Verdict
+from uploader.stages.enqueue import Enqueue, FileKind
 from uploader.stages.finish import Finish
-from uploader.stages.orphan_cleanup import Sweep
-from uploader.stages.records import Records
+from uploader.stages.orphan_cleanup import OrphanCleanup
+from uploader.stages.records import RecordCreator
 from uploader.stages.transfer import Transfer
 from uploader.store import Store
 from uploader.store.disk import StateFolder
@@ -197,7 +197,7 @@ def _no_settle_time(patch: Patch) -> None:
 
 
 def _orphan_unlooked(patch: Patch) -> None:
-    async def look(self: Sweep, orphan: Orphan) -> None:
+    async def look(self: OrphanCleanup, orphan: Orphan) -> None:
         await self._store.commit()
         try:
             await self._valt.delete_record(orphan.record)
@@ -207,13 +207,13 @@ def _orphan_unlooked(patch: Patch) -> None:
             self._store.drop_orphan(orphan.record)
         await self._store.commit()
 
-    patch.setattr(Sweep, "look", look)
+    patch.setattr(OrphanCleanup, "look", look)
 
 
 def _orphan_unsaved(patch: Patch) -> None:
-    look = Sweep.look
+    look = OrphanCleanup.look
 
-    async def mutant(self: Sweep, orphan: Orphan) -> None:
+    async def mutant(self: OrphanCleanup, orphan: Orphan) -> None:
         class Hasty:
             def __getattr__(self, name: str) -> Any:
                 return getattr(store, name)
@@ -227,11 +227,11 @@ def _orphan_unsaved(patch: Patch) -> None:
         finally:
             self._store = store
 
-    patch.setattr(Sweep, "look", mutant)
+    patch.setattr(OrphanCleanup, "look", mutant)
 
 
 def _every_empty_record_is_ours(patch: Patch) -> None:
-    patch.setattr(Records, "_may_be_ours", lambda self, row, upload: True)
+    patch.setattr(RecordCreator, "_may_be_own", lambda self, row, upload: True)
 
 
 def _token_in_the_log(patch: Patch) -> None:
@@ -297,7 +297,7 @@ def _intent_forgotten(patch: Patch) -> None:
         else:
             await admit(self, settled)
 
-    assert Verdict.UNCLEAR
+    assert FileKind.UNCLEAR
     patch.setattr(Enqueue, "admit", mutant)
 
 
@@ -311,7 +311,7 @@ def _wall_clock_believed(patch: Patch) -> None:
 
 def _copies_share_a_name(patch: Patch) -> None:
     def copy(source: int, folder: int, wanted: str, sha256: str, disposer: Disposer) -> str:
-        name = f"{OURS}shared.part"
+        name = f"{HIDDEN_PREFIX}shared.part"
         with contextlib.suppress(FileNotFoundError):
             DISPOSAL.unlink(name, dir_fd=folder)
         fd = DISPOSAL.open(name, os.O_CREAT | os.O_EXCL | os.O_RDWR, dir_fd=folder)

@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Callable
 
 from uploader.app import operator
-from uploader.app.application import House
+from uploader.app.application import Application
 from uploader.app.daemon import differ_in_limits_alone
 from uploader.config import Config
 from uploader.domain import events
@@ -49,7 +49,7 @@ class Process(Commands):
 
     def __init__(
         self,
-        make_house: Callable[[Config, Leases], House],
+        make_house: Callable[[Config, Leases], Application],
         config: Config,
         store: Store,
         clock: Clock,
@@ -61,16 +61,16 @@ class Process(Commands):
         self._stop = asyncio.Event()
         self._begun = asyncio.Event()  # the newest configuration is in force
         self._ending = False
-        self.house = self._product.running = make_house(config, self.leases)
+        self.application = self._product.running = make_house(config, self.leases)
 
     async def run(self) -> None:
         """Work until ``end``."""
         while not self._ending:
             self._stop.clear()
             self._begun.set()
-            await self.house.run(self._stop, discover=True)
+            await self.application.run(self._stop, discover=True)
             if not self._ending:
-                self.house = self._product.running = self._make_house(self._config, self.leases)
+                self.application = self._product.running = self._make_house(self._config, self.leases)
 
     def end(self) -> None:
         """Do what SIGTERM does."""
@@ -80,7 +80,7 @@ class Process(Commands):
     @property
     def settling(self) -> bool:
         """True while a file is waited for until it is complete."""
-        return bool(self.house.settle.candidates)
+        return bool(self.application.settle.candidates)
 
     async def reload(self, config: Config) -> bool:
         """Put another configuration into force; return when its stages are at work."""
@@ -96,7 +96,7 @@ class Process(Commands):
         """Queue every upload again, as the return of its share does, also one that is being worked on."""
         for upload in self._store.uploads.values():
             if upload.state is State.FINISHING:
-                self.house.pipes.ready.put(upload.path)
+                self.application.queues.ready.put(upload.path)
             if upload.state is State.VERIFYING:
-                self.house.pipes.sent.put(upload.path)
-            self.house.pipes.again.put(upload.path)
+                self.application.queues.sent.put(upload.path)
+            self.application.queues.again.put(upload.path)

@@ -77,77 +77,81 @@ class Orders:
         later = [order.config for order in self.under_way if order.config is not None and not order.crossed]
         self.possible = [config, *later]
 
-    def give(self, order: Order) -> Order:
+    def give(self, walk_filter: Order) -> Order:
         """Note that a command is given."""
-        self.world.note(f"{order.verb} {order.about}")
+        self.world.note(f"{walk_filter.verb} {walk_filter.about}")
         self.world.count("commands")
-        self.asked[order.verb] += 1
-        self.under_way.append(order)
-        if order.config is not None:
-            self.possible.append(order.config)
-        elif order.verb == "forget":
-            self._allow_again(order)
-        elif order.verb == "resume":
-            self.paused = {name for name in self.paused if not _same(name, order.about)}
+        self.asked[walk_filter.verb] += 1
+        self.under_way.append(walk_filter)
+        if walk_filter.config is not None:
+            self.possible.append(walk_filter.config)
+        elif walk_filter.verb == "forget":
+            self._allow_again(walk_filter)
+        elif walk_filter.verb == "resume":
+            self.paused = {name for name in self.paused if not _same(name, walk_filter.about)}
             for other in self.under_way:
-                other.crossed |= other.verb == "pause" and _same(other.about, order.about)
-        return order
+                other.crossed |= other.verb == "pause" and _same(other.about, walk_filter.about)
+        return walk_filter
 
-    def _allow_again(self, order: Order) -> None:
+    def _allow_again(self, walk_filter: Order) -> None:
         """Count what may be sent anew: the content that was known of, and the one that is there now."""
-        contents = {order.upload.identity.edges} if order.upload is not None else set()
-        for name in (order.about, order.about.replace(".mp4", RENAMED), order.about.replace(RENAMED, ".mp4")):
+        contents = {walk_filter.upload.identity.edges} if walk_filter.upload is not None else set()
+        for name in (
+            walk_filter.about,
+            walk_filter.about.replace(".mp4", RENAMED),
+            walk_filter.about.replace(RENAMED, ".mp4"),
+        ):
             if (file := self.world.folder.files.get(name)) is not None:
                 contents.add(hashlib.sha256(file.data).hexdigest())
         self.again.update(contents)
 
-    def answered(self, order: Order, done: bool, now: Upload | None, at_work: set[str]) -> None:
+    def answered(self, walk_filter: Order, done: bool, now: Upload | None, at_work: set[str]) -> None:
         """Note the answer to a command; *now* is what is known of its upload, *at_work* whatever is worked on now."""
-        before = self.under_way[: self.under_way.index(order)]
-        self.under_way.remove(order)
-        self.world.note(f"answer to {order.verb} {order.about}: {done}")
-        if order.verb == "pause":
-            self._pause(order, at_work)
-        elif order.verb == "forget" and done:
-            self._forget(order)
-        elif order.config is not None and not order.crossed:
+        before = self.under_way[: self.under_way.index(walk_filter)]
+        self.under_way.remove(walk_filter)
+        self.world.note(f"answer to {walk_filter.verb} {walk_filter.about}: {done}")
+        if walk_filter.verb == "pause":
+            self._pause(walk_filter, at_work)
+        elif walk_filter.verb == "forget" and done:
+            self._forget(walk_filter)
+        elif walk_filter.config is not None and not walk_filter.crossed:
             for other in before:
                 other.crossed |= other.config is not None  # its answer says nothing more about what is in force
-            self.in_force(order.config)
-        elif order.verb == "retry":
-            self._check_retried(order, done, now)
+            self.in_force(walk_filter.config)
+        elif walk_filter.verb == "retry":
+            self._check_retried(walk_filter, done, now)
 
-    def refused(self, order: Order, error: Exception) -> None:
+    def refused(self, walk_filter: Order, error: Exception) -> None:
         """Note that a command ended with an error that the operator is told of."""
-        self.under_way.remove(order)
-        self.world.note(f"refused {order.verb} {order.about}: {error}")
+        self.under_way.remove(walk_filter)
+        self.world.note(f"refused {walk_filter.verb} {walk_filter.about}: {error}")
 
-    def _pause(self, order: Order, at_work: set[str]) -> None:
-        resumes = any(other.verb == "resume" and _same(other.about, order.about) for other in self.under_way)
-        if not (order.crossed or resumes):
-            self.paused.add(order.about)
+    def _pause(self, walk_filter: Order, at_work: set[str]) -> None:
+        resumes = any(other.verb == "resume" and _same(other.about, walk_filter.about) for other in self.under_way)
+        if not (walk_filter.crossed or resumes):
+            self.paused.add(walk_filter.about)
             self._may_end += [_what(request) for request in self._in_flight]  # also once again, after a log-in
             self._one_more |= at_work
 
-    def _forget(self, order: Order) -> None:
-        if order.about.startswith("record-"):
-            self._forgotten_orphans.add(order.about)
+    def _forget(self, walk_filter: Order) -> None:
+        if walk_filter.about.startswith("record-"):
+            self._forgotten_orphans.add(walk_filter.about)
             self.look_at_saved()
-        if order.upload is None:
+        if walk_filter.upload is None:
             return  # found, or given up, a moment after the command was given
-        self._forgotten |= self._known.pop(order.upload.path, set())
-        self._forgotten_files |= {order.upload.path, order.upload.where}
+        self._forgotten |= self._known.pop(walk_filter.upload.path, set())
+        self._forgotten_files |= {walk_filter.upload.path, walk_filter.upload.where}
         self.look_at_saved()
 
-    def _check_retried(self, order: Order, done: bool, now: Upload | None) -> None:
+    def _check_retried(self, walk_filter: Order, done: bool, now: Upload | None) -> None:
         """I20: a parked upload goes on."""
-        before = order.upload
-        if before is None or before.state is not State.PARKED or now is None or order.crossed:
+        before = walk_filter.upload
+        if before is None or before.state is not State.PARKED or now is None or walk_filter.crossed:
             return
         if not done:
-            self.world.fail(f"I20: retry of {order.about}, which is parked, is answered: nothing is known of it")
-        if now.state is State.PARKED and not order.released:
-            self.world.fail(f"I20: retry of {order.about} is answered with a yes, and it is parked as before")
+            self.world.fail(f"I20: retry of {walk_filter.about}, which is parked, is answered: nothing is known of it")
+        if now.state is State.PARKED and not walk_filter.released:
+            self.world.fail(f"I20: retry of {walk_filter.about} is answered with a yes, and it is parked as before")
 
     def released(self, path: str) -> None:
         """Note that an upload has gone on; it may be parked again a moment later."""

@@ -41,10 +41,10 @@ QUIET: Final = Plan(seed=0, kills=(), faults=0.0, actions=False, disk=0.0, varie
 # A world of bytes instead of gigabytes, in which nobody polls for the sake of polling.
 SMALL: Final = (
     (uploader.files.copying, "COPY_BLOCK", 8),  # bytes
-    (uploader.domain.retry, "MIN_CHUNK", 2),  # bytes
-    (uploader.stages.settle, "LOOKERS", 2),
-    (uploader.stages.verify, "ASKERS", 2),
-    (uploader.stages.orphan_cleanup, "LOOK_FOR_NEW", 15.0),  # s
+    (uploader.domain.retry, "SMALLEST_HALVED_CHUNK", 2),  # bytes
+    (uploader.stages.settle, "SETTLE_CONCURRENCY", 2),
+    (uploader.stages.verify, "VERIFY_CONCURRENCY", 2),
+    (uploader.stages.orphan_cleanup, "ORPHAN_CHECK_INTERVAL", 15.0),  # s
 )
 FIRST, SECOND = f"{ROOT}/a.mp4", f"{ROOT}/b.mp4"  # the files of a quiet world: three chunks, and one
 CLEAN_EVERY: Final = 40  # worlds: the garbage collector works between them, not in them

@@ -11,7 +11,7 @@ from parts import CHUNK, at, chunked, content_of, sha256, spans
 from shares import identify
 
 from uploader.domain import events
-from uploader.domain.model import Orphan, RecordSpec, State, Trouble, Turn, Upload
+from uploader.domain.model import ActionBy, LastError, Orphan, RecordSpec, State, Upload
 from uploader.runtime.clock import SystemClock
 from uploader.testing.simulator import Semantics, Settings
 
@@ -42,14 +42,14 @@ async def test_server_that_is_down_holds_every_file_and_blames_none(tmp_path: Pa
         await rig.simulator.stop()
         paths = [rig.write(f"{number}.mp4", content_of(CHUNK + number, number)) for number in range(6)]
         await rig.scan()
-        down = await rig.event(events.ServerDown)
+        down = await rig.event(events.OutageBegan)
         assert "cannot be reached" in down.reason
-        assert rig.house.outage.wait > 0
+        assert rig.application.breaker.wait > 0
         await rig.simulator.start(port=port)
         await rig.finished(*paths)
         assert rig.most_attempts == 0
-        assert len(rig.seen(events.ServerDown)) <= 3
-        assert len(rig.seen(events.ServerBack)) == 1
+        assert len(rig.seen(events.OutageBegan)) <= 3
+        assert len(rig.seen(events.OutageEnded)) == 1
         assert {record.sha256 for record in rig.records} >= {sha256(at(path).read_bytes()) for path in paths}
         assert len(rig.records) == 7
 
@@ -61,9 +61,9 @@ async def test_gateway_without_a_server_is_asked_ever_more_rarely(tmp_path: Path
         await rig.start()
         path = await rig.drop("a.mp4", DATA)
         await rig.finished(path)
-        pauses = [event.again_in for event in rig.seen(events.ServerDown)]
+        pauses = [event.again_in for event in rig.seen(events.OutageBegan)]
         assert pauses == [1.0, 2.0, 4.0]
-        assert len(rig.seen(events.ServerBack)) == 1
+        assert len(rig.seen(events.OutageEnded)) == 1
 
 
 async def test_outage_in_the_middle_of_uploads(tmp_path: Path) -> None:
@@ -78,7 +78,7 @@ async def test_outage_in_the_middle_of_uploads(tmp_path: Path) -> None:
         rig.simulator.faults.clear()
         port = int(rig.simulator.url.rsplit(":", 1)[1])
         await rig.simulator.stop()
-        await rig.event(events.ServerDown)
+        await rig.event(events.OutageBegan)
         await rig.simulator.start(port=port)
         await rig.finished(*paths)
         await rig.swept()
@@ -102,7 +102,7 @@ async def test_uploads_under_way_hold_up_nobody_after_an_outage(tmp_path: Path) 
                 await stall.standing.wait()
         rig.fault("details", "status", status=503, body="")
         rig.become(fast)
-        await rig.event(events.ServerDown)
+        await rig.event(events.OutageBegan)
         now = rig.clock.now()
         rig.store.put_orphan(Orphan(rig.plant("lost"), "lost", "/rec/lost.mp4", since=now, next_look=now))
         await rig.event(events.VideoReady, path=sent)
@@ -123,26 +123,26 @@ async def test_wrong_password_parks_nothing_and_is_not_repeated(tmp_path: Path) 
         await rig.start()
         paths = [rig.write(f"{number}.mp4", content_of(CHUNK, number)) for number in range(6)]
         await rig.scan()
-        down = await rig.event(events.ServerDown)
+        down = await rig.event(events.OutageBegan)
         assert down.again_in == 300.0
         await rig.until(lambda: len(rig.seen(events.FileQueued)) == 6)
-        await rig.until(lambda: not rig.house.transfer.active)
+        await rig.until(lambda: not rig.application.transfer.active)
         assert [call.status for call in rig.calls("login")] == [401]
         assert rig.seen(events.UploadParked) == []
         await rig.restart()  # a restart is no reason to try again
         await rig.scan()
         await rig.until(lambda: len(rig.seen(events.FileQueued)) >= 6)
-        await rig.until(lambda: rig.house.pipes.jobs.qsize() <= 2)  # the four workers hold one each
-        assert not rig.house.transfer.active
+        await rig.until(lambda: rig.application.queues.jobs.qsize() <= 2)  # the four workers hold one each
+        assert not rig.application.transfer.active
         assert len(rig.calls("login")) == 1
-        assert rig.house.outage.wait > 200
+        assert rig.application.breaker.wait > 200
         rig.environ["VALT_UPLOADER_PASSWORD"] = "secret"
         await rig.until(lambda: paths[0] in rig.store.uploads)
         assert await rig.retry(paths[0])
         await rig.finished(*paths)
         assert len(rig.calls("login")) == 2
         assert rig.most_attempts == 0
-        assert rig.store.learnt.login_refusals == 0
+        assert rig.store.capabilities.login_refusals == 0
 
 
 async def test_password_that_is_changed_under_us(tmp_path: Path) -> None:
@@ -158,10 +158,10 @@ async def test_password_that_is_changed_under_us(tmp_path: Path) -> None:
         rig.simulator._api.forget_passes()
         rig.environ["VALT_UPLOADER_PASSWORD"] = "wrong"
         stalls[0].release()
-        await rig.event(events.ServerDown, again_in=300.0)
+        await rig.event(events.OutageBegan, again_in=300.0)
         for stall in stalls[1:]:
             stall.release()
-        await rig.until(lambda: not rig.house.transfer.active)
+        await rig.until(lambda: not rig.application.transfer.active)
         assert [call.status for call in rig.calls("login")] == [200, 401]
         rig.environ["VALT_UPLOADER_PASSWORD"] = "secret"
         assert await rig.retry(paths[0])
@@ -175,7 +175,7 @@ async def test_password_that_is_missing(tmp_path: Path) -> None:
         del rig.environ["VALT_UPLOADER_PASSWORD"]
         await rig.start()
         path = await rig.drop("a.mp4", DATA)
-        assert "no password" in (await rig.event(events.ServerDown)).reason
+        assert "no password" in (await rig.event(events.OutageBegan)).reason
         rig.environ["VALT_UPLOADER_PASSWORD"] = "secret"
         await rig.finished(path)
         assert rig.seen(events.UploadParked) == []
@@ -189,7 +189,7 @@ async def test_release_lets_a_waiting_upload_go_on_now(tmp_path: Path) -> None:
     async with Rig(tmp_path) as rig:
         path = rig.write("a.mp4", DATA)
         identity = await identify(path)
-        trouble = Trouble("the server said no", Turn.OURS, attempts=3, next_try=rig.clock.now() + 3600)
+        trouble = LastError("the server said no", ActionBy.UPLOADER, attempts=3, next_try=rig.clock.now() + 3600)
         record = RecordSpec("a")
         rig.prepare(Upload(path, str(rig.watch), identity, record, CHUNK, restarts=2, trouble=trouble))
         await rig.start()

@@ -13,7 +13,7 @@ from harness import Rig
 from parts import CHUNK, at, chunked, content_of, sha256, spans
 
 from uploader.domain import events
-from uploader.domain.model import State, Turn
+from uploader.domain.model import ActionBy, State
 from uploader.files import Recording
 from uploader.runtime.clock import SystemClock
 from uploader.testing.simulator import Semantics, Settings
@@ -77,7 +77,7 @@ async def test_file_that_changes_while_it_is_sent_begins_anew(
         monkeypatch.setattr(Recording, "check_unchanged", meanwhile)
         await rig.start()
         path = await rig.drop("a.mp4", content_of(4 * CHUNK))
-        await rig.event(events.FileChanged, path=path)
+        await rig.event(events.FileChangedWhileSending, path=path)
         await rig.finished(path)
         await rig.swept()
         data = at(path).read_bytes()
@@ -102,7 +102,7 @@ async def test_file_that_changes_between_two_lives_begins_anew(tmp_path: Path) -
         at(path).write_bytes(data)
         os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
         await rig.start()
-        await rig.event(events.FileChanged, path=path)
+        await rig.event(events.FileChangedWhileSending, path=path)
         await rig.finished(path)
         await rig.swept()
         assert rig.record.sha256 == sha256(bytes(data))
@@ -134,7 +134,7 @@ async def test_file_that_is_missing_parks_and_comes_back(tmp_path: Path) -> None
         aside = at(path).rename(tmp_path / "aside.mp4")
         await rig.start()
         parked = await rig.event(events.UploadParked, path=path)
-        assert parked.turn is Turn.FILE
+        assert parked.turn is ActionBy.FILE
         assert "is not there" in parked.reason
         await rig.restart()
         await rig.scan()
@@ -167,7 +167,7 @@ async def test_empty_file_is_parked_until_it_has_content(tmp_path: Path) -> None
         await rig.start()
         path = await rig.drop("a.mp4", b"")
         parked = await rig.event(events.UploadParked, path=path)
-        assert parked.turn is Turn.FILE
+        assert parked.turn is ActionBy.FILE
         assert "empty" in parked.reason
         await rig.restart()
         await rig.scan()

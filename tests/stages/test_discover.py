@@ -18,7 +18,7 @@ from shares import identify
 from test_watching import listeners
 
 from uploader.domain import events, selection
-from uploader.domain.model import RecordSpec, State, Trouble, Turn, Upload
+from uploader.domain.model import ActionBy, LastError, RecordSpec, State, Upload
 from uploader.files import MountedShare
 from uploader.files.walk import Walk
 from uploader.stages import discover
@@ -64,14 +64,14 @@ def _hear_hints(monkeypatch: pytest.MonkeyPatch) -> None:
     """Note every path that the source of events names."""
     _hinted.clear()
     _listening.clear()
-    look = discover.Folder._look
+    look = discover.WatchedFolder._look
 
-    async def hear(self: discover.Folder, paths: Any) -> None:
+    async def hear(self: discover.WatchedFolder, paths: Any) -> None:
         _hinted.extend(paths)
-        _listening.append(self.tally.folder)
+        _listening.append(self.stats.folder)
         await look(self, paths)
 
-    monkeypatch.setattr(discover.Folder, "_look", hear)
+    monkeypatch.setattr(discover.WatchedFolder, "_look", hear)
 
 
 async def test_event_hurries(tmp_path: Path) -> None:
@@ -91,17 +91,17 @@ async def test_recording_that_only_an_event_told_of_shows_where_the_folder_lies(
         await rig.start()
         await rig.event(events.FolderWatched)
         await rig.scan()
-        assert rig.saved().homes == ()
+        assert rig.saved().mount_identities == ()
         (rig.watch / "new").mkdir()
         path = rig.write("a.mp4" if told == "a.mp4" else "new/a.mp4", b"a")
         known: list[list[str]] = []  # the folders on the disk, at each recording that is seen
 
         def note(event: events.Event) -> None:
             if isinstance(event, events.FileFound):
-                known.append([home.root for home in rig.saved().homes])
+                known.append([home.root for home in rig.saved().mount_identities])
 
         rig.bus.listen(note)
-        (folder,) = rig.house.discover._folders
+        (folder,) = rig.application.discover._folders
         await folder._look([str(rig.watch / told)])
         await rig.finished(path)
         assert known == [[str(rig.watch)]]
@@ -131,8 +131,8 @@ async def test_watched_folder_that_is_made_anew(tmp_path: Path) -> None:
         shutil.rmtree(rig.watch)
         missing = await rig.event(events.FolderOffline)
         assert missing.reason == f"{rig.watch}: is missing"
-        await rig.house.discover.scan_all()
-        await rig.house.discover.scan_all()
+        await rig.application.discover.scan_all()
+        await rig.application.discover.scan_all()
         rig.watch.mkdir()
         first = rig.write("a.mp4", b"a")
         await rig.event(events.FolderBack)
@@ -175,7 +175,7 @@ async def test_a_fault_of_ours_in_one_folder_ends_neither_the_others_nor_the_dae
         lost = rig.write("a.mp4", b"a", folder=tmp_path / "bad")
         await rig.finished(rig.write("b.mp4", b"b", folder=tmp_path / "good"))
         await rig.scan()  # as ``once`` does
-        (bad, good) = rig.house.discover.tallies()
+        (bad, good) = rig.application.discover.folder_stats()
         assert ("ZeroDivisionError" in bad.unreadable, good.unreadable) == (True, "")
         assert len(rig.seen(events.FolderUnreadable)) == 1
         faulty.clear()
@@ -207,7 +207,7 @@ async def test_share_that_looks_empty_forgets_nothing(tmp_path: Path) -> None:
         await rig.stop()
         rig.watch.rename(tmp_path / "unmounted")
         await rig.start()
-        await rig.event(events.UploadWaits, path=path)
+        await rig.event(events.UploadRetryScheduled, path=path)
         rig.watch.mkdir()  # the mount point alone
         await rig.scan()
         rig.watch.rmdir()
@@ -224,8 +224,8 @@ async def test_share_that_is_back_wakes_what_waits_for_it(tmp_path: Path) -> Non
         paths = [rig.write(name, name.encode()) for name in ("share.mp4", "other.mp4")]
         later = rig.clock.now() + 3600
         troubles = [
-            Trouble("away", Turn.OURS, not_ready=9, next_try=later),
-            Trouble("no", Turn.OURS, 3, next_try=later),
+            LastError("away", ActionBy.UPLOADER, not_ready=9, next_try=later),
+            LastError("no", ActionBy.UPLOADER, 3, next_try=later),
         ]
         uploads = [
             Upload(path, str(rig.watch), await identify(path), RecordSpec(path[-9:-4]), CHUNK, trouble=trouble)
@@ -273,7 +273,7 @@ async def test_what_is_ignored_and_gone_is_forgotten(tmp_path: Path) -> None:
         os.mkfifo(pipe)
         await rig.start()
         await rig.event(events.FileIgnored, count=2)
-        (folder,) = rig.house.discover._folders
+        (folder,) = rig.application.discover._folders
         pipe.unlink()
         await rig.scan()
         assert folder._ignored == {str(stays)}
@@ -293,7 +293,7 @@ async def test_what_is_ignored_is_kept_when_a_scan_was_not_whole(
         os.mkfifo(pipe)
         await rig.start()
         await rig.event(events.FileIgnored)
-        (folder,) = rig.house.discover._folders
+        (folder,) = rig.application.discover._folders
         enter = Walk._enter
 
         def refuse(self: Walk, parent: int, name: str, prefix: str) -> None:
@@ -304,7 +304,7 @@ async def test_what_is_ignored_is_kept_when_a_scan_was_not_whole(
         with monkeypatch.context() as patch:
             patch.setattr(Walk, "_enter", refuse)
             await rig.scan()
-        assert folder.tally.unreadable
+        assert folder.stats.unreadable
         assert folder._ignored == {str(pipe)}
         await rig.scan()
         assert len(rig.seen(events.FileIgnored)) == 1
@@ -420,9 +420,9 @@ async def test_a_scan_covers_for_what_came_before_a_large_tree_was_listened_to(
     """That process says when it listens: only from then on must events have told of what is new."""
     async with Rig(tmp_path, watch=EVENTS) as rig:
         await rig.start()
-        (folder,) = rig.house.discover._folders
+        (folder,) = rig.application.discover._folders
         await rig.until(lambda: folder._trusted, "events that are trusted")
-        assert folder.tally.scans == 2
+        assert folder.stats.scans == 2
         assert len(listeners()) == 1
         assert large == []
 
@@ -477,7 +477,7 @@ async def test_limit_of_inotify_makes_it_poll_and_names_the_sysctl(
         warned = await rig.event(events.EventsUnavailable)
         assert sysctl in warned.reason
         assert type(warned).level == "warning"
-        (tally,) = rig.house.discover.tallies()
+        (tally,) = rig.application.discover.folder_stats()
         assert tally.mode.startswith("scans alone (")
         assert sysctl in tally.mode
         await rig.finished(rig.write("a.mp4", b"a"))
@@ -508,8 +508,8 @@ async def test_what_events_have_missed_is_counted_and_a_deaf_source_is_begun_ane
     begun = watcher(monkeypatch)
     async with Rig(tmp_path, watch=EVENTS | {"rescan": "5s"}) as rig:
         await rig.start()
-        (tally,) = rig.house.discover.tallies()
-        folder = rig.house.discover._folders[0]
+        (tally,) = rig.application.discover.folder_stats()
+        folder = rig.application.discover._folders[0]
         await rig.until(lambda: folder._trusted, "events that are trusted")
         for name in ("a.mp4", "b.mp4"):
             rig.write(name, name.encode())
@@ -532,18 +532,18 @@ async def test_source_that_hears_something_is_left_alone(tmp_path: Path, monkeyp
     monkeypatch.setattr(discover, "awatch", source)
     async with Rig(tmp_path, watch=EVENTS | {"rescan": "5s"}) as rig:
         await rig.start()
-        folder = rig.house.discover._folders[0]
+        folder = rig.application.discover._folders[0]
         await rig.until(lambda: folder._trusted, "events that are trusted")
         rig.write("a.mp4", b"a")
         await rig.event(events.EventsMissed, files=1)
-        await rig.until(lambda: folder.tally.scans > 5)
+        await rig.until(lambda: folder.stats.scans > 5)
         assert begun == [1]
 
 
 async def test_what_events_have_told_of_counts_as_not_missed(tmp_path: Path) -> None:
     """Files, and those of a folder that was moved in whole: a scan that comes in between changes nothing."""
     async with watching(tmp_path, watch=EVENTS | {"rescan": "20s"}) as rig:
-        folder = rig.house.discover._folders[0]
+        folder = rig.application.discover._folders[0]
         await rig.until(lambda: folder._trusted, "events that are trusted")
         outside = tmp_path / "outside"
         outside.mkdir()
@@ -552,9 +552,9 @@ async def test_what_events_have_told_of_counts_as_not_missed(tmp_path: Path) -> 
         outside.rename(rig.watch / "inside")
         rig.write("a.mp4", b"a")
         await rig.event(events.UploadFinished, count=6)
-        scans = folder.tally.scans
-        await rig.until(lambda: folder.tally.scans > scans + 2)
-        assert folder.tally.missed == 0
+        scans = folder.stats.scans
+        await rig.until(lambda: folder.stats.scans > scans + 2)
+        assert folder.stats.missed == 0
 
 
 async def test_folder_that_is_gone_when_it_is_looked_into_ends_nothing(
@@ -625,7 +625,7 @@ async def test_part_that_cannot_be_read_takes_nothing_from_the_rest(
         await rig.finished(rig.write("a.mp4", b"a"))
         await rig.scan()
         assert len(rig.seen(events.FolderUnreadable)) == 1
-        assert [home.root for home in rig.saved().homes] == [str(rig.watch)]
+        assert [home.root for home in rig.saved().mount_identities] == [str(rig.watch)]
         assert rig.seen(events.FolderOffline) == []
 
 

@@ -109,14 +109,14 @@ async def test_zombie_request_does_no_harm(tmp_path: Path, semantics: Semantics,
         zombie = rig.fault("upload", "late", skip=skip)
         await rig.start()
         path = await rig.drop("a.mp4", DATA)
-        await rig.event(events.StartedOver, path=path)
+        await rig.event(events.UploadStartedOver, path=path)
         zombie.release()
         await rig.finished(path)
         done = next(record for record in rig.records if record.id == rig.store.ledger.of(path)[0].record)
         assert done.sha256 == sha256(DATA)
         assert spans(done) == chunked(len(DATA))
         if skip == 4:  # it made the old record whole: that one holds a video now, and is for a person to judge
-            await rig.event(events.OrphanLanded, path=path)
+            await rig.event(events.OrphanHasVideo, path=path)
             assert rig.calls("delete") == []
         else:
             await rig.swept()
@@ -129,7 +129,7 @@ async def test_zombie_that_lands_in_time_ends_the_doubt(tmp_path: Path) -> None:
         zombie = rig.fault("upload", "late", skip=4)
         await rig.start()
         path = await rig.drop("a.mp4", DATA)
-        await rig.event(events.UploadWaits, path=path, count=2)
+        await rig.event(events.UploadRetryScheduled, path=path, count=2)
         zombie.release()
         await rig.finished(path)
         assert len(rig.calls("create")) == 1

@@ -19,19 +19,19 @@ from shares import share_of
 from uploader.config import Config, ServerConfig, UploadConfig, WatchConfig
 from uploader.domain import errors, events
 from uploader.domain.chunk_size import chunk_size_now
-from uploader.domain.model import Identity, Learnt, Snapshot, State, Trouble, Turn, Upload
+from uploader.domain.model import ActionBy, Identity, LastError, ServerCapabilities, Snapshot, State, Upload
 from uploader.domain.retry import BACKOFF_CAP
 from uploader.files import MountedShare, Shares
 from uploader.stages.context import StageContext
-from uploader.stages.dispatcher import LONGEST_WAIT, Dispatcher
-from uploader.stages.enqueue import Enqueue, Verdict, judge
+from uploader.stages.dispatcher import SAVED_RETRY_CAP, Dispatcher
+from uploader.stages.enqueue import Enqueue, FileKind, classify
 from uploader.stages.file_rules import FileRules
 from uploader.stages.known import KnownFiles
 from uploader.stages.lease import Leases
-from uploader.stages.queues import Pipes, Settled
+from uploader.stages.queues import Queues, Settled
 from uploader.store import Store
 
-FILES_TURN = Trouble("it is not there", Turn.FILE)
+FILES_TURN = LastError("it is not there", ActionBy.FILE)
 
 
 def settled_as(upload: Upload, **changes: Any) -> Settled:
@@ -48,72 +48,72 @@ def settled_at(path: str, root: str, identity: Identity, unplayable: str = "") -
 def test_unchanged_file_of_an_upload_is_known(state: State) -> None:
     """Wherever its upload stands, a file that is as it was brings nothing new."""
     upload = an_upload(state)
-    assert judge(upload, settled_as(upload)) is Verdict.KNOWN
+    assert classify(upload, settled_as(upload)) is FileKind.KNOWN
 
 
 @pytest.mark.parametrize(
     ("state", "verdict"),
     [
-        (State.QUEUED, Verdict.CHANGED),
-        (State.CREATING, Verdict.LATER),
-        (State.SENDING, Verdict.LATER),
-        (State.IN_DOUBT, Verdict.LATER),
-        (State.VERIFYING, Verdict.LATER),
-        (State.FINISHING, Verdict.LATER),
+        (State.QUEUED, FileKind.CHANGED),
+        (State.CREATING, FileKind.LATER),
+        (State.SENDING, FileKind.LATER),
+        (State.IN_DOUBT, FileKind.LATER),
+        (State.VERIFYING, FileKind.LATER),
+        (State.FINISHING, FileKind.LATER),
     ],
 )
-def test_changed_file_of_an_upload(state: State, verdict: Verdict) -> None:
+def test_changed_file_of_an_upload(state: State, verdict: FileKind) -> None:
     """What has not begun begins with the new content; what is under way ends first."""
     upload = an_upload(state)
-    assert judge(upload, settled_as(upload, edges="other")) is verdict
+    assert classify(upload, settled_as(upload, edges="other")) is verdict
 
 
 @pytest.mark.parametrize(
     ("parked_from", "verdict"),
     [
-        (State.QUEUED, Verdict.CHANGED),
-        (State.CREATING, Verdict.UNCLEAR),
-        (State.SENDING, Verdict.CHANGED),
-        (State.IN_DOUBT, Verdict.UNCLEAR),
-        (State.VERIFYING, Verdict.LATER),
-        (State.FINISHING, Verdict.LATER),
+        (State.QUEUED, FileKind.CHANGED),
+        (State.CREATING, FileKind.UNCLEAR),
+        (State.SENDING, FileKind.CHANGED),
+        (State.IN_DOUBT, FileKind.UNCLEAR),
+        (State.VERIFYING, FileKind.LATER),
+        (State.FINISHING, FileKind.LATER),
     ],
 )
-def test_changed_file_of_a_parked_upload(parked_from: State, verdict: Verdict) -> None:
+def test_changed_file_of_a_parked_upload(parked_from: State, verdict: FileKind) -> None:
     """A parked upload gives way to new content, unless every byte of the old has been acknowledged.
 
     Where a record may have been made, that is found out first: else nobody would ever clear it away.
     """
     upload = an_upload(State.PARKED, parked_from=parked_from)
-    assert judge(upload, settled_as(upload, size=7)) is verdict
+    assert classify(upload, settled_as(upload, size=7)) is verdict
 
 
 def test_file_that_is_back() -> None:
     """Parked because it was missing: there again as it was, it goes on; one that must change first does not."""
     upload = an_upload(State.PARKED, trouble=FILES_TURN)
-    assert judge(upload, settled_as(upload)) is Verdict.BACK
+    assert classify(upload, settled_as(upload)) is FileKind.BACK
     unplayable = replace(upload, trouble=replace(FILES_TURN, must_change=True))
-    assert judge(unplayable, settled_as(unplayable)) is Verdict.KNOWN
-    assert judge(unplayable, settled_as(unplayable, size=7)) is Verdict.CHANGED
-    assert judge(None, settled_as(upload)) is Verdict.NEW
+    assert classify(unplayable, settled_as(unplayable)) is FileKind.KNOWN
+    assert classify(unplayable, settled_as(unplayable, size=7)) is FileKind.CHANGED
+    assert classify(None, settled_as(upload)) is FileKind.NEW
 
 
 @pytest.mark.parametrize(
-    ("configured", "learnt", "expected"),
+    ("configured", "capabilities", "expected"),
     [
-        (100, Learnt(), 100),
-        (0, Learnt(chunk_limit=50, chunk_limit_until=EPOCH + 1), 0),
-        (100, Learnt(chunk_limit=50, chunk_limit_until=EPOCH + 1), 50),
-        (100, Learnt(chunk_limit=500, chunk_limit_until=EPOCH + 1), 100),
-        (100, Learnt(chunk_limit=50, chunk_limit_until=EPOCH), 100),
-        (100, Learnt(whole_only_until=EPOCH + 1), 0),
-        (100, Learnt(whole_only_until=EPOCH), 100),
+        (100, ServerCapabilities(), 100),
+        (0, ServerCapabilities(chunk_limit=50, chunk_limit_until=EPOCH + 1), 0),
+        (100, ServerCapabilities(chunk_limit=50, chunk_limit_until=EPOCH + 1), 50),
+        (100, ServerCapabilities(chunk_limit=500, chunk_limit_until=EPOCH + 1), 100),
+        (100, ServerCapabilities(chunk_limit=50, chunk_limit_until=EPOCH), 100),
+        (100, ServerCapabilities(whole_only_until=EPOCH + 1), 0),
+        (100, ServerCapabilities(whole_only_until=EPOCH), 100),
     ],
 )
-def test_chunk_size_is_what_the_server_takes(configured: int, learnt: Learnt, expected: int) -> None:
+def test_chunk_size_is_what_the_server_takes(configured: int, capabilities: ServerCapabilities, expected: int) -> None:
     """As configured, unless the server has taught us less; 0 is the whole file."""
     config = UploadConfig.model_construct(chunk_size=configured)
-    assert chunk_size_now(config, learnt, now=EPOCH) == expected
+    assert chunk_size_now(config, capabilities, now=EPOCH) == expected
 
 
 def test_upload_follows_the_folder_it_belongs_to() -> None:
@@ -145,12 +145,12 @@ class Bench:
         self.store = Store(MemoryDisk(), self.clock, bus)
         for upload in uploads:
             self.store.put(upload)
-        self.pipes = Pipes(self.clock)
+        self.queues = Queues(self.clock)
         self.config = Config(server=ServerConfig(url="http://127.0.0.1:9", username="u"))
         self.skips = False
         leases = Leases(self.store)
-        context = StageContext(self.store, leases, Shares(share_of), self.pipes, self.clock, bus)
-        leases.send_on = self.pipes.again.put
+        context = StageContext(self.store, leases, Shares(share_of), self.queues, self.clock, bus)
+        leases.send_on = self.queues.again.put
         self.dispatcher = Dispatcher(context, lambda: self.config)
         self.enqueue = Enqueue(context, self, KnownFiles(self.store, ()), self.dispatcher)
 
@@ -171,12 +171,12 @@ class Bench:
 
     async def go_on(self, path: str) -> None:
         """Let an upload fall due, and be sent on."""
-        self.pipes.again.put(path)
+        self.queues.again.put(path)
         await self.dispatcher._send_on(path)
 
     def queued(self) -> list[str]:
         """The paths that wait for a worker, in their order."""
-        return [self.pipes.jobs.get_nowait().path for _ in range(self.pipes.jobs.qsize())]
+        return [self.queues.jobs.get_nowait().path for _ in range(self.queues.jobs.qsize())]
 
 
 @asynccontextmanager
@@ -192,11 +192,11 @@ async def bench(*uploads: Upload) -> AsyncIterator[Bench]:
 @pytest.mark.parametrize("state", [State.QUEUED, State.CREATING, State.SENDING, State.IN_DOUBT])
 async def test_unfinished_upload_goes_back_to_the_workers(state: State) -> None:
     """Whatever a worker can bring forward is queued; its failures are kept, its time is not."""
-    upload = an_upload(state, trouble=Trouble("no", Turn.OURS, attempts=3, next_try=EPOCH))
+    upload = an_upload(state, trouble=LastError("no", ActionBy.UPLOADER, attempts=3, next_try=EPOCH))
     async with bench(upload) as table:
         await table.go_on(upload.path)
         assert table.queued() == [upload.path]
-        assert table.store.uploads[upload.path].trouble == Trouble("no", Turn.OURS, attempts=3)
+        assert table.store.uploads[upload.path].trouble == LastError("no", ActionBy.UPLOADER, attempts=3)
 
 
 async def test_sent_upload_goes_back_to_where_it_stood() -> None:
@@ -206,8 +206,8 @@ async def test_sent_upload_goes_back_to_where_it_stood() -> None:
         await table.go_on(verifying.path)
         await table.go_on(finishing.path)
         assert table.queued() == []
-        assert verifying.path in table.pipes.sent
-        assert finishing.path in table.pipes.ready
+        assert verifying.path in table.queues.sent
+        assert finishing.path in table.queues.ready
 
 
 async def test_parked_upload_is_released_with_its_count() -> None:
@@ -226,18 +226,18 @@ async def test_waits_survive_a_restart() -> None:
 
     A time from a clock that was wrong is not believed.
     """
-    soon = an_upload(path="/rec/soon.mp4", trouble=Trouble("no", Turn.OURS, next_try=EPOCH + 60))
+    soon = an_upload(path="/rec/soon.mp4", trouble=LastError("no", ActionBy.UPLOADER, next_try=EPOCH + 60))
     never = an_upload(State.PARKED, path="/rec/never.mp4", trouble=FILES_TURN)
-    absurd = an_upload(path="/rec/absurd.mp4", trouble=Trouble("no", Turn.OURS, next_try=EPOCH * 2))
-    parked = an_upload(State.PARKED, path="/rec/p.mp4", trouble=Trouble("no", Turn.OPERATOR, next_try=EPOCH * 2))
-    over = an_upload(path="/rec/over.mp4", trouble=Trouble("no", Turn.OURS, next_try=EPOCH - 60))
+    absurd = an_upload(path="/rec/absurd.mp4", trouble=LastError("no", ActionBy.UPLOADER, next_try=EPOCH * 2))
+    parked = an_upload(State.PARKED, path="/rec/p.mp4", trouble=LastError("no", ActionBy.OPERATOR, next_try=EPOCH * 2))
+    over = an_upload(path="/rec/over.mp4", trouble=LastError("no", ActionBy.UPLOADER, next_try=EPOCH - 60))
     new = an_upload(State.SENDING, path="/rec/new.mp4")
-    trying = an_upload(State.SENDING, path="/rec/trying.mp4", trouble=Trouble("no", Turn.OURS, attempts=1))
+    trying = an_upload(State.SENDING, path="/rec/trying.mp4", trouble=LastError("no", ActionBy.UPLOADER, attempts=1))
     uploads = (soon, never, absurd, parked, over, new, trying)
     async with bench(*uploads) as table:
         await table.dispatcher.bring_back(lambda upload: True)
-        waits = [table.pipes.again.wait_of(upload.path) for upload in uploads]
-        assert waits == [60, None, BACKOFF_CAP, LONGEST_WAIT, 0, 0, 0]
+        waits = [table.queues.again.wait_of(upload.path) for upload in uploads]
+        assert waits == [60, None, BACKOFF_CAP, SAVED_RETRY_CAP, 0, 0, 0]
 
 
 async def test_changed_file_replaces_what_has_not_begun() -> None:
@@ -262,7 +262,7 @@ async def test_ledger_is_asked_by_content(tmp_path: Path) -> None:
         sent = a_finish(path=str(path), size=7, edges="e", sha256=sha256(b"content"))
         await table.store.finish(sent)
         await table.enqueue.admit(settled_at(str(path), str(tmp_path), Identity(7, 5, "e")))
-        assert table.heard == [events.FileKnown(str(path), sent.record)]
+        assert table.heard == [events.FileAlreadyUploaded(str(path), sent.record)]
         assert table.store.ledger.knows(str(path), 7, 5)  # and is not read again
         path.write_bytes(b"CONTENT")
         await table.enqueue.admit(settled_at(str(path), str(tmp_path), Identity(7, 6, "e")))
@@ -292,18 +292,18 @@ async def test_file_whose_proof_cannot_be_read_waits(tmp_path: Path, name: str) 
         settled = settled_at(str(path), str(tmp_path), Identity(7, 5, "e"))
         table.skips, disk.spoilt = True, True
         running = asyncio.create_task(table.enqueue.run())
-        table.pipes.settled.put_nowait(settled)
+        table.queues.settled.put_nowait(settled)
         await until(lambda: table.heard)
         ((heard),) = table.heard
-        assert isinstance(heard, events.UploadWaits)
+        assert isinstance(heard, events.UploadRetryScheduled)
         assert "ledger.jsonl: line 1 cannot be read: ledger.jsonl cannot be read: Input/output error" in heard.reason
-        table.pipes.settled.put_nowait(settled_at("/rec/new.mp4", "/rec", Identity(8, 5, "f")))
+        table.queues.settled.put_nowait(settled_at("/rec/new.mp4", "/rec", Identity(8, 5, "f")))
         await until(lambda: "/rec/new.mp4" in table.store.uploads)
         assert table.queued() == ["/rec/new.mp4"]
         disk.spoilt = False
-        table.pipes.settled.put_nowait(settled)  # the next scan finds it again
+        table.queues.settled.put_nowait(settled)  # the next scan finds it again
         await until(lambda: len(table.heard) == 3)
-        assert isinstance(table.heard[2], events.FileKnown | events.FileDuplicate)
+        assert isinstance(table.heard[2], events.FileAlreadyUploaded | events.FileDuplicate)
         assert not running.done()
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
@@ -333,13 +333,13 @@ async def test_touched_file_is_not_sent_again(tmp_path: Path) -> None:
         await rig.finished(path)
         os.utime(path, (1000, 1000))
         await rig.scan()
-        await rig.event(events.FileKnown, path=path)
+        await rig.event(events.FileAlreadyUploaded, path=path)
         await rig.scan()
         await rig.restart()
         await rig.scan()
         await rig.finished(await rig.drop("b.mp4", b"b"))
         assert len(rig.records) == 2
-        assert len(rig.seen(events.FileKnown)) == 1  # it was read in full once
+        assert len(rig.seen(events.FileAlreadyUploaded)) == 1  # it was read in full once
 
 
 async def test_same_name_with_new_content_is_a_new_recording(tmp_path: Path) -> None:
@@ -350,7 +350,7 @@ async def test_same_name_with_new_content_is_a_new_recording(tmp_path: Path) -> 
             path = await rig.drop("a.mp4", data)
             await rig.event(events.UploadFinished, path=path, count=number)
         await rig.drop("a.mp4", b"second")  # restored from a copy: that is known
-        await rig.event(events.FileKnown, path=path)
+        await rig.event(events.FileAlreadyUploaded, path=path)
         assert [record.sha256 for record in rig.records] == [sha256(each) for each in (b"first", b"second", b"third")]
 
 
@@ -396,7 +396,7 @@ async def test_mapping_that_does_not_fit_falls_back_and_sends(tmp_path: Path) ->
         await rig.start()
         odd, fits = await rig.drop("odd.mp4", b"odd"), await rig.drop("R1_Physics.mp4", b"fits")
         await rig.finished(odd, fits)
-        assert [event.path for event in rig.seen(events.MappingFellBack)] == [odd]
+        assert [event.path for event in rig.seen(events.RecordRuleNotMatched)] == [odd]
         by_name = {record.name: record for record in rig.records}
         assert set(by_name) == {"odd", "Physics"}
         assert by_name["Physics"].template == {"1": "R1"}
@@ -418,7 +418,7 @@ async def test_fault_of_ours_in_judging_one_file_stops_no_other(
     async with Rig(tmp_path) as rig:
         await rig.start()
         bad = await rig.drop("bad.mp4", b"bad")
-        waits = await rig.event(events.UploadWaits, path=bad)
+        waits = await rig.event(events.UploadRetryScheduled, path=bad)
         assert "ZeroDivisionError" in waits.reason
         await rig.finished(await rig.drop("good.mp4", b"good"))
 
@@ -483,12 +483,12 @@ async def test_known_file_that_takes_long_to_read_holds_no_new_one_up(
         await rig.scan()
         await rig.until(begun.is_set)
         await rig.finished(await rig.drop("b.mp4", b"new"))
-        assert not rig.house.enqueue.idle
+        assert not rig.application.enqueue.idle
         stall = rig.fault("upload", "stall")
         await rig.drop("a.mp4", b"changed")  # what is being read is not what is there any more
         await rig.until(stall.standing.is_set)
         gate.set()
-        await rig.until(lambda: rig.house.enqueue.idle)
+        await rig.until(lambda: rig.application.enqueue.idle)
         stall.release()
         await rig.event(events.UploadFinished, path=path, count=2)
         await rig.scan()

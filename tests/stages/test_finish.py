@@ -16,9 +16,9 @@ from parts import CHUNK, at, content_of, sha256
 
 from uploader.app import status
 from uploader.domain import errors, events
-from uploader.domain.model import Learnt, State
+from uploader.domain.model import ServerCapabilities, State
 from uploader.files import dispose
-from uploader.stages.finish import FINISHERS, Finish
+from uploader.stages.finish import FINISH_CONCURRENCY, Finish
 from uploader.testing.simulator import Settings
 
 DATA = content_of(CHUNK + 5)
@@ -144,7 +144,7 @@ async def test_file_that_cannot_go_is_tried_again_and_never_sent_again(
     async with Rig(tmp_path, watch=moving(tmp_path, after_upload=name)) as rig:
         await rig.start()
         path = await rig.drop("a.mp4", DATA)
-        waits = await rig.event(events.UploadWaits, path=path)
+        waits = await rig.event(events.UploadRetryScheduled, path=path)
         assert "Read-only file system" in waits.reason
         assert rig.on_disk(path).state is State.FINISHING
         await rig.restart()
@@ -170,7 +170,7 @@ async def test_file_that_cannot_go_holds_no_other_up(tmp_path: Path, monkeypatch
     async with Rig(tmp_path, watch={"after_upload": "delete"}) as rig:
         await rig.start()
         stuck = await rig.drop("stuck.mp4", b"stuck")
-        await rig.event(events.UploadWaits, path=stuck)
+        await rig.event(events.UploadRetryScheduled, path=stuck)
         await rig.finished(await rig.drop("a.mp4", b"a"))
         assert rig.state_of(stuck) is State.FINISHING
 
@@ -207,12 +207,12 @@ async def test_an_archive_that_lies_elsewhere_waits_for_the_operator(tmp_path: P
     async with Rig(tmp_path, watch=moving(tmp_path)) as rig:
         await rig.start()
         await rig.finished(await rig.drop("a.mp4", DATA))
-        (home,) = [home for home in rig.saved().homes if home.root == done]
+        (home,) = [home for home in rig.saved().mount_identities if home.root == done]
         await rig.kill()
         await rig.start()
-        rig.store.put_home(replace(home, fstype="nfs4", source="nas:/archive"))
+        rig.store.put_mount_identity(replace(home, fstype="nfs4", source="nas:/archive"))
         path = await rig.drop("b.mp4", b"b")
-        waits = await rig.event(events.UploadWaits, path=path)
+        waits = await rig.event(events.UploadRetryScheduled, path=path)
         assert f"{done}: another file system is there than before" in waits.reason
         assert f"valt-uploader retry {done}; before: nfs4 nas:/archive" in waits.reason
         assert at(path).exists()
@@ -220,7 +220,7 @@ async def test_an_archive_that_lies_elsewhere_waits_for_the_operator(tmp_path: P
         await rig.retry(path)
         await rig.finished(path)
         assert sorted(each.name for each in (tmp_path / "done").iterdir()) == ["a.mp4", "b.mp4"]
-        assert home in rig.saved().homes
+        assert home in rig.saved().mount_identities
 
 
 async def test_hard_link_loses_only_its_own_name(tmp_path: Path) -> None:
@@ -243,10 +243,12 @@ async def test_file_that_cannot_go_is_shown_in_the_status(tmp_path: Path, monkey
     async with Rig(tmp_path, watch={"after_upload": "delete"}) as rig:
         await rig.start()
         path = await rig.drop("a.mp4", DATA)
-        await rig.event(events.UploadWaits, path=path)
+        await rig.event(events.UploadRetryScheduled, path=path)
         await rig.until(lambda: rig.store.uploads[path].trouble is not None)
-        known = status.Known(rig.store.uploads.values(), (), Learnt(), rig.store.ledger.count, process=1)
-        text = "\n".join(status.status_lines(status.status(rig.config(), known, rig.clock.now())))
+        known = status.StatusSnapshot(
+            rig.store.uploads.values(), (), ServerCapabilities(), rig.store.ledger.count, process=1
+        )
+        text = "\n".join(status.status_lines(status.status_document(rig.config(), known, rig.clock.now())))
         assert f"{path}\n  finishing, " in text
         assert "why:  a.mp4 cannot be deleted: Read-only file system" in text
         assert "next: " in text
@@ -286,7 +288,7 @@ async def test_share_that_hangs_at_the_end_holds_no_other_share_up(
     other.mkdir()
     async with Rig(tmp_path, watch={"after_upload": "delete"}, watches=[{}, {"path": str(other)}]) as rig:
         await rig.start()
-        stuck = [await rig.drop(f"stuck {number}.mp4", b"%d" % number) for number in range(FINISHERS + 1)]
+        stuck = [await rig.drop(f"stuck {number}.mp4", b"%d" % number) for number in range(FINISH_CONCURRENCY + 1)]
         await rig.until(hangs.is_set)
         await rig.finished(*[await rig.drop(f"{number}.mp4", b"x%d" % number, folder=other) for number in range(4)])
         assert all(rig.state_of(path) is State.FINISHING for path in stuck)

@@ -11,7 +11,7 @@ import pytest
 from fakes import EPOCH, MemoryDisk, VirtualClock, an_upload, until
 
 from uploader.domain import errors, events
-from uploader.domain.model import State, Trouble, Turn, Upload
+from uploader.domain.model import ActionBy, LastError, State, Upload
 from uploader.stages import lease
 from uploader.stages.lease import Leases
 from uploader.store import Stale, Store
@@ -85,7 +85,7 @@ async def test_work_that_nobody_missed_is_not_sent_on() -> None:
     "upload",
     [
         an_upload(State.VERIFYING),
-        replace(SENDING, trouble=Trouble("no", Turn.OURS, next_try=EPOCH + 60)),
+        replace(SENDING, trouble=LastError("no", ActionBy.UPLOADER, next_try=EPOCH + 60)),
         replace(SENDING, path="/rec/another.mp4"),
     ],
     ids=["it has left this stage", "it waits for its time", "it is over"],
@@ -151,7 +151,7 @@ async def test_two_commands_wait_for_each_other() -> None:
 
 async def test_a_command_gives_up_when_the_work_does_not_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """In a share that hangs nothing can be called back: the command says so, and changes nothing."""
-    monkeypatch.setattr(lease, "REVOKE_PATIENCE", 0.01)
+    monkeypatch.setattr(lease, "REVOKE_TIMEOUT", 0.01)
     async with leases_of(SENDING) as (store, leases, _):
         begun, hangs = asyncio.Event(), asyncio.Event()
 
@@ -187,7 +187,7 @@ async def test_a_stage_that_is_stopped_stops_its_work() -> None:
 
 async def test_work_that_hangs_keeps_its_lease_after_its_stage_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     """A reload makes new stages; none of them begins with the upload before the old work has really ended."""
-    monkeypatch.setattr(lease, "END_PATIENCE", 0.01)
+    monkeypatch.setattr(lease, "STAGE_END_TIMEOUT", 0.01)
     async with leases_of(SENDING) as (_, leases, sent_on):
         begun, hangs, calls = asyncio.Event(), asyncio.Event(), 0
 

@@ -18,10 +18,10 @@ from uploader.config import ServerConfig
 from uploader.domain import events
 from uploader.domain.model import Orphan
 from uploader.domain.retry import DAY, HOUR
-from uploader.runtime.slices import SLICE
-from uploader.server.circuit_breaker import Outage
+from uploader.runtime.slices import SLICE_LENGTH
+from uploader.server.circuit_breaker import CircuitBreaker
 from uploader.server.valt import RecordDetails, Valt
-from uploader.stages.orphan_cleanup import Sweep
+from uploader.stages.orphan_cleanup import OrphanCleanup
 from uploader.store import Store
 
 PATH = "/rec/a.mp4"
@@ -53,7 +53,7 @@ async def test_orphan_with_a_video_stays(tmp_path: Path) -> None:
     """An orphan that holds a video after all is reported once and never deleted; it is looked at again daily."""
     async with with_orphan(tmp_path, video=True) as (rig, record):
         await rig.start()
-        landed = await rig.event(events.OrphanLanded)
+        landed = await rig.event(events.OrphanHasVideo)
         assert (landed.record, landed.path) == (record, PATH)
         assert f"valt-uploader forget {record}" in landed.hint
         await rig.restart()
@@ -61,10 +61,10 @@ async def test_orphan_with_a_video_stays(tmp_path: Path) -> None:
         assert [call.record for call in rig.calls("details")].count(record) == 1
         assert rig.store.orphans[record].landed
         assert rig.store.orphans[record].next_look > rig.clock.now() + DAY - 60
-        await rig.house.sweep.look(rig.store.orphans[record])  # the day after
+        await rig.application.orphan_cleanup.look(rig.store.orphans[record])  # the day after
         assert rig.calls("delete") == []
         assert record in rig.store.orphans
-        assert len(rig.seen(events.OrphanLanded)) == 1
+        assert len(rig.seen(events.OrphanHasVideo)) == 1
 
 
 async def test_orphan_with_a_video_is_looked_at_daily() -> None:
@@ -80,7 +80,7 @@ async def test_orphan_with_a_video_is_looked_at_daily() -> None:
     store = Store(MemoryDisk(), clock, bus)
     store.put_orphan(Orphan("record-1", "a", PATH, since=clock.now(), next_look=clock.now()))
     server = ServerConfig(url="http://127.0.0.1:9", username="u")
-    sweep = Sweep(server, store, Server(), Outage(store, clock, bus), clock, bus)  # type: ignore[arg-type]
+    sweep = OrphanCleanup(server, store, Server(), CircuitBreaker(store, clock, bus), clock, bus)  # type: ignore[arg-type]
     for _ in range(2 * 24 * 60 + 5):
         orphan = store.orphans["record-1"]
         if sweep._is_due(orphan):
@@ -110,7 +110,7 @@ async def test_a_fault_of_ours_with_one_orphan_ends_neither_the_sweep_nor_the_ot
     for record in ("bad", "good"):
         store.put_orphan(Orphan(record, "a", PATH, since=clock.now(), next_look=clock.now()))
     server = ServerConfig(url="http://127.0.0.1:9", username="u")
-    sweep = Sweep(server, store, Server(), Outage(store, clock, bus), clock, bus)  # type: ignore[arg-type]
+    sweep = OrphanCleanup(server, store, Server(), CircuitBreaker(store, clock, bus), clock, bus)  # type: ignore[arg-type]
     with capture_logs() as logged:
         for _ in range(62):
             await sweep.look_at_due()
@@ -126,9 +126,9 @@ async def test_orphan_with_a_video_that_a_person_has_deleted_is_reported_no_long
     """The daily look finds that it is gone: somebody has decided."""
     async with with_orphan(tmp_path, video=True) as (rig, record):
         await rig.start()
-        await rig.event(events.OrphanLanded)
+        await rig.event(events.OrphanHasVideo)
         rig.simulator._records.forget(next(iter(rig.simulator._records)))
-        await rig.house.sweep.look(rig.store.orphans[record])
+        await rig.application.orphan_cleanup.look(rig.store.orphans[record])
         assert rig.store.orphans == {}
 
 
@@ -136,11 +136,11 @@ async def test_orphan_with_a_video_that_a_person_keeps_is_reported_no_longer(tmp
     """Forgotten by its id, also in the middle of a look; the record stays. One that is still empty is not let go."""
     async with with_orphan(tmp_path, video=True) as (rig, record):
         await rig.start()
-        await rig.event(events.OrphanLanded)
+        await rig.event(events.OrphanHasVideo)
         orphan = rig.store.orphans[record]
         assert await rig.operator.forget(record)
         assert not await rig.operator.forget(record)
-        await rig.house.sweep.look(orphan)
+        await rig.application.orphan_cleanup.look(orphan)
         assert rig.saved().orphans == ()
         assert [left.id for left in rig.records] == [record]
     (tmp_path / "empty").mkdir()
@@ -166,10 +166,10 @@ async def test_the_sweep_alone_does_not_lock_the_account(tmp_path: Path) -> None
     async with with_orphan(tmp_path) as (rig, record):
         rig.environ["VALT_UPLOADER_PASSWORD"] = "wrong"
         await rig.start()
-        await rig.event(events.ServerDown, again_in=300.0)
-        assert rig.saved().learnt.login_refusals == 1
+        await rig.event(events.OutageBegan, again_in=300.0)
+        assert rig.saved().capabilities.login_refusals == 1
         await rig.restart()
-        assert rig.house.outage.refused()
+        assert rig.application.breaker.refused()
         assert record in rig.store.orphans
 
 
@@ -218,7 +218,7 @@ async def test_lost_answer_to_delete_is_asked_again(tmp_path: Path) -> None:
         await rig.start()
         await rig.until(lambda: rig.store.orphans[record].next_look > rig.clock.now() + 30)
         assert rig.records == []
-        await rig.house.sweep.look(rig.store.orphans[record])
+        await rig.application.orphan_cleanup.look(rig.store.orphans[record])
         assert rig.store.orphans == {}
         assert len(rig.seen(events.OrphanCleared)) == 1
 
@@ -249,17 +249,17 @@ class Noting(VirtualClock):
 
 async def test_round_over_many_orphans_leaves_the_event_loop_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is made in slices, each second, over all of them."""
-    count = 2 * SLICE + 1
+    count = 2 * SLICE_LENGTH + 1
     orphans = Orphans({f"r{number}": Orphan(f"r{number}", "a", PATH, EPOCH, EPOCH + DAY) for number in range(count)})
     clock, bus = Noting(orphans), events.Bus()
     store = Store(MemoryDisk(), clock, bus)
     monkeypatch.setattr(Store, "orphans", orphans)
     config = ServerConfig(url="https://valt.example.com", username="uploader")
-    sweep = Sweep(config, store, cast("Valt", None), Outage(store, clock, bus), clock, bus)
+    sweep = OrphanCleanup(config, store, cast("Valt", None), CircuitBreaker(store, clock, bus), clock, bus)
     sweeping = asyncio.create_task(sweep.run())
     await clock.advance(1.0)
     assert orphans.looked_up == count
-    assert max(after - before for before, after in pairwise(clock.noted)) == SLICE
+    assert max(after - before for before, after in pairwise(clock.noted)) == SLICE_LENGTH
     sweeping.cancel()
     await asyncio.gather(sweeping, return_exceptions=True)
     await store.close()

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 import pytest
 from fakes import idle
 
-from uploader.stages.per_share_pool import Apart
+from uploader.stages.per_share_pool import PerShareWorkers
 
 
 class Bench:
@@ -19,7 +19,7 @@ class Bench:
         self.begun: list[str] = []
         self.done: list[str] = []
         self.gates: dict[str, asyncio.Event] = {}
-        self.apart: Apart[str] = Apart(self.work, width)
+        self.apart: PerShareWorkers[str] = PerShareWorkers(self.work, width)
 
     async def work(self, item: str) -> None:
         """Begin, wait if that is wanted, end."""
@@ -95,7 +95,7 @@ async def test_what_the_work_raises_ends_it() -> None:
     async def fail(_: str) -> None:
         raise ZeroDivisionError
 
-    apart: Apart[str] = Apart(fail, 1)
+    apart: PerShareWorkers[str] = PerShareWorkers(fail, 1)
     apart.put("a", "a0")
     with pytest.raises(ExceptionGroup) as caught:
         await apart.run()

@@ -11,7 +11,7 @@ from harness import Rig
 from parts import CHUNK, chunked, content_of, sha256, spans
 
 from uploader.domain import events
-from uploader.domain.model import Learnt, Turn
+from uploader.domain.model import ActionBy, ServerCapabilities
 from uploader.domain.retry import DAY, HOUR
 from uploader.testing.simulator import Semantics, Settings
 
@@ -44,7 +44,7 @@ async def test_token_that_expires_in_an_upload(tmp_path: Path, semantics: Semant
         assert rig.record.sha256 == sha256(DATA)
         assert len(rig.calls("login")) == 2
         assert len(rig.calls("create")) == 1
-        assert rig.seen(events.UploadWaits) == []
+        assert rig.seen(events.UploadRetryScheduled) == []
 
 
 async def test_token_that_expires_for_four_workers_at_once(tmp_path: Path) -> None:
@@ -74,7 +74,7 @@ async def test_chunk_whose_token_is_never_good_enough_is_a_missing_right(tmp_pat
         path = await rig.drop("a.mp4", DATA)
         parked = await rig.event(events.UploadParked, path=path)
         assert "right after a good log-in" in parked.reason
-        assert parked.turn is Turn.OPERATOR
+        assert parked.turn is ActionBy.OPERATOR
         assert (len(rig.calls("login")), len(rig.calls("upload"))) == (2, 2)
         trouble = rig.on_disk(path).trouble
         assert trouble is not None
@@ -90,12 +90,12 @@ async def test_chunk_that_is_too_large_is_halved(tmp_path: Path, kind: str) -> N
         await deliver(rig, data)
         assert spans(rig.record) == chunked(len(data), CHUNK)
         assert rig.record.sha256 == sha256(data)
-        assert rig.store.learnt.chunk_limit == CHUNK
+        assert rig.store.capabilities.chunk_limit == CHUNK
         creates = len(rig.calls("create"))
         await rig.finished(await rig.drop("b.mp4", data))
         assert len(rig.calls("create")) == creates + 1
         await rig.restart()
-        assert rig.store.learnt.chunk_limit == CHUNK
+        assert rig.store.capabilities.chunk_limit == CHUNK
 
 
 async def test_chunk_that_is_cut_again_and_again_is_halved(tmp_path: Path) -> None:
@@ -109,10 +109,10 @@ async def test_chunk_that_is_cut_again_and_again_is_halved(tmp_path: Path) -> No
         assert len(rig.calls("upload")) == 4 + 3
         assert spans(rig.record) == chunked(len(data), 16 * MB)
         assert rig.record.sha256 == sha256(data)
-        assert rig.store.learnt.chunk_limit is None  # one bad line does not make small chunks for every file
+        assert rig.store.capabilities.chunk_limit is None  # one bad line does not make small chunks for every file
         assert cut in rig.simulator.faults
         assert rig.seen(events.UploadParked) == []
-        assert rig.seen(events.StartedOver) == []
+        assert rig.seen(events.UploadStartedOver) == []
 
 
 async def test_cuts_late_in_a_file_send_no_acknowledged_byte_again(tmp_path: Path) -> None:
@@ -133,19 +133,19 @@ async def test_a_refusal_for_size_in_the_middle_keeps_the_acknowledged_bytes(tmp
         data = content_of(9 * CHUNK)
         await deliver(rig, data)
         assert [end - start for start, end in spans(rig.record)] == [4 * CHUNK, 2 * CHUNK, 2 * CHUNK, CHUNK]
-        assert rig.store.learnt.chunk_limit == 2 * CHUNK
+        assert rig.store.capabilities.chunk_limit == 2 * CHUNK
 
 
 async def test_small_chunks_are_questioned_after_a_month(tmp_path: Path) -> None:
     """What a server could not take it may take by now: the limit is learnt for thirty days, not for good."""
     async with Rig(tmp_path, settings(body_limit=100 * 1024), upload={"chunk_size": 2 * CHUNK}) as rig:
         await deliver(rig)
-        until = rig.store.learnt.chunk_limit_until
+        until = rig.store.capabilities.chunk_limit_until
         assert until is not None
         assert 29 * DAY < until - rig.clock.now() <= 30 * DAY
         await rig.kill()
         rig.become(settings())
-        rig.prepare(learnt=Learnt(chunk_limit=CHUNK, chunk_limit_until=rig.clock.now() - 1))
+        rig.prepare(capabilities=ServerCapabilities(chunk_limit=CHUNK, chunk_limit_until=rig.clock.now() - 1))
         await rig.start()
         await rig.finished(await rig.drop("b.mp4", DATA[1:]))
         assert spans(rig.records[-1]) == chunked(len(DATA) - 1, 2 * CHUNK)
@@ -158,7 +158,7 @@ async def test_chunk_that_can_be_no_smaller_parks_the_file(tmp_path: Path) -> No
         path = await rig.drop("a.mp4", DATA)
         parked = await rig.event(events.UploadParked, path=path)
         assert "413" in parked.reason
-        assert parked.turn is Turn.OPERATOR
+        assert parked.turn is ActionBy.OPERATOR
         await rig.finished(await rig.drop("tiny.mp4", b"tiny"))
 
 
@@ -172,11 +172,11 @@ async def test_halving_never_forgets_the_smaller_limit(tmp_path: Path) -> None:
             await late.standing.wait()
         rig.become(settings(body_limit=100 * 1024))
         await rig.finished(await rig.drop("quick.mp4", content_of(8 * CHUNK, 2)))
-        assert rig.store.learnt.chunk_limit == CHUNK
+        assert rig.store.capabilities.chunk_limit == CHUNK
         rig.fault("upload", "status", status=413)
         late.release()
         await rig.finished(slow)
-        assert rig.store.learnt.chunk_limit == CHUNK
+        assert rig.store.capabilities.chunk_limit == CHUNK
 
 
 async def test_whole_only_server_is_remembered(tmp_path: Path) -> None:
@@ -187,7 +187,7 @@ async def test_whole_only_server_is_remembered(tmp_path: Path) -> None:
         await rig.restart()
         await rig.finished(await rig.drop("b.mp4", DATA))
         assert len(rig.calls("create")) == 3  # one of them was the lesson
-        until = rig.store.learnt.whole_only_until
+        until = rig.store.capabilities.whole_only_until
         assert until is not None
         assert until > rig.clock.now() + 20 * 86400
 
@@ -195,7 +195,7 @@ async def test_whole_only_server_is_remembered(tmp_path: Path) -> None:
 async def test_whole_only_lesson_ages(tmp_path: Path) -> None:
     """When the lesson is old, chunks are tried again."""
     async with Rig(tmp_path) as rig:
-        rig.prepare(learnt=Learnt(whole_only_until=rig.clock.now() - 1))
+        rig.prepare(capabilities=ServerCapabilities(whole_only_until=rig.clock.now() - 1))
         await deliver(rig)
         assert spans(rig.record) == chunked(len(DATA))
 
@@ -207,14 +207,14 @@ async def test_server_that_contradicts_what_was_sent(tmp_path: Path) -> None:
         await deliver(rig)
         assert rig.record.sha256 == sha256(DATA)
         assert spans(rig.record) == chunked(len(DATA))
-        assert "holds 5 bytes" in rig.seen(events.StartedOver)[0].reason
+        assert "holds 5 bytes" in rig.seen(events.UploadStartedOver)[0].reason
 
 
 async def test_server_that_agrees_with_what_was_sent(tmp_path: Path) -> None:
     """A blueimp server's own ``Range`` lets the upload go on."""
     async with Rig(tmp_path, settings(Semantics.BLUEIMP)) as rig:
         await deliver(rig)
-        assert rig.seen(events.StartedOver) == []
+        assert rig.seen(events.UploadStartedOver) == []
 
 
 async def test_record_that_somebody_deletes(tmp_path: Path) -> None:
@@ -227,7 +227,7 @@ async def test_record_that_somebody_deletes(tmp_path: Path) -> None:
         rig.fault("upload", "status", status=404, times=None)
         path = await rig.drop("b.mp4", DATA)
         parked = await rig.event(events.UploadParked, path=path)
-        assert parked.turn is Turn.OPERATOR
+        assert parked.turn is ActionBy.OPERATOR
         assert "deletes it" in parked.reason
         assert len(rig.calls("create")) == 2 + 2
 
@@ -272,7 +272,7 @@ async def test_busy_server_counts_against_nobody(tmp_path: Path, call: Any, stat
         if header is None and status == 429:  # a minute, were it not for the operator
             await rig.start()
             path = await rig.drop("a.mp4", DATA)
-            await rig.event(events.ServerDown, again_in=60.0)
+            await rig.event(events.OutageBegan, again_in=60.0)
             assert await rig.retry(path)
             await rig.finished(path)
         else:
@@ -280,4 +280,4 @@ async def test_busy_server_counts_against_nobody(tmp_path: Path, call: Any, stat
         assert spans(rig.record) == chunked(len(DATA))
         assert rig.most_attempts == 0
         assert rig.seen(events.UploadParked) == []
-        assert len(rig.seen(events.ServerBack)) == 1
+        assert len(rig.seen(events.OutageEnded)) == 1

@@ -18,7 +18,7 @@ from uploader.files import Recording
 from uploader.files.inspection import snapshot_of
 from uploader.testing.simulator import Fault, Semantics, Settings
 from uploader.testing.simulator.api import Api
-from uploader.testing.simulator.wire import Answer
+from uploader.testing.simulator.wire import SimulatedAnswer
 
 CHUNKED = [kind for kind in Semantics if kind is not Semantics.WHOLE]
 DATA = content_of(6 * CHUNK + 100)
@@ -239,14 +239,14 @@ async def test_record_that_names_its_video_is_adopted(tmp_path: Path, monkeypatc
     """On a server that names an empty record's video, the record whose ids were lost is taken on and filled."""
     details = Api.details
 
-    def talkative(self: Api, record_id: str) -> Answer:
+    def talkative(self: Api, record_id: str) -> SimulatedAnswer:
         answer = details(self, record_id)
         record = self._records.get(record_id)
         if record is None or record.completed_at is not None:
             return answer
         said: Any = answer.body
         videos = [{"id": record.video, "status": {"type": "empty"}}]
-        return Answer(200, {"data": said["data"] | {"videos": videos}})
+        return SimulatedAnswer(200, {"data": said["data"] | {"videos": videos}})
 
     monkeypatch.setattr(Api, "details", talkative)
     async with Rig(tmp_path) as rig:

@@ -16,13 +16,13 @@ from shares import identify, share_of
 from uploader import files
 from uploader.diagnostics.video import Video
 from uploader.domain import errors, events
-from uploader.domain.completeness import Rules
-from uploader.domain.model import Closeness, Sighting, Snapshot, State, Trouble, Turn
+from uploader.domain.completeness import CompletenessRules
+from uploader.domain.model import ActionBy, LastError, Sighting, Snapshot, State, WriteState
 from uploader.files import MountedShare, Shares
 from uploader.stages.context import StageContext
 from uploader.stages.known import KnownFiles
 from uploader.stages.lease import Leases
-from uploader.stages.queues import Pipes, Seen
+from uploader.stages.queues import Queues, SightingBatch
 from uploader.stages.settle import FAULT_PAUSE, Settle
 from uploader.store import Store
 
@@ -44,17 +44,17 @@ class Bench:
         bus = events.Bus()
         bus.listen(self.heard.append)
         self.store = Store(MemoryDisk(), self.clock, bus)
-        self.pipes = Pipes(self.clock)
-        self.rules = Rules(SETTLE, gate=True, gate_timeout=GATE_TIMEOUT, longest=LONGEST)
+        self.queues = Queues(self.clock)
+        self.rules = CompletenessRules(SETTLE, gate=True, gate_timeout=GATE_TIMEOUT, longest_look_interval=LONGEST)
         self.share = share_of(folder)
         shares = Shares(lambda _: self.share)
-        context = StageContext(self.store, Leases(self.store), shares, self.pipes, self.clock, bus)
+        context = StageContext(self.store, Leases(self.store), shares, self.queues, self.clock, bus)
         self.settle = Settle(context, lambda _: self.rules)
 
     async def see(self, *paths: Path) -> None:
         """A scan shows these files."""
         sightings = [files.look(str(path), str(self.folder)) for path in paths]
-        await self.settle.take(Seen(str(self.folder), tuple(sighting for sighting in sightings if sighting)))
+        await self.settle.take(SightingBatch(str(self.folder), tuple(sighting for sighting in sightings if sighting)))
 
     @property
     def reason(self) -> str:
@@ -66,7 +66,7 @@ class Bench:
         """Let time pass and every look that is due be made; whether something has settled."""
         await self.clock.advance(seconds)
         await until(lambda: not self.settle.busy and self.settle._looks.soonest() != 0)
-        return not self.pipes.settled.empty()
+        return not self.queues.settled.empty()
 
 
 @asynccontextmanager
@@ -91,7 +91,7 @@ async def test_still_file_settles_after_its_time(tmp_path: Path) -> None:
         assert not await table.after(0)
         assert not await table.after(SETTLE - 0.1)
         assert await table.after(0.1)
-        settled = table.pipes.settled.get_nowait()
+        settled = table.queues.settled.get_nowait()
         assert (settled.path, settled.root) == (str(path), str(tmp_path))
         assert settled.identity == await identify(path)
         assert str(path) not in table.settle.candidates
@@ -122,7 +122,7 @@ async def test_slow_writer_is_waited_for(tmp_path: Path) -> None:
         assert len([event for event in table.heard if isinstance(event, events.FileStillChanging)]) > 2
         assert not await table.after(SETTLE / 2 - 0.1)
         assert await table.after(SETTLE)
-        assert table.pipes.settled.get_nowait().identity.size == 12_000
+        assert table.queues.settled.get_nowait().identity.size == 12_000
 
 
 async def test_change_that_no_scan_showed_is_found_by_the_look(tmp_path: Path) -> None:
@@ -135,7 +135,7 @@ async def test_change_that_no_scan_showed_is_found_by_the_look(tmp_path: Path) -
         path.write_bytes(b"second content")
         assert not await table.after(SETTLE)
         assert await table.after(SETTLE)
-        assert table.pipes.settled.get_nowait().identity.size == len(b"second content")
+        assert table.queues.settled.get_nowait().identity.size == len(b"second content")
 
 
 async def test_rewritten_end_is_a_change(tmp_path: Path) -> None:
@@ -200,7 +200,7 @@ async def test_unreadable_file_waits_with_its_reason(tmp_path: Path) -> None:
         snapshot, table.share.snapshot = table.share.snapshot, refuse  # type: ignore[method-assign]  # a share that says so
         await table.see(path, other)
         assert await table.after(5)
-        assert table.pipes.settled.get_nowait().path == str(other)
+        assert table.queues.settled.get_nowait().path == str(other)
         assert "Permission denied" in table.reason
         assert 2 <= len(tries) <= 10
         table.share.snapshot = snapshot  # type: ignore[method-assign]
@@ -216,7 +216,7 @@ async def test_empty_file_is_not_sent_as_it_is(tmp_path: Path) -> None:
             assert not await table.after(0)
             assert not await table.after(10 * SETTLE)
         assert await table.after(LONGEST)
-        assert table.pipes.settled.get_nowait().unplayable == "the file is empty; it is sent when it has content"
+        assert table.queues.settled.get_nowait().unplayable == "the file is empty; it is sent when it has content"
 
 
 async def test_file_with_a_writer_is_held_back_however_still_it_stands(tmp_path: Path) -> None:
@@ -258,7 +258,7 @@ async def test_unfinished_container_is_waited_for_and_then_given_up(tmp_path: Pa
         assert not await table.after(GATE_TIMEOUT - 1)
         assert "moov" in table.reason
         assert await table.after(1)
-        assert "moov" in table.pipes.settled.get_nowait().unplayable
+        assert "moov" in table.queues.settled.get_nowait().unplayable
 
 
 async def test_container_that_is_finished_in_time_is_sent(tmp_path: Path) -> None:
@@ -273,7 +273,7 @@ async def test_container_that_is_finished_in_time_is_sent(tmp_path: Path) -> Non
         await table.see(path)
         assert not await table.after(SETTLE / 4)
         assert await table.after(SETTLE)
-        assert table.pipes.settled.get_nowait().unplayable == ""
+        assert table.queues.settled.get_nowait().unplayable == ""
 
 
 async def test_gate_can_be_left_open(tmp_path: Path) -> None:
@@ -293,7 +293,7 @@ async def test_what_is_settled_business(tmp_path: Path) -> None:
     clock = VirtualClock()
     store = Store(MemoryDisk(), clock, events.Bus())
     store.put(upload)
-    missing = Trouble("it is not there", Turn.FILE)
+    missing = LastError("it is not there", ActionBy.FILE)
     store.put(an_upload(State.PARKED, path="/rec/missing.mp4", trouble=missing))
     store.put(an_upload(State.PARKED, path="/rec/refused.mp4"))
     await store.finish(finish)
@@ -317,14 +317,14 @@ async def test_a_bug_in_a_container_parser_holds_one_file_back_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its reason is shown, after the gate's time it is parked with it, and the others settle (B7 of the review)."""
-    real = MountedShare.closeness
+    real = MountedShare.write_state
 
-    async def stumbles(self: MountedShare, path: str, *, gate: bool) -> Closeness:
+    async def stumbles(self: MountedShare, path: str, *, gate: bool) -> WriteState:
         if path.endswith("bad.mp4"):
             raise ZeroDivisionError
         return await real(self, path, gate=gate)
 
-    monkeypatch.setattr(MountedShare, "closeness", stumbles)
+    monkeypatch.setattr(MountedShare, "write_state", stumbles)
     bad, good = tmp_path / "bad.mp4", tmp_path / "good.mp4"
     bad.write_bytes(b"content")
     good.write_bytes(b"content")
@@ -332,11 +332,11 @@ async def test_a_bug_in_a_container_parser_holds_one_file_back_alone(
         await table.see(bad, good)
         await table.after(0)
         assert await table.after(SETTLE)
-        assert table.pipes.settled.get_nowait().path == str(good)
+        assert table.queues.settled.get_nowait().path == str(good)
         assert "unexpected fault of ours (ZeroDivisionError)" in table.reason
         for _ in range(20):
             await table.after(LONGEST)
-        settled = table.pipes.settled.get_nowait()
+        settled = table.queues.settled.get_nowait()
         assert settled.path == str(bad)
         assert "unexpected fault of ours (ZeroDivisionError)" in settled.unplayable
 
@@ -358,12 +358,12 @@ async def test_a_bug_while_a_file_is_looked_at_ends_nothing(tmp_path: Path, monk
         await table.see(bad, good)
         await table.after(0)
         assert await table.after(SETTLE)
-        assert table.pipes.settled.get_nowait().path == str(good)
+        assert table.queues.settled.get_nowait().path == str(good)
         assert "unexpected fault of ours" in table.reason
         stumbling = False
         await table.after(FAULT_PAUSE)
         assert await table.after(SETTLE)
-        assert table.pipes.settled.get_nowait().path == str(bad)
+        assert table.queues.settled.get_nowait().path == str(bad)
 
 
 async def test_a_file_that_is_being_judged_is_not_found_again(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from parts import CHUNK, BriskClock, at, chunked, content_of, sha256, spans
 from uploader.domain import events
 from uploader.domain.model import State
 from uploader.files import Recording
-from uploader.stages.records import Records
+from uploader.stages.records import RecordCreator
 from uploader.testing.simulator import Semantics, Settings
 
 SIZES = {"one byte": 1, "a chunk": CHUNK, "a chunk and a byte": CHUNK + 1, "many chunks": 7 * CHUNK + 5}
@@ -100,7 +100,7 @@ async def test_no_more_uploads_at_once_than_workers(tmp_path: Path) -> None:
             for stall in stalls:
                 await stall.standing.wait()
         await rig.until(lambda: len(rig.seen(events.FileQueued)) == 5)
-        assert rig.house.transfer.active == 2
+        assert rig.application.transfer.active == 2
         assert len(rig.records) == 2
         for stall in stalls:
             stall.release()
@@ -129,14 +129,14 @@ async def test_order_of_the_queue(tmp_path: Path, order: str, expected: str) -> 
 
 async def test_fault_of_ours_parks_one_file_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A programming error while one file is sent parks that file with a reason; the others go on."""
-    create = Records.create
+    create = RecordCreator.create
 
-    async def stumble(self: Records, path: str) -> None:
+    async def stumble(self: RecordCreator, path: str) -> None:
         if path.endswith("bad.mp4"):
             raise ZeroDivisionError
         await create(self, path)
 
-    monkeypatch.setattr(Records, "create", stumble)
+    monkeypatch.setattr(RecordCreator, "create", stumble)
     async with Rig(tmp_path, upload={"workers": 1}) as rig:
         await rig.start()
         bad = await rig.drop("bad.mp4", b"bad")
@@ -234,7 +234,7 @@ async def test_slow_link_is_no_stall(tmp_path: Path, monkeypatch: pytest.MonkeyP
         path = await rig.drop("a.mp4", data)
         await rig.finished(path)
         assert passed[0] > 2 * stall
-        assert rig.seen(events.UploadWaits) == []
+        assert rig.seen(events.UploadRetryScheduled) == []
         assert (rig.record.sha256, rig.record.requests) == (sha256(data), 1)
 
 

@@ -9,22 +9,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fakes import IDS, PATIENCE, MemoryDisk, VirtualClock, an_upload
+from fakes import CONDITION_TIMEOUT, IDS, MemoryDisk, VirtualClock, an_upload
 from harness import Rig
 from parts import at
 from shares import share_of
 
 from uploader.config import Config, ServerConfig, UploadConfig
 from uploader.domain import errors, events, retry
-from uploader.domain.model import State, Turn, Upload
+from uploader.domain.model import ActionBy, State, Upload
 from uploader.files import Shares
-from uploader.server.circuit_breaker import Outage
+from uploader.server.circuit_breaker import CircuitBreaker
 from uploader.server.valt import RecordDetails
 from uploader.stages.context import StageContext
-from uploader.stages.failure_handler import Setbacks
+from uploader.stages.failure_handler import FailureHandler
 from uploader.stages.file_rules import FileRules
 from uploader.stages.lease import Leases
-from uploader.stages.queues import Pipes
+from uploader.stages.queues import Queues
 from uploader.stages.verify import Verify
 from uploader.store import Store
 from uploader.testing.simulator import Settings
@@ -57,15 +57,15 @@ class Bench:
         bus = events.Bus()
         bus.listen(self.heard.append)
         self.store = Store(MemoryDisk(), self.clock, bus)
-        self.pipes = Pipes(self.clock)
+        self.queues = Queues(self.clock)
         leases, shares = Leases(self.store), Shares(share_of)
-        context = StageContext(self.store, leases, shares, self.pipes, self.clock, bus)
+        context = StageContext(self.store, leases, shares, self.queues, self.clock, bus)
         self.server = Server(says)
         config = Config(server=ServerConfig(url="http://127.0.0.1:9", username="u"), upload=UploadConfig())
-        outage = Outage(self.store, self.clock, bus)
-        self.setbacks = Setbacks(context, FileRules(config), outage)
+        outage = CircuitBreaker(self.store, self.clock, bus)
+        self.failure_handler = FailureHandler(context, FileRules(config), outage)
         server: Any = self.server  # all that this stage needs of one
-        self.verify = Verify(context, config.upload, server, outage, self.setbacks)
+        self.verify = Verify(context, config.upload, server, outage, self.failure_handler)
         self.upload = self.store.put(an_upload(State.VERIFYING, size=SIZE, sent_at=self.clock.now()))
 
     @property
@@ -76,11 +76,11 @@ class Bench:
     async def ask_after(self, seconds: float) -> None:
         """Let time pass, then look."""
         await self.clock.advance(seconds)
-        await self.setbacks.guard(self.upload.path, lambda: self.verify.ask(self.now))
+        await self.failure_handler.guard(self.upload.path, lambda: self.verify.ask(self.now))
 
     async def time_passes_until(self, condition: Callable[[], object]) -> None:
         """Let minutes pass until *condition* holds; each save takes a thread, and so a moment of ours."""
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(CONDITION_TIMEOUT):
             while not condition():
                 await self.clock.advance(60)
 
@@ -102,7 +102,7 @@ async def test_ready_goes_on_to_be_finished() -> None:
         assert table.now.state is State.FINISHING
         assert table.now.ready_at == table.clock.now()
         assert table.heard == [events.VideoReady(table.upload.path, IDS.record, 12.0)]
-        assert table.upload.path in table.pipes.ready
+        assert table.upload.path in table.queues.ready
 
 
 @pytest.mark.parametrize("says", ["created", "transcoding", "failed", "unknown", None])
@@ -112,7 +112,7 @@ async def test_any_other_word_is_asked_again(says: str | None) -> None:
         path, waits = table.upload.path, []
         for pause in (0, 1, 7, 32, 360):
             await table.ask_after(pause)
-            waits.append(table.pipes.sent.wait_of(path))
+            waits.append(table.queues.sent.wait_of(path))
         assert waits == [0.5, 0.5, 2.0, 10.0, 60.0]
         assert table.now.state is State.VERIFYING
 
@@ -125,8 +125,8 @@ async def test_clock_that_is_set_hurries_no_look_and_ends_no_patience(setting: f
         table.clock.set_wall(setting)
         await table.ask_after(100)
         states = [table.now.state]
-        assert table.pipes.sent.wait_of(table.upload.path) == 25.0
-        await table.ask_after(retry.ready_patience(1800, SIZE) - 100)
+        assert table.queues.sent.wait_of(table.upload.path) == 25.0
+        await table.ask_after(retry.ready_limit(1800, SIZE) - 100)
         states.append(table.now.state)
         assert states == [State.VERIFYING, State.PARKED]
 
@@ -134,7 +134,7 @@ async def test_clock_that_is_set_hurries_no_look_and_ends_no_patience(setting: f
 @pytest.mark.parametrize(("says", "words"), [("created", "still says 'created'"), (None, "shows no video")])
 async def test_server_that_is_not_ready_in_time(says: str | None, words: str) -> None:
     """After its patience, which grows with the size, it is parked with what the server said, and looked at hourly."""
-    patience = retry.ready_patience(1800, SIZE)
+    patience = retry.ready_limit(1800, SIZE)
     assert patience == 1805
     async with bench(says) as table:
         await table.ask_after(patience - 1)
@@ -145,8 +145,8 @@ async def test_server_that_is_not_ready_in_time(says: str | None, words: str) ->
         assert trouble is not None
         assert words in trouble.reason
         assert "the file is kept" in trouble.reason
-        assert trouble.turn is Turn.OPERATOR
-        assert table.pipes.again.wait_of(table.upload.path) == retry.HOUR
+        assert trouble.turn is ActionBy.OPERATOR
+        assert table.queues.again.wait_of(table.upload.path) == retry.HOUR
 
 
 async def test_record_that_is_gone_is_raised() -> None:
@@ -163,17 +163,17 @@ async def test_silent_server_is_asked_again_when_it_is_back() -> None:
         async def bring_back() -> None:
             """Do what the enqueue stage does with an upload whose time has come again."""
             while True:
-                table.pipes.sent.put(await table.pipes.again.next_due())
+                table.queues.sent.put(await table.queues.again.next_due())
 
         work = asyncio.gather(table.verify.run(), bring_back())
         try:
-            table.pipes.sent.put(table.upload.path)
+            table.queues.sent.put(table.upload.path)
             await table.time_passes_until(lambda: table.server.asked >= 3)
-            assert isinstance(table.heard[0], events.ServerDown)
+            assert isinstance(table.heard[0], events.OutageBegan)
             assert table.now.state is State.VERIFYING
             assert table.now.trouble is None or table.now.trouble.attempts == 0
             table.server.says = "ready"
-            await table.time_passes_until(lambda: table.upload.path in table.pipes.ready)
+            await table.time_passes_until(lambda: table.upload.path in table.queues.ready)
             assert isinstance(table.heard[-1], events.VideoReady)
             assert table.store.uploads[table.upload.path].state is State.FINISHING
         finally:

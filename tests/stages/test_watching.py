@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fakes import PATIENCE
+from fakes import CONDITION_TIMEOUT
 from parts import at
 from watchfiles import Change
 
 from uploader.files import changes_below, watching
-from uploader.files.watcher_process import LINE
+from uploader.files.watcher_process import CHANGES_PER_LINE
 
 
 def listeners() -> list[int]:
@@ -42,7 +42,7 @@ async def listening(
     """The source of events of a folder, which has begun to listen, and what stops it. It ends with all it began."""
     stop = asyncio.Event()
     changes = changes_below(folder, debounce=debounce, recursive=True, stop_event=stop)
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(CONDITION_TIMEOUT):
         assert await anext(changes) == set()
         try:
             yield changes, stop
@@ -64,7 +64,7 @@ async def paths_of(changes: AsyncIterator[set[tuple[int, str]]], count: int) -> 
 async def test_what_happens_once_it_listens_is_told(tmp_path: Path) -> None:
     """Deep below, however many at once, and by names with line feeds in them."""
     (tmp_path / "room").mkdir()
-    names = [f"{number}.mp4" for number in range(3 * LINE)] + ["line\nfeed.mp4", "録画.mp4"]
+    names = [f"{number}.mp4" for number in range(3 * CHANGES_PER_LINE)] + ["line\nfeed.mp4", "録画.mp4"]
     async with listening(tmp_path, debounce=5000) as (changes, _):  # all of them in one burst, which takes some lines
         for name in names:
             (tmp_path / "room" / name).write_bytes(b"x")
@@ -88,7 +88,7 @@ async def test_it_ends_when_whoever_listens_is_cancelled(tmp_path: Path) -> None
             begun.set()
 
     task = asyncio.create_task(listen())
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(CONDITION_TIMEOUT):
         await begun.wait()
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -131,4 +131,4 @@ def test_it_ends_with_its_parent(tmp_path: Path) -> None:
         assert process.stdin is not None
         assert process.stdout.readline() == b"[]\n"
         process.stdin.close()
-        assert process.wait(PATIENCE) == 0
+        assert process.wait(CONDITION_TIMEOUT) == 0

@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from uploader.domain.model import Identity
-from uploader.store.codec import Unreadable
-from uploader.store.ledger import GENESIS, NAME, Ledger, chain
+from uploader.store.codec import UnreadableContent
+from uploader.store.ledger import GENESIS, LEDGER_FILE, Ledger, chain
 
 Lines = list[bytes]
 
@@ -31,12 +31,12 @@ def written(count: int = 5) -> tuple[Ledger, MemoryDisk]:
 
 def lines_of(disk: MemoryDisk) -> Lines:
     """The lines without their line feeds."""
-    return disk.files[NAME].removesuffix(b"\n").split(b"\n")
+    return disk.files[LEDGER_FILE].removesuffix(b"\n").split(b"\n")
 
 
 def on_disk(lines: Lines) -> MemoryDisk:
     """A disk that holds these lines."""
-    return MemoryDisk(**{NAME: b"".join(line + b"\n" for line in lines)})
+    return MemoryDisk(**{LEDGER_FILE: b"".join(line + b"\n" for line in lines)})
 
 
 def test_each_line_carries_the_hash_of_the_line_before_it() -> None:
@@ -70,7 +70,7 @@ def test_every_name_comes_back() -> None:
     path = os.fsdecode(b"/rec/\xff\n\r\xe2\x80\xa8.mp4")
     disk = MemoryDisk()
     Ledger(disk).append(a_finish(path))
-    assert disk.files[NAME].count(b"\n") == 1
+    assert disk.files[LEDGER_FILE].count(b"\n") == 1
     assert [known.record for known in Ledger(disk).of(path)] == ["record-1"]
 
 
@@ -128,7 +128,7 @@ def with_carriage_returns(lines: Lines, at: int) -> Lines:
 def test_a_tampered_ledger_is_found_with_its_line(tamper: Callable[[Lines, int], Lines], found_at: str) -> None:
     """Changed, taken out, put in, reordered: the first line that no longer fits is named."""
     _, disk = written()
-    with pytest.raises(Unreadable, match=found_at):
+    with pytest.raises(UnreadableContent, match=found_at):
         Ledger(on_disk(tamper(lines_of(disk), 1)))
 
 
@@ -136,7 +136,7 @@ def test_a_tampered_ledger_is_found_with_its_line(tamper: Callable[[Lines, int],
 def test_tampering_before_the_last_line_never_passes(tamper: Callable[[Lines, int], Lines], at: int) -> None:
     """Wherever it is done, with at least one line after it."""
     _, disk = written()
-    with pytest.raises(Unreadable, match=r"^line \d: "):
+    with pytest.raises(UnreadableContent, match=r"^line \d: "):
         list(chain(tamper(lines_of(disk), at)))
 
 
@@ -144,11 +144,11 @@ def test_tampering_before_the_last_line_never_passes(tamper: Callable[[Lines, in
 def test_no_byte_before_the_last_line_can_be_changed(data: st.DataObject) -> None:
     """Every single byte there is vouched for by the line after it."""
     _, disk = written(4)
-    content = bytearray(disk.files[NAME])
+    content = bytearray(disk.files[LEDGER_FILE])
     guarded = content[:-1].rfind(b"\n") + 1
     content[data.draw(st.integers(0, guarded - 1))] ^= data.draw(st.integers(1, 255))
-    with pytest.raises(Unreadable, match=r"^line \d: "):
-        Ledger(MemoryDisk(**{NAME: bytes(content)}))
+    with pytest.raises(UnreadableContent, match=r"^line \d: "):
+        Ledger(MemoryDisk(**{LEDGER_FILE: bytes(content)}))
 
 
 @pytest.mark.parametrize("left", [1, 20, -1])
@@ -156,10 +156,10 @@ def test_a_torn_last_line_is_cut_off_and_the_rest_holds(left: int) -> None:
     """Nobody was told of it: what stands before is whole, and the chain goes on from there."""
     _, disk = written(3)
     last = lines_of(disk)[-1]
-    whole = disk.files[NAME][: -len(last) - 1]
-    disk.files[NAME] = whole + last[:left]
+    whole = disk.files[LEDGER_FILE][: -len(last) - 1]
+    disk.files[LEDGER_FILE] = whole + last[:left]
     ledger = Ledger(disk)
-    assert (ledger.count, ledger.cut, disk.files[NAME]) == (2, last[:left], whole)
+    assert (ledger.count, ledger.cut, disk.files[LEDGER_FILE]) == (2, last[:left], whole)
     ledger.append(a_finish("/rec/new.mp4"))
     assert Ledger(disk).count == 3
 
@@ -167,10 +167,10 @@ def test_a_torn_last_line_is_cut_off_and_the_rest_holds(left: int) -> None:
 def test_whoever_only_reads_passes_a_torn_line_over() -> None:
     """The daemon may be writing it just now."""
     _, disk = written(3)
-    disk.files[NAME] += b'{"seq": 4, "prev'
-    before = disk.files[NAME]
+    disk.files[LEDGER_FILE] += b'{"seq": 4, "prev'
+    before = disk.files[LEDGER_FILE]
     ledger = Ledger(disk, repair=False)
-    assert (ledger.count, disk.files[NAME]) == (3, before)
+    assert (ledger.count, disk.files[LEDGER_FILE]) == (3, before)
 
 
 def test_a_refused_append_is_as_if_it_had_not_been_tried() -> None:
@@ -203,10 +203,10 @@ def test_a_touched_file_is_known_by_its_edges() -> None:
     assert known is not None
     assert ledger.alike("/rec/1.mp4", Identity(1, 5, "other")) is None
     assert ledger.alike("/rec/2.mp4", Identity(1, 5, "e1")) is None
-    before = disk.files[NAME]
+    before = disk.files[LEDGER_FILE]
     ledger.touch("/rec/1.mp4", known, 5)
     assert ledger.knows("/rec/1.mp4", 1, 5)
-    assert disk.files[NAME] == before
+    assert disk.files[LEDGER_FILE] == before
 
 
 def test_one_path_may_have_been_sent_many_times() -> None:

@@ -13,11 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from uploader.domain import errors
-from uploader.domain.model import Finished, Identity
+from uploader.domain.model import FinishedUpload, Identity
 from uploader.store import index
 from uploader.store import ledger as ledger_file
 from uploader.store import touched as touched_file
-from uploader.store.ledger import NAME, Known, Ledger
+from uploader.store.ledger import LEDGER_FILE, Ledger, LedgerEntry
 
 # Few of each, so that they meet: two paths that only raw bytes tell apart, and times before 1970 and after 2262.
 PATHS = ["/rec/a.mp4", "/rec/b.mp4", os.fsdecode(b"/rec/\xff.mp4"), "/rec/ä.mp4", "/rec/a\u0308.mp4"]
@@ -26,19 +26,21 @@ TIMES = [1_700_000_000_000_000_000, 0, -11_644_473_600_000_000_000, 2**63 + 5]
 EDGES = ["e1", "e2"]
 
 
-def known_of(finished: Finished, seq: int) -> Known:
+def known_of(finished: FinishedUpload, seq: int) -> LedgerEntry:
     """What the ledger is to say of this line."""
-    return Known(finished.size, finished.mtime_ns, finished.edges, finished.sha256, finished.record, seq, finished.path)
+    return LedgerEntry(
+        finished.size, finished.mtime_ns, finished.edges, finished.sha256, finished.record, seq, finished.path
+    )
 
 
 @dataclass
 class Plain:
     """A ledger as one would write it if memory were free: the words that the real one is held to."""
 
-    lines: list[Known] = field(default_factory=list)
-    touched: dict[str, Known] = field(default_factory=dict)
+    lines: list[LedgerEntry] = field(default_factory=list)
+    touched: dict[str, LedgerEntry] = field(default_factory=dict)
 
-    def of(self, path: str) -> tuple[Known, ...]:
+    def of(self, path: str) -> tuple[LedgerEntry, ...]:
         """Everything of this path; what was looked at anew and is as its line says is no more than that line."""
         lines = [line for line in self.lines if line.path == path]
         again = self.touched.get(path)
@@ -48,7 +50,7 @@ class Plain:
         """Whether a line, or what was touched, says so."""
         return (size, mtime_ns) in {(known.size, known.mtime_ns) for known in self.of(path)}
 
-    def newest(self, identity: Identity, path: str, *, here: bool) -> Known | None:
+    def newest(self, identity: Identity, path: str, *, here: bool) -> LedgerEntry | None:
         """The newest line of this content, of this path or of any other."""
         fitting = (
             line
@@ -84,33 +86,33 @@ def agree(ledger: Ledger, plain: Plain) -> None:
         assert ledger.holds(record) == (record in {line.record for line in plain.lines})
 
 
-def filled(disk: MemoryDisk, history: list[Finished | tuple[str, int, int]]) -> tuple[Ledger, Plain]:
+def filled(disk: MemoryDisk, history: list[FinishedUpload | tuple[str, int, int]]) -> tuple[Ledger, Plain]:
     """A ledger with this history, and its plain twin: lines, and what was touched of them."""
     ledger, plain = Ledger(disk), Plain()
     for step in history:
-        if isinstance(step, Finished):
+        if isinstance(step, FinishedUpload):
             ledger.append(step)
             plain.lines.append(known_of(step, len(plain.lines) + 1))
         elif plain.lines:
             path, number, mtime_ns = step
             known = plain.lines[number % len(plain.lines)]
-            line = replace(known, line=hashlib.sha256(disk.files[NAME].split(b"\n")[known.seq - 1]).hexdigest())
+            line = replace(known, line=hashlib.sha256(disk.files[LEDGER_FILE].split(b"\n")[known.seq - 1]).hexdigest())
             ledger.touch(path, line, mtime_ns)
             ledger.note_touched(path, line, mtime_ns)
-            plain.touched[path] = Known(
+            plain.touched[path] = LedgerEntry(
                 known.size, mtime_ns, known.edges, known.sha256, known.record, known.seq, known.path
             )
     return ledger, plain
 
 
 @given(st.lists(finishes | touches, max_size=12))
-def test_every_answer_is_that_of_a_plain_list(history: list[Finished | tuple[str, int, int]]) -> None:
+def test_every_answer_is_that_of_a_plain_list(history: list[FinishedUpload | tuple[str, int, int]]) -> None:
     """Whatever was finished and touched, in this life and after a restart, also if what was touched is lost then."""
     disk = MemoryDisk()
     ledger, plain = filled(disk, history)
     agree(ledger, plain)
     agree(Ledger(disk), plain)
-    disk.files.pop(touched_file.NAME, None)
+    disk.files.pop(touched_file.TOUCHED_FILE, None)
     agree(Ledger(disk), Plain(plain.lines))
 
 
@@ -119,13 +121,13 @@ def one_key() -> Iterator[None]:
     """The worst that a short key can do: all are equal."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ledger_file, "key_of_value", lambda value: 7)
-        patch.setattr(ledger_file, "_seal_key", lambda seal: 7)
+        patch.setattr(ledger_file, "_fingerprint_key", lambda fingerprint: 7)
         yield
 
 
 @pytest.mark.usefixtures("one_key")
 @given(st.lists(finishes, max_size=8))
-def test_no_answer_rests_on_a_key(history: list[Finished]) -> None:
+def test_no_answer_rests_on_a_key(history: list[FinishedUpload]) -> None:
     """When all keys are equal, nothing is called sent that was not, and every path still finds its own lines.
 
     Only a copy elsewhere is not found then, and is sent.
@@ -239,7 +241,7 @@ def test_what_was_touched_costs_one_entry_for_each_path() -> None:
 
 def test_an_index_grows_with_its_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every line is found again, newest first, however often the table was made larger."""
-    monkeypatch.setattr(index, "SMALLEST", 2)
+    monkeypatch.setattr(index, "SMALLEST_TABLE", 2)
     monkeypatch.setattr(index, "GROWTH", 2)
     table = index.Index()
     keys = [number % 50 * (2**58) + number % 3 for number in range(500)]
@@ -264,11 +266,11 @@ def test_a_line_that_is_no_longer_there_is_no_answer(left: bytes, said: str) -> 
     """The file was spoilt while the daemon runs: whoever asks is told which file and line, not that it was not sent."""
     disk = MemoryDisk()
     ledger, _ = filled(disk, [a_finish("/rec/a.mp4"), a_finish("/rec/b.mp4")])
-    first = disk.files[NAME].index(b"\n") + 1
-    disk.files[NAME] = disk.files[NAME][:first] + left
+    first = disk.files[LEDGER_FILE].index(b"\n") + 1
+    disk.files[LEDGER_FILE] = disk.files[LEDGER_FILE][:first] + left
     with pytest.raises(errors.LedgerUnreadable, match=f"ledger.jsonl: {said}"):
         ledger.of("/rec/b.mp4")
-    disk.files[NAME] = disk.files[NAME][:first] + disk.files[NAME][:first]
+    disk.files[LEDGER_FILE] = disk.files[LEDGER_FILE][:first] + disk.files[LEDGER_FILE][:first]
     with pytest.raises(errors.LedgerUnreadable, match=r"changed since the start: it says it is line 1"):
         ledger.of("/rec/b.mp4")
 
@@ -286,9 +288,9 @@ def test_a_line_that_speaks_of_something_else_now_is_no_answer(old: bytes, new: 
     """It reads well, but it is not the line that was found at the start."""
     disk = MemoryDisk()
     ledger, _ = filled(disk, [a_finish("/rec/a.mp4"), a_finish("/rec/b.mp4", "record-2")])
-    first = disk.files[NAME].index(b"\n") + 1
-    assert disk.files[NAME][first:].count(old) == 1
-    disk.files[NAME] = disk.files[NAME][:first] + disk.files[NAME][first:].replace(old, new)
+    first = disk.files[LEDGER_FILE].index(b"\n") + 1
+    assert disk.files[LEDGER_FILE][first:].count(old) == 1
+    disk.files[LEDGER_FILE] = disk.files[LEDGER_FILE][:first] + disk.files[LEDGER_FILE][first:].replace(old, new)
     for question in (
         lambda: ledger.of("/rec/b.mp4"),
         lambda: ledger.alike("/rec/b.mp4", Identity(100, 0, "e1")),
@@ -321,7 +323,7 @@ def test_a_record_is_found_beside_a_line_that_cannot_be_read(monkeypatch: pytest
     monkeypatch.setattr(ledger_file, "key_of_value", lambda value: 7)
     disk = MemoryDisk()
     ledger, _ = filled(disk, [a_finish("/rec/a.mp4", "record-1"), a_finish("/rec/b.mp4", "record-2")])
-    disk.files[NAME] = b"x" + disk.files[NAME][1:]
+    disk.files[LEDGER_FILE] = b"x" + disk.files[LEDGER_FILE][1:]
     assert ledger.holds("record-2")
     for record in ("record-1", "record-3"):
         with pytest.raises(errors.LedgerUnreadable, match="line 1"):

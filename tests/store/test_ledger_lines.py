@@ -12,12 +12,12 @@ from fakes import FailingDisk, MemoryDisk, a_finish
 from hypothesis import given
 from hypothesis import strategies as st
 
-from uploader.domain.model import Finished
+from uploader.domain.model import FinishedUpload
 from uploader.store import codec, line
 from uploader.store import ledger as ledger_file
-from uploader.store.codec import Tail, Unreadable
-from uploader.store.ledger import GENESIS, NAME, Ledger, Lines, TailLost
-from uploader.store.line import Facts, LedgerLine, facts_of
+from uploader.store.codec import LedgerHead, UnreadableContent
+from uploader.store.ledger import GENESIS, LEDGER_FILE, Ledger, LedgerHeadMismatch, Lines
+from uploader.store.line import IndexKeys, LedgerLine, index_keys_of
 
 names = st.binary(min_size=1, max_size=30).map(os.fsdecode) | st.text(max_size=20)
 whole = st.integers(0, 2**63 - 1)
@@ -27,7 +27,7 @@ ledger_lines = st.builds(
     whole,
     st.just(GENESIS),
     st.builds(
-        Finished,
+        FinishedUpload,
         path=names,
         size=whole,
         mtime_ns=st.integers(-(2**65), 2**65),
@@ -46,11 +46,11 @@ ledger_lines = st.builds(
 )
 
 
-def strictly(raw: bytes) -> Facts:
+def strictly(raw: bytes) -> IndexKeys:
     """The facts as the codec alone reads them."""
     read = codec.from_json(LedgerLine, raw)
     upload = read.upload
-    return Facts(read.seq, read.previous, upload.path, upload.size, upload.mtime_ns, upload.edges, upload.record)
+    return IndexKeys(read.seq, read.previous, upload.path, upload.size, upload.mtime_ns, upload.edges, upload.record)
 
 
 def written(count: int) -> MemoryDisk:
@@ -63,8 +63,8 @@ def written(count: int) -> MemoryDisk:
 
 
 WHOLE = written(4)
-TAIL = Ledger(WHOLE).tail
-CONTENT = WHOLE.files[NAME]
+TAIL = Ledger(WHOLE).head
+CONTENT = WHOLE.files[LEDGER_FILE]
 
 
 # The quick way to read a line
@@ -74,7 +74,7 @@ CONTENT = WHOLE.files[NAME]
 def test_the_quick_way_says_what_the_codec_says(written_line: LedgerLine) -> None:
     """Every name, every size, every time: the very same facts."""
     raw = codec.to_json(written_line).encode("ascii")
-    assert facts_of(raw) == strictly(raw)
+    assert index_keys_of(raw) == strictly(raw)
     assert codec.from_json(LedgerLine, raw) == written_line
 
 
@@ -93,12 +93,12 @@ def test_the_quick_way_takes_nothing_that_the_codec_refuses(written_line: Ledger
         case _:
             del content[at]
     try:
-        expected: Facts | str = strictly(bytes(content))
-    except Unreadable as error:
+        expected: IndexKeys | str = strictly(bytes(content))
+    except UnreadableContent as error:
         expected = str(error)
     try:
-        got: Facts | str = facts_of(bytes(content))
-    except Unreadable as error:
+        got: IndexKeys | str = index_keys_of(bytes(content))
+    except UnreadableContent as error:
         got = str(error)
     assert got == expected
 
@@ -106,9 +106,9 @@ def test_the_quick_way_takes_nothing_that_the_codec_refuses(written_line: Ledger
 def test_what_we_write_goes_the_quick_way() -> None:
     """Otherwise a start takes ten times as long, and nobody would see why: whatever a finished upload gains."""
     every_field = a_finish("/rec/\udcff\n.mp4", moved_to="/done/ä.mp4", mtime_ns=-1)
-    assert all(getattr(every_field, each.name) is not None for each in dataclasses.fields(Finished))
+    assert all(getattr(every_field, each.name) is not None for each in dataclasses.fields(FinishedUpload))
     for finished in (a_finish(), every_field):
-        assert line._OURS(codec.to_json(LedgerLine(1, GENESIS, finished)))
+        assert line._AS_WE_WRITE_IT(codec.to_json(LedgerLine(1, GENESIS, finished)))
 
 
 def faulty(change: str, value: str) -> bytes:
@@ -147,10 +147,10 @@ def faulty(change: str, value: str) -> bytes:
 )
 def test_a_line_of_the_wrong_shape_is_refused_with_its_number(content: bytes, said: str) -> None:
     """Valid JSON or not: which line, and what is wrong with it; nothing is cut off or skipped."""
-    disk = MemoryDisk(**{NAME: content})
-    with pytest.raises(Unreadable, match="^line 1: .*" + said):
+    disk = MemoryDisk(**{LEDGER_FILE: content})
+    with pytest.raises(UnreadableContent, match="^line 1: .*" + said):
         Ledger(disk)
-    assert disk.files == {NAME: content}
+    assert disk.files == {LEDGER_FILE: content}
 
 
 @pytest.mark.parametrize("mtime_ns", [-11_644_473_600_000_000_000, -1, 2**63, 2**64])
@@ -166,7 +166,7 @@ def test_what_could_not_be_read_again_is_not_written() -> None:
     disk = written(1)
     before = dict(disk.files)
     ledger = Ledger(disk)
-    with pytest.raises(Unreadable, match="size"):
+    with pytest.raises(UnreadableContent, match="size"):
         ledger.append(a_finish(size=-1))
     assert (disk.files, ledger.count) == (before, 1)
 
@@ -177,9 +177,9 @@ def test_what_could_not_be_read_again_is_not_written() -> None:
 @given(st.integers(1, 2000), st.integers(0, len(CONTENT)))
 def test_blocks_may_end_anywhere(block: int, length: int) -> None:
     """Wherever a read ends, and wherever the file does: the same lines, and the same piece of a last one."""
-    disk = FailingDisk(MemoryDisk(**{NAME: CONTENT[:length]}))
+    disk = FailingDisk(MemoryDisk(**{LEDGER_FILE: CONTENT[:length]}))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ledger_file, "BLOCK", block)
+        patch.setattr(ledger_file, "LEDGER_READ_BLOCK", block)
         lines = Lines(disk)
         read = list(lines)
     *expected, torn = CONTENT[:length].split(b"\n")
@@ -190,11 +190,11 @@ def test_blocks_may_end_anywhere(block: int, length: int) -> None:
 def test_a_start_reads_the_ledger_once_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """From its first byte to its last, and never as a whole."""
     memory = written(30)
-    monkeypatch.setattr(ledger_file, "BLOCK", 700)
+    monkeypatch.setattr(ledger_file, "LEDGER_READ_BLOCK", 700)
     monkeypatch.setattr(memory, "read", lambda name: pytest.fail(f"{name} was read whole"))
     disk = FailingDisk(memory)
     assert Ledger(disk).count == 30
-    size = len(memory.files[NAME])
+    size = len(memory.files[LEDGER_FILE])
     assert [offset for offset, _ in disk.asked] == list(range(0, size, 700))
     assert sum(length for _, length in disk.asked) < size + 700
 
@@ -202,10 +202,10 @@ def test_a_start_reads_the_ledger_once_in_blocks(monkeypatch: pytest.MonkeyPatch
 def test_what_is_too_long_to_be_a_line_is_refused() -> None:
     """A foreign file in place of the ledger fills no memory, and is not taken for a torn line that may be cut."""
     for end in (b"", b"\n"):
-        disk = MemoryDisk(**{NAME: CONTENT + b"x" * (3 * ledger_file.LONGEST) + end})
-        with pytest.raises(Unreadable, match="line 5: it is longer than any line of ours"):
+        disk = MemoryDisk(**{LEDGER_FILE: CONTENT + b"x" * (3 * ledger_file.LINE_LENGTH_LIMIT) + end})
+        with pytest.raises(UnreadableContent, match="line 5: it is longer than any line of ours"):
             Ledger(disk)
-        assert len(disk.files[NAME]) > 3 * ledger_file.LONGEST
+        assert len(disk.files[LEDGER_FILE]) > 3 * ledger_file.LINE_LENGTH_LIMIT
 
 
 def test_a_piece_that_a_refused_append_has_left_is_cut_before_the_next() -> None:
@@ -236,13 +236,13 @@ def test_a_piece_that_a_refused_append_has_left_is_cut_before_the_next() -> None
 # The tail
 
 
-def loaded(content: bytes, vouched: Tail | None = TAIL, *, repair: bool = True) -> MemoryDisk:
+def loaded(content: bytes, expected_head: LedgerHead | None = TAIL, *, repair: bool = True) -> MemoryDisk:
     """Load a ledger of these bytes, of which the state has seen so much."""
-    disk = MemoryDisk(**{NAME: content})
+    disk = MemoryDisk(**{LEDGER_FILE: content})
     try:
-        Ledger(disk, vouched=vouched, repair=repair)
-    except Unreadable:
-        assert disk.files == {NAME: content}, "nothing may be cut off what is not understood"
+        Ledger(disk, expected_head=expected_head, repair=repair)
+    except UnreadableContent:
+        assert disk.files == {LEDGER_FILE: content}, "nothing may be cut off what is not understood"
         raise
     return disk
 
@@ -252,47 +252,47 @@ def test_no_byte_can_be_changed(at: int, flip: int) -> None:
     """Each line is vouched for by the next, and the last by the state."""
     damaged = bytearray(CONTENT)
     damaged[at] ^= flip
-    with pytest.raises(Unreadable, match=r"^(line \d: |it ends after line \d|it is missing)"):
+    with pytest.raises(UnreadableContent, match=r"^(line \d: |it ends after line \d|it is missing)"):
         loaded(bytes(damaged))
 
 
 def test_every_place_is_guarded() -> None:
     """The same for each single byte of the file, flipped in its lowest bit: digits stay digits."""
     for at in range(len(CONTENT)):
-        with pytest.raises(Unreadable):
+        with pytest.raises(UnreadableContent):
             loaded(CONTENT[:at] + bytes([CONTENT[at] ^ 1]) + CONTENT[at + 1 :])
 
 
 @given(st.integers(0, len(CONTENT) - 1), st.booleans())
 def test_nothing_can_be_cut_off(length: int, repair: bool) -> None:
     """Neither whole lines nor a piece of one that the state has seen; and what is left stays as it is."""
-    with pytest.raises(TailLost, match=r"but the state has seen line 4; its end was cut off"):
+    with pytest.raises(LedgerHeadMismatch, match=r"but the state has seen line 4; its end was cut off"):
         loaded(CONTENT[:length], repair=repair)
 
 
 def test_a_last_line_that_was_replaced_is_found() -> None:
     """A line of the right number, linked to the one before, but not the one that was written."""
-    disk = MemoryDisk(**{NAME: CONTENT[: CONTENT.rindex(b"\n", 0, -1) + 1]})
+    disk = MemoryDisk(**{LEDGER_FILE: CONTENT[: CONTENT.rindex(b"\n", 0, -1) + 1]})
     Ledger(disk).append(a_finish("/rec/4.mp4", "record-5", size=4))
     assert Ledger(disk).count == 4
-    with pytest.raises(TailLost, match="line 4: it is not the line that the state has seen"):
-        loaded(disk.files[NAME])
+    with pytest.raises(LedgerHeadMismatch, match="line 4: it is not the line that the state has seen"):
+        loaded(disk.files[LEDGER_FILE])
 
 
 def test_the_state_may_lag_behind() -> None:
     """The line is written first: what the state has not counted yet is good, and a torn line after it is cut off."""
     disk = MemoryDisk(**WHOLE.files)
     Ledger(disk).append(a_finish("/rec/5.mp4", "record-5"))
-    assert Ledger(disk, vouched=TAIL).count == 5
-    assert loaded(CONTENT + b'{"seq": 5, "prev').files == {NAME: CONTENT}
-    assert loaded(CONTENT, Tail(0, GENESIS)).files == {NAME: CONTENT}
-    assert loaded(CONTENT, None).files == {NAME: CONTENT}
+    assert Ledger(disk, expected_head=TAIL).count == 5
+    assert loaded(CONTENT + b'{"seq": 5, "prev').files == {LEDGER_FILE: CONTENT}
+    assert loaded(CONTENT, LedgerHead(0, GENESIS)).files == {LEDGER_FILE: CONTENT}
+    assert loaded(CONTENT, None).files == {LEDGER_FILE: CONTENT}
 
 
 def test_a_ledger_that_has_gone_is_missed() -> None:
     """No file at all, when the state has seen lines in it."""
-    with pytest.raises(TailLost, match="it is missing or empty, but the state has seen line 4"):
-        Ledger(MemoryDisk(), vouched=TAIL)
+    with pytest.raises(LedgerHeadMismatch, match="it is missing or empty, but the state has seen line 4"):
+        Ledger(MemoryDisk(), expected_head=TAIL)
 
 
 def test_the_tail_is_where_the_chain_ends() -> None:
@@ -300,5 +300,5 @@ def test_the_tail_is_where_the_chain_ends() -> None:
     assert json.loads(CONTENT.splitlines()[-1])["seq"] == TAIL.count == 4
     ledger = Ledger(MemoryDisk(**WHOLE.files))
     ledger.append(a_finish("/rec/5.mp4", "record-5"))
-    assert json.loads(ledger._disk.read_at(NAME, len(CONTENT), 10_000))["previous"] == TAIL.last
-    assert ledger.tail.count == 5
+    assert json.loads(ledger._disk.read_at(LEDGER_FILE, len(CONTENT), 10_000))["previous"] == TAIL.last
+    assert ledger.head.count == 5

@@ -18,7 +18,7 @@ from uploader.store import ledger as ledger_file
 from uploader.store.disk import StateFolder
 from uploader.store.index import key_of_value
 from uploader.store.ledger import Ledger
-from uploader.store.touched import NAME
+from uploader.store.touched import TOUCHED_FILE
 
 PATH = "/rec/a.mp4"
 COPY = "/rec/copy.mp4"
@@ -50,9 +50,9 @@ def known(disk: MemoryDisk) -> list[bool]:
 
 def edited(disk: MemoryDisk, at: int, **changes: Any) -> None:
     """Change one entry, as no daemon would have written it."""
-    lines = disk.files[NAME].splitlines()
+    lines = disk.files[TOUCHED_FILE].splitlines()
     lines[at] = json.dumps(json.loads(lines[at]) | changes).encode()
-    disk.files[NAME] = b"\n".join(lines) + b"\n"
+    disk.files[TOUCHED_FILE] = b"\n".join(lines) + b"\n"
 
 
 def test_what_was_touched_is_known_after_a_restart() -> None:
@@ -75,8 +75,8 @@ async def test_the_store_writes_it_down(tmp_path: Path) -> None:
         for _ in range(3):
             store.touch(PATH, store.ledger.of(PATH)[0], 5)
         await store.close()
-    assert (tmp_path / NAME).read_bytes().count(b"\n") == 1
-    assert (tmp_path / NAME).stat().st_mode & 0o777 == 0o600
+    assert (tmp_path / TOUCHED_FILE).read_bytes().count(b"\n") == 1
+    assert (tmp_path / TOUCHED_FILE).stat().st_mode & 0o777 == 0o600
 
 
 async def test_a_disk_that_refuses_it_stops_nothing() -> None:
@@ -99,7 +99,7 @@ def test_a_refused_line_spoils_no_other() -> None:
     ledger.append(a_finish(PATH))
     disk.refuses = {"append_cache"}
     touch(ledger, PATH, 5)
-    memory.files[NAME] = b'{"path": "/re'
+    memory.files[TOUCHED_FILE] = b'{"path": "/re'
     disk.refuses.clear()
     touch(ledger, PATH, 6)
     assert Ledger(memory).knows(PATH, 100, 6)
@@ -108,7 +108,7 @@ def test_a_refused_line_spoils_no_other() -> None:
 def test_a_torn_last_line_spoils_no_other() -> None:
     """A power cut may leave a part of it."""
     disk = with_touched()
-    disk.files[NAME] = disk.files[NAME][:-9]
+    disk.files[TOUCHED_FILE] = disk.files[TOUCHED_FILE][:-9]
     assert known(disk) == [True, True, True, False]
     touch(Ledger(disk), COPY, 5, of="/rec/1.mp4")
     assert known(disk) == [True] * 4
@@ -147,13 +147,13 @@ def test_entries_of_another_ledger_are_passed_over() -> None:
     ledger = Ledger(other)
     for number in (1, 2):
         ledger.append(a_finish(f"/rec/{number}.mp4", f"record-{number + 7}", size=number))
-    disk.files[ledger_file.NAME] = other.files[ledger_file.NAME]
+    disk.files[ledger_file.LEDGER_FILE] = other.files[ledger_file.LEDGER_FILE]
     assert known(disk) == [False] * 4
-    del disk.files[ledger_file.NAME]
+    del disk.files[ledger_file.LEDGER_FILE]
     assert known(disk) == [False] * 4
 
 
-WHOLE = with_touched().files[NAME]
+WHOLE = with_touched().files[TOUCHED_FILE]
 
 
 @given(st.integers(0, len(WHOLE) - 1), st.integers(1, 255))
@@ -162,7 +162,7 @@ def test_a_flipped_byte_is_no_error_and_vouches_for_nothing(place: int, flip: in
     disk = with_touched()
     damaged = bytearray(WHOLE)
     damaged[place] ^= flip
-    disk.files[NAME] = bytes(damaged)
+    disk.files[TOUCHED_FILE] = bytes(damaged)
     assert known(disk).count(False) <= 2
     assert not set(Ledger(disk)._touched) - {key_of_value(f"/rec/{name}.mp4") for name in (1, 2, 3, "copy")}
 
@@ -172,17 +172,17 @@ def test_foreign_bytes_are_no_error(foreign: bytes, at: int) -> None:
     """Whatever stands there: the lines beside it are read."""
     disk = with_touched()
     lines = WHOLE.splitlines(keepends=True)
-    disk.files[NAME] = b"".join(lines[:at]) + foreign + b"\n" + b"".join(lines[at:])
+    disk.files[TOUCHED_FILE] = b"".join(lines[:at]) + foreign + b"\n" + b"".join(lines[at:])
     assert known(disk) == [True] * 4
 
 
 def test_a_line_without_end_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is not gathered in memory, either."""
-    monkeypatch.setattr(touched, "BLOCK", 1000)
-    monkeypatch.setattr(touched, "LONGEST", 2000)
+    monkeypatch.setattr(touched, "TOUCHED_READ_BLOCK", 1000)
+    monkeypatch.setattr(touched, "TOUCHED_LINE_LIMIT", 2000)
     disk = with_touched()
     lines = WHOLE.splitlines(keepends=True)
-    disk.files[NAME] = lines[0] + lines[1].rstrip(b"\n") + b" " * 9000 + b"\n" + lines[2] + lines[3]
+    disk.files[TOUCHED_FILE] = lines[0] + lines[1].rstrip(b"\n") + b" " * 9000 + b"\n" + lines[2] + lines[3]
     assert known(disk) == [True, False, True, True]
 
 
@@ -190,7 +190,7 @@ def test_a_file_that_cannot_be_opened_is_no_error(tmp_path: Path) -> None:
     """A folder or a link in its place: the daemon starts, and remembers in memory."""
     folder = StateFolder(tmp_path)
     Ledger(folder).append(a_finish(PATH))
-    (tmp_path / NAME).symlink_to(tmp_path / "elsewhere")
+    (tmp_path / TOUCHED_FILE).symlink_to(tmp_path / "elsewhere")
     ledger = Ledger(folder)
     touch(ledger, PATH, 5)
     assert ledger.knows(PATH, 100, 5)
@@ -200,16 +200,16 @@ def test_a_file_that_cannot_be_opened_is_no_error(tmp_path: Path) -> None:
 
 def test_a_file_that_is_touched_again_and_again_takes_no_more_room(monkeypatch: pytest.MonkeyPatch) -> None:
     """When most lines are out of date the others are written anew; those of files that are known stay."""
-    monkeypatch.setattr(touched, "SPARE", 10)
+    monkeypatch.setattr(touched, "STALE_LINES_ALLOWED", 10)
     disk = with_touched()
     ledger = Ledger(disk)
     lengths = []
     for mtime_ns in range(100, 200):
         touch(ledger, "/rec/1.mp4", mtime_ns, of="/rec/1.mp4")
-        lengths.append(disk.files[NAME].count(b"\n"))
+        lengths.append(disk.files[TOUCHED_FILE].count(b"\n"))
     assert max(lengths) <= 2 * 4 + 10
     assert min(lengths[20:]) == 4
-    assert NAME + ".1" not in disk.files
+    assert TOUCHED_FILE + ".1" not in disk.files
     again = Ledger(disk)
     assert again.knows("/rec/1.mp4", 1, 199)
     assert [again.knows(f"/rec/{number}.mp4", number, number) for number in (2, 3)] == [True, True]
@@ -226,7 +226,7 @@ def test_what_is_touched_costs_no_fsync(tmp_path: Path, monkeypatch: pytest.Monk
         raise AssertionError("an fsync")
 
     monkeypatch.setattr("os.fsync", fsync)
-    monkeypatch.setattr(touched, "SPARE", 3)
+    monkeypatch.setattr(touched, "STALE_LINES_ALLOWED", 3)
     for mtime_ns in range(20):
         touch(ledger, PATH, mtime_ns)
     assert Ledger(folder).knows(PATH, 100, 19)
@@ -245,6 +245,6 @@ def test_a_reader_beside_the_daemon_knows_it_too() -> None:
 def test_what_cannot_be_read_of_the_ledger_is_still_fatal_at_the_start() -> None:
     """The cache forgives; the ledger does not."""
     disk = with_touched()
-    disk.files[ledger_file.NAME] = b"{}\n"
+    disk.files[ledger_file.LEDGER_FILE] = b"{}\n"
     with pytest.raises(errors.StateUnusable):
         Store(disk, VirtualClock(), events.Bus())

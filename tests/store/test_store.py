@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 from fakes import (
+    CONDITION_TIMEOUT,
     EPOCH,
-    PATIENCE,
     TROUBLE,
     FailingDisk,
     MemoryDisk,
@@ -28,9 +28,9 @@ from uploader.domain.model import Orphan, State
 from uploader.store import Store
 from uploader.store import ledger as ledger_file
 from uploader.store import store as store_file
-from uploader.store.codec import Saved, decode_state, encode_state
+from uploader.store.codec import StateSnapshot, decode_state, encode_state
 from uploader.store.disk import Disk, StateFolder
-from uploader.store.store import ANSWER, SAVE_AGAIN, STATE, load, peek
+from uploader.store.store import SAVE_RETRY_INTERVAL, SLOW_WRITE_WARNING, STATE_FILE, load_state, read_state
 
 SENDING = an_upload(State.SENDING)
 
@@ -48,9 +48,9 @@ class Desk:
         self.store = Store(self.disk, self.clock, bus)
         self.disk.begun.clear()
 
-    def saved(self) -> Saved:
+    def saved(self) -> StateSnapshot:
         """What is on the disk."""
-        content = self.disk.disk.read(STATE)
+        content = self.disk.disk.read(STATE_FILE)
         assert content is not None
         return decode_state(content)
 
@@ -79,7 +79,7 @@ async def test_what_is_saved_is_there_after_a_restart(tmp_path: Path) -> None:
     second = Desk(StateFolder(tmp_path))
     assert dict(second.store.uploads) == {SENDING.path: SENDING}
     assert dict(second.store.orphans) == {"record-9": orphan}
-    assert (second.store.learnt.chunk_limit, second.store.learnt.login_refusals) == (65536, 1)
+    assert (second.store.capabilities.chunk_limit, second.store.capabilities.login_refusals) == (65536, 1)
     assert second.store.ledger.holds("record-1")
     await second.store.close()
 
@@ -127,7 +127,7 @@ async def test_commits_that_wait_together_are_written_as_one(desk: Desk) -> None
 
     async def save(path: str) -> None:
         await desk.store.save(replace(SENDING, path=path))
-        durable[path] = f'"{path}"' in desk.memory.files[STATE].decode()
+        durable[path] = f'"{path}"' in desk.memory.files[STATE_FILE].decode()
 
     tasks = [asyncio.create_task(save(f"/rec/{number}.mp4")) for number in range(100)]
     await until(lambda: desk.disk.begun)
@@ -166,19 +166,21 @@ async def test_a_disk_that_refuses_makes_us_wait_and_go_on(desk: Desk) -> None:
     for refusals in range(1, 4):
         await until(lambda: desk.clock.sleepers)
         assert (desk.disk.refused, saving.done(), desk.saved().uploads) == (refusals, False, ())
-        await desk.clock.advance(SAVE_AGAIN)
+        await desk.clock.advance(SAVE_RETRY_INTERVAL)
     await until(lambda: desk.clock.sleepers)
     desk.disk.refuses.clear()
-    await desk.clock.advance(SAVE_AGAIN)
+    await desk.clock.advance(SAVE_RETRY_INTERVAL)
     await asyncio.wait_for(saving, 5)
     assert desk.saved().uploads == (SENDING,)
     *refusals_said, back = desk.said
     assert len(refusals_said) == 4
     assert all(
-        isinstance(event, events.StateNotSaved) and "No space left" in event.reason and event.again_in == SAVE_AGAIN
+        isinstance(event, events.StateNotSaved)
+        and "No space left" in event.reason
+        and event.again_in == SAVE_RETRY_INTERVAL
         for event in refusals_said
     )
-    assert back == events.StateSaved(4 * SAVE_AGAIN)
+    assert back == events.StateSaved(4 * SAVE_RETRY_INTERVAL)
 
 
 SILENT = "state.json: the disk does not answer: mend it or its connection; nothing new is begun until then"
@@ -189,16 +191,16 @@ async def test_a_disk_that_hangs_is_told_of_once(desk: Desk) -> None:
     desk.disk.gate.clear()
     saving = asyncio.create_task(desk.store.save(SENDING))
     await until(lambda: desk.disk.begun)
-    await desk.clock.advance(ANSWER - 1)
-    assert (desk.said, desk.store.not_saved, desk.store.write_age) == ([], "", ANSWER - 1)
+    await desk.clock.advance(SLOW_WRITE_WARNING - 1)
+    assert (desk.said, desk.store.not_saved, desk.store.write_age) == ([], "", SLOW_WRITE_WARNING - 1)
     await desk.clock.advance(1)
     assert (desk.said, desk.store.not_saved) == ([events.StateNotSaved(SILENT, None)], SILENT)
     behind = asyncio.create_task(desk.store.save(replace(SENDING, path="/rec/behind.mp4")))
-    await desk.clock.advance(100 * ANSWER)
+    await desk.clock.advance(100 * SLOW_WRITE_WARNING)
     assert len(desk.said) == 1
     desk.disk.gate.set()
     await asyncio.wait_for(asyncio.gather(saving, behind), 5)
-    assert desk.said[1:] == [events.StateSaved(101 * ANSWER)]
+    assert desk.said[1:] == [events.StateSaved(101 * SLOW_WRITE_WARNING)]
     assert (desk.store.not_saved, desk.store.write_age) == ("", 0.0)
     assert desk.disk.begun == ["replace", "replace"]
 
@@ -208,17 +210,17 @@ async def test_a_write_that_hangs_is_told_of_though_nobody_waits_for_it_any_more
     desk.disk.gate.clear()
     saving = asyncio.create_task(desk.store.save(SENDING))
     await until(lambda: desk.disk.begun)
-    await desk.clock.advance(ANSWER - 1)
+    await desk.clock.advance(SLOW_WRITE_WARNING - 1)
     saving.cancel()
     await asyncio.gather(saving, return_exceptions=True)
     behind = asyncio.create_task(desk.store.finish(a_finish()))
     await desk.clock.advance(1)
     assert desk.said == [events.StateNotSaved(SILENT, None)]
-    await desk.clock.advance(2 * ANSWER)
+    await desk.clock.advance(2 * SLOW_WRITE_WARNING)
     assert len(desk.said) == 1
     desk.disk.gate.set()
     await asyncio.wait_for(behind, 5)
-    assert desk.said[1:] == [events.StateSaved(3 * ANSWER)]
+    assert desk.said[1:] == [events.StateSaved(3 * SLOW_WRITE_WARNING)]
 
 
 class Turnstile(FailingDisk):
@@ -230,7 +232,7 @@ class Turnstile(FailingDisk):
 
     def _write(self, operation: str) -> None:
         self.begun.append(operation)
-        assert self.turns.acquire(timeout=PATIENCE)
+        assert self.turns.acquire(timeout=CONDITION_TIMEOUT)
 
 
 async def test_a_write_that_came_late_has_its_whole_time(desk: Desk) -> None:
@@ -242,10 +244,10 @@ async def test_a_write_that_came_late_has_its_whole_time(desk: Desk) -> None:
     await asyncio.gather(first, return_exceptions=True)
     again = next_value(desk.store, replace(SENDING, restarts=1))
     second = asyncio.create_task(desk.store.save(again))
-    await desk.clock.advance(ANSWER - 1)
+    await desk.clock.advance(SLOW_WRITE_WARNING - 1)
     disk.turns.release()
     await until(lambda: len(disk.begun) == 2)
-    await desk.clock.advance(ANSWER - 1)
+    await desk.clock.advance(SLOW_WRITE_WARNING - 1)
     assert desk.said == []
     await desk.clock.advance(1)
     assert desk.said == [events.StateNotSaved(SILENT, None)]
@@ -261,7 +263,7 @@ async def test_each_write_that_hangs_is_told_of(desk: Desk) -> None:
         upload = next_value(desk.store, replace(SENDING, restarts=number))
         saving.append(asyncio.create_task(desk.store.save(upload)))
         await until(lambda: len(desk.disk.begun) > number)  # noqa: B023 - asked at once
-        await desk.clock.advance(ANSWER)
+        await desk.clock.advance(SLOW_WRITE_WARNING)
         desk.disk.gate.set()
         await asyncio.wait_for(saving[-1], 5)
     assert [type(event) for event in desk.said] == [events.StateNotSaved, events.StateSaved] * 2
@@ -324,7 +326,7 @@ async def test_the_ledger_waits_for_room_too(desk: Desk) -> None:
     await until(lambda: desk.clock.sleepers)
     assert not finishing.done()
     desk.disk.refuses.clear()
-    await desk.clock.advance(SAVE_AGAIN)
+    await desk.clock.advance(SAVE_RETRY_INTERVAL)
     await asyncio.wait_for(finishing, 5)
     assert desk.store.ledger.count == 1
 
@@ -341,13 +343,13 @@ async def test_closing_waits_for_the_write_that_is_under_way(tmp_path: Path) -> 
     desk.disk.gate.set()
     await asyncio.gather(saving, closing)
     again = StateFolder(tmp_path)  # the lock is free
-    assert peek(again).uploads == (SENDING,)
+    assert read_state(again).uploads == (SENDING,)
     again.close()
 
 
 async def test_closing_waits_for_no_write_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It ends in time and says why; the lock stays while that write may go on, and nothing is written after it."""
-    monkeypatch.setattr(store_file, "LAST_ANSWER", 0.05)
+    monkeypatch.setattr(store_file, "STORE_CLOSE_TIMEOUT", 0.05)
     desk = Desk(StateFolder(tmp_path))
     desk.disk.gate.clear()
     saving = asyncio.create_task(desk.store.save(SENDING))
@@ -370,7 +372,7 @@ async def test_closing_waits_for_no_write_that_hangs(tmp_path: Path, monkeypatch
     assert desk.disk.begun == ["replace"]
     desk.disk.close()  # as the end of the process does
     again = StateFolder(tmp_path)
-    assert peek(again).uploads == (SENDING,)
+    assert read_state(again).uploads == (SENDING,)
     again.close()
 
 
@@ -378,7 +380,7 @@ async def test_what_waits_behind_a_write_that_hangs_is_not_written_at_the_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nor when its turn would have come while the process still lives: it was told nobody as done."""
-    monkeypatch.setattr(store_file, "LAST_ANSWER", 0.05)
+    monkeypatch.setattr(store_file, "STORE_CLOSE_TIMEOUT", 0.05)
     desk = Desk(StateFolder(tmp_path))
     desk.disk.gate.clear()
     saving = asyncio.create_task(desk.store.save(SENDING))
@@ -398,48 +400,48 @@ async def test_what_waits_behind_a_write_that_hangs_is_not_written_at_the_end(
 def test_a_first_start_makes_the_state() -> None:
     """So that a missing state later on is known to have been lost."""
     disk = MemoryDisk()
-    assert load(disk).uploads == ()
-    assert STATE in disk.files
+    assert load_state(disk).uploads == ()
+    assert STATE_FILE in disk.files
 
 
 def test_a_first_start_that_cannot_write_ends_the_daemon() -> None:
     """Exit 73: it never runs from memory."""
     with pytest.raises(errors.StateUnusable, match="cannot be written: No space left") as caught:
-        load(FailingDisk(MemoryDisk(), "replace"))
+        load_state(FailingDisk(MemoryDisk(), "replace"))
     assert caught.value.exit_code == 73
 
 
 def test_looking_makes_nothing() -> None:
     """Status on a machine that was never started shows an empty state and writes none."""
     disk = MemoryDisk()
-    assert peek(disk) == Saved()
+    assert read_state(disk) == StateSnapshot()
     assert disk.files == {}
 
 
-@pytest.mark.parametrize("left", [STATE + ".1", ledger_file.NAME])
+@pytest.mark.parametrize("left", [STATE_FILE + ".1", ledger_file.LEDGER_FILE])
 def test_a_missing_state_with_its_past_still_there_is_refused(left: str) -> None:
     """Somebody deleted it, or the disk lost it: starting empty would send everything again."""
-    disk = MemoryDisk(**{left: encode_state(Saved(1), now=EPOCH) if left != ledger_file.NAME else b""})
+    disk = MemoryDisk(**{left: encode_state(StateSnapshot(1), now=EPOCH) if left != ledger_file.LEDGER_FILE else b""})
     with pytest.raises(errors.StateUnusable, match=f"state.json is missing, but {left} is there") as caught:
-        load(disk)
+        load_state(disk)
     assert caught.value.exit_code == 78
-    assert STATE not in disk.files
+    assert STATE_FILE not in disk.files
     assert f"move {left} away" in caught.value.hint
 
 
-WHOLE = encode_state(Saved(1, (SENDING,)), now=EPOCH)
+WHOLE = encode_state(StateSnapshot(1, (SENDING,)), now=EPOCH)
 
 
 @pytest.mark.parametrize("content", [b"", b"\0" * 300, WHOLE[:-9], WHOLE.replace(b"sending", b"sendinh"), b"[]"])
 def test_a_damaged_state_stops_the_daemon_and_is_left_alone(content: bytes) -> None:
     """Torn, empty, zeros, flipped, foreign: exit 78, and the file stays for whoever looks."""
-    disk = MemoryDisk(**{STATE: content})
+    disk = MemoryDisk(**{STATE_FILE: content})
     with pytest.raises(
         errors.StateUnusable, match=r"state.json is damaged: .*; put state.json back from a copy"
     ) as caught:
         Store(disk, VirtualClock(), events.Bus())
     assert caught.value.exit_code == 78
-    assert disk.files == {STATE: content}
+    assert disk.files == {STATE_FILE: content}
 
 
 @pytest.mark.parametrize(
@@ -449,24 +451,24 @@ def test_a_damaged_state_stops_the_daemon_and_is_left_alone(content: bytes) -> N
 def test_the_hint_knows_the_generation_before(previous: bytes, hint: str) -> None:
     """It is looked at before it is recommended."""
     with pytest.raises(errors.StateUnusable, match=hint):
-        load(MemoryDisk(**{STATE: b"", STATE + ".1": previous}))
+        load_state(MemoryDisk(**{STATE_FILE: b"", STATE_FILE + ".1": previous}))
 
 
 def test_a_state_of_a_newer_version_is_left_alone() -> None:
     """Exit 78 and the way out: install that version again."""
     content = WHOLE.replace(b'"version": 1', b'"version": 2')
-    disk = MemoryDisk(**{STATE: content})
+    disk = MemoryDisk(**{STATE_FILE: content})
     with pytest.raises(errors.StateUnusable, match=r"newer valt-uploader .* install that version again") as caught:
-        load(disk)
-    assert (caught.value.exit_code, disk.files) == (78, {STATE: content})
+        load_state(disk)
+    assert (caught.value.exit_code, disk.files) == (78, {STATE_FILE: content})
 
 
 def test_a_broken_ledger_stops_the_daemon() -> None:
     """It says which line, and the ledger is not touched."""
-    disk = MemoryDisk(**{STATE: WHOLE, ledger_file.NAME: b"{}\n"})
+    disk = MemoryDisk(**{STATE_FILE: WHOLE, ledger_file.LEDGER_FILE: b"{}\n"})
     with pytest.raises(errors.StateUnusable, match=r"ledger.jsonl: line 1: .*it is never rewritten") as caught:
         Store(disk, VirtualClock(), events.Bus())
-    assert (caught.value.exit_code, disk.files[ledger_file.NAME]) == (78, b"{}\n")
+    assert (caught.value.exit_code, disk.files[ledger_file.LEDGER_FILE]) == (78, b"{}\n")
 
 
 async def test_counts_per_state_follow_every_change(desk: Desk) -> None:

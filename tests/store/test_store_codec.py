@@ -13,14 +13,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from uploader.domain.lifecycle import broken_rule
-from uploader.domain.model import Identity, Learnt, Orphan, RecordSpec, Share, State, Trouble, Turn, Upload
+from uploader.domain.model import (
+    ActionBy,
+    Identity,
+    LastError,
+    Orphan,
+    RecordSharing,
+    RecordSpec,
+    ServerCapabilities,
+    State,
+    Upload,
+)
 from uploader.store import codec
-from uploader.store.codec import FromTheFuture, Saved, Unreadable, decode_state, encode_state
+from uploader.store.codec import NewerVersion, StateSnapshot, UnreadableContent, decode_state, encode_state
 
 ORPHAN = Orphan("record-9", "a", "/rec/\udcff.mp4", since=EPOCH, next_look=EPOCH + 20, landed=True)
-LEARNT = Learnt(whole_only_until=EPOCH, chunk_limit=65536, login_refusals=2, login_not_before=EPOCH + 300)
+LEARNT = ServerCapabilities(whole_only_until=EPOCH, chunk_limit=65536, login_refusals=2, login_not_before=EPOCH + 300)
 STATES = [state for state in State if state is not State.DONE]
-SAVED = Saved(
+SAVED = StateSnapshot(
     7,
     tuple(an_upload(state, path=f"/rec/{state}.mp4") for state in STATES),
     (ORPHAN,),
@@ -45,7 +55,7 @@ def test_everything_comes_back_as_it_was() -> None:
 
 def test_an_empty_state_comes_back() -> None:
     """Nothing to do is a state, too."""
-    assert decode_state(encode_state(Saved(1), now=0.0)) == Saved(1)
+    assert decode_state(encode_state(StateSnapshot(1), now=0.0)) == StateSnapshot(1)
 
 
 def test_the_file_is_fit_for_people() -> None:
@@ -69,7 +79,7 @@ uploads = st.builds(
         RecordSpec,
         texts,
         st.dictionaries(texts, texts, max_size=3),
-        st.builds(Share, st.lists(st.integers(0, 9)).map(tuple), st.just(())),
+        st.builds(RecordSharing, st.lists(st.integers(0, 9)).map(tuple), st.just(())),
     ),
     chunk_size=st.integers(0, 2**40),
     move_to=st.none() | paths,
@@ -77,7 +87,9 @@ uploads = st.builds(
     begun_at=times,
     restarts=st.integers(0, 9),
     trouble=st.none()
-    | st.builds(Trouble, texts, st.sampled_from(Turn), st.integers(0, 99), st.integers(0, 99), st.booleans(), times),
+    | st.builds(
+        LastError, texts, st.sampled_from(ActionBy), st.integers(0, 99), st.integers(0, 99), st.booleans(), times
+    ),
 )
 
 
@@ -85,7 +97,7 @@ uploads = st.builds(
 def test_every_name_and_text_comes_back(found: list[Upload]) -> None:
     """Names that are not UTF-8, line breaks, every script: the same bytes on the disk's side again."""
     assert all(broken_rule(upload) is None for upload in found)
-    saved = Saved(1, tuple(found))
+    saved = StateSnapshot(1, tuple(found))
     again = decode_state(encode_state(saved, now=EPOCH))
     assert again == saved
     assert [os.fsencode(upload.path) for upload in again.uploads] == [os.fsencode(upload.path) for upload in found]
@@ -95,7 +107,7 @@ def unharmed(content: bytes) -> bool:
     """True when *content* is refused, or says the very same as the state that it once was."""
     try:
         read = decode_state(content)
-    except Unreadable:
+    except UnreadableContent:
         return True
     return replace(read, sequence=7) == SAVED
 
@@ -116,7 +128,7 @@ def test_every_place_is_guarded() -> None:
 @given(st.integers(0, len(CONTENT) - 1))
 def test_a_file_that_was_cut_is_refused(length: int) -> None:
     """However much is left of it, even all but the last byte."""
-    with pytest.raises(Unreadable):
+    with pytest.raises(UnreadableContent):
         decode_state(CONTENT[:length])
 
 
@@ -130,14 +142,14 @@ def test_a_hole_of_zeros_is_found(start: int, length: int) -> None:
 @given(st.binary(max_size=200))
 def test_foreign_bytes_are_refused_and_never_crash(content: bytes) -> None:
     """Whatever stands there: an answer in our words."""
-    with pytest.raises(Unreadable):
+    with pytest.raises(UnreadableContent):
         decode_state(content)
 
 
 @pytest.mark.parametrize("content", [b"", b"\n", b"\0" * 4096, b" \0\n"])
 def test_an_empty_file_is_called_empty(content: bytes) -> None:
     """Zero bytes, or only zeros, as after a power cut."""
-    with pytest.raises(Unreadable, match="it is empty"):
+    with pytest.raises(UnreadableContent, match="it is empty"):
         decode_state(content)
 
 
@@ -167,13 +179,13 @@ def test_an_empty_file_is_called_empty(content: bytes) -> None:
 )
 def test_what_is_no_state_says_why(content: bytes, said: str) -> None:
     """Foreign JSON, lists, depth without end, doubled keys, numbers that are none."""
-    with pytest.raises(Unreadable, match=said):
+    with pytest.raises(UnreadableContent, match=said):
         decode_state(content)
 
 
 def test_a_newer_version_is_told_apart() -> None:
     """It is not damaged: an older program must not touch it."""
-    with pytest.raises(FromTheFuture, match="version 2; this one knows 1"):
+    with pytest.raises(NewerVersion, match="version 2; this one knows 1"):
         decode_state(CONTENT.replace(b'"version": 1', b'"version": 2'))
 
 
@@ -190,9 +202,9 @@ def test_whoever_edits_the_file_takes_its_sum_out() -> None:
         del document["uploads"][0]
 
     assert decode_state(edited(forget_the_first)).uploads == SAVED.uploads[1:]
-    with pytest.raises(Unreadable, match="checksum"):
+    with pytest.raises(UnreadableContent, match="checksum"):
         decode_state(edited(forget_the_first, keep_sum=True))
-    with pytest.raises(Unreadable, match="checksum"):
+    with pytest.raises(UnreadableContent, match="checksum"):
         decode_state(edited(lambda document: document.update(sha256="0" * 64)))
 
 
@@ -237,14 +249,14 @@ def test_a_value_of_the_wrong_shape_is_refused_with_its_place(place: str, value:
         assert document["uploads"][2]["state"] == "sending"
         document["uploads"][2][place] = value
 
-    with pytest.raises(Unreadable, match=said):
+    with pytest.raises(UnreadableContent, match=said):
         decode_state(edited(change))
 
 
 @pytest.mark.parametrize("key", ["sequence", "uploads", "orphans", "learnt"])
 def test_a_part_that_is_missing_is_refused(key: str) -> None:
     """A state without its uploads is not an empty state."""
-    with pytest.raises(Unreadable, match=key):
+    with pytest.raises(UnreadableContent, match=key):
         decode_state(edited(lambda document: document.pop(key)))
 
 
@@ -252,7 +264,7 @@ def test_a_part_that_is_missing_is_refused(key: str) -> None:
 def test_no_depth_crashes(depth: int) -> None:
     """Nested as deeply as you like, in a place that wants a text: refused, in our words."""
     head = b'{"format": "valt-uploader state", "version": 1, "sequence": '
-    with pytest.raises(Unreadable):
+    with pytest.raises(UnreadableContent):
         decode_state(head + b"[" * depth + b"]" * depth + b"}")
 
 
@@ -260,11 +272,11 @@ def test_numbers_that_people_write_are_taken() -> None:
     """A whole number where seconds belong is seconds."""
     assert codec.build(float, 7, "x") == 7.0
     line = b'{"reason": "x", "turn": "ours", "next_try": 7}'
-    assert codec.from_json(Trouble, line) == Trouble("x", Turn.OURS, next_try=7.0)
+    assert codec.from_json(LastError, line) == LastError("x", ActionBy.UPLOADER, next_try=7.0)
 
 
 def test_what_is_none_is_left_out() -> None:
     """A line holds what there is to say."""
     defaults = {"attempts": 0, "not_ready": 0, "must_change": False, "cuts": 0}
-    assert json.loads(codec.to_json(Trouble("x", Turn.FILE))) == {"reason": "x", "turn": "file", **defaults}
-    assert codec.from_json(Trouble, codec.to_json(TROUBLE).encode()) == TROUBLE
+    assert json.loads(codec.to_json(LastError("x", ActionBy.FILE))) == {"reason": "x", "turn": "file", **defaults}
+    assert codec.from_json(LastError, codec.to_json(TROUBLE).encode()) == TROUBLE

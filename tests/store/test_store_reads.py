@@ -7,7 +7,7 @@ import threading
 from collections.abc import AsyncIterator
 
 import pytest
-from fakes import PATIENCE, MemoryDisk, VirtualClock, a_finish, an_upload, until
+from fakes import CONDITION_TIMEOUT, MemoryDisk, VirtualClock, a_finish, an_upload, until
 
 from uploader.domain import errors, events
 from uploader.domain.model import Identity, State
@@ -29,7 +29,7 @@ class SlowDisk(MemoryDisk):
     def read_at(self, name: str, offset: int, length: int) -> bytes:
         """Read, when it may be."""
         self.threads.append(threading.current_thread().name)
-        if not self.gate.wait(PATIENCE):
+        if not self.gate.wait(CONDITION_TIMEOUT):
             raise AssertionError("nobody opened the gate")
         return super().read_at(name, offset, length)
 
@@ -87,11 +87,11 @@ async def test_a_disk_that_hangs_is_waited_for_so_long_and_keeps_nothing_else(
     store: Store, disk: SlowDisk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The event loop runs, saves are made, and whoever asks is told; when it is back, it answers."""
-    monkeypatch.setattr(store_file, "READ_ANSWER", 0.05)
+    monkeypatch.setattr(store_file, "LEDGER_READ_TIMEOUT", 0.05)
     disk.gate.clear()
     asking = asyncio.create_task(store.sent_alike("/rec/a.mp4", SAME))
     await until(lambda: disk.threads)
-    await asyncio.wait_for(store.save(an_upload(State.SENDING)), PATIENCE)
+    await asyncio.wait_for(store.save(an_upload(State.SENDING)), CONDITION_TIMEOUT)
     with pytest.raises(errors.ShareNotReady, match=r"ledger.jsonl: the disk has not answered for 0.05 s"):
         await asking
     with pytest.raises(errors.ShareNotReady):

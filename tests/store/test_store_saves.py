@@ -15,11 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from uploader.domain import events
-from uploader.domain.model import Learnt, Orphan, State, Upload
+from uploader.domain.model import Orphan, ServerCapabilities, State, Upload
 from uploader.store import Store, codec, statewriter
-from uploader.store.codec import Saved, decode_state, encode_state
+from uploader.store.codec import StateSnapshot, decode_state, encode_state
 from uploader.store.statewriter import Changes, Section, StateWriter
-from uploader.store.store import STATE
+from uploader.store.store import STATE_FILE
 from uploader.store.tracked import Tracked
 
 SENDING = an_upload(State.SENDING)
@@ -51,7 +51,7 @@ class Bench:
             before = self.store.uploads.get(path, replace(SENDING, path=path))
             self.store.put(replace(before, restarts=before.restarts + 1))
         await self.store.commit()
-        return len(self.disk.begun), self.spelt, len(self.memory.files[STATE])
+        return len(self.disk.begun), self.spelt, len(self.memory.files[STATE_FILE])
 
 
 @pytest.fixture
@@ -76,7 +76,7 @@ async def test_all_who_wait_are_one_write(monkeypatch: pytest.MonkeyPatch, count
 
     async def save(number: int) -> None:
         await bench.store.save(replace(SENDING, path=f"/rec/{number}.mp4"))
-        on_disk[number] = bench.memory.files[STATE]
+        on_disk[number] = bench.memory.files[STATE_FILE]
 
     saving.extend(asyncio.create_task(save(number)) for number in range(count))
     await asyncio.sleep(0)
@@ -131,7 +131,7 @@ async def test_a_refused_save_is_written_whole_the_next_time(benches: list[Bench
     await asyncio.gather(saving, return_exceptions=True)
     bench.disk.refuses.clear()
     await bench.store.commit()
-    assert decode_state(bench.memory.files[STATE]).uploads == (SENDING,)
+    assert decode_state(bench.memory.files[STATE_FILE]).uploads == (SENDING,)
 
 
 async def test_a_save_hands_over_what_has_changed_and_nothing_else(
@@ -168,7 +168,10 @@ async def test_what_a_cancelled_save_had_handed_over_is_in_the_next(benches: lis
     bench.disk.gate.set()
     await bench.store.commit()
     assert bench.disk.begun == ["replace", "replace"]
-    assert [upload.path for upload in decode_state(bench.memory.files[STATE]).uploads] == ["/rec/1.mp4", "/rec/2.mp4"]
+    assert [upload.path for upload in decode_state(bench.memory.files[STATE_FILE]).uploads] == [
+        "/rec/1.mp4",
+        "/rec/2.mp4",
+    ]
 
 
 async def test_what_cannot_be_encoded_fails_every_save(benches: list[Bench]) -> None:
@@ -179,7 +182,7 @@ async def test_what_cannot_be_encoded_fails_every_save(benches: list[Bench]) -> 
         with pytest.raises(ValueError, match="not JSON compliant"):
             await store.commit()
     await store.save(next_value(store, SENDING))
-    assert decode_state(benches[0].memory.files[STATE]).uploads == (SENDING,)
+    assert decode_state(benches[0].memory.files[STATE_FILE]).uploads == (SENDING,)
 
 
 class CountingHash:
@@ -211,7 +214,7 @@ async def test_uploads_that_do_not_change_are_not_hashed_again(
     monkeypatch: pytest.MonkeyPatch, benches: list[Bench]
 ) -> None:
     """The parked ones come first in the file; what is at work comes last, and is hashed from there on."""
-    monkeypatch.setattr(statewriter, "BLOCK", 4096)
+    monkeypatch.setattr(statewriter, "BLOCK_SIZE", 4096)
     monkeypatch.setattr("uploader.store.statewriter.sha256", CountingHash)
     bench = benches[0]
     await bench.save(*(f"/rec/{number}.mp4" for number in range(500)))
@@ -224,7 +227,7 @@ async def test_uploads_that_do_not_change_are_not_hashed_again(
     assert hashed[1] < 10_000
     assert hashed[2] > size - 1000  # it stood first: everything behind it has moved, once
     assert hashed[3] < 10_000
-    assert len(decode_state(bench.memory.files[STATE]).uploads) == 500
+    assert len(decode_state(bench.memory.files[STATE_FILE]).uploads) == 500
 
 
 numbers = st.integers(0, 9)
@@ -240,7 +243,7 @@ steps = st.lists(
 )
 
 
-@given(steps, st.sampled_from([1, 900, 2500, statewriter.BLOCK]))
+@given(steps, st.sampled_from([1, 900, 2500, statewriter.BLOCK_SIZE]))
 def test_whatever_is_put_dropped_and_saved_the_file_is_that_of_a_writer_without_memory(
     steps: list[tuple[str, Any]], block: int
 ) -> None:
@@ -249,7 +252,7 @@ def test_whatever_is_put_dropped_and_saved_the_file_is_that_of_a_writer_without_
     kept: dict[str, Upload] = {}  # in the order of the last change
     left: dict[str, Orphan] = {}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(statewriter, "BLOCK", block)
+        patch.setattr(statewriter, "BLOCK_SIZE", block)
         for sequence, (step, value) in enumerate([*steps, ("save", None)]):
             if isinstance(value, Upload):
                 kept.pop(value.path, None)
@@ -263,10 +266,10 @@ def test_whatever_is_put_dropped_and_saved_the_file_is_that_of_a_writer_without_
                 for others in (left, spared):
                     others.pop(f"record-{value}", None)
             else:
-                learnt = Learnt(chunk_limit=sequence)
+                learnt = ServerCapabilities(chunk_limit=sequence)
                 writer.hand_over(Changes(sequence, told.take_changes(), spared.take_changes(), learnt))
                 written = b"".join(writer.encode(None, now=EPOCH))
-                saved = Saved(sequence, tuple(kept.values()), tuple(left.values()), learnt)
+                saved = StateSnapshot(sequence, tuple(kept.values()), tuple(left.values()), learnt)
                 assert written == encode_state(saved, now=EPOCH)
                 assert decode_state(written) == saved
                 assert dict(told) == kept
@@ -277,7 +280,7 @@ def test_blocks_stay_few_and_are_forgotten_with_their_uploads(dropped: set[int])
     """However many lines are taken out of however many blocks: no upload leaves anything behind."""
     everything = {f"/rec/{number}.mp4": replace(SENDING, path=f"/rec/{number}.mp4") for number in range(200)}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(statewriter, "BLOCK", 4096)
+        patch.setattr(statewriter, "BLOCK_SIZE", 4096)
         section = Section()
         section.apply(everything)
         for number in dropped:

@@ -12,12 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from uploader.domain import errors, events
-from uploader.domain.model import Learnt, Orphan, State
+from uploader.domain.model import Orphan, ServerCapabilities, State
 from uploader.store import Store
-from uploader.store.codec import Saved, Tail, Unreadable, decode_state, encode_state
+from uploader.store.codec import LedgerHead, StateSnapshot, UnreadableContent, decode_state, encode_state
 from uploader.store.disk import Disk, Piece, StateFolder
-from uploader.store.ledger import GENESIS, NAME, Ledger
-from uploader.store.store import STATE, look
+from uploader.store.ledger import GENESIS, LEDGER_FILE, Ledger
+from uploader.store.store import STATE_FILE, read_both
 
 SENDING = an_upload(State.SENDING)
 T = TypeVar("T")
@@ -46,9 +46,9 @@ def opened(disk: Disk) -> Store:
     return Store(disk, VirtualClock(), events.Bus())
 
 
-def tail_of(disk: MemoryDisk) -> Tail | None:
+def tail_of(disk: MemoryDisk) -> LedgerHead | None:
     """What the state on the disk says of the ledger."""
-    return decode_state(disk.files[STATE]).ledger
+    return decode_state(disk.files[STATE_FILE]).ledger
 
 
 async def with_history(count: int = 3) -> MemoryDisk:
@@ -67,21 +67,21 @@ async def test_a_save_counts_the_lines_that_were_written_before_it() -> None:
     disk = MemoryDisk()
     store = opened(disk)
     await store.save(SENDING)
-    assert tail_of(disk) == Tail(0, GENESIS)
+    assert tail_of(disk) == LedgerHead(0, GENESIS)
     await store.finish(a_finish())
-    assert tail_of(disk) == Tail(0, GENESIS)
+    assert tail_of(disk) == LedgerHead(0, GENESIS)
     store.drop(store.uploads[SENDING.path])
     await store.commit()
-    assert tail_of(disk) == store.ledger.tail == Tail(1, store.ledger.tail.last)
+    assert tail_of(disk) == store.ledger.head == LedgerHead(1, store.ledger.head.last)
     await store.close()
 
 
 async def test_a_ledger_that_lost_its_end_stops_the_daemon() -> None:
     """Exit 78 with the file, what is missing and both ways out; nothing is touched."""
     disk = await with_history()
-    lines = disk.files[NAME].splitlines(keepends=True)
+    lines = disk.files[LEDGER_FILE].splitlines(keepends=True)
     for left in (lines[:2], lines[:1], [], [*lines[:2], lines[2][:40]], [*lines[:2], lines[2].rstrip(b"\n")]):
-        before = disk.files | {NAME: b"".join(left)}
+        before = disk.files | {LEDGER_FILE: b"".join(left)}
         spoilt = MemoryDisk(**before)
         with pytest.raises(errors.StateUnusable, match=r"ledger.jsonl: it .*, but the state has seen line 3") as caught:
             opened(spoilt)
@@ -89,8 +89,8 @@ async def test_a_ledger_that_lost_its_end_stops_the_daemon() -> None:
         assert "put the whole file back from a copy" in caught.value.hint
         assert spoilt.files == before
         with pytest.raises(errors.StateUnusable):
-            look(spoilt)
-    del disk.files[NAME]
+            read_both(spoilt)
+    del disk.files[LEDGER_FILE]
     with pytest.raises(errors.StateUnusable, match="it is missing or empty"):
         opened(disk)
 
@@ -98,7 +98,7 @@ async def test_a_ledger_that_lost_its_end_stops_the_daemon() -> None:
 async def test_a_last_line_that_was_changed_stops_the_daemon() -> None:
     """No line comes after it that would vouch for it: the state does."""
     disk = await with_history()
-    disk.files[NAME] = disk.files[NAME].replace(b"record-3", b"record-4")
+    disk.files[LEDGER_FILE] = disk.files[LEDGER_FILE].replace(b"record-3", b"record-4")
     assert Ledger(disk).count == 3
     with pytest.raises(errors.StateUnusable, match="line 3: it is not the line that the state has seen") as caught:
         opened(disk)
@@ -108,35 +108,35 @@ async def test_a_last_line_that_was_changed_stops_the_daemon() -> None:
 async def test_whoever_has_no_copy_takes_the_count_out() -> None:
     """What the hint says works: the state without its count and sum starts with the lines that are left."""
     disk = await with_history()
-    lines = disk.files[NAME].splitlines(keepends=True)
-    disk.files[NAME] = b"".join(lines[:2])
-    tail, state = tail_of(disk), disk.files[STATE].decode()
+    lines = disk.files[LEDGER_FILE].splitlines(keepends=True)
+    disk.files[LEDGER_FILE] = b"".join(lines[:2])
+    tail, state = tail_of(disk), disk.files[STATE_FILE].decode()
     assert tail is not None
     state = state.replace(f',\n "ledger": {{"count": 3, "last": "{tail.last}"}}', "")
     head, rest = state.split("\n", 1)
-    disk.files[STATE] = (head[: head.index(', "sha256"')] + ",\n" + rest).encode()
+    disk.files[STATE_FILE] = (head[: head.index(', "sha256"')] + ",\n" + rest).encode()
     store = opened(disk)
     assert store.ledger.count == 2
     await store.save(next_value(store, SENDING))
-    assert tail_of(disk) == store.ledger.tail
+    assert tail_of(disk) == store.ledger.head
     await store.close()
 
 
 async def test_a_state_from_before_says_nothing_of_the_ledger_and_loads() -> None:
     """Everything in it is there, and the next save vouches for the ledger as it then is."""
     history = await with_history(2)
-    disk = MemoryDisk(**{STATE: BEFORE, NAME: history.files[NAME]})
-    assert decode_state(BEFORE) == Saved(
+    disk = MemoryDisk(**{STATE_FILE: BEFORE, LEDGER_FILE: history.files[LEDGER_FILE]})
+    assert decode_state(BEFORE) == StateSnapshot(
         9,
         (SENDING,),
         (Orphan("record-9", "a", "/rec/a.mp4", EPOCH, EPOCH + 20),),
-        Learnt(chunk_limit=65536),
+        ServerCapabilities(chunk_limit=65536),
         ledger=None,
     )
     store = opened(disk)
     assert store.ledger.count == 2
     await store.save(next_value(store, replace(SENDING, offset=80)))
-    assert tail_of(disk) == store.ledger.tail
+    assert tail_of(disk) == store.ledger.head
     await store.close()
 
 
@@ -146,10 +146,10 @@ async def test_a_state_from_before_says_nothing_of_the_ledger_and_loads() -> Non
 )
 def test_a_count_of_the_wrong_shape_is_refused(value: str, said: str) -> None:
     """It is not guessed at: the state is damaged then."""
-    text = encode_state(Saved(1), now=EPOCH).decode()
+    text = encode_state(StateSnapshot(1), now=EPOCH).decode()
     head, rest = text.split("\n", 1)
     rest = rest.replace("\n}\n", f',\n "ledger": {value}\n}}\n')
-    with pytest.raises(Unreadable, match=said):
+    with pytest.raises(UnreadableContent, match=said):
         decode_state((head[: head.index(', "sha256"')] + ",\n" + rest).encode())
 
 
@@ -196,8 +196,8 @@ async def test_every_crash_leaves_a_state_that_starts(steps: list[str]) -> None:
         await again.close()
     # The generation before, which the hint for a damaged state recommends, fits too.
     for files, acknowledged in disk.pages:
-        if STATE + ".1" in files:
-            again = opened(MemoryDisk(**(files | {STATE: files[STATE + ".1"]})))
+        if STATE_FILE + ".1" in files:
+            again = opened(MemoryDisk(**(files | {STATE_FILE: files[STATE_FILE + ".1"]})))
             assert again.ledger.count in {acknowledged, acknowledged + 1}
             await again.close()
 
@@ -219,15 +219,15 @@ class Busy(MemoryDisk):
 
     def _and_then(self, content: T) -> T:
         self.daemon.append(a_finish(record=f"record-{self.daemon.count + 1}"))
-        self.files[NAME] = self.daemon._disk.read(NAME) or b""
-        self.files[STATE] = encode_state(Saved(1, ledger=self.daemon.tail), now=EPOCH)
+        self.files[LEDGER_FILE] = self.daemon._disk.read(LEDGER_FILE) or b""
+        self.files[STATE_FILE] = encode_state(StateSnapshot(1, ledger=self.daemon.head), now=EPOCH)
         return content
 
 
 async def test_a_daemon_at_work_is_never_taken_for_damage() -> None:
     """Whoever looks on reads the state first: what is written in between is more than it vouches for, never less."""
     disk = Busy(**(await with_history(2)).files)
-    saved, ledger = look(disk)
+    saved, ledger = read_both(disk)
     assert saved.ledger is not None
     assert saved.ledger.count == 2 < ledger.count < disk.daemon.count
 
@@ -235,9 +235,9 @@ async def test_a_daemon_at_work_is_never_taken_for_damage() -> None:
 async def test_whoever_looks_on_cuts_nothing_off() -> None:
     """The last line may be in the middle of being written."""
     disk = await with_history(2)
-    disk.files[NAME] += b'{"seq": 3, "prev'
+    disk.files[LEDGER_FILE] += b'{"seq": 3, "prev'
     before = dict(disk.files)
-    assert look(disk)[1].count == 2
+    assert read_both(disk)[1].count == 2
     assert disk.files == before
 
 
@@ -248,17 +248,21 @@ async def test_every_complaint_names_its_file_with_its_folder(tmp_path: Path) ->
     await store.finish(a_finish())
     await store.save(SENDING)
     await store.close()
-    state, ledger = (folder / STATE).read_bytes(), (folder / NAME).read_bytes()
+    state, ledger = (folder / STATE_FILE).read_bytes(), (folder / LEDGER_FILE).read_bytes()
     spoils = [
-        (NAME, b"{}\n", f"{folder}/ledger.jsonl: line 1: "),
-        (NAME, ledger[:-9], f"{folder}/ledger.jsonl: it is missing or empty"),
-        (STATE, b"{", f"{folder}/state.json is damaged: "),
-        (STATE, state.replace(b'"version": 1', b'"version": 2'), f"{folder}/state.json: it was written by a newer"),
-        (STATE, None, f"{folder}/state.json is missing, but state.json.1 is there"),
+        (LEDGER_FILE, b"{}\n", f"{folder}/ledger.jsonl: line 1: "),
+        (LEDGER_FILE, ledger[:-9], f"{folder}/ledger.jsonl: it is missing or empty"),
+        (STATE_FILE, b"{", f"{folder}/state.json is damaged: "),
+        (
+            STATE_FILE,
+            state.replace(b'"version": 1', b'"version": 2'),
+            f"{folder}/state.json: it was written by a newer",
+        ),
+        (STATE_FILE, None, f"{folder}/state.json is missing, but state.json.1 is there"),
     ]
     for name, content, complaint in spoils:
-        (folder / STATE).write_bytes(state)
-        (folder / NAME).write_bytes(ledger)
+        (folder / STATE_FILE).write_bytes(state)
+        (folder / LEDGER_FILE).write_bytes(ledger)
         if content is None:
             (folder / name).unlink()
         else:
@@ -268,9 +272,9 @@ async def test_every_complaint_names_its_file_with_its_folder(tmp_path: Path) ->
             opened(disk)
         disk.close()
         assert str(caught.value).startswith(complaint)
-    (folder / NAME).unlink()
-    (folder / NAME).mkdir()
-    (folder / STATE).write_bytes(state)
+    (folder / LEDGER_FILE).unlink()
+    (folder / LEDGER_FILE).mkdir()
+    (folder / STATE_FILE).write_bytes(state)
     disk = StateFolder(folder)
     with pytest.raises(errors.StateUnusable, match=f"{folder}/ledger.jsonl cannot be read: it is not a regular file"):
         opened(disk)
@@ -280,7 +284,7 @@ async def test_every_complaint_names_its_file_with_its_folder(tmp_path: Path) ->
 async def test_a_torn_line_that_cannot_be_cut_off_ends_the_daemon() -> None:
     """Exit 73: it could not write later on either."""
     memory = await with_history(1)
-    memory.files[NAME] += b'{"seq": 2'
+    memory.files[LEDGER_FILE] += b'{"seq": 2'
     with pytest.raises(errors.StateUnusable, match=r"ledger.jsonl cannot be written: No space left") as caught:
         opened(FailingDisk(memory, "truncate"))
     assert caught.value.exit_code == 73

@@ -195,7 +195,7 @@ async def test_the_daemon_waits_for_the_right_password(tmp_path: Path) -> None:
         site.record("a.mp4")
         site.password.write_text("another one")
         daemon = await site.start("run")
-        down = await daemon.event("server-down")
+        down = await daemon.event("outage-began")
         assert "user name or password is wrong" in down["reason"]
         status = await site.run("status")
         assert (
@@ -211,7 +211,7 @@ async def test_retry_tries_a_mended_password_at_once(tmp_path: Path) -> None:
         file = site.record("a.mp4")
         site.password.write_text("another one")
         daemon = await site.start("run")
-        await daemon.event("server-down")
+        await daemon.event("outage-began")
         await daemon.event("file-queued")
         site.password.write_text("secret")
         asked = await site.run("retry", file)
@@ -226,7 +226,7 @@ async def test_once_tries_the_new_password_though_the_old_one_is_held(tmp_path: 
         site.record("a.mp4")
         site.password.write_text("another one")
         daemon = await site.start("run")
-        await daemon.event("server-down")
+        await daemon.event("outage-began")
         await daemon.stop()
         stopped = await site.run("status")
         assert "files    the log-in was refused before, and is not tried again yet, 1 queued; 0 done" in stopped.lines
@@ -253,14 +253,14 @@ async def test_the_daemon_goes_on_when_the_server_comes_back(tmp_path: Path) -> 
         port = int(site.url.rpartition(":")[2])
         await site.simulator.stop()
         daemon = await site.start("run")
-        down = await daemon.event("server-down")
+        down = await daemon.event("outage-began")
         assert down["reason"].startswith(f"{site.url}: cannot be reached: ")
         assert f"files    {site.url}: cannot be reached" in (await site.run("status")).out
         await site.simulator.start(port=port)
-        await daemon.event("server-back")
+        await daemon.event("outage-ended")
         for file in files:
             await daemon.event("upload-finished", path=str(file))
-        assert daemon.events("upload-waits") == []
+        assert daemon.events("upload-retry-scheduled") == []
 
 
 # TLS
@@ -333,7 +333,7 @@ async def test_unchecked_tls_is_complained_about_at_every_start_and_in_every_sta
         file = site.record("a.mp4")
         site.configure(server=f'url = "{url}"\ntls_verify = false')
         daemon = await site.start("run")
-        notice = await daemon.event("notice")
+        notice = await daemon.event("config-warning")
         assert (notice["level"], notice["what"].partition(":")[0]) == ("warning", "server.tls_verify = false")
         await daemon.event("upload-finished", path=str(file))
         assert "warning  server.tls_verify = false" in (await site.run("status")).out
@@ -411,4 +411,4 @@ async def test_a_damaged_ledger_stops_everything_that_relies_on_it(tmp_path: Pat
             refused(ended, 78, "ledger.jsonl: line 2: the line before it was changed; put the whole file back")
         check = await site.run("check")
         assert check.code == 1
-        assert any(line.startswith("bad  state") and "ledger.jsonl: line 2" in line for line in check.lines)
+        assert any(line.startswith("error   state") and "ledger.jsonl: line 2" in line for line in check.lines)

@@ -17,7 +17,7 @@ from uploader.bandwidth import Lane
 from uploader.config import Config
 from uploader.domain import events
 from uploader.files import sending
-from uploader.stages.queues import Job, Jobs
+from uploader.stages.queues import Job, JobQueue
 from uploader.store.disk import StateFolder
 
 
@@ -128,7 +128,7 @@ async def test_a_large_file_lets_small_ones_by(tmp_path: Path, monkeypatch: pyte
 
 async def test_the_queue_is_by_rank_and_knows_its_small_ones() -> None:
     """Small or large makes no difference to whose turn it is, but the first small one can be asked for."""
-    jobs = Jobs()
+    jobs = JobQueue()
     assert jobs.empty()
     assert jobs.take_small() is None
     for rank, path, small in ((3, "c", True), (1, "a", False), (4, "d", False), (2, "b", True)):
@@ -154,10 +154,10 @@ async def test_the_limit_holds_for_uploads(tmp_path: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr(Lane, "take", watched)
     async with Rig(tmp_path, upload={"bandwidth": "8 Mbit/s"}) as rig:
-        house = await rig.start()
+        application = await rig.start()
         await rig.finished(await rig.drop("a.mp4", content_of(2 * CHUNK)))
         assert taken == {True: 2 * CHUNK}
-        house.apply(rig.config().model_copy(update={"upload": Config.model_fields["upload"].default}))
+        application.apply(rig.config().model_copy(update={"upload": Config.model_fields["upload"].default}))
         await rig.finished(await rig.drop("b.mp4", content_of(2 * CHUNK, 2)))
         assert taken == {True: 2 * CHUNK, False: 2 * CHUNK}
 

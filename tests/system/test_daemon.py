@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 from fakes import MemoryDisk, VirtualClock, an_upload, next_value
-from process import MIB, PATIENCE, Site, at_work, sha256, until
+from process import MIB, PROCESS_TIMEOUT, Site, at_work, sha256, until
 
 from uploader.app import status
-from uploader.app.application import House
+from uploader.app.application import Application
 from uploader.app.daemon import Daemon
 from uploader.config import Config
 from uploader.domain import events
@@ -35,7 +35,7 @@ class Supervisor:
     async def hears(self, start: str, *, since: int = 0) -> str:
         """Wait for an assignment that begins like this."""
         while not (found := [line for line in self.said[since:] if line.startswith(start)]):
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(PROCESS_TIMEOUT):
                 self.said += (await asyncio.get_running_loop().sock_recv(self.socket, 65_536)).decode().split("\n")
         return found[0]
 
@@ -137,7 +137,7 @@ async def daemon_with(tmp_path: Path, *uploads: Upload) -> AsyncIterator[tuple[D
     for upload in uploads:
         store.put(upload)
     daemon = Daemon(tmp_path / "config.toml", config, store, clock, bus, {})
-    daemon._house = House(config, store, clock, bus, {})
+    daemon._application = Application(config, store, clock, bus, {})
     store.looked_at = 0
     yield daemon, store
     await store.close()
@@ -202,7 +202,7 @@ async def test_sigterm_lets_the_chunk_in_flight_end_and_the_next_start_goes_on(t
         slow = slowly(site, 2 * MIB)
         slow.skip = 1
         daemon = await site.start("run")
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(PROCESS_TIMEOUT):
             await slow.struck.wait()
         ended = await daemon.stop()
         assert ended.code == 0
@@ -226,7 +226,7 @@ async def test_a_chunk_that_outlives_the_drain_is_cut(tmp_path: Path) -> None:
         still = Fault(call="upload", kind="stall", after_bytes=MIB)
         site.simulator.faults.append(still)
         daemon = await site.start("run")
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(PROCESS_TIMEOUT):
             await still.standing.wait()
         assert (await daemon.stop()).code == 0
         still.release()
@@ -244,7 +244,7 @@ async def test_a_second_sigterm_ends_it_at_once(tmp_path: Path) -> None:
         still = Fault(call="upload", kind="stall")
         site.simulator.faults.append(still)
         daemon = await site.start("run")
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(PROCESS_TIMEOUT):
             await still.standing.wait()
         daemon.send(signal.SIGTERM)
         await daemon.event("stopping", signal="SIGTERM")
@@ -260,7 +260,7 @@ async def test_a_daemon_that_was_stopped_and_continued_finishes(tmp_path: Path) 
         file = site.record("a.mp4", 3 * MIB)
         slow = slowly(site, 4 * MIB)
         daemon = await site.start("run")
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(PROCESS_TIMEOUT):
             await slow.struck.wait()
         daemon.send(signal.SIGSTOP)
         stat = Path(f"/proc/{daemon.pid}/stat")
@@ -315,7 +315,7 @@ async def test_a_reload_in_the_middle_of_an_upload_loses_nothing(tmp_path: Path)
         file = site.record("a.mp4", 4 * MIB)
         slow = slowly(site, 4 * MIB)
         daemon = await site.start("run")
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(PROCESS_TIMEOUT):
             await slow.struck.wait()
         site.configure(upload='chunk_size = "2 MiB"')
         daemon.send(signal.SIGHUP)
@@ -335,7 +335,7 @@ async def test_a_state_folder_is_not_changed_by_a_reload(tmp_path: Path) -> None
         await daemon.event("folder-watched")
         site.configure(more=f'[state]\ndir = "{tmp_path / "elsewhere"}"')
         daemon.send(signal.SIGHUP)
-        notice = await daemon.event("notice")
+        notice = await daemon.event("config-warning")
         assert notice["what"] == "state.dir has changed: that takes a restart, not a reload"
         assert not (tmp_path / "elsewhere").exists()
 

@@ -7,11 +7,13 @@ import shlex
 import socket
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
 from uploader.cli import cli
+from uploader.domain import events
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
@@ -107,3 +109,19 @@ def test_each_fault_by_its_number_has_a_test_or_a_reason() -> None:
         assert fault, number
         assert happens, number
         assert re.search(r"`test_\w+\.py::test_\w+`", held) or re.fullmatch("not played: .{20,}", held), number
+
+
+def test_the_page_of_events_lists_each_with_its_fields_and_its_level() -> None:
+    """docs/events.md says what ``domain/events.py`` says, in its order."""
+    page = (ROOT / "docs" / "events.md").read_text(encoding="utf-8")
+    rows = [[cell.strip() for cell in row.split("|")[1:-1]] for row in re.findall(r"^\| `.*$", page, re.MULTILINE)]
+    assert rows == [
+        [
+            f"`{event.name()}`",
+            event.level or "not logged",
+            ", ".join(f"`{field.name}`" for field in fields(event)),
+            " ".join((event.__doc__ or "").split("\n\n")[0].split()).replace("``", "`"),
+        ]
+        for event in vars(events).values()
+        if isinstance(event, type) and issubclass(event, events.Event) and event is not events.Event
+    ]

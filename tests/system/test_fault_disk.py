@@ -14,15 +14,15 @@ from pathlib import Path
 import pytest
 from failpoints import Plan
 from machine import in_a_room_of_its_own, strace
-from process import COMMAND, LOOK, PATIENCE, Process, Site, at_work, sha256, until
+from process import COMMAND, LOOK, PROCESS_TIMEOUT, Process, Site, at_work, sha256, until
 from tally import Tally
 from warm import Running, Warm, place
 
-from uploader.app.application import LAST_SAVE
+from uploader.app.application import FINAL_SAVE_TIMEOUT
 from uploader.domain import errors
 from uploader.store.codec import decode_state
 from uploader.store.disk import StateFolder
-from uploader.store.store import LAST_ANSWER
+from uploader.store.store import STORE_CLOSE_TIMEOUT
 from uploader.testing.simulator import Fault
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")  # all of them share what ``warm`` has imported
@@ -51,14 +51,14 @@ SLACK = 5.0  # s that a machine which is busy otherwise may add
 # Each call, each error
 
 
-async def refused_at(call: str, error: str, folder: Path, warm: Warm, tally: Tally) -> str:
+async def refused_at(call: str, error: str, folder: Path, warm: Warm, stats: Tally) -> str:
     """Send two files over a disk that refuses *call* twice; say what went wrong, if anything."""
     async with at_work(folder) as site:
         files = [site.record(name) for name in ("a.mp4", "b.mp4")]
         plan = Plan(fail=call, error=error, skip=SKIP[call.split()[1]], times=REFUSALS, save_again=0.1)
         ended = await warm.run(site, "once", plan=plan)
-        tally["disk refusals"] += ended.err.count('"state-not-saved"')
-        tally.weigh(site, map(sha256, files))
+        stats["disk refusals"] += ended.err.count('"state-not-saved"')
+        stats.weigh(site, map(sha256, files))
         if ended.code != 0:
             return f"exit {ended.code}: {ended.err}"
         if sorted(record.sha256 or "" for record in site.simulator.records()) != sorted(map(sha256, files)):
@@ -73,31 +73,31 @@ async def refused_at(call: str, error: str, folder: Path, warm: Warm, tally: Tal
 
 @pytest.mark.parametrize("error", REFUSALS_OF)
 async def test_a_disk_that_refuses_for_a_while_delays_and_loses_nothing(
-    tmp_path: Path, warm: Warm, tally: Tally, error: str
+    tmp_path: Path, warm: Warm, stats: Tally, error: str
 ) -> None:
     """Whichever call fails: it is said each time, tried again (not on the descriptor that failed), and goes through."""
     calls = REFUSALS_OF[error]
     found = await asyncio.gather(
-        *(refused_at(call, error, place(tmp_path, number), warm, tally) for number, call in enumerate(calls))
+        *(refused_at(call, error, place(tmp_path, number), warm, stats) for number, call in enumerate(calls))
     )
     assert {call: what for call, what in zip(calls, found, strict=True) if what} == {}
 
 
-async def test_nothing_is_begun_that_cannot_be_remembered(tmp_path: Path, warm: Warm, tally: Tally) -> None:
+async def test_nothing_is_begun_that_cannot_be_remembered(tmp_path: Path, warm: Warm, stats: Tally) -> None:
     """The record is asked for after the save of its intent has gone through, not before."""
     async with at_work(tmp_path) as site:
         site.record("a.mp4")
         plan = Plan(fail="fsync state.json.tmp", error="EIO", skip=SKIP["state.json.tmp"], times=3, save_again=0.1)
         daemon = await warm.start(site, "once", plan=plan)
         assert (await daemon.end()).code == 0
-        tally["disk refusals"] += len(daemon.events("state-not-saved"))
+        stats["disk refusals"] += len(daemon.events("state-not-saved"))
         (saved,) = daemon.events("state-saved")
         assert saved["after"] >= 0.3
         (create,) = [call for call in site.simulator.calls if call.name == "create"]
         assert create.at >= datetime.fromisoformat(saved["time"]).timestamp() - 0.01
 
 
-async def test_a_first_start_that_cannot_save_is_none(tmp_path: Path, warm: Warm, tally: Tally) -> None:
+async def test_a_first_start_that_cannot_save_is_none(tmp_path: Path, warm: Warm, stats: Tally) -> None:
     """Exit 73: it never runs from memory, and the server hears nothing."""
     async with at_work(tmp_path) as site:
         site.record("a.mp4")
@@ -107,10 +107,10 @@ async def test_a_first_start_that_cannot_save_is_none(tmp_path: Path, warm: Warm
             f"error: {site.state}/state.json cannot be written: No space left on device; make the state folder writable"
         ]
         assert not site.simulator.calls
-        tally["disk refusals"] += 1
+        stats["disk refusals"] += 1
 
 
-async def test_sigterm_ends_a_daemon_whose_disk_is_full(tmp_path: Path, warm: Warm, tally: Tally) -> None:
+async def test_sigterm_ends_a_daemon_whose_disk_is_full(tmp_path: Path, warm: Warm, stats: Tally) -> None:
     """Within ``drain``, exit 0: what had to be on disk before an act is there, and the act was not begun."""
     async with at_work(tmp_path, upload='drain = "300ms"') as site:
         file = site.record("a.mp4")
@@ -119,7 +119,7 @@ async def test_sigterm_ends_a_daemon_whose_disk_is_full(tmp_path: Path, warm: Wa
         await until(lambda: bool(daemon.events("state-not-saved")), "the disk is full")
         daemon.send(signal.SIGTERM)
         assert (await daemon.end()).code == 0
-        tally["disk refusals"] += len(daemon.events("state-not-saved"))
+        stats["disk refusals"] += len(daemon.events("state-not-saved"))
         assert (await warm.run(site, "once")).code == 0
         (record,) = site.simulator.records()
         assert record.sha256 == sha256(file)
@@ -135,7 +135,7 @@ FSYNC = HUNG[1]  # where it begins
 SILENT = "the disk does not answer: mend it or its connection"
 DRAIN = 0.3  # s
 SLOW = 1.0  # s that no write takes that comes back, however busy the machine is
-END = DRAIN + LAST_SAVE + LAST_ANSWER  # s that an end may take by itself
+END = DRAIN + FINAL_SAVE_TIMEOUT + STORE_CLOSE_TIMEOUT  # s that an end may take by itself
 
 
 async def hung(site: Site, warm: Warm, command: str, step: str) -> tuple[Running, Path]:
@@ -182,16 +182,16 @@ async def ended_though_it_hangs(step: str, folder: Path, warm: Warm) -> str:
     return ""
 
 
-async def test_sigterm_ends_a_daemon_whose_disk_hangs(tmp_path: Path, warm: Warm, tally: Tally) -> None:
+async def test_sigterm_ends_a_daemon_whose_disk_hangs(tmp_path: Path, warm: Warm, stats: Tally) -> None:
     """Wherever it never returns: it is said once and shown, nothing is begun, and the end waits only so long."""
     found = await asyncio.gather(
         *(ended_though_it_hangs(step, place(tmp_path, number), warm) for number, step in enumerate(HUNG))
     )
     assert {step: what for step, what in zip(HUNG, found, strict=True) if what} == {}
-    tally["disk refusals"] += len(HUNG)
+    stats["disk refusals"] += len(HUNG)
 
 
-async def test_a_signal_ends_once_and_upload_though_the_disk_hangs(tmp_path: Path, warm: Warm, tally: Tally) -> None:
+async def test_a_signal_ends_once_and_upload_though_the_disk_hangs(tmp_path: Path, warm: Warm, stats: Tally) -> None:
     """Exit 1 in time; the file was not sent."""
 
     async def end(command: str, folder: Path) -> tuple[int, str, bool]:
@@ -205,10 +205,10 @@ async def test_a_signal_ends_once_and_upload_though_the_disk_hangs(tmp_path: Pat
 
     ends = await asyncio.gather(end("once", place(tmp_path, 1)), end("upload", place(tmp_path, 2)))
     assert [*ends] == [(1, "", True)] * 2
-    tally["disk refusals"] += 2
+    stats["disk refusals"] += 2
 
 
-async def test_a_second_sigterm_waits_for_no_disk_that_hangs(tmp_path: Path, warm: Warm, tally: Tally) -> None:
+async def test_a_second_sigterm_waits_for_no_disk_that_hangs(tmp_path: Path, warm: Warm, stats: Tally) -> None:
     """Whatever ``drain`` says; a third, while the state is given up, changes nothing: exit 0."""
     async with at_work(tmp_path, upload='drain = "1h"') as site:
         daemon, _ = await hung(site, warm, "run", FSYNC)
@@ -220,7 +220,7 @@ async def test_a_second_sigterm_waits_for_no_disk_that_hangs(tmp_path: Path, war
         ended = await daemon.end()
         assert (ended.code, told_wrong(daemon, site, FSYNC)) == (0, "")
         assert len(daemon.events("stopping")) == 1
-        tally["disk refusals"] += 1
+        stats["disk refusals"] += 1
 
 
 # The real thing
@@ -230,7 +230,7 @@ async def filled(daemon: Process, site: Site) -> Path:
     """Fill the daemon's state disk until it says so; what filled it."""
     filler = Path(f"/proc/{daemon.pid}/root{site.state}/filler")
     with filler.open("ab", buffering=0) as file:  # noqa: ASYNC230 - a handle in another room
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(PROCESS_TIMEOUT):
             while not daemon.events("state-not-saved"):
                 try:
                     file.write(bytes(4096))
@@ -239,7 +239,7 @@ async def filled(daemon: Process, site: Site) -> Path:
     return filler
 
 
-async def test_a_disk_that_runs_full_in_the_middle_of_an_upload(tmp_path: Path, tally: Tally) -> None:
+async def test_a_disk_that_runs_full_in_the_middle_of_an_upload(tmp_path: Path, stats: Tally) -> None:
     """A file system of 64 KiB that is full: the good state stays, no record is made; once there is room, both go."""
     room = in_a_room_of_its_own('mount -t tmpfs -o size=64k,mode=0700 state "$0"')
     async with at_work(tmp_path, upload="workers = 1") as site:
@@ -248,7 +248,7 @@ async def test_a_disk_that_runs_full_in_the_middle_of_an_upload(tmp_path: Path, 
         still = Fault(call="upload", kind="stall", skip=1)
         site.simulator.faults.append(still)
         daemon = await site.start("run", program=(*room, str(site.state), *COMMAND))
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(PROCESS_TIMEOUT):
             await still.standing.wait()
         files.append(site.record("b.mp4"))
         filling = asyncio.create_task(filled(daemon, site))
@@ -263,12 +263,12 @@ async def test_a_disk_that_runs_full_in_the_middle_of_an_upload(tmp_path: Path, 
         await daemon.event("state-saved")
         for file in files:
             await daemon.event("upload-finished", path=str(file))
-        tally["disk refusals"] += len(daemon.events("state-not-saved"))
-        tally.weigh(site, map(sha256, files))
+        stats["disk refusals"] += len(daemon.events("state-not-saved"))
+        stats.weigh(site, map(sha256, files))
         assert sorted(record.sha256 or "" for record in site.simulator.records()) == sorted(map(sha256, files))
 
 
-async def test_a_state_folder_on_a_read_only_mount_ends_it(tmp_path: Path, tally: Tally) -> None:
+async def test_a_state_folder_on_a_read_only_mount_ends_it(tmp_path: Path, stats: Tally) -> None:
     """Exit 73 with what to do: it is for a person to mend."""
     room = in_a_room_of_its_own('mount --bind "$0" "$0"', 'mount -o remount,bind,ro "$0"')
     async with at_work(tmp_path) as site:
@@ -279,10 +279,10 @@ async def test_a_state_folder_on_a_read_only_mount_ends_it(tmp_path: Path, tally
         assert complaint.startswith(
             f"error: {site.state}: the state folder cannot be used: Read-only file system; make"
         )
-        tally["disk refusals"] += 1
+        stats["disk refusals"] += 1
 
 
-async def test_an_fsync_that_the_kernel_fails_is_not_believed_the_second_time(tmp_path: Path, tally: Tally) -> None:
+async def test_an_fsync_that_the_kernel_fails_is_not_believed_the_second_time(tmp_path: Path, stats: Tally) -> None:
     """EIO from the system call itself: each try fsyncs a file of its own, and the state arrives."""
     trace = tmp_path / "trace"
     async with at_work(tmp_path) as site:
@@ -293,20 +293,20 @@ async def test_an_fsync_that_the_kernel_fails_is_not_believed_the_second_time(tm
         ended = await site.run("once", program=(strace(), *options, *inject, *COMMAND))
         assert (ended.code, ended.out) == (0, "1 uploaded now, 0 not ready\n"), ended.err
         assert ended.err.count("Input/output error: make room or mend the disk") == 1
-        tally["disk refusals"] += trace.read_text().count("EIO")
-        tally.weigh(site, [sha256(file)])
+        stats["disk refusals"] += trace.read_text().count("EIO")
+        stats.weigh(site, [sha256(file)])
         calls = [line.split()[1].partition("(")[0] for line in trace.read_text().splitlines()]
         assert calls == ["openat", "fsync"] * (len(calls) // 2)
         assert [line.sha256 for line in site.simulator.records()] == [sha256(file)]
 
 
 async def test_a_line_that_could_not_be_taken_back_is_cut_off_by_the_next(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tally: Tally
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stats: Tally
 ) -> None:
     """A disk that takes half a line, and then neither the rest nor the cut: the chain holds no torn line."""
 
     def refuse(*_: object) -> int:
-        tally["disk refusals"] += 1
+        stats["disk refusals"] += 1
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     folder, write = StateFolder(tmp_path / "state"), os.write
@@ -324,12 +324,12 @@ async def test_a_line_that_could_not_be_taken_back_is_cut_off_by_the_next(
 
 
 async def test_a_file_system_that_knows_no_locks_is_no_place_for_a_state(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tally: Tally
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stats: Tally
 ) -> None:
     """Some network shares: exit 73 with what to do, for two daemons could work there at the same time."""
 
     def refuse(*_: object) -> None:
-        tally["disk refusals"] += 1
+        stats["disk refusals"] += 1
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
     monkeypatch.setattr(fcntl, "flock", refuse)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from process import MIB, at_work, sha256, until
-from proxy import CREATE, UPLOAD, Trouble, an_answer, line_to
+from proxy import CREATE, UPLOAD, LineFault, an_answer, line_to
 from tally import Tally
 from warm import Warm, place
 
@@ -40,33 +40,33 @@ def recording(size: int) -> tuple[bytes, str]:
 class Case:
     """A trouble, what is sent through it, and how many records it costs."""
 
-    trouble: Trouble
+    trouble: LineFault
     records: int = 1  # made in all; what is too many is cleared away
     size: int = SMALL
     chunk: str = "64 KiB"
 
 
 CASES = {
-    "reset in a chunk": Case(Trouble(UPLOAD, "reset", after=MIB), size=LARGE, chunk="8 MiB"),
-    "black hole in a chunk": Case(Trouble(UPLOAD, "black-hole", after=MIB), size=LARGE, chunk="8 MiB"),
-    "reset in the head of a chunk": Case(Trouble(UPLOAD, "reset", after=20), size=LARGE, chunk="8 MiB"),
-    "answer lost, in the middle": Case(Trouble(UPLOAD, "lose-answer", skip=1), records=2),
-    "answer lost, at the end": Case(Trouble(UPLOAD, "lose-answer", skip=3)),
-    "answer lost, to create": Case(Trouble(CREATE, "lose-answer"), records=2),
-    "answer drips, at the end": Case(Trouble(UPLOAD, "drip", skip=3)),
-    "answer drips, in the middle": Case(Trouble(UPLOAD, "drip", skip=1), records=2),
-    "413 in a chunk": Case(Trouble(UPLOAD, "answer", after=20_000, answer=TOO_LARGE), records=2, chunk="128 KiB"),
-    "401 in a chunk": Case(Trouble(UPLOAD, "answer", after=20_000, answer=EXPIRED), chunk="128 KiB"),
-    "400 in a chunk": Case(Trouble(UPLOAD, "answer", after=20_000, answer=BAD_RANGE), records=2, chunk="128 KiB"),
-    "502 in a chunk": Case(Trouble(UPLOAD, "answer", after=MIB, answer=BAD_GATEWAY), size=LARGE, chunk="8 MiB"),
+    "reset in a chunk": Case(LineFault(UPLOAD, "reset", after=MIB), size=LARGE, chunk="8 MiB"),
+    "black hole in a chunk": Case(LineFault(UPLOAD, "black-hole", after=MIB), size=LARGE, chunk="8 MiB"),
+    "reset in the head of a chunk": Case(LineFault(UPLOAD, "reset", after=20), size=LARGE, chunk="8 MiB"),
+    "answer lost, in the middle": Case(LineFault(UPLOAD, "lose-answer", skip=1), records=2),
+    "answer lost, at the end": Case(LineFault(UPLOAD, "lose-answer", skip=3)),
+    "answer lost, to create": Case(LineFault(CREATE, "lose-answer"), records=2),
+    "answer drips, at the end": Case(LineFault(UPLOAD, "drip", skip=3)),
+    "answer drips, in the middle": Case(LineFault(UPLOAD, "drip", skip=1), records=2),
+    "413 in a chunk": Case(LineFault(UPLOAD, "answer", after=20_000, answer=TOO_LARGE), records=2, chunk="128 KiB"),
+    "401 in a chunk": Case(LineFault(UPLOAD, "answer", after=20_000, answer=EXPIRED), chunk="128 KiB"),
+    "400 in a chunk": Case(LineFault(UPLOAD, "answer", after=20_000, answer=BAD_RANGE), records=2, chunk="128 KiB"),
+    "502 in a chunk": Case(LineFault(UPLOAD, "answer", after=MIB, answer=BAD_GATEWAY), size=LARGE, chunk="8 MiB"),
     "502 after the store, in the middle": Case(
-        Trouble(UPLOAD, "replace-answer", skip=1, answer=BAD_GATEWAY), records=2
+        LineFault(UPLOAD, "replace-answer", skip=1, answer=BAD_GATEWAY), records=2
     ),
-    "502 after the store, at the end": Case(Trouble(UPLOAD, "replace-answer", skip=3, answer=BAD_GATEWAY)),
+    "502 after the store, at the end": Case(LineFault(UPLOAD, "replace-answer", skip=3, answer=BAD_GATEWAY)),
 }
 
 
-async def broken_by(case: Case, folder: Path, warm: Warm, tally: Tally, semantics: str) -> str:
+async def broken_by(case: Case, folder: Path, warm: Warm, stats: Tally, semantics: str) -> str:
     """Send a file through *case*, and say which promise is broken; empty when none is."""
     settings = Settings(semantics=Semantics(semantics), processing=0.0)
     async with (
@@ -77,8 +77,8 @@ async def broken_by(case: Case, folder: Path, warm: Warm, tally: Tally, semantic
         content, digest = recording(case.size)
         (site.recordings / "a.mp4").write_bytes(content)
         ended = await warm.run(site, "once")
-        tally["line faults"] += proxy.struck
-        tally.weigh(site, [digest])
+        stats["line faults"] += proxy.struck
+        stats.weigh(site, [digest])
         if (ended.code, proxy.struck) != (0, 1):
             return f"exit {ended.code}, struck {proxy.struck}: {ended.out}{ended.err}"
         sent, stood = site.simulator.records(), site.stored()
@@ -95,26 +95,26 @@ async def broken_by(case: Case, folder: Path, warm: Warm, tally: Tally, semantic
 
 @pytest.mark.parametrize("semantics", ["offset", "append", "blueimp"])
 async def test_a_line_that_fails_costs_no_more_than_a_record(
-    tmp_path: Path, warm: Warm, tally: Tally, semantics: str
+    tmp_path: Path, warm: Warm, stats: Tally, semantics: str
 ) -> None:
     """What was seen whole, or not at all, goes on in its record; only a doubt in the middle costs a new one."""
     found = await asyncio.gather(
         *(
-            broken_by(case, place(tmp_path, number), warm, tally, semantics)
+            broken_by(case, place(tmp_path, number), warm, stats, semantics)
             for number, case in enumerate(CASES.values())
         )
     )
     assert {name: what for name, what in zip(CASES, found, strict=True) if what} == {}
 
 
-async def test_a_proxy_that_takes_no_chunk_at_all_parks_the_file(tmp_path: Path, warm: Warm, tally: Tally) -> None:
+async def test_a_proxy_that_takes_no_chunk_at_all_parks_the_file(tmp_path: Path, warm: Warm, stats: Tally) -> None:
     """413 down to the smallest chunk: the file waits with that reason, no record is left, and ``once`` says so."""
-    refusal = Trouble(UPLOAD, "answer", after=1000, times=99, answer=TOO_LARGE)
+    refusal = LineFault(UPLOAD, "answer", after=1000, times=99, answer=TOO_LARGE)
     async with at_work(tmp_path) as site, line_to(site.url, refusal) as (proxy, url):
         site.configure(server=f'url = "{url}"', upload='chunk_size = "256 KiB"')
         file = site.record("a.mp4", SMALL)
         ended = await warm.run(site, "once")
-        tally["line faults"] += proxy.struck
+        stats["line faults"] += proxy.struck
         assert (ended.code, ended.lines[0]) == (1, "0 uploaded now, 1 not ready")
         assert ended.lines[1].startswith(f"{file}: parked: ")
         assert "413" in ended.lines[1]
@@ -134,9 +134,9 @@ async def test_a_slow_line_that_moves_is_no_fault(tmp_path: Path, warm: Warm) ->
         assert (record.sha256, record.requests) == (digest, 2)
 
 
-async def test_a_daemon_that_stood_still_notices_that_its_connection_is_dead(tmp_path: Path, tally: Tally) -> None:
+async def test_a_daemon_that_stood_still_notices_that_its_connection_is_dead(tmp_path: Path, stats: Tally) -> None:
     """SIGSTOP in a chunk, the line breaks meanwhile, SIGCONT: what was not seen is sent again, in the same record."""
-    trouble = Trouble(UPLOAD, "black-hole", after=MIB)
+    trouble = LineFault(UPLOAD, "black-hole", after=MIB)
     async with at_work(tmp_path) as site, line_to(site.url, trouble) as (proxy, url):
         site.configure(server=f'url = "{url}"', upload='chunk_size = "8 MiB"')
         digest = sha256(site.record("a.mp4", LARGE))
@@ -148,8 +148,8 @@ async def test_a_daemon_that_stood_still_notices_that_its_connection_is_dead(tmp
         await proxy.close()
         daemon.send(signal.SIGCONT)
         await daemon.event("upload-finished")
-        tally["line faults"] += proxy.struck
-        tally.weigh(site, [digest])
+        stats["line faults"] += proxy.struck
+        stats.weigh(site, [digest])
         (record,) = site.simulator.records()
         assert (record.sha256, [call.name for call in site.simulator.calls].count("create")) == (digest, 1)
         assert [(chunk.start, chunk.end) for chunk in record.ranges] == [(0, 8 * MIB - 1), (8 * MIB, LARGE - 1)]

@@ -136,14 +136,14 @@ async def test_nothing_is_deleted_through_a_link_that_is_swapped_in_at_the_last_
 
 
 async def test_an_upload_that_finds_a_link_in_its_place_does_not_go_on(
-    tmp_path: Path, warm: Warm, tally: Tally
+    tmp_path: Path, warm: Warm, stats: Tally
 ) -> None:
     """Killed between two chunks, and swapped meanwhile: the server never sees a byte of what the link leads to."""
     async with at_work(tmp_path) as site:
         path = made(site.recordings / "a.mp4", secret=False)
         secret = made(tmp_path / "secret", secret=True)
         assert (await warm.run(site, "run", plan={"kill": "chunk 2: before"})).code == -signal.SIGKILL
-        tally["kills"] += 1
+        stats["kills"] += 1
         path.unlink()
         path.symlink_to(secret)
         ended = await warm.run(site, "once")

@@ -47,7 +47,7 @@ def with_a_history(site: Site, folder: Path, count: int) -> None:
         ledger.append(a_finish(str(path), f"record-{number}", size=4, mtime_ns=mtime))
     site.state.mkdir(mode=0o700)
     (site.state / "ledger.jsonl").write_bytes(b"".join(lines.lines))
-    (site.state / "state.json").write_bytes(codec.encode_state(codec.Saved(1), now=0.0))
+    (site.state / "state.json").write_bytes(codec.encode_state(codec.StateSnapshot(1), now=0.0))
 
 
 def peak_memory(process: int) -> int:

@@ -14,14 +14,14 @@ from pathlib import Path
 
 import pytest
 from machine import needs, works
-from process import COMMAND, PATIENCE, Site, at_work, sha256
+from process import COMMAND, PROCESS_TIMEOUT, Site, at_work, sha256
 from tally import Tally
 
 from uploader.domain.model import State
-from uploader.store.codec import Saved, decode_state
+from uploader.store.codec import StateSnapshot, decode_state
 from uploader.store.ledger import chain
 from uploader.testing.simulator import Fault
-from uploader.testing.simulator.server import Call
+from uploader.testing.simulator.server import SeenCall
 
 SIZE = "8M"  # of the disk
 
@@ -33,7 +33,7 @@ def program(name: str) -> str:
 
 def run(*command: str | Path) -> subprocess.CompletedProcess[bytes]:
     """Run a program."""
-    return subprocess.run(command, capture_output=True, timeout=PATIENCE)
+    return subprocess.run(command, capture_output=True, timeout=PROCESS_TIMEOUT)
 
 
 @dataclass
@@ -41,7 +41,7 @@ class Disk:
     """A disk in a file, and what it held at moments worth remembering."""
 
     image: Path
-    moments: list[tuple[Call, Path]]
+    moments: list[tuple[SeenCall, Path]]
     tally: Tally
 
     @property
@@ -49,7 +49,7 @@ class Disk:
         """How to start a program that alone sees it mounted, where the state folder is."""
         return "unshare", "-m", "sh", "-c", f'mount -o loop "{self.image}" "$0" && chmod 0700 "$0" && exec "$@"'
 
-    def remember(self, call: Call) -> None:
+    def remember(self, call: SeenCall) -> None:
         """Keep what it holds while the server has done *call* and has not answered."""
         self.moments.append((call, self.snapshot(f"{len(self.moments)}.img")))
 
@@ -59,7 +59,7 @@ class Disk:
 
 
 @pytest.fixture
-def disk(tmp_path: Path, tally: Tally) -> Disk:
+def disk(tmp_path: Path, stats: Tally) -> Disk:
     """An empty disk; skipped where none can be mounted."""
     if os.geteuid() != 0:
         pytest.skip("only root can mount a disk")
@@ -67,7 +67,7 @@ def disk(tmp_path: Path, tally: Tally) -> Disk:
         program(name)
     folder = tmp_path / "disk"
     (folder / "tried").mkdir(parents=True)
-    disk = Disk(folder / "state.img", [], tally)
+    disk = Disk(folder / "state.img", [], stats)
     made = run(program("mkfs.ext4"), "-q", "-F", "-m", "0", disk.image, SIZE)
     assert made.returncode == 0, made.stderr
     if not works(needs("unshare", "util-linux"), *disk.room[1:], str(folder / "tried"), "true"):
@@ -75,9 +75,9 @@ def disk(tmp_path: Path, tally: Tally) -> Disk:
     return disk
 
 
-def after_power_cut(image: Path, tally: Tally) -> tuple[Saved, list[str]]:
+def after_power_cut(image: Path, stats: Tally) -> tuple[StateSnapshot, list[str]]:
     """Boot: what the state says, and the paths that the ledger says are done."""
-    tally["power cuts"] += 1
+    stats["power cuts"] += 1
     mended = run(program("e2fsck"), "-fy", image)
     assert mended.returncode in {0, 1}, mended.stdout
     state, ledger = (
@@ -86,7 +86,7 @@ def after_power_cut(image: Path, tally: Tally) -> tuple[Saved, list[str]]:
     return decode_state(state), [facts.path for facts, _, _ in chain(ledger.splitlines())]
 
 
-def expected(call: Call, saved: Saved) -> str:
+def expected(call: SeenCall, saved: StateSnapshot) -> str:
     """Say what is missing in the state after a power cut at the moment of *call*; empty when it is all there."""
     upload = saved.uploads[0] if saved.uploads else None
     match call.name:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from failpoints import Plan
 from machine import needs, strace
-from process import COMMAND, PATIENCE, at_work, sha256, until
+from process import COMMAND, PROCESS_TIMEOUT, at_work, sha256, until
 from test_daemon import Supervisor
 from warm import Warm
 
@@ -84,7 +84,7 @@ async def test_sigterm_waits_for_no_share_that_hangs(tmp_path: Path, warm: Warm)
 
 async def silence(supervisor: Supervisor) -> None:
     """Return when nothing was heard for ten times as long as signs of life are apart."""
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(PROCESS_TIMEOUT):
         while True:
             try:
                 async with asyncio.timeout(10 * SIGNS_OF_LIFE):

@@ -49,7 +49,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "lock" and path.is_file()}
 
 
-async def refused(site: Site, warm: Warm, tally: Tally, *commands: str) -> set[str]:
+async def refused(site: Site, warm: Warm, stats: Tally, *commands: str) -> set[str]:
     """Run each command; each must refuse the state with exit 78, and call nobody. What they said."""
     before, said = contents(site.state), set()
     for command in commands:
@@ -58,7 +58,7 @@ async def refused(site: Site, warm: Warm, tally: Tally, *commands: str) -> set[s
         said |= set(ended.complaints)
         assert contents(site.state) == before
     assert not site.simulator.calls
-    tally["bad states"] += 1
+    stats["bad states"] += 1
     return {complaint.replace(f"{site.state}/", "") for complaint in said}
 
 
@@ -69,13 +69,13 @@ async def test_each_folder_of_fixtures_is_put_to_the_test() -> None:
 
 @pytest.mark.parametrize("name", NOT_BELIEVED)
 async def test_a_state_that_cannot_be_believed_is_left_alone(
-    tmp_path: Path, warm: Warm, tally: Tally, name: str
+    tmp_path: Path, warm: Warm, stats: Tally, name: str
 ) -> None:
     """Exit 78 with what is wrong and what to do, for the daemon and for whoever asks; nobody starts empty over it."""
     async with at_work(tmp_path) as site:
         site.record("a.mp4", 1000)
         shutil.copytree(FIXTURES / name, site.state)
-        (complaint,) = await refused(site, warm, tally, "run", "status")
+        (complaint,) = await refused(site, warm, stats, "run", "status")
         assert re.fullmatch(f"error: .*{NOT_BELIEVED[name]}.*", complaint), complaint
 
 
@@ -94,7 +94,7 @@ async def test_a_state_that_is_whole_is_read_by_every_version(tmp_path: Path, wa
 
 
 async def test_what_a_power_cut_has_left_is_cleared_away_by_the_next_start(
-    tmp_path: Path, warm: Warm, tally: Tally
+    tmp_path: Path, warm: Warm, stats: Tally
 ) -> None:
     """Half of a ledger line, which nobody was told of, is cut off; half of a save is written over."""
     async with at_work(tmp_path) as site:
@@ -102,8 +102,8 @@ async def test_what_a_power_cut_has_left_is_cleared_away_by_the_next_start(
         (site.state / "state.json.tmp").write_bytes(b"half")
         file = site.record("new.mp4", 1000)
         assert (await warm.run(site, "once")).code == 0
-        tally["bad states"] += 1
-        tally.weigh(site, [sha256(file)])
+        stats["bad states"] += 1
+        stats.weigh(site, [sha256(file)])
         assert [line["upload"]["path"] for line in site.ledger()][3:] == [str(file)]
         assert (await warm.run(site, "ledger", "--verify")).code == 0
         assert {path.name for path in site.state.iterdir()} == {"state.json", "state.json.1", "ledger.jsonl", "lock"}
@@ -122,19 +122,19 @@ def linked(path: Path) -> None:
 @pytest.mark.parametrize("make", [linked, os.mkfifo, os.mkdir], ids=["link", "FIFO", "folder"])
 @pytest.mark.parametrize("name", ["state.json", "ledger.jsonl"])
 async def test_only_regular_files_are_a_state(
-    tmp_path: Path, warm: Warm, tally: Tally, name: str, make: Callable[[Path], None]
+    tmp_path: Path, warm: Warm, stats: Tally, name: str, make: Callable[[Path], None]
 ) -> None:
     """A link is not followed, and a FIFO is neither waited for nor taken for an empty file."""
     async with at_work(tmp_path) as site:
         shutil.copytree(FIXTURES / "whole", site.state)
         (site.state / name).unlink()
         make(site.state / name)
-        (complaint,) = await refused(site, warm, tally, "run", "status")
+        (complaint,) = await refused(site, warm, stats, "run", "status")
         assert f"{name} cannot be read: " in complaint
 
 
 @pytest.mark.parametrize("name", ["lock", "state.json.tmp", "state.json.1", "control.sock"])
-async def test_no_link_in_the_folder_is_written_through(tmp_path: Path, warm: Warm, tally: Tally, name: str) -> None:
+async def test_no_link_in_the_folder_is_written_through(tmp_path: Path, warm: Warm, stats: Tally, name: str) -> None:
     """Whatever the daemon writes itself: a link of that name is refused or replaced, and its target stays as it was."""
     async with at_work(tmp_path) as site:
         shutil.copytree(FIXTURES / "ledger-torn", site.state)
@@ -146,7 +146,7 @@ async def test_no_link_in_the_folder_is_written_through(tmp_path: Path, warm: Wa
         ended = await warm.run(site, "once")
         assert ended.code == (73 if name == "lock" else 0), ended
         assert outside.read_bytes() == b"somebody's"
-        tally["bad states"] += 1
+        stats["bad states"] += 1
 
 
 async def test_a_folder_that_others_can_write_to_is_refused(tmp_path: Path, warm: Warm) -> None:

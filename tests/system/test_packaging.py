@@ -265,7 +265,7 @@ def test_the_health_check_gives_a_daemon_that_hangs_up() -> None:
     assert '"status", ' in check
     timeout = re.search(r"--timeout=(\d+)s", check)
     assert timeout is not None
-    assert int(timeout[1]) < control_socket.PATIENCE
+    assert int(timeout[1]) < control_socket.ANSWER_TIMEOUT
 
 
 def test_the_image_takes_files_from_here_only() -> None:

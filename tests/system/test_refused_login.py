@@ -85,7 +85,7 @@ async def test_the_running_daemon_tries_a_changed_password_at_once(tmp_path: Pat
         assert logins(site) == 1
         daemon.send(signal.SIGHUP)
         await until(lambda: logins(site) == 2, "a log-in after SIGHUP")
-        await daemon.event("server-down")
+        await daemon.event("outage-began")
         await asyncio.to_thread(site.password.write_text, "secret\n")
         await daemon.event("upload-finished")
         assert logins(site) == 3

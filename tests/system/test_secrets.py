@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from process import PATIENCE, Ended, Process, Site, at_work, until
+from process import PROCESS_TIMEOUT, Ended, Process, Site, at_work, until
 
 from uploader.testing.simulator import CallName, Fault, FaultKind, Settings
 
@@ -109,7 +109,7 @@ async def test_no_secret_leaves_the_daemon(tmp_path: Path, canaries: Any) -> Non
             Fault(call="upload", kind="status", status=400, body=ECHOES[2], skip=1),
             Fault(call="link", kind="status", status=500, body=ECHOES[4]),
         ]
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(PROCESS_TIMEOUT):
             await asyncio.gather(*(fault.struck.wait() for fault in site.simulator.faults if fault.call == "upload"))
         evidence.kept()
         for command in ("status --json", f"explain {files[0]}", f"link {files[0]}", "pause", "resume", "check --probe"):
@@ -159,7 +159,7 @@ async def test_no_fault_of_any_call_gives_a_secret_away(tmp_path: Path, canary: 
             site.record(name)
         daemon = await site.start("run", environ=LOUD)
         struck = [fault for fault in site.simulator.faults if fault.call in {"login", "create", "upload", "details"}]
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(PROCESS_TIMEOUT):
             await asyncio.gather(*(fault.struck.wait() for fault in struck))
         evidence.kept()
         evidence.said("status", await site.run("status", "--json", environ=LOUD))
@@ -193,7 +193,7 @@ async def test_what_parks_a_file_keeps_no_secret(tmp_path: Path, canary: str, ca
 CRASH = """
 import sys
 from uploader.server.valt.client import Valt
-from uploader.stages.orphan_cleanup import Sweep
+from uploader.stages.orphan_cleanup import OrphanCleanup
 
 async def fault(self, *_, **__):
     token = await self._token_now()
@@ -207,7 +207,7 @@ async def crash(self):
 
 Valt.create_record = fault
 if "crash" in sys.argv[1]:
-    Sweep.run = crash
+    OrphanCleanup.run = crash
 del sys.argv[1]
 sys.argv[0] = "valt-uploader"
 from uploader.__main__ import main

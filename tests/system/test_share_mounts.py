@@ -130,7 +130,7 @@ async def test_upload_of_a_share_that_is_away_waits_across_a_restart(tmp_path: P
         site.simulator.faults.clear()
         async with at_work_apart(site) as space:
             await space.daemon.event("folder-offline", folder=str(site.recordings))
-            await space.daemon.event("upload-waits", path=str(path))
+            await space.daemon.event("upload-retry-scheduled", path=str(path))
             put(tmp_path / "other", "b.mp4")
             await space.daemon.event("upload-finished", path=str(tmp_path / "other" / "b.mp4"))
             await space.mount("--bind", source, site.recordings)

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import pytest
 import pytest_asyncio
-from harness import PATIENCE, Rig
+from harness import RIG_TIMEOUT, Rig
 from machine import missing
 from mountspace import ROOT
 from parts import at, sha256
@@ -70,7 +70,7 @@ class Samba:
     async def do(self, command: str) -> None:
         """Do *command* with smbclient, which must succeed."""
         client = await self.client(command)
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(RIG_TIMEOUT):
             out, _ = await client.communicate()
         assert client.returncode == 0, out
 
@@ -82,7 +82,7 @@ def _free_port() -> int:
 
 
 async def _answers(port: int) -> None:
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(RIG_TIMEOUT):
         while True:
             with contextlib.suppress(OSError):
                 _, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -116,7 +116,7 @@ async def samba(tmp_path: Path) -> AsyncIterator[Samba]:
         yield Samba(port)
     finally:
         os.killpg(server.pid, signal.SIGTERM)  # it has a child for each client, and no other process is in its group
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(RIG_TIMEOUT):
             await server.wait()
 
 
@@ -127,10 +127,10 @@ def video(number: int) -> bytes:
 
 def stands(rig: Rig, path: str) -> bool:
     """True when the file has stood still for much longer than ``settle``, and is held back."""
-    candidate = rig.house.settle.candidates.get(path)
-    if candidate is None or candidate.still is None or candidate.looked_at is None:
+    candidate = rig.application.settle.candidates.get(path)
+    if candidate is None or candidate.stable is None or candidate.looked_at is None:
         return False
-    return candidate.held and candidate.looked_at - candidate.still.since > 2 * SETTLE
+    return candidate.held and candidate.looked_at - candidate.stable.since > 2 * SETTLE
 
 
 async def test_files_that_are_put_by_a_share_are_sent_once_and_whole(samba: Samba, tmp_path: Path) -> None:
@@ -166,7 +166,7 @@ async def test_slow_copy_that_stalls_on_a_share_is_sent_once_and_whole(samba: Sa
             assert rig.seen(events.RecordCreated) == []
         client.stdin.write(data[2 * third :])
         client.stdin.close()
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(RIG_TIMEOUT):
             assert await client.wait() == 0
         await rig.finished(path)
         assert rig.record.sha256 == sha256(data) == sha256(at(path).read_bytes())

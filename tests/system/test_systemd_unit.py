@@ -15,7 +15,7 @@ import pytest
 
 from uploader.config import DEFAULT_FILE, StateConfig, UploadConfig
 from uploader.domain import errors
-from uploader.server.credentials import CREDENTIAL
+from uploader.server.credentials import SYSTEMD_CREDENTIAL
 
 ROOT = Path(__file__).parents[2]
 UNIT = ROOT / "systemd" / "valt-uploader.service"
@@ -89,7 +89,7 @@ def test_unit_and_code_name_the_same_state_folder() -> None:
 def test_unit_and_code_name_the_same_credential() -> None:
     """LoadCredential= hands over the name that the daemon asks for, from a file that tmpfiles protects."""
     name, _, source = setting("LoadCredential").partition(":")
-    assert name == CREDENTIAL
+    assert name == SYSTEMD_CREDENTIAL
     assert re.search(rf"^z {source}\s+0600 root root", TMPFILES.read_text(encoding="utf-8"), re.MULTILINE)
 
 

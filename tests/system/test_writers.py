@@ -125,10 +125,10 @@ async def tell(process: asyncio.subprocess.Process, step: Step) -> None:
 
 def stands(rig: Rig, path: str) -> bool:
     """True when the file has stood still for long, and is held back."""
-    candidate = rig.house.settle.candidates.get(path)
-    if candidate is None or candidate.still is None or candidate.looked_at is None:
+    candidate = rig.application.settle.candidates.get(path)
+    if candidate is None or candidate.stable is None or candidate.looked_at is None:
         return False
-    return candidate.held and candidate.looked_at - candidate.still.since > 2 * SETTLE
+    return candidate.held and candidate.looked_at - candidate.stable.since > 2 * SETTLE
 
 
 @pytest.mark.parametrize("kind", WRITERS)
@@ -163,7 +163,7 @@ async def sent_once_and_whole(tmp_path: Path, steps: list[Step], video: Video) -
         await rig.finished(path)
         assert rig.record.sha256 == sha256(data)
         assert len(rig.seen(events.RecordCreated)) == len(rig.seen(events.UploadFinished)) == 1
-        assert rig.seen(events.FileChanged) == []
+        assert rig.seen(events.FileChangedWhileSending) == []
 
 
 async def test_many_writers_at_once(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from uploader.domain.model import Share
+from uploader.domain.model import RecordSharing
 from uploader.runtime.clock import SystemClock
 from uploader.testing.demo.link import Link
 from uploader.testing.demo.stage_set import FILMS
@@ -203,7 +203,7 @@ def _read(terminal: int) -> bytes:
 SIZE, CHUNK = 10, 4
 ROW = Row("a.mp4", SIZE, "aa", "r1", "aa")
 RANGES = tuple(ContentRange(at, min(at + CHUNK, SIZE) - 1, SIZE) for at in range(0, SIZE, CHUNK))
-RECORD = RecordView("r1", "v1", "a", {}, Share(), "ready", SIZE, "aa", 3, RANGES, (), 0.0, Path("video.mp4"))
+RECORD = RecordView("r1", "v1", "a", {}, RecordSharing(), "ready", SIZE, "aa", 3, RANGES, (), 0.0, Path("video.mp4"))
 
 
 def test_good_end_is_not_found_fault_with() -> None:

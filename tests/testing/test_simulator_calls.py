@@ -8,7 +8,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from test_simulator import API, BAD_PAYLOAD, NOT_FOUND, Client, ShiftedClock, at_work, client_of, running
 
-from uploader.testing.simulator import Call, Simulator
+from uploader.testing.simulator import SeenCall, Simulator
 
 
 @pytest.mark.parametrize("shape", ["records", "bare"])
@@ -154,7 +154,7 @@ async def test_records_are_shown_as_json(tmp_path: Path) -> None:
 
 async def test_calls_are_recorded_without_secrets(tmp_path: Path) -> None:
     """Every call leaves its name, status and range, told to ``on_call`` at once; token and password stay out."""
-    seen: list[Call] = []
+    seen: list[SeenCall] = []
     async with at_work(tmp_path) as (simulator, client):
         simulator.on_call = seen.append
         ids = await client.create()

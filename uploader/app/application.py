@@ -17,36 +17,36 @@ from uploader.bandwidth import Bandwidth
 from uploader.config import Config
 from uploader.domain import errors, events, selection
 from uploader.domain.chunk_size import chunk_size_now
-from uploader.domain.model import Home, Sighting, State, Upload
+from uploader.domain.model import MountIdentity, Sighting, State, Upload
 from uploader.files import MountedShare, Share, Shares
 from uploader.runtime.clock import Clock
 from uploader.runtime.log import redactor
 from uploader.runtime.slices import in_slices
-from uploader.server.circuit_breaker import Outage, refuse_again
+from uploader.server.circuit_breaker import CircuitBreaker, refuse_again
 from uploader.server.credentials import account, read_password
 from uploader.server.valt import Valt
 from uploader.stages.context import StageContext
 from uploader.stages.discover import Discover
 from uploader.stages.dispatcher import Dispatcher
 from uploader.stages.enqueue import Enqueue
-from uploader.stages.failure_handler import Setbacks
+from uploader.stages.failure_handler import FailureHandler
 from uploader.stages.file_rules import NOT_TAKEN, FileRules, Override
 from uploader.stages.finish import Finish
 from uploader.stages.lease import Leases
-from uploader.stages.orphan_cleanup import Sweep
-from uploader.stages.queues import Pipes, Seen
+from uploader.stages.orphan_cleanup import OrphanCleanup
+from uploader.stages.queues import Queues, SightingBatch
 from uploader.stages.settle import Candidate, Settle
 from uploader.stages.transfer import Transfer
 from uploader.stages.verify import Verify
 from uploader.store import Stale, Store
 
-PATIENCE: Final = 60.0  # s that a run which is to end waits for something that is tried again
-GROWING_PATIENCE: Final = 5  # × settle: how long such a run waits for a file that keeps changing
-LAST_SAVE: Final = 3.0  # s that the end waits for a disk that refuses or hangs
-IDLE_LOOK: Final = 0.05  # s between two looks whether everything is done
+RETRY_WAIT_LIMIT: Final = 60.0  # s that a run which is to end waits for something that is tried again
+GROWING_FILE_WAIT_FACTOR: Final = 5  # × settle: how long such a run waits for a file that keeps changing
+FINAL_SAVE_TIMEOUT: Final = 3.0  # s that the end waits for a disk that refuses or hangs
+IDLE_CHECK_INTERVAL: Final = 0.05  # s between two looks whether everything is done
 
 
-class House:
+class Application:
     """Everything that works, for as long as one configuration holds."""
 
     def __init__(
@@ -71,33 +71,35 @@ class House:
         self.store, self.clock, self.bus = store, clock, bus
         self.leases = leases or Leases(store)
         self.rules = FileRules(config, named, override)
-        self.pipes = Pipes(clock)
-        self.outage = Outage(store, clock, bus, lambda: account(config.server, environ))
+        self.queues = Queues(clock)
+        self.breaker = CircuitBreaker(store, clock, bus, lambda: account(config.server, environ))
         self.valt = make_valt(
             config.server,
             password=lambda: read_password(config.server, environ),
             clock=clock,
             bus=bus,
             remember=redactor.remember,
-            breaker=self.outage,
+            breaker=self.breaker,
         )
         self.shares = Shares(make_share or self._mounted, [str(watch.path) for watch in config.watch])
         self._wire_stages()
-        self.leases.send_on = self.pipes.again.put
+        self.leases.send_on = self.queues.again.put
 
     def _wire_stages(self) -> None:
         config, rules = self.config, self.rules
-        context = StageContext(self.store, self.leases, self.shares, self.pipes, self.clock, self.bus)
-        setbacks = Setbacks(context, rules, self.outage)
+        context = StageContext(self.store, self.leases, self.shares, self.queues, self.clock, self.bus)
+        failure_handler = FailureHandler(context, rules, self.breaker)
         self.bandwidth = Bandwidth(config, self.clock, self.bus)
         self.dispatcher = Dispatcher(context, lambda: rules.config)
         self.settle = Settle(context, rules.completeness)
         self.discover = Discover(context, config.watch, self.settle.known, self.dispatcher.share_is_back)
         self.enqueue = Enqueue(context, rules, self.settle.known, self.dispatcher)
-        self.transfer = Transfer(context, config.server, self.valt, self.outage, setbacks, self.bandwidth.lane, rules)
-        self.verify = Verify(context, config.upload, self.valt, self.outage, setbacks)
-        self.finish = Finish(context, rules, setbacks)
-        self.sweep = Sweep(config.server, self.store, self.valt, self.outage, self.clock, self.bus)
+        self.transfer = Transfer(
+            context, config.server, self.valt, self.breaker, failure_handler, self.bandwidth.lane, rules
+        )
+        self.verify = Verify(context, config.upload, self.valt, self.breaker, failure_handler)
+        self.finish = Finish(context, rules, failure_handler)
+        self.orphan_cleanup = OrphanCleanup(config.server, self.store, self.valt, self.breaker, self.clock, self.bus)
 
     @property
     def config(self) -> Config:
@@ -105,7 +107,9 @@ class House:
         return self.rules.config
 
     def _mounted(self, root: str) -> Share:
-        return MountedShare(root, self.clock, home=self.store.homes.get(root), archives=StoredArchives(self.store))
+        return MountedShare(
+            root, self.clock, identity=self.store.mount_identities.get(root), archives=StoredArchives(self.store)
+        )
 
     async def run(self, stop: asyncio.Event, *, discover: bool, only: Collection[str] | None = None) -> None:
         """Work until *stop*; then let chunks in flight end within ``drain`` seconds, and save.
@@ -121,7 +125,7 @@ class House:
                 group.create_task(self.dispatcher.run(only)),
                 group.create_task(self.verify.run()),
                 group.create_task(self.finish.run()),
-                group.create_task(self.sweep.run()),
+                group.create_task(self.orphan_cleanup.run()),
             ]
             if discover:
                 rest.append(group.create_task(self.discover.run()))
@@ -135,7 +139,7 @@ class House:
             for task in (*rest, *workers):
                 task.cancel()
         with suppress(TimeoutError):  # on a full disk: what had to be saved was, before it was acted upon
-            async with asyncio.timeout(LAST_SAVE):
+            async with asyncio.timeout(FINAL_SAVE_TIMEOUT):
                 await self.store.commit()
 
     async def _reconfigure_uploads(self) -> None:
@@ -153,16 +157,20 @@ class House:
                     self.store.put(changed)
 
     def _chunk_size_now(self) -> int:
-        return chunk_size_now(self.config.upload, self.store.learnt, now=self.clock.now())
+        return chunk_size_now(self.config.upload, self.store.capabilities, now=self.clock.now())
 
     async def _drain(self, workers: Sequence[asyncio.Task[None]]) -> None:
         """Give chunks in flight their time; idle workers have nothing to wait for."""
         deadline = self.clock.monotonic() + self.config.upload.drain
         while self.transfer.active and self.clock.monotonic() < deadline:
-            await self.clock.sleep(IDLE_LOOK)
+            await self.clock.sleep(IDLE_CHECK_INTERVAL)
 
-    async def run_to_end(
-        self, feed: Callable[[House], Awaitable[None]], stop: asyncio.Event, *, only: Collection[str] | None = None
+    async def run_until_idle(
+        self,
+        feed: Callable[[Application], Awaitable[None]],
+        stop: asyncio.Event,
+        *,
+        only: Collection[str] | None = None,
     ) -> None:
         """Do what *feed* brings and what is unfinished (or *only* these paths), then end.
 
@@ -187,8 +195,8 @@ class House:
 
         A password that was refused is not tried before its time: what runs us may do so every minute.
         """
-        if self.outage.refused():
-            refuse_again(self.store.learnt, self.outage.account(), self.clock.now())
+        if self.breaker.refused():
+            refuse_again(self.store.capabilities, self.breaker.account(), self.clock.now())
         async with self.valt:
             log_in = asyncio.ensure_future(self.valt.login_if_needed())
             stopped = asyncio.ensure_future(stop.wait())
@@ -197,7 +205,7 @@ class House:
                 if log_in.done():
                     log_in.result()
             except errors.PasswordRefused as error:
-                await self.outage.trip(error)
+                await self.breaker.trip(error)
                 raise
             finally:
                 for task in (log_in, stopped):
@@ -207,12 +215,12 @@ class House:
     async def until_done(self, only: Collection[str] | None = None) -> None:
         """Return when nothing more will happen by itself within a minute."""
         while self._works(only):
-            await self.clock.sleep(IDLE_LOOK)
+            await self.clock.sleep(IDLE_CHECK_INTERVAL)
 
     def _works(self, only: Collection[str] | None) -> bool:
-        if self.outage.wait > PATIENCE:
+        if self.breaker.wait > RETRY_WAIT_LIMIT:
             return False
-        if self.settle.busy or self.leases.busy or not (self.pipes.seen.empty() and self.enqueue.idle):
+        if self.settle.busy or self.leases.busy or not (self.queues.sightings.empty() and self.enqueue.idle):
             return True
         if not (self.dispatcher.idle and self.finish.idle):
             return True
@@ -222,13 +230,13 @@ class House:
         chosen = (upload for upload in self.store.uploads.values() if only is None or upload.path in only)
         orphans = (orphan for orphan in self.store.orphans.values() if not orphan.landed)
         return any(goes_on_soon(upload, now) and not self.store.is_paused(upload) for upload in chosen) or any(
-            orphan.next_look - now <= PATIENCE for orphan in orphans
+            orphan.next_look - now <= RETRY_WAIT_LIMIT for orphan in orphans
         )
 
     def _will_settle(self, candidate: Candidate) -> bool:
         settle = self.rules.completeness(candidate.sighting.root).settle
-        return candidate.soon and self.clock.monotonic() - candidate.found_at <= max(
-            PATIENCE, GROWING_PATIENCE * settle
+        return candidate.worth_waiting and self.clock.monotonic() - candidate.found_at <= max(
+            RETRY_WAIT_LIMIT, GROWING_FILE_WAIT_FACTOR * settle
         )
 
     # What operator commands need: see ``operator.Running``
@@ -244,13 +252,13 @@ class House:
     def try_server_again(self) -> None:
         """Call the server at once, also with a password that it has refused."""
         self.valt.forget_refusal()
-        self.outage.reset()
+        self.breaker.reset()
 
     def accept_folder(self, root: str) -> bool:
         """Take a watched folder as it is found next, although another file system was mounted there before."""
         watched = root in {str(watch.path) for watch in self.config.watch}
         if watched:
-            self.shares.of(root).accept()
+            self.shares.of(root).accept_new_mount()
         return watched
 
     def apply(self, config: Config) -> None:
@@ -268,30 +276,30 @@ class StoredArchives:
     def __init__(self, store: Store) -> None:
         self._store = store
 
-    def home_of(self, path: str) -> Home | None:
+    def identity_of(self, path: str) -> MountIdentity | None:
         """Where the archive lay when it was first used."""
-        return self._store.homes.get(path)
+        return self._store.mount_identities.get(path)
 
-    async def remember(self, home: Home) -> None:
+    async def remember(self, identity: MountIdentity) -> None:
         """Save where it lies."""
-        self._store.put_home(home)
+        self._store.put_mount_identity(identity)
         await self._store.commit()
 
 
 def goes_on_soon(upload: Upload, now: float) -> bool:
-    """True when this upload goes on by itself, now or within ``PATIENCE`` seconds."""
+    """True when this upload goes on by itself, now or within ``RETRY_WAIT_LIMIT`` seconds."""
     if upload.state is State.PARKED:
         return False
     next_try = None if upload.trouble is None else upload.trouble.next_try
-    return next_try is None or next_try - now <= PATIENCE
+    return next_try is None or next_try - now <= RETRY_WAIT_LIMIT
 
 
-async def offer(house: House, paths: Sequence[str]) -> None:
+async def submit_paths(application: Application, paths: Sequence[str]) -> None:
     """Show files that were named on the command line to the settle stage."""
     for path in paths:
-        watch = selection.owner(house.config.watch, path)
+        watch = selection.owner(application.config.watch, path)
         root = str(watch.path) if watch is not None else str(Path(path).parent)
-        ((_, seen),) = await house.shares.of(root).look([path])
+        ((_, seen),) = await application.shares.of(root).look([path])
         if not isinstance(seen, Sighting):
             raise errors.NotAFile(f"{path}: {seen}, not a file to send")
-        await house.pipes.seen.put(Seen(root, (seen,)))
+        await application.queues.sightings.put(SightingBatch(root, (seen,)))

@@ -20,16 +20,16 @@ from typing import Any, Final, Self
 from uploader.domain import errors
 from uploader.runtime.threads import DaemonThreads
 
-NAME: Final = "control.sock"
+SOCKET_NAME: Final = "control.sock"
 REQUEST_LIMIT: Final = 1024 * 1024  # bytes
-PATIENCE: Final = 30.0  # s for an answer
-PIECE: Final = 256 * 1024  # characters of an answer that are made and sent together: about 5 ms of work
+ANSWER_TIMEOUT: Final = 30.0  # s for an answer
+ANSWER_PIECE: Final = 256 * 1024  # characters of an answer that are made and sent together: about 5 ms of work
 ROWS: Final = 50  # put into JSON by one call, which lets no other thread go on: that is 0.2 ms
 
 Handler = Callable[[str, list[str]], Awaitable[dict[str, Any]]]  # a value of the answer may be an iterator over rows
 
 
-class Control:
+class ControlSocket:
     """Listens for the operator."""
 
     def __init__(self, folder: Path, handler: Handler, *, leave: Callable[[], bool] = lambda: False) -> None:
@@ -40,12 +40,12 @@ class Control:
 
     async def __aenter__(self) -> Self:
         with suppress(FileNotFoundError):  # left by a daemon that was killed; the state's lock is ours
-            (self._folder / NAME).unlink()
+            (self._folder / SOCKET_NAME).unlink()
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             with _short_path(self._folder) as address:
                 listener.bind(address)
-            (self._folder / NAME).chmod(0o600)
+            (self._folder / SOCKET_NAME).chmod(0o600)
             self._server = await asyncio.start_unix_server(self._serve, sock=listener, limit=REQUEST_LIMIT)
         except BaseException:  # whatever it was, the socket must not stay open behind it
             listener.close()
@@ -57,7 +57,7 @@ class Control:
             self._server.close()
             if not self._leave():
                 with suppress(FileNotFoundError):
-                    (self._folder / NAME).unlink()
+                    (self._folder / SOCKET_NAME).unlink()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -93,7 +93,7 @@ def encoded(answer: Mapping[str, Any]) -> Iterator[bytes]:
     for part in _parts(answer):
         parts.append(part)
         size += len(part)
-        if size >= PIECE:
+        if size >= ANSWER_PIECE:
             yield "".join(parts).encode("ascii")
             parts, size = [], 0
     yield "".join(parts).encode("ascii") + b"\n"
@@ -141,7 +141,7 @@ class _short_path:  # noqa: N801 - a context manager, used like a function
 
     def __enter__(self) -> str:
         self._fd = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        return f"/proc/self/fd/{self._fd}/{NAME}"
+        return f"/proc/self/fd/{self._fd}/{SOCKET_NAME}"
 
     def __exit__(self, *_: object) -> None:
         os.close(self._fd)
@@ -152,7 +152,7 @@ def ask(folder: Path, do: str, paths: list[str] | None = None) -> Mapping[str, A
     request = json.dumps({"do": do, "paths": paths or []}).encode("ascii") + b"\n"
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client, _short_path(folder) as address:
-            client.settimeout(PATIENCE)
+            client.settimeout(ANSWER_TIMEOUT)
             client.connect(address)
             client.sendall(request)
             with client.makefile("rb") as stream:

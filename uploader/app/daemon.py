@@ -16,12 +16,12 @@ from typing import Any, Final
 
 from uploader import __version__, files
 from uploader.app import status
-from uploader.app.application import House
-from uploader.app.control_socket import Control
+from uploader.app.application import Application
+from uploader.app.control_socket import ControlSocket
 from uploader.app.operator import Operator
 from uploader.app.systemd import Notifier, watchdog_interval
 from uploader.config import Config, WatchConfig, load
-from uploader.diagnostics.probe_results import news_of, take_in
+from uploader.diagnostics.probe_results import apply, parse_probe_result
 from uploader.domain import errors, events
 from uploader.files import DISPOSALS, ShareThreads
 from uploader.runtime.clock import Clock
@@ -29,7 +29,7 @@ from uploader.runtime.log import configure, install_hooks
 from uploader.stages.lease import Leases
 from uploader.store import Store
 
-STATUS_EVERY: Final = 2.0  # s between two status lines to systemd, if there is something new to say
+STATUS_INTERVAL: Final = 2.0  # s between two status lines to systemd, if there is something new to say
 
 
 class Daemon:
@@ -44,7 +44,7 @@ class Daemon:
         self._looks = ShareThreads("looks by hand")
         self._leases = Leases(store)
         self._operator = Operator(store, self._leases, clock, bus, config.server.doubt_settle)
-        self._house: House | None = None
+        self._application: Application | None = None
         self._stop = asyncio.Event()
         self._reload_asked = asyncio.Event()
         self._ending = False
@@ -60,18 +60,18 @@ class Daemon:
         loop.add_signal_handler(signal.SIGHUP, self._ask_for_reload)
         self._announce()
         with suppress(asyncio.CancelledError):  # by our own second signal, and only by it
-            control = Control(self._config.state.dir, self.answer, leave=lambda: self._store.write_age > 0)
+            control = ControlSocket(self._config.state.dir, self.answer, leave=lambda: self._store.write_age > 0)
             async with control, asyncio.TaskGroup() as group:
                 helpers = [group.create_task(self._keep_systemd_posted()), group.create_task(self._feed_watchdog())]
                 helpers.append(group.create_task(self._reload_when_asked()))
                 helpers += [group.create_task(self._look_at_folder(watch)) for watch in self._config.watch]
                 while not self._ending:
                     self._stop.clear()
-                    self._house = House(
+                    self._application = Application(
                         self._config, self._store, self._clock, self._bus, self._environ, leases=self._leases
                     )
-                    self._operator.running = self._house
-                    await self._house.run(self._stop, discover=True)
+                    self._operator.running = self._application
+                    await self._application.run(self._stop, discover=True)
                 for helper in helpers:
                     helper.cancel()
         self._main = None  # what is left, to close the state, takes only so long
@@ -88,7 +88,7 @@ class Daemon:
             )
         )
         for warning in status.standing_warnings(self._config, self._environ):
-            self._bus.publish(events.Notice(warning))
+            self._bus.publish(events.ConfigWarning(warning))
 
     async def _look_at_folder(self, watch: WatchConfig) -> None:
         """Say at once what keeps us from a folder. One that does not answer is said to be away by the first scan."""
@@ -97,7 +97,7 @@ class Daemon:
                 lambda: files.folder_problem(str(watch.path), writable=DISPOSALS[watch.after_upload].takes_away)
             )
             if problem is not None:
-                self._bus.publish(events.Notice(f"{problem}; it is looked at again every {watch.rescan:g} s"))
+                self._bus.publish(events.ConfigWarning(f"{problem}; it is looked at again every {watch.rescan:g} s"))
 
     def _end(self, number: signal.Signals) -> None:
         if self._ending:
@@ -129,15 +129,15 @@ class Daemon:
             self._bus.publish(events.ConfigRejected(f"{self._file}: {error}"))
         else:
             if config.state.dir != self._config.state.dir:
-                self._bus.publish(events.Notice("state.dir has changed: that takes a restart, not a reload"))
+                self._bus.publish(events.ConfigWarning("state.dir has changed: that takes a restart, not a reload"))
                 config = config.model_copy(update={"state": self._config.state})
             limits_only, self._config = differ_in_limits_alone(self._config, config), config
             self._operator.reload(config)
             configure(config.log.level, config.log.format, environ=self._environ)
             self._bus.publish(events.ConfigReloaded(str(self._file)))
             for warning in status.standing_warnings(config, self._environ):
-                self._bus.publish(events.Notice(warning))
-            if not limits_only or self._house is None:
+                self._bus.publish(events.ConfigWarning(warning))
+            if not limits_only or self._application is None:
                 self._stop.set()
         self._notifier.ready(self._status_line())
 
@@ -145,7 +145,7 @@ class Daemon:
         said = self._status_line()
         self._notifier.ready(said)
         while True:
-            await self._clock.sleep(STATUS_EVERY)
+            await self._clock.sleep(STATUS_INTERVAL)
             if (line := self._status_line()) != said:
                 self._notifier.status(line)
                 said = line
@@ -169,65 +169,65 @@ class Daemon:
         """Take the status as it is now; its rows are made when they are read, also in another thread."""
         return status.status_by_rows(self._config, self._known(), self._clock.now())
 
-    def _known_in_brief(self) -> status.Known:
+    def _known_in_brief(self) -> status.StatusSnapshot:
         """All that can be said without looking at any upload."""
-        house = self._house
-        return status.Known(
+        application = self._application
+        return status.StatusSnapshot(
             uploads=(),
             orphans=(),
-            learnt=self._store.learnt,
+            capabilities=self._store.capabilities,
             done=self._store.ledger.count,
             counts=self._store.counts,
-            settling=() if house is None else house.settle.candidates.values(),
-            outage=0.0 if house is None else house.outage.wait,
-            outage_reason="" if house is None else house.outage.reason,
+            settling=() if application is None else application.settle.candidates.values(),
+            outage=0.0 if application is None else application.breaker.wait,
+            outage_reason="" if application is None else application.breaker.reason,
             process=os.getpid(),
             not_saved=self._store.not_saved,
         )
 
-    def _known(self) -> status.Known:
+    def _known(self) -> status.StatusSnapshot:
         """Copy all that is known, by reference: nothing in it changes when work goes on."""
-        brief, house = self._known_in_brief(), self._house
+        brief, application = self._known_in_brief(), self._application
         return replace(
             brief,
             uploads=tuple(self._store.uploads.values()),
             orphans=tuple(self._store.orphans.values()),
             settling=tuple(brief.settling),
-            folders=() if house is None else house.discover.tallies(),
+            folders=() if application is None else application.discover.folder_stats(),
             warnings=status.standing_warnings(self._config, self._environ),
             paused=tuple(self._store.paused),
-            last_words={} if house is None else dict(house.verify.last_words),
+            last_words={} if application is None else dict(application.verify.last_words),
         )
 
-    async def _explain(self, house: House, path: str) -> list[str]:
+    async def _explain(self, application: Application, path: str) -> list[str]:
         upload = self._store.upload_at(path)
         facts = status.FileFacts(
             upload,
-            house.settle.candidates.get(path),
+            application.settle.candidates.get(path),
             finished=await self._store.sent_from(path),
-            last_word="" if upload is None else house.verify.last_words.get(upload.path, ""),
+            last_word="" if upload is None else application.verify.last_words.get(upload.path, ""),
             paused=upload is not None and self._store.is_paused(upload),
             running=True,
         )
-        return status.explain(self._config, path, facts, self._clock.now(), await status.look_at(path, self._looks))
+        return status.explanation(self._config, path, facts, self._clock.now(), await status.look_at(path, self._looks))
 
     async def answer(self, do: str, paths: list[str]) -> dict[str, Any]:
         """Do what the operator asks for over the control socket."""
-        if self._house is None:
+        if self._application is None:
             raise errors.UploaderError("the daemon is only just starting")
         operator = self._operator
         match do:
             case "status":
                 return self._status()
             case "explain":
-                return {"lines": await self._explain(self._house, paths[0])}
+                return {"lines": await self._explain(self._application, paths[0])}
             case "retry":
                 await operator.try_server_again()  # which may be all that one of them has waited for
                 return {"done": [path for path in paths if await operator.retry(path)]}
             case "forget":
                 return {"done": [path for path in paths if await operator.forget(path)]}
             case "probed":
-                take_in(self._store, news_of(paths[0]))
+                apply(self._store, parse_probe_result(paths[0]))
                 await self._store.commit()
                 return {"done": paths}
             case "pause":

@@ -73,9 +73,9 @@ class Operator:
 
     async def _accept_folder(self, root: str) -> bool:
         watched = self.running is not None and self.running.accept_folder(root)
-        if not watched and root not in self._store.homes:
+        if not watched and root not in self._store.mount_identities:
             return False
-        self._store.drop_home(root)
+        self._store.drop_mount_identity(root)
         await self._store.commit()
         return True
 

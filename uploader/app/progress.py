@@ -29,7 +29,7 @@ WIDE_WIDTHS: Final = (40, 24)  # columns of a name and of a bar
 NARROW_WIDTHS: Final = (18, 6)  # with everything beside them they fit into 80 columns
 HELD_UP: Final[Mapping[type[events.Event], str]] = {
     events.UploadParked: "parked",
-    events.UploadWaits: "tried again",
+    events.UploadRetryScheduled: "tried again",
     events.UploadInDoubt: "in doubt",
 }
 
@@ -77,7 +77,11 @@ class Bars:
                 self._show(path, size, size, "processing")
             case events.UploadFinished(path=path, size=size):
                 self._show(path, size, size, "ready")
-            case events.UploadParked(path=path) | events.UploadWaits(path=path) | events.UploadInDoubt(path=path):
+            case (
+                events.UploadParked(path=path)
+                | events.UploadRetryScheduled(path=path)
+                | events.UploadInDoubt(path=path)
+            ):
                 self._stage(path, HELD_UP[type(event)])
             case _:
                 pass

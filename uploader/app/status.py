@@ -18,37 +18,48 @@ from typing import Any, Final
 from uploader import files
 from uploader.config import PASSWORD_VARIABLE, Config
 from uploader.domain import errors, selection
-from uploader.domain.model import EVERYTHING, Learnt, Orphan, Sighting, State, Trouble, Turn, Upload, covers, shown
+from uploader.domain.model import (
+    EVERYTHING,
+    ActionBy,
+    LastError,
+    Orphan,
+    ServerCapabilities,
+    Sighting,
+    State,
+    Upload,
+    covers,
+    shown,
+)
 from uploader.domain.units import format_bytes, format_duration
 from uploader.server.credentials import password_source
-from uploader.stages.discover import Tally
+from uploader.stages.discover import FolderStats
 from uploader.stages.settle import Candidate
-from uploader.store.ledger import Known as Sent
+from uploader.store.ledger import LedgerEntry
 
-WHOSE = {
-    Turn.OURS: "it is tried again by itself",
-    Turn.FILE: "it goes on by itself when the file changes",
-    Turn.OPERATOR: "a person must act; then: valt-uploader retry",
+NEXT_ACTION = {
+    ActionBy.UPLOADER: "it is tried again by itself",
+    ActionBy.FILE: "it goes on by itself when the file changes",
+    ActionBy.OPERATOR: "a person must act; then: valt-uploader retry",
 }
 
 PAUSED = "a person paused it"
-LOOK_PATIENCE: Final = 2.0  # s that one look at a file by hand may take: somebody is waiting for the answer
+FILE_LOOK_TIMEOUT: Final = 2.0  # s that one look at a file by hand may take: somebody is waiting for the answer
 EXPECTED_WORDS: Final = frozenset({"created", "ready"})  # what a server says of a video that it takes in its stride
 SORTED_AT_ONCE: Final = 5000  # uploads; sorting holds every other thread until it is done: this many take a few ms
 REFUSED_BEFORE = "the log-in was refused before, and is not tried again yet"  # what is left of it after a restart
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
+class StatusSnapshot:
     """Everything a report is made of."""
 
     uploads: Collection[Upload]
     orphans: Iterable[Orphan]
-    learnt: Learnt
+    capabilities: ServerCapabilities
     done: int
     counts: Mapping[State, int] | None = None  # of the uploads; None: they are counted when it is asked for
     settling: Collection[Candidate] = ()
-    folders: Iterable[Tally] = ()
+    folders: Iterable[FolderStats] = ()
     outage: float = 0.0  # seconds until the server is called again
     outage_reason: str = ""  # why it is not called now
     process: int | None = None  # of the daemon; None: it is stopped
@@ -64,18 +75,18 @@ class FileFacts:
 
     upload: Upload | None = None
     candidate: Candidate | None = None
-    finished: Sequence[Sent] = ()  # its lines in the ledger
+    finished: Sequence[LedgerEntry] = ()  # its lines in the ledger
     paused: bool = False
     running: bool = False  # the daemon does
     last_word: str = ""  # what the server said last of its video
 
 
-def facts_of(known: Known, path: str, finished: Sequence[Sent]) -> FileFacts:
+def facts_of(snapshot: StatusSnapshot, path: str, finished: Sequence[LedgerEntry]) -> FileFacts:
     """Find one file among all that is known, by looking at every one: only while no daemon runs."""
-    upload = next((upload for upload in known.uploads if path in {upload.path, upload.where}), None)
-    candidate = next((one for one in known.settling if one.sighting.path == path), None)
-    paused = upload is not None and _is_paused(upload, known)
-    return FileFacts(upload, candidate, finished, paused, known.process is not None)
+    upload = next((upload for upload in snapshot.uploads if path in {upload.path, upload.where}), None)
+    candidate = next((one for one in snapshot.settling if one.sighting.path == path), None)
+    paused = upload is not None and _is_paused(upload, snapshot)
+    return FileFacts(upload, candidate, finished, paused, snapshot.process is not None)
 
 
 def standing_warnings(config: Config, environ: Mapping[str, str]) -> list[str]:
@@ -93,47 +104,47 @@ def standing_warnings(config: Config, environ: Mapping[str, str]) -> list[str]:
     return warnings
 
 
-def status(config: Config, known: Known, now: float) -> dict[str, Any]:
+def status_document(config: Config, snapshot: StatusSnapshot, now: float) -> dict[str, Any]:
     """Return the document of ``status --json``."""
-    document = status_by_rows(config, known, now)
+    document = status_by_rows(config, snapshot, now)
     return {key: list(value) if isinstance(value, Iterator) else value for key, value in document.items()}
 
 
-def status_by_rows(config: Config, known: Known, now: float) -> dict[str, Any]:
+def status_by_rows(config: Config, snapshot: StatusSnapshot, now: float) -> dict[str, Any]:
     """Return the document of ``status --json``; each of its long lists is an iterator that makes row after row.
 
     So a hundred thousand rows need neither be held at the same time nor be made without a break.
     """
-    brief = summary(known, now)
+    brief = summary(snapshot, now)
     return {
         "server": config.server.url,
         "state_dir": str(config.state.dir),
-        "daemon": None if known.process is None else {"pid": known.process},
+        "daemon": None if snapshot.process is None else {"pid": snapshot.process},
         **brief,
-        "folders": [_folder(tally) for tally in known.folders],
-        "paused": list(known.paused),
-        "uploads": (_upload(upload, known, now) for upload in _by_path(known.uploads)),
-        "settling": (_settling(candidate) for candidate in known.settling),
-        "learnt": _learnt(known.learnt),
-        "orphans": ({"record": one.record, "path": one.path, "landed": one.landed} for one in known.orphans),
-        "warnings": known.warnings,
+        "folders": [_folder(tally) for tally in snapshot.folders],
+        "paused": list(snapshot.paused),
+        "uploads": (_upload(upload, snapshot, now) for upload in _by_path(snapshot.uploads)),
+        "settling": (_settling(candidate) for candidate in snapshot.settling),
+        "learnt": _learnt(snapshot.capabilities),
+        "orphans": ({"record": one.record, "path": one.path, "landed": one.landed} for one in snapshot.orphans),
+        "warnings": snapshot.warnings,
     }
 
 
-def summary(known: Known, now: float) -> dict[str, Any]:
+def summary(snapshot: StatusSnapshot, now: float) -> dict[str, Any]:
     """Return the part of the status that ``one_line`` is made of. Looks at no upload, if ``known`` has its counts."""
-    refused = max(0.0, (known.learnt.login_not_before or 0.0) - now)
-    outage = refused if known.process is None else known.outage
-    out = outage > 0 or bool(known.outage_reason)  # also while the first call after the pause is on its way
-    counts = Counter(upload.state for upload in known.uploads) if known.counts is None else known.counts
+    refused = max(0.0, (snapshot.capabilities.login_not_before or 0.0) - now)
+    outage = refused if snapshot.process is None else snapshot.outage
+    out = outage > 0 or bool(snapshot.outage_reason)  # also while the first call after the pause is on its way
+    counts = Counter(upload.state for upload in snapshot.uploads) if snapshot.counts is None else snapshot.counts
     return {
-        "not_saved": known.not_saved or None,
+        "not_saved": snapshot.not_saved or None,
         "outage": round(outage, 1) if out else None,
-        "outage_reason": (known.outage_reason or REFUSED_BEFORE) if out else None,
+        "outage_reason": (snapshot.outage_reason or REFUSED_BEFORE) if out else None,
         "counts": {
-            "settling": len(known.settling),
+            "settling": len(snapshot.settling),
             **{state.value: counts.get(state, 0) for state in State if state is not State.DONE},
-            "done": known.done,
+            "done": snapshot.done,
         },
     }
 
@@ -145,29 +156,29 @@ def _by_path(uploads: Iterable[Upload]) -> Iterator[Upload]:
     yield from heapq.merge(*parts, key=key)
 
 
-def _learnt(learnt: Learnt) -> dict[str, Any]:
+def _learnt(capabilities: ServerCapabilities) -> dict[str, Any]:
     """What is known of the server's ways; its password is not among that."""
     return {
-        "version": learnt.version,
-        "probed": None if learnt.probed_at is None else iso(learnt.probed_at),
-        "resend_is_safe": learnt.resend_is_safe,
-        "whole_only_until": None if learnt.whole_only_until is None else iso(learnt.whole_only_until),
-        "chunk_limit": learnt.chunk_limit,
-        "chunk_limit_until": None if learnt.chunk_limit_until is None else iso(learnt.chunk_limit_until),
+        "version": capabilities.version,
+        "probed": None if capabilities.probed_at is None else iso(capabilities.probed_at),
+        "resend_is_safe": capabilities.resend_is_safe,
+        "whole_only_until": None if capabilities.whole_only_until is None else iso(capabilities.whole_only_until),
+        "chunk_limit": capabilities.chunk_limit,
+        "chunk_limit_until": None if capabilities.chunk_limit_until is None else iso(capabilities.chunk_limit_until),
     }
 
 
-def _folder(tally: Tally) -> dict[str, Any]:
+def _folder(stats: FolderStats) -> dict[str, Any]:
     return {
-        "path": tally.folder,
-        "mode": tally.mode or None,
-        "offline": tally.away or None,
-        "unreadable": tally.unreadable or None,
-        "scans": tally.scans,
-        "last_scan": None if tally.scanned_at is None else iso(tally.scanned_at),
-        "folders": tally.folders,
-        "names": tally.names,
-        "missed_by_events": tally.missed,
+        "path": stats.folder,
+        "mode": stats.mode or None,
+        "offline": stats.away or None,
+        "unreadable": stats.unreadable or None,
+        "scans": stats.scans,
+        "last_scan": None if stats.scanned_at is None else iso(stats.scanned_at),
+        "folders": stats.folders,
+        "names": stats.names,
+        "missed_by_events": stats.missed,
     }
 
 
@@ -175,13 +186,13 @@ def _settling(candidate: Candidate) -> dict[str, Any]:
     return {"path": candidate.sighting.path, "size": candidate.sighting.size, "reason": candidate.reason}
 
 
-def _is_paused(upload: Upload, known: Known) -> bool:
-    return bool(known.paused) and (covers(known.paused, upload.path) or covers(known.paused, upload.where))
+def _is_paused(upload: Upload, snapshot: StatusSnapshot) -> bool:
+    return bool(snapshot.paused) and (covers(snapshot.paused, upload.path) or covers(snapshot.paused, upload.where))
 
 
-def _upload(upload: Upload, known: Known, now: float) -> dict[str, Any]:
-    paused = _is_paused(upload, known)
-    trouble = Trouble(PAUSED, Turn.OPERATOR) if paused else upload.trouble
+def _upload(upload: Upload, snapshot: StatusSnapshot, now: float) -> dict[str, Any]:
+    paused = _is_paused(upload, snapshot)
+    trouble = LastError(PAUSED, ActionBy.OPERATOR) if paused else upload.trouble
     return {
         "path": upload.path,
         "file": upload.where,
@@ -196,7 +207,7 @@ def _upload(upload: Upload, known: Known, now: float) -> dict[str, Any]:
         "attempts": 0 if trouble is None else trouble.attempts,
         "next_try": None if trouble is None or trouble.next_try is None else iso(trouble.next_try),
         "next": what_next(upload, now, paused=paused),
-        "server_says": _unexpected(known.last_words.get(upload.path, "")) or None,
+        "server_says": _unexpected(snapshot.last_words.get(upload.path, "")) or None,
     }
 
 
@@ -213,7 +224,7 @@ def what_next(upload: Upload, now: float, *, paused: bool = False) -> str:
     if trouble is not None and trouble.next_try is not None:
         return f"tried again in {format_duration(max(0.0, trouble.next_try - now))}"
     if upload.state is State.PARKED and trouble is not None:
-        return WHOSE[trouble.turn]
+        return NEXT_ACTION[trouble.turn]
     return {
         State.QUEUED: "waits for a worker",
         State.CREATING: "its record is being made, or looked for",
@@ -283,15 +294,18 @@ def _folder_lines(row: Mapping[str, Any]) -> list[str]:
 
 
 async def look_at(path: str, threads: files.ShareThreads | None = None) -> Sighting | str:
-    """Look at one file: what its inode says, and of anything else its kind. Waits ``LOOK_PATIENCE`` for its share."""
+    """Look at one file: what its inode says, and of anything else its kind.
+
+    Waits ``FILE_LOOK_TIMEOUT`` for its share.
+    """
     threads = files.ShareThreads("looks by hand") if threads is None else threads
     try:
-        return await threads.call(lambda: files.look(path, "") or files.kind_of(path), patience=LOOK_PATIENCE)
+        return await threads.call(lambda: files.look(path, "") or files.kind_of(path), patience=FILE_LOOK_TIMEOUT)
     except errors.ShareNotReady as error:
         return f"unreadable ({error})"
 
 
-def explain(config: Config, path: str, facts: FileFacts, now: float, seen: Sighting | str) -> list[str]:
+def explanation(config: Config, path: str, facts: FileFacts, now: float, seen: Sighting | str) -> list[str]:
     """Say why this file is, or is not, uploaded: each rule, then where it stands. The last line is the verdict.
 
     *seen*: what ``look_at`` has said.
@@ -324,7 +338,7 @@ def _upload_lines(upload: Upload, facts: FileFacts) -> list[str]:
     return [*lines, f"reason   {PAUSED}"] if facts.paused else lines
 
 
-def _verdict(seen: Sighting | None, finished: Sequence[Sent], *, watched: bool, running: bool) -> str:
+def _verdict(seen: Sighting | None, finished: Sequence[LedgerEntry], *, watched: bool, running: bool) -> str:
     """Say what becomes of a file that nothing is under way for."""
     if finished and (seen is None or (seen.size, seen.mtime_ns) in {(line.size, line.mtime_ns) for line in finished}):
         return "uploaded; it is sent again only if its content changes"

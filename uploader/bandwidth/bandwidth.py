@@ -10,7 +10,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Final
 
-from uploader.bandwidth.growth import Growth, Strain
+from uploader.bandwidth.growth import DiskPressure, Growth
 from uploader.bandwidth.io_pressure import io_pressure
 from uploader.bandwidth.limits import BY_CONFIGURATION, BY_TIMETABLE, Limits, changes, rate_now
 from uploader.bandwidth.pacer import Lane, Pacer
@@ -18,9 +18,9 @@ from uploader.config import Config, WatchConfig
 from uploader.domain import events
 from uploader.domain.selection import relative
 from uploader.runtime.clock import Clock
-from uploader.runtime.delay_queue import either
+from uploader.runtime.delay_queue import wait_for
 
-LOOK: Final = 1.0  # s between two looks at clock and disk, where there is anything to look for
+LIMIT_CHECK_INTERVAL: Final = 1.0  # s between two looks at clock and disk, where there is anything to look for
 MINUTE: Final = 60.0  # s; steps begin on whole minutes, so a turn is never late
 DEFAULT_SETTLE: Final[float] = WatchConfig.model_fields["settle"].default
 
@@ -38,7 +38,7 @@ class Bandwidth:
     ) -> None:
         """*pressure*: per cent of the last ten seconds in which tasks waited for a disk; None when not known."""
         self._config, self._clock, self._bus, self._read_pressure = config, clock, bus, pressure
-        self._growth, self._strain = Growth(), Strain()
+        self._growth, self._strain = Growth(), DiskPressure()
         self._read_at: float | None = None  # monotonic
         self._stir = asyncio.Event()
         self._limits = Limits(self._scheduled(), config.upload.recording_bandwidth)
@@ -75,19 +75,19 @@ class Bandwidth:
         while True:
             self._stir.clear()
             self._look(BY_TIMETABLE)
-            await either(self._stir, self._clock, self._next_look())
+            await wait_for(self._stir, self._clock, self._next_look())
 
     def _next_look(self) -> float | None:
         upload = self._config.upload
         if len(upload.bandwidth) == 1 and not upload.recording_aware:
             return None
-        return min(LOOK, MINUTE - self._clock.now() % MINUTE)
+        return min(LIMIT_CHECK_INTERVAL, MINUTE - self._clock.now() % MINUTE)
 
     def _look(self, cause: str) -> None:
         """Find out what holds now, and put it into force and tell it if it is something else."""
         upload, now = self._config.upload, self._clock.monotonic()
         if upload.recording_aware:
-            if self._read_at is None or now - self._read_at >= LOOK:
+            if self._read_at is None or now - self._read_at >= LIMIT_CHECK_INTERVAL:
                 self._read_at = now
                 self._strain.feel(self._read_pressure(), now)
             pressed, recorded = self._strain.pressed(now), self._growth.folders(self._pacer.roots, now)

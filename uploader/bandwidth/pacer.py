@@ -11,12 +11,12 @@ import asyncio
 from dataclasses import dataclass
 
 from uploader.bandwidth.limits import Limits
-from uploader.bandwidth.meter import LARGEST_PIECE, Meter
+from uploader.bandwidth.meter import LARGEST_GRANT, Meter
 from uploader.runtime.clock import Clock
-from uploader.runtime.delay_queue import either
+from uploader.runtime.delay_queue import wait_for
 
 
-class Folder:
+class FolderLimit:
     """What limits the uploads of one watched folder now. Without ``meters`` they are not limited."""
 
     __slots__ = ("meters", "root")
@@ -31,7 +31,7 @@ class Lane:
 
     __slots__ = ("_folder", "_pacer", "share")
 
-    def __init__(self, pacer: Pacer, folder: Folder) -> None:
+    def __init__(self, pacer: Pacer, folder: FolderLimit) -> None:
         self._pacer, self._folder = pacer, folder
         self.share = 0.0  # where the lane stands among those that compete, in bytes; the pacer's own
 
@@ -42,8 +42,8 @@ class Lane:
 
     @property
     def piece(self) -> int:
-        """Bytes of one smooth piece at the present rate, 1 to ``LARGEST_PIECE``: asking for less costs more turns."""
-        return min((meter.piece for meter in self._folder.meters), default=LARGEST_PIECE)
+        """Bytes of one smooth piece at the present rate, 1 to ``LARGEST_GRANT``: asking for less costs more turns."""
+        return min((meter.piece for meter in self._folder.meters), default=LARGEST_GRANT)
 
     async def take(self, wanted: int) -> int:
         """Return how many bytes, 1 to *wanted*, may be sent now; wait while the limit says so.
@@ -60,7 +60,7 @@ class Lane:
 @dataclass(eq=False, slots=True)
 class _Waiter:
     lane: Lane
-    folder: Folder
+    folder: FolderLimit
     wanted: int
     start: float
     granted: asyncio.Future[int]
@@ -79,7 +79,7 @@ class Pacer:
         now = clock.monotonic()
         self._total, self._slow = Meter(limits.total, now), Meter(limits.slow, now)
         self._limits = limits
-        self._folders: dict[str, Folder] = {}
+        self._folders: dict[str, FolderLimit] = {}
         self._waiting: list[_Waiter] = []  # no more than there are workers
         self._served = 0.0  # the furthest ``start`` that has had its turn: who comes now begins here
         self._stir = asyncio.Event()
@@ -89,10 +89,10 @@ class Pacer:
         """Every folder that is known."""
         return tuple(self._folders)
 
-    def folder(self, root: str) -> Folder:
+    def folder(self, root: str) -> FolderLimit:
         """The folder *root*; known from now on."""
         if root not in self._folders:
-            self._folders[root] = Folder(root)
+            self._folders[root] = FolderLimit(root)
             self._put_in_force(self._folders[root])
         return self._folders[root]
 
@@ -106,12 +106,12 @@ class Pacer:
             self._put_in_force(folder)
         self._stir.set()
 
-    def _put_in_force(self, folder: Folder) -> None:
+    def _put_in_force(self, folder: FolderLimit) -> None:
         total = () if self._limits.total is None else (self._total,)
         slow = (self._slow,) if folder.root in self._limits.recorded else ()
         folder.meters = (*total, *slow)
 
-    async def turn(self, lane: Lane, folder: Folder, wanted: int) -> int:
+    async def turn(self, lane: Lane, folder: FolderLimit, wanted: int) -> int:
         """Wait for a turn, and return how many bytes it is. One that was granted to a cancelled task is given back."""
         granted: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         waiter = _Waiter(lane, folder, wanted, max(self._served, lane.share), granted)
@@ -132,7 +132,7 @@ class Pacer:
         """Give everybody their turn until cancelled."""
         while True:
             self._stir.clear()
-            await either(self._stir, self._clock, self._serve(self._clock.monotonic()))
+            await wait_for(self._stir, self._clock, self._serve(self._clock.monotonic()))
 
     def _serve(self, now: float) -> float | None:
         """Grant what is due; seconds until the next turn, None when nobody waits.

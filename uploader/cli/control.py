@@ -38,7 +38,7 @@ def retry(file: Path | None, paths: tuple[str, ...]) -> int:
         chosen = [row.path for row in stored(config)[0].uploads if row.trouble is not None]
         if not chosen:
             click.echo("nothing is parked, and nothing waits to be tried again")
-    running, released = _by_hand(config, "retry", chosen, Operator.retry, first=Operator.try_server_again)
+    running, released = _by_operator(config, "retry", chosen, Operator.retry, first=Operator.try_server_again)
     goes_on = "goes on" if running else "goes on when the daemon runs (or: valt-uploader once)"
     for path in chosen:
         click.echo(f"{shown(path)}: {goes_on if path in released else 'nothing unfinished is known of it'}")
@@ -57,7 +57,7 @@ def forget_command(file: Path | None, paths: tuple[str, ...]) -> int:
     _, config = load_config(file)
     orphans = {orphan.record for orphan in stored(config)[0].orphans}
     chosen = [path if path in orphans else absolute(path) for path in paths]
-    _, forgotten = _by_hand(config, "forget", chosen, Operator.forget)
+    _, forgotten = _by_operator(config, "forget", chosen, Operator.forget)
     for path in chosen:
         not_yet = "it is still to be cleared away" if path in orphans else "nothing unfinished is known of it"
         click.echo(f"{shown(path)}: {'forgotten' if path in forgotten else not_yet}")
@@ -74,7 +74,7 @@ def pause(file: Path | None, paths: tuple[str, ...]) -> int:
     """
     _, config = load_config(file)
     chosen = [absolute(path) for path in paths] or [EVERYTHING]
-    _, paused = _by_hand(config, "pause", chosen, Operator.pause)
+    _, paused = _by_operator(config, "pause", chosen, Operator.pause)
     for path in chosen:
         click.echo(f"{_named(path)}: {'paused' if path in paused else 'was paused before'}; resume lets it go on")
     return 0
@@ -87,7 +87,7 @@ def resume(file: Path | None, paths: tuple[str, ...]) -> int:
     """Let go on what was paused: these, or everything."""
     _, config = load_config(file)
     chosen = [absolute(path) for path in paths] or [EVERYTHING]
-    _, resumed = _by_hand(config, "resume", chosen, Operator.resume)
+    _, resumed = _by_operator(config, "resume", chosen, Operator.resume)
     left = stored(config)[0].paused
     for path in chosen:
         above = next((name for name in left if covers([name], path)), None)
@@ -100,7 +100,7 @@ def _named(path: str) -> str:
     return "everything" if path == EVERYTHING else shown(path)
 
 
-def _by_hand(
+def _by_operator(
     config: Config, do: str, paths: list[str], act: Act, *, first: Callable[[Operator], Awaitable[None]] | None = None
 ) -> tuple[bool, list[str]]:
     """Have the daemon do something to uploads, or do it to the state when it is stopped: did it run, and to which.

@@ -48,7 +48,7 @@ def ledger(file: Path | None, verify: bool, download: bool) -> int:
     _, config = load_config(file)
     if not verify:
         for line in ledger_audit.lines(config.state.dir):
-            click.echo(ledger_audit.told(line))
+            click.echo(ledger_audit.line_text(line))
         return 0
     count = ledger_audit.prove(config.state.dir)
     chained = f"{count} lines, each linked to the one before it"
@@ -59,7 +59,7 @@ def ledger(file: Path | None, verify: bool, download: bool) -> int:
 async def _compare(config: Config) -> int:
     equal = differing = missing = 0
     async with valt_of(config) as valt:
-        async for comparison in ledger_audit.compare(ledger_audit.lines(config.state.dir), valt):
+        async for comparison in ledger_audit.compare_with_server(ledger_audit.lines(config.state.dir), valt):
             click.echo(comparison)
             equal += comparison.equal is True
             differing += comparison.equal is False

@@ -14,26 +14,25 @@ from pathlib import Path
 
 import click
 
-from uploader.app import control_socket
-from uploader.app import status as report
+from uploader.app import control_socket, status
 from uploader.cli.common import absolute, cli, clock, config_option, load_config, valt_of
 from uploader.config import Config
 from uploader.diagnostics import doctor
 from uploader.diagnostics.probe import Probe
-from uploader.diagnostics.probe_results import Keeper
-from uploader.domain.model import Home, Learnt, shown
+from uploader.diagnostics.probe_results import ProbeResultStore
+from uploader.domain.model import MountIdentity, ServerCapabilities, shown
 from uploader.files import MountedShare, Shares
 from uploader.runtime.log import redactor
-from uploader.stages.discover import Tally, glance
+from uploader.stages.discover import FolderStats, folder_status
 from uploader.store.disk import StateFolder
-from uploader.store.ledger import Known
-from uploader.store.store import look
+from uploader.store.ledger import LedgerEntry
+from uploader.store.store import read_both
 
 
 @cli.command()
 @config_option
 @click.option("--json", "as_json", is_flag=True, help="For scripts.")
-def status(file: Path | None, as_json: bool) -> int:
+def status_command(file: Path | None, as_json: bool) -> int:
     """Show what is known of unfinished files.
 
     Counts, and every unfinished file with its reason and what happens next.
@@ -41,27 +40,29 @@ def status(file: Path | None, as_json: bool) -> int:
     _, config = load_config(file)
     document = control_socket.ask(config.state.dir, "status") if config.state.dir.exists() else None
     if document is None:
-        document = report.status(config, stored(config)[0], clock.now())
-    click.echo(json.dumps(document, indent=2) if as_json else "\n".join(report.status_lines(document)))
+        document = status.status_document(config, stored(config)[0], clock.now())
+    click.echo(json.dumps(document, indent=2) if as_json else "\n".join(status.status_lines(document)))
     return 0
 
 
-def stored(config: Config, path: str = "") -> tuple[report.Known, tuple[Known, ...]]:
+def stored(config: Config, path: str = "") -> tuple[status.StatusSnapshot, tuple[LedgerEntry, ...]]:
     """Read what is known with the daemon stopped, and what was sent from *path*; before the first start, nothing."""
-    warnings = report.standing_warnings(config, os.environ)
+    warnings = status.standing_warnings(config, os.environ)
     if not config.state.dir.exists():
-        return report.Known((), (), Learnt(), 0, folders=_glance(config, {}), warnings=warnings), ()
+        return status.StatusSnapshot(
+            (), (), ServerCapabilities(), 0, folders=_folder_status(config, {}), warnings=warnings
+        ), ()
     disk = StateFolder(config.state.dir, lock=False)
     try:
-        saved, ledger = look(disk)
+        saved, ledger = read_both(disk)
         sent = ledger.of(path)
     finally:
         disk.close()
-    folders = _glance(config, {home.root: home for home in saved.homes})
-    known = report.Known(
+    folders = _folder_status(config, {home.root: home for home in saved.mount_identities})
+    known = status.StatusSnapshot(
         saved.uploads,
         saved.orphans,
-        saved.learnt,
+        saved.capabilities,
         ledger.count,
         folders=folders,
         warnings=warnings,
@@ -70,9 +71,9 @@ def stored(config: Config, path: str = "") -> tuple[report.Known, tuple[Known, .
     return known, sent
 
 
-def _glance(config: Config, homes: Mapping[str, Home]) -> list[Tally]:
-    shares = Shares(lambda root: MountedShare(root, clock, home=homes.get(root)))
-    return asyncio.run(glance(config.watch, shares))
+def _folder_status(config: Config, homes: Mapping[str, MountIdentity]) -> list[FolderStats]:
+    shares = Shares(lambda root: MountedShare(root, clock, identity=homes.get(root)))
+    return asyncio.run(folder_status(config.watch, shares))
 
 
 @cli.command()
@@ -90,8 +91,8 @@ def explain(file: Path | None, path: str) -> int:
         lines = answer["lines"]
     else:
         known, sent = stored(config, path)
-        seen = asyncio.run(report.look_at(path))
-        lines = report.explain(config, path, report.facts_of(known, path, sent), clock.now(), seen)
+        seen = asyncio.run(status.look_at(path))
+        lines = status.explanation(config, path, status.facts_of(known, path, sent), clock.now(), seen)
     click.echo("\n".join(lines))
     return 0
 
@@ -115,14 +116,14 @@ def check(file: Path | None, probes: bool) -> int:
         fine = True
         async for finding in doctor.examine(config, os.environ, clock):
             click.echo(redactor.clean(str(finding)))
-            fine = fine and finding.mood != "bad"
+            fine = fine and finding.severity != "error"
         if probes and not fine:
-            click.echo(doctor.Finding("probe", "not begun: mend the above first", "note"))
+            click.echo(doctor.Finding("probe", "not begun: mend the above first", "warning"))
         elif probes:
             async with valt_of(config) as valt:
-                async for finding in Probe(config, valt, Keeper(config, clock), clock).run():
+                async for finding in Probe(config, valt, ProbeResultStore(config, clock), clock).run():
                     click.echo(redactor.clean(str(finding)))
-                    fine = fine and finding.mood != "bad"
+                    fine = fine and finding.severity != "error"
         return fine
 
     return 0 if asyncio.run(work()) else 1

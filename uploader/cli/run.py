@@ -18,7 +18,7 @@ from rich.console import Console
 
 from uploader import files
 from uploader.app import status
-from uploader.app.application import House, offer
+from uploader.app.application import Application, submit_paths
 from uploader.app.daemon import Daemon
 from uploader.app.progress import Bars
 from uploader.cli.common import absolute, cli, clock, config_option, load_config, log_event, open_store
@@ -71,18 +71,21 @@ def once(file: Path | None) -> int:
         async with open_store(config, bus) as store:
             before = store.ledger.count
             _hurry(store)
-            house = House(config, store, clock, bus, os.environ)
+            application = Application(config, store, clock, bus, os.environ)
             whole = await _until_signal(
-                house, lambda stop: house.run_to_end(lambda house: house.discover.scan_all(), stop)
+                application,
+                lambda stop: application.run_until_idle(lambda application: application.discover.scan_all(), stop),
             )
             unfinished = {
                 upload.path: _why(upload, paused=store.is_paused(upload)) for upload in store.uploads.values()
             }
-            settling = {one.sighting.path: f"not sent yet: {one.reason}" for one in house.settle.candidates.values()}
+            settling = {
+                one.sighting.path: f"not sent yet: {one.reason}" for one in application.settle.candidates.values()
+            }
             waiting = settling | unfinished
             text = f"{store.ledger.count - before} uploaded now, {len(waiting)} not ready"
             click.echo(text if whole else f"{text}; ended by a signal before everything was looked at")
-            folders = {tally.folder: tally.away or tally.unreadable for tally in house.discover.tallies()}
+            folders = {tally.folder: tally.away or tally.unreadable for tally in application.discover.folder_stats()}
             unseen = {folder: f"not looked at, or not all of it: {why}" for folder, why in folders.items() if why}
             for path, why in sorted({**waiting, **unseen}.items()):
                 click.echo(f"{shown(path)}: {why}")
@@ -114,7 +117,7 @@ def _hurry(store: Store) -> None:
             store.put(replace(upload, trouble=replace(upload.trouble, next_try=clock.now())))
 
 
-async def _until_signal(house: House, work: Callable[[asyncio.Event], Awaitable[None]]) -> bool:
+async def _until_signal(application: Application, work: Callable[[asyncio.Event], Awaitable[None]]) -> bool:
     """Do *work* of a house; SIGINT or SIGTERM sets its event, and it ends in good order. A second one ends it at once.
 
     False when a signal has ended it.
@@ -126,7 +129,7 @@ async def _until_signal(house: House, work: Callable[[asyncio.Event], Awaitable[
         nonlocal signals
         signals += 1
         if signals == 1:
-            house.bus.publish(events.Stopping(number.name, house.config.upload.drain))
+            application.bus.publish(events.Stopping(number.name, application.config.upload.drain))
             stop.set()
         elif main is not None:
             main.cancel()
@@ -178,12 +181,15 @@ def upload(file: Path | None, name: str | None, pairs: tuple[str, ...], paths: t
         bus.listen(log_event)
         async with open_store(config, bus) as store:
             _hurry(store)
-            house = House(config, store, clock, bus, os.environ, named=chosen, override=override)
+            application = Application(config, store, clock, bus, os.environ, named=chosen, override=override)
             before = store.ledger.count
             with Bars(console, chosen) as bars:
                 bus.listen(bars.hear)
                 await _until_signal(
-                    house, lambda stop: house.run_to_end(lambda house: offer(house, chosen), stop, only=chosen)
+                    application,
+                    lambda stop: application.run_until_idle(
+                        lambda application: submit_paths(application, chosen), stop, only=chosen
+                    ),
                 )
             return max([_tell_upload(store, path, before) for path in dict.fromkeys(chosen)])
 
@@ -198,8 +204,8 @@ def _override(name: str | None, pairs: tuple[str, ...]) -> Callable[[RecordSpec]
     for key, equals, _ in split:
         if not key or not equals:
             raise click.BadParameter("expected K=V, for instance --template 1=Room7", param_hint="--template")
-    template = {key: mapping.cut(mapping.clean(value), mapping.VALUE_LIMIT) for key, _, value in split}
-    title = None if name is None else mapping.cut(mapping.clean(name), mapping.NAME_LIMIT)
+    template = {key: mapping.cut(mapping.clean(value), mapping.TEMPLATE_VALUE_LIMIT) for key, _, value in split}
+    title = None if name is None else mapping.cut(mapping.clean(name), mapping.RECORD_NAME_LIMIT)
 
     return lambda spec: RecordSpec(title or spec.name, {**spec.template, **template}, spec.share)
 

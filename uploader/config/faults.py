@@ -26,7 +26,7 @@ _CONTAINER_WANTED: Final = frozenset(
 )
 
 
-def told(item: ErrorDetails) -> str:
+def fault_text(item: ErrorDetails) -> str:
     """One of pydantic's findings in a person's words; where the value stands is the caller's to say."""
     loc, kind, value = item["loc"], item["type"], item["input"]
     keys, expected = _described(loc)

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict
 
-from uploader.config.faults import Loc, keys_of, near, table_in, told, watch_faults
+from uploader.config.faults import Loc, fault_text, keys_of, near, table_in, watch_faults
 from uploader.config.models import Config
 from uploader.domain.errors import ConfigError
 from uploader.domain.model import shown
@@ -51,7 +51,7 @@ def load(path: Path | None, environ: Mapping[str, str], *, need_watch: bool = Tr
     try:
         config = Config.model_validate(values)
     except ValidationError as error:
-        faults[:0] = [f"{origin.of(item['loc'])}: {told(item)}" for item in error.errors(include_url=False)]
+        faults[:0] = [f"{origin.of(item['loc'])}: {fault_text(item)}" for item in error.errors(include_url=False)]
     faults += [f"{origin.of(loc)}: {text}" for loc, text in watch_faults(values.get("watch", []), need_watch)]
     if config is None or faults:  # outside of the handler: its error carries the values it refused
         raise ConfigError(faults)

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 
-from uploader.domain.model import AfterUpload, Share, shown
+from uploader.domain.model import AfterUpload, RecordSharing, shown
 from uploader.domain.placeholders import check_names, check_placeholders, parse_match
 from uploader.domain.units import (
     UNLIMITED,
@@ -209,7 +209,9 @@ class RecordConfig(_Table):
     template: Annotated[dict[str, Placeholders], Field(description='a table of texts like { "1" = "{stem}" }')] = Field(
         default_factory=dict
     )
-    share: Annotated[Share, Field(description="a table of numbers like { users = [1, 2], groups = [4] }")] = Share()
+    share: Annotated[RecordSharing, Field(description="a table of numbers like { users = [1, 2], groups = [4] }")] = (
+        RecordSharing()
+    )
 
 
 class WatchConfig(_Table):

@@ -24,15 +24,15 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from uploader.container import asf, matroska, mp4, mpeg, riff
-from uploader.container.reader import MAX_BYTES, MAX_READS, BecameShorter, Read, Source, TooLong, is_zero
+from uploader.container.reader import MAX_BYTES, MAX_READS, BecameShorter, ContainerReader, Read, TooLong, is_zero
 
-__all__ = ["MAX_BYTES", "MAX_READS", "Read", "Verdict", "inspect"]
+__all__ = ["MAX_BYTES", "MAX_READS", "ContainerState", "Read", "inspect"]
 
 _SMALLEST: Final = 32  # bytes; no container's first structure is shorter
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class ContainerState:
     """What a file's structure says of it."""
 
     container: str  # "mp4", "matroska", "avi", "mpeg-ts", "mpeg-ps", "asf", or "" when unknown
@@ -42,7 +42,7 @@ class Verdict:
 class _Family(NamedTuple):
     name: str
     begins: Callable[[bytes], bool]  # is this, by its first bytes, one of ours?
-    unfinished: Callable[[Source], str]
+    unfinished: Callable[[ContainerReader], str]
 
 
 _FAMILIES: Final = (
@@ -63,25 +63,25 @@ _SUFFIXES: Final = {
 }
 
 
-def inspect(read: Read, size: int, suffix: str) -> Verdict:
+def inspect(read: Read, size: int, suffix: str) -> ContainerState:
     """Judge a file of *size* bytes that *read* reads.
 
     *suffix*: of its name, with or without the dot, in any case. It matters only when the first bytes are those of
     no container. An empty file is not judged. OSError of *read* passes through.
     """
-    source = Source(read, size)
+    source = ContainerReader(read, size)
     name = ""
     try:
         head = source.head()
         for name, begins, unfinished in _FAMILIES:
             if begins(head):
-                return Verdict(name, unfinished(source))
+                return ContainerState(name, unfinished(source))
         name = ""
-        return Verdict(name, _without_magic(head, suffix.lower().lstrip(".")))
+        return ContainerState(name, _without_magic(head, suffix.lower().lstrip(".")))
     except TooLong:
-        return Verdict(name, "")
+        return ContainerState(name, "")
     except BecameShorter:
-        return Verdict(name, "it became shorter while it was looked at: somebody is writing it anew")
+        return ContainerState(name, "it became shorter while it was looked at: somebody is writing it anew")
 
 
 def _without_magic(head: bytes, suffix: str) -> str:

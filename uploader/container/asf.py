@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from uploader.container.reader import Source, is_zero, only_zeros, past_the_end, zeros_from
+from uploader.container.reader import ContainerReader, is_zero, only_zeros, past_the_end, zeros_from
 
 _HEADER_OBJECT: Final = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
 _FILE_PROPERTIES: Final = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
@@ -34,7 +34,7 @@ def begins(head: bytes) -> bool:
     return head[:16] == _HEADER_OBJECT
 
 
-def unfinished(source: Source) -> str:
+def unfinished(source: ContainerReader) -> str:
     """Why this file is not closed; "" when it is, or cannot be judged."""
     header = _size(source, 0)
     if source.size < _FIRST_OBJECT or header > source.size:
@@ -52,7 +52,7 @@ def unfinished(source: Source) -> str:
     return _of_data(source, header, announced)
 
 
-def _of_data(source: Source, start: int, announced: int) -> str:
+def _of_data(source: ContainerReader, start: int, announced: int) -> str:
     """Judge the Data object, which follows the header."""
     head = source.at(start, _HEAD)
     if is_zero(head):
@@ -70,7 +70,7 @@ def _of_data(source: Source, start: int, announced: int) -> str:
     return only_zeros(zeros) if zeros is not None else ""
 
 
-def _properties(source: Source, header: int) -> bytes | None:
+def _properties(source: ContainerReader, header: int) -> bytes | None:
     """The file properties object up to its flags; None when the header does not show one."""
     offset, end = _FIRST_OBJECT, min(header, _HEADER)
     for _ in range(_OBJECTS):
@@ -85,6 +85,6 @@ def _properties(source: Source, header: int) -> bytes | None:
     return None
 
 
-def _size(source: Source, start: int) -> int:
+def _size(source: ContainerReader, start: int) -> int:
     """The size of the object at *start*, with its head."""
     return int.from_bytes(source.at(start + 16, 8), "little")

@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
-from uploader.container.reader import BLOCK, Source, is_zero, only_zeros, past_the_end, zeros_from
+from uploader.container.reader import SMALLEST_READ, ContainerReader, is_zero, only_zeros, past_the_end, zeros_from
 
 _EBML: Final = 0x1A45DFA3
 _SEGMENT: Final = 0x18538067
@@ -58,14 +58,14 @@ def begins(head: bytes) -> bool:
     return head[:4] == _EBML.to_bytes(4, "big")
 
 
-def unfinished(source: Source) -> str:
+def unfinished(source: ContainerReader) -> str:
     """Why this file is not closed; "" when it is, or cannot be judged."""
     header = _element(source, 0)
     if header is None or header.end >= source.size:
         return f"it ends inside its EBML header: {_NOT_COPIED}"
     segment = _element(source, header.end)
     if segment is None or segment.id != _SEGMENT:
-        if is_zero(source.at(header.end + 12, BLOCK)):
+        if is_zero(source.at(header.end + 12, SMALLEST_READ)):
             return only_zeros(header.end)
         short = source.size - header.end < 12
         return f"it ends inside the head of its Segment: {_NOT_COPIED}" if short else ""
@@ -78,7 +78,7 @@ def unfinished(source: Source) -> str:
     return _dangling(source, segment) or _zeros(source, segment, segment.end)
 
 
-def _of_unknown_size(source: Source, segment: _Element) -> str:
+def _of_unknown_size(source: ContainerReader, segment: _Element) -> str:
     first = _element(source, segment.payload)
     if first is None:
         if segment.payload >= source.size:
@@ -91,14 +91,14 @@ def _of_unknown_size(source: Source, segment: _Element) -> str:
     return _last_cluster(source) or _zeros(source, segment, source.size)
 
 
-def _awaits_duration(source: Source, start: int) -> bool:
+def _awaits_duration(source: ContainerReader, start: int) -> bool:
     """True when the Info at *start* has a Duration, or room for one."""
     info = _element(source, start)
     children = _children(source, info) if info and info.id == _INFO else ()
     return any(child.id in (_VOID, _DURATION) for child in children)
 
 
-def _last_cluster(source: Source) -> str:
+def _last_cluster(source: ContainerReader) -> str:
     """The reason of a file that ends inside its last Cluster, if the Cluster says how long it is."""
     start = max(0, source.size - _TAIL)
     data = source.at(start, _TAIL)
@@ -111,7 +111,7 @@ def _last_cluster(source: Source) -> str:
     return ""
 
 
-def _dangling(source: Source, segment: _Element) -> str:
+def _dangling(source: ContainerReader, segment: _Element) -> str:
     """The reason of a file whose SeekHead points to an element that is not written yet."""
     first = _element(source, segment.payload)
     for position in _positions(source, first) if first else ():
@@ -121,7 +121,7 @@ def _dangling(source: Source, segment: _Element) -> str:
     return ""
 
 
-def _positions(source: Source, head: _Element) -> Iterator[int]:
+def _positions(source: ContainerReader, head: _Element) -> Iterator[int]:
     """What a SeekHead points to, relative to the Segment's payload: RFC 9559, 5.1.1."""
     if head.id != _SEEK_HEAD:
         return
@@ -132,7 +132,7 @@ def _positions(source: Source, head: _Element) -> Iterator[int]:
                     yield int.from_bytes(source.at(child.payload, child.size), "big")
 
 
-def _children(source: Source, parent: _Element) -> Iterator[_Element]:
+def _children(source: ContainerReader, parent: _Element) -> Iterator[_Element]:
     """The elements in an element of known size, as many as a SeekHead has at most."""
     offset = parent.payload
     for _ in range(_SEEKS):
@@ -143,10 +143,11 @@ def _children(source: Source, parent: _Element) -> Iterator[_Element]:
         offset = child.end
 
 
-def _zeros(source: Source, segment: _Element, end: int) -> str:
+def _zeros(source: ContainerReader, segment: _Element, end: int) -> str:
     """The reason of a file that ends in zeros; of a Void, or of tracks that may end so, it has none."""
     head = source.head()
-    told = any(codec in head for codec in _COMPRESSED) or is_zero(head[BLOCK:])  # not even the tracks are written
+    # not even the tracks are written
+    told = any(codec in head for codec in _COMPRESSED) or is_zero(head[SMALLEST_READ:])
     if not told or any(codec in head for codec in _RAW):
         return ""
     zeros = zeros_from(source, segment.payload, end)
@@ -155,13 +156,13 @@ def _zeros(source: Source, segment: _Element, end: int) -> str:
     return only_zeros(zeros)
 
 
-def _is_void(source: Source, start: int, end: int) -> bool:
+def _is_void(source: ContainerReader, start: int, end: int) -> bool:
     """True when a Void element begins at *start* and takes up everything to *end*."""
     element = _element(source, start)
     return element is not None and element.id == _VOID and element.size is not None and element.end == end
 
 
-def _element(source: Source, start: int) -> _Element | None:
+def _element(source: ContainerReader, start: int) -> _Element | None:
     """The head of the element at *start*: RFC 8794, 4 to 6. None when there is none, or not all of it."""
     head = source.at(start, 12)
     if not head or not head[0] >> 4:

@@ -20,7 +20,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
-from uploader.container.reader import Source, is_zero, only_zeros, past_the_end, zeros_from
+from uploader.container.reader import ContainerReader, is_zero, only_zeros, past_the_end, zeros_from
 
 _FIRST: Final = frozenset({b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot", b"styp"})
 _KNOWN: Final = _FIRST | {b"moof", b"mfra", b"sidx", b"uuid", b"udta", b"meta", b"emsg", b"prft", b"pdin", b"ssix"}
@@ -67,7 +67,7 @@ def begins(head: bytes) -> bool:
     return head[4:8] in _FIRST and (size >= 8 or size < 2)
 
 
-def unfinished(source: Source) -> str:
+def unfinished(source: ContainerReader) -> str:
     """Why this file is not closed; "" when it is, or cannot be judged."""
     walk = _walk(source, 0, source.size, _BEGINNING)
     if not walk.boxes:
@@ -82,13 +82,13 @@ def unfinished(source: Source) -> str:
     return _of_whole(source, walk, inside)
 
 
-def _moov(source: Source, walk: _Walk) -> _Walk:
+def _moov(source: ContainerReader, walk: _Walk) -> _Walk:
     """The boxes in the ``moov`` box, as far as the file has them."""
     moov = walk.first(b"moov")
     return _walk(source, moov.payload, min(moov.end, source.size), _CHILDREN) if moov else _Walk()
 
 
-def _of_whole(source: Source, walk: _Walk, inside: _Walk) -> str:
+def _of_whole(source: ContainerReader, walk: _Walk, inside: _Walk) -> str:
     """Judge a file that has one index for all."""
     moov, mdat, last = walk.first(b"moov"), walk.first(b"mdat"), walk.boxes[-1]
     if last.end > source.size and (last.kind in _KNOWN or not (moov and mdat)):
@@ -102,7 +102,7 @@ def _of_whole(source: Source, walk: _Walk, inside: _Walk) -> str:
     return _zeros(source, last, last.end, inside) if last.kind == b"mdat" else ""
 
 
-def _without_moov(source: Source, walk: _Walk) -> str:
+def _without_moov(source: ContainerReader, walk: _Walk) -> str:
     if walk.first(b"meta") or walk.first(b"styp") or len(walk.boxes) >= _BOXES:
         return ""  # a picture, a piece of a stream, or too long a way to the moov
     if walk.stop < source.size and is_zero(source.at(walk.stop, 8)):
@@ -110,7 +110,7 @@ def _without_moov(source: Source, walk: _Walk) -> str:
     return f"no moov box: {_NOT_CLOSED}"
 
 
-def _of_fragments(source: Source, walk: _Walk, inside: _Walk) -> str:
+def _of_fragments(source: ContainerReader, walk: _Walk, inside: _Walk) -> str:
     """Judge a file that comes in fragments, of which any may be the last."""
     last = walk.boxes[-1]
     if len(walk.boxes) >= _BOXES and walk.stop < source.size:
@@ -119,7 +119,7 @@ def _of_fragments(source: Source, walk: _Walk, inside: _Walk) -> str:
     return _end_of_fragments(source, walk, inside)
 
 
-def _end_of_fragments(source: Source, walk: _Walk, inside: _Walk) -> str:
+def _end_of_fragments(source: ContainerReader, walk: _Walk, inside: _Walk) -> str:
     last = walk.boxes[-1]
     if last.end > source.size:
         return past_the_end(f"last {_name(last)} box", last.end, source)
@@ -132,7 +132,7 @@ def _end_of_fragments(source: Source, walk: _Walk, inside: _Walk) -> str:
     return _zeros(source, last, source.size, inside) if last.kind == b"mdat" else ""
 
 
-def _has_index(source: Source) -> bool:
+def _has_index(source: ContainerReader) -> bool:
     """True when the file ends with a whole ``mfra`` box: it says itself how long it is."""
     end = source.at(source.size - 16, 16)
     if len(end) < 16 or end[:8] != b"\0\0\0\x10mfro":
@@ -141,7 +141,7 @@ def _has_index(source: Source) -> bool:
     return source.at(source.size - length, 8) == struct.pack(">I4s", length, b"mfra") if length < source.size else False
 
 
-def _tail(source: Source) -> _Walk:
+def _tail(source: ContainerReader) -> _Walk:
     """The boxes from the last ``moof`` on that the end of the file shows; none when it does not show one."""
     start = max(0, source.size - _TAIL)
     data = source.at(start, _TAIL)
@@ -151,7 +151,7 @@ def _tail(source: Source) -> _Walk:
     return _walk(source, start + found - 8, source.size, _BOXES) if found >= 8 else _Walk()
 
 
-def _no_box(source: Source, walk: _Walk) -> str:
+def _no_box(source: ContainerReader, walk: _Walk) -> str:
     """The reason of a file that goes on with something else after its last box."""
     if is_zero(source.at(walk.stop, 8)):
         return only_zeros(walk.stop)
@@ -160,26 +160,26 @@ def _no_box(source: Source, walk: _Walk) -> str:
     return f"at byte {walk.stop}, behind its {_name(walk.boxes[-1])} box, stands no box: {_NOT_CLOSED}"
 
 
-def _zeros(source: Source, last: _Box, end: int, inside: _Walk) -> str:
+def _zeros(source: ContainerReader, last: _Box, end: int, inside: _Walk) -> str:
     """The reason of a file whose media end in zeros at *end*; of codecs that may end so it has none."""
     zeros = zeros_from(source, last.payload, end)
     return only_zeros(zeros) if zeros is not None and _is_compressed(source, inside) else ""
 
 
-def _is_compressed(source: Source, inside: _Walk) -> bool:
+def _is_compressed(source: ContainerReader, inside: _Walk) -> bool:
     """True when there are tracks, and every one's codec is known to leave no long runs of zeros."""
     tracks = [box for box in inside.boxes if box.kind == b"trak"]
     return bool(tracks) and all(_codec(source, track) in _COMPRESSED for track in tracks)
 
 
-def _codec(source: Source, track: _Box) -> bytes:
+def _codec(source: ContainerReader, track: _Box) -> bytes:
     """The kind of a track's first sample entry: 14496-12, 8.5.2. It stands at the beginning of a track."""
     data = source.at(track.start, min(2048, track.end - track.start))
     found = data.find(b"stsd")
     return data[found + 16 : found + 20] if found >= 0 else b""
 
 
-def _hole(source: Source, moov: _Box, inside: _Walk) -> int | None:
+def _hole(source: ContainerReader, moov: _Box, inside: _Walk) -> int | None:
     """Where zeros begin inside the index; None when its last boxes are all there.
 
     Boxes are written in order, so it is enough to follow the last one of each level.
@@ -201,7 +201,7 @@ def _hole(source: Source, moov: _Box, inside: _Walk) -> int | None:
     return None
 
 
-def _walk(source: Source, start: int, end: int, most: int, before: Iterable[_Box] = ()) -> _Walk:
+def _walk(source: ContainerReader, start: int, end: int, most: int, before: Iterable[_Box] = ()) -> _Walk:
     """Up to *most* boxes, with those *before*, from *start* to *end*; one that runs past *end* is the last."""
     walk = _Walk([*before], start)
     while walk.stop < end and len(walk.boxes) < most:
@@ -213,7 +213,7 @@ def _walk(source: Source, start: int, end: int, most: int, before: Iterable[_Box
     return walk
 
 
-def _box(source: Source, start: int, end: int) -> _Box | None:
+def _box(source: ContainerReader, start: int, end: int) -> _Box | None:
     """The box that begins at *start*: 14496-12, 4.2. None when nothing there looks like one."""
     head = source.at(start, 16)
     if len(head) < 8 or not (head[4:8] in _KNOWN or _is_name(head[4:8])):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from uploader.container.reader import Source, only_zeros, zeros_from
+from uploader.container.reader import ContainerReader, only_zeros, zeros_from
 
 _SYNC: Final = 0x47
 _PACKETS: Final = ((188, 0), (192, 4), (204, 0))  # length, offset of the sync byte; 204: with Reed-Solomon bytes
@@ -30,7 +30,7 @@ def begins_ps(head: bytes) -> bool:
     return head[:4] == _PACK
 
 
-def unfinished(source: Source) -> str:
+def unfinished(source: ContainerReader) -> str:
     """Why this file is not closed; "" when it is, or cannot be judged."""
     zeros = zeros_from(source, 0, source.size)
     return only_zeros(zeros) if zeros is not None else ""

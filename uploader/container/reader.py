@@ -13,8 +13,8 @@ Read = Callable[[int, int], bytes]  # (offset, length): at most that many bytes,
 
 MAX_READS: Final = 64
 MAX_BYTES: Final = 512 * 1024
-HEAD: Final = 16 * 1024  # bytes read first, and kept
-BLOCK: Final = 4 * 1024  # bytes read at least
+HEAD_SIZE: Final = 16 * 1024  # bytes read first, and kept
+SMALLEST_READ: Final = 4 * 1024  # bytes read at least
 ZEROS: Final = 64 * 1024  # so many zeros at the end are not compressed media
 
 
@@ -26,7 +26,7 @@ class BecameShorter(Exception):  # noqa: N818  # stays in this package: becomes 
     """The file has fewer bytes than it was said to have."""
 
 
-class Source:
+class ContainerReader:
     """A file of *size* bytes, as far as it has to be seen. One verdict, one source."""
 
     def __init__(self, read: Read, size: int) -> None:
@@ -40,7 +40,7 @@ class Source:
     def head(self) -> bytes:
         """The first bytes, at most HEAD of them."""
         if not self._head:
-            self._head = self._fetch(0, HEAD)
+            self._head = self._fetch(0, HEAD_SIZE)
         return self._head
 
     def at(self, offset: int, length: int) -> bytes:
@@ -52,7 +52,7 @@ class Source:
             return self._head[offset : offset + length]
         within = offset - self._start
         if within < 0 or within + length > len(self._window):
-            self._start, self._window, within = offset, self._fetch(offset, max(length, BLOCK)), 0
+            self._start, self._window, within = offset, self._fetch(offset, max(length, SMALLEST_READ)), 0
         return self._window[within : within + length]
 
     def _fetch(self, offset: int, length: int) -> bytes:
@@ -74,7 +74,7 @@ def is_zero(data: bytes) -> bool:
     return bool(data) and not data.strip(b"\0")
 
 
-def zeros_from(source: Source, start: int, end: int) -> int | None:
+def zeros_from(source: ContainerReader, start: int, end: int) -> int | None:
     """Where the zeros begin with which *start* to *end* ends; None when it does not end in at least ZEROS of them.
 
     In less than ZEROS bytes all must be zeros, and less than BLOCK are not judged.
@@ -82,13 +82,17 @@ def zeros_from(source: Source, start: int, end: int) -> int | None:
     is found by halving, so it is exact when everything before it was written in order.
     """
     length = min(ZEROS, end - start)
-    if length < BLOCK or not is_zero(source.at(end - BLOCK, BLOCK)) or not is_zero(source.at(end - length, length)):
+    if (
+        length < SMALLEST_READ
+        or not is_zero(source.at(end - SMALLEST_READ, SMALLEST_READ))
+        or not is_zero(source.at(end - length, length))
+    ):
         return None
     low, high = start, end - length
     try:
         while high - low > ZEROS:
             middle = (low + high) // 2
-            if is_zero(source.at(middle, min(BLOCK, high - middle))):
+            if is_zero(source.at(middle, min(SMALLEST_READ, high - middle))):
                 high = middle
             else:
                 low = middle
@@ -97,7 +101,7 @@ def zeros_from(source: Source, start: int, end: int) -> int | None:
         return high
 
 
-def past_the_end(what: str, end: int, source: Source) -> str:
+def past_the_end(what: str, end: int, source: ContainerReader) -> str:
     """The reason of a file that ends before *what*, which its length puts at *end*."""
     missing = end - source.size
     return f"its {what} ends {missing} byte{'s' * (missing != 1)} past the end of the file: the copy is not complete"

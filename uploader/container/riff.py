@@ -15,7 +15,7 @@ import struct
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
-from uploader.container.reader import Source, is_zero, only_zeros, past_the_end
+from uploader.container.reader import ContainerReader, is_zero, only_zeros, past_the_end
 
 _NO_SIZE: Final = frozenset({0, 0xFFFFFFFF})
 _RIFFS: Final = 16
@@ -41,7 +41,7 @@ def begins(head: bytes) -> bool:
     return head[:4] == b"RIFF" and head[8:12] == b"AVI "
 
 
-def unfinished(source: Source) -> str:
+def unfinished(source: ContainerReader) -> str:
     """Why this file is not closed; "" when it is, or cannot be judged."""
     riffs = list(_riffs(source))
     for number, riff in enumerate(riffs, start=1):
@@ -52,7 +52,7 @@ def unfinished(source: Source) -> str:
     return _inside(source, riffs)
 
 
-def _inside(source: Source, riffs: list[_Chunk]) -> str:
+def _inside(source: ContainerReader, riffs: list[_Chunk]) -> str:
     """Judge the chunks of the first RIFF."""
     chunks = list(_chunks(source, 12, min(riffs[0].end, source.size)))
     found = {chunk.kind: chunk for chunk in reversed(chunks)}  # the first of each kind
@@ -71,7 +71,7 @@ def _inside(source: Source, riffs: list[_Chunk]) -> str:
     return _by_header(source, riffs[0], found.get(b"hdrl"), has_index=idx1 is not None)
 
 
-def _by_header(source: Source, riff: _Chunk, hdrl: _Chunk | None, *, has_index: bool) -> str:
+def _by_header(source: ContainerReader, riff: _Chunk, hdrl: _Chunk | None, *, has_index: bool) -> str:
     """Judge what the header list promises: an index, and OpenDML's index of indexes."""
     if hdrl is None:
         return ""
@@ -101,7 +101,7 @@ def _super_index(header: bytes) -> Iterator[tuple[int, int]]:
             yield struct.unpack_from("<QI", header, last)
 
 
-def _riffs(source: Source) -> Iterator[_Chunk]:
+def _riffs(source: ContainerReader) -> Iterator[_Chunk]:
     """The RIFFs one behind the other, up to one that has no size or runs past the end."""
     offset = 0
     for _ in range(_RIFFS):
@@ -114,7 +114,7 @@ def _riffs(source: Source) -> Iterator[_Chunk]:
         offset = _even(chunk.end)
 
 
-def _chunks(source: Source, start: int, end: int) -> Iterator[_Chunk]:
+def _chunks(source: ContainerReader, start: int, end: int) -> Iterator[_Chunk]:
     """The chunks from *start* to *end*, as far as there are any; one that runs past *end* is the last."""
     offset = start
     for _ in range(_CHUNKS):
@@ -125,7 +125,7 @@ def _chunks(source: Source, start: int, end: int) -> Iterator[_Chunk]:
         offset = _even(chunk.end)
 
 
-def _chunk(source: Source, start: int) -> _Chunk | None:
+def _chunk(source: ContainerReader, start: int) -> _Chunk | None:
     """The chunk that begins at *start*; None when nothing there looks like one."""
     head = source.at(start, 12)
     kind, size = head[:4], int.from_bytes(head[4:8], "little")

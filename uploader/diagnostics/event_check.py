@@ -15,15 +15,15 @@ from typing import Final
 
 from watchfiles import awatch
 
-from uploader.domain.selection import OURS
+from uploader.domain.selection import HIDDEN_PREFIX
 from uploader.runtime.clock import Clock
 
-LISTENS_IN: Final = 0.3  # s that a source of events is given to begin: it does not tell when it has
-PATIENCE: Final = 3.0  # s that an event may take
+WATCHER_START_TIME: Final = 0.3  # s that a source of events is given to begin: it does not tell when it has
+EVENT_WAIT_LIMIT: Final = 3.0  # s that an event may take
 
 
 @dataclass(frozen=True, slots=True)
-class Canary:
+class EventCheck:
     """What came of it, in seconds. ``delay``: until its event, None if none came. ``skew``: of the share's clock."""
 
     problem: str = ""
@@ -31,20 +31,20 @@ class Canary:
     skew: float | None = None
 
 
-async def sing(root: str, clock: Clock) -> Canary:
+async def check_events(root: str, clock: Clock) -> EventCheck:
     """Write a hidden file into *root*, wait for its event, look at its time, remove it. Takes some seconds at most."""
-    path = Path(root) / f"{OURS}{uuid.uuid4().hex[:16]}.canary"
+    path = Path(root) / f"{HIDDEN_PREFIX}{uuid.uuid4().hex[:16]}.canary"
     stop, heard = asyncio.Event(), asyncio.Event()
     listening = asyncio.ensure_future(_listen(root, path.name, stop, heard))
     try:
-        await clock.sleep(LISTENS_IN)
+        await clock.sleep(WATCHER_START_TIME)
         began = clock.monotonic()
         skew = await asyncio.to_thread(_write, path) - clock.now()
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(heard.wait(), PATIENCE)
-        return Canary(delay=clock.monotonic() - began if heard.is_set() else None, skew=skew)
+            await asyncio.wait_for(heard.wait(), EVENT_WAIT_LIMIT)
+        return EventCheck(delay=clock.monotonic() - began if heard.is_set() else None, skew=skew)
     except OSError as error:
-        return Canary(problem=error.strerror or type(error).__name__)
+        return EventCheck(problem=error.strerror or type(error).__name__)
     finally:
         stop.set()
         with contextlib.suppress(OSError):

@@ -17,11 +17,11 @@ from uploader.domain.model import RecordIds, shown
 from uploader.domain.units import format_bytes
 from uploader.server.valt import Valt
 from uploader.store import LedgerLine
-from uploader.store.codec import Saved, Tail, Unreadable, from_json
+from uploader.store.codec import LedgerHead, StateSnapshot, UnreadableContent, from_json
 from uploader.store.disk import StateFolder
 from uploader.store.ledger import Lines, chain, unusable
-from uploader.store.line import Facts
-from uploader.store.store import peek
+from uploader.store.line import IndexKeys
+from uploader.store.store import read_state
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ def prove(folder: Path) -> int:
     return sum(1 for _ in _proved(folder, _tail(folder)))
 
 
-def _vouched_for(folder: Path) -> Iterator[tuple[Facts, bytes]]:
+def _vouched_for(folder: Path) -> Iterator[tuple[IndexKeys, bytes]]:
     """Walk the lines, each only when the one after it has been looked at."""
     try:
         tail = _tail(folder)
@@ -67,36 +67,36 @@ def _vouched_for(folder: Path) -> Iterator[tuple[Facts, bytes]]:
         yield held
 
 
-def _proved(folder: Path, tail: Tail | None) -> Iterator[tuple[Facts, bytes]]:
+def _proved(folder: Path, head: LedgerHead | None) -> Iterator[tuple[IndexKeys, bytes]]:
     """Walk the whole lines; one that is being written just now is not one yet."""
     if not folder.exists():  # before the first start
         return
     disk = StateFolder(folder, lock=False)
     try:
-        for facts, raw, _ in chain(Lines(disk), tail):
+        for facts, raw, _ in chain(Lines(disk), head):
             yield facts, raw
-    except Unreadable as error:
+    except UnreadableContent as error:
         raise unusable(disk, error) from None
     finally:
         disk.close()
 
 
-def _tail(folder: Path) -> Tail | None:
+def _tail(folder: Path) -> LedgerHead | None:
     """How far the state has seen the ledger. To be asked first: a daemon that is at work writes the line first."""
     return _state(folder).ledger
 
 
-def _state(folder: Path) -> Saved:
+def _state(folder: Path) -> StateSnapshot:
     if not folder.exists():
-        return Saved()
+        return StateSnapshot()
     disk = StateFolder(folder, lock=False)
     try:
-        return peek(disk)
+        return read_state(disk)
     finally:
         disk.close()
 
 
-def told(line: LedgerLine) -> str:
+def line_text(line: LedgerLine) -> str:
     """Lay one line out for people."""
     upload = line.upload
     return (
@@ -125,7 +125,7 @@ def find(folder: Path, path: str) -> RecordIds:
     raise errors.FileMissing(f"{shown(path)} has not been uploaded", hint="valt-uploader explain tells why")
 
 
-async def compare(lines: Iterable[LedgerLine], valt: Valt) -> AsyncIterator[Comparison]:
+async def compare_with_server(lines: Iterable[LedgerLine], valt: Valt) -> AsyncIterator[Comparison]:
     """Download every video and compare its checksum with what was sent.
 
     A server that cannot be talked to ends it: that says nothing about a recording.

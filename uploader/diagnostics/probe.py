@@ -15,34 +15,34 @@ from typing import Final, Protocol
 
 from uploader.config import Config
 from uploader.diagnostics.doctor import Finding
-from uploader.diagnostics.probe_results import News
+from uploader.diagnostics.probe_results import ProbeResult
 from uploader.diagnostics.video import Video
 from uploader.domain import errors, retry
-from uploader.domain.model import Learnt, Orphan, RecordIds, RecordSpec
+from uploader.domain.model import Orphan, RecordIds, RecordSpec, ServerCapabilities
 from uploader.domain.units import format_bytes, format_duration
 from uploader.files.sending import CannotPass
-from uploader.files.shared_fd import Handle
+from uploader.files.shared_fd import SharedFd
 from uploader.runtime.clock import Clock
 from uploader.server.valt import Valt
 
-NAME: Final = "valt-uploader probe"  # of its records, so that a person knows them
-FILENAME: Final = "valt-uploader-probe.mp4"
-VIDEO: Final = Video(frames=25, width=64, height=64)  # one second, about 150 KiB
-CHUNK: Final = 64 * 1024  # bytes: three chunks of it
-PATIENCE: Final = 120.0  # s until a video that is not ready is looked at as it is
-ABANDONED: Final = retry.HOUR  # s until the daemon clears away what a probe that was killed has left behind
-READY: Final = "ready"
+PROBE_RECORD_NAME: Final = "valt-uploader probe"  # of its records, so that a person knows them
+PROBE_FILE_NAME: Final = "valt-uploader-probe.mp4"
+PROBE_VIDEO: Final = Video(frames=25, width=64, height=64)  # one second, about 150 KiB
+PROBE_CHUNK_SIZE: Final = 64 * 1024  # bytes: three chunks of it
+PROBE_READY_TIMEOUT: Final = 120.0  # s until a video that is not ready is looked at as it is
+ABANDONED_PROBE_AGE: Final = retry.HOUR  # s until the daemon clears away what a probe that was killed has left behind
+READY_STATUS: Final = "ready"
 
 
-class Memory(Protocol):
-    """Whoever keeps the state: ``probe_results.Keeper``."""
+class ResultStore(Protocol):
+    """Whoever keeps the state: ``probe_results.ProbeResultStore``."""
 
-    async def tell(self, news: News) -> str | None:
-        """Have *news* kept; the answer is who keeps it, None when nobody does."""
+    async def save(self, result: ProbeResult) -> str | None:
+        """Have *result* kept; the answer is who keeps it, None when nobody does."""
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class VideoResult:
     """What became of one video. ``sent``: requests that were taken; ``error``: why the next one was not."""
 
     sent: int = 0
@@ -56,15 +56,15 @@ class Outcome:
     @property
     def length(self) -> str:
         """What there is to say of its length."""
-        wrong = self.duration > 0 and abs(self.duration - VIDEO.duration) > VIDEO.duration / 2
-        return f"; its length there is {self.duration:g} s, not {VIDEO.duration:g} s" if wrong else ""
+        wrong = self.duration > 0 and abs(self.duration - PROBE_VIDEO.duration) > PROBE_VIDEO.duration / 2
+        return f"; its length there is {self.duration:g} s, not {PROBE_VIDEO.duration:g} s" if wrong else ""
 
 
 @dataclass(slots=True)
-class Seen:
+class Observations:
     """What all questions together have shown. None: not known."""
 
-    one: Outcome = field(default_factory=Outcome)
+    one: VideoResult = field(default_factory=VideoResult)
     chunks: bool | None = None
     resend: bool | None = None
     limit: int | None = None  # bytes: the largest request that was taken, after a larger one was not
@@ -75,11 +75,11 @@ class Seen:
 class Probe:
     """One round of questions."""
 
-    def __init__(self, config: Config, valt: Valt, memory: Memory, clock: Clock) -> None:
-        self._config, self._valt, self._memory, self._clock = config, valt, memory, clock
-        self._content = b"".join(VIDEO.pieces())
+    def __init__(self, config: Config, valt: Valt, results: ResultStore, clock: Clock) -> None:
+        self._config, self._valt, self._memory, self._clock = config, valt, results, clock
+        self._content = b"".join(PROBE_VIDEO.pieces())
         self._digest = hashlib.sha256(self._content).hexdigest()
-        self._seen = Seen()
+        self._seen = Observations()
 
     async def run(self) -> AsyncIterator[Finding]:
         """Ask, finding after finding; the last ones say which settings this server wants and who remembers it."""
@@ -100,16 +100,18 @@ class Probe:
         outcome = self._seen.one = await self._upload([(0, len(self._content))])
         size = format_bytes(len(self._content))
         if outcome.error is not None:
-            return Finding("one request", f"a video of {size} in one request: not taken: {outcome.error}", "bad")
+            return Finding("one request", f"a video of {size} in one request: not taken: {outcome.error}", "error")
         text = f"a video of {size} in one request: taken, {_landed(outcome)}{outcome.length}"
         if outcome.status is None:
             self._seen.one = replace(outcome, sent=0)  # what cannot be done with one request cannot be with several
-            return Finding("one request", text, "bad")
+            return Finding("one request", text, "error")
         if outcome.sha256 is None:
-            return Finding("one request", f"{text}; its bytes cannot be compared: {outcome.why_not}", "note")
+            return Finding("one request", f"{text}; its bytes cannot be compared: {outcome.why_not}", "warning")
         if outcome.sha256 != self._digest:
-            return Finding("one request", f"{text}; handed out changed (transcoded), so bytes prove nothing", "note")
-        return Finding("one request", f"{text}, handed out byte for byte", "ok" if outcome.status == READY else "note")
+            return Finding("one request", f"{text}; handed out changed (transcoded), so bytes prove nothing", "warning")
+        return Finding(
+            "one request", f"{text}, handed out byte for byte", "ok" if outcome.status == READY_STATUS else "warning"
+        )
 
     async def _in_chunks(self) -> Finding:
         spans = self._spans()
@@ -122,7 +124,7 @@ class Probe:
             self._seen.chunks = False
             return Finding("chunks", f"{text}{outcome.error.what}: it does not put them together")
         if outcome.error is not None:
-            return Finding("chunks", f"{text}not known: {outcome.error}", "note")
+            return Finding("chunks", f"{text}not known: {outcome.error}", "warning")
         text += f"taken, {_landed(outcome)}"
         if outcome.status is None:
             self._seen.chunks = False
@@ -131,7 +133,7 @@ class Probe:
             self._seen.chunks = outcome.sha256 == self._digest
             good = "handed out byte for byte" if self._seen.chunks else "but handed out as other bytes: it spoils them"
             return Finding("chunks", f"{text}, {good}")
-        return Finding("chunks", f"{text}; whether whole is not known: {self._why_not(outcome)}", "note")
+        return Finding("chunks", f"{text}; whether whole is not known: {self._why_not(outcome)}", "warning")
 
     async def _repeated(self) -> Finding:
         """Send the chunk in the middle twice, the first once more after it, and the last one twice.
@@ -158,9 +160,9 @@ class Probe:
         if outcome.status is None:
             self._seen.resend = False
             return Finding("repeat", f"{text}: it is spoilt")
-        return Finding("repeat", f"{text}; what was stored is not known: {self._why_not(outcome)}", "note")
+        return Finding("repeat", f"{text}; what was stored is not known: {self._why_not(outcome)}", "warning")
 
-    def _repeat_failed(self, text: str, outcome: Outcome, repeats: tuple[int, ...]) -> Finding:
+    def _repeat_failed(self, text: str, outcome: VideoResult, repeats: tuple[int, ...]) -> Finding:
         error = outcome.error
         if isinstance(error, errors.RecordSpoilt):
             self._seen.resend = False
@@ -169,7 +171,7 @@ class Probe:
             self._seen.resend = False
             where = "refused" if outcome.sent in repeats else "taken, and what comes after it refused"
             return Finding("repeat", f"{text}{where} ({error.what}): an upload in doubt has to start over")
-        return Finding("repeat", f"{text}not known: {error}", "note")
+        return Finding("repeat", f"{text}not known: {error}", "warning")
 
     async def _size(self) -> Finding:
         """Send a first chunk as large as the daemon does; nothing follows it, so it never becomes a video."""
@@ -182,11 +184,14 @@ class Probe:
             outcome = await self._upload([(0, size)], total=2 * size)
             if outcome.error is None:
                 break
-            if not isinstance(outcome.error, errors.ChunkTooLarge | errors.ChunkCut) or size <= retry.MIN_CHUNK:
+            if (
+                not isinstance(outcome.error, errors.ChunkTooLarge | errors.ChunkCut)
+                or size <= retry.SMALLEST_HALVED_CHUNK
+            ):
                 text = f"a chunk of {format_bytes(size)}: not known how large one may be: {outcome.error}"
-                return Finding("size", text, "note")
+                return Finding("size", text, "warning")
             refused = refused or outcome.error.what
-            size = max(retry.MIN_CHUNK, size // 2)
+            size = max(retry.SMALLEST_HALVED_CHUNK, size // 2)
         if not refused:
             return Finding("size", f"a chunk of {format_bytes(size)}: taken")
         self._seen.limit = size
@@ -195,16 +200,16 @@ class Probe:
 
     # Answers
 
-    def _bytes_tell(self, outcome: Outcome) -> bool:
+    def _bytes_tell(self, outcome: VideoResult) -> bool:
         return outcome.sha256 is not None and self._seen.one.sha256 == self._digest
 
-    def _why_not(self, outcome: Outcome) -> str:
+    def _why_not(self, outcome: VideoResult) -> str:
         return outcome.why_not or "the server hands out changed videos, or none"
 
     def _tidy(self) -> Finding:
         if not self._seen.left:
             return Finding("tidy", "its records are removed")
-        return Finding("tidy", "; ".join(self._seen.left), "note")
+        return Finding("tidy", "; ".join(self._seen.left), "warning")
 
     def _settings(self) -> list[Finding]:
         """Say what to write into the configuration, and what stands there now."""
@@ -230,14 +235,14 @@ class Probe:
         if not server.resend_is_safe:
             return Finding("settings", f"{text} (as it is)")
         if seen.resend is None:
-            return Finding("settings", f"{text} (it is true, and that this is so was not seen)", "note")
-        return Finding("settings", f"{text} (it is true: a chunk in doubt would spoil its recording)", "bad")
+            return Finding("settings", f"{text} (it is true, and that this is so was not seen)", "warning")
+        return Finding("settings", f"{text} (it is true: a chunk in doubt would spoil its recording)", "error")
 
     async def _remembered(self) -> Finding:
         now, seen = self._clock.now(), self._seen
         version = await self._version()
-        until = now + retry.LEARNT_FOR
-        learnt = Learnt(
+        until = now + retry.CAPABILITIES_VALID_FOR
+        learnt = ServerCapabilities(
             whole_only_until=until if seen.chunks is False else None,
             chunk_limit=seen.limit,
             chunk_limit_until=None if seen.limit is None else until,
@@ -245,12 +250,12 @@ class Probe:
             probed_at=now,
             version=version,
         )
-        keeper = await self._memory.tell(News(learnt=learnt))
+        keeper = await self._memory.save(ProbeResult(learnt=learnt))
         which = f"VALT {version}" if version else "this server, which does not tell its version"
         if keeper is None:
             text = f"not remembered for {which}: the state cannot be written from here; put the settings above in place"
-            return Finding("remembered", text, "note")
-        span = format_duration(retry.LEARNT_FOR)
+            return Finding("remembered", text, "warning")
+        span = format_duration(retry.CAPABILITIES_VALID_FOR)
         return Finding("remembered", f"{keeper} keeps this for {which}, until that changes or {span} are over")
 
     async def _version(self) -> str:
@@ -262,36 +267,36 @@ class Probe:
     # One record
 
     def _spans(self) -> list[tuple[int, int]]:
-        edges = [*range(0, len(self._content), CHUNK), len(self._content)]
+        edges = [*range(0, len(self._content), PROBE_CHUNK_SIZE), len(self._content)]
         return list(pairwise(edges))
 
-    async def _upload(self, spans: list[tuple[int, int]], total: int | None = None) -> Outcome:
+    async def _upload(self, spans: list[tuple[int, int]], total: int | None = None) -> VideoResult:
         """Make a record, send these ranges, look at what became of them, and remove it.
 
         *total*: the size of a file that is not sent to its end.
         """
         try:
-            ids = await self._valt.create_record(RecordSpec(NAME))
+            ids = await self._valt.create_record(RecordSpec(PROBE_RECORD_NAME))
         except errors.UploaderError as error:
-            return Outcome(error=error)
+            return VideoResult(error=error)
         now = self._clock.now()
-        orphan = Orphan(ids.record, NAME, "", since=now, next_look=now + ABANDONED, probe=True)
-        keeper = await self._memory.tell(News(orphans=(orphan,)))
+        orphan = Orphan(ids.record, PROBE_RECORD_NAME, "", since=now, next_look=now + ABANDONED_PROBE_AGE, probe=True)
+        keeper = await self._memory.save(ProbeResult(orphans=(orphan,)))
         try:
             outcome = await self._send_all(ids, spans, total or len(self._content))
             return outcome if total or outcome.error else await self._look(ids, outcome)
         finally:
             await self._remove(ids.record, keeper)
 
-    async def _send_all(self, ids: RecordIds, spans: list[tuple[int, int]], total: int) -> Outcome:
+    async def _send_all(self, ids: RecordIds, spans: list[tuple[int, int]], total: int) -> VideoResult:
         for number, (start, end) in enumerate(spans):
             try:
                 held = await self._send(ids, start, end, total)
                 if held is not None and held != end:
                     raise errors.RecordSpoilt(f"it says that it holds {held} bytes where {end} were sent")
             except errors.UploaderError as error:
-                return Outcome(sent=number, error=error)
-        return Outcome(sent=len(spans))
+                return VideoResult(sent=number, error=error)
+        return VideoResult(sent=len(spans))
 
     async def _send(self, ids: RecordIds, start: int, end: int, total: int) -> int | None:
         async def go_on() -> None:
@@ -300,14 +305,14 @@ class Probe:
         span = start, end, total
         return await self._valt.send_chunk(
             ids,
-            FILENAME,
+            PROBE_FILE_NAME,
             span,
             _Content(self._content, start, total),
             before_last_byte=go_on,
             on_progress=lambda _: None,
         )
 
-    async def _look(self, ids: RecordIds, outcome: Outcome) -> Outcome:
+    async def _look(self, ids: RecordIds, outcome: VideoResult) -> VideoResult:
         """Wait until the video is ready, or for as long as patience lasts; then fetch it."""
         began = self._clock.monotonic()
         while True:
@@ -317,13 +322,13 @@ class Probe:
             except errors.UploaderError as error:
                 return replace(outcome, error=error)
             status = details.status_of(ids.video)
-            if status == READY or age >= PATIENCE:
+            if status == READY_STATUS or age >= PROBE_READY_TIMEOUT:
                 break
             await self._clock.sleep(retry.poll_pause(age))
         outcome = replace(outcome, status=status, seconds=age, duration=details.duration)
         return outcome if status is None else await self._fetch(ids, outcome)
 
-    async def _fetch(self, ids: RecordIds, outcome: Outcome) -> Outcome:
+    async def _fetch(self, ids: RecordIds, outcome: VideoResult) -> VideoResult:
         digest = hashlib.sha256()
         try:
             async for block in self._valt.download(ids):
@@ -337,10 +342,10 @@ class Probe:
             await self._valt.delete_record(record)
         except errors.UploaderError as error:
             who = f"{keeper} clears it away" if keeper else "delete it on the server by hand"
-            self._seen.left.append(f"record {record} ({NAME}) could not be removed: {error.what}; {who}")
+            self._seen.left.append(f"record {record} ({PROBE_RECORD_NAME}) could not be removed: {error.what}; {who}")
         else:
             if keeper is not None:
-                await self._memory.tell(News(cleared=(record,)))
+                await self._memory.save(ProbeResult(cleared=(record,)))
 
 
 def _as_setting(size: int) -> str:
@@ -350,11 +355,11 @@ def _as_setting(size: int) -> str:
     return f'"{size // 1024**2} MiB"' if size % 1024**2 == 0 else f'"{size // 1024} KiB"'
 
 
-def _landed(outcome: Outcome) -> str:
+def _landed(outcome: VideoResult) -> str:
     """What the record shows, in words."""
     if outcome.status is None:
         return f"but it shows no video after {format_duration(outcome.seconds)}"
-    if outcome.status == READY:
+    if outcome.status == READY_STATUS:
         return f"ready after {format_duration(outcome.seconds)}"
     return f"not ready after {format_duration(outcome.seconds)} (it says {outcome.status!r})"
 
@@ -369,13 +374,13 @@ class _Content:
 
     async def blocks(self, end: int) -> AsyncIterator[memoryview]:
         """Yield the bytes from the start of the chunk to *end*."""
-        for position in range(self._start, end, CHUNK):
+        for position in range(self._start, end, PROBE_CHUNK_SIZE):
             offset = position % len(self._video) if self._total > len(self._video) else position
-            piece = self._video[offset : offset + min(CHUNK, end - position)]
-            yield memoryview(piece + bytes(min(CHUNK, end - position) - len(piece)))
+            piece = self._video[offset : offset + min(PROBE_CHUNK_SIZE, end - position)]
+            yield memoryview(piece + bytes(min(PROBE_CHUNK_SIZE, end - position) - len(piece)))
 
     async def pass_on(
-        self, socket: Handle, count: int, *, room: Callable[[], Awaitable[None]], on_progress: Callable[[int], None]
+        self, socket: SharedFd, count: int, *, room: Callable[[], Awaitable[None]], on_progress: Callable[[int], None]
     ) -> None:
         """Refuse: there is no file behind it."""
         del socket, count, room, on_progress

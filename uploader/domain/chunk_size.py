@@ -6,27 +6,27 @@ from typing import Final
 
 from uploader.config import UploadConfig
 from uploader.domain import retry
-from uploader.domain.model import Learnt
+from uploader.domain.model import ServerCapabilities
 
 GROW_AFTER: Final = 8  # chunks acknowledged in a row until a chunk size that was halved doubles again
 
 
-def chunk_size_now(config: UploadConfig, learnt: Learnt, *, now: float) -> int:
+def chunk_size_now(config: UploadConfig, capabilities: ServerCapabilities, *, now: float) -> int:
     """Return the chunk size in bytes for a new record; 0 sends the whole file in one request."""
-    if config.chunk_size == 0 or (learnt.whole_only_until is not None and now < learnt.whole_only_until):
+    if config.chunk_size == 0 or (capabilities.whole_only_until is not None and now < capabilities.whole_only_until):
         return 0
-    limit = limit_now(learnt, now=now)
+    limit = limit_now(capabilities, now=now)
     return config.chunk_size if limit is None else min(config.chunk_size, limit)
 
 
-def limit_now(learnt: Learnt, *, now: float) -> int | None:
+def limit_now(capabilities: ServerCapabilities, *, now: float) -> int | None:
     """Return the size in bytes above which the server has refused requests; None when none is known."""
-    return learnt.chunk_limit if now < (learnt.chunk_limit_until or 0.0) else None
+    return capabilities.chunk_limit if now < (capabilities.chunk_limit_until or 0.0) else None
 
 
 def halved(chunk_size: int, size: int) -> int:
     """Return the next smaller chunk size in bytes for a file of *size* bytes."""
-    return max(retry.MIN_CHUNK, min(chunk_size, size) // 2)
+    return max(retry.SMALLEST_HALVED_CHUNK, min(chunk_size, size) // 2)
 
 
 def grown(chunk_size: int, normal: int, good: int) -> int:

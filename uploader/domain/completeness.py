@@ -10,28 +10,28 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Final
 
-from uploader.domain.model import Closeness, Snapshot
+from uploader.domain.model import Snapshot, WriteState
 from uploader.domain.placeholders import fill_names
 from uploader.domain.units import format_duration
 
-LEAST: Final = 0.001  # s: a rest that is lost in the clock's rounding would be waited for in no time, for ever
-MIN_PAUSE: Final = 0.5  # s: ``settle = "0s"`` is no reason to look without a pause
-PATIENT: Final = 0.25  # of the time that a file has been held back: when it is looked at again
+SHORTEST_WAIT: Final = 0.001  # s: a rest that is lost in the clock's rounding would be waited for in no time, for ever
+SHORTEST_LOOK_INTERVAL: Final = 0.5  # s: ``settle = "0s"`` is no reason to look without a pause
+HELD_BACK_LOOK_FRACTION: Final = 0.25  # of the time that a file has been held back: when it is looked at again
 
 
 @dataclass(frozen=True, slots=True)
-class Rules:
+class CompletenessRules:
     """What a watched folder asks of a file. Seconds."""
 
     settle: float
     gate: bool
     gate_timeout: float
-    longest: float  # between two looks at a file that is held back
+    longest_look_interval: float  # between two looks at a file that is held back
     done_marker: str = ""
 
 
 @dataclass(frozen=True, slots=True)
-class Still:
+class StableSince:
     """What a file has been, and since when (monotonic): every look that sees another one begins anew."""
 
     snapshot: Snapshot
@@ -39,14 +39,14 @@ class Still:
 
 
 @dataclass(frozen=True, slots=True)
-class Wait:
+class NotYet:
     """Not yet: why, and when to look again, in seconds."""
 
     reason: str
     after: float
     changed: bool = False  # since the last look
     held: bool = False  # it stands still, and yet something speaks against it
-    soon: bool = True  # it may well be complete within moments: worth waiting for
+    worth_waiting: bool = True  # it may well be complete within moments: worth waiting for
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,44 +56,48 @@ class Complete:
     unplayable: str = ""
 
 
-def stand(before: Still | None, snapshot: Snapshot, now: float) -> Still:
+def observe(before: StableSince | None, snapshot: Snapshot, now: float) -> StableSince:
     """Take a look in: the same as before, or standing still only from now on."""
-    return before if before is not None and before.snapshot == snapshot else Still(snapshot, now)
+    return before if before is not None and before.snapshot == snapshot else StableSince(snapshot, now)
 
 
-def too_early(rules: Rules, still: Still, before: Still | None, now: float) -> Wait | None:
+def too_early(rules: CompletenessRules, stable: StableSince, before: StableSince | None, now: float) -> NotYet | None:
     """Say that a file has not stood still for long enough; None when it may be asked more."""
-    if still is not before:
-        return Wait(f"it must stand still for {rules.settle:g} s", rules.settle, changed=before is not None)
-    if (left := rules.settle - (now - still.since)) > 0:
-        return Wait(f"it must stand still for {rules.settle:g} s", max(left, LEAST))
+    if stable is not before:
+        return NotYet(f"it must stand still for {rules.settle:g} s", rules.settle, changed=before is not None)
+    if (left := rules.settle - (now - stable.since)) > 0:
+        return NotYet(f"it must stand still for {rules.settle:g} s", max(left, SHORTEST_WAIT))
     return None
 
 
-def judge(rules: Rules, size: int, still_for: float, *, marker: str, closeness: Closeness) -> Wait | Complete:
-    """Decide about a file that has stood still for *still_for* seconds. *marker*: the one that is missing, if any."""
+def check_complete(
+    rules: CompletenessRules, size: int, stable_for: float, *, marker: str, write_state: WriteState
+) -> NotYet | Complete:
+    """Decide about a file that has stood still for *stable_for* seconds. *marker*: the one that is missing, if any."""
     if marker:
-        return held_back(f"it waits for its marker {marker}", rules, still_for)
-    if closeness.writer:
-        return held_back("a process on this host still has it open for writing", rules, still_for, soon=True)
+        return held_back(f"it waits for its marker {marker}", rules, stable_for)
+    if write_state.writer:
+        return held_back("a process on this host still has it open for writing", rules, stable_for, soon=True)
     if size == 0:  # a range of no bytes does not exist (docs/protocol.md, rule 8)
         return Complete(unplayable="the file is empty; it is sent when it has content")
-    unfinished = closeness.unfinished
+    unfinished = write_state.unfinished
     if not unfinished:
         return Complete()
-    if (left := rules.gate_timeout - still_for) <= 0:
+    if (left := rules.gate_timeout - stable_for) <= 0:
         return Complete(unplayable=f"{unfinished}; it goes on when the file changes, or by hand: valt-uploader retry")
-    wait = held_back(f"{unfinished}; parked unless it changes within {format_duration(left)}", rules, still_for)
-    return replace(wait, after=max(min(wait.after, left), LEAST))
+    wait = held_back(f"{unfinished}; parked unless it changes within {format_duration(left)}", rules, stable_for)
+    return replace(wait, after=max(min(wait.after, left), SHORTEST_WAIT))
 
 
-def held_back(reason: str, rules: Rules, still_for: float, *, soon: bool = False) -> Wait:
+def held_back(reason: str, rules: CompletenessRules, stable_for: float, *, soon: bool = False) -> NotYet:
     """Wait, the longer the longer it has been: what is held back is not looked at more often than what moves."""
-    pause = max(rules.settle, PATIENT * still_for, MIN_PAUSE)
-    return Wait(reason, min(pause, max(rules.longest, MIN_PAUSE)), held=True, soon=soon)
+    pause = max(rules.settle, HELD_BACK_LOOK_FRACTION * stable_for, SHORTEST_LOOK_INTERVAL)
+    return NotYet(
+        reason, min(pause, max(rules.longest_look_interval, SHORTEST_LOOK_INTERVAL)), held=True, worth_waiting=soon
+    )
 
 
-def marker_of(rules: Rules, path: str) -> str:
+def marker_of(rules: CompletenessRules, path: str) -> str:
     """Name the file beside *path* that must be there before *path* is sent; empty when none is asked for."""
     if not rules.done_marker:
         return ""

@@ -4,7 +4,7 @@ Must never carry a URL, a token or a password: texts are made of route names, st
 Every error is one sentence for people (what happened) and may carry a hint (what to do).
 
     UploaderError
-    ├── OursAgain          we try again, by ourselves
+    ├── RetryableError     we try again, by ourselves
     │   ├── ServerDown         nobody's file is at fault: connection, DNS, TLS, a redirect, 502/503/504
     │   │   ├── ServerFull         507, or a 500 about its disk: it takes a person there, so it is asked rarely
     │   │   └── BreakerOpen        no call was made: the server has just failed others
@@ -20,10 +20,10 @@ Every error is one sentence for people (what happened) and may carry a hint (wha
     │   ├── ChunkRefused       400 about a range (rule 5)
     │   ├── ChunkTooLarge      413 and its kin (rule 5)
     │   └── ShareNotReady      EIO, EBUSY, ESTALE …: not yet
-    ├── FilesTurn          the recording must change first
+    ├── FileError          the recording must change first
     │   ├── FileChanged, FileMissing, FileEmpty, NotAFile
     ├── UploadBusy         a command cannot reach an upload: what is done with it does not end
-    └── OperatorsTurn      a person must act
+    └── OperatorError      a person must act
         ├── ServerRefused      a plain no to what we asked (400, 405, 422 …)
         │   ├── PayloadRefused     VALT's "invalid payload", which wears a 500
         │   └── RightMissing       403, or 401 right after a good log-in
@@ -38,13 +38,13 @@ Every error is one sentence for people (what happened) and may carry a hint (wha
 
 from __future__ import annotations
 
-from uploader.domain.model import Turn
+from uploader.domain.model import ActionBy
 
 
 class UploaderError(Exception):
     """Root of the tree: ``what`` happened in one sentence, and a ``hint`` of what to do about it."""
 
-    turn: Turn = Turn.OURS
+    turn: ActionBy = ActionBy.UPLOADER
     exit_code: int = 1
 
     def __init__(self, what: str, *, hint: str = "") -> None:
@@ -68,11 +68,11 @@ def first_of(error: BaseException) -> BaseException:
     return next((leaf for leaf in leaves if isinstance(leaf, UploaderError)), leaves[0])
 
 
-class OursAgain(UploaderError):  # noqa: N818 - the names are sentences: whose turn, what happened
+class RetryableError(UploaderError):
     """We try again by ourselves."""
 
 
-class ServerDown(OursAgain):
+class ServerDown(RetryableError):
     """The server cannot be talked to at all. Time lost to it never counts against a file."""
 
 
@@ -84,11 +84,11 @@ class BreakerOpen(ServerDown):
     """The circuit breaker let no call through: none was made, and the server has not failed another time."""
 
 
-class CallFailed(OursAgain):
+class CallFailed(RetryableError):
     """The server failed at a call that changes nothing (500): perhaps only at this record."""
 
 
-class ServerBusy(OursAgain):
+class ServerBusy(RetryableError):
     """The server asked for patience: ``retry_after`` seconds, already capped."""
 
     def __init__(self, what: str, *, retry_after: float) -> None:
@@ -96,11 +96,11 @@ class ServerBusy(OursAgain):
         self.retry_after = retry_after
 
 
-class ChunkCut(OursAgain):
+class ChunkCut(RetryableError):
     """A chunk ended before its last byte was handed over: known not to have been seen (rule 3)."""
 
 
-class AnswerLost(OursAgain):
+class AnswerLost(RetryableError):
     """A call's last byte went out and its answer never came: in doubt (rule 4)."""
 
 
@@ -108,19 +108,19 @@ class NoRoom(AnswerLost):
     """A 500 about the server's disk, to a call that changes something: how far it got is not known."""
 
 
-class TokenExpired(OursAgain):
+class TokenExpired(RetryableError):
     """A call was answered 401: the token is no longer good."""
 
 
-class RecordGone(OursAgain):
+class RecordGone(RetryableError):
     """The record, or its video, no longer exists on the server (404)."""
 
 
-class RecordSpoilt(OursAgain):
+class RecordSpoilt(RetryableError):
     """The record cannot be finished any more: its content, or what became of a chunk, is not known."""
 
 
-class StillInDoubt(OursAgain):
+class StillInDoubt(RetryableError):
     """A request may still be on its way inside the server: ask again in ``wait`` seconds."""
 
     def __init__(self, what: str, *, wait: float) -> None:
@@ -128,51 +128,51 @@ class StillInDoubt(OursAgain):
         self.wait = wait
 
 
-class ChunkRefused(OursAgain):
+class ChunkRefused(RetryableError):
     """The server does not take this range (400, rule 5)."""
 
 
-class ChunkTooLarge(OursAgain):
+class ChunkTooLarge(RetryableError):
     """The server, or a proxy before it, does not take a request of this size (413, rule 5)."""
 
 
-class ShareNotReady(OursAgain):
+class ShareNotReady(RetryableError):
     """The disk or share said EIO, EBUSY, EACCES, ESTALE …: not yet."""
 
 
-class FilesTurn(UploaderError):  # noqa: N818 - as above
+class FileError(UploaderError):
     """The recording itself must change before we can go on."""
 
-    turn = Turn.FILE
+    turn = ActionBy.FILE
 
 
-class FileChanged(FilesTurn):
+class FileChanged(FileError):
     """The file is no longer the one we began to send."""
 
 
-class FileMissing(FilesTurn):
+class FileMissing(FileError):
     """The file is not there."""
 
 
-class FileEmpty(FilesTurn):
+class FileEmpty(FileError):
     """An empty file cannot be expressed as a range (rule 8)."""
 
 
-class NotAFile(FilesTurn):
+class NotAFile(FileError):
     """A folder, link, FIFO, socket or device: only regular files are sent."""
 
 
-class UploadBusy(UploaderError):  # noqa: N818 - as above
+class UploadBusy(UploaderError):
     """An operator command cannot reach an upload, because what is being done with it does not end."""
 
 
-class OperatorsTurn(UploaderError):  # noqa: N818 - as above
+class OperatorError(UploaderError):
     """A person must act."""
 
-    turn = Turn.OPERATOR
+    turn = ActionBy.OPERATOR
 
 
-class ServerRefused(OperatorsTurn):
+class ServerRefused(OperatorError):
     """The server said a plain no to what we asked."""
 
 
@@ -184,21 +184,21 @@ class RightMissing(ServerRefused):
     """The user that we log in as may not do that on the server."""
 
 
-class NotReadyInTime(OperatorsTurn):
+class NotReadyInTime(OperatorError):
     """Every byte was acknowledged, and the server does not say that the video is ready."""
 
 
-class PasswordRefused(OperatorsTurn):
+class PasswordRefused(OperatorError):
     """Log-in was answered 401: user name or password is wrong."""
 
 
-class PasswordUnusable(OperatorsTurn):
+class PasswordUnusable(OperatorError):
     """There is no password, or its file is unreadable or readable by others."""
 
     exit_code = 2
 
 
-class ConfigError(OperatorsTurn):
+class ConfigError(OperatorError):
     """The configuration has faults; all of them, one line each."""
 
     exit_code = 2
@@ -208,7 +208,7 @@ class ConfigError(OperatorsTurn):
         self.faults = faults
 
 
-class StateUnusable(OperatorsTurn):
+class StateUnusable(OperatorError):
     """The state folder cannot be written (exit 73), or what is in it cannot be read (exit 78)."""
 
     def __init__(self, what: str, *, hint: str = "", exit_code: int = 78) -> None:
@@ -216,7 +216,7 @@ class StateUnusable(OperatorsTurn):
         self.exit_code = exit_code
 
 
-class LedgerUnreadable(OperatorsTurn):
+class LedgerUnreadable(OperatorError):
     """A line of the ledger cannot be read, or is not what it was at the start.
 
     The daemon goes on. A file of which that line may be the proof is neither sent again nor touched: it waits.
@@ -225,7 +225,7 @@ class LedgerUnreadable(OperatorsTurn):
     exit_code = 78
 
 
-class AlreadyRunning(OperatorsTurn):
+class AlreadyRunning(OperatorError):
     """Another daemon holds the lock of this state folder."""
 
     exit_code = 75

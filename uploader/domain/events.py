@@ -17,14 +17,14 @@ from uploader.runtime.log import get_logger
 
 log = get_logger(__name__)
 
-Level = Literal["debug", "info", "warning", "error"]
+LogLevel = Literal["debug", "info", "warning", "error"]
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
     """Something that happened. ``level`` is how loudly the log says it; None: not at all."""
 
-    level: ClassVar[Level | None] = "info"
+    level: ClassVar[LogLevel | None] = "info"
 
     @classmethod
     def name(cls) -> str:
@@ -52,10 +52,10 @@ class Started(Event):
 
 
 @dataclass(frozen=True, slots=True)
-class Notice(Event):
+class ConfigWarning(Event):
     """Something the operator should know about this installation; said at every start."""
 
-    level: ClassVar[Level | None] = "warning"
+    level: ClassVar[LogLevel | None] = "warning"
     what: str
 
 
@@ -85,7 +85,7 @@ class ConfigReloaded(Event):
 class ConfigRejected(Event):
     """SIGHUP, and the new configuration has faults: the old one stays."""
 
-    level: ClassVar[Level | None] = "error"
+    level: ClassVar[LogLevel | None] = "error"
     faults: str
 
 
@@ -96,7 +96,7 @@ class StateNotSaved(Event):
     ``again_in``: seconds to the next try; None while a write is still waited for, which is said once.
     """
 
-    level: ClassVar[Level | None] = "error"
+    level: ClassVar[LogLevel | None] = "error"
     reason: str
     again_in: float | None
 
@@ -124,7 +124,7 @@ class FolderWatched(Event):
 class FolderOffline(Event):
     """A watched folder is away: its state is kept, nothing is inferred, the others go on."""
 
-    level: ClassVar[Level | None] = "error"
+    level: ClassVar[LogLevel | None] = "error"
     folder: str
     reason: str
 
@@ -133,7 +133,7 @@ class FolderOffline(Event):
 class FolderUnreadable(Event):
     """A part of a watched folder could not be looked at: nothing is inferred from that."""
 
-    level: ClassVar[Level | None] = "warning"
+    level: ClassVar[LogLevel | None] = "warning"
     folder: str
     reason: str
 
@@ -142,7 +142,7 @@ class FolderUnreadable(Event):
 class EventsUnavailable(Event):
     """Events cannot be had for this folder any more: scans alone find its files."""
 
-    level: ClassVar[Level | None] = "warning"
+    level: ClassVar[LogLevel | None] = "warning"
     folder: str
     reason: str
 
@@ -167,7 +167,7 @@ class FolderBack(Event):
 class WatcherRestarted(Event):
     """The source of events failed; a scan covers for it."""
 
-    level: ClassVar[Level | None] = "warning"
+    level: ClassVar[LogLevel | None] = "warning"
     folder: str
     reason: str
 
@@ -176,7 +176,7 @@ class WatcherRestarted(Event):
 class FileIgnored(Event):
     """A name that matches but is no regular file."""
 
-    level: ClassVar[Level | None] = "warning"
+    level: ClassVar[LogLevel | None] = "warning"
     path: str
     reason: str
 
@@ -193,7 +193,7 @@ class FileFound(Event):
 class FileStillChanging(Event):
     """A file changed while we waited for it to stand still."""
 
-    level: ClassVar[Level | None] = "debug"
+    level: ClassVar[LogLevel | None] = "debug"
     path: str
     size: int
 
@@ -224,7 +224,7 @@ class FileQueued(Event):
 
 
 @dataclass(frozen=True, slots=True)
-class FileKnown(Event):
+class FileAlreadyUploaded(Event):
     """Metadata was touched, the content is the one that was sent: nothing to do."""
 
     path: str
@@ -250,10 +250,10 @@ class FileRenamed(Event):
 
 
 @dataclass(frozen=True, slots=True)
-class MappingFellBack(Event):
+class RecordRuleNotMatched(Event):
     """A rule of ``[watch.record]`` did not fit this file; it goes under a safe name."""
 
-    level: ClassVar[Level | None] = "warning"
+    level: ClassVar[LogLevel | None] = "warning"
     path: str
     reason: str
 
@@ -269,16 +269,16 @@ class LoggedIn(Event):
 
 
 @dataclass(frozen=True, slots=True)
-class ServerDown(Event):
+class OutageBegan(Event):
     """The server cannot be talked to; all calls wait. ``again_in``: seconds."""
 
-    level: ClassVar[Level | None] = "error"
+    level: ClassVar[LogLevel | None] = "error"
     reason: str
     again_in: float
 
 
 @dataclass(frozen=True, slots=True)
-class ServerBack(Event):
+class OutageEnded(Event):
     """The server answers again. ``after``: seconds of silence."""
 
     after: float
@@ -301,10 +301,10 @@ class OrphanCleared(Event):
 
 
 @dataclass(frozen=True, slots=True)
-class OrphanLanded(Event):
+class OrphanHasVideo(Event):
     """An orphan holds a video after all: never deleted by us, a person decides."""
 
-    level: ClassVar[Level | None] = "warning"
+    level: ClassVar[LogLevel | None] = "warning"
     record: str
     path: str
     hint: str
@@ -344,7 +344,7 @@ class UploadResumed(Event):
 class BytesSent(Event):
     """Bytes were handed to the socket; ``position`` is where in the file we are. Not acknowledged yet."""
 
-    level: ClassVar[Level | None] = None
+    level: ClassVar[LogLevel | None] = None
     path: str
     position: int
     size: int
@@ -354,7 +354,7 @@ class BytesSent(Event):
 class ChunkAcknowledged(Event):
     """The server has ``offset`` bytes, and that is saved."""
 
-    level: ClassVar[Level | None] = "debug"  # a large file has thousands
+    level: ClassVar[LogLevel | None] = "debug"  # a large file has thousands
     path: str
     offset: int
     size: int
@@ -364,7 +364,7 @@ class ChunkAcknowledged(Event):
 class UploadInDoubt(Event):
     """An answer never came, or we were not there to hear it: the server is asked before anything is sent."""
 
-    level: ClassVar[Level | None] = "warning"
+    level: ClassVar[LogLevel | None] = "warning"
     path: str
     record: str
     what: str
@@ -380,20 +380,20 @@ class DoubtResolved(Event):
 
 
 @dataclass(frozen=True, slots=True)
-class StartedOver(Event):
+class UploadStartedOver(Event):
     """The upload begins again on a new record; the old one is an orphan."""
 
-    level: ClassVar[Level | None] = "warning"
+    level: ClassVar[LogLevel | None] = "warning"
     path: str
     reason: str
     orphan: str | None
 
 
 @dataclass(frozen=True, slots=True)
-class FileChanged(Event):
+class FileChangedWhileSending(Event):
     """The file changed while it was being sent: stopped, and it settles again."""
 
-    level: ClassVar[Level | None] = "warning"
+    level: ClassVar[LogLevel | None] = "warning"
     path: str
     reason: str
 
@@ -410,10 +410,10 @@ class UploadSent(Event):
 
 
 @dataclass(frozen=True, slots=True)
-class UploadWaits(Event):
+class UploadRetryScheduled(Event):
     """A setback; tried again by itself in ``again_in`` seconds."""
 
-    level: ClassVar[Level | None] = "warning"
+    level: ClassVar[LogLevel | None] = "warning"
     path: str
     reason: str
     again_in: float
@@ -423,7 +423,7 @@ class UploadWaits(Event):
 class UploadParked(Event):
     """Set aside: ``turn`` says whose turn it is."""
 
-    level: ClassVar[Level | None] = "warning"
+    level: ClassVar[LogLevel | None] = "warning"
     path: str
     reason: str
     turn: str
@@ -441,7 +441,7 @@ class UploadReleased(Event):
 class UploadForgotten(Event):
     """The operator said so: nothing more is known of this upload."""
 
-    level: ClassVar[Level | None] = "warning"
+    level: ClassVar[LogLevel | None] = "warning"
     path: str
     orphan: str | None
 

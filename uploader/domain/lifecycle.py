@@ -15,7 +15,7 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Any, Final
 
-from uploader.domain.model import Orphan, State, Trouble, Upload
+from uploader.domain.model import LastError, Orphan, State, Upload
 
 
 class Step(StrEnum):
@@ -105,7 +105,7 @@ def acknowledge(upload: Upload, *, now: float) -> Upload:
     return advance(upload, Step.ACKNOWLEDGED, **facts)
 
 
-def park(upload: Upload, trouble: Trouble) -> Upload:
+def park(upload: Upload, trouble: LastError) -> Upload:
     """Set the upload aside with its reason; ``release`` goes on where it stood."""
     if upload.state is State.PARKED:
         return replace(upload, trouble=trouble)

@@ -1,7 +1,7 @@
 """Which record a file becomes: the operator's rule, applied to one file, within the server's limits.
 
 Pure. Must never refuse a file: whatever its name is made of, the result is a record name of 1 to
-``NAME_LIMIT`` characters that encodes to UTF-8 and reads on one line.
+``RECORD_NAME_LIMIT`` characters that encodes to UTF-8 and reads on one line.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ from uploader.config import RecordConfig
 from uploader.domain.model import RecordSpec, shown
 from uploader.domain.placeholders import MTIME_FORMAT, pieces
 
-NAME_LIMIT: Final = 255  # characters of a record's name: what a text column of such servers holds
-VALUE_LIMIT: Final = 1000  # characters of a template value: the server names no limit; this keeps requests small
-LAST_RESORT: Final = "recording"  # the name of a record whose file has none to give
+RECORD_NAME_LIMIT: Final = 255  # characters of a record's name: what a text column of such servers holds
+# characters of a template value: the server names no limit; this keeps requests small
+TEMPLATE_VALUE_LIMIT: Final = 1000
+FALLBACK_NAME: Final = "recording"  # the name of a record whose file has none to give
 
 _DIGEST: Final = 8  # hexadecimal digits that keep two names apart that begin with the same 246 characters
 _EARLIEST, _LATEST = -30_000_000_000.0, 253_000_000_000.0  # the years 1019 to 9987: every time zone can write them
@@ -59,7 +60,7 @@ def record_for(rule: RecordConfig, *, relpath: str, mtime: float) -> Mapped:
     known = values if groups is None else {**values, **groups}
     name = _filled(rule.name, known)
     fields = {key: _filled(text, known) for key, text in rule.template.items()}
-    cleaned = {key: cut(clean(text or ""), VALUE_LIMIT) for key, text in fields.items()}
+    cleaned = {key: cut(clean(text or ""), TEMPLATE_VALUE_LIMIT) for key, text in fields.items()}
     template = {key: text for key, text in cleaned.items() if text}
     record = RecordSpec(name=_first_name(name or "", path.stem), template=template, share=rule.share)
     if groups is not None or rule.match is None:
@@ -119,4 +120,4 @@ def cut(text: str, limit: int) -> str:
 
 def _first_name(*candidates: str) -> str:
     cleaned = (clean(text) for text in candidates)
-    return cut(next((text for text in cleaned if text), LAST_RESORT), NAME_LIMIT)
+    return cut(next((text for text in cleaned if text), FALLBACK_NAME), RECORD_NAME_LIMIT)

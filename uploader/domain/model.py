@@ -33,10 +33,10 @@ class State(StrEnum):
     PARKED = "parked"  # waits for somebody; ``trouble`` says whom
 
 
-class Turn(StrEnum):
+class ActionBy(StrEnum):
     """Whose turn it is when something does not go on by itself."""
 
-    OURS = "ours"  # we try again
+    UPLOADER = "ours"  # we try again
     FILE = "file"  # the recording must change: still growing, empty, replaced, missing
     OPERATOR = "operator"  # a person must act: password, right, limit, disk
 
@@ -47,7 +47,7 @@ class Identity:
 
     size: int
     mtime_ns: int
-    edges: str  # sha256 (hex) over the first and the last block, see ``files.EDGE``
+    edges: str  # sha256 (hex) over the first and the last block, see ``files.inspection.EDGE_SIZE``
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ class Snapshot:
 
 
 @dataclass(frozen=True, slots=True)
-class Closeness:
+class WriteState:
     """What speaks against a file that stands still. ``unfinished``: what its container lacks, empty when nothing."""
 
     writer: bool = False  # somebody on this host has it open for writing
@@ -78,7 +78,7 @@ class Sighting:
 
 
 @dataclass(frozen=True, slots=True)
-class Share:
+class RecordSharing:
     """Who may see a record besides its owner: VALT's numeric ids of users and groups."""
 
     users: tuple[int, ...] = ()
@@ -91,7 +91,7 @@ class RecordSpec:
 
     name: str
     template: dict[str, str] = field(default_factory=dict)
-    share: Share = Share()
+    share: RecordSharing = RecordSharing()
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,11 +103,11 @@ class RecordIds:
 
 
 @dataclass(frozen=True, slots=True)
-class Trouble:
+class LastError:
     """Why an upload does not go on right now, whose turn it is, and when we look again."""
 
     reason: str
-    turn: Turn
+    turn: ActionBy
     attempts: int = 0  # failures in a row that count against this file
     not_ready: int = 0  # times in a row that its disk or share said "not yet": they count against nobody
     must_change: bool = False  # that the file is there is not enough: its content must be another
@@ -117,7 +117,7 @@ class Trouble:
     @property
     def waits_for_file(self) -> bool:
         """True when it goes on as soon as the file is there again."""
-        return self.turn is Turn.FILE and not self.must_change
+        return self.turn is ActionBy.FILE and not self.must_change
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +147,7 @@ class Upload:
     ready_at: float | None = None
     restarts: int = 0  # records begun before this one
     gone: int = 0  # of them, those that somebody removed from the server
-    trouble: Trouble | None = None
+    trouble: LastError | None = None
     parked_from: State | None = None  # PARKED: where ``release`` leads back to
     by_hand: bool = field(default=False, metadata=RARE)  # found by ``upload PATH``, or named by its options
     forgotten: bool = field(default=False, metadata=RARE)  # dropped as soon as it is known whether a record was made
@@ -183,7 +183,7 @@ class Orphan:
 
 
 @dataclass(frozen=True, slots=True)
-class Home:
+class MountIdentity:
     """Where a watched folder lies, so that it is known again: after a restart, a re-mount, under another mount table.
 
     ``inner`` is its place inside its file system, which is the same whether that is seen through one mount or
@@ -202,7 +202,7 @@ class Home:
 
 
 @dataclass(frozen=True, slots=True)
-class Learnt:
+class ServerCapabilities:
     """What this server has taught us; survives a restart, forgotten when it has aged."""
 
     whole_only_until: float | None = None  # it refuses ranges (rule 5)
@@ -217,7 +217,7 @@ class Learnt:
 
 
 @dataclass(frozen=True, slots=True)
-class Finished:
+class FinishedUpload:
     """One line of ``ledger.jsonl``: a finished upload. The chain's hash is the ledger's own business."""
 
     path: str
@@ -241,10 +241,10 @@ class Finished:
         return Identity(self.size, self.mtime_ns, self.edges)
 
 
-SHOWN_LIMIT = 300  # characters; longer names and server texts are cut in logs and on terminals
+SHOWN_TEXT_LIMIT = 300  # characters; longer names and server texts are cut in logs and on terminals
 
 
-def shown(text: str | PurePath, limit: int = SHOWN_LIMIT) -> str:
+def shown(text: str | PurePath, limit: int = SHOWN_TEXT_LIMIT) -> str:
     r"""Make a file name or a foreign text safe to print: one line, no control or bidi characters.
 
     Bytes that are not UTF-8 appear as ``\xNN``; the result always encodes to UTF-8.

@@ -23,7 +23,7 @@ _IDENTIFIER: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class TemplatePiece:
     """One stretch of a text with placeholders: what stands before one, its name and what follows its colon."""
 
     literal: str
@@ -31,7 +31,7 @@ class Piece:
     spec: str = ""
 
 
-def pieces(text: str) -> list[Piece]:
+def pieces(text: str) -> list[TemplatePiece]:
     """Take *text* apart at its placeholders; ``{{`` and ``}}`` are braces.
 
     Raises ValueError, in words for an operator, when it is not well formed.
@@ -44,7 +44,7 @@ def pieces(text: str) -> list[Piece]:
     for literal, name, spec, conversion in parsed:
         if name is not None:
             _check_shape(name, spec or "", conversion)
-        found.append(Piece(literal, name, spec or ""))
+        found.append(TemplatePiece(literal, name, spec or ""))
     return found
 
 

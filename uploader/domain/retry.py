@@ -17,33 +17,36 @@ from enum import StrEnum
 from typing import Final
 
 from uploader.domain import errors
-from uploader.domain.model import Trouble, Turn
+from uploader.domain.model import ActionBy, LastError
 
 Uniform = Callable[[float, float], float]
 
 MINUTE, HOUR, DAY = 60.0, 3600.0, 86400.0  # seconds
 
 BACKOFF_CAP: Final = 300.0  # s; full jitter U(0, min(cap, 1 s * 2^n)) after n failures in a row
-SLOW_START: Final = 3  # doublings that the backoff of a disk or share begins with
-FAST_TRIES: Final = 8  # failures in a row that count against a file before it is parked for a day
-PAYLOAD_TRIES: Final = 3  # a 500 may be VALT's "invalid payload" or a passing fault: three tries tell
-GONE_TRIES: Final = 2  # a record that is removed under us twice is removed by somebody
-RESTART_LIMIT: Final = 5  # records begun for one file before a person should look
-CUTS_TELL: Final = 4  # a chunk that is cut so often before its last byte may be larger than something lets through
-SHAKY_FIRST: Final = 1.0  # s; the first pauses of a server that fails: 2, 4, 8, 16 s
+SLOW_BACKOFF_DOUBLINGS: Final = 3  # doublings that the backoff of a disk or share begins with
+TRIES_BEFORE_PARKING: Final = 8  # failures in a row that count against a file before it is parked for a day
+PAYLOAD_REFUSALS_BEFORE_PARKING: Final = 3  # a 500 may be VALT's "invalid payload" or a passing fault: three tries tell
+RECORD_REMOVALS_BEFORE_PARKING: Final = 2  # a record that is removed under us twice is removed by somebody
+RECORDS_PER_FILE: Final = 5  # records begun for one file before a person should look
+# a chunk that is cut so often before its last byte may be larger than something lets through
+CHUNK_CUTS_BEFORE_HALVING: Final = 4
+FLAKY_SERVER_PAUSE: Final = 1.0  # s; the first pauses of a server that fails: 2, 4, 8, 16 s
 BREAKER_FAILURES: Final = 5  # failures in a row, of whatever calls, from which on the server counts as down
-OUTAGE_FIRST, OUTAGE_CAP = 30.0, 15 * MINUTE  # s; then one probe for the whole server: 30, 60, … 900 s
-BUDGET: Final = 20  # retries a server is granted beyond one for every five answers
-ANSWERS_EARN: Final = 5  # answers for one more
-HALF_OPEN: Final = (1, 2)  # calls at a time after an outage: one, after its answer two, after the next all
-PLACE_KEPT: Final = 5.0  # s that the half-open breaker waits for a call that is about to be made, or to be judged
-FULL_PAUSE: Final = OUTAGE_CAP  # s; a server without room takes a person there
+OUTAGE_PAUSE_FIRST, OUTAGE_PAUSE_CAP = 30.0, 15 * MINUTE  # s; then one probe for the whole server: 30, 60, … 900 s
+RETRY_BUDGET: Final = 20  # retries a server is granted beyond one for every five answers
+ANSWERS_PER_RETRY: Final = 5  # answers for one more
+HALF_OPEN_CALLS: Final = (1, 2)  # calls at a time after an outage: one, after its answer two, after the next all
+# s that the half-open breaker waits for a call that is about to be made, or to be judged
+HALF_OPEN_SLOT_HELD: Final = 5.0
+SERVER_FULL_PAUSE: Final = OUTAGE_PAUSE_CAP  # s; a server without room takes a person there
 LOGIN_PAUSES: Final = (5 * MINUTE, 15 * MINUTE, HOUR)  # after a wrong password: accounts get locked by less
 RETRY_AFTER_CAP: Final = HOUR  # s; whatever the server says
-POLL_FIRST, POLL_CAP = 0.5, 60.0  # s; between two looks at a record that is being processed
-READY_RATE: Final = 1_000_000.0  # bytes/s of processing that we grant on top of ``ready_timeout``
-LEARNT_FOR: Final = 30 * DAY  # s; then whole files and small chunks are questioned: the server may have been mended
-MIN_CHUNK: Final = 64 * 1024  # bytes; below this a 413 is not about the size
+READY_POLL_FIRST, READY_POLL_CAP = 0.5, 60.0  # s; between two looks at a record that is being processed
+PROCESSING_RATE: Final = 1_000_000.0  # bytes/s of processing that we grant on top of ``ready_timeout``
+# s; then whole files and small chunks are questioned: the server may have been mended
+CAPABILITIES_VALID_FOR: Final = 30 * DAY
+SMALLEST_HALVED_CHUNK: Final = 64 * 1024  # bytes; below this a 413 is not about the size
 
 
 class Action(StrEnum):
@@ -55,7 +58,7 @@ class Action(StrEnum):
     PARK = "park"
 
 
-class Level(StrEnum):
+class FailureScope(StrEnum):
     """Whose failure it is, and so who waits."""
 
     FILE = "file"  # this file's; in an outage nobody's
@@ -82,7 +85,7 @@ ENDED_BY_TIME: Final = frozenset({Delay.OUTAGE_STATED, Delay.LOGIN})  # the serv
 
 
 @dataclass(frozen=True, slots=True)
-class Rule:
+class RetryRule:
     """What follows from one kind of error.
 
     *delay*: how long until the next try, while *tries* are left.
@@ -91,45 +94,47 @@ class Rule:
     """
 
     action: Action
-    level: Level = Level.FILE
+    level: FailureScope = FailureScope.FILE
     delay: Delay = Delay.BACKOFF
     tries: int | None = None
     parked_for: float | None = DAY
 
 
 # The first row that fits counts. What *tries* counts: failures in a row; for RecordGone and RecordSpoilt records.
-RULES: Final[tuple[tuple[type[errors.UploaderError], Rule], ...]] = (
-    (errors.FileChanged, Rule(Action.RESETTLE, Level.NOBODY, Delay.STATED)),
-    (errors.FilesTurn, Rule(Action.PARK, Level.NOBODY, parked_for=None)),
-    (errors.PasswordRefused, Rule(Action.TRY_AGAIN, Level.SERVER, Delay.LOGIN)),
-    (errors.PasswordUnusable, Rule(Action.TRY_AGAIN, Level.SERVER, Delay.OUTAGE)),
-    (errors.ServerFull, Rule(Action.TRY_AGAIN, Level.SERVER, Delay.FULL)),  # 507
-    (errors.NoRoom, Rule(Action.TRY_AGAIN, Level.SERVER, Delay.FULL)),
-    (errors.ServerDown, Rule(Action.TRY_AGAIN, Level.SERVER, Delay.OUTAGE)),  # 503, no connection, a redirect …
-    (errors.ServerBusy, Rule(Action.TRY_AGAIN, Level.SERVER, Delay.OUTAGE_STATED)),  # 429; 503 with Retry-After
-    (errors.StillInDoubt, Rule(Action.TRY_AGAIN, Level.NOBODY, Delay.STATED)),
-    (errors.ShareNotReady, Rule(Action.TRY_AGAIN, Level.NOBODY, Delay.BACKOFF_SLOW)),
-    (errors.PayloadRefused, Rule(Action.TRY_AGAIN, tries=PAYLOAD_TRIES)),
-    (errors.RightMissing, Rule(Action.PARK, parked_for=HOUR)),
-    (errors.LedgerUnreadable, Rule(Action.PARK, parked_for=HOUR)),  # by then the file may have been put back
-    (errors.ServerRefused, Rule(Action.PARK)),
-    (errors.NotReadyInTime, Rule(Action.PARK, Level.NOBODY, parked_for=HOUR)),
-    (errors.RecordGone, Rule(Action.START_OVER, tries=GONE_TRIES)),
-    (errors.RecordSpoilt, Rule(Action.START_OVER, tries=RESTART_LIMIT + 1)),
-    (errors.ChunkRefused, Rule(Action.START_OVER, tries=RESTART_LIMIT + 1)),
-    (errors.ChunkTooLarge, Rule(Action.START_OVER)),  # halving ends by itself
-    (errors.ChunkCut, Rule(Action.TRY_AGAIN, tries=FAST_TRIES)),
-    (errors.CallFailed, Rule(Action.TRY_AGAIN, tries=FAST_TRIES, parked_for=HOUR)),
-    (errors.UploaderError, Rule(Action.TRY_AGAIN, tries=FAST_TRIES)),
+RULES: Final[tuple[tuple[type[errors.UploaderError], RetryRule], ...]] = (
+    (errors.FileChanged, RetryRule(Action.RESETTLE, FailureScope.NOBODY, Delay.STATED)),
+    (errors.FileError, RetryRule(Action.PARK, FailureScope.NOBODY, parked_for=None)),
+    (errors.PasswordRefused, RetryRule(Action.TRY_AGAIN, FailureScope.SERVER, Delay.LOGIN)),
+    (errors.PasswordUnusable, RetryRule(Action.TRY_AGAIN, FailureScope.SERVER, Delay.OUTAGE)),
+    (errors.ServerFull, RetryRule(Action.TRY_AGAIN, FailureScope.SERVER, Delay.FULL)),  # 507
+    (errors.NoRoom, RetryRule(Action.TRY_AGAIN, FailureScope.SERVER, Delay.FULL)),
+    # 503, no connection, a redirect …
+    (errors.ServerDown, RetryRule(Action.TRY_AGAIN, FailureScope.SERVER, Delay.OUTAGE)),
+    # 429; 503 with Retry-After
+    (errors.ServerBusy, RetryRule(Action.TRY_AGAIN, FailureScope.SERVER, Delay.OUTAGE_STATED)),
+    (errors.StillInDoubt, RetryRule(Action.TRY_AGAIN, FailureScope.NOBODY, Delay.STATED)),
+    (errors.ShareNotReady, RetryRule(Action.TRY_AGAIN, FailureScope.NOBODY, Delay.BACKOFF_SLOW)),
+    (errors.PayloadRefused, RetryRule(Action.TRY_AGAIN, tries=PAYLOAD_REFUSALS_BEFORE_PARKING)),
+    (errors.RightMissing, RetryRule(Action.PARK, parked_for=HOUR)),
+    (errors.LedgerUnreadable, RetryRule(Action.PARK, parked_for=HOUR)),  # by then the file may have been put back
+    (errors.ServerRefused, RetryRule(Action.PARK)),
+    (errors.NotReadyInTime, RetryRule(Action.PARK, FailureScope.NOBODY, parked_for=HOUR)),
+    (errors.RecordGone, RetryRule(Action.START_OVER, tries=RECORD_REMOVALS_BEFORE_PARKING)),
+    (errors.RecordSpoilt, RetryRule(Action.START_OVER, tries=RECORDS_PER_FILE + 1)),
+    (errors.ChunkRefused, RetryRule(Action.START_OVER, tries=RECORDS_PER_FILE + 1)),
+    (errors.ChunkTooLarge, RetryRule(Action.START_OVER)),  # halving ends by itself
+    (errors.ChunkCut, RetryRule(Action.TRY_AGAIN, tries=TRIES_BEFORE_PARKING)),
+    (errors.CallFailed, RetryRule(Action.TRY_AGAIN, tries=TRIES_BEFORE_PARKING, parked_for=HOUR)),
+    (errors.UploaderError, RetryRule(Action.TRY_AGAIN, tries=TRIES_BEFORE_PARKING)),
 )
 
 
 @dataclass(frozen=True, slots=True)
-class Next:
+class Decision:
     """The policy's answer. ``trouble.next_try`` is left to the caller: it is now + ``after``."""
 
     action: Action
-    trouble: Trouble
+    trouble: LastError
     after: float | None  # seconds; None: not by itself
     server_level: bool = False  # nobody's file is at fault: hold every call to the server
     costs: bool = False  # a retry that the server's budget pays for
@@ -140,7 +145,7 @@ class Next:
 
 
 @dataclass(frozen=True, slots=True)
-class History:
+class FailureHistory:
     """What has happened to this upload so far."""
 
     attempts: int = 0  # failures in a row that count
@@ -162,30 +167,30 @@ class History:
     @property
     def smallest(self) -> bool:
         """True when its requests cannot be made smaller: asked to be whole, or so small already."""
-        return self.chunk_size == 0 or min(self.chunk_size, self.size) <= MIN_CHUNK
+        return self.chunk_size == 0 or min(self.chunk_size, self.size) <= SMALLEST_HALVED_CHUNK
 
 
-def rule_of(error: errors.UploaderError) -> Rule:
+def rule_of(error: errors.UploaderError) -> RetryRule:
     """Find the row of ``RULES`` for *error*."""
     return next(rule for kind, rule in RULES if isinstance(error, kind))
 
 
-def decide(error: errors.UploaderError, history: History, uniform: Uniform) -> Next:
+def decide(error: errors.UploaderError, history: FailureHistory, uniform: Uniform) -> Decision:
     """Say what follows from *error* for an upload with this *history*."""
     rule = rule_of(error)
-    trouble = Trouble(str(error), error.turn, history.attempts, cuts=history.cuts)
+    trouble = LastError(str(error), error.turn, history.attempts, cuts=history.cuts)
     if isinstance(error, errors.FileMissing) and not history.begun:
-        return Next(Action.RESETTLE, trouble, 0.0)  # the server knows nothing of it: there is nothing to keep
-    if rule.level is Level.SERVER:
-        return Next(rule.action, trouble, 0.0, server_level=True)
+        return Decision(Action.RESETTLE, trouble, 0.0)  # the server knows nothing of it: there is nothing to keep
+    if rule.level is FailureScope.SERVER:
+        return Decision(rule.action, trouble, 0.0, server_level=True)
     if isinstance(error, errors.StillInDoubt):
-        return Next(rule.action, trouble, error.wait)
+        return Decision(rule.action, trouble, error.wait)
     if isinstance(error, errors.ShareNotReady):
         # Nobody's verdict on the file: ever more rarely, but never given up, and never a failure of the file's own.
-        again = backoff(history.not_ready + SLOW_START, uniform)
-        return Next(rule.action, replace(trouble, not_ready=history.not_ready + 1), again)
-    if rule.level is Level.NOBODY:
-        return Next(rule.action, trouble, 0.0 if rule.action is Action.RESETTLE else rule.parked_for)
+        again = backoff(history.not_ready + SLOW_BACKOFF_DOUBLINGS, uniform)
+        return Decision(rule.action, replace(trouble, not_ready=history.not_ready + 1), again)
+    if rule.level is FailureScope.NOBODY:
+        return Decision(rule.action, trouble, 0.0 if rule.action is Action.RESETTLE else rule.parked_for)
     if isinstance(error, errors.ChunkCut):
         return _cut(trouble, rule, history, uniform)
     if rule.action is Action.START_OVER:
@@ -193,38 +198,43 @@ def decide(error: errors.UploaderError, history: History, uniform: Uniform) -> N
     return _again_or_park(trouble, rule, history, uniform)
 
 
-def _again_or_park(trouble: Trouble, rule: Rule, history: History, uniform: Uniform) -> Next:
-    failed = trouble.turn is Turn.OURS  # else it was an answer: the server is there, and says no
+def _again_or_park(trouble: LastError, rule: RetryRule, history: FailureHistory, uniform: Uniform) -> Decision:
+    failed = trouble.turn is ActionBy.UPLOADER  # else it was an answer: the server is there, and says no
     if failed and history.outage:
-        return Next(Action.TRY_AGAIN, trouble, 0.0, server_level=True)  # what an outage takes counts against no file
+        # what an outage takes counts against no file
+        return Decision(Action.TRY_AGAIN, trouble, 0.0, server_level=True)
     attempts = history.attempts + 1
     trouble = replace(trouble, attempts=attempts)
     if rule.action is Action.TRY_AGAIN and (rule.tries is None or attempts < rule.tries):
-        return Next(Action.TRY_AGAIN, trouble, backoff(attempts, uniform), costs=failed)
+        return Decision(Action.TRY_AGAIN, trouble, backoff(attempts, uniform), costs=failed)
     return _park(trouble, rule, uniform)
 
 
-def _park(trouble: Trouble, rule: Rule, uniform: Uniform) -> Next:
+def _park(trouble: LastError, rule: RetryRule, uniform: Uniform) -> Decision:
     after = None if rule.parked_for is None else uniform(0.9 * rule.parked_for, 1.1 * rule.parked_for)
-    return Next(Action.PARK, trouble, after)
+    return Decision(Action.PARK, trouble, after)
 
 
-def _cut(trouble: Trouble, rule: Rule, history: History, uniform: Uniform) -> Next:
+def _cut(trouble: LastError, rule: RetryRule, history: FailureHistory, uniform: Uniform) -> Decision:
     """Send the chunk again; cut again and again, it may be too large for something on the way: halve it (rule 5).
 
     No known receiver needs chunks of one size, so the record stays, and with it every acknowledged byte.
     """
     cuts = history.cuts + 1
-    if cuts >= CUTS_TELL and not history.smallest:
-        return Next(Action.TRY_AGAIN, replace(trouble, cuts=0), 0.0, halve_chunk=True)
+    if cuts >= CHUNK_CUTS_BEFORE_HALVING and not history.smallest:
+        return Decision(Action.TRY_AGAIN, replace(trouble, cuts=0), 0.0, halve_chunk=True)
     trouble = replace(trouble, cuts=cuts)
-    if cuts >= FAST_TRIES:  # also in an outage: that it was reached so often says that there is none
+    if cuts >= TRIES_BEFORE_PARKING:  # also in an outage: that it was reached so often says that there is none
         what = f"{trouble.reason}, {cuts} times: the link breaks, or a limit on the way is below this size"
-        return _park(replace(trouble, reason=what, turn=Turn.OPERATOR, attempts=history.attempts + 1), rule, uniform)
+        return _park(
+            replace(trouble, reason=what, turn=ActionBy.OPERATOR, attempts=history.attempts + 1), rule, uniform
+        )
     return _again_or_park(trouble, rule, history, uniform)
 
 
-def _start_over(error: errors.UploaderError, trouble: Trouble, rule: Rule, history: History, uniform: Uniform) -> Next:
+def _start_over(
+    error: errors.UploaderError, trouble: LastError, rule: RetryRule, history: FailureHistory, uniform: Uniform
+) -> Decision:
     """Begin a new record (rule 5 and its kin), unless that has not helped before."""
     refused_range, too_large = isinstance(error, errors.ChunkRefused), isinstance(error, errors.ChunkTooLarge)
     gone = isinstance(error, errors.RecordGone)
@@ -232,12 +242,12 @@ def _start_over(error: errors.UploaderError, trouble: Trouble, rule: Rule, histo
     hopeless = (refused_range and history.whole) or (too_large and history.smallest)
     if hopeless or (rule.tries is not None and begun + 1 >= rule.tries):
         why = ", again on a new record: somebody, or something, deletes it" if gone else ""
-        trouble = Trouble(trouble.reason + why, Turn.OPERATOR, history.attempts + 1)
+        trouble = LastError(trouble.reason + why, ActionBy.OPERATOR, history.attempts + 1)
         return _park(trouble, rule, uniform)
     if refused_range or too_large:
         action = Action.TRY_AGAIN if too_large and history.offset else Action.START_OVER  # acknowledged bytes stay
-        return Next(action, trouble, 0.0, whole_only=refused_range, halve_chunk=too_large, limit_seen=too_large)
-    return Next(Action.START_OVER, trouble, backoff(history.restarts + 1, uniform), costs=True, gone=gone)
+        return Decision(action, trouble, 0.0, whole_only=refused_range, halve_chunk=too_large, limit_seen=too_large)
+    return Decision(Action.START_OVER, trouble, backoff(history.restarts + 1, uniform), costs=True, gone=gone)
 
 
 def backoff(attempts: int, uniform: Uniform) -> float:
@@ -254,7 +264,7 @@ def breaker_pause(error: errors.UploaderError, failures: int, refusals: int, uni
     if delay is Delay.LOGIN:
         return login_pause(refusals)
     if delay is Delay.FULL:
-        return uniform(0.5, 1.0) * FULL_PAUSE
+        return uniform(0.5, 1.0) * SERVER_FULL_PAUSE
     pause = outage_pause(failures, uniform)  # also for one file's failure that comes in the middle of an outage
     return max(error.retry_after, pause) if isinstance(error, errors.ServerBusy) else pause
 
@@ -265,24 +275,24 @@ def outage_pause(failures: int, uniform: Uniform) -> float:
     The first four pauses are short, for what a restarting server takes; from the fifth failure on it is down.
     """
     if failures < BREAKER_FAILURES:
-        return uniform(0.5, 1.0) * SHAKY_FIRST * 2.0**failures
-    return uniform(0.5, 1.0) * min(OUTAGE_CAP, OUTAGE_FIRST * 2.0 ** min(failures - BREAKER_FAILURES, 30))
+        return uniform(0.5, 1.0) * FLAKY_SERVER_PAUSE * 2.0**failures
+    return uniform(0.5, 1.0) * min(OUTAGE_PAUSE_CAP, OUTAGE_PAUSE_FIRST * 2.0 ** min(failures - BREAKER_FAILURES, 30))
 
 
 @dataclass(slots=True)
-class Budget:
+class RetryBudget:
     """How many retries one server is granted at the moment; a server that answers earns them back."""
 
-    left: int = BUDGET * ANSWERS_EARN  # fifths of a retry: what an answer earns is a whole number
+    left: int = RETRY_BUDGET * ANSWERS_PER_RETRY  # fifths of a retry: what an answer earns is a whole number
 
     def spend(self) -> bool:
         """Take one retry. True when that was the last: the server is to be left alone for a while."""
-        self.left = max(0, self.left - ANSWERS_EARN)
-        return self.left < ANSWERS_EARN
+        self.left = max(0, self.left - ANSWERS_PER_RETRY)
+        return self.left < ANSWERS_PER_RETRY
 
     def earn(self) -> None:
         """Note an answer."""
-        self.left = min(BUDGET * ANSWERS_EARN, self.left + 1)
+        self.left = min(RETRY_BUDGET * ANSWERS_PER_RETRY, self.left + 1)
 
 
 def login_pause(refusals: int) -> float:
@@ -292,12 +302,12 @@ def login_pause(refusals: int) -> float:
 
 def poll_pause(age: float) -> float:
     """Seconds until the next look at a record that was sent *age* seconds ago: a quarter of its age."""
-    return min(POLL_CAP, max(POLL_FIRST, age / 4))
+    return min(READY_POLL_CAP, max(READY_POLL_FIRST, age / 4))
 
 
-def ready_patience(ready_timeout: float, size: int) -> float:
+def ready_limit(ready_timeout: float, size: int) -> float:
     """Seconds a server may take to process *size* bytes before the upload is parked as unverified."""
-    return ready_timeout + size / READY_RATE
+    return ready_timeout + size / PROCESSING_RATE
 
 
 def retry_after(header: str | None, *, now: float, default: float = MINUTE) -> float:

@@ -17,8 +17,8 @@ from typing import Final
 
 from uploader.config import WatchConfig
 
-LOST: Final = "lost+found"  # a folder that ext4 makes, and lets nobody but root read
-OURS: Final = ".valt-uploader-"  # how the names of files begin that we make in a watched folder
+LOST_AND_FOUND: Final = "lost+found"  # a folder that ext4 makes, and lets nobody but root read
+HIDDEN_PREFIX: Final = ".valt-uploader-"  # how the names of files begin that we make in a watched folder
 
 
 def relative(root: str | PurePath, path: str) -> str | None:
@@ -30,12 +30,12 @@ def relative(root: str | PurePath, path: str) -> str | None:
 def refusal(watch: WatchConfig, relpath: str) -> str | None:
     """Say why the file at *relpath* below this folder is not taken; None when it is."""
     folders, name = relpath.split("/")[:-1], relpath.rsplit("/", 1)[-1]
-    if name.startswith(OURS):
+    if name.startswith(HIDDEN_PREFIX):
         return "it is a file of our own"
     if folders and not watch.recursive:
         return "it is in a subfolder, and recursive = false"
-    if LOST in folders:
-        return f"{LOST} is the file system's own"
+    if LOST_AND_FOUND in folders:
+        return f"{LOST_AND_FOUND} is the file system's own"
     for part in (name, *folders):
         if _matches(watch.exclude, part):
             return f"{part!r} matches an exclude pattern"
@@ -50,7 +50,7 @@ def enters(watch: WatchConfig, relpath: str) -> bool:
     """True when the subfolder at *relpath* is worth looking into."""
     return (
         watch.recursive
-        and (name := relpath.rsplit("/", 1)[-1]) != LOST
+        and (name := relpath.rsplit("/", 1)[-1]) != LOST_AND_FOUND
         and not _matches(watch.exclude, name)
         and not _matches(watch.exclude, relpath, with_slash=True)
     )

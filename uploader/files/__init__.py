@@ -33,34 +33,34 @@ from collections.abc import Callable, Iterable
 
 from uploader.files.archive import Archives
 from uploader.files.disposal import DISPOSALS, Disposal, Done, Request
-from uploader.files.dispose import Sent
+from uploader.files.dispose import SentFile
 from uploader.files.inspection import look
 from uploader.files.mounted import MountedShare
 from uploader.files.mounts import Mode
 from uploader.files.recording import Bookmark, Recording
 from uploader.files.safe_open import folder_problem, kind_of
-from uploader.files.share import Share, Standing
+from uploader.files.share import Share, ShareStatus
 from uploader.files.threads import ShareThreads
-from uploader.files.walk import Batch, Order, walk_filter
+from uploader.files.walk import WalkBatch, WalkFilter, walk_filter
 from uploader.files.watching import changes_below
 
 __all__ = [
     "DISPOSALS",
     "Archives",
-    "Batch",
     "Bookmark",
     "Disposal",
     "Done",
     "Mode",
     "MountedShare",
-    "Order",
     "Recording",
     "Request",
-    "Sent",
+    "SentFile",
     "Share",
+    "ShareStatus",
     "ShareThreads",
     "Shares",
-    "Standing",
+    "WalkBatch",
+    "WalkFilter",
     "changes_below",
     "folder_problem",
     "kind_of",

@@ -13,56 +13,56 @@ from collections.abc import Iterator
 from typing import Protocol
 
 from uploader.domain import errors
-from uploader.domain.model import Home
+from uploader.domain.model import MountIdentity
 from uploader.files import mount_identity, mounts
 from uploader.files.dispose import Archive
 from uploader.files.mounts import ReadText, read_mountinfo
 from uploader.files.naming import folder_below
 from uploader.files.safe_open import FOLDER
-from uploader.files.walk import say
+from uploader.files.walk import in_words
 
 
 class Archives(Protocol):
     """Where the archives lay when they were first used, as the state remembers it."""
 
-    def home_of(self, path: str) -> Home | None:
+    def identity_of(self, path: str) -> MountIdentity | None:
         """Where the archive *path* lay; None when it was never used, or the operator has accepted another one."""
 
-    async def remember(self, home: Home) -> None:
+    async def remember(self, identity: MountIdentity) -> None:
         """Remember where an archive lies; it is durable when this returns."""
 
 
 class NoArchives:
     """Nothing is remembered: every archive is taken as it is found."""
 
-    def home_of(self, path: str) -> Home | None:
+    def identity_of(self, path: str) -> MountIdentity | None:
         """Know none."""
         del path
         return None
 
-    async def remember(self, home: Home) -> None:
+    async def remember(self, identity: MountIdentity) -> None:
         """Forget it."""
 
 
 @contextlib.contextmanager
-def opened_archive(path: str, known: Home | None, table: ReadText = read_mountinfo) -> Iterator[Archive]:
+def opened_archive(path: str, known: MountIdentity | None, table: ReadText = read_mountinfo) -> Iterator[Archive]:
     """Hold the archive at *path* open, made if it is missing. Raises ``ShareNotReady`` when it is another."""
     with contextlib.ExitStack() as stack:
         try:
             above, missing = _nearest(path)
             stack.callback(os.close, above)
-            if away := _not_at_home(known, path, above, missing, table):
+            if away := _mount_problem(known, path, above, missing, table):
                 raise errors.ShareNotReady(away)
             handle = stack.enter_context(folder_below(above, missing))
         except OSError as error:
-            raise errors.ShareNotReady(f"files cannot be moved there: {say(path, error)}") from None
+            raise errors.ShareNotReady(f"files cannot be moved there: {in_words(path, error)}") from None
         yield Archive(handle, path)
 
 
-def first_home(path: str, table: ReadText = read_mountinfo) -> Home | None:
+def first_identity(path: str, table: ReadText = read_mountinfo) -> MountIdentity | None:
     """Say where an archive lies that is not known yet; it is made if it is missing. Raises ``ShareNotReady``."""
     with opened_archive(path, None, table) as archive:
-        return mount_identity.make_home(path, archive.handle, table)
+        return mount_identity.identify_mount(path, archive.handle, table)
 
 
 def _nearest(path: str) -> tuple[int, str]:
@@ -76,18 +76,18 @@ def _nearest(path: str) -> tuple[int, str]:
             missing.append(name)
 
 
-def _not_at_home(known: Home | None, path: str, above: int, missing: str, table: ReadText) -> str:
+def _mount_problem(known: MountIdentity | None, path: str, above: int, missing: str, table: ReadText) -> str:
     """Say that the archive, or the place where it was, lies elsewhere now; else nothing."""
     mount = mounts.mount_of(above, table)
     if known is None or not missing:
-        return mount_identity.not_at_home(known, path, above, mount)
+        return mount_identity.mount_problem(known, path, above, mount)
     how = f"if that is right: valt-uploader retry {path}"
     if known.marker:
         return f"{path}: is missing; it was {known}; {how}"
     if mount is None:
         return f"{path}: is missing, and the mount table does not tell what stands there; it was {known}; {how}"
-    seen = mounts.home_of(path, above, mount)
-    now = Home(path, seen.fstype, seen.source, os.path.join(seen.inner, missing))
+    seen = mounts.identity_of(path, above, mount)
+    now = MountIdentity(path, seen.fstype, seen.source, os.path.join(seen.inner, missing))
     if now != known:
         return f"{path}: is missing, and another file system is there than before; {how}; before: {known}; now: {now}"
     return ""

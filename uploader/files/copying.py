@@ -16,14 +16,14 @@ import re
 from collections.abc import Callable
 from typing import Final
 
-from uploader.domain.selection import OURS
+from uploader.domain.selection import HIDDEN_PREFIX
 from uploader.files import syscalls
 from uploader.files.naming import NO_LINKS, by_claim, is_inode, numbered, reveal, status_at, sync_folder
 from uploader.files.safe_open import FOLDER, open_regular
 from uploader.files.set_aside import Disposer
 
 COPY_BLOCK: Final = 1024 * 1024  # bytes
-_TEMPORARY: Final = re.compile(re.escape(OURS) + r"[0-9a-f]{16}\.part")
+_TEMPORARY: Final = re.compile(re.escape(HIDDEN_PREFIX) + r"[0-9a-f]{16}\.part")
 
 
 def copy(source: int, folder: int, wanted: str, sha256: str, disposer: Disposer) -> str:
@@ -54,7 +54,7 @@ def _name_unnamed(fd: int, folder: int, wanted: str) -> str:
 
 def _copy_by_hidden_name(source: int, folder: int, wanted: str, sha256: str, disposer: Disposer) -> str:
     clear_left_over(folder)
-    hidden = f"{OURS}{disposer.unique()}.part"
+    hidden = f"{HIDDEN_PREFIX}{disposer.unique()}.part"
     fd = os.open(hidden, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=folder)
     try:
         syscalls.lock(fd)  # so that nobody takes it for what a crash has left

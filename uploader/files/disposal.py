@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from uploader.domain.model import AfterUpload
-from uploader.files.dispose import Sent
+from uploader.files.dispose import SentFile
 from uploader.files.share import Share
 
 
@@ -27,7 +27,7 @@ class Request:
     """A file that was sent, and where it is to go if it is moved."""
 
     path: str
-    sent: Sent
+    sent: SentFile
     move_to: str | None = None  # the archive
     target: str | None = None  # the path below it that was chosen, and saved, before
 

@@ -19,14 +19,14 @@ from uploader.domain.model import Identity, Snapshot, shown
 from uploader.files import copying, set_aside
 from uploader.files.inspection import snapshot
 from uploader.files.naming import NO_LINKS, folder_below, is_inode, numbered, status_at, sync_folder
-from uploader.files.safe_open import FOLDER, in_our_words, open_regular, opened, parent
+from uploader.files.safe_open import FOLDER, open_regular, opened, our_errors, parent
 from uploader.files.set_aside import Disposer
 
 TIME_GRAIN: Final = 2_000_000_000  # ns; FAT keeps even seconds alone
 
 
 @dataclass(frozen=True, slots=True)
-class Sent:
+class SentFile:
     """What was sent: only a file that is still this may be touched."""
 
     identity: Identity
@@ -51,7 +51,7 @@ class Archive:
     path: str
 
 
-def delete(root: int, relpath: str, sent: Sent, disposer: Disposer) -> bool:
+def delete(root: int, relpath: str, sent: SentFile, disposer: Disposer) -> bool:
     """Remove the file at *relpath*, durably. False when it is gone already."""
     with _refusals(relpath, "deleted"), _source(root, relpath, sent, disposer) as source:
         if source is None:
@@ -60,7 +60,7 @@ def delete(root: int, relpath: str, sent: Sent, disposer: Disposer) -> bool:
         return True
 
 
-def move(root: int, relpath: str, sent: Sent, archive: Archive, target: str, disposer: Disposer) -> str | None:
+def move(root: int, relpath: str, sent: SentFile, archive: Archive, target: str, disposer: Disposer) -> str | None:
     """Move the file at *relpath* to *target* or, where that is taken, to the next free name beside it.
 
     Returns the path at which the file is now; None when it is gone, and is not at *target* either. *target* lies below
@@ -86,7 +86,7 @@ def move(root: int, relpath: str, sent: Sent, archive: Archive, target: str, dis
         return os.path.join(archive.path, folder, name)
 
 
-def free_target(root: int, relpath: str, move_to: str, sent: Sent, disposer: Disposer) -> str:
+def free_target(root: int, relpath: str, move_to: str, sent: SentFile, disposer: Disposer) -> str:
     """Say where a move will probably put the file: the same way below *move_to*, numbered if that name is taken.
 
     A name that an earlier try of this very move has given is its own, also if the file has gone from here since.
@@ -113,7 +113,7 @@ def _free(folder: int, wanted: str) -> str:
     return next(name for name in numbered(wanted) if status_at(folder, name) is None)
 
 
-def _held_or_free(folder: str, there: int, wanted: str, sent: Sent, disposer: Disposer) -> str:
+def _held_or_free(folder: str, there: int, wanted: str, sent: SentFile, disposer: Disposer) -> str:
     """Return the path beside *wanted* that holds what was sent, else the first that is free."""
     for name in numbered(wanted):
         path = os.path.join(folder, name)
@@ -135,7 +135,7 @@ def _refusals(relpath: str, done: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _source(root: int, relpath: str, sent: Sent, disposer: Disposer) -> Iterator[Source | None]:
+def _source(root: int, relpath: str, sent: SentFile, disposer: Disposer) -> Iterator[Source | None]:
     """Hold the folder of the file that was sent open, and say where in it the file is; None when it is gone.
 
     What an earlier removal has set aside and is another file is put back. Raises ``FileChanged``, ``OSError``.
@@ -154,7 +154,9 @@ def _source(root: int, relpath: str, sent: Sent, disposer: Disposer) -> Iterator
         yield None if found is None else Source(folder, name, found)
 
 
-def _set_aside_before(root: int, relpath: str, folder: int, name: str, sent: Sent, disposer: Disposer) -> Source | None:
+def _set_aside_before(
+    root: int, relpath: str, folder: int, name: str, sent: SentFile, disposer: Disposer
+) -> Source | None:
     """Return the file that was sent if a removal that was cut short has left it under a hidden name."""
     source = None
     for hidden in set_aside.left_of(folder, name, disposer):
@@ -174,10 +176,10 @@ def _has_both_names(folder: int, hidden: str, name: str) -> bool:
     return status is not None and is_inode(status_at(folder, name), status)
 
 
-def _still_there(root: int, relpath: str, sent: Sent, disposer: Disposer) -> Snapshot | None:
+def _still_there(root: int, relpath: str, sent: SentFile, disposer: Disposer) -> Snapshot | None:
     """Return what is there now if it is still the file that was sent, None when nothing is; else ``FileChanged``."""
     try:
-        with in_our_words(relpath):
+        with our_errors(relpath):
             now = snapshot(root, relpath)
     except errors.FileMissing:
         return None
@@ -203,7 +205,7 @@ def _remove(source: Source, relpath: str, disposer: Disposer) -> None:
 # Whether an earlier try has given it a name
 
 
-def _name_given(source: Source, there: int, wanted: str, sent: Sent, disposer: Disposer) -> str | None:
+def _name_given(source: Source, there: int, wanted: str, sent: SentFile, disposer: Disposer) -> str | None:
     """Return the name that an earlier try of this move has given in the open folder *there*, durably; else None."""
     for name in numbered(wanted):
         status = status_at(there, name)
@@ -227,7 +229,7 @@ def _is_second_name(source: Source, there: int, name: str, status: os.stat_resul
     return (status.st_dev, status.st_ino) == source.found.inode and not (same_folder and name == source.name)
 
 
-def _is_copy(source: Source, there: int, name: str, status: os.stat_result, sent: Sent, disposer: Disposer) -> bool:
+def _is_copy(source: Source, there: int, name: str, status: os.stat_result, sent: SentFile, disposer: Disposer) -> bool:
     """True when *name* is a copy of the source; it is made durable then.
 
     A file seen through another mount is none: its inode or the time of its last change is the same.
@@ -245,7 +247,7 @@ def _is_copy(source: Source, there: int, name: str, status: os.stat_result, sent
         os.close(fd)
 
 
-def _moved_elsewhere(source: Source, target: str, sent: Sent, disposer: Disposer) -> bool:
+def _moved_elsewhere(source: Source, target: str, sent: SentFile, disposer: Disposer) -> bool:
     """True when *target*, in an earlier archive, is the source's second name or a copy of it; it is durable then."""
     folder, name = os.path.split(target)
     try:
@@ -264,7 +266,7 @@ def _moved_elsewhere(source: Source, target: str, sent: Sent, disposer: Disposer
         os.close(there)
 
 
-def _holds(target: str, sent: Sent, disposer: Disposer) -> bool:
+def _holds(target: str, sent: SentFile, disposer: Disposer) -> bool:
     """True when the file at *target* is what was sent, to the last byte."""
     try:
         fd = open_regular(target)
@@ -279,7 +281,7 @@ def _holds(target: str, sent: Sent, disposer: Disposer) -> bool:
 # The new name
 
 
-def _give_name(source: Source, there: int, wanted: str, sent: Sent, disposer: Disposer, relpath: str) -> str:
+def _give_name(source: Source, there: int, wanted: str, sent: SentFile, disposer: Disposer, relpath: str) -> str:
     """Give the file the name *wanted* in the open folder *there*, or the next free one; return that name."""
     for name in numbered(wanted):
         try:
@@ -300,7 +302,7 @@ def _give_name(source: Source, there: int, wanted: str, sent: Sent, disposer: Di
     raise AssertionError("there is always another number")
 
 
-def _copy(source: Source, there: int, wanted: str, sent: Sent, disposer: Disposer) -> str:
+def _copy(source: Source, there: int, wanted: str, sent: SentFile, disposer: Disposer) -> str:
     fd = open_regular(source.name, dir_fd=source.folder)
     try:
         return copying.copy(fd, there, wanted, sent.sha256, disposer)

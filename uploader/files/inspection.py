@@ -1,7 +1,7 @@
 """Looking at one file: its inode, its identity, whether its container is closed, its sha256.
 
 Must never change anything, nor read more than a question takes. All of it blocks; what goes wrong is an error of ours,
-or an ``OSError`` that ``safe_open.in_our_words`` turns into one.
+or an ``OSError`` that ``safe_open.our_errors`` turns into one.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ import stat
 from typing import Final
 
 from uploader import container
-from uploader.domain.model import Closeness, Identity, Sighting, Snapshot
+from uploader.domain.model import Identity, Sighting, Snapshot, WriteState
 from uploader.files.open_writers import Table, held_by_writer
 from uploader.files.safe_open import opened, parent
 
-EDGE: Final = 64 * 1024  # bytes at either end of a file that its identity is taken from
+EDGE_SIZE: Final = 64 * 1024  # bytes at either end of a file that its identity is taken from
 
 
 def look(path: str, root: str) -> Sighting | None:
@@ -46,14 +46,14 @@ def snapshot(root: int, relpath: str) -> Snapshot:
 def snapshot_of(fd: int) -> Snapshot:
     """Take the snapshot of an open file."""
     status = os.fstat(fd)
-    ends = os.pread(fd, EDGE, 0)
-    if status.st_size > EDGE:
-        ends += os.pread(fd, EDGE, max(EDGE, status.st_size - EDGE))
+    ends = os.pread(fd, EDGE_SIZE, 0)
+    if status.st_size > EDGE_SIZE:
+        ends += os.pread(fd, EDGE_SIZE, max(EDGE_SIZE, status.st_size - EDGE_SIZE))
     identity = Identity(status.st_size, status.st_mtime_ns, hashlib.sha256(ends).hexdigest())
     return Snapshot(identity, status.st_ctime_ns, (status.st_dev, status.st_ino))
 
 
-def closeness(root: int, relpath: str, *, gate: bool, local: bool, writers: Table) -> Closeness:
+def write_state(root: int, relpath: str, *, gate: bool, local: bool, writers: Table) -> WriteState:
     """Ask whether a file that stands still has been closed: by its writer, and by its recorder.
 
     *gate*: look into its container. *local*: its file system knows its writers. Raises ``NotAFile``, ``OSError``.
@@ -61,10 +61,10 @@ def closeness(root: int, relpath: str, *, gate: bool, local: bool, writers: Tabl
     with opened(root, relpath) as fd:
         writer = local and held_by_writer(fd, writers)
         if writer or not gate:
-            return Closeness(writer)
+            return WriteState(writer)
         suffix = os.path.splitext(relpath)[1]
         size = os.fstat(fd).st_size
-        return Closeness(writer, container.inspect(lambda at, count: os.pread(fd, count, at), size, suffix).unfinished)
+        return WriteState(writer, container.inspect(lambda at, count: os.pread(fd, count, at), size, suffix).unfinished)
 
 
 def sha256(root: int, relpath: str) -> str:

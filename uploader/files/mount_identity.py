@@ -13,42 +13,42 @@ from dataclasses import replace
 from typing import Final
 
 from uploader.domain import errors, selection
-from uploader.domain.model import Home
+from uploader.domain.model import MountIdentity
 from uploader.files import mounts, safe_open
 from uploader.files.mounts import Mount, ReadText, read_mountinfo
 
-MARKER: Final = f"{selection.OURS}share"  # holds the id by which a network share is known again
+MARKER_NAME: Final = f"{selection.HIDDEN_PREFIX}share"  # holds the id by which a network share is known again
 
 
-def not_at_home(known: Home | None, path: str, fd: int, mount: Mount | None) -> str:
+def mount_problem(known: MountIdentity | None, path: str, fd: int, mount: Mount | None) -> str:
     """Say that another file system or share stands at *path*, open as *fd*, than is *known*; else nothing."""
     if known is None:
         return ""
     if mount is None:
         return f"{path}: the mount table does not tell what stands there; it was {known}"
-    seen = mounts.home_of(path, fd, mount)
+    seen = mounts.identity_of(path, fd, mount)
     how = f"if that is right: valt-uploader retry {path}"
     if seen != replace(known, marker=""):
         return f"{path}: another file system is there than before; {how}; before: {known}; now: {seen}"
     if known.marker and (marker := _read_marker(fd)) != known.marker:
         what = "has another marker" if marker else "has no marker"
-        return f"{path}: the share there {what} ({MARKER}), so it may be another one; {how}"
+        return f"{path}: the share there {what} ({MARKER_NAME}), so it may be another one; {how}"
     return ""
 
 
-def make_home(path: str, fd: int, table: ReadText = read_mountinfo) -> Home | None:
+def identify_mount(path: str, fd: int, table: ReadText = read_mountinfo) -> MountIdentity | None:
     """Say where the folder at *path*, open as *fd*, lies; a network share is given a marker, where it takes one."""
     mount = mounts.mount_of(fd, table)
     if mount is None:
         return None
-    home = mounts.home_of(path, fd, mount)
+    home = mounts.identity_of(path, fd, mount)
     return replace(home, marker=_marked(fd)) if mount.network else home
 
 
 def _read_marker(folder: int) -> str:
     """Return what the marker in an open folder says; empty when there is none."""
     try:
-        fd = safe_open.open_regular(MARKER, dir_fd=folder)
+        fd = safe_open.open_regular(MARKER_NAME, dir_fd=folder)
     except (OSError, errors.NotAFile):
         return ""
     with os.fdopen(fd, "rb") as file:
@@ -60,7 +60,7 @@ def _marked(folder: int) -> str:
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     marker = uuid.uuid4().hex
     try:
-        fd = os.open(MARKER, flags, 0o644, dir_fd=folder)
+        fd = os.open(MARKER_NAME, flags, 0o644, dir_fd=folder)
     except FileExistsError:
         return _read_marker(folder)
     except OSError:  # a share that is only read, or full: it is known by its source alone

@@ -17,22 +17,22 @@ from dataclasses import replace
 from typing import Final, TypeVar
 
 from uploader.domain import errors, selection
-from uploader.domain.model import Closeness, Home, Identity, Sighting, Snapshot, shown
+from uploader.domain.model import Identity, MountIdentity, Sighting, Snapshot, WriteState, shown
 from uploader.files import archive, dispose, inspection, mount_identity, mounts, safe_open, set_aside
 from uploader.files.archive import Archives, NoArchives
-from uploader.files.dispose import Sent
+from uploader.files.dispose import SentFile
 from uploader.files.mounts import ReadText, read_mountinfo
 from uploader.files.open_writers import Inode, open_for_writing
 from uploader.files.recording import Recording
 from uploader.files.set_aside import Disposer
-from uploader.files.share import Standing
-from uploader.files.threads import PATIENCE, ShareThreads
-from uploader.files.walk import Batch, Order, Walk, say
+from uploader.files.share import ShareStatus
+from uploader.files.threads import SHARE_CALL_TIMEOUT, ShareThreads
+from uploader.files.walk import Walk, WalkBatch, WalkFilter, in_words
 from uploader.runtime.clock import Clock
 
-CHECK_PATIENCE: Final = 10.0  # s for the folder itself to answer before its share counts as away
-CLOSE_PATIENCE: Final = 2.0  # s that closing a recording is waited for
-WRITERS_KEPT: Final = 1.0  # s that one look into /proc serves all files
+SHARE_CHECK_TIMEOUT: Final = 10.0  # s for the folder itself to answer before its share counts as away
+RECORDING_CLOSE_TIMEOUT: Final = 2.0  # s that closing a recording is waited for
+OPEN_FILES_CACHE_TIME: Final = 1.0  # s that one look into /proc serves all files
 
 R = TypeVar("R")
 
@@ -45,16 +45,16 @@ class MountedShare:
         root: str,
         clock: Clock,
         *,
-        home: Home | None = None,
+        identity: MountIdentity | None = None,
         archives: Archives | None = None,
         mountinfo: ReadText = read_mountinfo,
     ) -> None:
-        """*home*: where it lay when recordings were seen in it, as the state remembers; *archives*: likewise.
+        """*identity*: where it lay when recordings were seen in it, as the state remembers; *archives*: likewise.
 
         Without *archives* the folders that files are moved to are taken as they are found.
         """
-        self.root, self.home = root, home
-        self.standing = Standing()
+        self.root, self.identity = root, identity
+        self.status = ShareStatus()
         self._clock, self._mountinfo = clock, mountinfo
         self._archives = archives or NoArchives()
         self._disposer = Disposer(_unique, _unique())
@@ -66,69 +66,71 @@ class MountedShare:
 
     # Is it there, and the same?
 
-    async def check(self) -> Standing:
+    async def check(self) -> ShareStatus:
         """Look whether it is there, and the same. Never raises: what is wrong is in the answer."""
         async with self._checking:
             if self._hangs:
-                return self.standing
+                return self.status
             try:
-                self.standing = await self._threads.call(self._checked, patience=CHECK_PATIENCE, late=self._came_back)
+                self.status = await self._threads.call(
+                    self._checked, patience=SHARE_CHECK_TIMEOUT, late=self._came_back
+                )
             except errors.ShareNotReady:
                 self._hangs = True
-                self.standing = Standing(f"{self.root}: has not answered for {CHECK_PATIENCE:g} s")
+                self.status = ShareStatus(f"{self.root}: has not answered for {SHARE_CHECK_TIMEOUT:g} s")
             except asyncio.CancelledError:
                 self._hangs = True  # for all that is known: it is still under way
                 raise
-            return self.standing
+            return self.status
 
-    def _came_back(self, _: Standing) -> None:
+    def _came_back(self, _: ShareStatus) -> None:
         """A check that had hung has returned: the next one may ask again."""
         self._hangs = False
 
-    def _checked(self) -> Standing:
+    def _checked(self) -> ShareStatus:
         """Look at the folder's inode, mount and marker. Blocking."""
         try:
             fd = safe_open.open_root(self.root)
         except FileNotFoundError:
-            return Standing(f"{self.root}: is missing")
+            return ShareStatus(f"{self.root}: is missing")
         except OSError as error:
-            return Standing(say(self.root, error))
+            return ShareStatus(in_words(self.root, error))
         try:
             mount, inode = mounts.mount_of(fd, self._mountinfo), _inode_of(fd)
-            if away := mount_identity.not_at_home(self.home, self.root, fd, mount):
-                return Standing(away, mount)
+            if away := mount_identity.mount_problem(self.identity, self.root, fd, mount):
+                return ShareStatus(away, mount)
             self._inode = inode
-            return Standing("", mount, inode)
+            return ShareStatus("", mount, inode)
         except OSError as error:
-            return Standing(say(self.root, error))
+            return ShareStatus(in_words(self.root, error))
         finally:
             os.close(fd)
 
-    def accept(self) -> None:
+    def accept_new_mount(self) -> None:
         """Take it as it is found next, although another share stood there before: the operator says so."""
-        self.home = None
+        self.identity = None
 
-    async def settle_home(self) -> Home | None:
+    async def record_identity(self) -> MountIdentity | None:
         """Say where it lies, for the state to remember; a network share is given a marker, where it takes one.
 
         None when that is known already, or cannot be told.
         """
-        if self.home is not None or self.standing.away:
+        if self.identity is not None or self.status.away:
             return None
-        with contextlib.suppress(errors.ShareNotReady, errors.FilesTurn):
-            self.home = await self._do(
-                self.root, lambda root, _: mount_identity.make_home(self.root, root, self._mountinfo)
+        with contextlib.suppress(errors.ShareNotReady, errors.FileError):
+            self.identity = await self._do(
+                self.root, lambda root, _: mount_identity.identify_mount(self.root, root, self._mountinfo)
             )
-        return self.home
+        return self.identity
 
     # What is in it
 
-    async def walk(self, order: Order) -> AsyncIterator[Batch]:
+    async def walk(self, walk_filter: WalkFilter) -> AsyncIterator[WalkBatch]:
         """Walk through it, batch by batch. Raises ``ShareNotReady`` at the end when it was not whole."""
         try:
-            walk = await self._do(self.root, lambda root, _: self._walk(root, order), late=Walk.close)
-        except errors.FilesTurn as error:
-            if order.start:  # folders come and go, and this one has gone
+            walk = await self._do(self.root, lambda root, _: self._walk(root, walk_filter), late=Walk.close)
+        except errors.FileError as error:
+            if walk_filter.start:  # folders come and go, and this one has gone
                 return
             raise errors.ShareNotReady(str(error)) from None
         stepping, problem = False, ""
@@ -138,7 +140,7 @@ class MountedShare:
                 batch = await self._call(walk.step, late=lambda _: walk.close())
                 stepping = False
                 for relpath in batch.left_over:
-                    if order.puts_back(set_aside.path_before(relpath)):
+                    if walk_filter.puts_back(set_aside.path_before(relpath)):
                         problem = await self._put_back(relpath) or problem
                 yield batch
         finally:
@@ -147,8 +149,8 @@ class MountedShare:
         if problem := walk.problem or problem:
             raise errors.ShareNotReady(problem)
 
-    def _walk(self, root: int, order: Order) -> Walk:
-        return Walk(root, self.root, order, self._clock.monotonic, run=self._disposer.run)
+    def _walk(self, root: int, walk_filter: WalkFilter) -> Walk:
+        return Walk(root, self.root, walk_filter, self._clock.monotonic, run=self._disposer.run)
 
     async def look(self, paths: Collection[str]) -> list[tuple[str, Sighting | str]]:
         """Look at some inodes: what each regular file is, and of anything else its kind."""
@@ -172,18 +174,18 @@ class MountedShare:
         """Take a file's identity. Raises ``FileMissing``, ``NotAFile``."""
         return await self._do(path, inspection.snapshot)
 
-    async def closeness(self, path: str, *, gate: bool) -> Closeness:
+    async def write_state(self, path: str, *, gate: bool) -> WriteState:
         """Ask whether its writer and its recorder have closed a file. Raises ``FileMissing``, ``NotAFile``."""
-        local = self.standing.local
+        local = self.status.local
 
-        def ask(root: int, relpath: str) -> Closeness:
-            return inspection.closeness(root, relpath, gate=gate, local=local, writers=self._writing_now)
+        def ask(root: int, relpath: str) -> WriteState:
+            return inspection.write_state(root, relpath, gate=gate, local=local, writers=self._writing_now)
 
         return await self._do(path, ask)
 
     def _writing_now(self) -> frozenset[Inode]:
         taken, writers = self._writers
-        if (now := self._clock.monotonic()) - taken > WRITERS_KEPT:
+        if (now := self._clock.monotonic()) - taken > OPEN_FILES_CACHE_TIME:
             writers = open_for_writing()
             self._writers = now, writers
         return writers
@@ -201,7 +203,7 @@ class MountedShare:
             with self._opened() as root, safe_open.parent(root, self._below(path)) as (folder, name):
                 return safe_open.open_regular(name, flags, dir_fd=folder)
 
-        mount = self.standing.mount
+        mount = self.status.mount
         local = mount is not None and not mount.network
         manager = Recording.open(path, identity, self._threads, opener, local=local)
         try:
@@ -217,13 +219,13 @@ class MountedShare:
     async def _closed(self, manager: contextlib.AbstractAsyncContextManager[Recording]) -> None:
         """Close a recording, and wait for that only so long: where its share hangs, closing it hangs too."""
         closing = asyncio.ensure_future(manager.__aexit__(None, None, None))
-        await asyncio.wait({closing}, timeout=CLOSE_PATIENCE)
+        await asyncio.wait({closing}, timeout=RECORDING_CLOSE_TIMEOUT)
         if closing.done():
             closing.result()
 
     # What becomes of it
 
-    async def delete(self, path: str, sent: Sent) -> bool:
+    async def delete(self, path: str, sent: SentFile) -> bool:
         """Remove a file that was sent; False when it is gone. Raises ``FileChanged``."""
 
         def act(root: int, relpath: str, disposer: Disposer) -> bool:
@@ -231,7 +233,7 @@ class MountedShare:
 
         return await self._dispose(path, act)
 
-    async def free_target(self, path: str, sent: Sent, move_to: str) -> str:
+    async def free_target(self, path: str, sent: SentFile, move_to: str) -> str:
         """Say where a move would put a file below *move_to*."""
 
         def act(root: int, relpath: str, disposer: Disposer) -> str:
@@ -239,11 +241,11 @@ class MountedShare:
 
         return await self._dispose(path, act)
 
-    async def move(self, path: str, sent: Sent, move_to: str, target: str) -> str | None:
+    async def move(self, path: str, sent: SentFile, move_to: str, target: str) -> str | None:
         """Move a file that was sent; the answer is where it is now, None when it is gone. Raises ``FileChanged``."""
-        known = self._archives.home_of(move_to)
+        known = self._archives.identity_of(move_to)
         if known is None:
-            known = await self._call(lambda: archive.first_home(move_to, self._mountinfo))
+            known = await self._call(lambda: archive.first_identity(move_to, self._mountinfo))
             if known is not None:
                 await self._archives.remember(known)
 
@@ -262,7 +264,7 @@ class MountedShare:
         disposer = replace(self._disposer, stop=threading.Event())
 
         def work() -> R:
-            with safe_open.in_our_words(path), self._opened() as root:
+            with safe_open.our_errors(path), self._opened() as root:
                 return act(root, self._below(path), disposer)
 
         try:
@@ -292,20 +294,24 @@ class MountedShare:
         path: str,
         act: Callable[[int, str], R],
         *,
-        patience: float | None = PATIENCE,
+        patience: float | None = SHARE_CALL_TIMEOUT,
         late: Callable[[R], None] | None = None,
     ) -> R:
         """Let *act* work on the open folder and a path below it, on a thread of this share."""
         await self._ready()
 
         def work() -> R:
-            with safe_open.in_our_words(path), self._opened() as root:
+            with safe_open.our_errors(path), self._opened() as root:
                 return act(root, self._below(path))
 
         return await self._call(work, patience=patience, late=late)
 
     async def _call(
-        self, work: Callable[[], R], *, patience: float | None = PATIENCE, late: Callable[[R], None] | None = None
+        self,
+        work: Callable[[], R],
+        *,
+        patience: float | None = SHARE_CALL_TIMEOUT,
+        late: Callable[[R], None] | None = None,
     ) -> R:
         try:
             return await self._threads.call(work, patience=patience, late=late)
@@ -315,10 +321,10 @@ class MountedShare:
 
     async def _ready(self) -> None:
         """Raise ``ShareNotReady`` while the share is away."""
-        if self._inode is None and not self.standing.away:
+        if self._inode is None and not self.status.away:
             await self.check()
-        if self.standing.away:
-            raise errors.ShareNotReady(self.standing.away)
+        if self.status.away:
+            raise errors.ShareNotReady(self.status.away)
 
     @contextlib.contextmanager
     def _opened(self) -> Iterator[int]:
@@ -326,7 +332,7 @@ class MountedShare:
         try:
             fd = safe_open.open_root(self.root)
         except OSError as error:
-            raise errors.ShareNotReady(say(self.root, error)) from None
+            raise errors.ShareNotReady(in_words(self.root, error)) from None
         try:
             if _inode_of(fd) != self._inode:
                 raise errors.ShareNotReady(f"{self.root}: another folder stands there than a moment ago")

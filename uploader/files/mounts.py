@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
-from uploader.domain.model import Home
+from uploader.domain.model import MountIdentity
 
 # Others may write to these behind our kernel's back; so may they to every ``fuse.*``. ``fuseblk`` is a local disk.
-NETWORK: Final = frozenset(
+NETWORK_FILE_SYSTEMS: Final = frozenset(
     {"9p", "afs", "ceph", "cifs", "coda", "drvfs", "fuse", "gfs2", "glusterfs", "lustre", "ncpfs", "nfs", "nfs4"}
     | {"ocfs2", "orangefs", "prl_fs", "smb3", "smbfs", "vboxsf", "virtiofs", "vmhgfs"}
 )
-NEARLY_FULL: Final = 0.9  # of an inotify limit: others on this host need watches too
+INOTIFY_FILL_LIMIT: Final = 0.9  # of an inotify limit: others on this host need watches too
 INOTIFY: Final = Path("/proc/sys/fs/inotify")
 
 ReadText = Callable[[], str]
@@ -44,7 +44,7 @@ class Mount:
     @property
     def network(self) -> bool:
         """True when others may write there without our kernel's knowing."""
-        return self.fstype in NETWORK or self.fstype.startswith("fuse.")
+        return self.fstype in NETWORK_FILE_SYSTEMS or self.fstype.startswith("fuse.")
 
 
 def parse(text: str) -> dict[int, Mount]:
@@ -74,13 +74,13 @@ def mount_of(fd: int, table: ReadText = read_mountinfo) -> Mount | None:
         return None
 
 
-def home_of(root: str, fd: int, mount: Mount | None) -> Home:
+def identity_of(root: str, fd: int, mount: Mount | None) -> MountIdentity:
     """Say where the watched folder *root*, open as *fd*, lies; without its marker."""
     if mount is None:
-        return Home(root, "", "", "")
+        return MountIdentity(root, "", "", "")
     below = os.path.relpath(os.readlink(f"/proc/self/fd/{fd}"), mount.point)
     inner = os.path.normpath(os.path.join(mount.root, below))
-    return Home(root, mount.fstype, mount.source if mount.network else "", inner)
+    return MountIdentity(root, mount.fstype, mount.source if mount.network else "", inner)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +118,7 @@ def too_many_folders(folders: int, limit: int | None) -> str:
 
     Reaching the limit while running is silent (49 of 100 new folders were watched), so it is judged beforehand.
     """
-    if limit is None or folders < NEARLY_FULL * limit:
+    if limit is None or folders < INOTIFY_FILL_LIMIT * limit:
         return ""
     return (
         f"{folders} folders want a watch each, and fs.inotify.max_user_watches = {limit}; "

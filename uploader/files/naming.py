@@ -22,13 +22,13 @@ from uploader.files.safe_open import FOLDER
 NO_LINKS: Final = frozenset({errno.EXDEV, errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK})
 _NO_NOREPLACE: Final = frozenset({errno.EINVAL, errno.ENOSYS, errno.ENOTSUP})
 _NO_FOLDER_FSYNC: Final = frozenset({errno.EINVAL, errno.ENOSYS, errno.ENOTSUP})  # names are written through there
-NAME_LIMIT: Final = 255  # bytes of a name on every file system that matters (limits.h, NAME_MAX)
+FILE_NAME_LIMIT: Final = 255  # bytes of a name on every file system that matters (limits.h, NAME_MAX)
 
 Unique = Callable[[], str]  # 16 hexadecimal digits that nobody else has
 LastResort = Callable[[int, str, str], str]  # folder, old name, wanted name; returns the new one
 
 
-def fitted(stem: str, tail: str, limit: int = NAME_LIMIT) -> str:
+def fitted(stem: str, tail: str, limit: int = FILE_NAME_LIMIT) -> str:
     """Return *stem* and *tail* as one name; a stem that is too long is cut, between two characters."""
     room = limit - len(os.fsencode(tail))
     while stem and len(os.fsencode(stem)) > room:

@@ -35,17 +35,17 @@ from aiofiles.threadpool.binary import AsyncFileIO
 from uploader.domain import errors
 from uploader.domain.model import Identity, shown
 from uploader.files import sending
-from uploader.files.safe_open import ours
-from uploader.files.shared_fd import Handle
-from uploader.files.threads import PATIENCE, ShareThreads
+from uploader.files.safe_open import as_our_error
+from uploader.files.shared_fd import SharedFd
+from uploader.files.threads import SHARE_CALL_TIMEOUT, ShareThreads
 
-BLOCK: Final = 1024 * 1024  # bytes of one read: 64 KiB reads through a thread cost six times the CPU
-STRETCH: Final = 16 * BLOCK  # bytes of a local file that are hashed in one call
+READ_BLOCK: Final = 1024 * 1024  # bytes of one read: 64 KiB reads through a thread cost six times the CPU
+HASH_BATCH: Final = 16 * READ_BLOCK  # bytes of a local file that are hashed in one call
 
 R = TypeVar("R")
 
 Opener = Callable[[str, int], int]
-Room = Callable[[], Awaitable[None]]
+WaitWritable = Callable[[], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ class Recording:
         self.local = local  # ``pass_on`` may be used
         self.inode = (0, 0)  # device, inode: known from ``check_unchanged`` on
         self._file = file
-        self._handle = Handle.copy_of(file.fileno())
+        self._handle = SharedFd.copy_of(file.fileno())
         self._threads = threads
         self._hash: sending.Hash = hashlib.sha256()
         self._position = 0
@@ -88,13 +88,13 @@ class Recording:
         """
         opening = asyncio.ensure_future(_opened(path, threads, opener))
         try:
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(SHARE_CALL_TIMEOUT):
                 file = await asyncio.shield(opening)
         except TimeoutError:
             opening.add_done_callback(_close_late)
             raise errors.ShareNotReady(f"{shown(path)} cannot be opened: the share does not answer") from None
         except OSError as error:
-            raise ours(path, error) from None
+            raise as_our_error(path, error) from None
         except asyncio.CancelledError:
             opening.add_done_callback(_close_late)  # a thread that opens cannot be called back
             raise
@@ -132,7 +132,7 @@ class Recording:
         try:
             return os.fstat(fd)  # this kernel holds the inode of an open file: nothing is read, nothing can hang
         except OSError as error:
-            raise ours(self.path, error) from None
+            raise as_our_error(self.path, error) from None
 
     async def confirm(self) -> None:
         """Raise ``FileChanged`` when the file was written to while bytes of it were under way by reference."""
@@ -168,7 +168,7 @@ class Recording:
         return (self.inode, self._ctime_ns) == (bookmark.inode, bookmark.ctime_ns)
 
     async def blocks(self, end: int) -> AsyncIterator[memoryview]:
-        """Yield the bytes from ``position`` to *end* (exclusive), at most ``BLOCK`` at a time, hashing each once.
+        """Yield the bytes from ``position`` to *end* (exclusive), at most ``READ_BLOCK`` at a time, hashing each once.
 
         The next block is read while one is being sent. Raises ``FileChanged`` when the file ends before *end*: it is
         never padded.
@@ -189,7 +189,7 @@ class Recording:
             return None
         digest = self._hash.copy()  # of this block on: whoever stops in between keeps the one up to there
         # Made here, not by the thread: malloc would keep a megabyte for each thread that ever made one.
-        block = bytearray(min(BLOCK, end - start))
+        block = bytearray(min(READ_BLOCK, end - start))
         read = partial(sending.read_block, self._handle, digest, start, block)
 
         async def read_and_hash() -> tuple[memoryview, sending.Hash]:
@@ -197,7 +197,9 @@ class Recording:
 
         return asyncio.ensure_future(read_and_hash())
 
-    async def pass_on(self, socket: Handle, count: int, *, room: Room, on_progress: Callable[[int], None]) -> None:
+    async def pass_on(
+        self, socket: SharedFd, count: int, *, room: WaitWritable, on_progress: Callable[[int], None]
+    ) -> None:
         """Send the next *count* bytes to a socket by reference, hashing them meanwhile; see above for what it proves.
 
         *room* is awaited when the socket has none. Raises ``FileChanged``, ``OSError`` when it is the connection that
@@ -234,7 +236,7 @@ class Recording:
         """Hash *count* bytes from *start* on, on top of *digest*, which stays as it is."""
         digest, end = digest.copy(), start + count
         while start < end:
-            stretch = min(STRETCH if self.local else BLOCK, end - start)
+            stretch = min(HASH_BATCH if self.local else READ_BLOCK, end - start)
             await self._call(partial(sending.hash_up, self._handle, digest, start, stretch))
             start += stretch
         return digest
@@ -248,10 +250,10 @@ class Recording:
         except OSError as error:
             if sending.is_of_the_connection(error):
                 raise
-            raise ours(self.path, error) from None
+            raise as_our_error(self.path, error) from None
         except errors.ShareNotReady:
             self._hung = True
-            what = f"{shown(self.path)} cannot be read: the share has not answered for {PATIENCE:g} s"
+            what = f"{shown(self.path)} cannot be read: the share has not answered for {SHARE_CALL_TIMEOUT:g} s"
             raise errors.ShareNotReady(what) from None
 
     def _changed(self, how: str) -> errors.FileChanged:

@@ -71,15 +71,15 @@ def opened(root: int, relpath: str) -> Iterator[int]:
 
 
 @contextlib.contextmanager
-def in_our_words(path: str) -> Iterator[None]:
+def our_errors(path: str) -> Iterator[None]:
     """Let an ``OSError`` about *path* leave as an error of ours."""
     try:
         yield
     except OSError as error:
-        raise ours(path, error) from None
+        raise as_our_error(path, error) from None
 
 
-def ours(path: str, error: OSError) -> errors.UploaderError:
+def as_our_error(path: str, error: OSError) -> errors.UploaderError:
     """Say what an ``OSError`` means for the file at *path*."""
     if error.errno in {errno.ENOENT, errno.ENOTDIR}:
         return errors.FileMissing(f"{shown(path)} is not there")

@@ -2,8 +2,8 @@
 
 ``os.sendfile`` hands pages of the page cache to the socket; nothing is copied into this process. The hash reads the
 same pages, at the same time on another thread, so the disk is read once. What each of them proves is said in
-``recording.py``. Must never wait for a peer for longer than ``WAITS`` × ``WAIT``: the threads are the share's, and
-there are few.
+``recording.py``. Must never wait for a peer for longer than ``SOCKET_WAITS`` × ``SOCKET_WAIT``: the threads are the
+share's, and there are few.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ import select
 import threading
 from typing import Final, Protocol
 
-from uploader.files.shared_fd import Handle
+from uploader.files.shared_fd import SharedFd
 
-READ: Final = 256 * 1024  # bytes read and hashed at a time: stays in the processor's cache
-WAITS: Final = 8  # times that one call waits for room in the socket: going back to the loop costs more than these
-WAIT: Final = 5  # ms, each: a peer on a fast network has made room by then
+HASH_READ_SIZE: Final = 256 * 1024  # bytes read and hashed at a time: stays in the processor's cache
+# times that one call waits for room in the socket: going back to the loop costs more than these
+SOCKET_WAITS: Final = 8
+SOCKET_WAIT: Final = 5  # ms, each: a peer on a fast network has made room by then
 
 _NOT_MADE_FOR_IT: Final = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EOVERFLOW})
 _OF_THE_CONNECTION: Final = frozenset(
@@ -56,12 +57,12 @@ _of_thread = threading.local()
 def _buffer() -> memoryview:
     """The calling thread's own buffer: a call that was given up may still be writing into its own."""
     if not hasattr(_of_thread, "buffer"):
-        _of_thread.buffer = memoryview(bytearray(READ))
+        _of_thread.buffer = memoryview(bytearray(HASH_READ_SIZE))
     buffer: memoryview = _of_thread.buffer
     return buffer
 
 
-def pass_on(file: Handle, socket: Handle, start: int, count: int) -> int:
+def pass_on(file: SharedFd, socket: SharedFd, start: int, count: int) -> int:
     """Send up to *count* bytes from *start* on; how many the socket took. 0: it has no room.
 
     *socket* does not block. Raises ``CutShort`` when the file has no bytes there, ``CannotPass``, ``OSError``.
@@ -79,7 +80,7 @@ def pass_on(file: Handle, socket: Handle, start: int, count: int) -> int:
                 if error.errno != errno.EAGAIN:
                     raise
                 waits += 1
-                if waits > WAITS or not poll.poll(WAIT):
+                if waits > SOCKET_WAITS or not poll.poll(SOCKET_WAIT):
                     break
                 continue
             if not went:
@@ -88,7 +89,7 @@ def pass_on(file: Handle, socket: Handle, start: int, count: int) -> int:
     return sent
 
 
-def hash_up(file: Handle, digest: Hash, start: int, count: int) -> None:
+def hash_up(file: SharedFd, digest: Hash, start: int, count: int) -> None:
     """Hash *count* bytes from *start* on. Raises ``CutShort``, ``OSError``."""
     view = _buffer()
     with file.held() as source:
@@ -100,7 +101,7 @@ def hash_up(file: Handle, digest: Hash, start: int, count: int) -> None:
             start, count = start + got, count - got
 
 
-def read_block(file: Handle, digest: Hash, start: int, block: bytearray) -> int:
+def read_block(file: SharedFd, digest: Hash, start: int, block: bytearray) -> int:
     """Read from *start* on into *block*, and hash it; how many bytes there were. Raises ``CutShort``, ``OSError``."""
     view = memoryview(block)
     with file.held() as source:

@@ -19,16 +19,16 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from uploader.domain.model import Snapshot
-from uploader.domain.selection import OURS
-from uploader.files.naming import NAME_LIMIT, Unique, fitted, reveal, sync_folder, unguessably
+from uploader.domain.selection import HIDDEN_PREFIX
+from uploader.files.naming import FILE_NAME_LIMIT, Unique, fitted, reveal, sync_folder, unguessably
 from uploader.files.safe_open import FOLDER, parent
 
-SHORT: Final = 143  # bytes of a name on eCryptfs, the file system with the shortest
-_AROUND: Final = len(f"{OURS}-.gone") + 2 * 16  # bytes of a hidden name beside the name that it tells
-_HIDDEN: Final = re.compile(re.escape(OURS) + r"([0-9a-f]{16})([0-9a-f]{16})-(.+)\.gone", re.DOTALL)
+SHORTEST_NAME_LIMIT: Final = 143  # bytes of a name on eCryptfs, the file system with the shortest
+_AROUND: Final = len(f"{HIDDEN_PREFIX}-.gone") + 2 * 16  # bytes of a hidden name beside the name that it tells
+_HIDDEN: Final = re.compile(re.escape(HIDDEN_PREFIX) + r"([0-9a-f]{16})([0-9a-f]{16})-(.+)\.gone", re.DOTALL)
 
 
-class Stopped(Exception):  # noqa: N818 - says what has happened
+class RemovalStopped(Exception):  # noqa: N818 - says what has happened
     """Whoever wanted this done has given up; everything is left so that it can be begun again."""
 
 
@@ -45,17 +45,17 @@ class Disposer:
     looked: set[tuple[int, int]] = field(default_factory=set)
 
     def check(self) -> None:
-        """Raise ``Stopped`` when whoever waits has given up. Called between the blocks of a copy."""
+        """Raise ``RemovalStopped`` when whoever waits has given up. Called between the blocks of a copy."""
         if self.stop.is_set():
-            raise Stopped
+            raise RemovalStopped
 
 
-def hidden_name(name: str, disposer: Disposer, limit: int = NAME_LIMIT) -> str:
+def hidden_name(name: str, disposer: Disposer, limit: int = FILE_NAME_LIMIT) -> str:
     """Return a hidden name of at most *limit* bytes that no other removal has, and that tells *name*.
 
     Of a name that is too long for that the stem is cut.
     """
-    return f"{OURS}{disposer.run}{disposer.unique()}-{_kept(name, limit)}.gone"
+    return f"{HIDDEN_PREFIX}{disposer.run}{disposer.unique()}-{_kept(name, limit)}.gone"
 
 
 def _kept(name: str, limit: int) -> str:
@@ -87,10 +87,10 @@ def left_of(folder: int, name: str, disposer: Disposer) -> Iterator[str]:
     place = status.st_dev, status.st_ino
     if place in disposer.looked:
         return
-    hidden = {entry: name_before(entry) for entry in _listed(folder) if entry.startswith(OURS)}
+    hidden = {entry: name_before(entry) for entry in _listed(folder) if entry.startswith(HIDDEN_PREFIX)}
     if not any(hidden.values()):
         disposer.looked.add(place)
-    told = {_kept(name, NAME_LIMIT), _kept(name, SHORT)}
+    told = {_kept(name, FILE_NAME_LIMIT), _kept(name, SHORTEST_NAME_LIMIT)}
     yield from sorted(entry for entry, before in hidden.items() if before in told)
 
 
@@ -143,7 +143,7 @@ def _set_aside(folder: int, name: str, disposer: Disposer) -> str:
     except OSError as error:
         if error.errno != errno.ENAMETOOLONG:
             raise
-        hidden = hidden_name(name, disposer, SHORT)
+        hidden = hidden_name(name, disposer, SHORTEST_NAME_LIMIT)
         os.rename(name, hidden, src_dir_fd=folder, dst_dir_fd=folder)
     return hidden
 

@@ -11,15 +11,15 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
-from uploader.domain.model import Closeness, Home, Identity, Sighting, Snapshot
-from uploader.files.dispose import Sent
+from uploader.domain.model import Identity, MountIdentity, Sighting, Snapshot, WriteState
+from uploader.files.dispose import SentFile
 from uploader.files.mounts import Mount
 from uploader.files.recording import Recording
-from uploader.files.walk import Batch, Order
+from uploader.files.walk import WalkBatch, WalkFilter
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class ShareStatus:
     """How a share stands. ``away``: why it is not to be touched, empty when it is there. ``inode``: of its folder."""
 
     away: str = ""
@@ -36,22 +36,22 @@ class Share(Protocol):
     """What the stages need of a watched folder. Paths are absolute; every call may raise ``ShareNotReady``."""
 
     root: str
-    home: Home | None  # where it lay when recordings were seen in it
+    identity: MountIdentity | None  # where it lay when recordings were seen in it
 
     @property
-    def standing(self) -> Standing:
+    def status(self) -> ShareStatus:
         """How it stood when it was checked last."""
 
-    async def check(self) -> Standing:
+    async def check(self) -> ShareStatus:
         """Look whether it is there, and the same: before each scan, and when a call failed."""
 
-    def accept(self) -> None:
+    def accept_new_mount(self) -> None:
         """Take it as it is found next, although another share stood there before: the operator says so."""
 
-    async def settle_home(self) -> Home | None:
+    async def record_identity(self) -> MountIdentity | None:
         """Say where it lies, for the state to remember, and mark it where that is needed to know it again."""
 
-    def walk(self, order: Order) -> AsyncIterator[Batch]:
+    def walk(self, walk_filter: WalkFilter) -> AsyncIterator[WalkBatch]:
         """Walk through it; the last batch is followed by the end, or by ``ShareNotReady`` when it was not whole."""
 
     async def look(self, paths: Collection[str]) -> list[tuple[str, Sighting | str]]:
@@ -60,7 +60,7 @@ class Share(Protocol):
     async def snapshot(self, path: str) -> Snapshot:
         """Take a file's identity. Raises ``FileMissing``, ``NotAFile``."""
 
-    async def closeness(self, path: str, *, gate: bool) -> Closeness:
+    async def write_state(self, path: str, *, gate: bool) -> WriteState:
         """Ask whether its writer and its recorder have closed a file. Raises ``FileMissing``, ``NotAFile``."""
 
     async def sha256(self, path: str) -> str:
@@ -69,13 +69,13 @@ class Share(Protocol):
     def open(self, path: str, identity: Identity) -> AbstractAsyncContextManager[Recording]:
         """Open a recording for sending. Raises ``FileMissing``, ``NotAFile``, ``FileChanged``."""
 
-    async def delete(self, path: str, sent: Sent) -> bool:
+    async def delete(self, path: str, sent: SentFile) -> bool:
         """Remove a file that was sent; False when it is gone. Raises ``FileChanged``."""
 
-    async def free_target(self, path: str, sent: Sent, move_to: str) -> str:
+    async def free_target(self, path: str, sent: SentFile, move_to: str) -> str:
         """Say where a move would put a file below *move_to*: for the caller to save before ``move``."""
 
-    async def move(self, path: str, sent: Sent, move_to: str, target: str) -> str | None:
+    async def move(self, path: str, sent: SentFile, move_to: str, target: str) -> str | None:
         """Move a file that was sent to *target* below the archive *move_to*, or to the next free name beside it.
 
         Returns where the file is now; None when it is gone. With the same *target*, a move that was cut short is

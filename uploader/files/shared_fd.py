@@ -13,7 +13,7 @@ import threading
 from collections.abc import Iterator
 
 
-class Handle:
+class SharedFd:
     """Owns a descriptor. ``close`` may come at any time, from any thread."""
 
     def __init__(self, fd: int) -> None:
@@ -23,7 +23,7 @@ class Handle:
         self._closed = False
 
     @classmethod
-    def copy_of(cls, fd: int) -> Handle:
+    def copy_of(cls, fd: int) -> SharedFd:
         """A second descriptor of what *fd* has open, which outlives it."""
         return cls(os.dup(fd))
 

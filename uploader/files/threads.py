@@ -12,22 +12,27 @@ from collections.abc import Callable
 from typing import Final, TypeVar
 
 from uploader.domain import errors
-from uploader.runtime.threads import IDLE, DaemonThreads
+from uploader.runtime.threads import IDLE_THREAD_TIMEOUT, DaemonThreads
 
-MOST: Final = 12  # threads of one share: looks, workers, and a scan, with some to spare for calls that hang
-PATIENCE: Final = 30.0  # s for one call; disks that spin up take ten, NFS over a bad link about as long
+# threads of one share: looks, workers, and a scan, with some to spare for calls that hang
+THREADS_PER_SHARE: Final = 12
+SHARE_CALL_TIMEOUT: Final = 30.0  # s for one call; disks that spin up take ten, NFS over a bad link about as long
 
 R = TypeVar("R")
 
 
 class ShareThreads(DaemonThreads):
-    """At most ``MOST`` threads, and callers that give up. An ``Executor``, for aiofiles."""
+    """At most ``THREADS_PER_SHARE`` threads, and callers that give up. An ``Executor``, for aiofiles."""
 
-    def __init__(self, name: str, *, most: int = MOST, idle: float = IDLE) -> None:
+    def __init__(self, name: str, *, most: int = THREADS_PER_SHARE, idle: float = IDLE_THREAD_TIMEOUT) -> None:
         super().__init__(name, most=most, idle=idle)
 
     async def call(
-        self, work: Callable[[], R], *, patience: float | None = PATIENCE, late: Callable[[R], None] | None = None
+        self,
+        work: Callable[[], R],
+        *,
+        patience: float | None = SHARE_CALL_TIMEOUT,
+        late: Callable[[R], None] | None = None,
     ) -> R:
         """Do *work* on one of the threads; what it raises passes through.
 

@@ -15,45 +15,45 @@ from typing import TYPE_CHECKING, Final
 from uploader.config import WatchConfig
 from uploader.domain import selection
 from uploader.domain.model import Sighting, shown
-from uploader.domain.selection import OURS
+from uploader.domain.selection import HIDDEN_PREFIX
 from uploader.files.safe_open import FOLDER, kind, parent
 from uploader.files.set_aside import is_left_over
 
 if TYPE_CHECKING:
     ScandirIterator = os._ScandirIterator[str]  # noqa: SLF001 - the only name that it has
 
-BATCH: Final = 500  # names of one batch, if they are looked at within
-STEP: Final = 2.0  # s; a share that takes a tenth of a second for each name must not look as if it hung
+NAMES_PER_BATCH: Final = 500  # names of one batch, if they are looked at within
+STEP_TIME_LIMIT: Final = 2.0  # s; a share that takes a tenth of a second for each name must not look as if it hung
 DEPTH_LIMIT: Final = 64  # folders below the watched one, and handles held; a loop made by a bind mount ends here
 _BELOW: Final = FOLDER | os.O_NOFOLLOW
 
-Judge = Callable[[str], bool]  # of a path below the root
+PathPredicate = Callable[[str], bool]  # of a path below the root
 
 
-def never(relpath: str) -> bool:
+def match_nothing(relpath: str) -> bool:
     """Judge no name so."""
     del relpath
     return False
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class WalkFilter:
     """What a walk is for. ``takes``: files wanted; ``enters``: folders worth it; ``passes``: files that need no look.
 
     ``start``: a folder below the root; empty: all of it. ``puts_back``: the paths of files that are put back if an
     earlier run has left them set aside: those of which no upload knows that it was to remove them.
     """
 
-    takes: Judge
-    enters: Judge
-    passes: Judge = never
+    takes: PathPredicate
+    enters: PathPredicate
+    skip_stat: PathPredicate = match_nothing
     start: str = ""
-    puts_back: Judge = never
+    puts_back: PathPredicate = match_nothing
 
 
 def walk_filter(
-    watch: WatchConfig, watches: tuple[WatchConfig, ...], *, passes: Judge = never, start: str = ""
-) -> Order:
+    watch: WatchConfig, watches: tuple[WatchConfig, ...], *, passes: PathPredicate = match_nothing, start: str = ""
+) -> WalkFilter:
     """Return what a walk takes of a watched folder. *passes*: names whose inode need not be looked at."""
 
     def takes(relpath: str) -> bool:
@@ -62,11 +62,11 @@ def walk_filter(
     def enters(relpath: str) -> bool:
         return selection.enters(watch, relpath)
 
-    return Order(takes, enters, passes, start)
+    return WalkFilter(takes, enters, passes, start)
 
 
 @dataclass(slots=True)
-class Batch:
+class WalkBatch:
     """What a part of a walk saw. ``irregular``: (path, what it is). ``left_over``: set aside by an earlier run."""
 
     sightings: list[Sighting] = field(default_factory=list)
@@ -95,31 +95,31 @@ class Walk:
     """One walk; ``step`` after ``step``, then ``close``. ``problem``: what could not be read, so it is not whole."""
 
     def __init__(
-        self, root: int, path: str, order: Order, now: Callable[[], float] = lambda: 0.0, *, run: str = ""
+        self, root: int, path: str, walk_filter: WalkFilter, now: Callable[[], float] = lambda: 0.0, *, run: str = ""
     ) -> None:
         """Begin at the open folder *root*, whose path is *path*. Raises ``OSError`` when it cannot be listed.
 
         *now*: the monotonic clock that a step is timed by. *run*: see ``set_aside.is_left_over``.
         """
-        self._path, self._order, self._now, self._run = path, order, now, run
+        self._path, self._order, self._now, self._run = path, walk_filter, now, run
         self._frames: list[_Frame] = []
         self.problem: str | None = None
         self._folders = 0  # entered since the last batch
-        if not order.start:
+        if not walk_filter.start:
             self._enter(root, ".", "")
         else:
-            with parent(root, order.start) as (folder, name):
-                self._enter(folder, name, order.start + "/")
+            with parent(root, walk_filter.start) as (folder, name):
+                self._enter(folder, name, walk_filter.start + "/")
 
     @property
     def done(self) -> bool:
         """True when everything was looked at."""
         return not self._frames
 
-    def step(self) -> Batch:
-        """Look at the next ``BATCH`` names, or as many as ``STEP`` seconds are enough for."""
-        batch, end = Batch(), self._now() + STEP
-        while self._frames and batch.names < BATCH and self._now() <= end:
+    def step(self) -> WalkBatch:
+        """Look at the next ``NAMES_PER_BATCH`` names, or as many as ``STEP_TIME_LIMIT`` seconds are enough for."""
+        batch, end = WalkBatch(), self._now() + STEP_TIME_LIMIT
+        while self._frames and batch.names < NAMES_PER_BATCH and self._now() <= end:
             frame = self._frames[-1]
             if (entry := self._next(frame)) is not None:
                 batch.names += 1
@@ -140,20 +140,20 @@ class Walk:
         try:
             return next(frame.entries, None)
         except OSError as error:
-            self.problem = say(os.path.join(self._path, frame.prefix), error)
+            self.problem = in_words(os.path.join(self._path, frame.prefix), error)
             return None
 
-    def _note(self, frame: _Frame, entry: os.DirEntry[str], batch: Batch) -> None:
+    def _note(self, frame: _Frame, entry: os.DirEntry[str], batch: WalkBatch) -> None:
         """Take one entry in. What cannot be looked at, or is gone by now, does not hide the others."""
         relpath = frame.prefix + entry.name
         try:
             if entry.is_dir(follow_symlinks=False):
                 if len(self._frames) <= DEPTH_LIMIT and self._order.enters(relpath):
                     frame.subfolders.append(entry.name)
-            elif entry.name.startswith(OURS):
+            elif entry.name.startswith(HIDDEN_PREFIX):
                 if is_left_over(entry.name, self._run):
                     batch.left_over.append(relpath)
-            elif not self._order.passes(relpath) and self._order.takes(relpath):  # the cheaper question first
+            elif not self._order.skip_stat(relpath) and self._order.takes(relpath):  # the cheaper question first
                 status, path = entry.stat(follow_symlinks=False), f"{self._path}/{relpath}"
                 if stat.S_ISREG(status.st_mode):
                     batch.sightings.append(Sighting(path, self._path, status.st_size, status.st_mtime_ns))
@@ -162,7 +162,7 @@ class Walk:
         except FileNotFoundError:
             pass
         except OSError as error:
-            self.problem = say(f"{self._path}/{relpath}", error)
+            self.problem = in_words(f"{self._path}/{relpath}", error)
 
     def _descend(self, frame: _Frame, name: str) -> None:
         try:
@@ -170,7 +170,7 @@ class Walk:
         except (FileNotFoundError, NotADirectoryError):
             pass  # folders come and go
         except OSError as error:
-            self.problem = say(os.path.join(self._path, frame.prefix, name), error)
+            self.problem = in_words(os.path.join(self._path, frame.prefix, name), error)
 
     def _enter(self, folder: int, name: str, prefix: str) -> None:
         fd = os.open(name, _BELOW, dir_fd=folder)
@@ -182,6 +182,6 @@ class Walk:
         self._folders += 1
 
 
-def say(path: str, error: OSError) -> str:
+def in_words(path: str, error: OSError) -> str:
     """Put an ``OSError`` about *path* into words."""
     return f"{shown(path)}: {error.strerror}"

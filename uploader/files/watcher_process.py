@@ -20,8 +20,8 @@ from typing import Final
 
 from watchfiles._rust_notify import RustNotify
 
-LINE: Final = 500  # changes on one line: the reader handles one line at a time
-STEP: Final = 50  # ms without an event after which a burst is over; what ``watchfiles.watch`` takes
+CHANGES_PER_LINE: Final = 500  # changes on one line: the reader handles one line at a time
+BURST_END: Final = 50  # ms without an event after which a burst is over; what ``watchfiles.watch`` takes
 
 
 def _end_with_parent() -> None:
@@ -41,12 +41,12 @@ def main(folder: str, debounce: int, *, recursive: bool) -> None:
         with RustNotify([folder], False, False, 0, recursive, True) as watcher:
             _say([])
             while True:
-                changes = watcher.watch(debounce, STEP, 0, None)
+                changes = watcher.watch(debounce, BURST_END, 0, None)
                 if not isinstance(changes, set):  # a signal
                     return
                 rows = sorted(changes)
-                for start in range(0, len(rows), LINE):
-                    _say(rows[start : start + LINE])
+                for start in range(0, len(rows), CHANGES_PER_LINE):
+                    _say(rows[start : start + CHANGES_PER_LINE])
     except Exception as error:  # noqa: BLE001 - its native part raises at will, and the parent must hear what
         _say({"error": f"{type(error).__name__}: {error}"})
 

@@ -14,9 +14,19 @@ from typing import Any, Final
 
 PROGRAM: Final = Path(__file__).with_name("watcher_process.py")
 LONGEST_LINE: Final = 16 * 1024 * 1024  # bytes; 500 paths of 4 KiB, each byte of them spelt out as \udcXX
-END: Final = 1.0  # s that its end is waited for: on a dead share even a killed process stays for as long as that hangs
+# s that its end is waited for: on a dead share even a killed process stays for as long as that hangs
+WATCHER_END_TIMEOUT: Final = 1.0
 # What an interpreter may need to start as ours did. Nothing else: a password may be among the rest.
-PASSED_ON: Final = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "LD_LIBRARY_PATH", "PYTHONHOME", "PYTHONPATH", "PYTHONUTF8")
+PASSED_ENVIRONMENT: Final = (
+    "PATH",
+    "LANG",
+    "LC_ALL",
+    "LC_CTYPE",
+    "LD_LIBRARY_PATH",
+    "PYTHONHOME",
+    "PYTHONPATH",
+    "PYTHONUTF8",
+)
 
 
 async def changes_below(
@@ -37,12 +47,12 @@ async def changes_below(
         with suppress(ProcessLookupError):
             process.kill()
         with suppress(TimeoutError):
-            async with asyncio.timeout(END):
+            async with asyncio.timeout(WATCHER_END_TIMEOUT):
                 await process.wait()
 
 
 async def _started(*arguments: str) -> Process:
-    environ = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
+    environ = {name: os.environ[name] for name in PASSED_ENVIRONMENT if name in os.environ}
     return await asyncio.create_subprocess_exec(
         *(sys.executable, "-P", str(PROGRAM), *arguments),
         stdin=PIPE,  # it ends when this is closed, and so with us

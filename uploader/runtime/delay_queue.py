@@ -19,7 +19,7 @@ STALE_SHARE: Final = 8  # one for so many items, may wait to fall due; more are 
 Item = TypeVar("Item")
 
 
-class Agenda(Generic[Item]):
+class DelayQueue(Generic[Item]):
     """Items (hashable, one entry each) in the order in which they fall due, by the monotonic clock."""
 
     def __init__(self, clock: Clock) -> None:
@@ -79,7 +79,7 @@ class Agenda(Generic[Item]):
                     self._in_a_row += 1
                     return item
                 self._in_a_row = 0
-                await either(self._sooner, self._clock, wait)
+                await wait_for(self._sooner, self._clock, wait)
 
     def _clear_stale(self) -> None:
         """Clear away what items have left behind, once it is much: it would take memory, and fall due in one go."""
@@ -92,7 +92,7 @@ class Agenda(Generic[Item]):
             heapq.heappop(self._heap)
 
 
-async def either(event: asyncio.Event, clock: Clock, wait: float | None) -> None:
+async def wait_for(event: asyncio.Event, clock: Clock, wait: float | None) -> None:
     """Return when *event* is set, or after *wait* seconds; None: without that bound."""
     if wait is None:
         await event.wait()

@@ -35,15 +35,15 @@ from uploader.domain.model import shown
 
 Format = Literal["auto", "json", "console"]
 
-OURS: Final = "uploader"  # the root of our own loggers
+LOGGER_ROOT: Final = "uploader"  # the root of our own loggers
 MASK: Final = "***"
-REMEMBERED: Final = 16  # secrets; a log-in brings two, the password and a token
+SECRETS_REMEMBERED: Final = 16  # secrets; a log-in brings two, the password and a token
 SHORTEST_SECRET: Final = 4  # characters
 MESSAGE_LIMIT: Final = 2000  # characters of an event's text; only libraries come near it
 TRACE_LIMIT: Final = 4000  # characters of an exception with its frames and causes
-FRAMES: Final = 12  # the innermost frames of each exception
-DEPTH: Final = 4  # nested containers in a field, and causes of an exception
-PATIENCE_MS: Final = 100  # how long a line waits for a reader that kept up so far
+FRAMES_SHOWN: Final = 12  # the innermost frames of each exception
+NESTING_LIMIT: Final = 4  # nested containers in a field, and causes of an exception
+WRITE_TIMEOUT_MS: Final = 100  # how long a line waits for a reader that kept up so far
 
 _SENSITIVE_KEYS: Final = frozenset({"access_token", "password", "token"})
 _KEY = r"(access_token|password|token)"
@@ -77,7 +77,7 @@ class Redactor:
         secrets = {known: pattern for known, pattern in self._secrets.items() if known != secret}
         secrets[secret] = re.compile("".join(_any_form(char) for char in secret))
         # A new mapping at once: another thread may be cleaning a line right now.
-        self._secrets = dict(list(secrets.items())[-REMEMBERED:])
+        self._secrets = dict(list(secrets.items())[-SECRETS_REMEMBERED:])
 
     def mask(self, text: str) -> str:
         """Return *text* with every remembered secret replaced by ``***``."""
@@ -146,7 +146,7 @@ class LineHandler(logging.Handler):
         if self._torn:
             line = b"\n" + line
         while line:
-            if not _writable(self._fd, 0 if self._stalled else PATIENCE_MS):
+            if not _writable(self._fd, 0 if self._stalled else WRITE_TIMEOUT_MS):
                 raise BlockingIOError
             # No more than a pipe takes without blocking once it is writable.
             line = line[os.write(self._fd, line[: select.PIPE_BUF]) :]
@@ -195,22 +195,22 @@ def configure(level: str, fmt: Format, *, environ: Mapping[str, str], stream: Te
     handler = LineHandler(stream)
     form = [_tidy, _for_people, renderer] if console else [_tidy, renderer]
     handler.setFormatter(structlog.stdlib.ProcessorFormatter(processors=form))
-    handler.addFilter(_ours_or_serious)
+    handler.addFilter(_own_or_serious)
     root = logging.getLogger()
     for old in [old for old in root.handlers if isinstance(old, LineHandler)]:
         root.removeHandler(old)
         old.close()
     root.addHandler(handler)
     root.setLevel(max(number, logging.WARNING))
-    logging.getLogger(OURS).setLevel(number)
+    logging.getLogger(LOGGER_ROOT).setLevel(number)
     logging.captureWarnings(capture=True)
     logging.raiseExceptions = False
 
 
 def get_logger(name: str) -> structlog.stdlib.BoundLogger:
     """Return our logger for the module *name*; anything outside the package is put below it."""
-    inside = name == OURS or name.startswith(f"{OURS}.")
-    logger: structlog.stdlib.BoundLogger = structlog.stdlib.get_logger(name if inside else f"{OURS}.{name}")
+    inside = name == LOGGER_ROOT or name.startswith(f"{LOGGER_ROOT}.")
+    logger: structlog.stdlib.BoundLogger = structlog.stdlib.get_logger(name if inside else f"{LOGGER_ROOT}.{name}")
     return logger
 
 
@@ -243,8 +243,8 @@ def install_hooks(loop: asyncio.AbstractEventLoop | None = None) -> None:
         loop.set_exception_handler(of_loop)
 
 
-def _ours_or_serious(record: logging.LogRecord) -> bool:
-    ours = record.name == OURS or record.name.startswith(f"{OURS}.")
+def _own_or_serious(record: logging.LogRecord) -> bool:
+    ours = record.name == LOGGER_ROOT or record.name.startswith(f"{LOGGER_ROOT}.")
     return ours or record.levelno >= logging.WARNING
 
 
@@ -272,7 +272,7 @@ def _tidy(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
 def _for_people(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
     """Return the event as a terminal shows it: the clock on the wall, and no logger where it is our own."""
     event["time"] = datetime.fromisoformat(event["time"]).astimezone().strftime("%H:%M:%S")
-    if event["logger"].split(".")[0] == OURS:
+    if event["logger"].split(".")[0] == LOGGER_ROOT:
         del event["logger"]
     return event
 
@@ -286,7 +286,7 @@ def _exception(exc_info: object) -> BaseException | None:
     return exc_info if isinstance(exc_info, BaseException) else None
 
 
-def _told(exc: BaseException, depth: int = DEPTH) -> str:
+def _told(exc: BaseException, depth: int = NESTING_LIMIT) -> str:
     """Return *exc* with its frames, innermost first, and its causes as one sentence; never with locals."""
     frames = [
         f"{PurePath(frame.f_code.co_filename).name}:{line} {frame.f_code.co_qualname}"
@@ -294,7 +294,7 @@ def _told(exc: BaseException, depth: int = DEPTH) -> str:
     ]
     text = f"{type(exc).__name__}: {exc}"
     if frames:
-        text += f" (at {' < '.join(reversed(frames[-FRAMES:]))})"
+        text += f" (at {' < '.join(reversed(frames[-FRAMES_SHOWN:]))})"
     cause = exc.__cause__ or (None if exc.__suppress_context__ else exc.__context__)
     if depth > 0 and isinstance(exc, BaseExceptionGroup):
         text += f" [{'; '.join(_told(inner, depth - 1) for inner in exc.exceptions)}]"
@@ -303,7 +303,7 @@ def _told(exc: BaseException, depth: int = DEPTH) -> str:
     return text
 
 
-def _plain_items(mapping: Mapping[Any, object], depth: int = DEPTH) -> Iterator[tuple[str, object]]:
+def _plain_items(mapping: Mapping[Any, object], depth: int = NESTING_LIMIT) -> Iterator[tuple[str, object]]:
     for key, value in mapping.items():
         name = shown(redactor.clean(str(key)))
         yield name, MASK if name.lower() in _SENSITIVE_KEYS else _plain(value, depth)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from uploader.runtime.clock import Clock
 
 
-class Ages:
+class MonotonicAges:
     """The ages of things that are at work, each by its path."""
 
     def __init__(self, clock: Clock) -> None:

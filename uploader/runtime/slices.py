@@ -10,12 +10,12 @@ from typing import Final, TypeVar
 
 from uploader.runtime.clock import Clock
 
-SLICE: Final = 500  # items; at 10 µs each that is 5 ms
+SLICE_LENGTH: Final = 500  # items; at 10 µs each that is 5 ms
 
 Item = TypeVar("Item")
 
 
-async def in_slices(items: Iterable[Item], clock: Clock, size: int = SLICE) -> AsyncIterator[Item]:
+async def in_slices(items: Iterable[Item], clock: Clock, size: int = SLICE_LENGTH) -> AsyncIterator[Item]:
     """Yield every item there was at the beginning; after each *size* of them the event loop gets its turn."""
     for number, item in enumerate(tuple(items), start=1):
         yield item

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from typing import Any, Final, TypeVar
 
-IDLE: Final = 60.0  # s without a call after which a thread ends: a reload leaves the old ones behind
+IDLE_THREAD_TIMEOUT: Final = 60.0  # s without a call after which a thread ends: a reload leaves the old ones behind
 
 R = TypeVar("R")
 
@@ -21,7 +21,7 @@ R = TypeVar("R")
 class DaemonThreads(Executor):
     """Runs calls on at most *most* daemon threads, started as they are needed; with one, in the order of the calls."""
 
-    def __init__(self, name: str, *, most: int, idle: float = IDLE) -> None:
+    def __init__(self, name: str, *, most: int, idle: float = IDLE_THREAD_TIMEOUT) -> None:
         self._name, self._most, self._idle_for = name, most, idle
         self._calls: deque[tuple[Future[Any], Callable[[], Any]]] = deque()
         self._news = threading.Condition()

@@ -1,19 +1,19 @@
 """What a server's ways were found to be holds for the version that showed them.
 
-``check --probe`` and refusals teach us (``model.Learnt``); here it is forgotten again when the server is another
-version, or when a month has passed. Must never let an upload wait for an answer that it can do without.
+``check --probe`` and refusals teach us (``model.ServerCapabilities``); here it is forgotten again when the server is
+another version, or when a month has passed. Must never let an upload wait for an answer that it can do without.
 """
 
 from __future__ import annotations
 
 from uploader.config import ServerConfig
 from uploader.domain import errors, events, retry
-from uploader.domain.model import Learnt
+from uploader.domain.model import ServerCapabilities
 from uploader.runtime.clock import Clock
 from uploader.server.valt import Valt
 from uploader.store import Store
 
-FORGOTTEN = {
+NOTHING_KNOWN = {
     "whole_only_until": None,
     "chunk_limit": None,
     "chunk_limit_until": None,
@@ -23,16 +23,16 @@ FORGOTTEN = {
 }
 
 
-class Ways:
+class CapabilityTracker:
     """Knows the server's version when it matters."""
 
     def __init__(self, config: ServerConfig, store: Store, valt: Valt, clock: Clock, bus: events.Bus) -> None:
         self._config, self._store, self._valt, self._clock, self._bus = config, store, valt, clock, bus
         self._looked_at = 0  # the log-in after which the version was asked
 
-    async def look(self) -> None:
+    async def refresh(self) -> None:
         """Ask for the version, once after each log-in and only if something was learnt that it may undo."""
-        if self._looked_at != self._valt.log_ins and _something(self._store.learnt):
+        if self._looked_at != self._valt.log_ins and _something(self._store.capabilities):
             self._looked_at = self._valt.log_ins
             await self._version()
 
@@ -40,27 +40,30 @@ class Ways:
         """True when a chunk in doubt may be sent again into the same record: the operator says so, or was shown it."""
         if self._config.resend_is_safe or "resend_is_safe" in self._config.model_fields_set:
             return self._config.resend_is_safe
-        learnt = self._store.learnt
-        if not learnt.resend_is_safe or self._clock.now() >= (learnt.probed_at or 0.0) + retry.LEARNT_FOR:
+        learnt = self._store.capabilities
+        if not learnt.resend_is_safe or self._clock.now() >= (learnt.probed_at or 0.0) + retry.CAPABILITIES_VALID_FOR:
             return False
-        return (await self._version() or "") == learnt.version and self._store.learnt.resend_is_safe is True
+        return (await self._version() or "") == learnt.version and self._store.capabilities.resend_is_safe is True
 
     async def _version(self) -> str | None:
         """Ask for the version; what was learnt of another one is forgotten."""
         try:
             version = await self._valt.version()
-        except errors.OursAgain:
+        except errors.RetryableError:
             return None
-        known = self._store.learnt.version
+        known = self._store.capabilities.version
         if version is None or version == known:
             return version
         if known is None:  # learnt from refusals, which do not say from whom
             self._store.learn(version=version)
         else:
-            self._store.learn(**FORGOTTEN)
+            self._store.learn(**NOTHING_KNOWN)
             self._bus.publish(events.ServerChanged(known or "an unknown one", version))
         return version
 
 
-def _something(learnt: Learnt) -> bool:
-    return any(fact is not None for fact in (learnt.whole_only_until, learnt.chunk_limit, learnt.resend_is_safe))
+def _something(capabilities: ServerCapabilities) -> bool:
+    return any(
+        fact is not None
+        for fact in (capabilities.whole_only_until, capabilities.chunk_limit, capabilities.resend_is_safe)
+    )

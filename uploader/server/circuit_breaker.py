@@ -20,18 +20,18 @@ from math import inf
 from typing import Final
 
 from uploader.domain import errors, events, retry
-from uploader.domain.model import Learnt
+from uploader.domain.model import ServerCapabilities
 from uploader.runtime.clock import Clock
-from uploader.runtime.delay_queue import either
+from uploader.runtime.delay_queue import wait_for
 from uploader.server import credentials
 from uploader.store import Store
 
-CREDENTIAL_LOOK: Final = 5.0  # s between two looks whether a refused password has been changed
+PASSWORD_CHECK_INTERVAL: Final = 5.0  # s between two looks whether a refused password has been changed
 
 Account = Callable[[], str]
 
 
-class Outage:
+class CircuitBreaker:
     """Knows since when the server has been silent and when it may be called again."""
 
     def __init__(self, store: Store, clock: Clock, bus: events.Bus, account: Account = lambda: "") -> None:
@@ -41,18 +41,18 @@ class Outage:
         """
         self._store, self._clock, self._bus = store, clock, bus
         self.account = account
-        self._seen = credentials.Watch(account)
+        self._seen = credentials.PasswordWatch(account)
         self._failures = 0  # in a row that were the server's
         self._stumbles = 0  # in a row, of any kind
-        self._budget = retry.Budget()
+        self._budget = retry.RetryBudget()
         self._since: float | None = None
-        held = hold_of(store.learnt, clock.now())
+        held = hold_of(store.capabilities, clock.now())
         self._until = clock.monotonic() + held if held > 0 else 0.0
         self.reason = ""  # why calls wait, in one sentence; empty when they do not, or when an earlier run knew
         self._asked_for = held > 0  # by a refused password or a Retry-After: no answer to another call ends that
         self._opened = 0  # how often: a slot that was taken before the last time counts no more
         self._inside = 0  # slots taken since then
-        self._most: float = retry.HALF_OPEN[0] if held > 0 else inf  # and how many may be
+        self._most: float = retry.HALF_OPEN_CALLS[0] if held > 0 else inf  # and how many may be
         self._kept: deque[float] = deque()  # until when a slot is kept for one who is about to call, or has just failed
         self._jobs: deque[object] = deque()  # who waits to begin a job
         self._calls: deque[object] = deque()  # who waits with a call, in the middle of a job
@@ -73,14 +73,14 @@ class Outage:
     async def clear(self) -> None:
         """Return when a job that calls the server may begin: first come, first served. Nothing is held after that.
 
-        While the breaker is half-open the job's first call finds a slot, if it comes within ``retry.PLACE_KEPT``
-        seconds. A job that reads 80 GiB first keeps nobody waiting.
+        While the breaker is half-open the job's first call finds a slot, if it comes within
+        ``retry.HALF_OPEN_SLOT_HELD`` seconds. A job that reads 80 GiB first keeps nobody waiting.
         """
         ticket = object()
         self._jobs.append(ticket)
         try:
             while self.refused() or self.wait > 0 or self._calls or not self._is_next(self._jobs, ticket):
-                await either(self._news, self._clock, self._next_look())
+                await wait_for(self._news, self._clock, self._next_look())
         finally:
             self._leave(self._jobs, ticket)
         if self._most < inf:
@@ -114,7 +114,7 @@ class Outage:
         self._calls.append(ticket)
         try:
             while not self._is_next(self._calls, ticket):
-                await either(self._news, self._clock, self._next_look())
+                await wait_for(self._news, self._clock, self._next_look())
                 self._check_not_open()
         finally:
             self._leave(self._calls, ticket)
@@ -133,12 +133,12 @@ class Outage:
         return len(self._kept)
 
     def _keep_place(self) -> None:
-        self._kept.append(self._clock.monotonic() + retry.PLACE_KEPT)
+        self._kept.append(self._clock.monotonic() + retry.HALF_OPEN_SLOT_HELD)
 
     def _next_look(self) -> float | None:
         """Seconds after which something may have changed without anybody saying so; None: never."""
         if self.wait > 0:
-            return min(self.wait, CREDENTIAL_LOOK) if self.refused() else self.wait
+            return min(self.wait, PASSWORD_CHECK_INTERVAL) if self.refused() else self.wait
         return self._kept[0] - self._clock.monotonic() if self._still_kept() else None
 
     def _give_back(self, opened: int) -> bool:
@@ -164,13 +164,13 @@ class Outage:
         """Close: call again at once. The operator has mended something."""
         self._until, self._most = 0.0, inf
         self._kept.clear()
-        if self._store.learnt.login_not_before is not None:
+        if self._store.capabilities.login_not_before is not None:
             self._store.learn(login_not_before=None)  # saved with whatever is saved next
         self._wake()
 
     def refused(self) -> bool:
         """True while calls wait because of a refused password; one that has been changed since ends that at once."""
-        learnt = self._store.learnt
+        learnt = self._store.capabilities
         held = self.wait > 0 and hold_of(learnt, self._clock.now()) > 0
         if held and learnt.login_refused is not None and self._seen.differs_from(learnt.login_refused):
             self.reset()
@@ -187,20 +187,20 @@ class Outage:
         """Open: note a failure that is nobody's file's. Returns the pause in seconds."""
         if self.wait > 0 or isinstance(error, errors.BreakerOpen):
             return self.wait  # begun before the pause was known: it is the same outage
-        refusals = self._store.learnt.login_refusals + 1
+        refusals = self._store.capabilities.login_refusals + 1
         if not isinstance(error, errors.PasswordRefused):
             self._failures += 1
         pause = retry.breaker_pause(error, self._failures, refusals, self._clock.uniform)
         self.reason = str(error)
         self._since = self._clock.monotonic() if self._since is None else self._since
-        self._until, self._most = self._clock.monotonic() + pause, retry.HALF_OPEN[0]
+        self._until, self._most = self._clock.monotonic() + pause, retry.HALF_OPEN_CALLS[0]
         self._opened, self._inside = self._opened + 1, 0
         self._kept.clear()
         self._asked_for = retry.rule_of(error).delay in retry.ENDED_BY_TIME
         self._wake()
         if isinstance(error, errors.PasswordRefused):
             await self._remember_refusal(refusals, pause)
-        self._bus.publish(events.ServerDown(str(error), round(pause, 1)))
+        self._bus.publish(events.OutageBegan(str(error), round(pause, 1)))
         return pause
 
     async def _remember_refusal(self, refusals: int, pause: float) -> None:
@@ -218,14 +218,14 @@ class Outage:
         self._budget.earn()
         if self.wait > 0 and self._asked_for:
             return  # a call that was on its way before: four of those would be four more refused log-ins
-        self._most = retry.HALF_OPEN[1] if self._most <= retry.HALF_OPEN[0] else inf
+        self._most = retry.HALF_OPEN_CALLS[1] if self._most <= retry.HALF_OPEN_CALLS[0] else inf
         self._until = 0.0
         self._wake()
         self.reason = ""
-        if self._store.learnt.login_refusals:  # saved with whatever is saved next
+        if self._store.capabilities.login_refusals:  # saved with whatever is saved next
             self._store.learn(login_refusals=0, login_not_before=None, login_refused=None)
         if self._since is not None:
-            self._bus.publish(events.ServerBack(round(self._clock.monotonic() - self._since, 1)))
+            self._bus.publish(events.OutageEnded(round(self._clock.monotonic() - self._since, 1)))
             self._since = None
 
 
@@ -242,18 +242,18 @@ class CallSlot:
         return held and self._give_back(self._opened)
 
 
-def hold_of(learnt: Learnt, now: float) -> float:
+def hold_of(capabilities: ServerCapabilities, now: float) -> float:
     """Seconds that a refused password is not tried again: an hour at most, whatever a clock that was set says."""
-    return min(retry.LOGIN_PAUSES[-1], max(0.0, (learnt.login_not_before or 0.0) - now))
+    return min(retry.LOGIN_PAUSES[-1], max(0.0, (capabilities.login_not_before or 0.0) - now))
 
 
-def refuse_again(learnt: Learnt, account: str, now: float) -> None:
+def refuse_again(capabilities: ServerCapabilities, account: str, now: float) -> None:
     """Raise ``PasswordRefused`` when this account was refused before and its time has not come.
 
     For commands that log in by hand: a script that runs them again and again must not lock the account.
     """
-    held = hold_of(learnt, now)
-    if held > 0 and (learnt.login_refused is None or credentials.is_of(learnt.login_refused, account)):
+    held = hold_of(capabilities, now)
+    if held > 0 and (capabilities.login_refused is None or credentials.is_of(capabilities.login_refused, account)):
         raise errors.PasswordRefused(
             f"this password was refused before, and is not tried again for {max(1, round(held / retry.MINUTE))} min",
             hint="change the password, or let it be tried now: valt-uploader retry",

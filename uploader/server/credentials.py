@@ -20,8 +20,8 @@ from uploader.config import PASSWORD_VARIABLE, ServerConfig
 from uploader.domain.errors import PasswordUnusable
 from uploader.domain.model import shown
 
-CREDENTIAL: Final = "valt-password"  # the name in systemd's LoadCredential=
-LONGEST: Final = 4096  # bytes; whatever is longer is not a password but the wrong file
+SYSTEMD_CREDENTIAL: Final = "valt-password"  # the name in systemd's LoadCredential=
+PASSWORD_SIZE_LIMIT: Final = 4096  # bytes; whatever is longer is not a password but the wrong file
 
 # Neither follows a link, nor waits at a FIFO, nor takes over a terminal, nor leaks into a child.
 _OPEN: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
@@ -30,7 +30,7 @@ _OPEN: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_
 # Each guess at a fingerprint costs about 50 ms and 16 MiB.
 _SCRYPT: Final = {"n": 2**14, "r": 8, "p": 1, "dklen": 32}
 
-Source = Literal["credential", "file", "environment"]
+PasswordSource = Literal["credential", "file", "environment"]
 
 
 def read_password(server: ServerConfig, environ: Mapping[str, str]) -> str:
@@ -45,13 +45,13 @@ def read_password(server: ServerConfig, environ: Mapping[str, str]) -> str:
     source, path = _place(server, environ)
     if path is not None:
         private = source == "file"
-        name = f"server.password_file {shown(path)}" if private else f"the systemd credential {CREDENTIAL}"
+        name = f"server.password_file {shown(path)}" if private else f"the systemd credential {SYSTEMD_CREDENTIAL}"
         return _password(_read(path, private=private), name)
     if source == "environment":
         return _password(environ[PASSWORD_VARIABLE].encode(errors="surrogatepass"), f"${PASSWORD_VARIABLE}")
     raise PasswordUnusable(
         "no password is configured",
-        hint=f"set server.password_file, the systemd credential {CREDENTIAL}, or ${PASSWORD_VARIABLE}",
+        hint=f"set server.password_file, the systemd credential {SYSTEMD_CREDENTIAL}, or ${PASSWORD_VARIABLE}",
     )
 
 
@@ -77,7 +77,7 @@ def is_of(made: str, secret: str) -> bool:
     return kind == "scrypt" and hmac.compare_digest(made.encode("utf-8", "surrogatepass"), again.encode())
 
 
-class Watch:
+class PasswordWatch:
     """Looks whether a secret that is read again and again is still the same, at the price of one comparison each."""
 
     def __init__(self, read: Callable[[], str]) -> None:
@@ -106,7 +106,7 @@ class Watch:
         return self._last[2]
 
 
-def password_source(server: ServerConfig, environ: Mapping[str, str]) -> Source | None:
+def password_source(server: ServerConfig, environ: Mapping[str, str]) -> PasswordSource | None:
     """Which of its places ``read_password`` takes the password from; None when there is none.
 
     Opens and reads nothing: whether that place can be used is for ``read_password`` to find out.
@@ -114,10 +114,10 @@ def password_source(server: ServerConfig, environ: Mapping[str, str]) -> Source 
     return _place(server, environ)[0]
 
 
-def _place(server: ServerConfig, environ: Mapping[str, str]) -> tuple[Source | None, Path | None]:
+def _place(server: ServerConfig, environ: Mapping[str, str]) -> tuple[PasswordSource | None, Path | None]:
     """The first place that has a password, and its path if it is a file."""
     folder = environ.get("CREDENTIALS_DIRECTORY")
-    credential = Path(folder, CREDENTIAL) if folder else None
+    credential = Path(folder, SYSTEMD_CREDENTIAL) if folder else None
     if credential is not None and os.path.lexists(credential):
         return "credential", credential
     if server.password_file is not None:
@@ -127,8 +127,10 @@ def _place(server: ServerConfig, environ: Mapping[str, str]) -> tuple[Source | N
 
 def _password(raw: bytes, source: str) -> str:
     """*raw* as text without the newline that editors add. Its faults name the *source*, never the content."""
-    if len(raw) > LONGEST:
-        raise PasswordUnusable(f"{source} is longer than {LONGEST} bytes", hint="put the password alone into it")
+    if len(raw) > PASSWORD_SIZE_LIMIT:
+        raise PasswordUnusable(
+            f"{source} is longer than {PASSWORD_SIZE_LIMIT} bytes", hint="put the password alone into it"
+        )
     try:
         text = raw.decode("utf-8-sig")  # Notepad puts a byte order mark before it
     except UnicodeDecodeError:
@@ -142,7 +144,7 @@ def _password(raw: bytes, source: str) -> str:
 
 
 def _read(path: Path, *, private: bool) -> bytes:
-    """At most ``LONGEST`` + 1 bytes of a regular file; *private* demands that only we or root can read it."""
+    """At most ``PASSWORD_SIZE_LIMIT`` + 1 bytes of a regular file; *private*: only we and root may read it."""
     try:
         handle = os.open(path, _OPEN)
     except OSError as error:
@@ -155,7 +157,7 @@ def _read(path: Path, *, private: bool) -> bytes:
             raise PasswordUnusable(f"{shown(path)} is not a regular file", hint="name a file with the password in it")
         if private:
             _demand_private(path, status)
-        return os.read(handle, LONGEST + 1)
+        return os.read(handle, PASSWORD_SIZE_LIMIT + 1)
     except OSError as error:
         raise PasswordUnusable(f"{shown(path)} cannot be read: {error.strerror}") from None
     finally:

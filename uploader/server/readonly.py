@@ -20,25 +20,25 @@ from uploader.server.credentials import account, read_password
 from uploader.server.valt import Valt
 from uploader.store import codec
 from uploader.store.disk import StateFolder
-from uploader.store.store import peek
+from uploader.store.store import read_state
 
 
-def saved_in(folder: Path) -> codec.Saved:
+def saved_in(folder: Path) -> codec.StateSnapshot:
     """What the state holds; nothing when there is none or it cannot be read: what ails it is said elsewhere."""
     with suppress(errors.UploaderError):
         disk = StateFolder(folder, lock=False)
         try:
-            return peek(disk)
+            return read_state(disk)
         finally:
             disk.close()
-    return codec.Saved()
+    return codec.StateSnapshot()
 
 
 def valt_to_ask(config: Config, environ: Mapping[str, str], clock: Clock) -> Valt:
     """Make the client. Its log-in raises ``PasswordRefused`` without asking when it was refused before."""
 
     def password() -> str:
-        refuse_again(saved_in(config.state.dir).learnt, account(config.server, environ), clock.now())
+        refuse_again(saved_in(config.state.dir).capabilities, account(config.server, environ), clock.now())
         return read_password(config.server, environ)
 
     return Valt(config.server, password=password, clock=clock, bus=Bus(), remember=redactor.remember)

@@ -8,7 +8,7 @@ from uploader.domain import events
 from uploader.files import Shares
 from uploader.runtime.clock import Clock
 from uploader.stages.lease import Leases
-from uploader.stages.queues import Pipes
+from uploader.stages.queues import Queues
 from uploader.store import Store
 
 
@@ -19,6 +19,6 @@ class StageContext:
     store: Store
     leases: Leases
     shares: Shares
-    pipes: Pipes
+    queues: Queues
     clock: Clock
     bus: events.Bus

@@ -17,31 +17,33 @@ from watchfiles import Change, awatch
 from uploader.config import WatchConfig
 from uploader.domain import errors, events, selection
 from uploader.domain.model import Sighting
-from uploader.files import Mode, Order, Share, Shares, changes_below
+from uploader.files import Mode, Share, Shares, WalkFilter, changes_below
 from uploader.files.mounts import inotify_limit, mode_for, out_of_inotify, too_many_folders
-from uploader.files.walk import never, walk_filter
-from uploader.runtime.delay_queue import either
+from uploader.files.walk import match_nothing, walk_filter
+from uploader.runtime.delay_queue import wait_for
 from uploader.runtime.log import get_logger
 from uploader.stages.context import StageContext
 from uploader.stages.known import KnownFiles
-from uploader.stages.queues import Seen, our_fault
+from uploader.stages.queues import SightingBatch, bug_reason
 
 log = get_logger(__name__)
 
-DEBOUNCE: Final = 200  # ms that a burst of events is gathered
-WATCHER_PAUSE: Final = (1.0, 60.0)  # s before a failed source of events is started again, doubling
-COVER: Final = 2.0  # s after a source of events was started: a scan covers for what came before it listened
-EVENTS_TAKE: Final = 2.0  # s, at most, until an event has come in: then what it should have told of counts as missed
-AWAY_LOOK: Final = 15.0  # s, at most, between two looks whether a share that is away is back
-DEEP_EVERY: Final = 10  # scans: one in so many looks at every inode, the others at names that are not known
+EVENT_DEBOUNCE: Final = 200  # ms that a burst of events is gathered
+WATCHER_RESTART_PAUSES: Final = (1.0, 60.0)  # s before a failed source of events is started again, doubling
+# s after a source of events was started: a scan covers for what came before it listened
+COVERING_SCAN_DELAY: Final = 2.0
+# s, at most, until an event has come in: then what it should have told of counts as missed
+EVENT_DELAY_LIMIT: Final = 2.0
+OFFLINE_CHECK_INTERVAL: Final = 15.0  # s, at most, between two looks whether a share that is away is back
+FULL_SCAN_EVERY: Final = 10  # scans: one in so many looks at every inode, the others at names that are not known
 FOLDERS_AT_ONCE: Final = 1000  # folders that our own process asks inotify for: that holds the event loop up to 40 ms
-LOOKS: Final = 200  # paths named by events that one call looks at
+PATHS_PER_LOOK: Final = 200  # paths named by events that one call looks at
 
-Judge = Callable[[str], bool]
+PathPredicate = Callable[[str], bool]
 
 
 @dataclass(slots=True)
-class Tally:
+class FolderStats:
     """What is known of a watched folder: for status, page and metrics."""
 
     folder: str
@@ -66,17 +68,17 @@ class Discover:
         share_is_back: Callable[[str], Awaitable[None]],
     ) -> None:
         """*share_is_back* is called with the folder when a share answers again."""
-        self._folders = [Folder(context, watch, watches, known, share_is_back) for watch in watches]
+        self._folders = [WatchedFolder(context, watch, watches, known, share_is_back) for watch in watches]
 
-    def tallies(self) -> list[Tally]:
+    def folder_stats(self) -> list[FolderStats]:
         """How each watched folder stands."""
-        return [folder.tally for folder in self._folders]
+        return [folder.stats for folder in self._folders]
 
     async def run(self) -> None:
         """Watch all folders until cancelled."""
         async with asyncio.TaskGroup() as group:
             for folder in self._folders:
-                group.create_task(folder.run(), name=f"discover {folder.tally.folder}")
+                group.create_task(folder.run(), name=f"discover {folder.stats.folder}")
 
     async def scan_all(self) -> None:
         """Look at every inode of every folder once."""
@@ -84,16 +86,16 @@ class Discover:
             await folder.scan_once()
 
 
-async def glance(watches: Sequence[WatchConfig], shares: Shares) -> list[Tally]:
+async def folder_status(watches: Sequence[WatchConfig], shares: Shares) -> list[FolderStats]:
     """Say how each folder stands and would be watched, without looking into it: while no daemon runs."""
     tallies = []
     for watch in watches:
         standing = await shares.of(str(watch.path)).check()
-        tallies.append(Tally(str(watch.path), str(mode_for(watch.mode, standing.mount)), standing.away))
+        tallies.append(FolderStats(str(watch.path), str(mode_for(watch.mode, standing.mount)), standing.away))
     return tallies
 
 
-class Folder:
+class WatchedFolder:
     """One watched folder: scans it when it is time, and looks at once where an event points."""
 
     def __init__(
@@ -106,10 +108,10 @@ class Folder:
     ) -> None:
         self._watch, self._watches, self._root = watch, watches, str(watch.path)
         self._share: Share = context.shares.of(self._root)
-        self._store, self._seen, self._known = context.store, context.pipes.seen, known
+        self._store, self._seen, self._known = context.store, context.queues.sightings, known
         self._clock, self._bus, self._share_is_back = context.clock, context.bus, share_is_back
         self._inode: tuple[int, int] | None = None  # of the folder when it was looked at last
-        self.tally = Tally(self._root)
+        self.stats = FolderStats(self._root)
         self._mode: Mode | None = None
         self._hints: set[str] = set()
         self._heard = False  # any event since the last scan
@@ -133,14 +135,14 @@ class Folder:
     async def scan_once(self) -> None:
         """Look at every inode once, if the share is there."""
         try:
-            if await self._at_home():
+            if await self._is_there():
                 self._deep = True
                 await self._scan()
         except errors.StateUnusable:
             raise
         except Exception as error:  # a fault of ours in one folder must not keep the others from being scanned
             log.exception("fault", folder=self._root)
-            self._tell_unreadable(our_fault(error))
+            self._tell_unreadable(bug_reason(error))
 
     async def _despite_faults(self, work: Callable[[], Awaitable[None]]) -> None:
         """Do *work* until cancelled; after a fault of ours begin it again when the next scan is due."""
@@ -151,7 +153,7 @@ class Folder:
                 raise  # without its state the daemon cannot go on
             except Exception as error:  # a fault of ours in one folder must not end the others, nor the daemon
                 log.exception("fault", folder=self._root)
-                self._tell_unreadable(our_fault(error))
+                self._tell_unreadable(bug_reason(error))
                 self._deep = True
                 await self._clock.sleep(self._watch.rescan)
 
@@ -159,24 +161,24 @@ class Folder:
         """Scan when it is due; between scans look at hints."""
         while True:
             self._scan_now = False
-            if at_home := await self._at_home():
+            if at_home := await self._is_there():
                 await self._scan()
-            pause = self._watch.rescan if at_home else min(AWAY_LOOK, self._watch.rescan)
+            pause = self._watch.rescan if at_home else min(OFFLINE_CHECK_INTERVAL, self._watch.rescan)
             next_scan = self._clock.monotonic() + pause
             while not self._scan_now and (wait := next_scan - self._clock.monotonic()) > 0:
                 if not self._hints:
-                    await either(self._hurry, self._clock, wait)
+                    await wait_for(self._hurry, self._clock, wait)
                 hints, self._hints = self._hints, set()
                 if hints and at_home:
                     await self._look(sorted(hints))
 
     # The share
 
-    async def _at_home(self) -> bool:
+    async def _is_there(self) -> bool:
         """Look whether the share is there, and choose how it is watched. Says once when that changes."""
-        failed_a_call = bool(self._share.standing.away)
+        failed_a_call = bool(self._share.status.away)
         standing = await self._share.check()
-        was_away, self.tally.away = self.tally.away, standing.away
+        was_away, self.stats.away = self.stats.away, standing.away
         if standing.away:
             if not was_away:
                 self._bus.publish(events.FolderOffline(self._root, standing.away))
@@ -196,8 +198,8 @@ class Folder:
         return True
 
     def _choose(self, mode: Mode) -> None:
-        if str(mode) != self.tally.mode:
-            self._mode, self.tally.mode = mode, str(mode)
+        if str(mode) != self.stats.mode:
+            self._mode, self.stats.mode = mode, str(mode)
             self._bus.publish(events.FolderWatched(self._root, str(mode), self._watch.rescan))
         else:
             self._mode = mode
@@ -221,11 +223,11 @@ class Folder:
             await self._walk_through()
 
     async def _walk_through(self) -> None:
-        deep, cover = self._deep or self.tally.scans % DEEP_EVERY == 0, self._cover_due
+        deep, cover = self._deep or self.stats.scans % FULL_SCAN_EVERY == 0, self._cover_due
         missed, self._deep = self._take_missed(), False
         folders, names, unreadable, irregular = 0, 0, "", set[str]()
         try:
-            async for batch in self._share.walk(self.order(passes=never if deep else self._passes_below)):
+            async for batch in self._share.walk(self.walk_filter(passes=match_nothing if deep else self._passes_below)):
                 folders, names = folders + batch.folders, names + batch.names
                 self._ignore(batch.irregular)
                 irregular.update(path for path, _ in batch.irregular)
@@ -242,19 +244,19 @@ class Folder:
             self._cover_due, self._trusted = False, True
         if deep and not unreadable:  # all of it was looked at
             self._ignored &= irregular
-        if self._share.standing.away:
+        if self._share.status.away:
             return  # a part of it that cannot be read is no reason to do without events, or to forget where it lies
         if names:  # all of them known, perhaps, and none passed on
-            await self._remember_home()
+            await self._remember_mount()
         self._wake_listener(folders)
 
-    async def _remember_home(self) -> None:
+    async def _remember_mount(self) -> None:
         """Remember where the folder lies, now that recordings were seen in it: an empty mount point is not it."""
-        if (home := await self._share.settle_home()) is not None:
-            self._store.put_home(home)
+        if (home := await self._share.record_identity()) is not None:
+            self._store.put_mount_identity(home)
             await self._store.commit()
 
-    def order(self, *, passes: Judge = never, start: str = "") -> Order:
+    def walk_filter(self, *, passes: PathPredicate = match_nothing, start: str = "") -> WalkFilter:
         """Say what a walk takes of this folder."""
 
         def puts_back(relpath: str) -> bool:  # else the upload's own removal goes on from there
@@ -274,23 +276,23 @@ class Folder:
 
     def _take_missed(self) -> int:
         """Count what events have still not told of, once they have had their time."""
-        if self._clock.monotonic() - self._suspected_at < EVENTS_TAKE:
+        if self._clock.monotonic() - self._suspected_at < EVENT_DELAY_LIMIT:
             return 0
         missed, self._suspects = len(self._suspects), set()
         return missed
 
     def _count(self, folders: int, names: int, missed: int) -> None:
-        self.tally.scans, self.tally.folders, self.tally.names = self.tally.scans + 1, folders, names
-        self.tally.scanned_at = self._clock.now()
+        self.stats.scans, self.stats.folders, self.stats.names = self.stats.scans + 1, folders, names
+        self.stats.scanned_at = self._clock.now()
         if missed:
-            self.tally.missed += missed
-            self._bus.publish(events.EventsMissed(self._root, missed, self.tally.missed))
+            self.stats.missed += missed
+            self._bus.publish(events.EventsMissed(self._root, missed, self.stats.missed))
 
     def _tell_unreadable(self, why: str) -> None:
         """Say once that a part of the folder cannot be read."""
-        if why and why != self.tally.unreadable:
+        if why and why != self.stats.unreadable:
             self._bus.publish(events.FolderUnreadable(self._root, why))
-        self.tally.unreadable = why
+        self.stats.unreadable = why
 
     def _ignore(self, irregular: Sequence[tuple[str, str]]) -> None:
         for path, what in irregular:
@@ -301,8 +303,8 @@ class Folder:
     async def _pass_on(self, sightings: Sequence[Sighting]) -> None:
         """Pass on what was seen, once it is saved where it lies: it may be sent and deleted before the next scan."""
         if sightings:
-            await self._remember_home()
-            await self._seen.put(Seen(self._root, tuple(sightings)))
+            await self._remember_mount()
+            await self._seen.put(SightingBatch(self._root, tuple(sightings)))
 
     # Events
 
@@ -310,7 +312,9 @@ class Folder:
         """Look at what events named: a file alone, a folder with all below it."""
         self._suspects.difference_update(paths)
         try:
-            for some in _slices([path for path in paths if selection.relative(self._root, path) is not None], LOOKS):
+            for some in _slices(
+                [path for path in paths if selection.relative(self._root, path) is not None], PATHS_PER_LOOK
+            ):
                 seen = await self._share.look(some)
                 files = [what for _, what in seen if isinstance(what, Sighting)]
                 await self._pass_on([one for one in files if selection.owner(self._watches, one.path) is self._watch])
@@ -323,7 +327,7 @@ class Folder:
         """Walk through a folder that an event named: of what was made in it meanwhile nothing is told."""
         relpath = selection.relative(self._root, path) or ""
         if selection.enters(self._watch, relpath):
-            async for batch in self._share.walk(self.order(start=relpath)):
+            async for batch in self._share.walk(self.walk_filter(start=relpath)):
                 self._suspects.difference_update(seen.path for seen in batch.sightings)
                 await self._pass_on(batch.sightings)
 
@@ -338,13 +342,13 @@ class Folder:
 
     async def _listen(self) -> None:
         """Gather events as hints; whatever the watcher raises, it is started again and a scan covers for it."""
-        pause, longest = WATCHER_PAUSE
+        pause, longest = WATCHER_RESTART_PAUSES
         while True:
             await self._listens.wait()
             began = self._clock.monotonic()
             try:
                 await self._gather()
-                pause = WATCHER_PAUSE[0]
+                pause = WATCHER_RESTART_PAUSES[0]
             except Exception as error:  # noqa: BLE001 - its native part raises at will: RuntimeError, groups, OSError
                 words = _words(error)
                 if why := out_of_inotify(words):
@@ -353,7 +357,7 @@ class Folder:
                 if not (await self._share.check()).away:  # else the scan says that
                     self._bus.publish(events.WatcherRestarted(self._root, words))
                 if self._clock.monotonic() - began > longest:  # it had worked
-                    pause = WATCHER_PAUSE[0]
+                    pause = WATCHER_RESTART_PAUSES[0]
                 await self._clock.sleep(pause)
                 pause = min(longest, 2 * pause)
             self._scan_soon()
@@ -369,10 +373,10 @@ class Folder:
     async def _gather(self) -> None:
         self._stop_watcher = asyncio.Event()
         self._trusted = self._cover_due = False
-        large = self._watch.recursive and self.tally.folders > FOLDERS_AT_ONCE
+        large = self._watch.recursive and self.stats.folders > FOLDERS_AT_ONCE
         covers = set[asyncio.Future[None]]()
         if not large:
-            covers.add(asyncio.ensure_future(self._cover(COVER)))
+            covers.add(asyncio.ensure_future(self._cover(COVERING_SCAN_DELAY)))
         try:
             async for batch in self._changes_apart() if large else self._changes():
                 if not batch:  # the process that listens says that it has begun to
@@ -392,14 +396,14 @@ class Folder:
         return awatch(
             self._watch.path,
             watch_filter=None,  # its default drops names that are recordings to us
-            debounce=DEBOUNCE,
+            debounce=EVENT_DEBOUNCE,
             stop_event=self._stop_watcher,
             recursive=self._watch.recursive,
             ignore_permission_denied=True,
         )
 
     def _changes_apart(self) -> AsyncIterator[Collection[tuple[int, str]]]:
-        return changes_below(self._watch.path, debounce=DEBOUNCE, recursive=True, stop_event=self._stop_watcher)
+        return changes_below(self._watch.path, debounce=EVENT_DEBOUNCE, recursive=True, stop_event=self._stop_watcher)
 
     async def _cover(self, after: float) -> None:
         """Scan once for what came before the source of events had begun; inside our process it does not tell when."""

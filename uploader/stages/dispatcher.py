@@ -19,7 +19,7 @@ from uploader.stages.context import StageContext
 from uploader.stages.queues import Job
 from uploader.store import Store
 
-LONGEST_WAIT: Final = 1.1 * retry.DAY  # s; a saved time further off than that comes from a clock that has jumped
+SAVED_RETRY_CAP: Final = 1.1 * retry.DAY  # s; a saved time further off than that comes from a clock that has jumped
 
 
 class Dispatcher:
@@ -27,7 +27,7 @@ class Dispatcher:
 
     def __init__(self, context: StageContext, config: Callable[[], Config]) -> None:
         """*config* returns the configuration in force."""
-        self._store, self._leases, self._pipes = context.store, context.leases, context.pipes
+        self._store, self._leases, self._queues = context.store, context.leases, context.queues
         self._clock, self._bus = context.clock, context.bus
         self._config = config
         self._number = count()
@@ -36,13 +36,13 @@ class Dispatcher:
     @property
     def idle(self) -> bool:
         """True when nothing is due."""
-        return not self._busy and self._pipes.again.soonest() != 0.0
+        return not self._busy and self._queues.again.soonest() != 0.0
 
     async def run(self, only: Collection[str] | None = None) -> None:
         """Bring back what the state holds (or, of that, *only* some paths), then send on what falls due."""
         await self.bring_back(lambda upload: only is None or upload.path in only)
         while True:
-            path = await self._pipes.again.next_due()
+            path = await self._queues.again.next_due()
             self._busy = True
             try:
                 await self._send_on(path)
@@ -59,21 +59,21 @@ class Dispatcher:
     def _wait(self, upload: Upload) -> None:
         next_try = None if upload.trouble is None else upload.trouble.next_try
         if next_try is not None:
-            longest = LONGEST_WAIT if upload.state is State.PARKED else retry.BACKOFF_CAP
-            self._pipes.again.put(upload.path, min(next_try - self._clock.now(), longest))
+            longest = SAVED_RETRY_CAP if upload.state is State.PARKED else retry.BACKOFF_CAP
+            self._queues.again.put(upload.path, min(next_try - self._clock.now(), longest))
         elif upload.state is not State.PARKED:  # it was just being tried, for the first time or again
-            self._pipes.again.put(upload.path)
+            self._queues.again.put(upload.path)
 
     async def share_is_back(self, root: str) -> None:
         """Let the uploads that wait for this share go on."""
         async for path in in_slices(self._store.uploads, self._clock):
             upload = self._store.uploads.get(path)
             if upload is not None and upload.root == root and upload.trouble is not None and upload.trouble.not_ready:
-                self._pipes.again.put(path)
+                self._queues.again.put(path)
 
     def go_on(self, upload: Upload) -> None:
         """Let an upload go on now, also one that is parked."""
-        self._pipes.again.put(upload.path)
+        self._queues.again.put(upload.path)
 
     async def _send_on(self, path: str) -> None:
         upload = self._store.uploads.get(path)
@@ -91,11 +91,11 @@ class Dispatcher:
         if upload.trouble is not None and upload.trouble.next_try is not None:
             upload = self._store.put(replace(upload, trouble=replace(upload.trouble, next_try=None)))
         if upload.state is State.VERIFYING:
-            self._pipes.sent.put(upload.path)
+            self._queues.sent.put(upload.path)
         elif upload.state is State.FINISHING:
-            self._pipes.ready.put(upload.path)
+            self._queues.ready.put(upload.path)
         elif upload.state is not State.PARKED:
-            self._pipes.jobs.put_nowait(Job((self._rank(upload), next(self._number)), upload.path, _is_small(upload)))
+            self._queues.jobs.put_nowait(Job((self._rank(upload), next(self._number)), upload.path, _is_small(upload)))
 
     def _rank(self, upload: Upload) -> int:
         order = self._config().upload.order

@@ -13,20 +13,20 @@ from typing import Final, Protocol
 from uploader.config import Config
 from uploader.domain import errors, events, lifecycle
 from uploader.domain.chunk_size import chunk_size_now
-from uploader.domain.model import State, Trouble, Turn, Upload
+from uploader.domain.model import ActionBy, LastError, State, Upload
 from uploader.runtime.log import get_logger
 from uploader.stages.context import StageContext
 from uploader.stages.dispatcher import Dispatcher
 from uploader.stages.known import KnownFiles
-from uploader.stages.per_share_pool import Apart
-from uploader.stages.queues import Settled, our_fault
+from uploader.stages.per_share_pool import PerShareWorkers
+from uploader.stages.queues import Settled, bug_reason
 
 log = get_logger(__name__)
 
-READERS: Final = 1  # known files of one share read at the same time
+HASHES_PER_SHARE: Final = 1  # known files of one share read at the same time
 
 
-class Verdict(StrEnum):
+class FileKind(StrEnum):
     """What a settled file is to us."""
 
     NEW = "new"
@@ -37,23 +37,23 @@ class Verdict(StrEnum):
     KNOWN = "known"
 
 
-def judge(upload: Upload | None, settled: Settled) -> Verdict:
+def classify(upload: Upload | None, settled: Settled) -> FileKind:
     """Say what a settled file is, given the upload of this path that is not finished yet, if any."""
     if upload is None:
-        return Verdict.NEW
+        return FileKind.NEW
     waits = upload.state is State.PARKED
     if upload.identity == settled.identity:
         waits_for_file = waits and upload.trouble is not None and upload.trouble.waits_for_file
-        return Verdict.BACK if waits_for_file else Verdict.KNOWN
+        return FileKind.BACK if waits_for_file else FileKind.KNOWN
     landed = State.VERIFYING, State.FINISHING
     if waits and upload.parked_from in {State.CREATING, State.IN_DOUBT}:
-        return Verdict.UNCLEAR
+        return FileKind.UNCLEAR
     if upload.state is State.QUEUED or (waits and upload.parked_from not in landed):
-        return Verdict.CHANGED
-    return Verdict.LATER
+        return FileKind.CHANGED
+    return FileKind.LATER
 
 
-class Rules(Protocol):
+class EnqueueRules(Protocol):
     """What the stage needs of ``FileRules``."""
 
     config: Config
@@ -71,11 +71,11 @@ class Rules(Protocol):
 class Enqueue:
     """Judges every settled file."""
 
-    def __init__(self, context: StageContext, rules: Rules, known: KnownFiles, dispatcher: Dispatcher) -> None:
+    def __init__(self, context: StageContext, rules: EnqueueRules, known: KnownFiles, dispatcher: Dispatcher) -> None:
         self._store, self._leases, self._shares = context.store, context.leases, context.shares
-        self._clock, self._bus, self._settled = context.clock, context.bus, context.pipes.settled
+        self._clock, self._bus, self._settled = context.clock, context.bus, context.queues.settled
         self._rules, self._known, self._dispatcher = rules, known, dispatcher
-        self._readers: Apart[Settled] = Apart(self._judged, READERS)
+        self._readers: PerShareWorkers[Settled] = PerShareWorkers(self._judged, HASHES_PER_SHARE)
 
     @property
     def idle(self) -> bool:
@@ -109,10 +109,10 @@ class Enqueue:
         try:
             await self.admit(settled)
         except errors.UploaderError as error:  # unreadable just now: the next scan brings it again
-            self._bus.publish(events.UploadWaits(settled.path, str(error), 0.0))
+            self._bus.publish(events.UploadRetryScheduled(settled.path, str(error), 0.0))
         except Exception as error:  # a bug of ours about one file must not end the others
             log.exception("fault", path=settled.path)
-            self._bus.publish(events.UploadWaits(settled.path, our_fault(error), 0.0))
+            self._bus.publish(events.UploadRetryScheduled(settled.path, bug_reason(error), 0.0))
         finally:
             if self._known.judging.get(settled.path) == settled.identity:  # else it has settled with other content
                 del self._known.judging[settled.path]
@@ -125,10 +125,10 @@ class Enqueue:
             if not known and self._store.upload_at(settled.path) is None:  # else it was queued while it was read
                 await self._enqueue_new(settled)
             return
-        verdict = judge(upload, settled)
-        if verdict is Verdict.BACK or verdict is Verdict.UNCLEAR:
+        verdict = classify(upload, settled)
+        if verdict is FileKind.BACK or verdict is FileKind.UNCLEAR:
             self._dispatcher.go_on(upload)
-        elif verdict is Verdict.CHANGED:
+        elif verdict is FileKind.CHANGED:
             with self._leases.step(upload) as held:
                 if not held:
                     return  # a worker has just begun with it, and will notice the change
@@ -147,7 +147,7 @@ class Enqueue:
         if await self._shares.of(settled.root).sha256(settled.path) != known.sha256:
             return False
         self._store.touch(settled.path, known, settled.identity.mtime_ns)
-        self._bus.publish(events.FileKnown(settled.path, known.record))
+        self._bus.publish(events.FileAlreadyUploaded(settled.path, known.record))
         return True
 
     async def _is_renamed(self, settled: Settled) -> bool:
@@ -200,12 +200,12 @@ class Enqueue:
     async def _enqueue_new(self, settled: Settled) -> None:
         if not self._rules.takes(settled.path):  # it settled under the configuration before
             return
-        chunk_size = chunk_size_now(self._rules.config.upload, self._store.learnt, now=self._clock.now())
+        chunk_size = chunk_size_now(self._rules.config.upload, self._store.capabilities, now=self._clock.now())
         upload, warning = self._rules.upload_of(settled, chunk_size)
         if warning is not None:
-            self._bus.publish(events.MappingFellBack(settled.path, warning))
+            self._bus.publish(events.RecordRuleNotMatched(settled.path, warning))
         if settled.unplayable:
-            trouble = Trouble(settled.unplayable, Turn.FILE, must_change=True)
+            trouble = LastError(settled.unplayable, ActionBy.FILE, must_change=True)
             await self._store.save(lifecycle.park(upload, trouble))
             self._bus.publish(events.UploadParked(settled.path, trouble.reason, trouble.turn))
             return

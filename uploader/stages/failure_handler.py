@@ -13,19 +13,19 @@ from typing import Protocol
 from uploader.config import Config
 from uploader.domain import errors, events, lifecycle, retry
 from uploader.domain.chunk_size import chunk_size_now, halved, limit_now
-from uploader.domain.model import Sighting, State, Trouble, Turn, Upload
-from uploader.domain.retry import Action, Next
+from uploader.domain.model import ActionBy, LastError, Sighting, State, Upload
+from uploader.domain.retry import Action, Decision
 from uploader.runtime.log import get_logger
-from uploader.server.circuit_breaker import Outage
+from uploader.server.circuit_breaker import CircuitBreaker
 from uploader.stages.context import StageContext
 from uploader.stages.lease import Paused
-from uploader.stages.queues import Seen, our_fault
+from uploader.stages.queues import SightingBatch, bug_reason
 from uploader.store import Stale
 
 log = get_logger(__name__)
 
 
-class Rules(Protocol):
+class FailureRules(Protocol):
     """What the failure handler needs of ``FileRules``."""
 
     config: Config
@@ -34,13 +34,13 @@ class Rules(Protocol):
         """Return the upload under the configuration in force; None when it is not to be sent any more."""
 
 
-class Setbacks:
+class FailureHandler:
     """Handles whatever a stage's work on an upload raises."""
 
-    def __init__(self, context: StageContext, rules: Rules, outage: Outage) -> None:
-        self._shares, self._store, self._pipes = context.shares, context.store, context.pipes
+    def __init__(self, context: StageContext, rules: FailureRules, breaker: CircuitBreaker) -> None:
+        self._shares, self._store, self._queues = context.shares, context.store, context.queues
         self._clock, self._bus = context.clock, context.bus
-        self._rules, self._outage = rules, outage
+        self._rules, self._breaker = rules, breaker
 
     async def guard(self, path: str, work: Callable[[], Awaitable[None]]) -> None:
         """Do a stage's *work* on the upload of *path*, and handle what it raises."""
@@ -49,26 +49,26 @@ class Setbacks:
         except Paused:
             return  # ``resume`` sends it on
         except errors.UploaderError as error:
-            await self.take(path, error)
+            await self.handle(path, error)
         except Stale:  # it was changed between a read and a write: go on from what it is now
             log.debug("changed-meanwhile", path=path)
-            self._pipes.again.put(path)
+            self._queues.again.put(path)
         except Exception as error:  # a bug of ours in one file's upload must not end the others
             log.exception("fault", path=path)
-            await self.crash(path, error)
+            await self.handle_bug(path, error)
 
-    async def take(self, path: str, error: errors.UploaderError) -> None:
+    async def handle(self, path: str, error: errors.UploaderError) -> None:
         """Do what follows from *error* for the upload of *path*."""
         upload = self._store.uploads.get(path)
         if upload is None or upload.state is State.PARKED:
             return
         verdict = retry.decide(error, self._history(upload), self._clock.uniform)
         if verdict.server_level:
-            await self._outage.trip(error)  # whoever takes the upload up next waits for its end
+            await self._breaker.trip(error)  # whoever takes the upload up next waits for its end
         elif verdict.costs:
-            await self._outage.record_failure(error)
+            await self._breaker.record_failure(error)
         upload = self._store.uploads[path]  # its file may have been renamed meanwhile
-        self._learn(verdict, upload)
+        self._note_capabilities(verdict, upload)
         match verdict.action:
             case Action.RESETTLE:
                 await self._resettle(upload, verdict)
@@ -79,9 +79,9 @@ class Setbacks:
             case Action.TRY_AGAIN:
                 await self._try_again(upload, verdict)
 
-    def _history(self, upload: Upload) -> retry.History:
+    def _history(self, upload: Upload) -> retry.FailureHistory:
         trouble = upload.trouble
-        return retry.History(
+        return retry.FailureHistory(
             attempts=0 if trouble is None else trouble.attempts,
             not_ready=0 if trouble is None else trouble.not_ready,
             cuts=0 if trouble is None else trouble.cuts,
@@ -91,68 +91,69 @@ class Setbacks:
             size=upload.identity.size,
             offset=upload.offset,
             begun=upload.state is not State.QUEUED,
-            outage=self._outage.going_on,
+            outage=self._breaker.going_on,
         )
 
-    async def crash(self, path: str, error: Exception) -> None:
+    async def handle_bug(self, path: str, error: Exception) -> None:
         """Park the upload of *path* after a bug of ours: one bad file never stops the others."""
         upload = self._store.uploads.get(path)
         if upload is not None and upload.state is not State.PARKED:
-            await self._park(upload, Next(Action.PARK, Trouble(our_fault(error), Turn.OPERATOR), retry.DAY))
+            await self._park(upload, Decision(Action.PARK, LastError(bug_reason(error), ActionBy.OPERATOR), retry.DAY))
 
-    def _learn(self, verdict: Next, upload: Upload) -> None:
-        until = self._clock.now() + retry.LEARNT_FOR
-        if verdict.whole_only:
+    def _note_capabilities(self, decision: Decision, upload: Upload) -> None:
+        until = self._clock.now() + retry.CAPABILITIES_VALID_FOR
+        if decision.whole_only:
             self._store.learn(whole_only_until=until)
-        if verdict.limit_seen:
+        if decision.limit_seen:
             limit = halved(upload.chunk_size, upload.identity.size)
-            known = limit_now(self._store.learnt, now=self._clock.now())  # another upload may have seen a smaller one
+            # another upload may have seen a smaller one
+            known = limit_now(self._store.capabilities, now=self._clock.now())
             self._store.learn(chunk_limit=limit if known is None else min(limit, known), chunk_limit_until=until)
 
-    def _with_time(self, verdict: Next) -> Trouble:
-        next_try = None if verdict.after is None else self._clock.now() + verdict.after
-        return replace(verdict.trouble, next_try=next_try)
+    def _with_time(self, decision: Decision) -> LastError:
+        next_try = None if decision.after is None else self._clock.now() + decision.after
+        return replace(decision.trouble, next_try=next_try)
 
-    async def _try_again(self, upload: Upload, verdict: Next) -> None:
-        trouble, after = self._with_time(verdict), verdict.after or 0.0
-        if verdict.halve_chunk:
+    async def _try_again(self, upload: Upload, decision: Decision) -> None:
+        trouble, after = self._with_time(decision), decision.after or 0.0
+        if decision.halve_chunk:
             upload = replace(upload, chunk_size=halved(upload.chunk_size, upload.identity.size))
         await self._store.save(replace(upload, trouble=trouble))
-        if not verdict.server_level:  # said once, for all files, by the outage
-            self._bus.publish(events.UploadWaits(upload.path, trouble.reason, round(after, 1)))
-        self._pipes.again.put(upload.path, after)
+        if not decision.server_level:  # said once, for all files, by the outage
+            self._bus.publish(events.UploadRetryScheduled(upload.path, trouble.reason, round(after, 1)))
+        self._queues.again.put(upload.path, after)
 
-    async def _park(self, upload: Upload, verdict: Next) -> None:
-        trouble = self._with_time(verdict)
+    async def _park(self, upload: Upload, decision: Decision) -> None:
+        trouble = self._with_time(decision)
         await self._store.save(lifecycle.park(upload, trouble))
         self._bus.publish(events.UploadParked(upload.path, trouble.reason, trouble.turn))
-        if verdict.after is not None:
-            self._pipes.again.put(upload.path, verdict.after)
+        if decision.after is not None:
+            self._queues.again.put(upload.path, decision.after)
 
-    async def _start_over(self, upload: Upload, verdict: Next) -> None:
+    async def _start_over(self, upload: Upload, decision: Decision) -> None:
         now = self._clock.now()
         fresh, orphan = lifecycle.start_over(upload, now=now, settle=self._orphan_settle(upload))
-        learning = verdict.whole_only or verdict.halve_chunk  # ends by itself, and what it learns is kept
-        chunk_size = chunk_size_now(self._rules.config.upload, self._store.learnt, now=now)
+        learning = decision.whole_only or decision.halve_chunk  # ends by itself, and what it learns is kept
+        chunk_size = chunk_size_now(self._rules.config.upload, self._store.capabilities, now=now)
         fresh = replace(
             self._rules.reconfigured(fresh, chunk_size) or fresh,
             restarts=upload.restarts if learning else fresh.restarts,
-            gone=upload.gone + verdict.gone,
-            trouble=self._with_time(verdict),
+            gone=upload.gone + decision.gone,
+            trouble=self._with_time(decision),
         )
         self._store.put_orphan(orphan)
         await self._store.save(fresh)
         old = None if orphan is None else orphan.record
-        self._bus.publish(events.StartedOver(upload.path, verdict.trouble.reason, old))
-        self._pipes.again.put(upload.path, verdict.after or 0.0)
+        self._bus.publish(events.UploadStartedOver(upload.path, decision.trouble.reason, old))
+        self._queues.again.put(upload.path, decision.after or 0.0)
 
-    async def _resettle(self, upload: Upload, verdict: Next) -> None:
+    async def _resettle(self, upload: Upload, decision: Decision) -> None:
         """Drop the upload; the file settles again as it is now."""
         orphan = lifecycle.orphan_of(upload, now=self._clock.now(), settle=self._orphan_settle(upload))
         self._store.put_orphan(orphan)
         self._store.drop(upload)
         await self._store.commit()
-        self._bus.publish(events.FileChanged(upload.path, verdict.trouble.reason))
+        self._bus.publish(events.FileChangedWhileSending(upload.path, decision.trouble.reason))
         await self.look_again(upload)
 
     async def look_again(self, upload: Upload) -> None:
@@ -162,7 +163,7 @@ class Setbacks:
         except errors.ShareNotReady:
             return  # the scan finds it when the share is back
         if isinstance(what, Sighting):
-            await self._pipes.seen.put(Seen(upload.root, (what,)))
+            await self._queues.sightings.put(SightingBatch(upload.root, (what,)))
 
     def _orphan_settle(self, upload: Upload) -> float:
         """Seconds until the record of an upload that is given up may be cleared away: only doubt has to settle."""

@@ -13,9 +13,9 @@ from typing import Final
 
 from uploader.config import Config, WatchConfig
 from uploader.domain import mapping, selection
-from uploader.domain.completeness import Rules
+from uploader.domain.completeness import CompletenessRules
 from uploader.domain.model import AfterUpload, RecordSpec, State, Upload
-from uploader.files import Order, walk_filter
+from uploader.files import WalkFilter, walk_filter
 from uploader.stages.queues import Settled
 
 NOT_TAKEN: Final = "no [[watch]] takes it any more"
@@ -44,17 +44,17 @@ class FileRules:
         known = (watch for watch in self.config.watch if str(watch.path) == root)
         return next(known, None) or WatchConfig(path=Path(root))
 
-    def completeness(self, root: str) -> Rules:
+    def completeness(self, root: str) -> CompletenessRules:
         """Return what a watched folder asks of a file before it is sent."""
         watch = self.watch_of(root)
-        return Rules(watch.settle, watch.gate, watch.gate_timeout, watch.rescan, watch.done_marker)
+        return CompletenessRules(watch.settle, watch.gate, watch.gate_timeout, watch.rescan, watch.done_marker)
 
     def skips_duplicates(self, path: str) -> bool:
         """True when content that was sent under another name is not sent again from *path*."""
         watch = selection.owner(self.config.watch, path)
         return watch is not None and watch.on_duplicate == "skip"
 
-    def walk_filter(self, root: str) -> Order | None:
+    def walk_filter(self, root: str) -> WalkFilter | None:
         """Return what a walk takes of a watched folder; None when the folder is not watched."""
         watch = next((watch for watch in self.config.watch if str(watch.path) == root), None)
         return None if watch is None else walk_filter(watch, self.config.watch)

@@ -13,37 +13,37 @@ from typing import Final, Protocol
 
 from uploader.domain import errors, events, lifecycle
 from uploader.domain.lifecycle import Step
-from uploader.domain.model import AfterUpload, Finished, State, Upload
-from uploader.files import DISPOSALS, Done, Order, Request, Sent
+from uploader.domain.model import AfterUpload, FinishedUpload, State, Upload
+from uploader.files import DISPOSALS, Done, Request, SentFile, WalkFilter
 from uploader.stages.context import StageContext
-from uploader.stages.failure_handler import Setbacks
+from uploader.stages.failure_handler import FailureHandler
 from uploader.stages.file_rules import DisposalRule
 from uploader.stages.lease import raise_if_paused
-from uploader.stages.per_share_pool import Apart
+from uploader.stages.per_share_pool import PerShareWorkers
 from uploader.stages.rename_search import RenameSearch
 
-FINISHERS: Final = 2  # files of one share dealt with at the same time: a move may be a copy of many GiB
+FINISH_CONCURRENCY: Final = 2  # files of one share dealt with at the same time: a move may be a copy of many GiB
 
 
-class Rules(Protocol):
+class FinishRules(Protocol):
     """What the stage needs of ``FileRules``."""
 
     def disposal(self, upload: Upload) -> DisposalRule:
         """Return what becomes of an upload's file."""
 
-    def walk_filter(self, root: str) -> Order | None:
+    def walk_filter(self, root: str) -> WalkFilter | None:
         """Return what a walk takes of a watched folder; None when the folder is not watched."""
 
 
 class Finish:
     """Ends every upload whose video is ready."""
 
-    def __init__(self, context: StageContext, rules: Rules, setbacks: Setbacks) -> None:
+    def __init__(self, context: StageContext, rules: FinishRules, failure_handler: FailureHandler) -> None:
         self._shares, self._store, self._leases = context.shares, context.store, context.leases
-        self._pipes, self._clock, self._bus = context.pipes, context.clock, context.bus
-        self._rules, self._setbacks = rules, setbacks
+        self._queues, self._clock, self._bus = context.queues, context.clock, context.bus
+        self._rules, self._failure_handler = rules, failure_handler
         self._search = RenameSearch(context, rules.walk_filter)
-        self._finishers: Apart[str] = Apart(self._finish_guarded, FINISHERS)
+        self._finishers: PerShareWorkers[str] = PerShareWorkers(self._finish_guarded, FINISH_CONCURRENCY)
 
     @property
     def idle(self) -> bool:
@@ -59,13 +59,13 @@ class Finish:
 
     async def _take_ready(self) -> None:
         while True:
-            path = await self._pipes.ready.next_due()
+            path = await self._queues.ready.next_due()
             if (upload := self._store.uploads.get(path)) is not None:
                 self._finishers.put(upload.root, path)
 
     async def _finish_guarded(self, path: str) -> None:
         async def finish(upload: Upload) -> None:
-            await self._setbacks.guard(path, lambda: self.finish(upload))
+            await self._failure_handler.guard(path, lambda: self.finish(upload))
 
         await self._leases.work(path, {State.FINISHING}, finish)
 
@@ -88,7 +88,7 @@ class Finish:
         end = upload.path, finished.record, finished.size, finished.sha256
         self._bus.publish(events.UploadFinished(*end, done.file, seconds, finished.moved_to))
         if done.file == "changed":
-            await self._setbacks.look_again(upload)
+            await self._failure_handler.look_again(upload)
 
     async def _disposal(self, upload: Upload) -> DisposalRule:
         """Return what becomes of the file now. A move that had begun, and has taken the file already, is finished."""
@@ -114,7 +114,7 @@ class Finish:
                 raise
             return False
 
-    async def _write_line(self, path: str, action: AfterUpload, moved_to: str | None = None) -> Finished:
+    async def _write_line(self, path: str, action: AfterUpload, moved_to: str | None = None) -> FinishedUpload:
         finished = _finished(self._store.uploads[path], action, moved_to)
         await self._store.finish(finished)
         return finished
@@ -138,15 +138,15 @@ class Finish:
             return Done("changed")  # another recording has this name now: it is seen and sent as a new one
 
 
-def _sent(upload: Upload) -> Sent:
+def _sent(upload: Upload) -> SentFile:
     inode = None if upload.inode is None else (upload.inode[0], upload.inode[1])
-    return Sent(upload.identity, upload.digest, inode)
+    return SentFile(upload.identity, upload.digest, inode)
 
 
-def _finished(upload: Upload, action: AfterUpload, moved_to: str | None) -> Finished:
+def _finished(upload: Upload, action: AfterUpload, moved_to: str | None) -> FinishedUpload:
     if upload.ids is None or upload.sent_at is None or upload.ready_at is None:
         raise lifecycle.IllegalStep("finished, but never sent")
-    return Finished(
+    return FinishedUpload(
         path=upload.where,
         size=upload.identity.size,
         mtime_ns=upload.identity.mtime_ns,

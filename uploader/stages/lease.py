@@ -18,8 +18,8 @@ from uploader.domain import errors
 from uploader.domain.model import State, Upload, shown
 from uploader.store import Store
 
-END_PATIENCE: Final = 2.0  # s that a stage that is stopped waits for its work on an upload to end
-REVOKE_PATIENCE: Final = 20.0  # s that a command waits for it; the command itself is waited for 30 s
+STAGE_END_TIMEOUT: Final = 2.0  # s that a stage that is stopped waits for its work on an upload to end
+REVOKE_TIMEOUT: Final = 20.0  # s that a command waits for it; the command itself is waited for 30 s
 
 R = TypeVar("R")
 
@@ -92,7 +92,7 @@ class Leases:
             if task.cancelled() and not (current is not None and current.cancelling()):
                 return None  # an operator command has taken the upload away
             task.cancel()
-            await asyncio.wait({task}, timeout=END_PATIENCE)
+            await asyncio.wait({task}, timeout=STAGE_END_TIMEOUT)
             raise
 
     @contextmanager
@@ -114,7 +114,7 @@ class Leases:
         Raises ``UploadBusy`` when the work does not end in time, as it may in a share that hangs.
         """
         try:
-            async with asyncio.timeout(REVOKE_PATIENCE):
+            async with asyncio.timeout(REVOKE_TIMEOUT):
                 while (lease := self._held.get(upload.serial)) is not None:
                     if lease.task is not None:
                         lease.task.cancel()

@@ -12,35 +12,35 @@ from typing import Final
 from uploader.config import ServerConfig
 from uploader.domain import errors, events
 from uploader.domain.model import Orphan
-from uploader.domain.retry import DAY, HOUR, MINUTE, Level, rule_of
+from uploader.domain.retry import DAY, HOUR, MINUTE, FailureScope, rule_of
 from uploader.runtime.clock import Clock
 from uploader.runtime.log import get_logger
 from uploader.runtime.slices import in_slices
-from uploader.server.circuit_breaker import Outage
+from uploader.server.circuit_breaker import CircuitBreaker
 from uploader.server.valt import Valt
 from uploader.store import Store
 
 log = get_logger(__name__)
 
-LOOK_FOR_NEW: Final = 1.0  # s between two looks at the list of orphans
+ORPHAN_CHECK_INTERVAL: Final = 1.0  # s between two looks at the list of orphans
 AFTER_FAULT: Final = HOUR  # s until an orphan is looked at again that a fault of ours has hit
-LOOK_AT_LANDED: Final = DAY  # s between two looks whether an orphan that holds a video is still there
+ORPHAN_WITH_VIDEO_INTERVAL: Final = DAY  # s between two looks whether an orphan that holds a video is still there
 
 
-class Sweep:
+class OrphanCleanup:
     """Looks at each orphan when its settle time has passed."""
 
     def __init__(
-        self, server: ServerConfig, store: Store, valt: Valt, outage: Outage, clock: Clock, bus: events.Bus
+        self, server: ServerConfig, store: Store, valt: Valt, breaker: CircuitBreaker, clock: Clock, bus: events.Bus
     ) -> None:
         self._longest = max(server.doubt_settle, MINUTE)  # s that a wait may be: more says a clock that was set
-        self._store, self._valt, self._outage, self._clock, self._bus = store, valt, outage, clock, bus
+        self._store, self._valt, self._breaker, self._clock, self._bus = store, valt, breaker, clock, bus
         self._due: dict[str, tuple[float, float]] = {}  # by record: its ``next_look``, and that by our own clock
 
     async def run(self) -> None:
         """Sweep until cancelled."""
         while True:
-            await self._clock.sleep(LOOK_FOR_NEW)
+            await self._clock.sleep(ORPHAN_CHECK_INTERVAL)
             await self.look_at_due()
 
     async def look_at_due(self) -> None:
@@ -50,7 +50,7 @@ class Sweep:
         async for record in in_slices(self._store.orphans, self._clock):
             orphan = self._store.orphans.get(record)
             if orphan is not None and self._is_due(orphan):
-                await self._outage.clear()
+                await self._breaker.clear()
                 await self._look_guarded(orphan)
 
     def _is_due(self, orphan: Orphan) -> bool:
@@ -58,7 +58,7 @@ class Sweep:
         now = self._clock.monotonic()
         next_look, due = self._due.get(orphan.record, (None, 0.0))
         if next_look != orphan.next_look:
-            longest = LOOK_AT_LANDED if orphan.landed else self._longest
+            longest = ORPHAN_WITH_VIDEO_INTERVAL if orphan.landed else self._longest
             due = now + min(max(0.0, orphan.next_look - self._clock.now()), longest)
             self._due[orphan.record] = orphan.next_look, due
         return now >= due
@@ -93,8 +93,8 @@ class Sweep:
 
     async def _put_off(self, orphan: Orphan, error: errors.UploaderError) -> None:
         """Look again later. What is the server's failure holds every call, or a refused password would be tried on."""
-        if rule_of(error).level is Level.SERVER:
-            await self._outage.trip(error)
+        if rule_of(error).level is FailureScope.SERVER:
+            await self._breaker.trip(error)
         await self._look_later(orphan, MINUTE)
 
     async def _look_later(self, orphan: Orphan, after: float) -> None:
@@ -104,13 +104,13 @@ class Sweep:
 
     async def _keep(self, orphan: Orphan) -> None:
         """Say, once, that a person must decide; look daily whether one has."""
-        await self._look_later(replace(orphan, landed=True), LOOK_AT_LANDED)
+        await self._look_later(replace(orphan, landed=True), ORPHAN_WITH_VIDEO_INTERVAL)
         if not orphan.landed:
             hint = (
                 "compare it with the record that was finished, and delete the one that is too many on the server; "
                 f"or, to keep both: valt-uploader forget {orphan.record}"
             )
-            self._bus.publish(events.OrphanLanded(orphan.record, orphan.path, hint))
+            self._bus.publish(events.OrphanHasVideo(orphan.record, orphan.path, hint))
 
     async def _drop(self, orphan: Orphan) -> None:
         self._store.drop_orphan(orphan.record)

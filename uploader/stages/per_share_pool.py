@@ -13,7 +13,7 @@ from typing import Generic, TypeVar
 Item = TypeVar("Item")
 
 
-class Apart(Generic[Item]):
+class PerShareWorkers(Generic[Item]):
     """Does *work* on each item, for each share in the order in which they were put, *width* at the same time."""
 
     def __init__(self, work: Callable[[Item], Awaitable[None]], width: int) -> None:

@@ -16,13 +16,13 @@ from typing import Final
 
 from uploader.domain.model import Identity, Sighting, Snapshot
 from uploader.runtime.clock import Clock
-from uploader.runtime.delay_queue import Agenda
+from uploader.runtime.delay_queue import DelayQueue
 
-SEEN_AT_ONCE: Final = 16  # batches that wait for the settle stage: a scan goes no faster than it takes them in
+WAITING_BATCHES: Final = 16  # batches that wait for the settle stage: a scan goes no faster than it takes them in
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class SightingBatch:
     """A part of what a look into a watched folder saw. What it does not name may be there all the same."""
 
     root: str
@@ -53,7 +53,7 @@ class Job:
     small: bool = field(default=False, compare=False)
 
 
-class Jobs(asyncio.Queue[Job]):
+class JobQueue(asyncio.Queue[Job]):
     """What waits for a worker, by rank."""
 
     def _init(self, maxsize: int) -> None:
@@ -86,18 +86,18 @@ class Jobs(asyncio.Queue[Job]):
         return heapq.heappop(self._small) if self._small else None
 
 
-class Pipes:
+class Queues:
     """What passes between the stages."""
 
     def __init__(self, clock: Clock) -> None:
-        self.seen: asyncio.Queue[Seen] = asyncio.Queue(SEEN_AT_ONCE)
+        self.sightings: asyncio.Queue[SightingBatch] = asyncio.Queue(WAITING_BATCHES)
         self.settled: asyncio.Queue[Settled] = asyncio.Queue()
-        self.jobs = Jobs()
-        self.sent: Agenda[str] = Agenda(clock)
-        self.ready: Agenda[str] = Agenda(clock)
-        self.again: Agenda[str] = Agenda(clock)
+        self.jobs = JobQueue()
+        self.sent: DelayQueue[str] = DelayQueue(clock)
+        self.ready: DelayQueue[str] = DelayQueue(clock)
+        self.again: DelayQueue[str] = DelayQueue(clock)
 
 
-def our_fault(error: Exception) -> str:
+def bug_reason(error: Exception) -> str:
     """Say that a bug of ours has hit one file; the trace-back is for the log."""
     return f"an unexpected fault of ours ({type(error).__name__}); the log has the details: please report it"

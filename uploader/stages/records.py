@@ -14,23 +14,25 @@ from weakref import WeakValueDictionary
 from uploader.domain import errors, events, lifecycle
 from uploader.domain.lifecycle import Step
 from uploader.domain.model import Orphan, RecordIds, Upload
-from uploader.server.capabilities import Ways
+from uploader.server.capabilities import CapabilityTracker
 from uploader.server.valt import RecordDetails, RecordListed, Valt
 from uploader.stages.context import StageContext
 from uploader.stages.lease import raise_if_paused
 
-CLOCK_GRAIN: Final = 2.0  # s; a Date header and ``created`` are both whole seconds
-LANDED: Final = frozenset({"created", "ready"})
-NAME_PAUSE: Final = 1.0  # s, at least, until a record is made whose name is that of one in doubt
+SERVER_CLOCK_RESOLUTION: Final = 2.0  # s; a Date header and ``created`` are both whole seconds
+RECEIVED_STATUSES: Final = frozenset({"created", "ready"})
+SAME_NAME_PAUSE: Final = 1.0  # s, at least, until a record is made whose name is that of one in doubt
 
 
-class Records:
+class RecordCreator:
     """Creates records, one at a time for each name."""
 
-    def __init__(self, context: StageContext, username: str, doubt_settle: float, valt: Valt, ways: Ways) -> None:
+    def __init__(
+        self, context: StageContext, username: str, doubt_settle: float, valt: Valt, capabilities: CapabilityTracker
+    ) -> None:
         """*doubt_settle*: seconds after which the outcome of a lost request is known to the server."""
         self._store, self._clock, self._bus = context.store, context.clock, context.bus
-        self._username, self._doubt_settle, self._valt, self._ways = username, doubt_settle, valt, ways
+        self._username, self._doubt_settle, self._valt, self._capabilities = username, doubt_settle, valt, capabilities
         # One at a time, so that after a crash it is known whose a record of that name is (rule 6).
         self._names: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
@@ -40,10 +42,10 @@ class Records:
         async with self._names.setdefault(name, asyncio.Lock()):
             if any(other.path != path for other in self._store.table.creating(name)):  # they could not be told apart
                 what = "whether the record of another file of the same name was made is not known yet"
-                raise errors.StillInDoubt(what, wait=max(NAME_PAUSE, self._doubt_settle))
+                raise errors.StillInDoubt(what, wait=max(SAME_NAME_PAUSE, self._doubt_settle))
             await self._valt.agree_on_time()  # the intent is timed by the server's clock
             raise_if_paused(self._store, path)
-            await self._ways.look()
+            await self._capabilities.refresh()
             upload = raise_if_paused(self._store, path)
             begun_at = upload.begun_at or self._clock.now()
             intent = {"intent_at": self._valt.server_now(), "begun_at": begun_at}
@@ -66,7 +68,7 @@ class Records:
         """Find out whether the record of a saved intent exists (rule 6)."""
         found = await self._empty_records(upload)
         asked_for = self._valt.server_now() - (upload.intent_at or 0.0)
-        if not found and -CLOCK_GRAIN <= asked_for < self._doubt_settle:
+        if not found and -SERVER_CLOCK_RESOLUTION <= asked_for < self._doubt_settle:
             wait = self._doubt_settle - asked_for
             raise errors.StillInDoubt("whether its record was made is not known yet", wait=wait)
         record = found[0] if len(found) == 1 else None
@@ -89,18 +91,18 @@ class Records:
         """Look at every record that may be this upload's: those in which nothing has landed."""
         empty = []
         for row in await self._valt.find_records(upload.record.name):
-            if self._may_be_ours(row, raise_if_paused(self._store, upload.path)):
+            if self._may_be_own(row, raise_if_paused(self._store, upload.path)):
                 with suppress(errors.RecordGone):
                     details = await self._valt.details(row.record)
                     statuses = None if details.videos is None else list(details.videos.values())
-                    if statuses is None or (len(statuses) == 1 and statuses[0] not in LANDED):
+                    if statuses is None or (len(statuses) == 1 and statuses[0] not in RECEIVED_STATUSES):
                         empty.append(details)
         return empty
 
-    def _may_be_ours(self, row: RecordListed, upload: Upload) -> bool:
+    def _may_be_own(self, row: RecordListed, upload: Upload) -> bool:
         return (
             row.author == self._username
-            and row.created >= (upload.intent_at or 0.0) - CLOCK_GRAIN
+            and row.created >= (upload.intent_at or 0.0) - SERVER_CLOCK_RESOLUTION
             and not self._store.table.has_record(row.record)
             and row.record not in self._store.orphans
         )

@@ -14,10 +14,10 @@ from dataclasses import replace
 
 from uploader.domain import errors, events
 from uploader.domain.model import Sighting, State, Upload
-from uploader.files import Order
+from uploader.files import WalkFilter
 from uploader.runtime.log import get_logger
 from uploader.stages.context import StageContext
-from uploader.stages.queues import our_fault
+from uploader.stages.queues import bug_reason
 
 log = get_logger(__name__)
 
@@ -25,10 +25,10 @@ log = get_logger(__name__)
 class RenameSearch:
     """Takes over uploads whose file is missing, and sends them on to the finish stage when the folder was searched."""
 
-    def __init__(self, context: StageContext, filter_of: Callable[[str], Order | None]) -> None:
+    def __init__(self, context: StageContext, filter_of: Callable[[str], WalkFilter | None]) -> None:
         """*filter_of*: what is taken of a watched folder (by its path); None when the folder is not watched."""
         self._shares, self._store, self._leases = context.shares, context.store, context.leases
-        self._pipes, self._bus, self._filter_of = context.pipes, context.bus, filter_of
+        self._queues, self._bus, self._filter_of = context.queues, context.bus, filter_of
         self._wanted: defaultdict[str, dict[int, Upload]] = defaultdict(dict)  # by folder and serial number
         self._searched: dict[int, errors.UploaderError | None] = {}  # by serial number: why its search failed, if so
         self._news = asyncio.Event()
@@ -79,13 +79,13 @@ class RenameSearch:
                 failure = error
             except Exception as error:  # a bug of ours about one folder must not end the daemon
                 log.exception("fault", folder=root)
-                failure = errors.UploaderError(our_fault(error))
+                failure = errors.UploaderError(bug_reason(error))
             finally:
                 self._searching -= 1
             for serial, upload in uploads.items():
                 if self._store.table.current(upload) is not None:
                     self._searched[serial] = failure
-                    self._pipes.ready.put(upload.path)
+                    self._queues.ready.put(upload.path)
 
     async def _walk(self, root: str, uploads: dict[int, Upload]) -> None:
         wanted = {(upload.identity.size, upload.identity.mtime_ns) for upload in uploads.values()}
@@ -104,7 +104,7 @@ class RenameSearch:
         """Note the new name when *seen* is the file of one of *uploads*."""
         if self._store.ledger.has(seen.path) or self._store.upload_at(seen.path) is not None:
             return  # that file has an upload of its own
-        with suppress(errors.FilesTurn):
+        with suppress(errors.FileError):
             identity = (await self._shares.of(seen.root).snapshot(seen.path)).identity
             for serial, upload in uploads.items():
                 current = self._store.table.current(upload)
@@ -113,5 +113,5 @@ class RenameSearch:
                     await self._store.commit()
                     self._bus.publish(events.FileRenamed(seen.path, upload.where))
                     del uploads[serial]
-                    self._pipes.ready.put(upload.path)
+                    self._queues.ready.put(upload.path)
                     return

@@ -12,23 +12,23 @@ from types import MappingProxyType
 from typing import Final
 
 from uploader.domain import completeness, errors, events
-from uploader.domain.completeness import Complete, Rules, Still, Wait
-from uploader.domain.model import Closeness, Sighting
+from uploader.domain.completeness import Complete, CompletenessRules, NotYet, StableSince
+from uploader.domain.model import Sighting, WriteState
 from uploader.files import Share
-from uploader.runtime.delay_queue import Agenda
+from uploader.runtime.delay_queue import DelayQueue
 from uploader.runtime.log import get_logger
 from uploader.stages.context import StageContext
 from uploader.stages.known import KnownFiles
-from uploader.stages.per_share_pool import Apart
-from uploader.stages.queues import Seen, Settled, our_fault
+from uploader.stages.per_share_pool import PerShareWorkers
+from uploader.stages.queues import Settled, SightingBatch, bug_reason
 
 log = get_logger(__name__)
 
-LOOKERS: Final = 4  # files of one share looked at at the same time
-LOOK_AGAIN: Final = 0.25  # of ``settle``: how soon a file that an event named may be looked at again
+SETTLE_CONCURRENCY: Final = 4  # files of one share looked at at the same time
+HURRIED_LOOK_FRACTION: Final = 0.25  # of ``settle``: how soon a file that an event named may be looked at again
 FAULT_PAUSE: Final = 600.0  # s until a file that has hit a bug of ours is looked at again
-UNREADABLE_PAUSE: Final = 1.0  # s, at least, until a file that cannot be read is looked at again
-BREATH: Final = 200  # sightings handled before the event loop runs other tasks
+UNREADABLE_LOOK_INTERVAL: Final = 1.0  # s, at least, until a file that cannot be read is looked at again
+SIGHTINGS_PER_SLICE: Final = 200  # sightings handled before the event loop runs other tasks
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,23 +38,23 @@ class Candidate:
     sighting: Sighting
     found_at: float
     looked_at: float | None = None
-    still: Still | None = None  # what it was at the last look, and since when
+    stable: StableSince | None = None  # what it was at the last look, and since when
     reason: str = "not looked at yet"
     held: bool = False  # it stands still, and yet something speaks against it
-    soon: bool = True  # it may well be complete within moments
+    worth_waiting: bool = True  # it may well be complete within moments
 
 
 class Settle:
     """Holds every file that is new, or no longer what it was, until it is complete."""
 
-    def __init__(self, context: StageContext, rules_of: Callable[[str], Rules]) -> None:
+    def __init__(self, context: StageContext, rules_of: Callable[[str], CompletenessRules]) -> None:
         """*rules_of*: what a watched folder (by its path) asks of a file."""
-        self._shares, self._settled, self._seen = context.shares, context.pipes.settled, context.pipes.seen
+        self._shares, self._settled, self._seen = context.shares, context.queues.settled, context.queues.sightings
         self._clock, self._bus, self._rules_of = context.clock, context.bus, rules_of
         self._candidates: dict[str, Candidate] = {}
         self.known = KnownFiles(context.store, self._candidates.keys())
-        self._looks: Agenda[str] = Agenda(self._clock)
-        self._lookers: Apart[str] = Apart(self.look, LOOKERS)
+        self._looks: DelayQueue[str] = DelayQueue(self._clock)
+        self._lookers: PerShareWorkers[str] = PerShareWorkers(self.look, SETTLE_CONCURRENCY)
         self._busy = 0
 
     @property
@@ -70,11 +70,11 @@ class Settle:
     async def run(self) -> None:
         """Take in what was seen, look at what is due, until cancelled."""
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._take_seen(), name="settle: seen")
+            group.create_task(self._take_sightings(), name="settle: seen")
             group.create_task(self._lookers.run(), name="settle: lookers")
             group.create_task(self._look_when_due(), name="settle: due")
 
-    async def _take_seen(self) -> None:
+    async def _take_sightings(self) -> None:
         while True:
             seen = await self._seen.get()
             self._busy += 1
@@ -84,11 +84,11 @@ class Settle:
                 self._busy -= 1
                 self._seen.task_done()
 
-    async def take(self, seen: Seen) -> None:
+    async def take(self, seen: SightingBatch) -> None:
         """Begin to wait for what is new. What is no longer there is noticed when it is looked at."""
         for number, sighting in enumerate(seen.sightings, start=1):
             self._see(sighting)
-            if number % BREATH == 0 or number == len(seen.sightings):
+            if number % SIGHTINGS_PER_SLICE == 0 or number == len(seen.sightings):
                 await self._clock.sleep(0)
 
     def _see(self, sighting: Sighting) -> None:
@@ -105,7 +105,7 @@ class Settle:
             # Look soon, so that the time of standing still is counted from now and not from the next due look.
             self._candidates[path] = replace(candidate, sighting=sighting)
             since_look = self._clock.monotonic() - candidate.looked_at
-            soon = max(0.0, LOOK_AGAIN * self._rules_of(sighting.root).settle - since_look)
+            soon = max(0.0, HURRIED_LOOK_FRACTION * self._rules_of(sighting.root).settle - since_look)
             if (due := self._looks.wait_of(path)) is None or soon < due:
                 self._looks.put(path, soon)
 
@@ -121,18 +121,18 @@ class Settle:
         if candidate is None:
             return
         rules = self._rules_of(candidate.sighting.root)
-        still: Still | None
+        still: StableSince | None
         try:
             still, verdict = await self._judged(candidate, rules)
         except (errors.FileMissing, errors.NotAFile):
             self._drop(path)
             return
         except errors.ShareNotReady as error:
-            still, verdict = candidate.still, Wait(str(error), max(rules.settle, UNREADABLE_PAUSE))
+            still, verdict = candidate.stable, NotYet(str(error), max(rules.settle, UNREADABLE_LOOK_INTERVAL))
         except Exception as error:  # a bug of ours about one file must not end the others
             log.exception("fault", path=path)
-            still, verdict = candidate.still, Wait(our_fault(error), FAULT_PAUSE, held=True, soon=False)
-        if isinstance(verdict, Wait):
+            still, verdict = candidate.stable, NotYet(bug_reason(error), FAULT_PAUSE, held=True, worth_waiting=False)
+        if isinstance(verdict, NotYet):
             self._wait(candidate, still, verdict)
         elif still is not None:
             self.known.judging[path] = still.snapshot.identity  # first: it is known at every moment
@@ -141,51 +141,51 @@ class Settle:
             settled = Settled(path, candidate.sighting.root, still.snapshot, verdict.unplayable)
             self._settled.put_nowait(settled)
 
-    async def _judged(self, candidate: Candidate, rules: Rules) -> tuple[Still, Wait | Complete]:
+    async def _judged(self, candidate: Candidate, rules: CompletenessRules) -> tuple[StableSince, NotYet | Complete]:
         """Ask of a file what is needed to judge it, the cheap questions first. Raises our errors."""
         path, share = candidate.sighting.path, self._shares.of(candidate.sighting.root)
         snapshot = await share.snapshot(path)
         now = self._clock.monotonic()
-        still = completeness.stand(candidate.still, snapshot, now)
-        if (wait := completeness.too_early(rules, still, candidate.still, now)) is not None:
+        still = completeness.observe(candidate.stable, snapshot, now)
+        if (wait := completeness.too_early(rules, still, candidate.stable, now)) is not None:
             return still, wait
-        marker, closeness = completeness.marker_of(rules, path), Closeness()
+        marker, write_state = completeness.marker_of(rules, path), WriteState()
         if marker:
             ((_, what),) = await share.look([marker])
             marker = marker if what == "missing" else ""
         if not marker:
-            closeness = await self._closeness(share, path, gate=rules.gate)
-        return still, completeness.judge(
-            rules, snapshot.identity.size, now - still.since, marker=marker, closeness=closeness
+            write_state = await self._write_state(share, path, gate=rules.gate)
+        return still, completeness.check_complete(
+            rules, snapshot.identity.size, now - still.since, marker=marker, write_state=write_state
         )
 
-    async def _closeness(self, share: Share, path: str, *, gate: bool) -> Closeness:
+    async def _write_state(self, share: Share, path: str, *, gate: bool) -> WriteState:
         """Ask whether a file is closed. A bug in a container parser counts as "not closed": in the end it is parked."""
         try:
-            return await share.closeness(path, gate=gate)
+            return await share.write_state(path, gate=gate)
         except errors.UploaderError:
             raise
         except Exception as error:  # parsers read bytes that anybody may have written
             log.exception("fault", path=path)
-            return Closeness(unfinished=our_fault(error))
+            return WriteState(unfinished=bug_reason(error))
 
-    def _wait(self, candidate: Candidate, still: Still | None, wait: Wait) -> None:
+    def _wait(self, candidate: Candidate, stable: StableSince | None, wait: NotYet) -> None:
         path = candidate.sighting.path
         sighting = self._candidates.get(path, candidate).sighting
-        if wait.changed and still is not None:
-            size = still.snapshot.identity.size
+        if wait.changed and stable is not None:
+            size = stable.snapshot.identity.size
             self._bus.publish(events.FileStillChanging(path, size))
-            sighting = replace(sighting, size=size, mtime_ns=still.snapshot.identity.mtime_ns)
+            sighting = replace(sighting, size=size, mtime_ns=stable.snapshot.identity.mtime_ns)
         if wait.held and not candidate.held:
             self._bus.publish(events.FileHeldBack(path, wait.reason))
         self._candidates[path] = replace(
             candidate,
             sighting=sighting,
-            still=still,
+            stable=stable,
             looked_at=self._clock.monotonic(),
             reason=wait.reason,
             held=wait.held,
-            soon=wait.soon,
+            worth_waiting=wait.worth_waiting,
         )
         due = self._looks.wait_of(path)  # it may have been seen to change meanwhile
         self._looks.put(path, wait.after if due is None else min(due, wait.after))

@@ -21,24 +21,24 @@ from uploader.domain import errors, events, lifecycle
 from uploader.domain.chunk_size import chunk_size_now, grown
 from uploader.domain.lifecycle import Step
 from uploader.domain.model import RecordIds, Sighting, State, Upload, shown
-from uploader.domain.retry import POLL_FIRST
+from uploader.domain.retry import READY_POLL_FIRST
 from uploader.files import Bookmark, Recording
-from uploader.runtime.monotonic_age import Ages
-from uploader.server.capabilities import Ways
-from uploader.server.circuit_breaker import Outage
+from uploader.runtime.monotonic_age import MonotonicAges
+from uploader.server.capabilities import CapabilityTracker
+from uploader.server.circuit_breaker import CircuitBreaker
 from uploader.server.valt import Valt
 from uploader.server.valt.wire import multipart_filename
 from uploader.stages.context import StageContext
-from uploader.stages.failure_handler import Setbacks
+from uploader.stages.failure_handler import FailureHandler
 from uploader.stages.file_rules import NOT_TAKEN
 from uploader.stages.lease import raise_if_paused
 from uploader.stages.queues import Job
-from uploader.stages.records import Records
+from uploader.stages.records import RecordCreator
 
-HERE: Final = frozenset({State.QUEUED, State.CREATING, State.SENDING, State.IN_DOUBT})
+TRANSFER_STATES: Final = frozenset({State.QUEUED, State.CREATING, State.SENDING, State.IN_DOUBT})
 
 
-class Rules(Protocol):
+class TransferRules(Protocol):
     """What the stage needs of ``FileRules``."""
 
     config: Config
@@ -72,21 +72,27 @@ class Transfer:
         context: StageContext,
         server: ServerConfig,
         valt: Valt,
-        outage: Outage,
-        setbacks: Setbacks,
+        breaker: CircuitBreaker,
+        failure_handler: FailureHandler,
         lanes: Callable[[str], Lane],
-        rules: Rules,
+        rules: TransferRules,
     ) -> None:
         """*lanes* returns who says how fast the files of a watched folder may go."""
         self._shares, self._store, self._leases = context.shares, context.store, context.leases
-        self._pipes, self._clock, self._bus = context.pipes, context.clock, context.bus
-        self._server, self._valt, self._outage, self._setbacks, self._lanes = server, valt, outage, setbacks, lanes
+        self._queues, self._clock, self._bus = context.queues, context.clock, context.bus
+        self._server, self._valt, self._breaker, self._failure_handler, self._lanes = (
+            server,
+            valt,
+            breaker,
+            failure_handler,
+            lanes,
+        )
         self._rules = rules
-        self._ways = Ways(server, context.store, valt, context.clock, context.bus)
+        self._capabilities = CapabilityTracker(server, context.store, valt, context.clock, context.bus)
         self._stopping = asyncio.Event()
         self._memories: dict[str, _Memory] = {}  # by path, of the uploads that are in this stage
-        self._doubts = Ages(context.clock)
-        self._records = Records(context, server.username, server.doubt_settle, valt, self._ways)
+        self._doubts = MonotonicAges(context.clock)
+        self._records = RecordCreator(context, server.username, server.doubt_settle, valt, self._capabilities)
         self.active = 0
         """Workers that are busy with an upload."""
 
@@ -94,23 +100,23 @@ class Transfer:
         """Take job after job until ``stop``; one worker."""
         small: Job | None = None
         while not self._stopping.is_set():
-            job = small or await self._pipes.jobs.get()
-            await self._outage.clear()  # an outage may have begun while we waited for a job
+            job = small or await self._queues.jobs.get()
+            await self._breaker.clear()  # an outage may have begun while we waited for a job
             outcome = await self._do(job)
             small = None
             if outcome is Outcome.STEPPED_ASIDE:
-                small = self._pipes.jobs.take_small()
-                self._pipes.jobs.put_nowait(job)
+                small = self._queues.jobs.take_small()
+                self._queues.jobs.put_nowait(job)
 
     async def _do(self, job: Job) -> Outcome | None:
         """Drive the upload of one job as far as it goes. None when it is not this stage's any more."""
         self.active += 1
         try:
-            return await self._leases.work(job.path, HERE, self._drive_guarded)
+            return await self._leases.work(job.path, TRANSFER_STATES, self._drive_guarded)
         finally:
             self.active -= 1
             upload = self._store.uploads.get(job.path)
-            if upload is None or upload.state not in HERE:
+            if upload is None or upload.state not in TRANSFER_STATES:
                 self._memories.pop(job.path, None)
                 self._doubts.forget(job.path)
 
@@ -125,7 +131,7 @@ class Transfer:
             nonlocal outcome
             outcome = await self.drive(upload.path)
 
-        await self._setbacks.guard(upload.path, drive)
+        await self._failure_handler.guard(upload.path, drive)
         return outcome
 
     async def drive(self, path: str) -> Outcome:
@@ -136,7 +142,7 @@ class Transfer:
             recording: Recording | None = None
             while not self._stopping.is_set():
                 upload = self._store.uploads.get(path)
-                if upload is None or upload.state not in HERE or self._store.is_paused(upload):
+                if upload is None or upload.state not in TRANSFER_STATES or self._store.is_paused(upload):
                     break
                 if upload.forgotten and upload.state is not State.CREATING:
                     await self._drop_forgotten(upload)
@@ -172,7 +178,7 @@ class Transfer:
         return current is not None
 
     def _normal_chunk_size(self) -> int:
-        return chunk_size_now(self._rules.config.upload, self._store.learnt, now=self._clock.now())
+        return chunk_size_now(self._rules.config.upload, self._store.capabilities, now=self._clock.now())
 
     async def _drop_forgotten(self, upload: Upload) -> None:
         """Drop an upload that the operator has forgotten, now that it is known whether its record was made."""
@@ -185,7 +191,7 @@ class Transfer:
         upload = self._store.uploads.get(path)
         if upload is None or upload.state is not State.SENDING or lifecycle.chunk_end(upload) == upload.identity.size:
             return False
-        return self._pipes.jobs.small_waits
+        return self._queues.jobs.small_waits
 
     async def _resolve(self, upload: Upload) -> None:
         """Ask what became of the chunk whose answer is not known, before anything else (rule 4)."""
@@ -197,7 +203,7 @@ class Transfer:
         if landed and upload.doubt_end == upload.identity.size:
             await self._acknowledge(upload.path)
             self._bus.publish(events.DoubtResolved(upload.path, ids.record, "the last chunk had landed"))
-        elif not landed and await self._ways.resend_is_safe():
+        elif not landed and await self._capabilities.resend_is_safe():
             self._memories[upload.path].resent_at = upload.offset
             await self._store.save(lifecycle.advance(self._store.uploads[upload.path], Step.RESEND))
             self._bus.publish(events.DoubtResolved(upload.path, ids.record, "sent again: that is safe here"))
@@ -305,7 +311,7 @@ class Transfer:
         if upload.state is State.VERIFYING:
             ids = _ids(upload)
             self._bus.publish(events.UploadSent(upload.path, ids.record, size, upload.chunks, upload.digest))
-            self._pipes.sent.put(upload.path, POLL_FIRST)
+            self._queues.sent.put(upload.path, READY_POLL_FIRST)
 
     async def _check_in_place(self, upload: Upload) -> None:
         """Raise ``FileChanged`` when another file has taken the name of the one that is being sent.

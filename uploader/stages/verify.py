@@ -13,39 +13,44 @@ from uploader.config import UploadConfig
 from uploader.domain import errors, events, lifecycle, retry
 from uploader.domain.lifecycle import Step
 from uploader.domain.model import State, Upload
-from uploader.runtime.monotonic_age import Ages
-from uploader.server.circuit_breaker import Outage
+from uploader.runtime.monotonic_age import MonotonicAges
+from uploader.server.circuit_breaker import CircuitBreaker
 from uploader.server.valt import Valt
 from uploader.stages.context import StageContext
-from uploader.stages.failure_handler import Setbacks
+from uploader.stages.failure_handler import FailureHandler
 
-ASKERS: Final = 4  # records asked about at the same time
-READY: Final = "ready"
+VERIFY_CONCURRENCY: Final = 4  # records asked about at the same time
+READY_STATUS: Final = "ready"
 
 
 class Verify:
     """Asks about every record that was sent, when its time has come."""
 
     def __init__(
-        self, context: StageContext, config: UploadConfig, valt: Valt, outage: Outage, setbacks: Setbacks
+        self,
+        context: StageContext,
+        config: UploadConfig,
+        valt: Valt,
+        breaker: CircuitBreaker,
+        failure_handler: FailureHandler,
     ) -> None:
-        self._store, self._leases, self._pipes = context.store, context.leases, context.pipes
+        self._store, self._leases, self._queues = context.store, context.leases, context.queues
         self._clock, self._bus = context.clock, context.bus
-        self._config, self._valt, self._outage, self._setbacks = config, valt, outage, setbacks
-        self._ages = Ages(context.clock)
+        self._config, self._valt, self._breaker, self._failure_handler = config, valt, breaker, failure_handler
+        self._ages = MonotonicAges(context.clock)
         self.last_words: dict[str, str] = {}
         """By path: what the server said last of each video that it is still processing."""
 
     async def run(self) -> None:
         """Ask until cancelled."""
         async with asyncio.TaskGroup() as group:
-            for number in range(ASKERS):
+            for number in range(VERIFY_CONCURRENCY):
                 group.create_task(self._ask_when_due(), name=f"verify {number}")
 
     async def _ask_when_due(self) -> None:
         while True:
-            path = await self._pipes.sent.next_due()
-            await self._outage.clear()
+            path = await self._queues.sent.next_due()
+            await self._breaker.clear()
             await self._leases.work(path, {State.VERIFYING}, self._ask_guarded)
             upload = self._store.uploads.get(path)
             if upload is None or upload.state is not State.VERIFYING:
@@ -53,7 +58,7 @@ class Verify:
                 self.last_words.pop(path, None)
 
     async def _ask_guarded(self, upload: Upload) -> None:
-        await self._setbacks.guard(upload.path, lambda: self.ask(upload))
+        await self._failure_handler.guard(upload.path, lambda: self.ask(upload))
 
     async def ask(self, upload: Upload) -> None:
         """Look at the record once: ready, or when to look again. Raises our errors."""
@@ -63,13 +68,13 @@ class Verify:
         status = details.status_of(upload.ids.video)
         age = self._ages.of(upload.path, upload.sent_at)
         self.last_words[upload.path] = status or ""
-        if status == READY:
+        if status == READY_STATUS:
             upload = lifecycle.advance(self._store.uploads[upload.path], Step.READY, ready_at=self._clock.now())
             upload = await self._store.save(upload)
             self._bus.publish(events.VideoReady(upload.path, details.record, round(age, 1)))
-            self._pipes.ready.put(upload.path)
-        elif age < retry.ready_patience(self._config.ready_timeout, upload.identity.size):
-            self._pipes.sent.put(upload.path, retry.poll_pause(age))
+            self._queues.ready.put(upload.path)
+        elif age < retry.ready_limit(self._config.ready_timeout, upload.identity.size):
+            self._queues.sent.put(upload.path, retry.poll_pause(age))
         else:
             seen = "shows no video" if status is None else f"still says {status!r}"
             raise errors.NotReadyInTime(

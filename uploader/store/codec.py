@@ -1,6 +1,6 @@
 r"""``state.json`` and the lines of ``ledger.jsonl``: bytes ↔ values of ``model``. Pure.
 
-Must never guess: what does not fit its type raises ``Unreadable`` with the place and what was expected there.
+Must never guess: what does not fit its type raises ``UnreadableContent`` with the place and what was expected there.
 Names that are not UTF-8 travel as lone surrogates in JSON escapes (``\\udcff``), so every path comes back as it
 was; that is also why no validation library sits here: those at hand refuse such strings.
 """
@@ -19,7 +19,7 @@ from functools import cache
 from typing import Any, Final, NewType, Protocol, TypeVar
 
 from uploader.domain import lifecycle
-from uploader.domain.model import Home, Learnt, Orphan, State, Upload
+from uploader.domain.model import MountIdentity, Orphan, ServerCapabilities, State, Upload
 
 FORMAT: Final = "valt-uploader state"
 VERSION: Final = 1
@@ -30,16 +30,16 @@ MOMENT_LIMIT: Final = 2**96  # ns; seconds of 64 bits fit
 T = TypeVar("T")
 
 
-class Unreadable(ValueError):  # noqa: N818 - says what the file is
+class UnreadableContent(ValueError):  # noqa: N818 - says what the file is
     """What was read is not what we wrote."""
 
 
-class FromTheFuture(Unreadable):
+class NewerVersion(UnreadableContent):
     """Written by a newer version than this one."""
 
 
 @dataclass(frozen=True, slots=True)
-class Tail:
+class LedgerHead:
     """Where the ledger ends: what its chain cannot show by itself."""
 
     count: int  # lines
@@ -47,7 +47,7 @@ class Tail:
 
 
 @dataclass(frozen=True, slots=True)
-class Saved:
+class StateSnapshot:
     """Everything that ``state.json`` holds. ``sequence`` counts the saves.
 
     ``ledger``: where the ledger ended then, or before; None in a state that does not say (0.1.0 did not at first).
@@ -56,9 +56,9 @@ class Saved:
     sequence: int = 0
     uploads: tuple[Upload, ...] = ()
     orphans: tuple[Orphan, ...] = ()
-    learnt: Learnt = field(default_factory=Learnt)
-    ledger: Tail | None = None
-    homes: tuple[Home, ...] = ()
+    capabilities: ServerCapabilities = field(default_factory=ServerCapabilities)
+    ledger: LedgerHead | None = None
+    mount_identities: tuple[MountIdentity, ...] = ()
     paused: tuple[str, ...] = ()  # files and folders that a person has paused
 
 
@@ -66,11 +66,11 @@ class Rest(Protocol):
     """What of a state is small: it is encoded anew at each save."""
 
     @property
-    def learnt(self) -> Learnt:
+    def capabilities(self) -> ServerCapabilities:
         """What the server has taught us."""
 
     @property
-    def homes(self) -> tuple[Home, ...]:
+    def mount_identities(self) -> tuple[MountIdentity, ...]:
         """Where each watched folder lay."""
 
     @property
@@ -90,17 +90,17 @@ def encode_head(sequence: int, sha256: str, *, now: float) -> bytes:
     return json.dumps(head)[:-1].encode("ascii") + b",\n"
 
 
-def encode_rest(rest: Rest, ledger: Tail | None) -> bytes:
+def encode_rest(rest: Rest, ledger: LedgerHead | None) -> bytes:
     """Write what comes after the last orphan."""
-    homes = ",\n".join("  " + to_json(home) for home in rest.homes)
+    homes = ",\n".join("  " + to_json(home) for home in rest.mount_identities)
     tail = "" if ledger is None else f',\n "ledger": {to_json(ledger)}'
     return (
         f'\n ],\n "homes": [\n{homes}\n ],\n'
-        f' "paused": {json.dumps(rest.paused)},\n "learnt": {to_json(rest.learnt)}{tail}\n}}\n'
+        f' "paused": {json.dumps(rest.paused)},\n "learnt": {to_json(rest.capabilities)}{tail}\n}}\n'
     ).encode("ascii")
 
 
-def encode_state(saved: Saved, *, now: float) -> bytes:
+def encode_state(saved: StateSnapshot, *, now: float) -> bytes:
     """Write a whole state once, one upload to a line. See ``statewriter`` for who writes it again and again."""
     uploads = ",\n".join("  " + to_json(upload) for upload in saved.uploads)
     orphans = ",\n".join("  " + to_json(orphan) for orphan in saved.orphans)
@@ -109,64 +109,65 @@ def encode_state(saved: Saved, *, now: float) -> bytes:
     return encode_head(saved.sequence, hashlib.sha256(content).hexdigest(), now=now) + content
 
 
-def decode_state(content: bytes) -> Saved:
-    """Read the state. Raises ``Unreadable``, or ``FromTheFuture`` for a version that we do not know."""
+def decode_state(content: bytes) -> StateSnapshot:
+    """Read the state. Raises ``UnreadableContent``, or ``NewerVersion`` for a version that we do not know."""
     document = _parse(content)
     if document.get("format") != FORMAT:
-        raise Unreadable("it is not a state file of valt-uploader")
+        raise UnreadableContent("it is not a state file of valt-uploader")
     version = document.get("version")
     if not isinstance(version, int) or isinstance(version, bool) or version < 1:
-        raise Unreadable("its version is not a number")
+        raise UnreadableContent("its version is not a number")
     if version > VERSION:
-        raise FromTheFuture(f"it was written by a newer valt-uploader (version {version}; this one knows {VERSION})")
+        raise NewerVersion(f"it was written by a newer valt-uploader (version {version}; this one knows {VERSION})")
     # Without a sum (somebody edited the file and took it out) the shape alone is checked.
     sum_written, rest = document.get("sha256"), content.partition(b"\n")[2]
     if sum_written is not None and sum_written != hashlib.sha256(rest).hexdigest():
-        raise Unreadable("its checksum does not match its content")
-    saved = Saved(
+        raise UnreadableContent("its checksum does not match its content")
+    saved = StateSnapshot(
         sequence=build(int, document.get("sequence"), "sequence"),
         uploads=build(tuple[Upload, ...], document.get("uploads"), "uploads"),
         orphans=build(tuple[Orphan, ...], document.get("orphans"), "orphans"),
-        learnt=build(Learnt, document.get("learnt"), "learnt"),
-        ledger=build(Tail, document["ledger"], "ledger") if "ledger" in document else None,
-        homes=build(tuple[Home, ...], document.get("homes", []), "homes"),  # the first release knew none
+        capabilities=build(ServerCapabilities, document.get("learnt"), "learnt"),
+        ledger=build(LedgerHead, document["ledger"], "ledger") if "ledger" in document else None,
+        # the first release knew none
+        mount_identities=build(tuple[MountIdentity, ...], document.get("homes", []), "homes"),
         paused=build(tuple[str, ...], document.get("paused", []), "paused"),  # nor these
     )
     _check(saved)
     return saved
 
 
-def _check(saved: Saved) -> None:
+def _check(saved: StateSnapshot) -> None:
     paths = [upload.path for upload in saved.uploads]
     if len(set(paths)) != len(paths):
-        raise Unreadable("uploads: a path stands there twice")
+        raise UnreadableContent("uploads: a path stands there twice")
     for index, upload in enumerate(saved.uploads):
         if upload.state is State.DONE:
-            raise Unreadable(f"uploads[{index}]: a finished upload belongs in the ledger")
+            raise UnreadableContent(f"uploads[{index}]: a finished upload belongs in the ledger")
         if broken := lifecycle.broken_rule(upload):
-            raise Unreadable(f"uploads[{index}]: {broken}")
+            raise UnreadableContent(f"uploads[{index}]: {broken}")
 
 
 def _parse(content: bytes) -> dict[str, Any]:
     if not content.strip(b"\0 \n"):
-        raise Unreadable("it is empty")
+        raise UnreadableContent("it is empty")
     try:
         document = json.loads(content, parse_constant=_no_constant, object_pairs_hook=_no_twins)
     except (ValueError, RecursionError) as error:
-        raise Unreadable(f"it is not JSON: {error}") from None
+        raise UnreadableContent(f"it is not JSON: {error}") from None
     if not isinstance(document, dict):
-        raise Unreadable("it is not a JSON object")
+        raise UnreadableContent("it is not a JSON object")
     return document
 
 
 def _no_constant(name: str) -> float:
-    raise Unreadable(f"{name} is no number")
+    raise UnreadableContent(f"{name} is no number")
 
 
 def _no_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     document = dict(pairs)
     if len(document) != len(pairs):
-        raise Unreadable("a key stands there twice")
+        raise UnreadableContent("a key stands there twice")
     return document
 
 
@@ -185,12 +186,12 @@ _SPELL: Final = json.JSONEncoder(allow_nan=False, default=_plain).encode
 
 
 def from_json(kind: type[T], line: bytes) -> T:
-    """Read what ``to_json`` wrote. Raises ``Unreadable``."""
+    """Read what ``to_json`` wrote. Raises ``UnreadableContent``."""
     return build(kind, _parse(line), kind.__name__.lower())
 
 
 def build(kind: type[T], value: Any, where: str) -> T:
-    """Make a *kind* from parsed JSON, or say where it does not fit. Raises ``Unreadable``.
+    """Make a *kind* from parsed JSON, or say where it does not fit. Raises ``UnreadableContent``.
 
     Knows what ``model`` is made of: dataclasses, enums, literals, optional values, tuples and dicts of strings.
     """
@@ -230,9 +231,9 @@ def _build_dataclass(kind: Any, value: Any, where: str) -> Any:
     _expect(isinstance(value, dict), value, where, "an object")
     hints, required = types_of(kind), _required(kind)
     if unknown := value.keys() - hints.keys():
-        raise Unreadable(f"{where}: unknown {', '.join(sorted(unknown))}")
+        raise UnreadableContent(f"{where}: unknown {', '.join(sorted(unknown))}")
     if missing := required - value.keys():
-        raise Unreadable(f"{where}: missing {', '.join(sorted(missing))}")
+        raise UnreadableContent(f"{where}: missing {', '.join(sorted(missing))}")
     return kind(**{name: _build(hints[name], item, f"{where}.{name}") for name, item in value.items()})
 
 
@@ -262,5 +263,5 @@ def _expect(good: bool, value: Any, where: str, wanted: str) -> Any:
     if not good:
         # Lists and objects are only named: what is nested deeply enough cannot be printed.
         got = type(value).__name__ if isinstance(value, list | dict) else repr(str(value)[:40])
-        raise Unreadable(f"{where}: expected {wanted}, got {got}")
+        raise UnreadableContent(f"{where}: expected {wanted}, got {got}")
     return value

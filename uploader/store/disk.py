@@ -20,9 +20,9 @@ from typing import Protocol
 
 from uploader.domain import errors
 
-LOCK = "lock"
-PREVIOUS = ".1"  # suffix of the generation before
-JOINED = 64 * 1024  # bytes up to which pieces are joined before they are written
+LOCK_FILE = "lock"
+PREVIOUS_SUFFIX = ".1"  # suffix of the generation before
+JOINED_WRITE_SIZE = 64 * 1024  # bytes up to which pieces are joined before they are written
 Piece = bytes | memoryview
 _NEW_FILE = os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_WRONLY
 
@@ -91,7 +91,7 @@ class StateFolder:
     def _take_lock(self) -> None:
         try:
             flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-            self._lock = os.open(LOCK, flags, 0o600, dir_fd=self._dir)
+            self._lock = os.open(LOCK_FILE, flags, 0o600, dir_fd=self._dir)
             self._hand_over(self._lock)
         except OSError as error:
             raise _unusable(self.folder, error) from None
@@ -183,11 +183,11 @@ class StateFolder:
 
     def _keep_previous(self, name: str) -> None:
         """Give the present generation its second name; *name* itself is never missing in between."""
-        second = name + PREVIOUS + ".tmp"
+        second = name + PREVIOUS_SUFFIX + ".tmp"
         with contextlib.suppress(FileNotFoundError):
             os.unlink(second, dir_fd=self._dir)
         os.link(name, second, src_dir_fd=self._dir, dst_dir_fd=self._dir, follow_symlinks=False)
-        os.rename(second, name + PREVIOUS, src_dir_fd=self._dir, dst_dir_fd=self._dir)
+        os.rename(second, name + PREVIOUS_SUFFIX, src_dir_fd=self._dir, dst_dir_fd=self._dir)
 
     def _write_new(self, name: str, *content: Piece, durable: bool = True) -> None:
         with contextlib.suppress(FileNotFoundError):  # what a crash left behind
@@ -270,7 +270,7 @@ def _read_exactly(fd: int, offset: int, length: int) -> bytes:
 
 def _of_useful_size(pieces: Sequence[Piece]) -> Sequence[Piece]:
     """Join what is small: one call is cheaper than a copy is dear."""
-    return [b"".join(pieces)] if sum(map(len, pieces)) <= JOINED else pieces
+    return [b"".join(pieces)] if sum(map(len, pieces)) <= JOINED_WRITE_SIZE else pieces
 
 
 def _write_all(fd: int, content: Piece) -> None:
@@ -289,7 +289,7 @@ def _make_private(folder: Path) -> None:
         )
     if status.st_uid == os.geteuid() and stat.S_IMODE(status.st_mode) & 0o077:
         names = os.listdir(folder)
-        if LOCK in names or not names:  # else it is no state folder (yet): /var/lib, say, and root who named it
+        if LOCK_FILE in names or not names:  # else it is no state folder (yet): /var/lib, say, and root who named it
             folder.chmod(0o700)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from array import array
 from typing import Final
 
-SMALLEST: Final = 1024  # places in the table of an empty index
+SMALLEST_TABLE: Final = 1024  # places in the table of an empty index
 GROWTH: Final = 4  # × when there are more lines than places; the work per line stays the same
 KEY_MASK: Final = 2**64 - 1
 
@@ -18,7 +18,7 @@ class Index:
     """A table of chains: each place leads to the newest line whose key falls there, each line to the one before."""
 
     def __init__(self) -> None:
-        self._heads = array("I", bytes(4 * SMALLEST))
+        self._heads = array("I", bytes(4 * SMALLEST_TABLE))
         self._keys = array("Q")
         self._before = array("I")
 

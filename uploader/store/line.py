@@ -14,7 +14,7 @@ import typing
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
-from uploader.domain.model import Finished
+from uploader.domain.model import FinishedUpload
 from uploader.store import codec
 
 
@@ -24,10 +24,10 @@ class LedgerLine:
 
     seq: int  # counts from 1
     previous: str  # sha256 (hex) of the line before, without its line feed
-    upload: Finished
+    upload: FinishedUpload
 
 
-class Facts(NamedTuple):
+class IndexKeys(NamedTuple):
     """What of a line goes into the chain's proof and the indices."""
 
     seq: int
@@ -39,15 +39,18 @@ class Facts(NamedTuple):
     record: str
 
 
-def facts_of(raw: bytes) -> Facts:
-    """Read one line, without its line feed. Raises ``Unreadable``."""
-    match = _OURS(raw.decode("latin-1"))  # a byte that is not ASCII becomes a character that the pattern refuses
+def index_keys_of(raw: bytes) -> IndexKeys:
+    """Read one line, without its line feed. Raises ``UnreadableContent``."""
+    # a byte that is not ASCII becomes a character that the pattern refuses
+    match = _AS_WE_WRITE_IT(raw.decode("latin-1"))
     if match is None:
         line = codec.from_json(LedgerLine, raw)
         upload = line.upload
-        return Facts(line.seq, line.previous, upload.path, upload.size, upload.mtime_ns, upload.edges, upload.record)
+        return IndexKeys(
+            line.seq, line.previous, upload.path, upload.size, upload.mtime_ns, upload.edges, upload.record
+        )
     seq, previous, path, size, mtime_ns, edges, record = match.groups()
-    return Facts(int(seq), _text(previous), _text(path), int(size), int(mtime_ns), _text(edges), _text(record))
+    return IndexKeys(int(seq), _text(previous), _text(path), int(size), int(mtime_ns), _text(edges), _text(record))
 
 
 def _text(body: str) -> str:
@@ -65,7 +68,7 @@ _BODY: Final = rf'{_PLAIN}(?:\\(?:["\\/bfnrt]|u[0-9a-fA-F]{{4}}){_PLAIN})*'
 
 
 def _pattern(kind: Any, name: str = "") -> str:
-    """Spell the regular expression of what ``to_json`` writes for *kind*; the fields of ``Facts`` are its groups."""
+    """Spell the pattern of what ``to_json`` writes for *kind*; its groups are the fields of ``IndexKeys``."""
     if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         hints = codec.types_of(kind)
         fields = (f'"{each.name}": {_pattern(hints[each.name], each.name)}' for each in dataclasses.fields(kind))
@@ -75,11 +78,11 @@ def _pattern(kind: Any, name: str = "") -> str:
         return f"(?:null|{_pattern(arguments[0])})"
     if origin is typing.Literal:
         return f"(?:{'|'.join(re.escape(json.dumps(each)) for each in arguments)})"
-    open_group = "(" if name in Facts._fields else "(?:"
+    open_group = "(" if name in IndexKeys._fields else "(?:"
     if kind is str:
         return f'"{open_group}{_BODY})"'
     number = {int: _WHOLE, codec.Nanoseconds: _SIGNED, float: rf"{_WHOLE}(?:\.[0-9]{{1,17}})?"}[kind]
     return f"{open_group}{number})"
 
 
-_OURS: Final = re.compile(_pattern(LedgerLine)).fullmatch
+_AS_WE_WRITE_IT: Final = re.compile(_pattern(LedgerLine)).fullmatch

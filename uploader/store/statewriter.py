@@ -13,16 +13,16 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from uploader.domain.model import Home, Learnt, Orphan, Upload
+from uploader.domain.model import MountIdentity, Orphan, ServerCapabilities, Upload
 from uploader.store import codec
-from uploader.store.codec import Tail
+from uploader.store.codec import LedgerHead
 
 if TYPE_CHECKING:
     from hashlib import _Hash
 
 V = TypeVar("V")
 
-BLOCK: Final = 128 * 1024  # bytes; what one change copies and hashes. A line has about 650
+BLOCK_SIZE: Final = 128 * 1024  # bytes; what one change copies and hashes. A line has about 650
 _SEPARATOR: Final = b",\n  "  # before each line; of the first one, the comma and the line feed are left out
 _SKIPPED: Final = 2
 _BEFORE_UPLOADS: Final = b' "uploads": [\n'
@@ -36,8 +36,8 @@ class Changes:
     sequence: int
     uploads: Mapping[str, Upload | None] = field(default_factory=dict)  # by path
     orphans: Mapping[str, Orphan | None] = field(default_factory=dict)  # by record
-    learnt: Learnt = field(default_factory=Learnt)
-    homes: tuple[Home, ...] = ()
+    capabilities: ServerCapabilities = field(default_factory=ServerCapabilities)
+    mount_identities: tuple[MountIdentity, ...] = ()
     paused: tuple[str, ...] = ()
 
 
@@ -55,7 +55,7 @@ class StateWriter:
         """Let the next write hold these changes, also when the write that they were handed over for never ran."""
         self._handed.append(changes)
 
-    def encode(self, ledger: Tail | None, *, now: float) -> list[bytes | memoryview]:
+    def encode(self, ledger: LedgerHead | None, *, now: float) -> list[bytes | memoryview]:
         """Return the whole state in pieces. One upload to a line; the first line has the sha256 of the rest."""
         while self._handed:
             self._newest = self._handed.popleft()
@@ -135,7 +135,7 @@ class Section:
         kept, rest = self._blocks[:first], self._blocks[first:]
         for block in rest:
             block.digest = None
-            if kept and len(kept[-1].content) + len(block.content) <= BLOCK:
+            if kept and len(kept[-1].content) + len(block.content) <= BLOCK_SIZE:
                 last = kept[-1]
                 last.content, last.digest = last.content + block.content, None
                 last.lengths |= block.lengths
@@ -165,7 +165,7 @@ def _blocks_of(lines: Mapping[str, bytes]) -> Iterator[Block]:
     lengths: dict[str, int] = {}
     size = 0
     for key, line in lines.items():
-        if pieces and size + len(line) > BLOCK:
+        if pieces and size + len(line) > BLOCK_SIZE:
             yield Block(b"".join(pieces), lengths)
             pieces, lengths, size = [], {}, 0
         pieces.append(line)

@@ -16,22 +16,22 @@ from types import MappingProxyType
 from typing import Final, TypeVar
 
 from uploader.domain import errors, events
-from uploader.domain.model import Finished, Home, Identity, Orphan, State, Upload, covers
+from uploader.domain.model import FinishedUpload, Identity, MountIdentity, Orphan, State, Upload, covers
 from uploader.runtime.clock import Clock
 from uploader.runtime.threads import DaemonThreads
 from uploader.store import codec, touched
 from uploader.store import ledger as ledger_file
-from uploader.store.disk import PREVIOUS, Disk
-from uploader.store.ledger import Known, Ledger
+from uploader.store.disk import PREVIOUS_SUFFIX, Disk
+from uploader.store.ledger import Ledger, LedgerEntry
 from uploader.store.statewriter import Changes, StateWriter
 from uploader.store.tracked import Tracked
 from uploader.store.uploads import UploadTable
 
-STATE: Final = "state.json"
-SAVE_AGAIN: Final = 5.0  # s between two tries while the disk refuses
-ANSWER: Final = 30.0  # s that a write may take before it is said: disks that spin up take ten
-READ_ANSWER: Final = 15.0  # s that a look into the ledger may take: disks that spin up take ten
-LAST_ANSWER: Final = 2.0  # s that the end waits for the write that is under way
+STATE_FILE: Final = "state.json"
+SAVE_RETRY_INTERVAL: Final = 5.0  # s between two tries while the disk refuses
+SLOW_WRITE_WARNING: Final = 30.0  # s that a write may take before it is said: disks that spin up take ten
+LEDGER_READ_TIMEOUT: Final = 15.0  # s that a look into the ledger may take: disks that spin up take ten
+STORE_CLOSE_TIMEOUT: Final = 2.0  # s that the end waits for the write that is under way
 
 R = TypeVar("R")
 
@@ -42,14 +42,14 @@ class Store:
     def __init__(self, disk: Disk, clock: Clock, bus: events.Bus) -> None:
         """Load both files. Raises ``StateUnusable``; it never starts empty over something it cannot read."""
         self._disk, self._clock, self._bus = disk, clock, bus
-        saved = load(disk)
+        saved = load_state(disk)
         self.ledger = _ledger(disk, saved, repair=True)
         self._writer_of_state = StateWriter()  # encodes on the state's own thread alone
         self.table = UploadTable(saved.uploads)
         self._orphans = Tracked({orphan.record: orphan for orphan in saved.orphans})
-        self._homes = {home.root: home for home in saved.homes}
+        self._mount_identities = {home.root: home for home in saved.mount_identities}
         self._paused = dict.fromkeys(saved.paused)
-        self.learnt = saved.learnt
+        self.capabilities = saved.capabilities
         self._sequence = self._durable = saved.sequence
         self._writer = asyncio.Lock()
         # A thread of its own: a hung share must not keep the state from being saved. One: writes are done in order.
@@ -80,9 +80,9 @@ class Store:
         return self.table.at(name)
 
     @property
-    def homes(self) -> Mapping[str, Home]:
+    def mount_identities(self) -> Mapping[str, MountIdentity]:
         """Where each watched folder lay when recordings were seen in it."""
-        return MappingProxyType(self._homes)
+        return MappingProxyType(self._mount_identities)
 
     @property
     def orphans(self) -> Mapping[str, Orphan]:
@@ -120,14 +120,14 @@ class Store:
         self.table.drop(upload)
         self._sequence += 1
 
-    def put_home(self, home: Home) -> None:
+    def put_mount_identity(self, identity: MountIdentity) -> None:
         """Remember where a watched folder lies, in memory."""
-        self._homes[home.root] = home
+        self._mount_identities[identity.root] = identity
         self._sequence += 1
 
-    def drop_home(self, root: str) -> None:
+    def drop_mount_identity(self, root: str) -> None:
         """Forget where a watched folder lay, in memory: it is taken as it is found next."""
-        if self._homes.pop(root, None) is not None:
+        if self._mount_identities.pop(root, None) is not None:
             self._sequence += 1
 
     def put_orphan(self, orphan: Orphan | None) -> None:
@@ -142,8 +142,8 @@ class Store:
             self._sequence += 1
 
     def learn(self, **facts: float | str | None) -> None:
-        """Remember what the server has taught us, in memory: fields of ``model.Learnt``."""
-        self.learnt = replace(self.learnt, **facts)  # type: ignore[arg-type]  # each fact has its field's type
+        """Remember what the server has taught us, in memory: fields of ``model.ServerCapabilities``."""
+        self.capabilities = replace(self.capabilities, **facts)  # type: ignore[arg-type]  # each fact has its field's type
         self._sequence += 1
 
     async def save(self, upload: Upload) -> Upload:
@@ -163,15 +163,15 @@ class Store:
                 sequence,
                 self.table.take_changes(),
                 self._orphans.take_changes(),
-                self.learnt,
-                tuple(self._homes.values()),
+                self.capabilities,
+                tuple(self._mount_identities.values()),
                 tuple(self._paused),
             )
             self._writer_of_state.hand_over(changes)  # if our caller is cancelled the next save has them
-            await self._until_written(STATE, self._write)
+            await self._until_written(STATE_FILE, self._write)
             self._durable = sequence
 
-    async def sent_from(self, path: str) -> tuple[Known, ...]:
+    async def sent_from(self, path: str) -> tuple[LedgerEntry, ...]:
         """Return everything that was sent from *path*: ``Ledger.of``.
 
         This and the next two read the ledger on a thread of their own. They raise ``LedgerUnreadable``, and
@@ -179,13 +179,13 @@ class Store:
         """
         return await self._read(lambda: self.ledger.of(path))
 
-    async def sent_alike(self, path: str, identity: Identity) -> Known | None:
+    async def sent_alike(self, path: str, identity: Identity) -> LedgerEntry | None:
         """Return what was sent last from *path* with this size and these edges: ``Ledger.alike``."""
         if not self.ledger.may_have_alike(path, identity):
             return None
         return await self._read(lambda: self.ledger.alike(path, identity))
 
-    async def sent_elsewhere(self, identity: Identity, path: str) -> Known | None:
+    async def sent_elsewhere(self, identity: Identity, path: str) -> LedgerEntry | None:
         """Return what was sent last from any other path with this size and these edges: ``Ledger.alike_elsewhere``."""
         if not self.ledger.may_have_elsewhere(identity, path):
             return None
@@ -193,45 +193,45 @@ class Store:
 
     async def _read(self, question: Callable[[], R]) -> R:
         """Ask the ledger where a disk that hangs keeps neither the event loop nor a save waiting."""
-        bound = asyncio.timeout(READ_ANSWER)
+        bound = asyncio.timeout(LEDGER_READ_TIMEOUT)
         try:
             async with bound:
                 return await asyncio.get_running_loop().run_in_executor(self._readers, question)
         except TimeoutError:
             if not bound.expired():  # the disk's own ETIMEDOUT
                 raise
-            where = self._disk.where(ledger_file.NAME)
-            raise errors.ShareNotReady(f"{where}: the disk has not answered for {READ_ANSWER:g} s") from None
+            where = self._disk.where(ledger_file.LEDGER_FILE)
+            raise errors.ShareNotReady(f"{where}: the disk has not answered for {LEDGER_READ_TIMEOUT:g} s") from None
 
-    def touch(self, path: str, known: Known, mtime_ns: int) -> None:
-        """Remember, also over a restart, that the file at *path* with this mtime was read and is *known* content.
+    def touch(self, path: str, entry: LedgerEntry, mtime_ns: int) -> None:
+        """Remember, also over a restart, that the file at *path* with this mtime was read and is *entry* content.
 
         It is not waited for, and not fsynced: a power cut costs reading the file once more.
         """
-        if self.ledger.touch(path, known, mtime_ns):
-            note = partial(self.ledger.note_touched, path, known, mtime_ns)
-            asyncio.get_running_loop().run_in_executor(self._thread, self._timed, touched.NAME, note)
+        if self.ledger.touch(path, entry, mtime_ns):
+            note = partial(self.ledger.note_touched, path, entry, mtime_ns)
+            asyncio.get_running_loop().run_in_executor(self._thread, self._timed, touched.TOUCHED_FILE, note)
 
-    async def finish(self, finished: Finished) -> None:
+    async def finish(self, finished: FinishedUpload) -> None:
         """Write the ledger line of an upload, once."""
         async with self._writer:
-            await self._until_written(ledger_file.NAME, lambda: self._append_once(finished))
+            await self._until_written(ledger_file.LEDGER_FILE, lambda: self._append_once(finished))
 
-    def _append_once(self, finished: Finished) -> None:
+    def _append_once(self, finished: FinishedUpload) -> None:
         """Ask and append on the one thread: a caller that was cancelled may have left its append under way there."""
         if not self.ledger.holds(finished.record):
             self.ledger.append(finished)
 
     def _write(self) -> None:
         """Save, and vouch for the ledger as it ends now: its lines are durable before they are counted."""
-        self._disk.replace(STATE, *self._writer_of_state.encode(self.ledger.tail, now=self._clock.now()))
+        self._disk.replace(STATE_FILE, *self._writer_of_state.encode(self.ledger.head, now=self._clock.now()))
 
     async def _until_written(self, name: str, write: Callable[[], R]) -> R:
         """Do it on the state's own thread, again and again until the disk takes it."""
         loop, began = asyncio.get_running_loop(), self._clock.monotonic()
         while True:
             # It goes on when our caller is cancelled: the write may hang all the same, and is to be told of.
-            answered = self._clock.later(ANSWER, self._look_at_write)
+            answered = self._clock.later(SLOW_WRITE_WARNING, self._look_at_write)
             try:
                 result = await loop.run_in_executor(self._thread, self._timed, name, write)
             except OSError as error:
@@ -240,8 +240,8 @@ class Store:
                     f"{self._disk.where(name)}: {error.strerror or error}: make room or mend the disk; "
                     "nothing new is begun until then"
                 )
-                self._not_saved(self._refusal, began, SAVE_AGAIN)
-                await self._clock.sleep(SAVE_AGAIN)
+                self._not_saved(self._refusal, began, SAVE_RETRY_INTERVAL)
+                await self._clock.sleep(SAVE_RETRY_INTERVAL)
             else:
                 answered()
                 self._refusal = ""
@@ -268,7 +268,7 @@ class Store:
     def not_saved(self) -> str:
         """Why nothing can be saved now, and what to do; empty while nothing is known to be wrong."""
         writing = self._writing
-        if writing is None or self._clock.monotonic() - writing[1] < ANSWER:
+        if writing is None or self._clock.monotonic() - writing[1] < SLOW_WRITE_WARNING:
             return self._refusal
         return self._silence(writing[0])
 
@@ -280,7 +280,7 @@ class Store:
         """Say so, once, when a write does not come back."""
         if self._writing is None:
             return
-        if (rest := ANSWER - self.write_age) > 0:  # it has begun later than it was asked for
+        if (rest := SLOW_WRITE_WARNING - self.write_age) > 0:  # it has begun later than it was asked for
             self._clock.later(rest, self._look_at_write)
         else:
             self._tell_silence()
@@ -304,7 +304,7 @@ class Store:
         """
         self._readers.shutdown(cancel_futures=True)
         try:
-            async with asyncio.timeout(LAST_ANSWER), self._writer:
+            async with asyncio.timeout(STORE_CLOSE_TIMEOUT), self._writer:
                 closing = asyncio.get_running_loop().run_in_executor(self._thread, self._disk.close)
                 self._thread.shutdown()
                 await closing
@@ -313,42 +313,42 @@ class Store:
             self._tell_silence()
 
 
-def load(disk: Disk) -> codec.Saved:
+def load_state(disk: Disk) -> codec.StateSnapshot:
     """Read ``state.json``; a first start makes it. Raises ``StateUnusable`` with what to do about it."""
-    content, where = disk.read(STATE), disk.where(STATE)
+    content, where = disk.read(STATE_FILE), disk.where(STATE_FILE)
     if content is None:
         return _first_start(disk)
     try:
         return codec.decode_state(content)
-    except codec.FromTheFuture as error:
+    except codec.NewerVersion as error:
         raise errors.StateUnusable(
             f"{where}: {error}", hint="install that version again, or newer; this one will not touch the file"
         ) from None
-    except codec.Unreadable as error:
+    except codec.UnreadableContent as error:
         raise errors.StateUnusable(f"{where} is damaged: {error}", hint=_hint_for_damage(disk)) from None
 
 
-def peek(disk: Disk) -> codec.Saved:
+def read_state(disk: Disk) -> codec.StateSnapshot:
     """Read ``state.json`` without making it; in a folder that has no past, nothing there is an empty state."""
-    if disk.size(STATE) is not None:
-        return load(disk)
+    if disk.size(STATE_FILE) is not None:
+        return load_state(disk)
     _refuse_a_past(disk)
-    return codec.Saved()
+    return codec.StateSnapshot()
 
 
-def look(disk: Disk) -> tuple[codec.Saved, Ledger]:
+def read_both(disk: Disk) -> tuple[codec.StateSnapshot, Ledger]:
     """Read both files for whoever changes neither. Raises ``StateUnusable``."""
-    saved = peek(disk)  # first: a daemon that is at work writes the line, then the state that counts it
+    saved = read_state(disk)  # first: a daemon that is at work writes the line, then the state that counts it
     return saved, _ledger(disk, saved, repair=False)
 
 
-def _ledger(disk: Disk, saved: codec.Saved, *, repair: bool) -> Ledger:
+def _ledger(disk: Disk, saved: codec.StateSnapshot, *, repair: bool) -> Ledger:
     try:
-        return Ledger(disk, repair=repair, vouched=saved.ledger)
-    except codec.Unreadable as error:
+        return Ledger(disk, repair=repair, expected_head=saved.ledger)
+    except codec.UnreadableContent as error:
         raise ledger_file.unusable(disk, error) from None
     except OSError as error:  # of cutting a torn line off: reading has errors of its own
-        raise _unwritable(disk, ledger_file.NAME, error) from None
+        raise _unwritable(disk, ledger_file.LEDGER_FILE, error) from None
 
 
 def _unwritable(disk: Disk, name: str, error: OSError) -> errors.StateUnusable:
@@ -359,30 +359,30 @@ def _unwritable(disk: Disk, name: str, error: OSError) -> errors.StateUnusable:
 
 def _refuse_a_past(disk: Disk) -> None:
     """Raise ``StateUnusable`` when only ``state.json`` is missing: it was lost, and this is no first start."""
-    for name in (STATE + PREVIOUS, ledger_file.NAME):
+    for name in (STATE_FILE + PREVIOUS_SUFFIX, ledger_file.LEDGER_FILE):
         if disk.size(name) is not None:
             raise errors.StateUnusable(
-                f"{disk.where(STATE)} is missing, but {name} is there",
+                f"{disk.where(STATE_FILE)} is missing, but {name} is there",
                 hint=f"{_hint_for_damage(disk)}; or, to begin with nothing known, move {name} away too",
             )
 
 
-def _first_start(disk: Disk) -> codec.Saved:
+def _first_start(disk: Disk) -> codec.StateSnapshot:
     _refuse_a_past(disk)
-    saved = codec.Saved(sequence=1)
+    saved = codec.StateSnapshot(sequence=1)
     try:
-        disk.replace(STATE, codec.encode_state(saved, now=0.0))
+        disk.replace(STATE_FILE, codec.encode_state(saved, now=0.0))
     except OSError as error:
-        raise _unwritable(disk, STATE, error) from None
+        raise _unwritable(disk, STATE_FILE, error) from None
     return saved
 
 
 def _hint_for_damage(disk: Disk) -> str:
-    previous = disk.read(STATE + PREVIOUS)
+    previous = disk.read(STATE_FILE + PREVIOUS_SUFFIX)
     if previous is not None:
         try:
             codec.decode_state(previous)
-        except codec.Unreadable:
-            return f"{STATE}{PREVIOUS} is no better; put {STATE} back from a copy"
-        return f"the save before it, {STATE}{PREVIOUS}, is whole: copy it to {STATE} and start again"
-    return f"put {STATE} back from a copy"
+        except codec.UnreadableContent:
+            return f"{STATE_FILE}{PREVIOUS_SUFFIX} is no better; put {STATE_FILE} back from a copy"
+        return f"the save before it, {STATE_FILE}{PREVIOUS_SUFFIX}, is whole: copy it to {STATE_FILE} and start again"
+    return f"put {STATE_FILE} back from a copy"

@@ -18,10 +18,10 @@ from uploader.domain import errors
 from uploader.store import codec
 from uploader.store.disk import Disk
 
-NAME: Final = "touched.jsonl"
-BLOCK: Final = 1024 * 1024  # bytes of one read
-LONGEST: Final = 64 * 1024  # bytes of a line; a path of 4 KiB in escapes takes 24 KiB
-SPARE: Final = 1000  # lines that may be out of date before the file is written anew
+TOUCHED_FILE: Final = "touched.jsonl"
+TOUCHED_READ_BLOCK: Final = 1024 * 1024  # bytes of one read
+TOUCHED_LINE_LIMIT: Final = 64 * 1024  # bytes of a line; a path of 4 KiB in escapes takes 24 KiB
+STALE_LINES_ALLOWED: Final = 1000  # lines that may be out of date before the file is written anew
 SHA256: Final = 32  # bytes
 
 
@@ -33,10 +33,10 @@ class Touched:
     mtime_ns: int
     seq: int
     line: str  # sha256 (hex) of the ledger line, without its line feed
-    seal: str  # ``seal_of`` the file (hex): proves that nothing in this entry was damaged
+    fingerprint: str  # ``fingerprint_of`` the file (hex): proves that nothing in this entry was damaged
 
 
-def seal_of(path: str, size: int, mtime_ns: int) -> bytes:
+def fingerprint_of(path: str, size: int, mtime_ns: int) -> bytes:
     """Stand for a file as its inode shows it, in full sha256: as good a proof as the chain itself."""
     return hashlib.sha256(b"%d %d " % (size, mtime_ns) + path.encode("utf-8", "surrogatepass")).digest()
 
@@ -59,7 +59,7 @@ class Proofs:
             return False
         if self._lines[SHA256 * at : SHA256 * (at + 1)].hex() != entry.line:
             return False
-        return seal_of(entry.path, self._sizes[at], entry.mtime_ns).hex() == entry.seal
+        return fingerprint_of(entry.path, self._sizes[at], entry.mtime_ns).hex() == entry.fingerprint
 
 
 class TouchedFile:
@@ -74,7 +74,7 @@ class TouchedFile:
     def is_there(self) -> bool:
         """True when there is something to be read."""
         with suppress(errors.StateUnusable, OSError):
-            return bool(self._disk.size(NAME))
+            return bool(self._disk.size(TOUCHED_FILE))
         return False
 
     def entries(self) -> Iterator[Touched]:
@@ -92,22 +92,24 @@ class TouchedFile:
         """
         with suppress(errors.StateUnusable, OSError):
             before, self._torn = b"\n" if self._torn else b"", True  # until it is known to be whole
-            self._disk.append_cache(NAME, before + _line(entry))
+            self._disk.append_cache(TOUCHED_FILE, before + _line(entry))
             self._torn = False
             self._count += 1
-            if self._count > 2 * known + SPARE:
+            if self._count > 2 * known + STALE_LINES_ALLOWED:
                 newest = {each.path: each for each in self.entries() if is_current(each)}
-                self._disk.replace_cache(NAME, b"".join(map(_line, newest.values())))
+                self._disk.replace_cache(TOUCHED_FILE, b"".join(map(_line, newest.values())))
                 self._count = len(newest)
 
     def _lines(self) -> Iterator[bytes]:
         with suppress(errors.StateUnusable, OSError):
-            size, offset, rest = self._disk.size(NAME) or 0, 0, b""
-            while offset < size and (block := self._disk.read_at(NAME, offset, min(BLOCK, size - offset))):
+            size, offset, rest = self._disk.size(TOUCHED_FILE) or 0, 0, b""
+            while offset < size and (
+                block := self._disk.read_at(TOUCHED_FILE, offset, min(TOUCHED_READ_BLOCK, size - offset))
+            ):
                 offset += len(block)
                 *whole, rest = (rest + block).split(b"\n")
                 yield from whole
-                rest = rest[: LONGEST + 1]  # of what is longer than that no line of ours is made
+                rest = rest[: TOUCHED_LINE_LIMIT + 1]  # of what is longer than that no line of ours is made
             self._torn = bool(rest)
 
 
@@ -117,8 +119,8 @@ def _line(entry: Touched) -> bytes:
 
 def _entry(raw: bytes) -> Touched | None:
     """Read a line; None when it is none of ours."""
-    if len(raw) > LONGEST:
+    if len(raw) > TOUCHED_LINE_LIMIT:
         return None
-    with suppress(codec.Unreadable):
+    with suppress(codec.UnreadableContent):
         return codec.from_json(Touched, raw)
     return None

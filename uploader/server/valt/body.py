@@ -1,8 +1,8 @@
 """The body of an upload request: one multipart part of known length, streamed in constant memory.
 
 Bytes take one of two ways, chosen for each chunk. On a plain connection, from a file that allows it, they go from the
-page cache to the socket on the share's threads (``Outlet``): in two thirds of the time of a copy. Else, and always
-under TLS, block by block through aiohttp's writer, the next one being read and hashed while one is sent.
+page cache to the socket on the share's threads (``SocketWriter``): in two thirds of the time of a copy. Else, and
+always under TLS, block by block through aiohttp's writer, the next one being read and hashed while one is sent.
 ``docs/performance.md`` has the figures of what else was tried.
 
 The closing boundary is held back until ``before_last_byte`` has returned: servers hand a request to the
@@ -20,20 +20,22 @@ from aiohttp.abc import AbstractStreamWriter
 from aiohttp.payload import Payload
 
 from uploader.files.sending import CannotPass
-from uploader.files.shared_fd import Handle
-from uploader.server.valt.sendfile import Outlet
+from uploader.files.shared_fd import SharedFd
+from uploader.server.valt.sendfile import SocketWriter
 
-PIECE: Final = 64 * 1024  # bytes handed over at a time at first: on a slow link a whole block would look like a stall
-QUICK: Final = 0.05  # s: a piece that went faster may be twice as large next time
-SLOW: Final = 0.5  # s: one that took longer is halved
-SMALLEST, LARGEST = 4 * 1024, 256 * 1024  # bytes; larger ones cost more again: what the socket leaves is copied
-PASSED_AT_ONCE: Final = 16 * 1024 * 1024  # bytes: one turn of hash and socket, side by side; a turn costs 0.2 ms
-WORTH_PASSING: Final = 1024 * 1024  # bytes: up to one block the other way costs no more, and proves more
+# bytes handed over at a time at first: on a slow link a whole block would look like a stall
+FIRST_PIECE_SIZE: Final = 64 * 1024
+FAST_PIECE_TIME: Final = 0.05  # s: a piece that went faster may be twice as large next time
+SLOW_PIECE_TIME: Final = 0.5  # s: one that took longer is halved
+# bytes; larger ones cost more again: what the socket leaves is copied
+SMALLEST_PIECE, LARGEST_PIECE = 4 * 1024, 256 * 1024
+SENDFILE_BATCH: Final = 16 * 1024 * 1024  # bytes: one turn of hash and socket, side by side; a turn costs 0.2 ms
+SENDFILE_THRESHOLD: Final = 1024 * 1024  # bytes: up to one block the other way costs no more, and proves more
 
-Room = Callable[[], Awaitable[None]]
+WaitWritable = Callable[[], Awaitable[None]]
 
 
-class Source(Protocol):
+class ByteSource(Protocol):
     """Where a chunk's bytes come from."""
 
     local: bool
@@ -41,18 +43,20 @@ class Source(Protocol):
     def blocks(self, end: int) -> AsyncIterator[memoryview]:
         """Yield the bytes from where it stands to *end*."""
 
-    async def pass_on(self, socket: Handle, count: int, *, room: Room, on_progress: Callable[[int], None]) -> None:
+    async def pass_on(
+        self, socket: SharedFd, count: int, *, room: WaitWritable, on_progress: Callable[[int], None]
+    ) -> None:
         """Send the next *count* bytes straight to a socket. Raises ``CannotPass`` before the first."""
 
 
-class Lane(Protocol):
+class Throttle(Protocol):
     """Who says how many bytes may go now."""
 
     async def take(self, wanted: int) -> int:
         """Return how many bytes, 1 to *wanted*, may be sent now; wait while the limit says so."""
 
 
-class NoLimit:
+class NoThrottle:
     """A lane that is always free."""
 
     async def take(self, wanted: int) -> int:
@@ -66,10 +70,10 @@ class ChunkBody(Payload):
     def __init__(
         self,
         frame: tuple[bytes, bytes],
-        source: Source,
+        source: ByteSource,
         span: tuple[int, int],
         *,
-        lane: Lane,
+        lane: Throttle,
         before_last_byte: Callable[[], Awaitable[None]],
         on_progress: Callable[[int], None],
     ) -> None:
@@ -112,17 +116,19 @@ class ChunkBody(Payload):
     async def _pass_on(self, writer: AbstractStreamWriter) -> bool:
         """Send the chunk past the event loop; False when it, or the rest of it, must go the other way."""
         left = self._end - self._start
-        if not self._source.local or left <= WORTH_PASSING:
+        if not self._source.local or left <= SENDFILE_THRESHOLD:
             return False
-        outlet = await Outlet.of(writer)
+        outlet = await SocketWriter.of(writer)
         if outlet is None:
             return False
         with outlet:
             while left:
-                count = await self._turn(min(left, PASSED_AT_ONCE))
+                count = await self._turn(min(left, SENDFILE_BATCH))
                 outlet.check()
                 try:
-                    await self._source.pass_on(outlet.handle, count, room=outlet.room, on_progress=self._on_progress)
+                    await self._source.pass_on(
+                        outlet.handle, count, room=outlet.writable, on_progress=self._on_progress
+                    )
                 except CannotPass:
                     return False
                 left -= count
@@ -130,7 +136,7 @@ class ChunkBody(Payload):
 
     async def _copy(self, writer: AbstractStreamWriter) -> None:
         """Send the chunk through aiohttp, in pieces as large as go in a moment."""
-        clock, most = asyncio.get_running_loop().time, PIECE
+        clock, most = asyncio.get_running_loop().time, FIRST_PIECE_SIZE
         async for block in self._source.blocks(self._end):
             rest = block
             while rest:
@@ -139,10 +145,10 @@ class ChunkBody(Payload):
                 await writer.write(rest[:count])
                 self._on_progress(count)
                 took = clock() - began
-                if took < QUICK and count == most:
-                    most = min(2 * most, LARGEST)
-                elif took > SLOW:
-                    most = max(SMALLEST, most // 2)
+                if took < FAST_PIECE_TIME and count == most:
+                    most = min(2 * most, LARGEST_PIECE)
+                elif took > SLOW_PIECE_TIME:
+                    most = max(SMALLEST_PIECE, most // 2)
                 rest = rest[count:]
 
     async def _turn(self, wanted: int) -> int:

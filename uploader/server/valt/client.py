@@ -27,25 +27,27 @@ from uploader.domain.retry import login_pause
 from uploader.runtime.clock import Clock
 from uploader.runtime.log import Redactor
 from uploader.server.valt import wire
-from uploader.server.valt.body import ChunkBody, Lane, NoLimit, Source
+from uploader.server.valt.body import ByteSource, ChunkBody, NoThrottle, Throttle
 from uploader.server.valt.breaker import Breaker, NoBreaker, Slot
 from uploader.server.valt.sendfile import connection
 from uploader.server.valt.tls import no_connection, tls_of
-from uploader.server.valt.wire import Answer, Call
+from uploader.server.valt.wire import ApiAnswer, ApiCall
 
-API: Final = "/api/v3"
+API_PATH: Final = "/api/v3"
 CONNECT_TIMEOUT: Final = 10.0  # s, name and TLS included; the kernel's own would be two minutes
-NAME_AGE: Final = 10  # s that an address is believed to be the server's: then a new connection asks for its name anew
-ANSWER_PATIENCE: Final = 5  # × stall_timeout: a server may move gigabytes between last byte and answer
-TOKEN_AGE: Final = 27_000.0  # s; no expiry is documented, the vendor's client logs in again every 28,800 s
+# s that an address is believed to be the server's: then a new connection asks for its name anew
+DNS_CACHE_TIME: Final = 10
+ANSWER_TIMEOUT_FACTOR: Final = 5  # × stall_timeout: a server may move gigabytes between last byte and answer
+TOKEN_LIFETIME: Final = 27_000.0  # s; no expiry is documented, the vendor's client logs in again every 28,800 s
 LIST_LIMIT: Final = 100  # rows asked for at a time when one record of an exact name is sought
 LIST_PAGES: Final = 20  # of such rows, at most: nobody has two thousand records of one name
 SHORT_PAGE: Final = 20  # rows; a page of fewer is the last one, whatever limit a server sets itself
 FAILURE_LIMIT: Final = 64 * 1024  # bytes of a failure's body that its words are sought in
-AT_ONCE: Final = 2.0  # s, at most, that an answer took whose Date tells the server's clock: to one second anyway
-CLOCK_SET: Final = 1.0  # s that our two clocks have drifted apart: no clock goes so wrong, so one was set or stood
+# s, at most, that an answer took whose Date tells the server's clock: to one second anyway
+PROMPT_ANSWER_TIME: Final = 2.0
+CLOCK_JUMP: Final = 1.0  # s that our two clocks have drifted apart: no clock goes so wrong, so one was set or stood
 DOWNLOAD_BLOCK: Final = 1024 * 1024  # bytes
-NO_LIMIT: Final = NoLimit()
+NO_THROTTLE: Final = NoThrottle()
 # Bytes of a body that its server has begun to take when the socket has taken them: the kernel keeps back 128 KiB.
 BODY_MOVES: Final = 1024 * 1024
 
@@ -110,7 +112,7 @@ class Valt:
     async def __aenter__(self) -> Self:
         tls = tls_of(self._server)
         connector = aiohttp.TCPConnector(
-            ssl=tls, limit=0, keepalive_timeout=15.0, ttl_dns_cache=NAME_AGE, socket_factory=connection
+            ssl=tls, limit=0, keepalive_timeout=15.0, ttl_dns_cache=DNS_CACHE_TIME, socket_factory=connection
         )
         self._session = aiohttp.ClientSession(
             connector=connector,
@@ -148,7 +150,7 @@ class Valt:
         Our monotonic clock stands still while this machine sleeps; whether it has, only the other one can tell.
         """
         await self.login_if_needed()
-        if not self._timed or abs(self._clock.now() - self._clock.monotonic() - self._apart) > CLOCK_SET:
+        if not self._timed or abs(self._clock.now() - self._clock.monotonic() - self._apart) > CLOCK_JUMP:
             await self.version()
 
     def forget_refusal(self) -> None:
@@ -157,18 +159,18 @@ class Valt:
 
     async def create_record(self, spec: RecordSpec) -> RecordIds:
         """Make a record. Raises ``AnswerLost`` when one may exist all the same (rule 6)."""
-        return wire.ids_of(await self._json_call(Call.CREATE, "/records/create-upload", wire.create_payload(spec)))
+        return wire.ids_of(await self._json_call(ApiCall.CREATE, "/records/create-upload", wire.create_payload(spec)))
 
     async def details(self, record: str) -> wire.RecordDetails:
         """Ask what the server knows of *record*. Raises ``RecordGone``."""
-        return wire.details_of(await self._json_call(Call.DETAILS, f"/records/{_checked(record)}"))
+        return wire.details_of(await self._json_call(ApiCall.DETAILS, f"/records/{_checked(record)}"))
 
     async def find_records(self, name: str) -> tuple[wire.RecordListed, ...]:
         """List the records of exactly this *name*: the server's own search is not exact, and answers in pages."""
         rows: dict[str, wire.RecordListed] = {}
         for _ in range(LIST_PAGES):
             body = {"search": name, "offset": len(rows), "limit": LIST_LIMIT}
-            listed = wire.listed_of(await self._json_call(Call.LIST, "/records", body))
+            listed = wire.listed_of(await self._json_call(ApiCall.LIST, "/records", body))
             before = len(rows)
             for row in listed:
                 rows.setdefault(row.record, row)
@@ -179,19 +181,19 @@ class Valt:
     async def delete_record(self, record: str) -> None:
         """Delete *record*; one that is gone already is fine."""
         with contextlib.suppress(errors.RecordGone):
-            await self._json_call(Call.DELETE, f"/records/{_checked(record)}/delete", {})
+            await self._json_call(ApiCall.DELETE, f"/records/{_checked(record)}/delete", {})
 
     async def version(self) -> str | None:
         """Ask the server's version; None when it is not told. Nothing depends on it enough to wait for it."""
         try:
-            return wire.version_of(await self._json_call(Call.VERSION, "/admin/general"))
+            return wire.version_of(await self._json_call(ApiCall.VERSION, "/admin/general"))
         except (errors.ServerRefused, errors.CallFailed):
             return None
 
     async def download_link(self, ids: RecordIds) -> str:
         """Ask for the link to a video. It lives 30 minutes and is a secret. Raises ``RecordGone``."""
         path = f"/records/download/{_checked(ids.record)}/{_checked(ids.video)}"
-        return wire.link_of(await self._json_call(Call.LINK, path))
+        return wire.link_of(await self._json_call(ApiCall.LINK, path))
 
     async def download(self, ids: RecordIds) -> AsyncIterator[bytes]:
         """Yield the bytes of a video as the server hands them out. The link must lead to the server's own host."""
@@ -200,11 +202,11 @@ class Valt:
         url = self._own(link)
         async with (
             self._breaker.slot(),
-            self._within(Call.DOWNLOAD) as watchdog,
+            self._within(ApiCall.DOWNLOAD) as watchdog,
             self._open().get(url, allow_redirects=False) as response,
         ):
             if response.status != 200:
-                raise self._no(Call.DOWNLOAD, await _read(response))
+                raise self._no(ApiCall.DOWNLOAD, await _read(response))
             async for block in response.content.iter_chunked(DOWNLOAD_BLOCK):
                 watchdog.moved()
                 yield block
@@ -217,9 +219,9 @@ class Valt:
         except ValueError:
             good = False
         if not good:
-            raise errors.ServerRefused(f"{Call.LINK.label}: it leads to another host, which is never followed")
+            raise errors.ServerRefused(f"{ApiCall.LINK.label}: it leads to another host, which is never followed")
         if url.scheme != "https" and ours.scheme == "https":
-            raise errors.ServerRefused(f"{Call.LINK.label}: it leads out of TLS, where its secret could be read")
+            raise errors.ServerRefused(f"{ApiCall.LINK.label}: it leads out of TLS, where its secret could be read")
         return url
 
     async def send_chunk(
@@ -227,11 +229,11 @@ class Valt:
         ids: RecordIds,
         filename: str,
         span: tuple[int, int, int],
-        source: Source,
+        source: ByteSource,
         *,
         before_last_byte: Callable[[], Awaitable[None]],
         on_progress: Callable[[int], None],
-        lane: Lane = NO_LIMIT,
+        lane: Throttle = NO_THROTTLE,
     ) -> int | None:
         """Send the bytes *span* = (start, end, total) of a video; answer how many the server says it holds, if it does.
 
@@ -249,15 +251,15 @@ class Valt:
         ids: RecordIds,
         filename: str,
         span: tuple[int, int, int],
-        source: Source,
+        source: ByteSource,
         before_last_byte: Callable[[], Awaitable[None]],
         on_progress: Callable[[int], None],
-        lane: Lane,
+        lane: Throttle,
     ) -> int | None:
         start, end, total = span
         token, taken = await self._token_now(), 0
         boundary = f"valt-uploader-{uuid.uuid4().hex}"
-        async with self._within(Call.UPLOAD) as watchdog:
+        async with self._within(ApiCall.UPLOAD) as watchdog:
 
             def progress(count: int) -> None:
                 nonlocal taken
@@ -270,7 +272,7 @@ class Valt:
 
             async def last_byte() -> None:
                 await before_last_byte()
-                watchdog.moved(ANSWER_PATIENCE)
+                watchdog.moved(ANSWER_TIMEOUT_FACTOR)
 
             body = ChunkBody(
                 wire.multipart_frame(boundary, filename),
@@ -291,13 +293,13 @@ class Valt:
             return wire.held_of(answer)
         if answer.status == 401:
             self._forget(token)
-        failure = self._no(Call.UPLOAD, answer)
+        failure = self._no(ApiCall.UPLOAD, answer)
         unclear = answer.good or isinstance(failure, errors.AnswerLost)
         if unclear and not body.last_byte_may_have_gone:
             raise errors.ChunkCut(f"{failure.what}, before its last byte")
         raise failure
 
-    async def _json_call(self, call: Call, path: str, payload: Mapping[str, Any] | None = None) -> Answer:
+    async def _json_call(self, call: ApiCall, path: str, payload: Mapping[str, Any] | None = None) -> ApiAnswer:
         """Make a call with our token; after a 401 once more with a new one, in the same slot."""
         async with self._breaker.slot():
             for attempt in (1, 2):
@@ -319,7 +321,7 @@ class Valt:
 
     def _fresh_token(self) -> _Token | None:
         token, now = self._token, self._clock.monotonic()
-        return token if token is not None and now - token.since < TOKEN_AGE else None
+        return token if token is not None and now - token.since < TOKEN_LIFETIME else None
 
     async def _token_now(self) -> _Token:
         """Return the shared token; the first who finds none, or an old one, logs in for all.
@@ -334,10 +336,10 @@ class Valt:
             self._remember(password)
             self._refuse_again(password, now)
             payload = {"username": self._server.username, "password": password}
-            async with self._within(Call.LOGIN):
+            async with self._within(ApiCall.LOGIN):
                 answer = await self._exchange("POST", self._url("/login"), json=payload)
             if not answer.good:
-                failure = self._no(Call.LOGIN, answer)
+                failure = self._no(ApiCall.LOGIN, answer)
                 if isinstance(failure, errors.PasswordRefused):
                     self._refusal = _Refusal(password, now + login_pause(1), failure)
                 elif isinstance(failure, errors.ServerRefused):  # without a token nothing at all can be asked
@@ -354,11 +356,11 @@ class Valt:
         self._secrets.remember(secret)
         self._told(secret)
 
-    def _no(self, call: Call, answer: Answer) -> errors.UploaderError:
+    def _no(self, call: ApiCall, answer: ApiAnswer) -> errors.UploaderError:
         """Say what an answer that is not 2xx means; what it repeats of our secrets is masked before it is read."""
         headers = {name: self._secrets.mask(value) for name, value in answer.headers.items()}
         body = self._secrets.mask(answer.body[:FAILURE_LIMIT].decode("utf-8", "surrogateescape"))
-        masked = Answer(answer.status, headers, body.encode("utf-8", "surrogateescape"))
+        masked = ApiAnswer(answer.status, headers, body.encode("utf-8", "surrogateescape"))
         return wire.failure(call, masked, now=self._clock.now())
 
     def _refuse_again(self, password: str, now: float) -> None:
@@ -373,7 +375,7 @@ class Valt:
             self._token = None
 
     def _url(self, path: str, token: _Token | None = None) -> URL:
-        url = URL(self._server.url + API + path, encoded=True)
+        url = URL(self._server.url + API_PATH + path, encoded=True)
         return url if token is None else url.with_query(access_token=token.value)
 
     def _open(self) -> aiohttp.ClientSession:
@@ -381,13 +383,13 @@ class Valt:
             raise RuntimeError("the client is used outside its context")
         return self._session
 
-    async def _exchange(self, method: str, url: URL, **request: Any) -> Answer:
+    async def _exchange(self, method: str, url: URL, **request: Any) -> ApiAnswer:
         began = self._clock.monotonic()
         async with self._open().request(method, url, allow_redirects=False, **request) as response:
             answer = await _read(response)
             if not answer.good:
                 response.close()  # an early no: what is left of the body must not follow it
-        self._note_time(answer.headers.get("date"), at_once=self._clock.monotonic() - began <= AT_ONCE)
+        self._note_time(answer.headers.get("date"), at_once=self._clock.monotonic() - began <= PROMPT_ANSWER_TIME)
         if answer.good:
             self._breaker.record_success()
         return answer
@@ -400,7 +402,7 @@ class Valt:
                 self._apart, self._timed = self._clock.now() - self._clock.monotonic(), at_once
 
     @contextlib.asynccontextmanager
-    async def _within(self, call: Call) -> AsyncIterator[_Watchdog]:
+    async def _within(self, call: ApiCall) -> AsyncIterator[_Watchdog]:
         """Bound a call by progress, and turn what aiohttp raises into our errors, without its texts (URLs)."""
         watchdog = _Watchdog(self._server.stall_timeout)
         try:
@@ -433,7 +435,7 @@ class _Watchdog:
         if self.timeout is not None and not self.timeout.expired():
             self.timeout.reschedule(asyncio.get_running_loop().time() + patience * self._stall)
 
-    def verdict(self, call: Call, what: str) -> errors.UploaderError:
+    def verdict(self, call: ApiCall, what: str) -> errors.UploaderError:
         """Say what it means that this call ended without an answer."""
         if self.body is not None and not self.body.last_byte_may_have_gone:
             return errors.ChunkCut(f"{call.label}: {what}, before its last byte")
@@ -449,7 +451,7 @@ def _checked(value: str) -> str:
     return value
 
 
-async def _read(response: aiohttp.ClientResponse) -> Answer:
+async def _read(response: aiohttp.ClientResponse) -> ApiAnswer:
     """Read an answer, at most ``ANSWER_LIMIT`` bytes of it."""
     if sum(len(name) + len(value) for name, value in response.raw_headers) > HEADER_LIMIT:
         response.close()
@@ -462,4 +464,4 @@ async def _read(response: aiohttp.ClientResponse) -> Answer:
                 response.close()
                 break
     headers = {name.lower(): value for name, value in response.headers.items()}
-    return Answer(response.status, headers, bytes(body[: wire.ANSWER_LIMIT]))
+    return ApiAnswer(response.status, headers, bytes(body[: wire.ANSWER_LIMIT]))

@@ -16,9 +16,9 @@ from typing import Any, Final, Self
 from aiohttp import ClientConnectionResetError
 from aiohttp.abc import AbstractStreamWriter
 
-from uploader.files.shared_fd import Handle
+from uploader.files.shared_fd import SharedFd
 
-UNSENT: Final = 128 * 1024  # bytes that the kernel keeps beyond what is on its way; by itself it takes megabytes
+UNSENT_LIMIT: Final = 128 * 1024  # bytes that the kernel keeps beyond what is on its way; by itself it takes megabytes
 
 
 def connection(address: tuple[Any, ...]) -> socket.socket:
@@ -30,19 +30,19 @@ def connection(address: tuple[Any, ...]) -> socket.socket:
     family, kind, protocol = address[:3]
     made = socket.socket(family, kind, protocol)
     with contextlib.suppress(OSError):  # a kernel that does not know it sends all the same
-        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT)
+        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_LIMIT)
     return made
 
 
-class Outlet:
+class SocketWriter:
     """The way to the peer, past the event loop. A context manager; left by an error, it cuts the connection."""
 
-    def __init__(self, transport: asyncio.Transport, handle: Handle) -> None:
+    def __init__(self, transport: asyncio.Transport, handle: SharedFd) -> None:
         self._transport = transport
         self.handle = handle
 
     @classmethod
-    async def of(cls, writer: AbstractStreamWriter) -> Outlet | None:
+    async def of(cls, writer: AbstractStreamWriter) -> SocketWriter | None:
         """Return the outlet of a request's connection; None where there is none: TLS, or a writer of a test."""
         transport: asyncio.Transport | None = getattr(writer, "transport", None)
         if transport is None or transport.get_extra_info("sslcontext") is not None:
@@ -57,7 +57,7 @@ class Outlet:
             transport.set_write_buffer_limits()
         if transport.is_closing() or transport.get_write_buffer_size():
             return None
-        return cls(transport, Handle.copy_of(peer.fileno()))
+        return cls(transport, SharedFd.copy_of(peer.fileno()))
 
     def __enter__(self) -> Self:
         return self
@@ -72,7 +72,7 @@ class Outlet:
         if self._transport.is_closing():
             raise ClientConnectionResetError("Cannot write to closing transport")
 
-    async def room(self) -> None:
+    async def writable(self) -> None:
         """Return when the socket can take more, or has failed."""
         self.check()
         loop = asyncio.get_running_loop()

@@ -23,8 +23,8 @@ from uploader.domain.retry import retry_after
 ANSWER_LIMIT: Final = 1024 * 1024  # bytes of an answer that are read; no answer of VALT comes near
 FILENAME_LIMIT: Final = 200  # characters of the multipart file name
 ORIGIN_LIMIT: Final = 120  # characters of the origin that a redirect leads to
-EXCERPT: Final = 200  # characters of a foreign text that an error shows
-PART: Final = "file"  # the one part of an upload
+EXCERPT_LIMIT: Final = 200  # characters of a foreign text that an error shows
+PART_NAME: Final = "file"  # the one part of an upload
 
 _ID = re.compile(r"[A-Za-z0-9-]{1,64}")
 _TOKEN = re.compile(r"[\x21-\x7e]{1,4096}")
@@ -32,7 +32,7 @@ _NO_SPACE = re.compile(r"no space|disk (?:is )?full|quota exceeded")
 _URL = re.compile(r"https?:\S+|\S*access_token\S*", re.IGNORECASE)
 
 
-class Call(Enum):
+class ApiCall(Enum):
     """The calls we make: a name for people, and whether the server changes by it."""
 
     LOGIN = ("log-in", False)
@@ -51,7 +51,7 @@ class Call(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class ApiAnswer:
     """An answer, whole. Header names are lower case."""
 
     status: int
@@ -115,7 +115,7 @@ def multipart_frame(boundary: str, filename: str) -> tuple[bytes, bytes]:
     """What stands before and after the one part of an upload (RFC 7578)."""
     before = (
         f"--{boundary}\r\n"
-        f'Content-Disposition: form-data; name="{PART}"; filename="{filename}"\r\n'
+        f'Content-Disposition: form-data; name="{PART_NAME}"; filename="{filename}"\r\n'
         "Content-Type: application/octet-stream\r\n\r\n"
     )
     return before.encode("utf-8"), f"\r\n--{boundary}--\r\n".encode("ascii")
@@ -139,7 +139,7 @@ def multipart_filename(path: str) -> str:
 # What comes back
 
 
-def token_of(answer: Answer) -> str:
+def token_of(answer: ApiAnswer) -> str:
     """Read the token of a good log-in. Raises ``ServerDown``: whoever answers like that is no VALT server."""
     data = _object(_json(answer)).get("data")
     token = data.get("access_token") if isinstance(data, dict) else None
@@ -151,7 +151,7 @@ def token_of(answer: Answer) -> str:
     return token
 
 
-def ids_of(answer: Answer) -> RecordIds:
+def ids_of(answer: ApiAnswer) -> RecordIds:
     """Read what *create record* named. Raises ``AnswerLost``: a record may exist, and we do not know which."""
     document = _object(_json(answer))
     inner = document.get("data")
@@ -160,26 +160,26 @@ def ids_of(answer: Answer) -> RecordIds:
     videos = document.get("videos")
     record, video = safe_id(document.get("id")), safe_id(videos[0] if isinstance(videos, list) and videos else None)
     if record is None or video is None:
-        raise errors.AnswerLost(f"{Call.CREATE.label}: answered {answer.status} without usable ids")
+        raise errors.AnswerLost(f"{ApiCall.CREATE.label}: answered {answer.status} without usable ids")
     return RecordIds(record, video)
 
 
-def details_of(answer: Answer) -> RecordDetails:
+def details_of(answer: ApiAnswer) -> RecordDetails:
     """Read *record details*. Raises ``ServerDown`` when it is not understood."""
     data = _object(_json(answer)).get("data")
     record = safe_id(data.get("id")) if isinstance(data, dict) else None
     if not isinstance(data, dict) or record is None:
-        raise errors.ServerDown(f"{Call.DETAILS.label}: answered {answer.status}, but not as a VALT server does")
+        raise errors.ServerDown(f"{ApiCall.DETAILS.label}: answered {answer.status}, but not as a VALT server does")
     name, created, duration = _text(data.get("name")), _number(data.get("created")), _number(data.get("duration"))
     return RecordDetails(record, name, _author(data), created, _videos(data), duration)
 
 
-def listed_of(answer: Answer) -> tuple[RecordListed, ...]:
+def listed_of(answer: ApiAnswer) -> tuple[RecordListed, ...]:
     """Read *list records* in either of its two shapes. Rows that are not understood are left out."""
     data = _object(_json(answer)).get("data")
     rows = data.get("records") if isinstance(data, dict) else data
     if not isinstance(rows, list):
-        raise errors.ServerDown(f"{Call.LIST.label}: answered {answer.status}, but not as a VALT server does")
+        raise errors.ServerDown(f"{ApiCall.LIST.label}: answered {answer.status}, but not as a VALT server does")
     listed = []
     for row in rows:
         record = safe_id(row.get("id")) if isinstance(row, dict) else None
@@ -188,24 +188,24 @@ def listed_of(answer: Answer) -> tuple[RecordListed, ...]:
     return tuple(listed)
 
 
-def link_of(answer: Answer) -> str:
+def link_of(answer: ApiAnswer) -> str:
     """Read a download link: a secret, and a URL that the client must still check. Raises ``ServerDown``."""
     document = _object(_json(answer))
     inner = document.get("data")
     url = document.get("url") or (inner.get("url") if isinstance(inner, dict) else None)
     if not isinstance(url, str) or not url.startswith(("https://", "http://")):
-        raise errors.ServerDown(f"{Call.LINK.label}: answered {answer.status} without a link")
+        raise errors.ServerDown(f"{ApiCall.LINK.label}: answered {answer.status} without a link")
     return url
 
 
-def version_of(answer: Answer) -> str | None:
+def version_of(answer: ApiAnswer) -> str | None:
     """Read the server's version; None when it is not said."""
     data = _object(_json(answer)).get("data")
     version = data.get("version") if isinstance(data, dict) else None
     return shown(version, 40) if isinstance(version, str) else None
 
 
-def held_of(answer: Answer) -> int | None:
+def held_of(answer: ApiAnswer) -> int | None:
     """Read ``Range: 0-N`` of a good chunk answer: N+1 bytes are held (rule 2). None without one."""
     match = re.fullmatch(r"(?:bytes=)?0-(\d{1,18})", answer.headers.get("range", "").strip())
     return int(match[1]) + 1 if match else None
@@ -218,7 +218,7 @@ def safe_id(value: object) -> str | None:
     return value if isinstance(value, str) and _ID.fullmatch(value) else None
 
 
-def failure(call: Call, answer: Answer, *, now: float) -> errors.UploaderError:
+def failure(call: ApiCall, answer: ApiAnswer, *, now: float) -> errors.UploaderError:
     """Say what an answer that is not 2xx means. *now*: Unix seconds, for a Retry-After that is a date."""
     status, message = answer.status, message_of(answer)
     what = f"{call.label}: answered {status}" + (f" ({message})" if message else "")
@@ -230,11 +230,11 @@ def failure(call: Call, answer: Answer, *, now: float) -> errors.UploaderError:
         return errors.RightMissing(what, hint="give this user the right on the server")
     if status == 404:
         return _not_found(call, what)
-    if status == 413 and call is Call.UPLOAD:
+    if status == 413 and call is ApiCall.UPLOAD:
         return errors.ChunkTooLarge(what)
     if status in {429, 503} and (status == 429 or "retry-after" in answer.headers):
         return errors.ServerBusy(what, retry_after=retry_after(answer.headers.get("retry-after"), now=now))
-    if status == 400 and call is Call.UPLOAD:
+    if status == 400 and call is ApiCall.UPLOAD:
         # PHP drops a form that is over its post_max_size, so "not transferred" may mean *too large* (rule 5).
         too_large = "not transferred" in message.lower()
         return errors.ChunkTooLarge(what) if too_large else errors.ChunkRefused(what)
@@ -255,7 +255,7 @@ def _redirected(what: str, location: str) -> errors.ServerDown:
     return errors.ServerDown(f"{what}: a redirect{where}, which is never followed", hint="set server.url to its target")
 
 
-def _server_error(call: Call, status: int, what: str) -> errors.UploaderError:
+def _server_error(call: ApiCall, status: int, what: str) -> errors.UploaderError:
     """Tell VALT's client error that wears a 500 from an outage, and both from an answer that leaves us in doubt."""
     words = what.lower()
     if status == 500 and "invalid request payload" in words:
@@ -266,11 +266,11 @@ def _server_error(call: Call, status: int, what: str) -> errors.UploaderError:
     if call.changes and status not in {408, 425, 503}:
         return errors.AnswerLost(what)  # 500, 502, 504: the work may have been done behind it
     # To a log-in it is the server's: nothing can be asked without one. To another call it may be one record's.
-    return errors.CallFailed(what) if status == 500 and call is not Call.LOGIN else errors.ServerDown(what)
+    return errors.CallFailed(what) if status == 500 and call is not ApiCall.LOGIN else errors.ServerDown(what)
 
 
-def _unauthorized(call: Call, what: str) -> errors.UploaderError:
-    if call is Call.LOGIN:
+def _unauthorized(call: ApiCall, what: str) -> errors.UploaderError:
+    if call is ApiCall.LOGIN:
         return errors.PasswordRefused(
             "the server refused the log-in: user name or password is wrong",
             hint="check server.username and the password",
@@ -278,13 +278,13 @@ def _unauthorized(call: Call, what: str) -> errors.UploaderError:
     return errors.TokenExpired(what)
 
 
-def _not_found(call: Call, what: str) -> errors.UploaderError:
-    if call in {Call.UPLOAD, Call.DETAILS, Call.LINK, Call.DOWNLOAD, Call.DELETE}:
+def _not_found(call: ApiCall, what: str) -> errors.UploaderError:
+    if call in {ApiCall.UPLOAD, ApiCall.DETAILS, ApiCall.LINK, ApiCall.DOWNLOAD, ApiCall.DELETE}:
         return errors.RecordGone(what)
     return errors.ServerRefused(what, hint="is server.url a VALT server with API v3?")
 
 
-def message_of(answer: Answer) -> str:
+def message_of(answer: ApiAnswer) -> str:
     """Find the words in a failure body of any of its four shapes, or in a proxy's HTML; safe to print."""
     try:
         document = json.loads(answer.body)
@@ -312,10 +312,10 @@ def _html_words(body: bytes) -> str:
 
 def _excerpt(text: str) -> str:
     """Make a server's words safe to print and to keep: some repeat the request's URL, and our token is in that."""
-    return shown(_URL.sub("(URL)", text), EXCERPT)
+    return shown(_URL.sub("(URL)", text), EXCERPT_LIMIT)
 
 
-def _json(answer: Answer) -> Any:
+def _json(answer: ApiAnswer) -> Any:
     try:
         return json.loads(answer.body)
     except (ValueError, RecursionError):
@@ -348,7 +348,7 @@ def _videos(data: dict[str, Any]) -> Mapping[str, str] | None:
     if isinstance(rows, dict):  # what PHP makes of a list with a gap in it
         rows = list(rows.values())
     if not isinstance(rows, list):  # never read as *nothing has landed*: such a record may be deleted
-        raise errors.ServerDown(f"{Call.DETAILS.label}: its videos are given, but not as a VALT server does")
+        raise errors.ServerDown(f"{ApiCall.DETAILS.label}: its videos are given, but not as a VALT server does")
     videos: dict[str, str] = {}
     for row in rows:
         video = safe_id(row.get("id")) if isinstance(row, dict) else None

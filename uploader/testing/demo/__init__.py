@@ -25,7 +25,7 @@ from typing import Any, Final
 from rich.console import Console
 from rich.text import Text
 
-from uploader.app.application import House
+from uploader.app.application import Application
 from uploader.app.progress import Bars
 from uploader.config import Config, load
 from uploader.domain import events
@@ -41,7 +41,7 @@ from uploader.testing.demo.stage_set import FILMS, RATE, SETTLE, Film, StageSet,
 LIMIT: Final = 90.0  # s for everything; it takes a fifth of that
 NOTICE: Final = 10.0  # s granted to the daemon to miss the server
 DARKNESS: Final = 0.9  # s that the server stays away after it was missed: back before it is asked again
-LOOK: Final = 0.05  # s between two looks whether all is done
+CHECK_INTERVAL: Final = 0.05  # s between two looks whether all is done
 PIPE_WIDTH: Final = 100  # columns where there is no terminal to ask
 INTERRUPTED: Final = 130  # exit code, as shells give it for Ctrl-C
 
@@ -144,18 +144,18 @@ class _Play:
                     for listener in (witness, bars, self._narrator):
                         bus.listen(listener.hear)
                     say("daemon", f"watches {self._stage.recordings}; sends what has stood still for {SETTLE:g} s")
-                    await self._perform(House(config, store, self._clock, bus, ENVIRON), witness)
+                    await self._perform(Application(config, store, self._clock, bus, ENVIRON), witness)
         return await self._judge(witness)
 
-    async def _perform(self, house: House, witness: Witness) -> None:
+    async def _perform(self, application: Application, witness: Witness) -> None:
         """Let the daemon run, and things happen to it, until nothing is left to do."""
         stop = asyncio.Event()
         async with asyncio.TaskGroup() as group:
-            group.create_task(house.run(stop, discover=True))
+            group.create_task(application.run(stop, discover=True))
             actors = [group.create_task(self._drop(film)) for film in FILMS]
             actors.append(group.create_task(self._cut_off(witness)))
-            while not witness.parked and (len(witness.finished) < len(FILMS) or house.store.orphans):
-                await self._clock.sleep(LOOK)
+            while not witness.parked and (len(witness.finished) < len(FILMS) or application.store.orphans):
+                await self._clock.sleep(CHECK_INTERVAL)
             for actor in actors:
                 actor.cancel()
             stop.set()

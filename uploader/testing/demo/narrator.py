@@ -46,7 +46,7 @@ class Witness:
                     self.mid_chunk.set_result(path)
             case events.FileSettled(path, _):
                 self.settled_at.setdefault(path, self._clock.monotonic())
-            case events.ServerDown():
+            case events.OutageBegan():
                 self.server_missed.set()
             case events.UploadParked(path, reason, _):
                 self.parked[path] = reason
@@ -93,7 +93,7 @@ class Narrator:
         match event:
             case events.UploadResumed(path, _, offset, size):
                 self.say("daemon", f"goes on with {name(path)} at byte {offset:,} of {size:,}")
-            case events.UploadWaits(path, reason, _):
+            case events.UploadRetryScheduled(path, reason, _):
                 self.say("daemon", f"{name(path)} waits: {reason}")
             case events.UploadInDoubt(path, _, _):
                 self.say(
@@ -102,7 +102,7 @@ class Narrator:
                 )
             case events.DoubtResolved(path, _, outcome):
                 self.say("daemon", f"{name(path)}: {outcome}")
-            case events.StartedOver(path, _, _):
+            case events.UploadStartedOver(path, _, _):
                 self.say("daemon", f"begins {name(path)} again on a new record; the old one will be cleared away")
             case events.OrphanCleared(path=path):
                 self.say("daemon", f"has cleared away the record that {name(path)} had left behind")
@@ -117,9 +117,9 @@ class Narrator:
             case events.LoggedIn():
                 self.say("daemon", "logs in again: its token is no longer known" if self._logged_in else "logs in")
                 self._logged_in = True
-            case events.ServerDown(_, again_in):
+            case events.OutageBegan(_, again_in):
                 self.say("daemon", f"finds no server; nothing is lost, it asks again in {again_in:.1f} s")
-            case events.ServerBack(after):
+            case events.OutageEnded(after):
                 self.say("daemon", f"has its server back after {after:.1f} s")
             case _:
                 pass

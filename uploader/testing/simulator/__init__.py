@@ -11,16 +11,16 @@ from uploader.testing.simulator.api import Settings
 from uploader.testing.simulator.faults import CallName, Fault, FaultKind
 from uploader.testing.simulator.page import RecordView
 from uploader.testing.simulator.semantics import ContentRange, Held, Semantics, Taken, parse_content_range, receive
-from uploader.testing.simulator.server import Call, Simulator
+from uploader.testing.simulator.server import SeenCall, Simulator
 
 __all__ = [
-    "Call",
     "CallName",
     "ContentRange",
     "Fault",
     "FaultKind",
     "Held",
     "RecordView",
+    "SeenCall",
     "Semantics",
     "Settings",
     "Simulator",

@@ -1,4 +1,4 @@
-"""What each call of the server does: from what was asked to an ``Answer``.
+"""What each call of the server does: from what was asked to a ``SimulatedAnswer``.
 
 Must never know HTTP beyond that: ``server`` receives bodies, plays faults and sends answers.
 """
@@ -16,8 +16,8 @@ from uploader.testing.simulator import wire
 from uploader.testing.simulator.intake import Form
 from uploader.testing.simulator.records import Record, Records
 from uploader.testing.simulator.semantics import ContentRange, Semantics, parse_content_range, receive
-from uploader.testing.simulator.tokens import JWT_FORM, Passes
-from uploader.testing.simulator.wire import Answer
+from uploader.testing.simulator.tokens import JWT_FORM, ExpiringTokens
+from uploader.testing.simulator.wire import SimulatedAnswer
 
 LINK_LIFETIME = 1800.0  # seconds, as the vendor says
 
@@ -46,8 +46,8 @@ class Api:
         self._records = records
         self._settings = settings
         self._clock = clock
-        self._tokens: Passes[str] = Passes(settings.token_lifetime, clock)
-        self._links: Passes[Record] = Passes(LINK_LIFETIME, clock)
+        self._tokens: ExpiringTokens[str] = ExpiringTokens(settings.token_lifetime, clock)
+        self._links: ExpiringTokens[Record] = ExpiringTokens(LINK_LIFETIME, clock)
 
     def forget_passes(self, *, links: bool = False) -> None:
         """End every token, and on demand every download link."""
@@ -55,13 +55,13 @@ class Api:
         if links:
             self._links.forget_all()
 
-    def gatekeep(self, token: str | None) -> Answer | None:
+    def gatekeep(self, token: str | None) -> SimulatedAnswer | None:
         """The 401 that *token* earns, or None when it is good."""
         if not token:
             return wire.NO_TOKEN
         return None if self._tokens.opens(token) else wire.BAD_TOKEN
 
-    def login(self, body: bytes) -> Answer:
+    def login(self, body: bytes) -> SimulatedAnswer:
         """Hand out an access token."""
         payload = wire.parse_object(body) or {}
         asked = (payload.get("username"), payload.get("password"))
@@ -69,9 +69,9 @@ class Api:
             return wire.WRONG_PASSWORD
         if self._settings.single_token:
             self._tokens.forget_all()
-        return Answer(200, {"data": {"access_token": self._tokens.issue(self._settings.username)}})
+        return SimulatedAnswer(200, {"data": {"access_token": self._tokens.issue(self._settings.username)}})
 
-    def create(self, body: bytes) -> Answer:
+    def create(self, body: bytes) -> SimulatedAnswer:
         """Make a record with one video, of which nothing has come yet."""
         spec = wire.parse_create(body)
         if spec is None:
@@ -85,9 +85,11 @@ class Api:
             semantics=self._settings.semantics,
         )
         self._records.add(record)
-        return Answer(200, {"id": record.id, "videos": [record.video]})
+        return SimulatedAnswer(200, {"id": record.id, "videos": [record.video]})
 
-    async def upload(self, record_id: str, video_id: str, header: str | None, form: Form, length: int) -> Answer:
+    async def upload(
+        self, record_id: str, video_id: str, header: str | None, form: Form, length: int
+    ) -> SimulatedAnswer:
         """Take one chunk. *length* is that of the whole request; the form's file is used up."""
         record = self._records.get(record_id)
         if record is None or record.video != video_id:
@@ -99,7 +101,7 @@ class Api:
                 form = Form()
             return await self._take(record, header, form)
 
-    async def _take(self, record: Record, header: str | None, form: Form) -> Answer:
+    async def _take(self, record: Record, header: str | None, form: Form) -> SimulatedAnswer:
         chunk = _announced(header, form.size)
         refusal = _fault_of(header, chunk, form)
         taken = receive(record.semantics, record.held, chunk) if chunk and not refusal else None
@@ -108,18 +110,18 @@ class Api:
             return refusal or wire.BAD_RANGE
         await asyncio.to_thread(self._records.take, record, chunk, taken, form.file, self._clock.now())
         headers = {} if taken.acknowledged is None else {"Range": f"0-{taken.acknowledged - 1}"}
-        return Answer(201, headers=headers)
+        return SimulatedAnswer(201, headers=headers)
 
-    def details(self, record_id: str) -> Answer:
+    def details(self, record_id: str) -> SimulatedAnswer:
         """One record, with its video once that is complete."""
         record = self._records.get(record_id)
         if record is None:
             return wire.NOT_FOUND
         status = record.status(self._clock.now(), self._settings.processing)
         videos = None if status == "incomplete" else [{"id": record.video, "status": {"type": status}}]
-        return Answer(200, {"data": _entry(record) | {"videos": videos}})
+        return SimulatedAnswer(200, {"data": _entry(record) | {"videos": videos}})
 
-    def list(self, body: bytes) -> Answer:
+    def list(self, body: bytes) -> SimulatedAnswer:
         """The records that are asked for, the newest first."""
         query = wire.parse_query(body)
         if query is None:
@@ -127,16 +129,16 @@ class Api:
         found = [_entry(record) for record in self._records if query.matches(record.spec, record.created)]
         end = None if query.limit is None else query.offset + query.limit
         page = found[::-1][query.offset : end]
-        return Answer(200, {"data": page if self._settings.list_shape == "bare" else {"records": page}})
+        return SimulatedAnswer(200, {"data": page if self._settings.list_shape == "bare" else {"records": page}})
 
-    def link(self, record_id: str, video_id: str) -> Answer:
+    def link(self, record_id: str, video_id: str) -> SimulatedAnswer:
         """A link to the video's bytes that is good for half an hour."""
         record = self._records.get(record_id)
         if record is None or record.video != video_id or record.completed_at is None:
             return wire.NOT_FOUND
         secret = self._links.issue(record, form=JWT_FORM)
         query = urlencode({"filename": f"{record.spec.name}.mp4", "access_token": secret})
-        return Answer(200, {"url": f"{self.base_url}/distribution/{record.id}/{record.video}.mp4?{query}"})
+        return SimulatedAnswer(200, {"url": f"{self.base_url}/distribution/{record.id}/{record.video}.mp4?{query}"})
 
     def linked(self, record_id: str, video_id: str, secret: str) -> Record | None:
         """The record whose video a download link leads to, while the link is good."""
@@ -144,7 +146,7 @@ class Api:
         same = record is not None and (record.id, record.video) == (record_id, video_id)
         return record if same and self._records.get(record_id) is record else None
 
-    async def delete(self, record_id: str) -> Answer:
+    async def delete(self, record_id: str) -> SimulatedAnswer:
         """Remove a record for good."""
         record = self._records.get(record_id)
         if record is None:
@@ -153,11 +155,11 @@ class Api:
             if self._records.get(record_id) is None:
                 return wire.NOT_FOUND
             await asyncio.to_thread(self._records.forget, record)
-        return Answer(200, {"data": {"id": record_id}})
+        return SimulatedAnswer(200, {"data": {"id": record_id}})
 
-    def version(self) -> Answer:
+    def version(self) -> SimulatedAnswer:
         """The server's version."""
-        return Answer(200, {"data": {"version": self._settings.version}})
+        return SimulatedAnswer(200, {"data": {"version": self._settings.version}})
 
 
 def _announced(header: str | None, size: int) -> ContentRange | None:
@@ -167,7 +169,7 @@ def _announced(header: str | None, size: int) -> ContentRange | None:
     return ContentRange(0, size - 1, size) if size else None
 
 
-def _fault_of(header: str | None, chunk: ContentRange | None, form: Form) -> Answer | None:
+def _fault_of(header: str | None, chunk: ContentRange | None, form: Form) -> SimulatedAnswer | None:
     """What is wrong with an upload before any receiver looks at it."""
     if form.file is None and header is None:
         return wire.MISSING_FILE

@@ -14,7 +14,7 @@ import click
 
 from uploader.domain.errors import UploaderError
 from uploader.domain.model import shown
-from uploader.testing.simulator import Call, Semantics, Settings, Simulator
+from uploader.testing.simulator import SeenCall, Semantics, Settings, Simulator
 
 
 async def serve(
@@ -55,6 +55,6 @@ def _simulator(folder: Path, settings: Settings) -> Simulator:
         raise UploaderError(f"{shown(folder)} holds what is no simulator's: {error!r}", hint=hint) from None
 
 
-def _tell(call: Call) -> None:
+def _tell(call: SeenCall) -> None:
     parts = (call.name, call.record, call.content_range, call.status or "no answer", call.fault)
     click.echo("  ".join(shown(str(part)) for part in parts if part is not None))

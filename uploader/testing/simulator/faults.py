@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from uploader.runtime.clock import Clock
-from uploader.testing.simulator.wire import Answer
+from uploader.testing.simulator.wire import SimulatedAnswer
 
 CallName = Literal["login", "create", "upload", "details", "list", "link", "delete", "version"]
 FaultKind = Literal[
@@ -74,9 +74,9 @@ class Fault:
                 wait.cancel()
 
 
-def fault_answer(fault: Fault) -> Answer:
+def fault_answer(fault: Fault) -> SimulatedAnswer:
     """The answer that a ``status`` or ``store-then-status`` fault gives."""
-    return Answer(fault.status, fault.body, fault.headers)
+    return SimulatedAnswer(fault.status, fault.body, fault.headers)
 
 
 def strike(faults: list[Fault], call: CallName) -> Fault | None:

@@ -17,7 +17,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from uploader.runtime.clock import Clock
 from uploader.testing.simulator.faults import Fault, fault_answer
-from uploader.testing.simulator.wire import Answer
+from uploader.testing.simulator.wire import SimulatedAnswer
 
 READ_SIZE = 1 << 20  # bytes asked of the connection at a time
 _WRITE_SIZE = 4 << 20  # bytes gathered per write, so that a gigabyte costs 256 hops to a thread
@@ -40,7 +40,7 @@ def _cuts() -> Iterator[None]:
 class EarlyAnswerError(Exception):
     """A fault answers while the body is still on its way."""
 
-    def __init__(self, answer: Answer) -> None:
+    def __init__(self, answer: SimulatedAnswer) -> None:
         super().__init__(answer.status)
         self.answer = answer
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
-from uploader.domain.model import Share, shown
+from uploader.domain.model import RecordSharing, shown
 from uploader.testing.simulator.records import Record, Records, Status
 from uploader.testing.simulator.semantics import ContentRange
 
@@ -23,7 +23,7 @@ class RecordView:
     video: str
     name: str
     template: dict[str, str]
-    share: Share
+    share: RecordSharing
     status: Status
     size: int  # bytes the receiver holds, strays not counted
     sha256: str | None  # hexadecimal, of a complete video

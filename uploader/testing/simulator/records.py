@@ -24,7 +24,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from uploader.domain.model import RecordSpec, Share
+from uploader.domain.model import RecordSharing, RecordSpec
 from uploader.testing.simulator.semantics import ContentRange, Held, Semantics, Taken, parse_content_range, receive
 
 Status = Literal["incomplete", "created", "ready"]
@@ -147,7 +147,9 @@ class Records:
         record = Record(
             id=saved["id"],
             video=saved["video"],
-            spec=RecordSpec(saved["name"], saved["template"], Share(tuple(saved["users"]), tuple(saved["groups"]))),
+            spec=RecordSpec(
+                saved["name"], saved["template"], RecordSharing(tuple(saved["users"]), tuple(saved["groups"]))
+            ),
             author=saved["author"],
             created=saved["created"],
             semantics=Semantics(saved["semantics"]),

@@ -22,7 +22,7 @@ from uploader.testing.simulator.faults import CallName, Fault, FaultKind, fault_
 from uploader.testing.simulator.intake import READ_SIZE, BodyCutError, EarlyAnswerError, Form, Intake
 from uploader.testing.simulator.page import RecordView, as_json, as_page, view
 from uploader.testing.simulator.records import Records
-from uploader.testing.simulator.wire import Answer
+from uploader.testing.simulator.wire import SimulatedAnswer
 
 CALLS_KEPT = 100_000
 _LINGERING = 5.0  # seconds that an early answer waits for the client to stop sending, as nginx does
@@ -40,7 +40,7 @@ _ROUTES: tuple[tuple[str, str, CallName], ...] = (
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class SeenCall:
     """One call as it went. It never holds a token or a password."""
 
     name: CallName
@@ -59,14 +59,14 @@ class Simulator:
         self.settings = settings or Settings()
         self.url = ""  # http://HOST:PORT while it runs
         self.faults: list[Fault] = []
-        self.calls: deque[Call] = deque(maxlen=CALLS_KEPT)
-        self.on_call: Callable[[Call], None] | None = None
+        self.calls: deque[SeenCall] = deque(maxlen=CALLS_KEPT)
+        self.on_call: Callable[[SeenCall], None] | None = None
         self._clock = clock or SystemClock()
         self._records = Records(folder)
         self._api = Api(self._records, self.settings, self._clock)
         self._runner: web.AppRunner | None = None
         self._handlers: set[asyncio.Task[object]] = set()
-        self._jobs: set[asyncio.Task[Answer]] = set()
+        self._jobs: set[asyncio.Task[SimulatedAnswer]] = set()
 
     async def start(self, host: str = "127.0.0.1", port: int = 0) -> str:
         """Serve on *host* and *port* (0: any free one); return the base URL. Raises OSError when it is taken."""
@@ -139,7 +139,7 @@ class Simulator:
     def _handler(self, name: CallName) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
         async def handle(request: web.Request) -> web.StreamResponse:
             fault = strike(self.faults, name)
-            answer: Answer | None = None
+            answer: SimulatedAnswer | None = None
             close = False
             try:
                 answer = await self._exchange(name, request, fault)
@@ -155,7 +155,7 @@ class Simulator:
 
         return handle
 
-    async def _exchange(self, name: CallName, request: web.Request, fault: Fault | None) -> Answer | None:
+    async def _exchange(self, name: CallName, request: web.Request, fault: Fault | None) -> SimulatedAnswer | None:
         """Receive, work, and let *fault* have its way; None is no answer at all."""
         limit = self.settings.body_limit
         if limit is not None and (request.content_length or 0) > limit:
@@ -178,7 +178,7 @@ class Simulator:
                 spool.unlink(missing_ok=True)
         return await self._spoil(answer, fault)
 
-    async def _spoil(self, answer: Answer, fault: Fault | None) -> Answer | None:
+    async def _spoil(self, answer: SimulatedAnswer, fault: Fault | None) -> SimulatedAnswer | None:
         """What becomes of the *answer* to work that was done."""
         if fault is None:
             return answer
@@ -188,19 +188,19 @@ class Simulator:
             case "store-then-status":
                 return fault_answer(fault)
             case "garbage":
-                return Answer(200, "\x00\x01 not what you asked for {{{")
+                return SimulatedAnswer(200, "\x00\x01 not what you asked for {{{")
             case "stall" if fault.after_bytes is None:
                 await fault.stand_still(self._clock)
         return answer
 
-    async def _work(self, name: CallName, request: web.Request, body: bytes | Form, received: int) -> Answer:
+    async def _work(self, name: CallName, request: web.Request, body: bytes | Form, received: int) -> SimulatedAnswer:
         """Do what was asked, to its end even when the connection or the simulator goes away meanwhile."""
         job = asyncio.create_task(self._answer(name, request, body, received))
         self._jobs.add(job)
         job.add_done_callback(self._jobs.discard)
         return await asyncio.shield(job)
 
-    async def _answer(self, name: CallName, request: web.Request, body: bytes | Form, received: int) -> Answer:
+    async def _answer(self, name: CallName, request: web.Request, body: bytes | Form, received: int) -> SimulatedAnswer:
         api = self._api
         if isinstance(body, bytes) and name == "login":
             return api.login(body)
@@ -224,8 +224,8 @@ class Simulator:
             case _:
                 return api.version()
 
-    def _note(self, name: CallName, request: web.Request, fault: Fault | None, answer: Answer | None) -> None:
-        call = Call(
+    def _note(self, name: CallName, request: web.Request, fault: Fault | None, answer: SimulatedAnswer | None) -> None:
+        call = SeenCall(
             name=name,
             status=answer.status if answer else None,
             record=request.match_info.get("record"),
@@ -253,7 +253,7 @@ class Simulator:
         return web.Response(text=as_page(self.records(), self.settings.semantics), content_type="text/html")
 
 
-def _response(answer: Answer, *, close: bool = False) -> web.Response:
+def _response(answer: SimulatedAnswer, *, close: bool = False) -> web.Response:
     response = web.Response(status=answer.status, text=answer.text, headers=answer.headers)
     if "Content-Type" not in answer.headers:
         response.content_type = answer.content_type

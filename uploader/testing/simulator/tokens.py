@@ -15,7 +15,7 @@ from uploader.runtime.clock import Clock
 T = TypeVar("T")
 
 
-class Passes(Generic[T]):
+class ExpiringTokens(Generic[T]):
     """What each secret opens, for *lifetime* seconds. It remembers no more than those still good."""
 
     def __init__(self, lifetime: float, clock: Clock) -> None:

@@ -12,13 +12,13 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from uploader.domain.model import RecordSpec, Share
+from uploader.domain.model import RecordSharing, RecordSpec
 
 NAME_LIMIT = 255  # characters of a record's name; longer ones are refused like any bad payload
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class SimulatedAnswer:
     """What a call is answered: *body* is JSON unless it is already text; None is an empty body."""
 
     status: int
@@ -38,11 +38,11 @@ class Answer:
         return "text/html" if self.body is None or isinstance(self.body, str) else "application/json"
 
 
-WRONG_PASSWORD = Answer(401, {"data": "Invalid username or password"})
-NO_TOKEN = Answer(401, {"error": {"code": 401, "message": "No API token provided"}})
-BAD_TOKEN = Answer(401, {"error": {"code": 401, "message": "Bad credentials."}})
-BAD_PAYLOAD = Answer(500, {"error": {"code": 500, "message": "Invalid request payload"}})
-TOO_LARGE = Answer(
+WRONG_PASSWORD = SimulatedAnswer(401, {"data": "Invalid username or password"})
+NO_TOKEN = SimulatedAnswer(401, {"error": {"code": 401, "message": "No API token provided"}})
+BAD_TOKEN = SimulatedAnswer(401, {"error": {"code": 401, "message": "Bad credentials."}})
+BAD_PAYLOAD = SimulatedAnswer(500, {"error": {"code": 500, "message": "Invalid request payload"}})
+TOO_LARGE = SimulatedAnswer(
     413,
     "<html>\r\n<head><title>413 Request Entity Too Large</title></head>\r\n"
     "<body>\r\n<center><h1>413 Request Entity Too Large</h1></center>\r\n<hr><center>nginx</center>\r\n"
@@ -50,8 +50,8 @@ TOO_LARGE = Answer(
 )
 
 
-def _refused(message: str) -> Answer:
-    return Answer(400, {"data": {"message": message}, "code": 400})
+def _refused(message: str) -> SimulatedAnswer:
+    return SimulatedAnswer(400, {"data": {"message": message}, "code": 400})
 
 
 CHUNK_NOT_TRANSFERRED = _refused("The chunk file was not transferred")
@@ -59,14 +59,14 @@ BAD_RANGE = _refused("Invalid Content-Range header value")
 MISSING_FILE = _refused("Missing file")
 
 
-def _rfc2616(status: int, detail: str) -> Answer:
+def _rfc2616(status: int, detail: str) -> SimulatedAnswer:
     problem = {
         "type": "https://tools.ietf.org/html/rfc2616#section-10",
         "title": "An error occurred",
         "status": status,
         "detail": detail,
     }
-    return Answer(status, problem)
+    return SimulatedAnswer(status, problem)
 
 
 NOT_FOUND = _rfc2616(404, "Not Found")
@@ -96,13 +96,13 @@ def parse_create(body: bytes) -> RecordSpec | None:
     return RecordSpec(name, template, share)
 
 
-def _parse_share(value: object) -> Share | None:
+def _parse_share(value: object) -> RecordSharing | None:
     if not isinstance(value, dict) or not value.keys() <= {"users", "groups"}:
         return None
     users, groups = value.get("users", []), value.get("groups", [])
     if not _is_ids(users) or not _is_ids(groups):
         return None
-    return Share(tuple(users), tuple(groups))
+    return RecordSharing(tuple(users), tuple(groups))
 
 
 def _is_ids(value: object) -> bool:
