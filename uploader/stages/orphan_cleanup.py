@@ -93,7 +93,7 @@ class OrphanCleanup:
 
     async def _put_off(self, orphan: Orphan, error: errors.UploaderError) -> None:
         """Look again later. What is the server's failure holds every call, or a refused password would be tried on."""
-        if rule_of(error).level is FailureScope.SERVER:
+        if rule_of(error).scope is FailureScope.SERVER:
             await self._breaker.trip(error)
         await self._look_later(orphan, MINUTE)
 
