@@ -108,7 +108,7 @@ class WatchedFolder:
     ) -> None:
         self._watch, self._watches, self._root = watch, watches, str(watch.path)
         self._share: Share = context.shares.of(self._root)
-        self._store, self._seen, self._known = context.store, context.queues.sightings, known
+        self._store, self._sightings, self._known = context.store, context.queues.sightings, known
         self._clock, self._bus, self._share_is_back = context.clock, context.bus, share_is_back
         self._inode: tuple[int, int] | None = None  # of the folder at the last check
         self.stats = FolderStats(self._root)
@@ -304,7 +304,7 @@ class WatchedFolder:
         """Pass on what was seen, after its file system is saved: it may be sent and deleted before the next scan."""
         if sightings:
             await self._remember_mount()
-            await self._seen.put(SightingBatch(self._root, tuple(sightings)))
+            await self._sightings.put(SightingBatch(self._root, tuple(sightings)))
 
     # Events
 

@@ -166,5 +166,5 @@ class FailureHandler:
             await self._queues.sightings.put(SightingBatch(upload.root, (what,)))
 
     def _orphan_settle(self, upload: Upload) -> float:
-        """Return the seconds until the record of a dropped upload may be deleted: in doubt, until that has settled."""
+        """Return the seconds until the record of a dropped upload may be deleted; 0 unless a request is in doubt."""
         return self._rules.config.server.doubt_settle if upload.state is State.IN_DOUBT else 0.0

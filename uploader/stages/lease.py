@@ -3,7 +3,7 @@
 A stage works on an upload inside ``work``, in a task of its own. An operator command takes the lease away with
 ``revoke``, which cancels that task and waits for its end. A lease belongs to an upload, not to its path: when an upload
 is dropped and its file is sent again, that is another upload. Leases outlive a reload of the configuration: work that
-hangs in a dead share keeps its lease until it ends, so the same work is never done twice at a time.
+hangs in a dead share keeps its lease until it ends, so no second worker does the same work beside it.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ class RecordCreator:
     def __init__(
         self, context: StageContext, username: str, doubt_settle: float, valt: Valt, capabilities: CapabilityTracker
     ) -> None:
-        """*doubt_settle*: seconds after which the server has finished a request whose answer was lost."""
+        """*doubt_settle*: seconds after which the server has ended a request whose answer was lost."""
         self._store, self._clock, self._bus = context.store, context.clock, context.bus
         self._username, self._doubt_settle, self._valt, self._capabilities = username, doubt_settle, valt, capabilities
         # One at a time, so that after a crash a record of that name belongs to one upload only (rule 6).

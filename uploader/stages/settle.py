@@ -49,7 +49,7 @@ class Settle:
 
     def __init__(self, context: StageContext, rules_of: Callable[[str], CompletenessRules]) -> None:
         """*rules_of* returns what a watched folder (by its path) requires of a file."""
-        self._shares, self._settled, self._seen = context.shares, context.queues.settled, context.queues.sightings
+        self._shares, self._settled, self._sightings = context.shares, context.queues.settled, context.queues.sightings
         self._clock, self._bus, self._rules_of = context.clock, context.bus, rules_of
         self._candidates: dict[str, Candidate] = {}
         self.known = KnownFiles(context.store, self._candidates.keys())
@@ -76,19 +76,19 @@ class Settle:
 
     async def _take_sightings(self) -> None:
         while True:
-            seen = await self._seen.get()
+            batch = await self._sightings.get()
             self._busy += 1
             try:
-                await self.take(seen)
+                await self.take(batch)
             finally:
                 self._busy -= 1
-                self._seen.task_done()
+                self._sightings.task_done()
 
-    async def take(self, seen: SightingBatch) -> None:
+    async def take(self, batch: SightingBatch) -> None:
         """Begin to wait for new files. That a file is gone is noticed at the next look at it."""
-        for number, sighting in enumerate(seen.sightings, start=1):
+        for number, sighting in enumerate(batch.sightings, start=1):
             self._see(sighting)
-            if number % SIGHTINGS_PER_SLICE == 0 or number == len(seen.sightings):
+            if number % SIGHTINGS_PER_SLICE == 0 or number == len(batch.sightings):
                 await self._clock.sleep(0)
 
     def _see(self, sighting: Sighting) -> None:
