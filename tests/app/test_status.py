@@ -24,7 +24,7 @@ from uploader.domain.model import ActionBy, LastError, Orphan, ServerCapabilitie
 from uploader.stages.settle import Candidate
 from uploader.store import ledger
 
-SETTLING = Candidate(Sighting("/rec/new.mp4", "/rec", 5, 1), found_at=0.0, reason="it must stand still")
+SETTLING = Candidate(Sighting("/rec/new.mp4", "/rec", 5, 1), found_at=0.0, reason="it must be unchanged")
 
 
 def config_of(tmp_path: Path, *watch: dict[str, Any], **server: Any) -> Config:
@@ -61,7 +61,7 @@ def test_status_is_one_document_for_everybody(tmp_path: Path) -> None:
     assert document["counts"] == {"settling": 1, "done": 7} | {str(upload.state): 1 for upload in uploads}
     assert list(document["counts"])[-1] == "done"
     assert [row["path"] for row in document["uploads"]] == sorted(upload.path for upload in uploads)
-    assert document["settling"] == [{"path": "/rec/new.mp4", "size": 5, "reason": "it must stand still"}]
+    assert document["settling"] == [{"path": "/rec/new.mp4", "size": 5, "reason": "it must be unchanged"}]
     assert document["orphans"] == [{"record": "record-9", "path": "/rec/a.mp4", "landed": True}]
 
 
@@ -340,7 +340,7 @@ def test_explain_knows_what_settles_and_what_was_sent(tmp_path: Path) -> None:
     path = tmp_path / "a.mp4"
     path.write_bytes(b"x")
     settling = replace(SETTLING, sighting=replace(SETTLING.sighting, path=str(path)))
-    assert explained(tmp_path, path, known(settling=[settling])).endswith("verdict  settling: it must stand still")
+    assert explained(tmp_path, path, known(settling=[settling])).endswith("verdict  settling: it must be unchanged")
     text = explained(tmp_path, path, known(), sent(path))
     assert "ledger   line 3: sent as record record-1, 1 B" in text
     assert text.endswith("verdict  uploaded; it is sent again only if its content changes")

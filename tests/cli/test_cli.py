@@ -189,7 +189,7 @@ async def test_once_leaves_a_file_that_grows_to_the_next_run(tmp_path: Path) -> 
         finally:
             writer.cancel()
         assert ended.code == 1
-        assert ended.lines[1].startswith(f"{growing}: not sent yet: it must stand still for 1 s")
+        assert ended.lines[1].startswith(f"{growing}: not sent yet: it must be unchanged for 1 s")
         assert site.simulator.records() == []
 
 

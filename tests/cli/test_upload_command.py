@@ -197,7 +197,7 @@ async def test_explain_knows_a_file_that_settles_and_one_that_waits_for_the_daem
         daemon = await site.start("run")
         await daemon.event("file-found")
         during = await site.run("explain", "recordings/a.mp4")
-        assert during.lines[-1] == "verdict  settling: it must stand still for 3600 s"
+        assert during.lines[-1] == "verdict  settling: it must be unchanged for 3600 s"
         assert f"{file}\n  settling, {format_bytes(200_000)}" in (await site.run("status")).out
 
 

@@ -115,7 +115,7 @@ def test_unfinished_container_is_given_up_after_its_time() -> None:
     given_up = verdict(stable_for=600.0, write_state=LACKS)
     assert isinstance(given_up, Complete)
     assert given_up.unplayable == (
-        "it has no moov box; it goes on when the file changes, or by hand: valt-uploader retry"
+        "it has no moov box; it goes on when the file changes, or after: valt-uploader retry"
     )
 
 

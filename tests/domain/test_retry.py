@@ -305,7 +305,7 @@ def test_every_error_that_holds_the_whole_server_has_a_pause_of_the_breaker() ->
     """And no row for one upload has one: what is read in the table is what happens."""
     of_one = {retry.Delay.BACKOFF, retry.Delay.BACKOFF_SLOW, retry.Delay.STATED}
     for kind, rule in retry.RULES:
-        assert (rule.delay in of_one) is (rule.level is not retry.FailureScope.SERVER), kind
+        assert (rule.delay in of_one) is (rule.scope is not retry.FailureScope.SERVER), kind
 
 
 def test_the_budget_is_twenty_retries_and_one_for_five_answers() -> None:

@@ -241,7 +241,8 @@ def _no_storm(world: World) -> None:
 def _no_fault_of_ours(world: World) -> None:
     """I11: nothing was parked because of an exception that nobody had thought of."""
     for event in world.heard:
-        if isinstance(event, events.UploadParked | events.UploadRetryScheduled) and "fault of ours" in event.reason:
+        stopped = isinstance(event, events.UploadParked | events.UploadRetryScheduled)
+        if stopped and "bug in this program" in event.reason:
             raise Broken(f"I11: {event.reason}: {LOGS[-1:]}")
 
 

@@ -128,7 +128,7 @@ def faulty(change: str, value: str) -> bytes:
         (faulty('"size": 100', '"size": 0100'), "it is not JSON"),
         (faulty('"size": 100', '"size": 1e2'), "size: expected a whole number"),
         (faulty('"size": 100', '"size": true'), "size: expected a whole number"),
-        (faulty('"size": 100', '"size": 100, "size": 101'), "a key stands there twice"),
+        (faulty('"size": 100', '"size": 100, "size": 101'), "a key appears twice"),
         (faulty('"size": 100', '"size": 100, "extra": 1'), "unknown extra"),
         (faulty('"size": 100, ', ""), "missing size"),
         (faulty('"size": 100', '"size": ' + '{"a":' * 200_000), "it is not JSON"),
@@ -203,7 +203,7 @@ def test_what_is_too_long_to_be_a_line_is_refused() -> None:
     """A foreign file in place of the ledger fills no memory, and is not taken for a torn line that may be cut."""
     for end in (b"", b"\n"):
         disk = MemoryDisk(**{LEDGER_FILE: CONTENT + b"x" * (3 * ledger_file.LINE_LENGTH_LIMIT) + end})
-        with pytest.raises(UnreadableContent, match="line 5: it is longer than any line of ours"):
+        with pytest.raises(UnreadableContent, match="line 5: it is longer than any line of this program"):
             Ledger(disk)
         assert len(disk.files[LEDGER_FILE]) > 3 * ledger_file.LINE_LENGTH_LIMIT
 

@@ -167,7 +167,7 @@ def test_an_empty_file_is_called_empty(content: bytes) -> None:
         (b'{"format": "valt-uploader state", "version": 1.0}', "its version is not a number"),
         (b'{"format": "valt-uploader state", "version": 0}', "its version is not a number"),
         (b'{"format": "valt-uploader state", "version": 1}', "sequence: expected a whole number"),
-        (b'{"a": 1, "a": 1}', "a key stands there twice"),
+        (b'{"a": 1, "a": 1}', "a key appears twice"),
         (b'{"a": NaN}', "NaN is no number"),
         (b'{"a": -Infinity}', "-Infinity is no number"),
         (b'{"a": ' + b"9" * 5000 + b"}", "it is not JSON"),
@@ -239,7 +239,7 @@ for _ in range(300):
         ("record", {"name": "a", "share": {"users": [1, "x"]}}, r"share.users\[1\]: expected a whole number"),
         ("record", {"name": "a", "share": {"users": 1}}, "share.users: expected a list"),
         ("extra", 1, "unknown extra"),
-        ("path", "/rec/queued.mp4", "a path stands there twice"),
+        ("path", "/rec/queued.mp4", "a path appears twice"),
     ],
 )
 def test_a_value_of_the_wrong_shape_is_refused_with_its_place(place: str, value: Any, said: str) -> None:

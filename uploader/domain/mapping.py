@@ -1,7 +1,7 @@
-"""Which record a file becomes: the operator's rule, applied to one file, within the server's limits.
+"""Makes the record of a file: the operator's rule ``[watch.record]``, within the server's limits. Pure.
 
-Pure. Must never refuse a file: whatever its name is made of, the result is a record name of 1 to
-``RECORD_NAME_LIMIT`` characters that encodes to UTF-8 and reads on one line.
+No file is refused. Whatever its name holds, the record's name has 1 to ``RECORD_NAME_LIMIT`` characters, encodes to
+UTF-8 and is one line.
 """
 
 from __future__ import annotations
@@ -19,33 +19,32 @@ from uploader.config import RecordConfig
 from uploader.domain.model import RecordSpec, shown
 from uploader.domain.placeholders import MTIME_FORMAT, pieces
 
-RECORD_NAME_LIMIT: Final = 255  # characters of a record's name: what a text column of such servers holds
+RECORD_NAME_LIMIT: Final = 255  # characters of a record's name, which a text column of such servers holds
 # characters of a template value: the server names no limit; this keeps requests small
 TEMPLATE_VALUE_LIMIT: Final = 1000
-FALLBACK_NAME: Final = "recording"  # the name of a record whose file has none to give
+FALLBACK_NAME: Final = "recording"  # the record's name when the file's name leaves nothing
 
-_DIGEST: Final = 8  # hexadecimal digits that keep two names apart that begin with the same 246 characters
-_EARLIEST, _LATEST = -30_000_000_000.0, 253_000_000_000.0  # the years 1019 to 9987: every time zone can write them
+_DIGEST: Final = 8  # hexadecimal digits; they tell apart two names that begin with the same 246 characters
+_EARLIEST, _LATEST = -30_000_000_000.0, 253_000_000_000.0  # the years 1019 to 9987, which every time zone can show
 
 Values = Mapping[str, str | Callable[[str], str]]
 
 
 @dataclass(frozen=True, slots=True)
 class Mapped:
-    """The record to create, and what the operator should know about how its name came to be."""
+    """The record to create. ``warning``: what the operator should know about its name."""
 
     record: RecordSpec
     warning: str | None = None
 
 
 def record_for(rule: RecordConfig, *, relpath: str, mtime: float) -> Mapped:
-    """The record for the file *relpath* (below its watched folder), last modified at *mtime* (Unix seconds).
+    """Return the record for the file *relpath* (below its watched folder), last modified at *mtime* (Unix seconds).
 
-    ``match`` is held against the relative path without suffix, as a whole; a file in a sub-folder whose path
-    does not match gets a second chance with its bare stem, so that a rule about names need not speak of
-    folders. When neither matches, whatever needs a named group is left out: the name becomes the stem, the
-    template keeps the fields that need none, and ``warning`` says so. Template fields that come out empty are
-    not sent.
+    ``match`` must match the whole relative path without its suffix or, failing that, the bare stem, so that a rule
+    about names need not mention folders. When neither matches, everything that needs a named group is left out: the
+    name becomes the stem, the template keeps the fields that need no group, and ``warning`` says so. Empty template
+    fields are not sent.
     """
     path = PurePosixPath(unicodedata.normalize("NFC", relpath))
     values: dict[str, str | Callable[[str], str]] = {
@@ -77,7 +76,7 @@ def _no_match(pattern: str, relpath: str, left_out: list[str]) -> str:
 
 
 def _groups(rule: re.Pattern[str] | None, path: PurePosixPath) -> dict[str, str] | None:
-    """What the named groups hold for this file; ``None`` when the rule does not match, or there is none."""
+    """Return the named groups for this file; ``None`` when the rule does not match, or there is none."""
     if rule is None:
         return None
     match = rule.fullmatch(str(path).removesuffix(path.suffix)) or rule.fullmatch(path.stem)
@@ -85,7 +84,7 @@ def _groups(rule: re.Pattern[str] | None, path: PurePosixPath) -> dict[str, str]
 
 
 def _filled(text: str, values: Values) -> str | None:
-    """*text* with its placeholders filled; ``None`` when one of them has no value for this file."""
+    """Fill the placeholders of *text*; ``None`` when one of them has no value for this file."""
     result = []
     for piece in pieces(text):
         result.append(piece.literal)
@@ -99,19 +98,19 @@ def _filled(text: str, values: Values) -> str | None:
 
 
 def _local_time(mtime: float, spec: str) -> str:
-    """*mtime* on this machine's clock on the wall; shares report absurd times, which are brought into range."""
+    """Format *mtime* in local time; shares report absurd times, which are brought into range."""
     moment = datetime.fromtimestamp(min(max(mtime, _EARLIEST), _LATEST), UTC).astimezone()
     return moment.strftime(spec or MTIME_FORMAT)
 
 
 def clean(text: str) -> str:
-    """*text* trimmed, on one line, without control or bidi characters, in Unicode's composed form (NFC)."""
+    """Return *text* trimmed, on one line, without control or bidi characters, in Unicode's composed form (NFC)."""
     trimmed = unicodedata.normalize("NFC", text).strip()
     return unicodedata.normalize("NFC", shown(trimmed, limit=8 * len(trimmed) + 1))  # a character shows as 8 at most
 
 
 def cut(text: str, limit: int) -> str:
-    """*text* in at most *limit* characters; what is cut ends in a digest of the whole, so that names stay apart."""
+    """Return *text* in at most *limit* characters; a cut text ends in a digest of the whole, so it stays unique."""
     if len(text) <= limit:
         return text
     digest = hashlib.sha256(text.encode()).hexdigest()[:_DIGEST]

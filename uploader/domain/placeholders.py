@@ -1,7 +1,6 @@
-"""The operator's texts with placeholders, like ``"{room} {mtime:%H:%M}"``: what they may hold, and their parts.
+"""Parses and checks texts with placeholders, like ``"{room} {mtime:%H:%M}"``. Pure.
 
-Pure. Must never hand a file's name or an operator's text to ``str.format``: texts are taken apart once and put
-together by hand, so that no placeholder reaches an attribute or an index.
+``str.format`` is not used: with it a placeholder in the configuration could reach attributes and indices of objects.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from typing import Final
 from uploader.domain.model import shown
 
 MTIME_FORMAT: Final = "%Y-%m-%d %H:%M"
-NAMES: Final = ("name", "stem", "suffix")  # of a file, and of what lies beside it
+NAMES: Final = ("name", "stem", "suffix")  # of a file, and allowed in ``done_marker``
 PLACEHOLDERS: Final = (*NAMES, "folder", "relpath", "mtime")
 
 _IDENTIFIER: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -24,7 +23,7 @@ _IDENTIFIER: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 @dataclass(frozen=True, slots=True)
 class TemplatePiece:
-    """One stretch of a text with placeholders: what stands before one, its name and what follows its colon."""
+    """A part of a text: literal text, then a placeholder's name (None at the end) and the format after its colon."""
 
     literal: str
     name: str | None = None
@@ -32,9 +31,9 @@ class TemplatePiece:
 
 
 def pieces(text: str) -> list[TemplatePiece]:
-    """Take *text* apart at its placeholders; ``{{`` and ``}}`` are braces.
+    """Split *text* at its placeholders; ``{{`` and ``}}`` are braces.
 
-    Raises ValueError, in words for an operator, when it is not well formed.
+    Raises ValueError, with a message for the operator, when it is not well formed.
     """
     try:
         parsed = list(Formatter().parse(text))
@@ -62,9 +61,9 @@ def _check_shape(name: str, spec: str, conversion: str | None) -> None:
 
 
 def check_placeholders(text: str, groups: Collection[str] | None) -> None:
-    """Raise ValueError when *text* is not well formed or names what nothing fills.
+    """Raise ValueError when *text* is not well formed or names an unknown placeholder.
 
-    *groups* are the named groups of ``match``; ``None`` says they are not known, and any name passes.
+    *groups*: the named groups of ``match``; ``None``: they are not known, so every name passes.
     """
     for piece in pieces(text):
         if piece.name is None or piece.name in PLACEHOLDERS or groups is None or piece.name in groups:
@@ -84,16 +83,16 @@ def check_names(text: str) -> None:
 
 
 def fill_names(text: str, name: str) -> str:
-    """Put a file's *name* into a text that ``check_names`` has passed."""
+    """Fill a text that ``check_names`` has accepted from a file's *name*."""
     stem, dot, suffix = name.rpartition(".")
     parts = {"name": name, "stem": stem or name, "suffix": dot + suffix if stem else ""}
     return "".join(piece.literal + parts.get(piece.name or "", "") for piece in pieces(text))
 
 
 def parse_match(value: object) -> object:
-    """The regular expression of a rule, compiled; what is not a text is handed back for validation to refuse.
+    """Compile the regular expression of a rule. Anything but a text is returned as it is, for validation to refuse.
 
-    Raises ValueError when it is none, naming the place, or when one of its groups would hide a placeholder.
+    Raises ValueError with the place of the fault, or when a group has the name of a placeholder.
     """
     if not isinstance(value, str):
         return value
