@@ -253,7 +253,7 @@ async def test_status_shows_how_each_folder_stands(tmp_path: Path) -> None:
         (site.recordings / "day").rmdir()
         site.recordings.rmdir()
         stopped = await site.run("status")
-        assert f"folder   {site.recordings}: OFFLINE, nothing is inferred from that" in stopped.out
+        assert f"folder   {site.recordings}: offline; uploads wait" in stopped.out
         rows = json.loads((await site.run("status", "--json")).out)["folders"]
         assert rows[0]["offline"] == f"{site.recordings}: is missing"
 
@@ -266,10 +266,10 @@ def _status(site: Site) -> list[str]:
 
 def test_status_shows_what_events_have_missed_and_what_cannot_be_read() -> None:
     """Beside the figures of the last scan."""
-    tally = FolderStats(
+    stats = FolderStats(
         "/rec", mode="events and scans (ext4 is local)", scans=3, folders=2, names=7, scanned_at=0.0, missed=5
     )
-    tally.unreadable = "/rec/x: Permission denied"
-    lines = status._folder_lines(status._folder(tally))
-    assert lines[1].endswith("5 found that no event had told of")
-    assert lines[2] == "         cannot be looked at: /rec/x: Permission denied"
+    stats.unreadable = "/rec/x: Permission denied"
+    lines = status._folder_lines(status._folder(stats))
+    assert lines[1].endswith("5 found without an event")
+    assert lines[2].startswith("         cannot be read: /rec/x: Permission denied; give the daemon's user access")

@@ -174,7 +174,7 @@ async def test_explain_says_that_a_file_is_paused(tmp_path: Path) -> None:
         store.pause("/rec")
         lines = (await daemon.answer("explain", ["/rec/a.mp4"]))["lines"]
         assert f"reason   {status.PAUSED}" in lines
-        assert lines[-1] == "verdict  not finished: goes on after: valt-uploader resume"
+        assert lines[-1] == "result   not finished: continues after: valt-uploader resume"
 
 
 async def test_a_status_is_of_one_moment(tmp_path: Path) -> None:
