@@ -259,7 +259,7 @@ async def test_folder_that_is_not_looked_at_is_no_success(tmp_path: Path) -> Non
         once = await site.run("once")
         assert once.code == 1
         assert "0 uploaded now, 0 not ready" in once.out
-        assert f"{site.recordings}: not looked at" in once.out
+        assert f"{site.recordings}: not scanned, or only in part" in once.out
         status = (await site.run("status")).out
         assert "offline; uploads wait" in status
         assert (await site.run("retry", site.recordings)).code == 0

@@ -230,7 +230,8 @@ async def test_once_tries_the_new_password_though_the_old_one_is_held(tmp_path: 
         await daemon.event("outage-began")
         await daemon.stop()
         stopped = await site.run("status")
-        assert "files    the log-in was refused before, and is not tried again yet, 1 queued; 0 done" in stopped.lines
+        why = "the server refused the password before, so it is not tried again yet"
+        assert f"files    {why}, 1 queued; 0 done" in stopped.lines
         site.password.write_text("secret")
         assert (await site.run("once")).out == "1 uploaded now, 0 not ready\n"
 

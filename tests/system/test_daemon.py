@@ -336,7 +336,7 @@ async def test_a_state_folder_is_not_changed_by_a_reload(tmp_path: Path) -> None
         site.configure(more=f'[state]\ndir = "{tmp_path / "elsewhere"}"')
         daemon.send(signal.SIGHUP)
         notice = await daemon.event("config-warning")
-        assert notice["what"] == "state.dir has changed: that takes a restart, not a reload"
+        assert notice["what"] == "state.dir has changed: the old one stays in use until the daemon is restarted"
         assert not (tmp_path / "elsewhere").exists()
 
 

@@ -172,7 +172,7 @@ def upload(file: Path | None, name: str | None, pairs: tuple[str, ...], paths: t
     chosen = [absolute(path) for path in paths]
     for path in chosen:
         if (kind := files.kind_of(path)) != "file":
-            raise click.UsageError(f"{shown(path)}: is not a regular file but a {kind}")
+            raise click.UsageError(f"{shown(path)}: is no regular file but a {kind}")
     override = _override(name, pairs)
     console = Console(stderr=True)
     if console.is_terminal:

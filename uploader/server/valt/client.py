@@ -211,13 +211,13 @@ class Valt:
     def _own(self, link: str) -> URL:
         """Return a link as a URL if it leads to the server's own host, and uses TLS if the server's URL does."""
         try:
-            url, ours = URL(link, encoded=True), URL(self._server.url)
-            good = url.host == ours.host and url.user is None and url.password is None
+            url, own = URL(link, encoded=True), URL(self._server.url)
+            good = url.host == own.host and url.user is None and url.password is None
         except ValueError:
             good = False
         if not good:
             raise errors.ServerRefused(f"{ApiCall.LINK.label}: it leads to another host, which is never followed")
-        if url.scheme != "https" and ours.scheme == "https":
+        if url.scheme != "https" and own.scheme == "https":
             raise errors.ServerRefused(f"{ApiCall.LINK.label}: it leads out of TLS, where its secret could be read")
         return url
 
