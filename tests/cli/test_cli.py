@@ -152,9 +152,9 @@ async def test_once_says_which_folder_s_share_is_silent(tmp_path: Path, monkeypa
         hangs, fine, gone = await run._first_look(config)
     finally:
         gate.set()
-    assert hangs.startswith("/rec/hangs: the share has not answered for 0.2 s ([[watch]] path): mend its server")
+    assert hangs.startswith("/rec/hangs: the share has not answered for 0.2 s ([[watch]] path): repair its server")
     assert fine == ""
-    assert gone == "/rec/gone: is missing ([[watch]] path): make it, mount it, or mend its rights"
+    assert gone == "/rec/gone: is missing ([[watch]] path): create it, mount it, or give this user access"
 
 
 async def test_once_tells_what_is_not_ready_and_why(tmp_path: Path) -> None:

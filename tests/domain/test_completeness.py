@@ -239,7 +239,7 @@ async def test_commands_tell_of_it(tmp_path: Path) -> None:
         assert "moov" in (await site.run("status")).out
         explained = await site.run("explain", path)
         assert "moov" in explained.out
-        assert explained.lines[-1].startswith("verdict  not finished: ")
+        assert explained.lines[-1].startswith("result   not finished: ")
         assert (await site.run("retry", path)).code == 0
         again = await site.run("once")
         assert again.code == 0, again.out
@@ -259,8 +259,8 @@ async def test_folder_that_is_not_looked_at_is_no_success(tmp_path: Path) -> Non
         once = await site.run("once")
         assert once.code == 1
         assert "0 uploaded now, 0 not ready" in once.out
-        assert f"{site.recordings}: not looked at" in once.out
+        assert f"{site.recordings}: not scanned, or only in part" in once.out
         status = (await site.run("status")).out
-        assert "OFFLINE" in status
+        assert "offline; uploads wait" in status
         assert (await site.run("retry", site.recordings)).code == 0
         assert (await site.run("once")).code == 0
