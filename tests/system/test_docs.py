@@ -111,6 +111,16 @@ def test_each_fault_by_its_number_has_a_test_or_a_reason() -> None:
         assert re.search(r"`test_\w+\.py::test_\w+`", held) or re.fullmatch("not played: .{20,}", held), number
 
 
+def test_the_page_of_the_architecture_lists_each_package_with_its_imports() -> None:
+    """Its table says what the docstrings of the packages say; their own test holds the modules to that."""
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    section = page.partition("## Packages\n")[2].partition("\n## ")[0]
+    table = dict(re.findall(r"^\| `(\w+)` \| .+ \| (.+) \|$", section, re.MULTILINE))
+    packages = {path.parent.name: path.read_text() for path in ROOT.glob("uploader/*/__init__.py")}
+    found = {name: re.findall(r"^Imports: (.+)\.$", text, re.MULTILINE) for name, text in packages.items()}
+    assert {name: [imports] for name, imports in table.items()} == found
+
+
 def test_the_page_of_events_lists_each_with_its_fields_and_its_level() -> None:
     """docs/events.md says what ``domain/events.py`` says, in its order."""
     page = (ROOT / "docs" / "events.md").read_text(encoding="utf-8")
