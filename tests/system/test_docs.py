@@ -100,15 +100,20 @@ def test_every_test_that_the_documentation_names_is_there() -> None:
 
 
 def test_each_fault_by_its_number_has_a_test_or_a_reason() -> None:
-    """1 to 88, each once and in this order; its row says what happens, and names a test or says why there is none."""
+    """1 to 88, each once and in this order: a title, what happens, then its tests, or why there is none."""
     page = (ROOT / "docs" / "reliability.md").read_text()
     section = page.partition("## Fault by fault\n")[2].partition("\n## ")[0]
-    rows = [[cell.strip() for cell in row.split("|")[1:-1]] for row in re.findall(r"^\| *\d.*$", section, re.MULTILINE)]
-    assert [row[0] for row in rows] == [str(number) for number in range(1, 89)]
-    for number, fault, happens, held in rows:
+    faults = re.split(r"^\*\*(\d+)\. ", section, flags=re.MULTILINE)[1:]
+    assert faults[::2] == [str(number) for number in range(1, 89)]
+    for number, text in zip(faults[::2], faults[1::2], strict=True):
+        described, _, held = text.partition("\n#")[0].strip().partition("\n\n")
+        fault, _, happens = " ".join(described.split()).partition(".** ")
         assert fault, number
         assert happens, number
-        assert re.search(r"`test_\w+\.py::test_\w+`", held) or re.fullmatch("not played: .{20,}", held), number
+        lines = [" ".join(line.split()) for line in re.split(r"^\* ", held, flags=re.MULTILINE)[1:]]
+        assert lines, number
+        for line in lines:
+            assert re.fullmatch(r"`test_\w+\.py::test_\w+`|not played: .{20,}", line), f"{number}: {line}"
 
 
 def test_the_page_of_the_architecture_lists_each_package_with_its_imports() -> None:
