@@ -64,5 +64,5 @@ async def _compare(config: Config) -> int:
             equal += comparison.equal is True
             differing += comparison.equal is False
             missing += comparison.equal is None
-    click.echo(f"{equal} equal, {differing} differ, {missing} not to be had")
+    click.echo(f"{equal} equal, {differing} differ, {missing} unavailable")
     return 1 if differing or missing else 0
