@@ -126,6 +126,16 @@ def test_the_page_of_the_architecture_lists_each_package_with_its_imports() -> N
     assert {name: [imports] for name, imports in table.items()} == found
 
 
+def test_the_changelog_tells_the_new_name_of_each_event_that_was_renamed() -> None:
+    """No old name is an event's any more, and each new one is."""
+    renamed = re.findall(r"^\| `([a-z-]+)` \| `([a-z-]+)` \|$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    classes = [value for value in vars(events).values() if isinstance(value, type) and issubclass(value, events.Event)]
+    names = {event.name() for event in classes}
+    assert len(renamed) == 9
+    assert {new for _, new in renamed} <= names
+    assert not {old for old, _ in renamed} & names
+
+
 def test_the_page_of_events_lists_each_with_its_fields_and_its_level() -> None:
     """docs/events.md says what ``domain/events.py`` says, in its order."""
     page = (ROOT / "docs" / "events.md").read_text(encoding="utf-8")
