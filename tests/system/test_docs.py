@@ -85,7 +85,7 @@ def test_the_readme_can_be_followed_word_for_word(tmp_path: Path) -> None:
             ["bash", "-euc", script], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
         )
     assert done.returncode == 0, done.stderr
-    shown = [line for line in block.splitlines() if "uploaded now" in line or " differ, " in line]
+    shown = [line for line in block.splitlines() if "uploaded now" in line or "unavailable" in line]
     assert len(shown) == 2
     assert set(shown) <= set(done.stdout.splitlines())
 
