@@ -1,7 +1,7 @@
-"""Which record a file becomes: applies ``[watch.record]`` to one file, within the server's limits.
+"""Makes the record of a file: the operator's rule ``[watch.record]``, within the server's limits. Pure.
 
-Pure. Never refuses a file: whatever its name is made of, the result is a record name of 1 to ``RECORD_NAME_LIMIT``
-characters that encodes to UTF-8 and reads on one line.
+No file is refused. Whatever its name holds, the record's name has 1 to ``RECORD_NAME_LIMIT`` characters, encodes to
+UTF-8 and is one line.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from uploader.config import RecordConfig
 from uploader.domain.model import RecordSpec, shown
 from uploader.domain.placeholders import PLACEHOLDERS, FileFacts, pieces
 
-RECORD_NAME_LIMIT: Final = 255  # characters of a record's name: what a text column of such servers holds
+RECORD_NAME_LIMIT: Final = 255  # characters of a record's name, which a text column of such servers holds
 # characters of a template value: the server names no limit; this keeps requests small
 TEMPLATE_VALUE_LIMIT: Final = 1000
-FALLBACK_NAME: Final = "recording"  # the name of a record whose file has none to give
+FALLBACK_NAME: Final = "recording"  # the record's name when the file's name leaves nothing
 
-_DIGEST: Final = 8  # hexadecimal digits that keep two names apart that begin with the same 246 characters
+_DIGEST: Final = 8  # hexadecimal digits; they tell apart two names that begin with the same 246 characters
 
 ValueOf = Callable[[str, str], str | None]  # of a name, and of what follows its colon
 
 
 @dataclass(frozen=True, slots=True)
 class Mapped:
-    """The record to create, and what the operator should know about how its name came to be."""
+    """The record to create. ``warning``: what the operator should know about its name."""
 
     record: RecordSpec
     warning: str | None = None
@@ -39,10 +39,10 @@ class Mapped:
 def record_for(rule: RecordConfig, *, relpath: str, mtime: float) -> Mapped:
     """Return the record for the file *relpath* (below its watched folder), last modified at *mtime* (Unix seconds).
 
-    ``match`` must match the whole relative path without suffix or, in a sub-folder, the bare stem, so that a rule about
-    names need not speak of folders. When neither matches, whatever needs a named group is left out: the name becomes
-    the stem, the template keeps the fields that need no group, and ``warning`` says so. Template fields that come out
-    empty are not sent.
+    ``match`` must match the whole relative path without its suffix or, failing that, the bare stem, so that a rule
+    about names need not mention folders. When neither matches, everything that needs a named group is left out: the
+    name becomes the stem, the template keeps the fields that need no group, and ``warning`` says so. Empty template
+    fields are not sent.
     """
     file = FileFacts(PurePosixPath(unicodedata.normalize("NFC", relpath)), mtime)
     groups = _groups(rule.match, file)
@@ -71,7 +71,7 @@ def _no_match(pattern: str, relpath: str, left_out: list[str]) -> str:
 
 
 def _groups(rule: re.Pattern[str] | None, file: FileFacts) -> dict[str, str] | None:
-    """Return what the named groups hold for this file; None when the rule does not match, or there is none."""
+    """Return the named groups for this file; ``None`` when the rule does not match, or there is none."""
     if rule is None:
         return None
     match = rule.fullmatch(str(file.path).removesuffix(file.suffix)) or rule.fullmatch(file.stem)
@@ -79,7 +79,7 @@ def _groups(rule: re.Pattern[str] | None, file: FileFacts) -> dict[str, str] | N
 
 
 def _filled(text: str, value_of: ValueOf) -> str | None:
-    """Return *text* with its placeholders filled; None when one of them has no value for this file."""
+    """Fill the placeholders of *text*; ``None`` when one of them has no value for this file."""
     result = []
     for piece in pieces(text):
         result.append(piece.literal)
@@ -92,13 +92,13 @@ def _filled(text: str, value_of: ValueOf) -> str | None:
 
 
 def clean(text: str) -> str:
-    """Return *text* trimmed, on one line, without control or bidi characters, in composed form (NFC)."""
+    """Return *text* trimmed, on one line, without control or bidi characters, in Unicode's composed form (NFC)."""
     trimmed = unicodedata.normalize("NFC", text).strip()
     return unicodedata.normalize("NFC", shown(trimmed, limit=8 * len(trimmed) + 1))  # a character shows as 8 at most
 
 
 def cut(text: str, limit: int) -> str:
-    """Return *text* in at most *limit* characters. What is cut ends in a digest of the whole, so that names differ."""
+    """Return *text* in at most *limit* characters; a cut text ends in a digest of the whole, so it stays unique."""
     if len(text) <= limit:
         return text
     digest = hashlib.sha256(text.encode()).hexdigest()[:_DIGEST]

@@ -1,11 +1,10 @@
-"""Texts with placeholders, like ``"{room} {mtime:%H:%M}"``: the table of placeholders, the check, the parts of a text.
+"""Parses and checks texts with placeholders, like ``"{room} {mtime:%H:%M}"``, and has the table of them. Pure.
 
 ``PLACEHOLDERS`` is the one list: the configuration is checked against it, and ``mapping`` fills texts from it. A named
 group of ``match`` comes before a placeholder of the same name, so that a placeholder added later changes nothing in a
 configuration that uses its name for a group.
 
-Pure. Never hands a file's name or an operator's text to ``str.format``: a placeholder there could reach an attribute or
-an index, and so a secret. Texts are taken apart and put together here.
+``str.format`` is not used: with it a placeholder in the configuration could reach attributes and indices of objects.
 """
 
 from __future__ import annotations
@@ -77,7 +76,7 @@ PLACEHOLDERS: Final[Mapping[str, Placeholder]] = {
 
 @dataclass(frozen=True, slots=True)
 class TemplatePiece:
-    """One part of a text: the characters before a placeholder, its name, and what follows its colon."""
+    """A part of a text: literal text, then a placeholder's name (None at the end) and the format after its colon."""
 
     literal: str
     name: str | None = None
@@ -85,9 +84,9 @@ class TemplatePiece:
 
 
 def pieces(text: str) -> list[TemplatePiece]:
-    """Take *text* apart at its placeholders; ``{{`` and ``}}`` are braces.
+    """Split *text* at its placeholders; ``{{`` and ``}}`` are braces.
 
-    Raises ValueError, in words for an operator, when it is not well formed.
+    Raises ValueError, with a message for the operator, when it is not well formed.
     """
     try:
         parsed = list(Formatter().parse(text))
@@ -116,9 +115,9 @@ def _check_shape(name: str, spec: str, conversion: str | None) -> None:
 
 
 def check_placeholders(text: str, groups: Collection[str] | None) -> None:
-    """Raise ValueError when *text* is not well formed or names what nothing fills.
+    """Raise ValueError when *text* is not well formed or names an unknown placeholder.
 
-    *groups* are the named groups of ``match``; ``None`` says they are not known, and any name passes.
+    *groups*: the named groups of ``match``; ``None``: they are not known, so every name passes.
     """
     for piece in pieces(text):
         if piece.name is None or groups is None:
@@ -143,7 +142,7 @@ def check_names(text: str) -> None:
 
 
 def fill_names(text: str, name: str) -> str:
-    """Put a file's *name* into a text that ``check_names`` has passed."""
+    """Fill a text that ``check_names`` has accepted from a file's *name*."""
     file = FileFacts(PurePosixPath(name))
     return "".join(
         piece.literal + ("" if piece.name is None else PLACEHOLDERS[piece.name].value(file, piece.spec))
@@ -152,9 +151,9 @@ def fill_names(text: str, name: str) -> str:
 
 
 def parse_match(value: object) -> object:
-    """Compile the regular expression of a rule. What is not a text is returned for validation to refuse.
+    """Compile the regular expression of a rule. Anything but a text is returned as it is, for validation to refuse.
 
-    Raises ValueError when it is not a regular expression, and says at which character.
+    Raises ValueError with the place of the fault.
     """
     if not isinstance(value, str):
         return value
