@@ -46,6 +46,34 @@ def test_every_link_between_pages_leads_somewhere(page: Path) -> None:
         assert (page.parent / target).exists(), target
 
 
+def _headings(page: Path) -> set[str]:
+    titles = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title).lower().replace(" ", "-") for title in titles}
+
+
+def test_every_link_to_a_heading_leads_to_one() -> None:
+    """In its own page or in another."""
+    links = [
+        (page, file, heading)
+        for page in PAGES
+        for file, heading in re.findall(r"\]\((?!https?:)([^)#]*)#([^)]+)\)", page.read_text())
+    ]
+    assert links
+    for page, file, heading in links:
+        assert heading in _headings(page.parent / file if file else page), f"{page.name}: {file}#{heading}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_a_page_can_be_read_as_a_diff(page: Path) -> None:
+    """Text is wrapped at 100 columns, and tables hold short cells; longer is only what cannot be broken."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    for line in text.splitlines():
+        if not line.startswith("|"):
+            assert len(line) <= 100 or " " not in line.strip().removeprefix("* "), line
+        elif page.name != "events.md":  # whose cells are docstrings
+            assert max(len(cell.strip()) for cell in line.strip("|").split("|")) <= 110, line
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_command_that_a_page_shows_exists_with_its_options(page: Path) -> None:
     """A command line of ours in a console block names a command, and options that it has."""
