@@ -126,10 +126,10 @@ def test_a_fault_in_a_watched_folder_names_the_folder_and_the_key(faults: Faults
     [
         ("match = '(?P<room>x'", "match: not a regular expression: missing ), unterminated subpattern at character 1"),
         ("match = 'a{99999999999999999999}'", "match: not a regular expression that can be used: it is too large"),
-        ("match = '(?P<stem>x)'", "match: the group name stem is taken by the placeholder {stem}; choose another"),
         ("match = 3", "match: expected a regular expression in 'single quotes', got 3"),
         ("name = '{name.__class__}'", "name: {name.__class__} is not a placeholder; a placeholder is one name"),
         ("name = '{room}'", "name: unknown placeholder {room}; known are {name} {stem} {suffix} {folder}"),
+        ("match = '(?P<mtime>.*)'\nname = '{mtime:%H}'", "name: {mtime} is a named group of match here, and takes no"),
         ("template = { 4 = '{folder' }", "template.4: a brace is not closed or not opened; write {{ or }} for the"),
         ("template = { 4 = 1 }", 'template.4: expected a table of texts like { "1" = "{stem}" }, got 1'),
         ("share = { user = [1] }", "share.user: unknown key; did you mean users?"),

@@ -6,13 +6,14 @@ import dataclasses
 import errno
 import json
 import os
+from typing import get_args
 
 import pytest
 from fakes import FailingDisk, MemoryDisk, a_finish
 from hypothesis import given
 from hypothesis import strategies as st
 
-from uploader.domain.model import FinishedUpload
+from uploader.domain.model import AfterUpload, FinishedUpload
 from uploader.store import codec, line
 from uploader.store import ledger as ledger_file
 from uploader.store.codec import LedgerHead, UnreadableContent
@@ -40,7 +41,7 @@ ledger_lines = st.builds(
         sent_at=times,
         ready_at=times,
         chunks=st.integers(0, 10**6),
-        after_upload=st.sampled_from(["keep", "move", "delete"]),
+        after_upload=st.sampled_from(get_args(AfterUpload)),
         moved_to=st.none() | names,
     ),
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from fakes import EPOCH, TROUBLE, an_upload
@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from uploader.domain.lifecycle import broken_rule
 from uploader.domain.model import (
     ActionBy,
+    AfterUpload,
     Identity,
     LastError,
     Orphan,
@@ -83,7 +84,7 @@ uploads = st.builds(
     ),
     chunk_size=st.integers(0, 2**40),
     move_to=st.none() | paths,
-    after_upload=st.sampled_from(["keep", "move", "delete"]),
+    after_upload=st.sampled_from(get_args(AfterUpload)),
     begun_at=times,
     restarts=st.integers(0, 9),
     trouble=st.none()

@@ -9,15 +9,14 @@ from __future__ import annotations
 import hashlib
 import re
 import unicodedata
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import PurePosixPath
 from typing import Final
 
 from uploader.config import RecordConfig
 from uploader.domain.model import RecordSpec, shown
-from uploader.domain.placeholders import MTIME_FORMAT, pieces
+from uploader.domain.placeholders import PLACEHOLDERS, FileFacts, pieces
 
 RECORD_NAME_LIMIT: Final = 255  # characters of a record's name, which a text column of such servers holds
 # characters of a template value: the server names no limit; this keeps requests small
@@ -25,9 +24,8 @@ TEMPLATE_VALUE_LIMIT: Final = 1000
 FALLBACK_NAME: Final = "recording"  # the record's name when the file's name leaves nothing
 
 _DIGEST: Final = 8  # hexadecimal digits; they tell apart two names that begin with the same 246 characters
-_EARLIEST, _LATEST = -30_000_000_000.0, 253_000_000_000.0  # the years 1019 to 9987, which every time zone can show
 
-Values = Mapping[str, str | Callable[[str], str]]
+ValueOf = Callable[[str, str], str | None]  # of a name, and of what follows its colon
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,22 +44,19 @@ def record_for(rule: RecordConfig, *, relpath: str, mtime: float) -> Mapped:
     name becomes the stem, the template keeps the fields that need no group, and ``warning`` says so. Empty template
     fields are not sent.
     """
-    path = PurePosixPath(unicodedata.normalize("NFC", relpath))
-    values: dict[str, str | Callable[[str], str]] = {
-        "name": path.name,
-        "stem": path.stem,
-        "suffix": path.suffix,
-        "folder": "" if str(path.parent) == "." else str(path.parent),
-        "relpath": str(path),
-        "mtime": lambda spec: _local_time(mtime, spec),
-    }
-    groups = _groups(rule.match, path)
-    known = values if groups is None else {**values, **groups}
-    name = _filled(rule.name, known)
-    fields = {key: _filled(text, known) for key, text in rule.template.items()}
+    file = FileFacts(PurePosixPath(unicodedata.normalize("NFC", relpath)), mtime)
+    groups = _groups(rule.match, file)
+
+    def value_of(name: str, spec: str) -> str | None:
+        if rule.match is not None and name in rule.match.groupindex:  # it comes before a placeholder of its name
+            return None if groups is None else groups[name]
+        return PLACEHOLDERS[name].value(file, spec) if name in PLACEHOLDERS else None
+
+    name = _filled(rule.name, value_of)
+    fields = {key: _filled(text, value_of) for key, text in rule.template.items()}
     cleaned = {key: cut(clean(text or ""), TEMPLATE_VALUE_LIMIT) for key, text in fields.items()}
     template = {key: text for key, text in cleaned.items() if text}
-    record = RecordSpec(name=_first_name(name or "", path.stem), template=template, share=rule.share)
+    record = RecordSpec(name=_first_name(name or "", file.stem), template=template, share=rule.share)
     if groups is not None or rule.match is None:
         return Mapped(record)
     left_out = [f"template field {shown(key)}" for key, text in fields.items() if text is None]
@@ -75,32 +70,25 @@ def _no_match(pattern: str, relpath: str, left_out: list[str]) -> str:
     return f"match = '{shown(pattern)}' does not match {shown(relpath)}: {effect}"
 
 
-def _groups(rule: re.Pattern[str] | None, path: PurePosixPath) -> dict[str, str] | None:
+def _groups(rule: re.Pattern[str] | None, file: FileFacts) -> dict[str, str] | None:
     """Return the named groups for this file; ``None`` when the rule does not match, or there is none."""
     if rule is None:
         return None
-    match = rule.fullmatch(str(path).removesuffix(path.suffix)) or rule.fullmatch(path.stem)
+    match = rule.fullmatch(str(file.path).removesuffix(file.suffix)) or rule.fullmatch(file.stem)
     return None if match is None else match.groupdict(default="")
 
 
-def _filled(text: str, values: Values) -> str | None:
+def _filled(text: str, value_of: ValueOf) -> str | None:
     """Fill the placeholders of *text*; ``None`` when one of them has no value for this file."""
     result = []
     for piece in pieces(text):
         result.append(piece.literal)
         if piece.name is None:
             continue
-        if piece.name not in values:
+        if (value := value_of(piece.name, piece.spec)) is None:
             return None
-        value = values[piece.name]
-        result.append(value if isinstance(value, str) else value(piece.spec))
+        result.append(value)
     return "".join(result)
-
-
-def _local_time(mtime: float, spec: str) -> str:
-    """Format *mtime* in local time; shares report absurd times, which are brought into range."""
-    moment = datetime.fromtimestamp(min(max(mtime, _EARLIEST), _LATEST), UTC).astimezone()
-    return moment.strftime(spec or MTIME_FORMAT)
 
 
 def clean(text: str) -> str:
