@@ -102,7 +102,7 @@ def test_placeholder_of_a_large_size_is_seen(size: int) -> None:
         ((FTYP, moov(), box(b"free", bytes(9))), "no mdat box behind its moov box: the copy is not complete"),
         (
             (FTYP, moov(), TRAILER),
-            "at byte 389, behind its moov box, stands no box: the recorder did not close this file",
+            "no box at byte 389, behind its moov box: the recorder did not close this file",
         ),
         ((FTYP, moov(), b"\0\0\1"), "it ends inside the head of a box at byte 389: the copy is not complete"),
         (
@@ -160,7 +160,7 @@ def test_unwritten_end_of_media_is_seen(codec: bytes) -> None:
     head = FTYP + moov(codecs=(codec, b"mp4a"))
     verdict = mp4(head, box(b"mdat", b"\x65" * 200_000, bytes(65536)))
     start = len(head) + 8 + 200_000
-    reason = f"only zeros from byte {start} on: the recorder or the copy has reserved this room and not written it"
+    reason = f"only zeros from byte {start} on: the recorder or the copy has reserved this space and not written it"
     assert verdict.unfinished == reason
     assert mp4(head, box(b"mdat", b"\x65" * 200_000, bytes(65535))) == FINE
 
@@ -217,7 +217,7 @@ def test_announced_fragments_must_come() -> None:
         (fragment()[:50], "its last moof box ends 42 bytes past the end of the file"),
         (fragment()[:5], "it ends inside the head of a box at byte "),
         (PADDING, "only zeros from byte "),
-        (TRAILER, "at byte 5345, behind its mdat box, stands no box"),
+        (TRAILER, "no box at byte 5345, behind its mdat box"),
         (fragment(100) + box(b"mdat", PADDING), ""),  # no codec known that would forbid it
         (fragment(100) + box(b"free", PADDING), ""),
     ],
