@@ -54,7 +54,7 @@ class Lane:
             raise ValueError(f"{wanted} bytes cannot be sent")
         if not self._folder.meters:
             return wanted
-        return await self._pacer.grant(self, self._folder, wanted)
+        return await self._pacer.take(self, self._folder, wanted)
 
 
 @dataclass(eq=False, slots=True)
@@ -111,7 +111,7 @@ class Pacer:
         slow = (self._slow,) if folder.root in self._limits.recorded else ()
         folder.meters = (*total, *slow)
 
-    async def grant(self, lane: Lane, folder: FolderLimit, wanted: int) -> int:
+    async def take(self, lane: Lane, folder: FolderLimit, wanted: int) -> int:
         """Wait for a grant, and return its bytes. A grant to a task that is cancelled is given back."""
         granted: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         waiter = _Waiter(lane, folder, wanted, max(self._served, lane.share), granted)

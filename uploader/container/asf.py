@@ -58,7 +58,7 @@ def _of_data(source: ContainerReader, start: int, announced: int) -> str:
     if is_zero(head):
         return only_zeros(start)
     if len(head) < _HEAD:
-        return f"no Data object behind its header: {_NOT_COPIED}"
+        return f"no Data object after its header: {_NOT_COPIED}"
     if head[:16] != _DATA:
         return ""
     size = _size(source, start)

@@ -96,7 +96,7 @@ def _of_whole(source: ContainerReader, walk: _Walk, inside: _Walk) -> str:
     if moov is None:
         return _without_moov(source, walk)
     if mdat is None:
-        return f"no mdat box behind its moov box: {_NOT_COPIED}" if walk.stop >= source.size else _no_box(source, walk)
+        return f"no mdat box after its moov box: {_NOT_COPIED}" if walk.stop >= source.size else _no_box(source, walk)
     if (hole := _hole(source, moov, inside)) is not None:
         return f"its moov box is empty from byte {hole} on: {_NOT_COPIED}"
     return _zeros(source, last, last.end, inside) if last.kind == b"mdat" else ""
@@ -126,7 +126,7 @@ def _end_of_fragments(source: ContainerReader, walk: _Walk, inside: _Walk) -> st
     if walk.stop < source.size:
         return _no_box(source, walk)
     if last.kind == b"moof":
-        return f"no mdat box behind its last moof box: it ends inside a fragment, and {_NOT_CLOSED}"
+        return f"no mdat box after its last moof box: it ends inside a fragment, and {_NOT_CLOSED}"
     if not any(box.kind in (b"moof", b"mdat") for box in walk.boxes):
         return f"no moof box, which its moov box announces: {_NOT_CLOSED}"
     return _zeros(source, last, source.size, inside) if last.kind == b"mdat" else ""
@@ -157,7 +157,7 @@ def _no_box(source: ContainerReader, walk: _Walk) -> str:
         return only_zeros(walk.stop)
     if source.size - walk.stop < 8:
         return f"it ends inside the head of a box at byte {walk.stop}: {_NOT_COPIED}"
-    return f"no box at byte {walk.stop}, behind its {_name(walk.boxes[-1])} box: {_NOT_CLOSED}"
+    return f"no box at byte {walk.stop}, after its {_name(walk.boxes[-1])} box: {_NOT_CLOSED}"
 
 
 def _zeros(source: ContainerReader, last: _Box, end: int, inside: _Walk) -> str:

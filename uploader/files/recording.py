@@ -59,7 +59,7 @@ class Bookmark:
 
 
 class Recording:
-    """One file, open for sending: read front to back, hashed on the way, and watched for change."""
+    """One file, open for sending: read front to back, hashed on the way, and checked for changes."""
 
     def __init__(
         self, path: str, identity: Identity, file: AsyncFileIO, threads: ShareThreads, *, local: bool = False

@@ -100,7 +100,7 @@ def folder_problem(path: str, *, writable: bool) -> str | None:
     """Explain why *path* is not a readable folder or, with *writable*, why files cannot be removed from it."""
     what = kind_of(os.path.realpath(path))
     if what != "folder":
-        return f"{path}: {'is missing' if what == 'missing' else f'is no folder but a {what}'}"
+        return f"{path}: {'is missing' if what == 'missing' else f'is not a folder but a {what}'}"
     if not os.access(path, os.R_OK | os.X_OK):
         return f"{path}: cannot be read by this user"
     if writable and not os.access(path, os.W_OK | os.X_OK):
