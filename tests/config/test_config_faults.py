@@ -107,7 +107,7 @@ def test_a_fault_in_server_says_what_is_expected(faults: Faults, line: str, faul
         ("include = [3]", 'include[0]: expected a list of patterns like ["*.mp4", "*.mov"], got 3'),
         ("mode = 'fast'", 'mode: expected "auto", "events" or "poll", got "fast"'),
         ("after_upload = 3", 'after_upload: expected "keep", "move" or "delete", got 3'),
-        ("path = '~nobody-here/x'", "path: the home folder of ~ is not known here; write the path out"),
+        ("path = '~nobody-here/x'", "path: the home folder of ~ is not known here; write the whole path"),
         ("move_to = '/srv/recordings/'", "move_to: is the watched folder itself; name another one"),
         ("move_to = 'uploaded'", 'move_to: expected an absolute path like "/srv/recordings"'),
         ("done_marker = 1", "done_marker: expected text in quotes, got 1"),
@@ -244,7 +244,7 @@ def test_a_file_that_cannot_be_read_is_a_clear_fault(tmp_path: Path, name: str, 
     with pytest.raises(ConfigError) as caught:
         load(tmp_path / name, {})
     assert caught.value.faults == [
-        f"{tmp_path / name}: cannot be read: {reason}; name another file with -c, or mend its rights"
+        f"{tmp_path / name}: cannot be read: {reason}; name another file with -c, or change its permissions"
     ]
 
 

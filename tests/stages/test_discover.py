@@ -496,7 +496,7 @@ async def test_too_many_folders_are_told_before_the_limit_is_reached(
             (rig.watch / str(number)).mkdir()
         await rig.start()
         warned = await rig.event(events.EventsUnavailable)
-        assert "9 folders want a watch each" in warned.reason
+        assert "9 folders need a watch each" in warned.reason
         await rig.finished(rig.write("3/a.mp4", b"a"))
         assert begun == []
 

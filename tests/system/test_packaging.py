@@ -161,8 +161,8 @@ def test_a_python_that_will_not_do_is_named(checkout: Path, target: str, old: bo
 
 
 def test_a_missing_python_is_named(checkout: Path) -> None:
-    """A Python that is not there is said to be so."""
-    assert "error: there is no python-nowhere" in make(checkout, "demo", "PYTHON=python-nowhere").stderr
+    """The error says that the named Python cannot be run."""
+    assert "error: python-nowhere cannot be run" in make(checkout, "demo", "PYTHON=python-nowhere").stderr
 
 
 def test_a_python_that_is_named_and_does_not_run_is_no_python(checkout: Path) -> None:
@@ -170,7 +170,7 @@ def test_a_python_that_is_named_and_does_not_run_is_no_python(checkout: Path) ->
     shim = checkout / "python3.99"
     shim.write_text("#!/bin/sh\nexit 127\n", encoding="utf-8")
     shim.chmod(0o755)
-    assert f"error: there is no {shim} that runs" in make(checkout, "demo", f"PYTHON={shim}").stderr
+    assert f"error: {shim} cannot be run" in make(checkout, "demo", f"PYTHON={shim}").stderr
 
 
 def test_each_python_that_is_named_has_an_environment_of_its_own(checkout: Path) -> None:
