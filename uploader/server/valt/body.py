@@ -13,14 +13,14 @@ and 4 of docs/protocol.md). Must never be sent twice: a second try is a new body
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Final, Protocol
+from collections.abc import Awaitable, Callable
+from typing import Final
 
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.payload import Payload
 
 from uploader.files.sending import CannotPass
-from uploader.files.shared_fd import SharedFd
+from uploader.server.port import ByteSource, Throttle
 from uploader.server.valt.sendfile import SocketWriter
 
 # bytes handed over at a time at first: on a slow link a whole block would look like a stall
@@ -31,29 +31,6 @@ SLOW_PIECE_TIME: Final = 0.5  # s: one that took longer is halved
 SMALLEST_PIECE, LARGEST_PIECE = 4 * 1024, 256 * 1024
 SENDFILE_BATCH: Final = 16 * 1024 * 1024  # bytes: one turn of hash and socket, side by side; a turn costs 0.2 ms
 SENDFILE_THRESHOLD: Final = 1024 * 1024  # bytes: up to one block the other way costs no more, and proves more
-
-WaitWritable = Callable[[], Awaitable[None]]
-
-
-class ByteSource(Protocol):
-    """Where a chunk's bytes come from."""
-
-    local: bool
-
-    def blocks(self, end: int) -> AsyncIterator[memoryview]:
-        """Yield the bytes from where it stands to *end*."""
-
-    async def pass_on(
-        self, socket: SharedFd, count: int, *, room: WaitWritable, on_progress: Callable[[int], None]
-    ) -> None:
-        """Send the next *count* bytes straight to a socket. Raises ``CannotPass`` before the first."""
-
-
-class Throttle(Protocol):
-    """Who says how many bytes may go now."""
-
-    async def take(self, wanted: int) -> int:
-        """Return how many bytes, 1 to *wanted*, may be sent now; wait while the limit says so."""
 
 
 class NoThrottle:
