@@ -10,7 +10,8 @@ or password. What it says of the server:
 * Nothing was done: ``BreakerOpen`` (no call was made), ``ServerDown`` (no connection, TLS, a redirect, 503 …),
   ``ServerFull`` (507), ``ServerBusy`` (wait ``retry_after`` seconds), ``ServerRefused`` with ``RightMissing`` and
   ``PayloadRefused`` (a plain no), ``RecordGone`` (404).
-* The call changes nothing and failed: ``CallFailed`` (500), also ``ServerDown`` when the answer was lost.
+* The call changes nothing and failed: ``CallFailed`` (500), also ``ServerDown`` when the answer was lost. An
+  implementation may repeat such a call once by itself.
 * It may have been done: ``AnswerLost`` and its ``NoRoom``. Only calls that change something raise it.
 * Chunks only: ``ChunkCut``, ``ChunkRefused``, ``ChunkTooLarge``, ``TokenExpired``; see ``send_chunk``.
 
