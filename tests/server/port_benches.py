@@ -6,7 +6,7 @@ import asyncio
 import heapq
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from itertools import count
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from aiohttp import web
 from fakes import EPOCH, until
-from port_scenarios import PASSWORD, USER, Bench, Mishap, ShiftedClock
+from port_bench import PASSWORD, USER, Mishap, Play, ShiftedClock
 from simulation.client import CHUNK_FAULTS, FAULTS, Client
 from simulation.kernel import NEVER, Loop
 from simulation.server import Request
@@ -311,7 +311,7 @@ async def _virtually(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.01)
 
 
-def in_a_world(play: Callable[[Bench], Awaitable[None]], semantics: Semantics) -> None:
+def in_a_world(play: Play, semantics: Semantics) -> None:
     """Play a scenario in virtual time, to its end."""
     time = _Time()
 

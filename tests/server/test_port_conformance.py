@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import port_failures
+import port_scenarios
 import pytest
+from port_bench import Scenario
 from port_benches import in_a_world, over_loopback
-from port_scenarios import SCENARIOS, Scenario
 
-scenarios = pytest.mark.parametrize("scenario", SCENARIOS, ids=str)
+scenarios = pytest.mark.parametrize("scenario", [*port_scenarios.SCENARIOS, *port_failures.SCENARIOS], ids=str)
 
 
 @scenarios
