@@ -45,7 +45,7 @@ class Mishap(Enum):
     TOO_LARGE = auto()  # 413 after the whole request
     TOO_LARGE_EARLY = auto()  # 413 in the middle of a chunk
     CUT = auto()  # the connection breaks in the middle of a chunk
-    SLOW = auto()  # the answer does not come for a while
+    SLOW = auto()  # the answer does not come until ``release``, in virtual time for a while
 
 
 class ShiftedClock(SystemClock):
@@ -83,6 +83,12 @@ class Bench(Protocol):
 
     def held(self) -> dict[str, bytes]:
         """By id of each record that exists: the bytes of its video so far."""
+
+    def release(self) -> None:
+        """Let what is slow go on."""
+
+    def arrived(self, call: CallName) -> int:
+        """Count the requests of this kind that have reached the server to their last byte."""
 
     async def under_way(self, call: CallName) -> None:
         """Return when a request of this kind has reached the server and is not answered yet."""

@@ -31,6 +31,7 @@ from uploader.testing.simulator.wire import SimulatedAnswer
 
 SHIFT: Final = -86400.0  # s by which the client's clock is wrong
 STALL_TIMEOUT: Final = 30.0  # s; no scenario waits for it
+AT_ONCE: Final = 1.0  # s of virtual time, in which no slow answer comes
 STEPS: Final = 100_000  # of the virtual loop, at most
 
 
@@ -62,6 +63,7 @@ class _Watched(Simulator):
         super().__init__(folder, settings)
         self.requests: Counter[str] = Counter()
         self.open: list[tuple[CallName, web.Request]] = []
+        self.whole: Counter[str] = Counter()
 
     async def _exchange(self, name: CallName, request: web.Request, fault: Fault | None) -> SimulatedAnswer | None:
         self.requests[name] += 1
@@ -70,6 +72,12 @@ class _Watched(Simulator):
             return await super()._exchange(name, request, fault)
         finally:
             self.open.remove((name, request))
+            self.whole[name] += is_whole(request)
+
+
+def is_whole(request: web.Request) -> bool:
+    """True when the last byte of a request has arrived."""
+    return request.content.total_bytes == (request.content_length or 0)
 
 
 FAULT_OF: Final[dict[Mishap, dict[str, Any]]] = {
@@ -95,11 +103,13 @@ class LoopbackBench(_Client):
     def __init__(self, simulator: _Watched) -> None:
         super().__init__(Valt, simulator.url, time.time)
         self._simulator = simulator
+        self._faults: list[Fault] = []
         self.requests = simulator.requests
 
     def go_wrong(self, call: CallName, mishap: Mishap) -> None:
         """Let the next *call* go wrong."""
-        self._simulator.faults.append(Fault(call=call, **FAULT_OF[mishap]))
+        self._faults.append(Fault(call=call, **FAULT_OF[mishap]))
+        self._simulator.faults.append(self._faults[-1])
 
     async def go_away(self) -> None:
         """Stop serving."""
@@ -110,6 +120,16 @@ class LoopbackBench(_Client):
         return {
             record.id: record.path.read_bytes() if record.path.exists() else b"" for record in self._simulator.records()
         }
+
+    def release(self) -> None:
+        """Let what stands still go on."""
+        for fault in self._faults:
+            fault.release()
+
+    def arrived(self, call: CallName) -> int:
+        """Count what is answered and what is not yet."""
+        waiting = (request for name, request in self._simulator.open if name == call)
+        return self._simulator.whole[call] + sum(map(is_whole, waiting))
 
     async def under_way(self, call: CallName) -> None:
         """Wait for a request of this kind."""
@@ -201,6 +221,7 @@ class _Ground:
         self.requests: Counter[str] = Counter()
         self.faults: list[tuple[CallName, str]] = []
         self.open: list[Request] = []
+        self.whole: Counter[str] = Counter()
         self.down = False
         self._rolls: list[float] = []
 
@@ -249,7 +270,8 @@ class _Ground:
         return True
 
     def before_last_byte(self, request: Request) -> None:
-        """Nothing is checked."""
+        """Count it."""
+        self.whole[call_of(request)] += 1
 
     def ended(self, request: Request) -> None:
         """Note that the client does not wait for it any more."""
@@ -295,18 +317,25 @@ class WorldBench(_Client):
         """What the server keeps."""
         return {record.id: record.content for record in self._ground.server.records.values() if not record.deleted}
 
+    def release(self) -> None:
+        """Nothing waits for it: time passes by itself."""
+
+    def arrived(self, call: CallName) -> int:
+        """Count those whose last byte the link has taken."""
+        return self._ground.whole[call]
+
     async def under_way(self, call: CallName) -> None:
         """Wait for a request of this kind."""
         await _virtually(lambda: any(call_of(request) == call for request in self._ground.open))
 
     async def quiet(self) -> None:
         """Wait until the client waits for nothing."""
-        await _virtually(lambda: not self._ground.open)
+        await _virtually(lambda: not self._ground.open, within=AT_ONCE)
 
 
-async def _virtually(condition: Callable[[], bool]) -> None:
-    """Let virtual time pass until *condition* holds."""
-    async with asyncio.timeout(STALL_TIMEOUT):
+async def _virtually(condition: Callable[[], bool], *, within: float = STALL_TIMEOUT) -> None:
+    """Let virtual time pass until *condition* holds, at most *within* seconds."""
+    async with asyncio.timeout(within):
         while not condition():  # noqa: ASYNC110 - any condition will do
             await asyncio.sleep(0.01)
 

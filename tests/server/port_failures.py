@@ -41,6 +41,21 @@ async def one_log_in_serves_all(bench: Bench) -> None:
 
 
 @SCENARIOS.add()
+async def a_401_that_comes_late_does_not_end_a_new_token(bench: Bench) -> None:
+    """Another call has logged in since: what is repeated goes with that token."""
+    ids = await bench.server.create_record(SPEC)
+    bench.go_wrong("version", Mishap.TOKEN_EXPIRED)
+    bench.go_wrong("details", Mishap.SLOW)
+    first = asyncio.create_task(bench.server.version())
+    late = asyncio.create_task(bench.server.details(ids.record))
+    assert await first == "6.7.2"
+    assert bench.server.log_ins == 2
+    bench.release()
+    assert (await late).record == ids.record
+    assert (bench.server.log_ins, bench.requests["login"], bench.requests["details"]) == (2, 2, 2)
+
+
+@SCENARIOS.add()
 async def a_chunk_with_an_expired_token_is_not_taken(bench: Bench) -> None:
     """It raises ``TokenExpired``, for its source was read; sent again it logs in anew, once."""
     for mishap, data in ((Mishap.TOKEN_EXPIRED, DATA), (Mishap.TOKEN_EXPIRED_EARLY, bytes(bench.long))):

@@ -126,10 +126,10 @@ async def the_last_byte_waits_for_its_mark(bench: Bench) -> None:
     sending = asyncio.create_task(send(bench, ids, mark=mark))
     await mark.reached.wait()
     await what_was_sent_has_arrived(bench)
-    assert bench.held() == {ids.record: b""}
+    assert (bench.arrived("upload"), bench.held()) == (0, {ids.record: b""})
     mark.go_on.set()
     await sending
-    assert (bench.held(), bench.requests["upload"]) == ({ids.record: DATA}, 1)
+    assert (bench.arrived("upload"), bench.requests["upload"], bench.held()) == (1, 1, {ids.record: DATA})
 
 
 @SCENARIOS.add()
