@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from aiohttp import web
 from fakes import EPOCH, until
-from port_bench import PASSWORD, USER, Mishap, Play, ShiftedClock
+from port_bench import PASSWORD, USER, Mishap, Play, ShiftedClock, what_was_sent_has_arrived
 from simulation.client import CHUNK_FAULTS, FAULTS, Client
 from simulation.kernel import NEVER, Loop
 from simulation.server import Request
@@ -136,7 +136,8 @@ class LoopbackBench(_Client):
         await until(lambda: any(name == call for name, _ in self._simulator.open))
 
     async def quiet(self) -> None:
-        """Wait until every request that is not answered has lost its connection, and what it did is done."""
+        """Wait until the server has read what was sent, and every request that it has not answered is cut."""
+        await what_was_sent_has_arrived(self)
 
         def connected(request: web.Request) -> bool:
             return request.transport is not None and not request.transport.is_closing()

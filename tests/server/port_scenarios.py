@@ -148,7 +148,7 @@ async def what_the_mark_raises_cuts_the_chunk(bench: Bench) -> None:
     with fails(errors.ChunkCut):
         await send(bench, ids, mark=no_disk)
     await bench.quiet()
-    assert bench.held() == {ids.record: b""}
+    assert (bench.arrived("upload"), bench.held()) == (0, {ids.record: b""})
     await send(bench, ids)
     assert bench.held() == {ids.record: DATA}
 
@@ -160,7 +160,7 @@ async def what_the_source_raises_cuts_the_chunk(bench: Bench) -> None:
     with fails(errors.FileChanged):
         await send(bench, ids, mark=mark, then=errors.FileChanged("it shrank"))
     await bench.quiet()
-    assert (mark.reached.is_set(), bench.held()) == (False, {ids.record: b""})
+    assert (mark.reached.is_set(), bench.arrived("upload"), bench.held()) == (False, 0, {ids.record: b""})
 
 
 @SCENARIOS.add()
