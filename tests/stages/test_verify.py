@@ -19,7 +19,7 @@ from uploader.domain import errors, events, retry
 from uploader.domain.model import ActionBy, State, Upload
 from uploader.files import Shares
 from uploader.server.circuit_breaker import CircuitBreaker
-from uploader.server.valt import RecordDetails
+from uploader.server.port import RecordDetails
 from uploader.stages.context import StageContext
 from uploader.stages.dispatcher import Dispatcher
 from uploader.stages.failure_handler import FailureHandler

@@ -24,6 +24,7 @@ from uploader.runtime.log import redactor
 from uploader.runtime.slices import in_slices
 from uploader.server.circuit_breaker import CircuitBreaker, refuse_again
 from uploader.server.credentials import account, read_password
+from uploader.server.port import Server
 from uploader.server.valt import Valt
 from uploader.stages.context import StageContext
 from uploader.stages.discover import Discover
@@ -61,7 +62,7 @@ class Application:
         named: Collection[str] = (),
         override: Override | None = None,
         make_share: Callable[[str], Share] | None = None,
-        make_valt: Callable[..., Valt] = Valt,
+        make_valt: Callable[..., Server] = Valt,
     ) -> None:
         """Wire everything up. After a reload, *leases* are those of the previous application.
 
@@ -73,7 +74,7 @@ class Application:
         self.rules = FileRules(config, named, override)
         self.queues = Queues(clock)
         self.breaker = CircuitBreaker(store, clock, bus, lambda: account(config.server, environ))
-        self.valt = make_valt(
+        self.valt: Server = make_valt(
             config.server,
             password=lambda: read_password(config.server, environ),
             clock=clock,

@@ -15,8 +15,8 @@ from uploader.config import Config, find_config, load
 from uploader.domain import events
 from uploader.runtime.clock import SystemClock
 from uploader.runtime.log import configure, get_logger
+from uploader.server.port import Server
 from uploader.server.readonly import valt_to_ask
-from uploader.server.valt import Valt
 from uploader.store import Store
 from uploader.store.disk import StateFolder
 
@@ -78,6 +78,6 @@ async def open_store(config: Config, bus: events.Bus) -> AsyncIterator[Store]:
         await store.close()
 
 
-def valt_of(config: Config) -> Valt:
+def valt_of(config: Config) -> Server:
     """Make a client for a command that only reads from the server."""
     return valt_to_ask(config, os.environ, clock)

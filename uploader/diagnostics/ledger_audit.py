@@ -14,7 +14,7 @@ from uploader.app.status import iso
 from uploader.domain import errors
 from uploader.domain.model import RecordIds, shown
 from uploader.domain.units import format_bytes
-from uploader.server.valt import Valt
+from uploader.server.port import Server
 from uploader.store import LedgerLine
 from uploader.store.codec import LedgerHead, StateSnapshot, UnreadableContent, from_json
 from uploader.store.disk import StateFolder
@@ -126,7 +126,7 @@ def find(folder: Path, path: str) -> RecordIds:
     )
 
 
-async def compare_with_server(lines: Iterable[LedgerLine], valt: Valt) -> AsyncIterator[Comparison]:
+async def compare_with_server(lines: Iterable[LedgerLine], valt: Server) -> AsyncIterator[Comparison]:
     """Download every video and compare its checksum with that of the bytes that were sent.
 
     Raises what the client raises when the server is unavailable, since that says nothing about a video.

@@ -23,7 +23,7 @@ from uploader.domain.units import format_bytes, format_duration
 from uploader.files.sending import CannotPass
 from uploader.files.shared_fd import SharedFd
 from uploader.runtime.clock import Clock
-from uploader.server.valt import Valt
+from uploader.server.port import Server
 
 PROBE_RECORD_NAME: Final = "valt-uploader probe"  # of its records, so that an administrator knows what they are
 PROBE_FILE_NAME: Final = "valt-uploader-probe.mp4"
@@ -75,7 +75,7 @@ class Observations:
 class Probe:
     """One run of all tests."""
 
-    def __init__(self, config: Config, valt: Valt, results: ResultStore, clock: Clock) -> None:
+    def __init__(self, config: Config, valt: Server, results: ResultStore, clock: Clock) -> None:
         self._config, self._valt, self._results, self._clock = config, valt, results, clock
         self._content = b"".join(PROBE_VIDEO.pieces())
         self._digest = hashlib.sha256(self._content).hexdigest()

@@ -10,7 +10,7 @@ from uploader.config import ServerConfig
 from uploader.domain import errors, events, retry
 from uploader.domain.model import ServerCapabilities
 from uploader.runtime.clock import Clock
-from uploader.server.valt import Valt
+from uploader.server.port import RecordServer
 from uploader.store import Store
 
 NOTHING_KNOWN = {
@@ -26,7 +26,7 @@ NOTHING_KNOWN = {
 class CapabilityTracker:
     """Compares the server's version with the one that its capabilities were learnt from."""
 
-    def __init__(self, config: ServerConfig, store: Store, valt: Valt, clock: Clock, bus: events.Bus) -> None:
+    def __init__(self, config: ServerConfig, store: Store, valt: RecordServer, clock: Clock, bus: events.Bus) -> None:
         self._config, self._store, self._valt, self._clock, self._bus = config, store, valt, clock, bus
         self._looked_at = 0  # number of the log-in after which the version was asked
 

@@ -17,6 +17,7 @@ from uploader.runtime.clock import Clock
 from uploader.runtime.log import redactor
 from uploader.server.circuit_breaker import refuse_again
 from uploader.server.credentials import account, read_password
+from uploader.server.port import Server
 from uploader.server.valt import Valt
 from uploader.store import codec
 from uploader.store.disk import StateFolder
@@ -34,7 +35,7 @@ def saved_in(folder: Path) -> codec.StateSnapshot:
     return codec.StateSnapshot()
 
 
-def valt_to_ask(config: Config, environ: Mapping[str, str], clock: Clock) -> Valt:
+def valt_to_ask(config: Config, environ: Mapping[str, str], clock: Clock) -> Server:
     """Make the client. Its log-in raises ``PasswordRefused``, without a call, while ``refuse_again`` does."""
 
     def password() -> str:

@@ -17,7 +17,7 @@ from uploader.runtime.clock import Clock
 from uploader.runtime.log import get_logger
 from uploader.runtime.slices import in_slices
 from uploader.server.circuit_breaker import CircuitBreaker
-from uploader.server.valt import Valt
+from uploader.server.port import RecordServer
 from uploader.store import Store
 
 log = get_logger(__name__)
@@ -31,7 +31,13 @@ class OrphanCleanup:
     """Looks at each orphan when it is due, and deletes it if it is empty."""
 
     def __init__(
-        self, server: ServerConfig, store: Store, valt: Valt, breaker: CircuitBreaker, clock: Clock, bus: events.Bus
+        self,
+        server: ServerConfig,
+        store: Store,
+        valt: RecordServer,
+        breaker: CircuitBreaker,
+        clock: Clock,
+        bus: events.Bus,
     ) -> None:
         self._longest = max(server.doubt_settle, MINUTE)  # s; a longer wait comes from a clock that was set
         self._store, self._valt, self._breaker, self._clock, self._bus = store, valt, breaker, clock, bus

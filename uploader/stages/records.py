@@ -15,7 +15,7 @@ from uploader.domain import errors, events, lifecycle
 from uploader.domain.lifecycle import Step
 from uploader.domain.model import Orphan, RecordIds, Upload
 from uploader.server.capabilities import CapabilityTracker
-from uploader.server.valt import RecordDetails, RecordListed, Valt
+from uploader.server.port import RecordDetails, RecordListed, RecordServer
 from uploader.stages.context import StageContext
 from uploader.stages.lease import raise_if_paused
 
@@ -28,7 +28,12 @@ class RecordCreator:
     """Creates records, one at a time for each name."""
 
     def __init__(
-        self, context: StageContext, username: str, doubt_settle: float, valt: Valt, capabilities: CapabilityTracker
+        self,
+        context: StageContext,
+        username: str,
+        doubt_settle: float,
+        valt: RecordServer,
+        capabilities: CapabilityTracker,
     ) -> None:
         """*doubt_settle*: seconds after which the server has ended a request whose answer was lost."""
         self._store, self._clock, self._bus = context.store, context.clock, context.bus

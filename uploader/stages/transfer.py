@@ -26,8 +26,7 @@ from uploader.files import Bookmark, Recording
 from uploader.runtime.monotonic_age import MonotonicAges
 from uploader.server.capabilities import CapabilityTracker
 from uploader.server.circuit_breaker import CircuitBreaker
-from uploader.server.valt import Valt
-from uploader.server.valt.wire import multipart_filename
+from uploader.server.port import RecordServer
 from uploader.stages.context import StageContext
 from uploader.stages.failure_handler import FailureHandler
 from uploader.stages.file_rules import NOT_TAKEN
@@ -71,7 +70,7 @@ class Transfer:
         self,
         context: StageContext,
         server: ServerConfig,
-        valt: Valt,
+        valt: RecordServer,
         breaker: CircuitBreaker,
         failure_handler: FailureHandler,
         lanes: Callable[[str], Lane],
@@ -263,7 +262,7 @@ class Transfer:
         try:
             held = await self._valt.send_chunk(
                 ids,
-                multipart_filename(path),  # of the name at first: it must be the same for all chunks
+                path,  # of the name at first: it must be the same for all chunks
                 (upload.offset, end, size),
                 recording,
                 before_last_byte=before_last_byte,

@@ -15,7 +15,7 @@ from uploader.domain.lifecycle import Step
 from uploader.domain.model import State, Upload
 from uploader.runtime.monotonic_age import MonotonicAges
 from uploader.server.circuit_breaker import CircuitBreaker
-from uploader.server.valt import Valt
+from uploader.server.port import RecordServer
 from uploader.stages.context import StageContext
 from uploader.stages.failure_handler import FailureHandler
 
@@ -30,7 +30,7 @@ class Verify:
         self,
         context: StageContext,
         config: UploadConfig,
-        valt: Valt,
+        valt: RecordServer,
         breaker: CircuitBreaker,
         failure_handler: FailureHandler,
     ) -> None:

@@ -14,6 +14,5 @@ Imports: config, domain, files, runtime.
 """
 
 from uploader.server.valt.client import Valt
-from uploader.server.valt.wire import RecordDetails, RecordListed
 
-__all__ = ["RecordDetails", "RecordListed", "Valt"]
+__all__ = ["Valt"]

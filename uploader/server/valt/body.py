@@ -13,14 +13,14 @@ docs/protocol.md). A body is sent once: a retry needs a new one.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Final, Protocol
+from collections.abc import Awaitable, Callable
+from typing import Final
 
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.payload import Payload
 
 from uploader.files.sending import CannotPass
-from uploader.files.shared_fd import SharedFd
+from uploader.server.port import ByteSource, Throttle
 from uploader.server.valt.sendfile import SocketWriter
 
 # bytes written at a time at first: on a slow link a whole block would look like a stall
@@ -31,29 +31,6 @@ SLOW_PIECE_TIME: Final = 0.5  # s: after one that took longer, the size is halve
 SMALLEST_PIECE, LARGEST_PIECE = 4 * 1024, 256 * 1024
 SENDFILE_BATCH: Final = 16 * 1024 * 1024  # bytes hashed and sent side by side, per call; a call costs 0.2 ms
 SENDFILE_THRESHOLD: Final = 1024 * 1024  # bytes: a chunk of one block is copied, which costs no more and proves more
-
-WaitWritable = Callable[[], Awaitable[None]]
-
-
-class ByteSource(Protocol):
-    """Where a chunk's bytes come from."""
-
-    local: bool
-
-    def blocks(self, end: int) -> AsyncIterator[memoryview]:
-        """Yield the bytes from the current position to *end*."""
-
-    async def pass_on(
-        self, socket: SharedFd, count: int, *, room: WaitWritable, on_progress: Callable[[int], None]
-    ) -> None:
-        """Send the next *count* bytes straight to a socket. Raises ``CannotPass`` before the first if it cannot."""
-
-
-class Throttle(Protocol):
-    """Limits the bandwidth: says how many bytes may be sent now."""
-
-    async def take(self, wanted: int) -> int:
-        """Return how many bytes, 1 to *wanted*, may be sent now; wait while the limit says so."""
 
 
 class NoThrottle:

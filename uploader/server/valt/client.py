@@ -25,8 +25,9 @@ from uploader.domain.model import RecordIds, RecordSpec
 from uploader.domain.retry import login_pause
 from uploader.runtime.clock import Clock
 from uploader.runtime.log import Redactor
+from uploader.server.port import ByteSource, RecordDetails, RecordListed, Throttle
 from uploader.server.valt import wire
-from uploader.server.valt.body import ByteSource, ChunkBody, NoThrottle, Throttle
+from uploader.server.valt.body import ChunkBody, NoThrottle
 from uploader.server.valt.breaker import Breaker, NoBreaker, Slot
 from uploader.server.valt.sendfile import connection
 from uploader.server.valt.tls import no_connection, tls_of
@@ -158,13 +159,13 @@ class Valt:
         """Create a record. Raises ``AnswerLost`` when one may exist all the same (rule 6)."""
         return wire.ids_of(await self._json_call(ApiCall.CREATE, "/records/create-upload", wire.create_payload(spec)))
 
-    async def details(self, record: str) -> wire.RecordDetails:
+    async def details(self, record: str) -> RecordDetails:
         """Return the details of *record*. Raises ``RecordGone``."""
         return wire.details_of(await self._json_call(ApiCall.DETAILS, f"/records/{_checked(record)}"))
 
-    async def find_records(self, name: str) -> tuple[wire.RecordListed, ...]:
+    async def find_records(self, name: str) -> tuple[RecordListed, ...]:
         """List the records of exactly this *name*. The server's search is not exact, and answers in pages."""
-        rows: dict[str, wire.RecordListed] = {}
+        rows: dict[str, RecordListed] = {}
         for _ in range(LIST_PAGES):
             body = {"search": name, "offset": len(rows), "limit": LIST_LIMIT}
             listed = wire.listed_of(await self._json_call(ApiCall.LIST, "/records", body))
@@ -224,7 +225,7 @@ class Valt:
     async def send_chunk(
         self,
         ids: RecordIds,
-        filename: str,
+        path: str,
         span: tuple[int, int, int],
         source: ByteSource,
         *,
@@ -240,13 +241,13 @@ class Valt:
         the file raised, or the error that the server's refusal means (``wire.failure``).
         """
         async with self._breaker.slot() as slot:
-            return await self._send_chunk(slot, ids, filename, span, source, before_last_byte, on_progress, lane)
+            return await self._send_chunk(slot, ids, path, span, source, before_last_byte, on_progress, lane)
 
     async def _send_chunk(
         self,
         slot: Slot,
         ids: RecordIds,
-        filename: str,
+        path: str,
         span: tuple[int, int, int],
         source: ByteSource,
         before_last_byte: Callable[[], Awaitable[None]],
@@ -272,7 +273,7 @@ class Valt:
                 watchdog.moved(ANSWER_TIMEOUT_FACTOR)
 
             body = ChunkBody(
-                wire.multipart_frame(boundary, filename),
+                wire.multipart_frame(boundary, wire.multipart_filename(path)),
                 source,
                 (start, end),
                 lane=lane,

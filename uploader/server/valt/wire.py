@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 from uploader.domain import errors
 from uploader.domain.model import RecordIds, RecordSpec, shown
 from uploader.domain.retry import retry_after
+from uploader.server.port import RecordDetails, RecordListed
 
 ANSWER_LIMIT: Final = 1024 * 1024  # bytes of an answer that are read; VALT's are far smaller
 FILENAME_LIMIT: Final = 200  # characters of the multipart file name
@@ -62,32 +63,6 @@ class ApiAnswer:
     def good(self) -> bool:
         """True for 2xx."""
         return 200 <= self.status < 300
-
-
-@dataclass(frozen=True, slots=True)
-class RecordDetails:
-    """The answer of *record details*. ``videos``: id → status word; None while the record has no video."""
-
-    record: str
-    name: str
-    author: str
-    created: float  # epoch seconds by the server's clock
-    videos: Mapping[str, str] | None
-    duration: float = 0.0  # seconds; 0: not given
-
-    def status_of(self, video: str) -> str | None:
-        """Return the status word of a video: ``created``, ``ready``, another; None when the record does not have it."""
-        return None if self.videos is None else self.videos.get(video)
-
-
-@dataclass(frozen=True, slots=True)
-class RecordListed:
-    """One row of *list records*."""
-
-    record: str
-    name: str
-    author: str
-    created: float
 
 
 # Requests
