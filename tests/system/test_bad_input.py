@@ -340,7 +340,7 @@ async def test_unchecked_tls_is_complained_about_at_every_start_and_in_every_sta
         await daemon.event("upload-finished", path=str(file))
         assert "warning  server.tls_verify = false" in (await site.run("status")).out
         check = await site.run("check")
-        assert any(line.startswith("note ") and "tls_verify" in line for line in check.lines)
+        assert any(line.startswith("warning ") and "tls_verify" in line for line in check.lines)
 
 
 # The state

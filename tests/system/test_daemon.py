@@ -164,7 +164,7 @@ async def test_explain_is_a_look_up(tmp_path: Path) -> None:
         for path in ("/rec/a.mp4", "/rec/b.mp4"):
             lines = (await daemon.answer("explain", [path]))["lines"]
             assert "state    sending, 40 of 100 bytes acknowledged" in lines
-            assert "file     it was /rec/a.mp4 when its upload began, and is /rec/b.mp4 now" in lines
+            assert "file     was /rec/a.mp4 when its upload began, is /rec/b.mp4 now" in lines
         assert store.looked_at == 0
 
 
