@@ -62,6 +62,9 @@ STAGES: Final = frozenset(
             "finish",
             "settle",
             "failure_handler",
+            "lease",
+            "records",
+            "rename_search",
             "transfer",
             "verify",
         )
@@ -72,6 +75,7 @@ WAITS: Final = frozenset({"asyncio"})
 ALLOWED: Final[dict[str, frozenset[str]]] = {
     **dict.fromkeys(DECISIONS, frozenset()),
     **dict.fromkeys(STAGES, WAITS),
+    "stages/file_rules": frozenset({"pathlib"}),  # the configuration holds folders as ``Path``; no I/O
     "runtime/clock": frozenset({"asyncio", "random", "time"}),  # the only time, sleep and chance
     "stages/discover": frozenset({"asyncio", "watchfiles"}),  # events are hints; worlds are only scanned
     "store/disk": frozenset({"fcntl", "os", "pathlib"}),

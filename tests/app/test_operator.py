@@ -80,8 +80,10 @@ async def test_turning_disposal_off_holds_for_files_that_are_on_their_way(tmp_pa
     async with Rig(tmp_path, upload={"workers": 1, "drain": "0s"}, watch={"after_upload": "delete"}) as rig:
         stall = rig.fault(call, "stall", skip=1 if call == "upload" else 0)
         await rig.start()
-        paths = [await rig.drop("a.mp4", content_of(2 * CHUNK)), await rig.drop("b.mp4", b"b")]
+        paths = [await rig.drop("a.mp4", content_of(2 * CHUNK))]
         await asyncio.wait_for(stall.standing.wait(), 10)
+        paths.append(await rig.drop("b.mp4", b"b"))
+        await rig.event(events.FileQueued, path=paths[1])
         await reload(rig, after_upload="keep")
         stall.release()
         await rig.finished(*paths)

@@ -154,6 +154,8 @@ def _source(root: int, relpath: str, sent: SentFile, disposer: Disposer) -> Iter
             yield aside
             return
         found = _still_there(root, relpath, sent, disposer)
+        if found is None:
+            sync_folder(folder)  # an earlier try may have removed it, and then failed to make that durable
         yield None if found is None else Source(folder, name, found)
 
 
