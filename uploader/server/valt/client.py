@@ -78,7 +78,7 @@ class _Refusal:
 
 
 class Valt:
-    """A VALT server, as one user sees it. An async context manager."""
+    """The port ``Server`` over the VALT v3 API, as one user sees the server. An async context manager."""
 
     def __init__(
         self,
