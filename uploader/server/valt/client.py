@@ -75,7 +75,7 @@ class _Refusal:
 
 
 class Valt:
-    """A client of one VALT server, for one user. An async context manager."""
+    """The ``Server`` port over the VALT v3 API, for one user. An async context manager."""
 
     def __init__(
         self,
