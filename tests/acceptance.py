@@ -1,4 +1,4 @@
-"""The promises at full size, against the built-in server: too slow for every run of the tests, one command by hand.
+"""Checks the promises at full size against the built-in server. Too slow for every test run, so it is run manually.
 
     python tests/acceptance.py mixed     200 files of 1 byte to 300 MiB under each kind of receiver, each run twice
     python tests/acceptance.py kill      2 GB, and ten kill -9 at random moments (--seed N plays a run again)

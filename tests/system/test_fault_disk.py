@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 from failpoints import Plan
-from machine import in_a_room_of_its_own, strace
-from process import COMMAND, LOOK, PROCESS_TIMEOUT, Process, Site, at_work, sha256, until
-from tally import Tally
+from fault_stats import FaultStats
+from machine import in_mount_namespace, strace
+from process import COMMAND, POLL_INTERVAL, PROCESS_TIMEOUT, Process, Site, at_work, sha256, until
 from warm import Running, Warm, place
 
 from uploader.app.application import FINAL_SAVE_TIMEOUT
@@ -51,14 +51,14 @@ SLACK = 5.0  # s that a machine which is busy otherwise may add
 # Each call, each error
 
 
-async def refused_at(call: str, error: str, folder: Path, warm: Warm, stats: Tally) -> str:
+async def refused_at(call: str, error: str, folder: Path, warm: Warm, stats: FaultStats) -> str:
     """Send two files over a disk that refuses *call* twice; say what went wrong, if anything."""
     async with at_work(folder) as site:
         files = [site.record(name) for name in ("a.mp4", "b.mp4")]
         plan = Plan(fail=call, error=error, skip=SKIP[call.split()[1]], times=REFUSALS, save_again=0.1)
         ended = await warm.run(site, "once", plan=plan)
         stats["disk refusals"] += ended.err.count('"state-not-saved"')
-        stats.weigh(site, map(sha256, files))
+        stats.count_arrivals(site, map(sha256, files))
         if ended.code != 0:
             return f"exit {ended.code}: {ended.err}"
         if sorted(record.sha256 or "" for record in site.simulator.records()) != sorted(map(sha256, files)):
@@ -73,7 +73,7 @@ async def refused_at(call: str, error: str, folder: Path, warm: Warm, stats: Tal
 
 @pytest.mark.parametrize("error", REFUSALS_OF)
 async def test_a_disk_that_refuses_for_a_while_delays_and_loses_nothing(
-    tmp_path: Path, warm: Warm, stats: Tally, error: str
+    tmp_path: Path, warm: Warm, stats: FaultStats, error: str
 ) -> None:
     """Whichever call fails: it is said each time, tried again (not on the descriptor that failed), and goes through."""
     calls = REFUSALS_OF[error]
@@ -83,7 +83,7 @@ async def test_a_disk_that_refuses_for_a_while_delays_and_loses_nothing(
     assert {call: what for call, what in zip(calls, found, strict=True) if what} == {}
 
 
-async def test_nothing_is_begun_that_cannot_be_remembered(tmp_path: Path, warm: Warm, stats: Tally) -> None:
+async def test_nothing_is_begun_that_cannot_be_remembered(tmp_path: Path, warm: Warm, stats: FaultStats) -> None:
     """The record is asked for after the save of its intent has gone through, not before."""
     async with at_work(tmp_path) as site:
         site.record("a.mp4")
@@ -97,7 +97,7 @@ async def test_nothing_is_begun_that_cannot_be_remembered(tmp_path: Path, warm: 
         assert create.at >= datetime.fromisoformat(saved["time"]).timestamp() - 0.01
 
 
-async def test_a_first_start_that_cannot_save_is_none(tmp_path: Path, warm: Warm, stats: Tally) -> None:
+async def test_a_first_start_that_cannot_save_is_none(tmp_path: Path, warm: Warm, stats: FaultStats) -> None:
     """Exit 73: it never runs from memory, and the server hears nothing."""
     async with at_work(tmp_path) as site:
         site.record("a.mp4")
@@ -110,7 +110,7 @@ async def test_a_first_start_that_cannot_save_is_none(tmp_path: Path, warm: Warm
         stats["disk refusals"] += 1
 
 
-async def test_sigterm_ends_a_daemon_whose_disk_is_full(tmp_path: Path, warm: Warm, stats: Tally) -> None:
+async def test_sigterm_ends_a_daemon_whose_disk_is_full(tmp_path: Path, warm: Warm, stats: FaultStats) -> None:
     """Within ``drain``, exit 0: what had to be on disk before an act is there, and the act was not begun."""
     async with at_work(tmp_path, upload='drain = "300ms"') as site:
         file = site.record("a.mp4")
@@ -152,11 +152,11 @@ def told_wrong(running: Running, site: Site, step: str) -> str:
     told = running.events("state-not-saved")
     name = "ledger.jsonl" if "ledger" in step else "state.json"
     if len(told) != 1 or not told[0]["reason"].startswith(f"{site.state}/{name}: {SILENT}") or "again_in" in told[0]:
-        return f"said {told} of {running.said()}"
+        return f"said {told} of {running.errors()}"
     creates = sum(one.name == "create" for one in site.simulator.calls)
     if creates != ("ledger" in step):
         return f"{creates} records were asked for"
-    return f"trace: {running.said()}" if "Traceback" in running.said() else ""
+    return f"trace: {running.errors()}" if "Traceback" in running.errors() else ""
 
 
 async def ended_though_it_hangs(step: str, folder: Path, warm: Warm) -> str:
@@ -182,7 +182,7 @@ async def ended_though_it_hangs(step: str, folder: Path, warm: Warm) -> str:
     return ""
 
 
-async def test_sigterm_ends_a_daemon_whose_disk_hangs(tmp_path: Path, warm: Warm, stats: Tally) -> None:
+async def test_sigterm_ends_a_daemon_whose_disk_hangs(tmp_path: Path, warm: Warm, stats: FaultStats) -> None:
     """Wherever it never returns: it is said once and shown, nothing is begun, and the end waits only so long."""
     found = await asyncio.gather(
         *(ended_though_it_hangs(step, place(tmp_path, number), warm) for number, step in enumerate(HUNG))
@@ -191,7 +191,9 @@ async def test_sigterm_ends_a_daemon_whose_disk_hangs(tmp_path: Path, warm: Warm
     stats["disk refusals"] += len(HUNG)
 
 
-async def test_a_signal_ends_once_and_upload_though_the_disk_hangs(tmp_path: Path, warm: Warm, stats: Tally) -> None:
+async def test_a_signal_ends_once_and_upload_though_the_disk_hangs(
+    tmp_path: Path, warm: Warm, stats: FaultStats
+) -> None:
     """Exit 1 in time; the file was not sent."""
 
     async def end(command: str, folder: Path) -> tuple[int, str, bool]:
@@ -208,7 +210,7 @@ async def test_a_signal_ends_once_and_upload_though_the_disk_hangs(tmp_path: Pat
     stats["disk refusals"] += 2
 
 
-async def test_a_second_sigterm_waits_for_no_disk_that_hangs(tmp_path: Path, warm: Warm, stats: Tally) -> None:
+async def test_a_second_sigterm_waits_for_no_disk_that_hangs(tmp_path: Path, warm: Warm, stats: FaultStats) -> None:
     """Whatever ``drain`` says; a third, while the state is given up, changes nothing: exit 0."""
     async with at_work(tmp_path, upload='drain = "1h"') as site:
         daemon, _ = await hung(site, warm, "run", FSYNC)
@@ -235,13 +237,13 @@ async def filled(daemon: Process, site: Site) -> Path:
                 try:
                     file.write(bytes(4096))
                 except OSError:  # full, for now: a save may have made room again
-                    await asyncio.sleep(LOOK)
+                    await asyncio.sleep(POLL_INTERVAL)
     return filler
 
 
-async def test_a_disk_that_runs_full_in_the_middle_of_an_upload(tmp_path: Path, stats: Tally) -> None:
+async def test_a_disk_that_runs_full_in_the_middle_of_an_upload(tmp_path: Path, stats: FaultStats) -> None:
     """A file system of 64 KiB that is full: the good state stays, no record is made; once there is room, both go."""
-    room = in_a_room_of_its_own('mount -t tmpfs -o size=64k,mode=0700 state "$0"')
+    room = in_mount_namespace('mount -t tmpfs -o size=64k,mode=0700 state "$0"')
     async with at_work(tmp_path, upload="workers = 1") as site:
         site.state.mkdir()
         files = [site.record("a.mp4")]
@@ -264,13 +266,13 @@ async def test_a_disk_that_runs_full_in_the_middle_of_an_upload(tmp_path: Path, 
         for file in files:
             await daemon.event("upload-finished", path=str(file))
         stats["disk refusals"] += len(daemon.events("state-not-saved"))
-        stats.weigh(site, map(sha256, files))
+        stats.count_arrivals(site, map(sha256, files))
         assert sorted(record.sha256 or "" for record in site.simulator.records()) == sorted(map(sha256, files))
 
 
-async def test_a_state_folder_on_a_read_only_mount_ends_it(tmp_path: Path, stats: Tally) -> None:
+async def test_a_state_folder_on_a_read_only_mount_ends_it(tmp_path: Path, stats: FaultStats) -> None:
     """Exit 73 with what to do: it is for a person to mend."""
-    room = in_a_room_of_its_own('mount --bind "$0" "$0"', 'mount -o remount,bind,ro "$0"')
+    room = in_mount_namespace('mount --bind "$0" "$0"', 'mount -o remount,bind,ro "$0"')
     async with at_work(tmp_path) as site:
         site.state.mkdir(mode=0o700)
         ended = await site.run("run", program=(*room, str(site.state), *COMMAND))
@@ -282,7 +284,9 @@ async def test_a_state_folder_on_a_read_only_mount_ends_it(tmp_path: Path, stats
         stats["disk refusals"] += 1
 
 
-async def test_an_fsync_that_the_kernel_fails_is_not_believed_the_second_time(tmp_path: Path, stats: Tally) -> None:
+async def test_an_fsync_that_the_kernel_fails_is_not_believed_the_second_time(
+    tmp_path: Path, stats: FaultStats
+) -> None:
     """EIO from the system call itself: each try fsyncs a file of its own, and the state arrives."""
     trace = tmp_path / "trace"
     async with at_work(tmp_path) as site:
@@ -294,14 +298,14 @@ async def test_an_fsync_that_the_kernel_fails_is_not_believed_the_second_time(tm
         assert (ended.code, ended.out) == (0, "1 uploaded now, 0 not ready\n"), ended.err
         assert ended.err.count("Input/output error: make room or mend the disk") == 1
         stats["disk refusals"] += trace.read_text().count("EIO")
-        stats.weigh(site, [sha256(file)])
+        stats.count_arrivals(site, [sha256(file)])
         calls = [line.split()[1].partition("(")[0] for line in trace.read_text().splitlines()]
         assert calls == ["openat", "fsync"] * (len(calls) // 2)
         assert [line.sha256 for line in site.simulator.records()] == [sha256(file)]
 
 
 async def test_a_line_that_could_not_be_taken_back_is_cut_off_by_the_next(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stats: Tally
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stats: FaultStats
 ) -> None:
     """A disk that takes half a line, and then neither the rest nor the cut: the chain holds no torn line."""
 
@@ -324,7 +328,7 @@ async def test_a_line_that_could_not_be_taken_back_is_cut_off_by_the_next(
 
 
 async def test_a_file_system_that_knows_no_locks_is_no_place_for_a_state(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stats: Tally
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stats: FaultStats
 ) -> None:
     """Some network shares: exit 73 with what to do, for two daemons could work there at the same time."""
 

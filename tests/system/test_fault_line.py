@@ -12,9 +12,9 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from fault_stats import FaultStats
 from process import MIB, at_work, sha256, until
 from proxy import CREATE, UPLOAD, LineFault, an_answer, line_to
-from tally import Tally
 from warm import Warm, place
 
 from uploader.testing.simulator import Semantics, Settings
@@ -66,7 +66,7 @@ CASES = {
 }
 
 
-async def broken_by(case: Case, folder: Path, warm: Warm, stats: Tally, semantics: str) -> str:
+async def broken_by(case: Case, folder: Path, warm: Warm, stats: FaultStats, semantics: str) -> str:
     """Send a file through *case*, and say which promise is broken; empty when none is."""
     settings = Settings(semantics=Semantics(semantics), processing=0.0)
     async with (
@@ -78,7 +78,7 @@ async def broken_by(case: Case, folder: Path, warm: Warm, stats: Tally, semantic
         (site.recordings / "a.mp4").write_bytes(content)
         ended = await warm.run(site, "once")
         stats["line faults"] += proxy.struck
-        stats.weigh(site, [digest])
+        stats.count_arrivals(site, [digest])
         if (ended.code, proxy.struck) != (0, 1):
             return f"exit {ended.code}, struck {proxy.struck}: {ended.out}{ended.err}"
         sent, stood = site.simulator.records(), site.stored()
@@ -95,7 +95,7 @@ async def broken_by(case: Case, folder: Path, warm: Warm, stats: Tally, semantic
 
 @pytest.mark.parametrize("semantics", ["offset", "append", "blueimp"])
 async def test_a_line_that_fails_costs_no_more_than_a_record(
-    tmp_path: Path, warm: Warm, stats: Tally, semantics: str
+    tmp_path: Path, warm: Warm, stats: FaultStats, semantics: str
 ) -> None:
     """What was seen whole, or not at all, goes on in its record; only a doubt in the middle costs a new one."""
     found = await asyncio.gather(
@@ -107,7 +107,7 @@ async def test_a_line_that_fails_costs_no_more_than_a_record(
     assert {name: what for name, what in zip(CASES, found, strict=True) if what} == {}
 
 
-async def test_a_proxy_that_takes_no_chunk_at_all_parks_the_file(tmp_path: Path, warm: Warm, stats: Tally) -> None:
+async def test_a_proxy_that_takes_no_chunk_at_all_parks_the_file(tmp_path: Path, warm: Warm, stats: FaultStats) -> None:
     """413 down to the smallest chunk: the file waits with that reason, no record is left, and ``once`` says so."""
     refusal = LineFault(UPLOAD, "answer", after=1000, times=99, answer=TOO_LARGE)
     async with at_work(tmp_path) as site, line_to(site.url, refusal) as (proxy, url):
@@ -134,7 +134,7 @@ async def test_a_slow_line_that_moves_is_no_fault(tmp_path: Path, warm: Warm) ->
         assert (record.sha256, record.requests) == (digest, 2)
 
 
-async def test_a_daemon_that_stood_still_notices_that_its_connection_is_dead(tmp_path: Path, stats: Tally) -> None:
+async def test_a_daemon_that_stood_still_notices_that_its_connection_is_dead(tmp_path: Path, stats: FaultStats) -> None:
     """SIGSTOP in a chunk, the line breaks meanwhile, SIGCONT: what was not seen is sent again, in the same record."""
     trouble = LineFault(UPLOAD, "black-hole", after=MIB)
     async with at_work(tmp_path) as site, line_to(site.url, trouble) as (proxy, url):
@@ -149,7 +149,7 @@ async def test_a_daemon_that_stood_still_notices_that_its_connection_is_dead(tmp
         daemon.send(signal.SIGCONT)
         await daemon.event("upload-finished")
         stats["line faults"] += proxy.struck
-        stats.weigh(site, [digest])
+        stats.count_arrivals(site, [digest])
         (record,) = site.simulator.records()
         assert (record.sha256, [call.name for call in site.simulator.calls].count("create")) == (digest, 1)
         assert [(chunk.start, chunk.end) for chunk in record.ranges] == [(0, 8 * MIB - 1), (8 * MIB, LARGE - 1)]

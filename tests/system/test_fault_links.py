@@ -16,9 +16,9 @@ from typing import Any
 
 import pytest
 from fakes import content
+from fault_stats import FaultStats
 from process import at_work
 from shares import delete, sha256_of, share_of, was_sent
-from tally import Tally
 from warm import Warm
 
 from uploader.domain import errors
@@ -136,7 +136,7 @@ async def test_nothing_is_deleted_through_a_link_that_is_swapped_in_at_the_last_
 
 
 async def test_an_upload_that_finds_a_link_in_its_place_does_not_go_on(
-    tmp_path: Path, warm: Warm, stats: Tally
+    tmp_path: Path, warm: Warm, stats: FaultStats
 ) -> None:
     """Killed between two chunks, and swapped meanwhile: the server never sees a byte of what the link leads to."""
     async with at_work(tmp_path) as site:

@@ -14,8 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from fault_stats import FaultStats
 from process import Site, at_work, sha256
-from tally import Tally
 from warm import Warm
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")  # all of them share what ``warm`` has imported
@@ -49,7 +49,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "lock" and path.is_file()}
 
 
-async def refused(site: Site, warm: Warm, stats: Tally, *commands: str) -> set[str]:
+async def refused(site: Site, warm: Warm, stats: FaultStats, *commands: str) -> set[str]:
     """Run each command; each must refuse the state with exit 78, and call nobody. What they said."""
     before, said = contents(site.state), set()
     for command in commands:
@@ -69,7 +69,7 @@ async def test_each_folder_of_fixtures_is_put_to_the_test() -> None:
 
 @pytest.mark.parametrize("name", NOT_BELIEVED)
 async def test_a_state_that_cannot_be_believed_is_left_alone(
-    tmp_path: Path, warm: Warm, stats: Tally, name: str
+    tmp_path: Path, warm: Warm, stats: FaultStats, name: str
 ) -> None:
     """Exit 78 with what is wrong and what to do, for the daemon and for whoever asks; nobody starts empty over it."""
     async with at_work(tmp_path) as site:
@@ -94,7 +94,7 @@ async def test_a_state_that_is_whole_is_read_by_every_version(tmp_path: Path, wa
 
 
 async def test_what_a_power_cut_has_left_is_cleared_away_by_the_next_start(
-    tmp_path: Path, warm: Warm, stats: Tally
+    tmp_path: Path, warm: Warm, stats: FaultStats
 ) -> None:
     """Half of a ledger line, which nobody was told of, is cut off; half of a save is written over."""
     async with at_work(tmp_path) as site:
@@ -103,7 +103,7 @@ async def test_what_a_power_cut_has_left_is_cleared_away_by_the_next_start(
         file = site.record("new.mp4", 1000)
         assert (await warm.run(site, "once")).code == 0
         stats["bad states"] += 1
-        stats.weigh(site, [sha256(file)])
+        stats.count_arrivals(site, [sha256(file)])
         assert [line["upload"]["path"] for line in site.ledger()][3:] == [str(file)]
         assert (await warm.run(site, "ledger", "--verify")).code == 0
         assert {path.name for path in site.state.iterdir()} == {"state.json", "state.json.1", "ledger.jsonl", "lock"}
@@ -122,7 +122,7 @@ def linked(path: Path) -> None:
 @pytest.mark.parametrize("make", [linked, os.mkfifo, os.mkdir], ids=["link", "FIFO", "folder"])
 @pytest.mark.parametrize("name", ["state.json", "ledger.jsonl"])
 async def test_only_regular_files_are_a_state(
-    tmp_path: Path, warm: Warm, stats: Tally, name: str, make: Callable[[Path], None]
+    tmp_path: Path, warm: Warm, stats: FaultStats, name: str, make: Callable[[Path], None]
 ) -> None:
     """A link is not followed, and a FIFO is neither waited for nor taken for an empty file."""
     async with at_work(tmp_path) as site:
@@ -134,7 +134,9 @@ async def test_only_regular_files_are_a_state(
 
 
 @pytest.mark.parametrize("name", ["lock", "state.json.tmp", "state.json.1", "control.sock"])
-async def test_no_link_in_the_folder_is_written_through(tmp_path: Path, warm: Warm, stats: Tally, name: str) -> None:
+async def test_no_link_in_the_folder_is_written_through(
+    tmp_path: Path, warm: Warm, stats: FaultStats, name: str
+) -> None:
     """Whatever the daemon writes itself: a link of that name is refused or replaced, and its target stays as it was."""
     async with at_work(tmp_path) as site:
         shutil.copytree(FIXTURES / "ledger-torn", site.state)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
-from mountspace import Space, at_work_apart, need_fuse, need_mounts
+from mountspace import Space, at_work_in_namespace, need_fuse, need_mounts
 from process import Site, at_work, sha256, until
 
 from uploader.app import control_socket
@@ -87,7 +87,7 @@ async def test_mount_that_goes_and_comes_is_picked_up_and_its_uploads_are_kept(t
 
     async with two_folders(tmp_path) as site:
         site.configure(watch=WATCH, upload="workers = 2", more=OTHER.format(other=tmp_path / "other"))
-        async with at_work_apart(site) as space:
+        async with at_work_in_namespace(site) as space:
             daemon = space.daemon
             await mount(space)
             await daemon.event("upload-finished", path=str(site.recordings / put(source, "first.mp4").name))
@@ -123,12 +123,12 @@ async def test_upload_of_a_share_that_is_away_waits_across_a_restart(tmp_path: P
     source.mkdir()
     async with two_folders(tmp_path) as site:
         path = site.recordings / put(source, "a.mp4", 500_000).name
-        async with at_work_apart(site) as space:
+        async with at_work_in_namespace(site) as space:
             site.simulator.faults.append(Fault(call="upload", kind="stall", skip=2))
             await space.mount("--bind", source, site.recordings)
             await until(site.simulator.faults[0].standing.is_set, "a chunk under way")
         site.simulator.faults.clear()
-        async with at_work_apart(site) as space:
+        async with at_work_in_namespace(site) as space:
             await space.daemon.event("folder-offline", folder=str(site.recordings))
             await space.daemon.event("upload-retry-scheduled", path=str(path))
             put(tmp_path / "other", "b.mp4")
@@ -145,7 +145,7 @@ async def test_other_place_of_the_disk_at_the_same_path_waits_for_the_operator(t
     one, two = tmp_path / "one", tmp_path / "two"
     one.mkdir()
     two.mkdir()
-    async with two_folders(tmp_path) as site, at_work_apart(site) as space:
+    async with two_folders(tmp_path) as site, at_work_in_namespace(site) as space:
         daemon = space.daemon
         await space.mount("--bind", one, site.recordings)
         await daemon.event("upload-finished", path=str(site.recordings / put(one, "a.mp4").name))
@@ -173,7 +173,7 @@ async def test_share_that_hangs_holds_nobody_up(tmp_path: Path) -> None:
             "upload": 'drain = "1s"',
         }  # a worker is stuck in a read all the time
         site.configure(watch=WATCH, more=OTHER.format(other=tmp_path / "other"), **stays)
-        async with at_work_apart(site) as space:
+        async with at_work_in_namespace(site) as space:
             daemon = space.daemon
             server = await space.show(source, site.recordings)
             await daemon.event("upload-finished", path=str(site.recordings / put(source, "first.mp4").name))
