@@ -173,7 +173,7 @@ async def test_a_failure_says_how_to_see_it_again(monkeypatch: pytest.MonkeyPatc
     """The text of a failure ends with the command that plays its world."""
     plan = Plan(3, "strict", kills=(50, 80), faults=0.5)
     assert command(plan) == ('make simulate PLAN=\'{"seed": 3, "kind": "strict", "kills": [50, 80], "faults": 0.5}\'')
-    monkeypatch.setattr("simulation.world.verdict", lambda world: world.nothing)
+    monkeypatch.setattr("simulation.world.check_end", lambda world: world.nothing)
     with simulated(), pytest.raises(Found, match="make simulate PLAN="):
         play(QUIET)
 

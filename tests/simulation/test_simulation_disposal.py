@@ -13,7 +13,7 @@ SEEDS = 24  # of stormy worlds for each kind of disks; ``make simulate-long`` pl
 
 @pytest.mark.parametrize(
     ("after_upload", "disks"),
-    [("delete", "one links"), ("delete", "one noreplace")] + [("move", ways) for ways in SYSTEMS],
+    [("delete", "one links"), ("delete", "one noreplace")] + [("move", disks) for disks in SYSTEMS],
 )
 def test_disposal_stands_every_crash_point(after_upload: str, disks: str, record_property: Report) -> None:
     """Killed, or without power, at each system call of a quiet world: no recording is lost, doubled or hidden."""
