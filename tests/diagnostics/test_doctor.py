@@ -1,4 +1,4 @@
-"""``check``: one line for everything that could keep recordings from arriving; exit 0 when nothing does."""
+"""``check``: one line for each thing that could keep recordings from arriving; exit 0 when there is no fault."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def bad(ended: Ended) -> list[str]:
     return [line for line in ended.lines if line.startswith("bad ")]
 
 
-async def test_all_good_is_exit_0_and_says_what_was_looked_at(tmp_path: Path) -> None:
-    """Each thing has its line; nothing is made, neither here nor on the server."""
+async def test_without_faults_each_check_has_a_line_and_the_exit_code_is_0(tmp_path: Path) -> None:
+    """Nothing is made, neither locally nor on the server."""
     async with at_work(tmp_path) as site:
         ended = await site.run("check")
         assert (ended.code, ended.err) == (0, "")
@@ -103,7 +103,7 @@ def _nobody_there(site: Site) -> None:
 async def test_each_fault_is_found_and_is_exit_1(
     tmp_path: Path, spoil: Callable[[Site], None], thing: str, text: str
 ) -> None:
-    """Exactly that line is bad, it says what to do, and the rest is looked at all the same."""
+    """Only its line is bad, it says what to do, and the other checks are made nevertheless."""
     async with at_work(tmp_path) as site:
         spoil(site)
         ended = await site.run("check")
@@ -115,15 +115,15 @@ async def test_each_fault_is_found_and_is_exit_1(
 
 
 async def test_all_faults_are_found_at_once(tmp_path: Path) -> None:
-    """It never stops at the first."""
+    """A fault does not end the check."""
     async with at_work(tmp_path) as site:
         for spoil in (_no_folder, _open_password, _damaged_state):
             spoil(site)
         assert [line.split()[1] for line in bad(await site.run("check"))] == ["folder", "state", "password"]
 
 
-async def test_what_is_no_fault_and_yet_worth_a_word_is_a_note(tmp_path: Path) -> None:
-    """A version that is not told, a password in the environment, a clock that is off: exit 0."""
+async def test_a_note_is_no_fault(tmp_path: Path) -> None:
+    """An unknown server version, a password in the environment, a clock that is off: exit 0."""
     async with at_work(tmp_path, server='password_file = ""') as site:
         forbidden = Fault(call="version", kind="status", status=403, headers={"Date": "Mon, 01 Jan 2024 00:00:00 GMT"})
         site.simulator.faults.append(forbidden)
@@ -136,8 +136,8 @@ async def test_what_is_no_fault_and_yet_worth_a_word_is_a_note(tmp_path: Path) -
         assert "secret" not in ended.out
 
 
-async def test_the_daemon_is_seen_at_work_or_stopped(tmp_path: Path) -> None:
-    """``check`` beside a running daemon disturbs nothing."""
+async def test_check_says_whether_the_daemon_runs(tmp_path: Path) -> None:
+    """``check`` does not disturb it."""
     async with at_work(tmp_path) as site:
         site.record("a.mp4")
         daemon = await site.start("run")
@@ -150,7 +150,7 @@ async def test_the_daemon_is_seen_at_work_or_stopped(tmp_path: Path) -> None:
 
 
 async def test_a_folder_that_files_cannot_be_moved_to_is_bad(tmp_path: Path) -> None:
-    """``move_to`` is looked at before the first file is ready: then it would be too late."""
+    """``move_to`` is checked before the first file has to be moved."""
     async with at_work(tmp_path) as site:
         site.configure(watch=f'after_upload = "move"\nmove_to = "{site.password}/uploaded"')
         (line,) = bad(await site.run("check"))
@@ -160,8 +160,8 @@ async def test_a_folder_that_files_cannot_be_moved_to_is_bad(tmp_path: Path) -> 
 # How a folder is watched
 
 
-async def test_mode_delay_and_clock_of_a_folder_are_told(tmp_path: Path) -> None:
-    """On a local disk: events, and why; that they come, and how soon; that the clocks agree; nothing is left behind."""
+async def test_check_shows_mode_delay_and_clock_of_each_folder(tmp_path: Path) -> None:
+    """On a local disk: events and why, how soon they come, and that the clocks agree; nothing is left behind."""
     async with at_work(tmp_path) as site:
         out = (await site.run("check")).out
         assert re.search(rf"folder +{site.recordings}: events and scans \(\w+ is local\), every 0.3 s", out)
@@ -175,7 +175,7 @@ async def test_mode_delay_and_clock_of_a_folder_are_told(tmp_path: Path) -> None
 
 
 async def test_folder_of_another_file_system_is_bad(tmp_path: Path) -> None:
-    """``check`` knows from the state where it lay; with the daemon stopped, too, and says what takes it as it is."""
+    """The state knows where it lay, also with the daemon stopped; the line says how to accept it."""
     async with at_work(tmp_path) as site:
         site.record("a.ts", 188 * 100)
         await site.run("once")
@@ -210,10 +210,10 @@ POLLED, HEARD = Mode(events=False, why="cifs"), Mode(events=True, why="ext4 is l
         (EventCheck(problem="Read-only file system"), POLLED, "warning", "no hidden file can be made there (Read-only"),
     ],
 )
-async def test_what_the_hidden_file_tells(
+async def test_the_test_file_shows_missing_events_and_a_wrong_clock(
     monkeypatch: pytest.MonkeyPatch, check: EventCheck, mode: Mode, mood: str, text: str
 ) -> None:
-    """Whether the mode keeps its promise, and whose clock is off."""
+    """Whether the watch mode works, and which clock is off."""
 
     async def sing(*_: object) -> EventCheck:
         return check
@@ -223,8 +223,8 @@ async def test_what_the_hidden_file_tells(
     assert (finding.severity, text in finding.text) == (mood, True), finding
 
 
-async def test_folders_are_counted_against_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each wants a watch: hidden ones too. With too many the sysctl is named."""
+async def test_folders_are_counted_against_the_inotify_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each needs a watch, hidden ones too; with too many, the sysctl is named."""
     for number in range(5):
         (tmp_path / f".{number}").mkdir()
     share = MountedShare(str(tmp_path), SystemClock())
@@ -238,8 +238,8 @@ async def test_folders_are_counted_against_the_limit(tmp_path: Path, monkeypatch
     assert (await doctor._inotify(share)).severity == "warning"
 
 
-async def test_status_shows_how_each_folder_stands(tmp_path: Path) -> None:
-    """At work: mode and why, names and folders at the last scan; stopped: what would be."""
+async def test_status_shows_mode_and_last_scan_of_each_folder(tmp_path: Path) -> None:
+    """With the daemon running; with it stopped, what the mode would be."""
     async with at_work(tmp_path) as site:
         (site.recordings / "day").mkdir()
         daemon = await site.start("run")
@@ -264,7 +264,7 @@ def _status(site: Site) -> list[str]:
     return status.status_lines(document)
 
 
-def test_status_shows_what_events_have_missed_and_what_cannot_be_read() -> None:
+def test_status_shows_missed_events_and_unreadable_parts() -> None:
     """Beside the figures of the last scan."""
     tally = FolderStats(
         "/rec", mode="events and scans (ext4 is local)", scans=3, folders=2, names=7, scanned_at=0.0, missed=5

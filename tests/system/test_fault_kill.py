@@ -108,22 +108,20 @@ def _copy(fault: Fault) -> Fault:
 
 
 @pytest.mark.parametrize("semantics", ["offset", "append"])
-async def test_a_kill_at_any_place_costs_nothing(tmp_path: Path, warm: Warm, stats: FaultStats, semantics: str) -> None:
-    """One finished record with equal bytes, one ledger line, no orphan, the file dealt with: wherever it was killed."""
+async def test_a_kill_at_any_place_does_no_harm(tmp_path: Path, warm: Warm, stats: FaultStats, semantics: str) -> None:
+    """One finished record with equal bytes, one ledger line, no orphan, and the file disposed of."""
     assert await broken(PLACES, tmp_path, warm, stats, semantics) == {}
 
 
 @pytest.mark.parametrize("semantics", ["offset", "append"])
-async def test_a_second_kill_during_the_recovery_costs_nothing(
+async def test_a_second_kill_during_the_recovery_does_no_harm(
     tmp_path: Path, warm: Warm, stats: FaultStats, semantics: str
 ) -> None:
-    """The same when it is killed again on its way back, before it could save what it has found."""
+    """The same when it is killed again before it could save what it has found."""
     assert await broken(IN_RECOVERY, tmp_path, warm, stats, semantics) == {}
 
 
-async def test_a_kill_while_an_orphan_is_cleared_away_leaves_none(
-    tmp_path: Path, warm: Warm, stats: FaultStats
-) -> None:
-    """The same when the answer to a chunk was lost, so that there is a record to be given up."""
+async def test_a_kill_during_orphan_cleanup_leaves_no_orphan(tmp_path: Path, warm: Warm, stats: FaultStats) -> None:
+    """The answer to a chunk was lost, so that its record is given up."""
     lost = Fault(call="upload", kind="lose-answer", skip=1)
     assert await broken(OF_AN_ORPHAN, tmp_path, warm, stats, "append", lost) == {}

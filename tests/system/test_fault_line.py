@@ -1,4 +1,4 @@
-"""A line that fails as lines do, between the daemon and a server: one finished record with equal bytes each time."""
+"""Network faults between the daemon and a server: each ends with one finished record with equal bytes."""
 
 from __future__ import annotations
 
@@ -94,10 +94,10 @@ async def broken_by(case: Case, folder: Path, warm: Warm, stats: FaultStats, sem
 
 
 @pytest.mark.parametrize("semantics", ["offset", "append", "blueimp"])
-async def test_a_line_that_fails_costs_no_more_than_a_record(
+async def test_a_network_fault_costs_at_most_one_more_record(
     tmp_path: Path, warm: Warm, stats: FaultStats, semantics: str
 ) -> None:
-    """What was seen whole, or not at all, goes on in its record; only a doubt in the middle costs a new one."""
+    """A chunk that was seen whole or not at all goes on in its record; a middle chunk in doubt needs a new one."""
     found = await asyncio.gather(
         *(
             broken_by(case, place(tmp_path, number), warm, stats, semantics)
@@ -107,8 +107,8 @@ async def test_a_line_that_fails_costs_no_more_than_a_record(
     assert {name: what for name, what in zip(CASES, found, strict=True) if what} == {}
 
 
-async def test_a_proxy_that_takes_no_chunk_at_all_parks_the_file(tmp_path: Path, warm: Warm, stats: FaultStats) -> None:
-    """413 down to the smallest chunk: the file waits with that reason, no record is left, and ``once`` says so."""
+async def test_a_proxy_that_refuses_every_chunk_parks_the_file(tmp_path: Path, warm: Warm, stats: FaultStats) -> None:
+    """The file waits with that reason, no record is left, and ``once`` reports it."""
     refusal = LineFault(UPLOAD, "answer", after=1000, times=99, answer=TOO_LARGE)
     async with at_work(tmp_path) as site, line_to(site.url, refusal) as (proxy, url):
         site.configure(server=f'url = "{url}"', upload='chunk_size = "256 KiB"')
@@ -123,8 +123,8 @@ async def test_a_proxy_that_takes_no_chunk_at_all_parks_the_file(tmp_path: Path,
         assert {record.id for record in site.simulator.records()} <= {upload.get("ids", {}).get("record")}
 
 
-async def test_a_slow_line_that_moves_is_no_fault(tmp_path: Path, warm: Warm) -> None:
-    """A chunk takes far longer than a standstill may last: it is neither cut nor sent again."""
+async def test_a_slow_connection_is_no_fault(tmp_path: Path, warm: Warm) -> None:
+    """A chunk takes far longer than the stall time-out: it is neither cut nor sent again."""
     async with at_work(tmp_path) as site, line_to(site.url, rate=3 * MIB) as (_, url):
         site.configure(server=f'url = "{url}"\nstall_timeout = "2s"', upload='chunk_size = "8 MiB"')
         digest = sha256(site.record("a.mp4", LARGE))
@@ -134,8 +134,8 @@ async def test_a_slow_line_that_moves_is_no_fault(tmp_path: Path, warm: Warm) ->
         assert (record.sha256, record.requests) == (digest, 2)
 
 
-async def test_a_daemon_that_stood_still_notices_that_its_connection_is_dead(tmp_path: Path, stats: FaultStats) -> None:
-    """SIGSTOP in a chunk, the line breaks meanwhile, SIGCONT: what was not seen is sent again, in the same record."""
+async def test_a_daemon_stopped_by_a_signal_notices_a_dead_connection(tmp_path: Path, stats: FaultStats) -> None:
+    """It breaks between SIGSTOP and SIGCONT: unseen bytes are sent again, in the same record."""
     trouble = LineFault(UPLOAD, "black-hole", after=MIB)
     async with at_work(tmp_path) as site, line_to(site.url, trouble) as (proxy, url):
         site.configure(server=f'url = "{url}"', upload='chunk_size = "8 MiB"')

@@ -117,8 +117,8 @@ async def through_it_all(site: Site, disk: Disk) -> None:
     disk.stats.count_arrivals(site, [sha256(file)])
 
 
-async def test_a_power_cut_at_any_call_finds_the_save_that_announced_it(tmp_path: Path, disk: Disk) -> None:
-    """Creating, each chunk's mark, the orphan: each was on the disk, not only in its cache, before the server heard."""
+async def test_a_power_cut_at_any_call_finds_its_save_on_the_disk(tmp_path: Path, disk: Disk) -> None:
+    """Intent, marks and orphan are on the disk, not only in its cache, before the server is called."""
     async with at_work(tmp_path) as site:
         await through_it_all(site, disk)
     calls = [call.name for call, _ in disk.moments]

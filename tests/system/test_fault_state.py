@@ -62,16 +62,16 @@ async def refused(site: Site, warm: Warm, stats: FaultStats, *commands: str) -> 
     return {complaint.replace(f"{site.state}/", "") for complaint in said}
 
 
-async def test_each_folder_of_fixtures_is_put_to_the_test() -> None:
-    """None lies there unused."""
+async def test_each_folder_of_fixtures_is_used_by_a_test() -> None:
+    """None is left out."""
     assert {path.name for path in FIXTURES.iterdir()} == NOT_BELIEVED.keys() | READ.keys()
 
 
 @pytest.mark.parametrize("name", NOT_BELIEVED)
-async def test_a_state_that_cannot_be_believed_is_left_alone(
+async def test_an_invalid_state_is_refused_and_left_alone(
     tmp_path: Path, warm: Warm, stats: FaultStats, name: str
 ) -> None:
-    """Exit 78 with what is wrong and what to do, for the daemon and for whoever asks; nobody starts empty over it."""
+    """Exit 78 with what is wrong and what to do, for the daemon and every command that reads it."""
     async with at_work(tmp_path) as site:
         site.record("a.mp4", 1000)
         shutil.copytree(FIXTURES / name, site.state)
@@ -80,8 +80,8 @@ async def test_a_state_that_cannot_be_believed_is_left_alone(
 
 
 @pytest.mark.parametrize("name", READ)
-async def test_a_state_that_is_whole_is_read_by_every_version(tmp_path: Path, warm: Warm, name: str) -> None:
-    """Every upload and every line of the ledger are there; what a crash has left beside them is not taken for them."""
+async def test_a_valid_state_of_every_version_is_read(tmp_path: Path, warm: Warm, name: str) -> None:
+    """Every upload and ledger line is there; leftovers of a crash are ignored."""
     async with at_work(tmp_path) as site:
         shutil.copytree(FIXTURES / name, site.state)
         before = contents(site.state)
@@ -93,10 +93,8 @@ async def test_a_state_that_is_whole_is_read_by_every_version(tmp_path: Path, wa
         assert contents(site.state) == before
 
 
-async def test_what_a_power_cut_has_left_is_cleared_away_by_the_next_start(
-    tmp_path: Path, warm: Warm, stats: FaultStats
-) -> None:
-    """Half of a ledger line, which nobody was told of, is cut off; half of a save is written over."""
+async def test_the_next_start_clears_away_what_a_power_cut_left(tmp_path: Path, warm: Warm, stats: FaultStats) -> None:
+    """Half of a ledger line, which was never confirmed, is cut off; half of a save is overwritten."""
     async with at_work(tmp_path) as site:
         shutil.copytree(FIXTURES / "ledger-torn", site.state)
         (site.state / "state.json.tmp").write_bytes(b"half")
@@ -121,7 +119,7 @@ def linked(path: Path) -> None:
 
 @pytest.mark.parametrize("make", [linked, os.mkfifo, os.mkdir], ids=["link", "FIFO", "folder"])
 @pytest.mark.parametrize("name", ["state.json", "ledger.jsonl"])
-async def test_only_regular_files_are_a_state(
+async def test_a_state_must_consist_of_regular_files(
     tmp_path: Path, warm: Warm, stats: FaultStats, name: str, make: Callable[[Path], None]
 ) -> None:
     """A link is not followed, and a FIFO is neither waited for nor taken for an empty file."""
@@ -134,10 +132,10 @@ async def test_only_regular_files_are_a_state(
 
 
 @pytest.mark.parametrize("name", ["lock", "state.json.tmp", "state.json.1", "control.sock"])
-async def test_no_link_in_the_folder_is_written_through(
+async def test_no_link_in_the_state_folder_is_followed_for_writing(
     tmp_path: Path, warm: Warm, stats: FaultStats, name: str
 ) -> None:
-    """Whatever the daemon writes itself: a link of that name is refused or replaced, and its target stays as it was."""
+    """A link under a name that the daemon writes is refused or replaced, and its target stays."""
     async with at_work(tmp_path) as site:
         shutil.copytree(FIXTURES / "ledger-torn", site.state)
         (site.state / name).unlink(missing_ok=True)
@@ -151,8 +149,8 @@ async def test_no_link_in_the_folder_is_written_through(
         stats["bad states"] += 1
 
 
-async def test_a_folder_that_others_can_write_to_is_refused(tmp_path: Path, warm: Warm) -> None:
-    """Exit 73, although it is our own: whoever was there before us may have left us a state to believe."""
+async def test_a_state_folder_that_others_can_write_to_is_refused(tmp_path: Path, warm: Warm) -> None:
+    """Exit 73, although it is the user's own: another user may have put a state into it."""
     async with at_work(tmp_path) as site:
         site.state.mkdir()
         site.state.chmod(0o1777)
@@ -164,7 +162,7 @@ async def test_a_folder_that_others_can_write_to_is_refused(tmp_path: Path, warm
         assert list(site.state.iterdir()) == []
 
 
-async def test_folder_and_files_are_ours_alone_from_the_first_start_on(tmp_path: Path, warm: Warm) -> None:
+async def test_only_the_owner_can_read_the_state_from_the_first_start_on(tmp_path: Path, warm: Warm) -> None:
     """0700 and 0600 while it runs, the control socket too, whatever the umask was."""
     async with at_work(tmp_path) as site:
         site.record("a.mp4", 1000)
@@ -179,8 +177,8 @@ async def test_folder_and_files_are_ours_alone_from_the_first_start_on(tmp_path:
         assert modes == {"state": 0o700, **dict.fromkeys(names, 0o600)}
 
 
-async def test_a_folder_of_other_things_keeps_its_mode(tmp_path: Path, warm: Warm) -> None:
-    """Who names /var/lib as the state folder, as root, does not close it to everybody else."""
+async def test_a_state_folder_with_other_content_keeps_its_mode(tmp_path: Path, warm: Warm) -> None:
+    """With /var/lib as the state folder, root does not close it to all other users."""
     async with at_work(tmp_path) as site:
         site.state.mkdir()
         site.state.chmod(0o755)
@@ -190,8 +188,8 @@ async def test_a_folder_of_other_things_keeps_its_mode(tmp_path: Path, warm: War
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder away")
-async def test_what_root_does_by_hand_stays_the_daemon_s(tmp_path: Path, warm: Warm) -> None:
-    """``once`` by root on the folder of a daemon that is not: it can read and write everything afterwards."""
+async def test_commands_of_root_leave_files_that_the_daemon_can_use(tmp_path: Path, warm: Warm) -> None:
+    """``once`` by root on the folder of a daemon of another user, which can read and write all of it."""
     async with at_work(tmp_path) as site:
         site.state.mkdir(mode=0o700)
         os.chown(site.state, 10_001, 10_001)

@@ -102,8 +102,8 @@ async def killed_at(site: Site, fault: Fault, stats: FaultStats) -> None:
     fault.release()
 
 
-async def test_a_record_whose_making_was_not_heard_of_is_found_again(tmp_path: Path, stats: FaultStats) -> None:
-    """Killed between the call and its answer: the record that was made is taken on or cleared away, never left."""
+async def test_a_record_whose_answer_was_lost_in_a_kill_is_found_again(tmp_path: Path, stats: FaultStats) -> None:
+    """Killed between the call and its answer: the record is adopted or deleted."""
     async with at_work(tmp_path) as site:
         file = site.record("a.mp4")
         await killed_at(site, Fault(call="create", kind="stall"), stats)
@@ -117,7 +117,7 @@ async def test_a_record_whose_making_was_not_heard_of_is_found_again(tmp_path: P
 
 
 async def test_a_last_chunk_that_had_landed_is_not_sent_again(tmp_path: Path, stats: FaultStats) -> None:
-    """Killed while the answer to the last chunk is on its way: the server is asked, and has it all."""
+    """Killed before its answer arrived: the server is asked and has all of it."""
     async with at_work(tmp_path, receiver("append"), upload='chunk_size = "whole"') as site:
         file = site.record("a.mp4")
         await killed_at(site, Fault(call="upload", kind="stall"), stats)
@@ -131,7 +131,7 @@ async def test_a_last_chunk_that_had_landed_is_not_sent_again(tmp_path: Path, st
 
 
 async def test_a_chunk_in_doubt_is_never_appended_twice(tmp_path: Path, stats: FaultStats) -> None:
-    """Killed after a chunk in the middle: nothing tells whether it has landed, so the file starts over elsewhere."""
+    """Killed after a middle chunk, which may have landed or not: the file starts over on another record."""
     async with at_work(tmp_path, receiver("append")) as site:
         file = site.record("a.mp4")
         await killed_at(site, Fault(call="upload", kind="stall", skip=1), stats)

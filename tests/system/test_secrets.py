@@ -1,4 +1,4 @@
-"""No password, token or link in any output, log, state, ledger or process list, whatever goes wrong."""
+"""No password, token or link is in any output, log, state, ledger or process list, whatever goes wrong."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ class Evidence:
 
 
 async def test_no_secret_leaves_the_daemon(tmp_path: Path, canaries: Any) -> None:
-    """The log at debug, answers that repeat our own URL, every command that asks the daemon or has it do something."""
+    """With the log at debug, answers that repeat the request's URL, and every command that asks the daemon."""
     async with at_work(tmp_path, Settings(password=PASSWORD, processing=0.0), upload="drain = '1s'") as site:
         evidence = Evidence(site)
         files = [site.record("a.mp4"), site.record("b.mp4")]
@@ -123,7 +123,7 @@ async def test_no_secret_leaves_the_daemon(tmp_path: Path, canaries: Any) -> Non
 
 
 async def test_no_secret_leaves_a_command(tmp_path: Path, canaries: Any) -> None:
-    """Every command that works by itself, a refused password too; only a link is printed, which is what it is for."""
+    """Every command that works by itself, also with a refused password; only ``link`` prints its link."""
     async with at_work(tmp_path, Settings(password=PASSWORD, processing=0.0)) as site:
         evidence = Evidence(site)
         path = site.record("a.mp4")
@@ -144,8 +144,8 @@ async def test_no_secret_leaves_a_command(tmp_path: Path, canaries: Any) -> None
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_no_fault_of_any_call_gives_a_secret_away(tmp_path: Path, canary: str, kind: FaultKind) -> None:
-    """Each call fails in this way, with a body that repeats our secrets in another shape each time."""
+async def test_no_failed_call_shows_a_secret(tmp_path: Path, canary: str, kind: FaultKind) -> None:
+    """Each call fails in this way, with a body that repeats the secrets in another form each time."""
     assert canary in ECHOES[0]
     settings = Settings(password=PASSWORD, processing=0.2)
     async with at_work(tmp_path, settings, server='stall_timeout = "300ms"', upload="drain = '1s'") as site:
@@ -170,8 +170,8 @@ async def test_no_fault_of_any_call_gives_a_secret_away(tmp_path: Path, canary: 
 
 
 @pytest.mark.parametrize(("call", "status"), [("login", 302), ("create", 400), ("upload", 404)])
-async def test_what_parks_a_file_keeps_no_secret(tmp_path: Path, canary: str, call: CallName, status: int) -> None:
-    """A no for good, whose words become the reason in state and status: nothing of ours that it repeats stays in it."""
+async def test_the_reason_for_parking_holds_no_secret(tmp_path: Path, canary: str, call: CallName, status: int) -> None:
+    """A refusal whose words become the reason in state and status repeats the secrets."""
     async with at_work(tmp_path, Settings(password=PASSWORD, processing=0.0)) as site:
         evidence = Evidence(site)
         host = "elsewhere" if call == "login" else canary  # before the first log-in it is nobody's secret
@@ -217,7 +217,7 @@ main()
 
 @pytest.mark.parametrize("how", ["fault", "crash"])
 async def test_a_trace_back_holds_no_secret(tmp_path: Path, canary: str, how: str) -> None:
-    """A bug of ours whose text is all secrets: in one file's upload, and one that ends the daemon."""
+    """An error whose text is all secrets: in one file's upload, and one that ends the daemon."""
     assert canary in ECHOES[0]
     async with at_work(tmp_path, Settings(password=PASSWORD, processing=0.0)) as site:
         evidence = Evidence(site)
@@ -239,8 +239,8 @@ async def test_a_trace_back_holds_no_secret(tmp_path: Path, canary: str, how: st
         evidence.is_clean()
 
 
-async def test_nobody_else_may_look_into_the_process(tmp_path: Path) -> None:
-    """It writes no core and its memory is closed to other processes of its user; no TLS keys are written down."""
+async def test_other_processes_cannot_read_the_daemon_s_memory(tmp_path: Path) -> None:
+    """Not even of its user; it writes no core dump and no TLS keys."""
     async with at_work(tmp_path) as site:
         environ = {"SSLKEYLOGFILE": str(tmp_path / "keys")}
         daemon = await site.start("run", environ=environ)
