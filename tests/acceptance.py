@@ -170,7 +170,7 @@ def memory(place: Path, _: int) -> list[str]:
     """A sparse file of 10 GiB, sent by ``once``; its peak memory as the kernel counted it."""
     (place / "drop").mkdir()
     with (place / "drop" / "sparse.mp4").open("wb") as file:
-        file.write(b"recording" * 10_000)  # a file of nothing but zeros is one that nobody has begun to write
+        file.write(b"recording" * 10_000)  # a file of zeros alone counts as not written yet
         file.truncate(10 * 1024 * MIB)
     with server(place / "server") as url:
         began = time.monotonic()

@@ -29,7 +29,7 @@ def in_utc(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def found(path: str = f"{ROOT}/new.mp4") -> events.Event:
-    """A file that nobody knew."""
+    """A file that was not known before."""
     return events.FileFound(path, 1)
 
 

@@ -140,10 +140,10 @@ FAST, SLOWED = Limits(None, 1.25e6), Limits(None, 1.25e6, recorded=frozenset({"/
         (Limits(2.5e6, 1.25e6), FAST, ["unlimited by the timetable"]),
         (FAST, Limits(None, 1.25e6, pressed=True), ["10 Mbit/s while the disk is under pressure"]),
         (Limits(2.5e6, 1.25e6, pressed=True), Limits(2.5e6, 1.25e6), ["20 Mbit/s again: the disk keeps up"]),
-        # What changes no rate is not told.
+        # A change that changes no rate is not announced.
         (Limits(1e6, 1.25e6), Limits(1e6, 1.25e6, recorded=frozenset({"/rec"})), []),
         (Limits(1e6, 1.25e6), Limits(1e6, 1.25e6, pressed=True), []),
-        # A folder that is slowed down all along follows the others, which is told once.
+        # A folder that is slowed down already follows the others, which is announced once.
         (
             Limits(2.5e6, 1.25e6, recorded=frozenset({"/rec"})),
             Limits(1e6, 1.25e6, recorded=frozenset({"/rec"})),

@@ -116,7 +116,7 @@ def drained(terminal: int) -> str:
     try:
         while block := os.read(terminal, 65_536):
             said += block
-    except OSError:  # EIO: nobody has it open any more
+    except OSError:  # EIO: no process has it open any more
         pass
     finally:
         os.close(terminal)

@@ -153,7 +153,7 @@ class Reader:
 
 
 def judged(data: bytes, suffix: str = "") -> ContainerState:
-    """The verdict on these bytes; an AssertionError if it cost more than is promised."""
+    """Check these bytes; raises AssertionError if it cost more reads than promised."""
     return inspect(Reader(lambda offset, length: data[offset : offset + length], len(data)), len(data), suffix)
 
 

@@ -37,7 +37,7 @@ def seek_head(*positions: bytes) -> bytes:
 
 
 def mkv(*parts: bytes, size: int | None = -1) -> ContainerState:
-    """The verdict on a Segment of these parts."""
+    """Check a Segment of these parts."""
     return judged(HEADER + element("18538067", *parts, size=size), ".mkv")
 
 

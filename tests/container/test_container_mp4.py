@@ -24,7 +24,7 @@ def fragment(media: int = 5000) -> bytes:
 
 
 def mp4(*parts: bytes) -> ContainerState:
-    """The verdict on these boxes in a row."""
+    """Check these boxes in a row."""
     return judged(b"".join(parts), ".mp4")
 
 
@@ -260,7 +260,7 @@ def endless(count: int, end: bytes = b"") -> Reader:
         (box(b"mfra", bytes(9000), box(b"mfro", struct.pack(">II", 0, 9024))), ""),
     ],
 )
-def test_hundred_thousand_fragments_are_judged_by_their_end(end: bytes, reason: str) -> None:
+def test_a_hundred_thousand_fragments_are_checked_by_their_end(end: bytes, reason: str) -> None:
     """The closing index or the last moof decides, in some dozens of reads."""
     file = endless(100_000, end)
     verdict = inspect(file, file.size, ".mp4")

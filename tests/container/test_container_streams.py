@@ -40,7 +40,7 @@ IDX1 = chunk(b"idx1", struct.pack("<4sIII", b"00dc", 16, 4, 3001) * 5)
 
 
 def avi(*parts: bytes, size: int | None = None, behind: bytes = b"") -> ContainerState:
-    """The verdict on a RIFF of these parts, and what is *behind* it."""
+    """Check a RIFF of these parts, and what is *behind* it."""
     return judged(chunk(b"RIFF", b"AVI ", *parts, size=size) + behind, ".avi")
 
 

@@ -62,7 +62,7 @@ class Diary:
     def __init__(self, keeps: str | None = "the daemon") -> None:
         self.keeps = keeps
         self.learnt: ServerCapabilities | None = None
-        self.open: set[str] = set()  # records that were told of and not yet cleared
+        self.open: set[str] = set()  # announced records that are not yet deleted
         self.told: set[str] = set()
 
     async def save(self, result: ProbeResult) -> str | None:
@@ -102,8 +102,8 @@ class Bench:
         return [finding.text for finding in self.found if finding.what == "settings"]
 
     @property
-    def moods(self) -> set[str]:
-        """How good all of it is."""
+    def levels(self) -> set[str]:
+        """The levels of all findings."""
         return {finding.severity for finding in self.found}
 
 
@@ -143,7 +143,7 @@ async def test_each_kind_of_server_is_recognised(
         size = '"whole" (it is "256 KiB")' if whole else '"256 KiB" (as it is)'
         assert table.settings[0] == f"[upload] chunk_size = {size}"
         assert table.settings[1].startswith(f"[server] resend_is_safe = {str(safe).lower()} (")
-        assert table.moods == {"ok"}
+        assert table.levels == {"ok"}
         assert table.simulator.records() == []
         learnt = table.diary.learnt
         assert learnt is not None

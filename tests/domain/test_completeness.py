@@ -36,12 +36,12 @@ SNAPSHOT: Final = Snapshot(Identity(100, 5, "e"), 7, (1, 2))
 
 
 def verdict(size: int = 100, stable_for: float = 10.0, *, marker: str = "", write_state: WriteState = CLOSED) -> object:
-    """Judge a file."""
+    """Decide about a file."""
     return check_complete(RULES, size, stable_for, marker=marker, write_state=write_state)
 
 
 def wait(size: int = 100, stable_for: float = 10.0, *, marker: str = "", write_state: WriteState = CLOSED) -> NotYet:
-    """Judge a file that has to wait."""
+    """Decide about a file that has to wait."""
     answer = verdict(size, stable_for, marker=marker, write_state=write_state)
     assert isinstance(answer, NotYet)
     return answer

@@ -15,7 +15,7 @@ from uploader.domain import lifecycle
 from uploader.domain.lifecycle import TABLE, IllegalStep, Step, acknowledge, advance, broken_rule, park, start_over
 from uploader.domain.model import Identity, State, Upload
 
-# What docs/protocol.md and the design say, written down a second time, by hand.
+# The table of docs/protocol.md and the design, written a second time.
 ROWS = """
 queued      intend        creating
 creating    created       sending

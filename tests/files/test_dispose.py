@@ -110,7 +110,7 @@ async def test_a_file_that_cannot_be_deleted_or_moved_is_tried_again(
 
 @pytest.fixture(params=["same disk", "other disk", "no links", "no unnamed files", "no ways at all"])
 def done(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The folder that finished files are moved to: where they are, on another disk, or where less is to be had.
+    """The folder that finished files are moved to: on the same disk, on another, or on one with fewer abilities.
 
     *no links* and *no unnamed files* are exFAT or SMB, which can still rename to a free name; *no ways at all* cannot.
     """

@@ -213,7 +213,7 @@ async def test_a_dead_mount_is_offline(tmp_path: Path, monkeypatch: pytest.Monke
 
 @asynccontextmanager
 async def on_the_share(table: Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Rig]:
-    """A house whose folder lies on the share."""
+    """Run an application whose folder is on the share."""
 
     def mounted(self: Application, root: str) -> MountedShare:
         return MountedShare(root, self.clock, identity=self.store.mount_identities.get(root), mountinfo=table)

@@ -170,7 +170,7 @@ def test_an_unusable_password_in_the_environment_is_refused(value: str, complain
 
 @pytest.fixture
 def credentials(tmp_path: Path) -> str:
-    """The folder of systemd's credentials, with ours in it."""
+    """The folder of systemd's credentials, with the daemon's in it."""
     folder = tmp_path / "credentials"
     folder.mkdir()
     (folder / "valt-password").write_text("credential", encoding="utf-8")

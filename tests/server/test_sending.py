@@ -240,7 +240,7 @@ async def test_a_connection_that_fails_during_sendfile_is_a_cut(tmp_path: Path, 
         with pytest.raises(errors.ChunkCut):
             await send_file(home, ids, file, LARGE)
         async with asyncio.timeout(5):
-            while file._handle._holders > 1:  # noqa: ASYNC110 - a thread tells nobody
+            while file._handle._holders > 1:  # noqa: ASYNC110 - a thread ends without an event
                 await asyncio.sleep(0.01)
 
 

@@ -290,7 +290,7 @@ def _close(coro: Any) -> None:
             coro.close()
         except RuntimeError:  # "coroutine ignored GeneratorExit": there is more clean-up code behind
             continue
-        except BaseException:  # noqa: BLE001 - of the dead nothing is told
+        except BaseException:  # noqa: BLE001 - errors of a dead process are ignored
             return
         return
 

@@ -28,26 +28,26 @@ EVENTS = {"mode": "events"}
 
 @asynccontextmanager
 async def watching(tmp_path: Path, **rig: Any) -> AsyncIterator[Rig]:
-    """A house that listens to events, with its watcher at work."""
+    """Run an application with events, whose watcher listens."""
     options: dict[str, Any] = {"watch": EVENTS} | rig
     async with Rig(tmp_path, **options) as table:
         await table.start()
-        # A watcher tells nothing of having begun: what it reports first proves it.
+        # A watcher does not report that it listens, so its first event proves it.
         probe = table.watch / ".probe"
         await table.until(lambda: _listens(table, probe), "the watcher")
         yield table
 
 
 def _listens(rig: Rig, probe: Path, *folders: str) -> bool:
-    """Touch a file that nobody takes, until its event has come in: to each of these folders, or to any."""
+    """Touch an excluded file; True when its event has arrived for each of these folders, or for any."""
     probe.write_bytes(os.urandom(4))
     return bool(_hinted) and set(folders) <= set(_listening)
 
 
 async def seen_again(rig: Rig) -> str:
-    """Let the house look once more and wait until a last file, found after all others, is finished; its path.
+    """Scan again and wait until one more file, found after all others, is finished. Returns its path.
 
-    What a scan takes for new, though it is not, has been found and has settled by then.
+    A file that the scan wrongly takes for new has been found and has settled by then.
     """
     await rig.scan()
     last = await rig.drop("last.mp4", b"last")
@@ -351,7 +351,7 @@ async def test_overlapping_folders_send_a_file_once(tmp_path: Path) -> None:
         await rig.until(lambda: _listens(rig, inner / ".probe", *map(str, (rig.watch, inner))), "both watchers")
         paths = [rig.write(name, name.encode(), folder=inner) for name in ("a.mp4", "b.mov")]
         paths.append(rig.write("c.mp4", b"c"))
-        await rig.finished(*paths)  # no scan is due: events have told of them
+        await rig.finished(*paths)  # no scan is due: events have reported them
         paths += [await rig.drop(name, name.encode(), folder=inner) for name in ("d.mp4", "e.mov")]
         await rig.finished(*paths)
         paths.append(await seen_again(rig))

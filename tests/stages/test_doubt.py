@@ -98,7 +98,7 @@ async def test_a_chunk_in_doubt_is_asked_about_after_the_settle_time(tmp_path: P
         assert names[:5] == ["login", "create", "upload", "upload", "details"]
         assert names.index("create", 2) > names.index("details")
         at = {call.name: call.at for call in reversed(rig.calls("upload")[2:])}
-        assert at["upload"] - rig.calls("upload")[1].at >= 0.4 / SPEED  # by the house's own clock
+        assert at["upload"] - rig.calls("upload")[1].at >= 0.4 / SPEED  # by the application's clock
 
 
 @pytest.mark.parametrize("semantics", CHUNKED)

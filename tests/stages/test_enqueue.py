@@ -80,7 +80,7 @@ def test_a_changed_file_replaces_its_queued_upload(state: State, verdict: FileKi
     ],
 )
 def test_changed_file_of_a_parked_upload(parked_from: State, verdict: FileKind) -> None:
-    """A parked upload gives way to new content, unless every byte of the old has been acknowledged.
+    """New content replaces a parked upload, unless every byte of the old content has been acknowledged.
 
     Where a record may have been made, that is found out first: else nobody would ever clear it away.
     """
@@ -222,7 +222,7 @@ async def test_a_parked_upload_that_is_due_gets_one_try() -> None:
 
 
 async def test_waits_survive_a_restart() -> None:
-    """What waited goes on at its time, and what was being tried at once; parked without a time it stays.
+    """A waiting upload goes on at its time, an active one at once; one parked without a time stays parked.
 
     A time from a clock that was wrong is not believed.
     """

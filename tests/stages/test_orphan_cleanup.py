@@ -29,7 +29,7 @@ PATH = "/rec/a.mp4"
 
 @asynccontextmanager
 async def with_orphan(tmp_path: Path, *, video: bool = False, due: float = 0.0) -> AsyncIterator[tuple[Rig, str]]:
-    """A house that begins with one orphan, which is due after so many seconds; the rig and the record."""
+    """Run an application with one orphan, due after so many seconds. Yields the rig and the record."""
     async with Rig(tmp_path, server={"doubt_settle": f"{max(due, 0.1)}s"}) as rig:
         record = rig.plant("a", video=video)
         now = rig.clock.now()

@@ -207,7 +207,7 @@ async def test_a_stop_cuts_the_request_after_the_drain_time(tmp_path: Path, afte
 
 async def test_an_idle_application_stops_at_once(tmp_path: Path) -> None:
     """Without a chunk in flight there is nothing to drain."""
-    drain, clock = 3600.0, BriskClock()  # seconds of this clock: three minutes of ours
+    drain, clock = 3600.0, BriskClock()  # seconds of this clock: three minutes of real time
     async with Rig(tmp_path, upload={"drain": f"{drain:g}s"}, clock=clock) as rig:
         await rig.start()
         await rig.finished(await rig.drop("a.mp4", b"a"))
@@ -220,7 +220,7 @@ async def test_a_slow_link_is_not_a_stall(tmp_path: Path, monkeypatch: pytest.Mo
     """As long as bytes move the request goes on, even for several times the stall time."""
     loop, moves = asyncio.get_running_loop(), itertools.count(1)
     stall, passed, real = 4.0, [0.0], loop.time
-    monkeypatch.setattr(loop, "time", lambda: real() + passed[0])  # whose clock a stall is told by
+    monkeypatch.setattr(loop, "time", lambda: real() + passed[0])  # the clock by which a stall is timed
 
     def let_time_pass(event: events.Event) -> None:
         """More than half of the stall time goes by after each of the first moves."""
@@ -288,7 +288,7 @@ async def main():
         await rig.finished(await rig.drop("small.mp4", b"x" * 3_000_000))
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         path = rig.watch / "large.mp4"
-        path.write_bytes(b"recording" * 10_000)  # a file of nothing but zeros is one that nobody has begun to write
+        path.write_bytes(b"recording" * 10_000)  # a file of zeros alone counts as not written yet
         os.truncate(path, 256 * 1024 * 1024)
         await rig.scan()
         await rig.finished(str(path))

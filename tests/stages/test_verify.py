@@ -79,7 +79,7 @@ class Bench:
         await self.failure_handler.guard(self.upload.path, lambda: self.verify.ask(self.now))
 
     async def time_passes_until(self, condition: Callable[[], object]) -> None:
-        """Let minutes pass until *condition* holds; each save takes a thread, and so a moment of ours."""
+        """Let minutes pass until *condition* holds; each save takes a moment of real time in a thread."""
         async with asyncio.timeout(CONDITION_TIMEOUT):
             while not condition():
                 await self.clock.advance(60)

@@ -22,7 +22,7 @@ from uploader.files.watcher_process import CHANGES_PER_LINE
 
 
 def listeners() -> list[int]:
-    """The processes that listen for events on our behalf."""
+    """The processes that listen for events of this process."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:

@@ -95,7 +95,7 @@ def swapped(lines: Lines, at: int) -> Lines:
 
 
 def renumbered(lines: Lines, at: int) -> Lines:
-    """A line is gone, and those after it are counted anew by whoever took it."""
+    """A line is gone, and the lines after it have new numbers."""
     rest = [
         raw.replace(f'"seq": {number + 1},'.encode(), f'"seq": {number},'.encode())
         for number, raw in enumerate(lines[at + 1 :], start=at + 1)

@@ -23,7 +23,7 @@ NOBODY = 65534
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Iterator[StateFolder]:
-    """A state folder that is ours."""
+    """A locked state folder."""
     folder = StateFolder(tmp_path / "state")
     yield folder
     folder.close()

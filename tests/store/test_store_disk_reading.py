@@ -15,7 +15,7 @@ from uploader.store.disk import StateFolder
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Iterator[StateFolder]:
-    """A state folder that is ours."""
+    """A locked state folder."""
     folder = StateFolder(tmp_path / "state")
     yield folder
     folder.close()

@@ -99,7 +99,7 @@ async def test_a_hung_read_times_out_and_blocks_nothing_else(
     disk.gate.set()
     monkeypatch.undo()
     assert await store.sent_alike("/rec/a.mp4", SAME) is not None
-    assert len(disk.threads) == 2  # what nobody waited for any more was not read
+    assert len(disk.threads) == 2  # a line that no caller waited for was not read
 
 
 async def test_an_unreadable_line_raises_to_its_caller(store: Store, disk: SlowDisk) -> None:

@@ -90,7 +90,7 @@ async def test_the_status_line_names_the_password_problem(tmp_path: Path, superv
 
 
 class ByPath(Mapping[str, Upload]):
-    """Uploads that may be asked for by path; whoever goes through them is counted."""
+    """Uploads by path. It counts how often they are iterated over."""
 
     def __init__(self, uploads: Mapping[str, Upload], count: Callable[[], None]) -> None:
         self._uploads, self._count = uploads, count
@@ -123,7 +123,7 @@ class CountingStore(Store):
 
 @asynccontextmanager
 async def daemon_with(tmp_path: Path, *uploads: Upload) -> AsyncIterator[tuple[Daemon, CountingStore]]:
-    """A daemon over these uploads that has made its house, and does not work."""
+    """Make a daemon with these uploads and a built application that does not run."""
     (tmp_path / "watch").mkdir()
     config = Config.model_validate(
         {

@@ -31,7 +31,7 @@ LARGE = 10 * MIB  # bytes: more in a chunk than all buffers on the way hold
 
 @cache
 def recording(size: int) -> tuple[bytes, str]:
-    """*size* bytes, and their sha256: made once, for nobody serves while they are."""
+    """Return *size* bytes and their sha256, made only once, as no server runs meanwhile."""
     content = random.Random(size).randbytes(size)  # noqa: S311 - not a secret
     return content, hashlib.sha256(content).hexdigest()
 

@@ -1,4 +1,4 @@
-"""The daemon's memory with a huge file and a long history, and a log that nobody reads."""
+"""The daemon's memory with a huge file and a long history, and an unread log."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 async def refused(site: Site, warm: Warm, stats: FaultStats, *commands: str) -> set[str]:
-    """Run each command; each must refuse the state with exit 78, and call nobody. What they said."""
+    """Run each command; each must refuse the state with exit 78 and make no call. Returns their output."""
     before, said = contents(site.state), set()
     for command in commands:
         ended = await warm.run(site, command)

@@ -88,7 +88,7 @@ async def _answers(port: int) -> None:
                 _, writer = await asyncio.open_connection("127.0.0.1", port)
                 writer.close()
                 return
-            await asyncio.sleep(0.05)  # it tells nobody when it begins to listen
+            await asyncio.sleep(0.05)  # there is no event when it begins to listen
 
 
 @pytest_asyncio.fixture

@@ -51,7 +51,7 @@ async def test_files_that_come_while_the_process_is_stopped_are_all_found(tmp_pa
         daemon.send(signal.SIGCONT)
         # Asked, not read from the log: that drops a line whose reader is slow. In a thread, to go on reading.
         async with asyncio.timeout(90):
-            while await asyncio.to_thread(settling, site) != BURST:  # noqa: ASYNC110 - nobody tells
+            while await asyncio.to_thread(settling, site) != BURST:  # noqa: ASYNC110 - there is no event for it
                 await asyncio.sleep(0.5)
         missed = await daemon.event("events-missed")
         assert 0 < missed["files"] < BURST

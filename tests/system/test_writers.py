@@ -144,7 +144,7 @@ async def test_an_undetected_writer_is_recognised_by_zeros_at_the_end(tmp_path: 
 
 
 async def sent_once_and_whole(tmp_path: Path, steps: list[Step], video: Video) -> None:
-    """Let a writer do its steps, and the house what it then does."""
+    """Let a writer do its steps, and check that its file is sent once and whole."""
     data = b"".join(video.pieces())
     watch = {"settle": f"{SETTLE * 1000:g}ms", "mode": "events", "rescan": "400ms", "gate_timeout": "1m"}
     async with Rig(tmp_path, watch=watch, clock=SystemClock()) as rig, writing(rig.watch, data) as writer:

@@ -32,7 +32,7 @@ BOUNDARY = "----valt"
 
 
 class ShiftedClock(SystemClock):
-    """The machine's clock, put forward by hand."""
+    """The machine's clock with an offset that the test sets."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -263,7 +263,7 @@ async def test_create_answers_without_a_wrapper(tmp_path: Path) -> None:
     ],
 )
 async def test_a_bad_create_payload_is_answered_with_500(tmp_path: Path, payload: str) -> None:
-    """ "Invalid request payload", whatever is wrong with it, and no record is made."""
+    """The body is "Invalid request payload", whatever is wrong with the request, and no record is made."""
     async with at_work(tmp_path) as (simulator, client):
         reply = await client.call("POST", f"{API}/records/create-upload", data=payload)
         assert reply.pair == BAD_PAYLOAD
