@@ -175,8 +175,8 @@ async def test_commands_know_a_file_by_the_name_that_it_has_now(tmp_path: Path) 
         assert not rig.store.uploads
 
 
-async def test_forgetting_an_upload_whose_record_may_exist_finds_out_first(tmp_path: Path) -> None:
-    """The answer to create-upload was lost: the record is cleared away before the upload is dropped."""
+async def test_forget_first_finds_out_whether_a_record_in_doubt_exists(tmp_path: Path) -> None:
+    """The answer to create-upload was lost: the record is deleted before the upload is dropped."""
     async with Rig(tmp_path, server={"doubt_settle": "300ms"}) as rig:
         rig.fault("create", "lose-answer")
         await rig.start()
@@ -189,7 +189,7 @@ async def test_forgetting_an_upload_whose_record_may_exist_finds_out_first(tmp_p
         assert rig.records == []
 
 
-async def test_forgetting_a_landed_upload_leaves_its_record_alone(tmp_path: Path) -> None:
+async def test_forgetting_a_landed_upload_keeps_its_record(tmp_path: Path) -> None:
     """Every byte is there: the record is neither deleted nor reported as one that will be (B20)."""
     async with Rig(tmp_path, Settings(processing=60.0)) as rig:
         await rig.start()
@@ -202,7 +202,7 @@ async def test_forgetting_a_landed_upload_leaves_its_record_alone(tmp_path: Path
         assert len(rig.records) == 1
 
 
-async def test_forgetting_takes_out_an_upload_in_every_state(tmp_path: Path) -> None:
+async def test_forget_drops_an_upload_in_every_state(tmp_path: Path) -> None:
     """Also with the daemon stopped: only one whose record may exist stays until that is known."""
     states = [state for state in State if state is not State.DONE]
     async with Rig(tmp_path) as rig:

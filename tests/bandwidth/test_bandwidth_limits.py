@@ -234,8 +234,8 @@ def test_any_content_of_the_pressure_file_gives_a_share_or_none(text: str) -> No
 
 
 @pytest.mark.parametrize("content", [None, b"", b"\xff\xfe\x00", b"some avg10=5", b"x" * 10**6])
-def test_no_reading_is_no_pressure(tmp_path: Path, content: bytes | None) -> None:
-    """The file may be missing, a folder, or hold what it likes."""
+def test_without_a_reading_there_is_no_pressure(tmp_path: Path, content: bytes | None) -> None:
+    """The file may be missing, a folder, or have any content."""
     file = tmp_path / "io"
     if content is not None:
         file.write_bytes(content)

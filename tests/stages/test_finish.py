@@ -223,8 +223,8 @@ async def test_an_archive_on_another_file_system_waits_for_the_operator(tmp_path
         assert home in rig.saved().mount_identities
 
 
-async def test_hard_link_loses_only_its_own_name(tmp_path: Path) -> None:
-    """Of a file with two names the watched one goes."""
+async def test_delete_removes_one_of_two_hard_links(tmp_path: Path) -> None:
+    """Only the watched name of the file is removed."""
     async with Rig(tmp_path, Settings(processing=0.0), watch={"after_upload": "delete"}) as rig:
         (tmp_path / "other.mp4").write_bytes(DATA)
         os.link(tmp_path / "other.mp4", rig.watch / "a.mp4")

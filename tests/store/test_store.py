@@ -65,7 +65,7 @@ async def desk() -> AsyncIterator[Desk]:
     await desk.store.close()
 
 
-async def test_what_is_saved_is_there_after_a_restart(tmp_path: Path) -> None:
+async def test_the_saved_state_is_there_after_a_restart(tmp_path: Path) -> None:
     """Uploads, orphans, capabilities and the ledger, in a real folder."""
     first = Desk(StateFolder(tmp_path))
     orphan = Orphan("record-9", "a", "/rec/a.mp4", EPOCH, EPOCH + 20)
@@ -84,8 +84,8 @@ async def test_what_is_saved_is_there_after_a_restart(tmp_path: Path) -> None:
     await second.store.close()
 
 
-async def test_what_is_dropped_is_gone_after_a_restart(desk: Desk) -> None:
-    """A finished upload and a cleared orphan leave nothing behind."""
+async def test_dropped_uploads_and_orphans_are_gone_after_a_restart(desk: Desk) -> None:
+    """A finished upload and a deleted orphan leave nothing behind."""
     desk.store.put_orphan(Orphan("record-9", "a", "/rec/a.mp4", EPOCH, EPOCH))
     await desk.store.save(SENDING)
     desk.store.drop(desk.store.uploads[SENDING.path])

@@ -66,7 +66,7 @@ async def test_a_missing_configuration_is_named(tmp_path: Path, command: str) ->
 
 
 async def test_plaintext_to_another_machine_is_refused(tmp_path: Path) -> None:
-    """http:// to anything but the loopback would show the password to everybody on the way."""
+    """Over http:// everybody on the way could read the password; only the loopback is allowed."""
     async with at_work(tmp_path, server='url = "http://valt.example.com"') as site:
         refused(await site.run("once"), 2, "server.url: http:// sends password and recordings unencrypted")
 

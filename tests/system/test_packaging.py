@@ -83,8 +83,8 @@ def installed() -> dict[str, Distribution]:
     return {name: each for name, each in found.items() if name not in {PROJECT["project"]["name"], "pip", "setuptools"}}
 
 
-def test_what_is_installed_is_what_is_locked() -> None:
-    """Nothing is there that the lock does not name, and everything in the version whose hash was checked."""
+def test_the_environment_has_exactly_the_locked_packages() -> None:
+    """Each in the version whose hash was checked, and no other package."""
     python = f"{sys.version_info.major}.{sys.version_info.minor}"
     assert {name: each.version for name, each in installed().items()} == chosen("requirements-dev.txt", python)
 
