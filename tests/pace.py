@@ -17,12 +17,13 @@ import pytest
 
 HERE: Final = Path(__file__).parent
 SLOW_MODULES: Final = frozenset({"harness", "process", "warm", "mountspace", "subprocess", "multiprocessing"})
+SLOW_PRODUCT: Final = frozenset({"uploader.files.watching"})  # it listens in a process of its own
 STARTS_A_PROCESS: Final = frozenset({"subprocess.Popen", "os.exec", "os.fork", "os.forkpty", "os.posix_spawn"})
 
 
 def is_slow(functions: Iterable[Any]) -> bool:
     """True when any of these functions (a test and its fixtures) can reach something slow."""
-    return any(_home(value) in SLOW_MODULES for value in _reached(functions))
+    return any(_home(value) in SLOW_MODULES or _module(value) in SLOW_PRODUCT for value in _reached(functions))
 
 
 def mark(items: Iterable[pytest.Item]) -> None:
@@ -84,6 +85,9 @@ def _is_test_code(file: str) -> bool:
     return Path(file).is_relative_to(HERE)
 
 
+def _module(value: Any) -> str:
+    return str(value.__name__ if isinstance(value, ModuleType) else value.__module__)
+
+
 def _home(value: Any) -> str:
-    name = value.__name__ if isinstance(value, ModuleType) else value.__module__
-    return str(name).partition(".")[0]
+    return _module(value).partition(".")[0]

@@ -63,6 +63,9 @@ STAGES: Final = frozenset(
             "failure_handler",
             "transfer",
             "verify",
+            "lease",
+            "records",
+            "rename_search",
         )
     }
 )
@@ -73,6 +76,7 @@ ALLOWED: Final[dict[str, frozenset[str]]] = {
     **dict.fromkeys(STAGES, WAITS),
     "runtime/clock": frozenset({"asyncio", "random", "time"}),  # the only source of time, sleep and random numbers
     "stages/discover": frozenset({"asyncio", "watchfiles"}),  # the simulation only scans
+    "stages/file_rules": frozenset({"pathlib"}),  # paths of the configuration
     "store/disk": frozenset({"fcntl", "os", "pathlib"}),
     "store/ledger": frozenset({"threading"}),  # a lock: threads of shares ask it, too
     "store/store": WAITS,
