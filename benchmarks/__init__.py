@@ -1,1 +1,1 @@
-"""Measurements: how fast, at which cost, beside what else could do the job. Never part of the test suite."""
+"""Benchmarks of speed and cost, compared with other programs. They are not part of the test suite."""

@@ -1,11 +1,11 @@
-"""What it costs to watch a folder with a long history: recordings by the thousand, on the local disk.
+"""Measures the cost of watching a folder with a long history: thousands of recordings on the local disk.
 
     .venv/bin/python benchmarks/discovery.py [--window 60] [--folder DIR] [FILES ...]
 
-``first sight``: nothing is known yet; from the start of the program until each file has been found. Everything else is
-with all files in the ledger: from the start until the first scan is over; a light scan (names alone) and a deep one
-(every inode) within one process, wall clock and processor time; the memory of the real process; and its processor time
-over ``--window`` seconds without anything new, one scan of ``rescan = "60s"`` among them, with events and without.
+``first scan``: no file is known; seconds from the start of the program until each file has been found. For all other
+rows the files are in the ledger: the time from the start to the end of the first scan; wall-clock and CPU time of a
+light scan (names only) and a deep one (every inode) within one process; the memory of the daemon; and its CPU time over
+``--window`` seconds without new files, with one scan of ``rescan = "60s"`` among them, with events and without.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from uploader.store.line import LedgerLine
 
 FILES = (10_000, 200_000)
 IN_A_FOLDER = 1000
-LOOK = 0.02  # s between two looks at a process
+LOOK = 0.02  # s between two checks of a process
 MS, MIB = 1000, 1024 * 1024
 CONFIGURATION = """
 [server]
@@ -68,7 +68,7 @@ def make(site: Path, files: int) -> list[Path]:
 
 
 async def remember(site: Path, made: list[Path]) -> None:
-    """Write the ledger that has all of them."""
+    """Write a ledger that contains all of them."""
     await Store(StateFolder(site / "state"), SystemClock(), Bus()).close()
     previous = "0" * 64
     with (site / "state" / "ledger.jsonl").open("wb") as file:
@@ -93,7 +93,7 @@ def configure(site: Path, mode: str) -> Path:
 
 @contextmanager
 def daemon(site: Path, mode: str) -> Iterator[subprocess.Popen[bytes]]:
-    """The program at work; its log goes to ``log``."""
+    """Run the daemon; its log goes to ``log``."""
     command = [sys.executable, "-m", "uploader", "run", "-c", str(configure(site, mode))]
     with (site / "log").open("wb") as log, subprocess.Popen(command, stderr=log, stdout=log) as process:
         try:
@@ -104,14 +104,14 @@ def daemon(site: Path, mode: str) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def wait(process: subprocess.Popen[bytes]) -> None:
-    """Wait a moment for a process that is to be alive."""
+    """Wait a moment. Raises SystemExit if the process has ended."""
     if process.poll() is not None:
         raise SystemExit("the daemon has ended; its log says why")
     time.sleep(LOOK)
 
 
-def first_sight(site: Path, files: int) -> str:
-    """Seconds from the start of the program until each file has been found."""
+def first_scan(site: Path, files: int) -> str:
+    """Measure the seconds from the start of the program until each file has been found."""
     began, found = time.monotonic(), 0
     with daemon(site, "poll") as process, (site / "log").open("rb") as log:
         while found < files:
@@ -122,30 +122,30 @@ def first_sight(site: Path, files: int) -> str:
 
 
 def memory(pid: int, what: str) -> str:
-    """What the kernel says of a process's memory."""
+    """Return the memory of a process, by the kernel's field *what*."""
     status = Path(f"/proc/{pid}/status").read_text()
     kib = next(int(line.split()[1]) for line in status.splitlines() if line.startswith(f"{what}:"))
     return f"{kib / 1024:.0f} MiB"
 
 
 def busy(pid: int) -> float:
-    """Processor seconds that a process has used."""
+    """Return the CPU seconds that a process has used."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def at_work(site: Path, mode: str, window: float) -> dict[str, str]:
-    """Start the program, wait for its first scan, let it be."""
+    """Start the daemon, wait for its first scan, and measure it while idle."""
     began = time.monotonic()
     with daemon(site, mode) as process:
         while not _scanned(site):
             wait(process)
         rows = {f"start until scanned, {mode}": f"{time.monotonic() - began:.1f} s"}
-        time.sleep(5)  # the scan that covers for the beginning of events
+        time.sleep(5)  # for the additional scan after events have begun
         used = busy(process.pid)
         time.sleep(window)
         used = busy(process.pid) - used
-        rows[f"idle, {mode}"] = f"{used:.2f} s in {window:g} s ({100 * used / window:.2f} % of one processor)"
+        rows[f"idle, {mode}"] = f"{used:.2f} s in {window:g} s ({100 * used / window:.2f} % of one CPU)"
         rows[f"memory, {mode}"] = f"peak {memory(process.pid, 'VmHWM')}, now {memory(process.pid, 'VmRSS')}"
     return rows
 
@@ -156,18 +156,18 @@ def _scanned(site: Path) -> bool:
 
 
 async def scans(site: Path) -> dict[str, str]:
-    """Measure one light and one deep scan: the best of three."""
+    """Measure a light and a deep scan: the best of three each."""
     store, bus, clock = Store(StateFolder(site / "state"), SystemClock(), Bus()), Bus(), SystemClock()
     application = Application(load(configure(site, "poll"), {}), store, clock, bus, {})
     root = str(site / "watch")
-    order = application.rules.walk_filter(root)
-    if order is None:
+    deep = application.rules.walk_filter(root)
+    if deep is None:
         raise SystemExit("the folder is not watched")
-    light = replace(order, skip_stat=lambda relpath: store.ledger.has(f"{root}/{relpath}"))
+    light = replace(deep, skip_stat=lambda relpath: store.ledger.has(f"{root}/{relpath}"))
     rows = {}
-    for name, what in (("light scan", light), ("deep scan", order)):
+    for name, what in (("light scan", light), ("deep scan", deep)):
         best = min([await _scan(application, root, what) for _ in range(3)])
-        rows[name] = f"{MS * best[0]:.0f} ms, processor {MS * best[1]:.0f} ms"
+        rows[name] = f"{MS * best[0]:.0f} ms, CPU {MS * best[1]:.0f} ms"
     await store.close()
     return rows
 
@@ -176,16 +176,16 @@ async def _scan(application: Application, root: str, walk_filter: WalkFilter) ->
     wall, processor = time.monotonic(), time.process_time()
     async for batch in application.shares.of(root).walk(walk_filter):
         if any(application.settle.known.is_new(seen) for seen in batch.sightings):
-            raise SystemExit("a file is not in the ledger as it is")
+            raise SystemExit("a file does not match its line in the ledger")
     return time.monotonic() - wall, time.process_time() - processor
 
 
 def measure(folder: Path, files: int, window: float) -> dict[str, str]:
-    """Every figure for so many files."""
+    """Measure all rows for so many files."""
     with tempfile.TemporaryDirectory(dir=folder) as name:
         site = Path(name)
         made = make(site, files)
-        rows = {"first sight": first_sight(site, files)}
+        rows = {"first scan": first_scan(site, files)}
         shutil.rmtree(site / "state")
         asyncio.run(remember(site, made))
         rows |= asyncio.run(scans(site))
@@ -195,11 +195,11 @@ def measure(folder: Path, files: int, window: float) -> dict[str, str]:
 
 
 def main() -> None:
-    """Print the table."""
+    """Measure and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", nargs="*", type=int, default=FILES, metavar="FILES")
-    parser.add_argument("--window", type=float, default=60.0, help="seconds to watch it idle")
-    parser.add_argument("--folder", type=Path, help="where to work: on which disk")
+    parser.add_argument("--window", type=float, default=60.0, help="seconds to measure the idle daemon")
+    parser.add_argument("--folder", type=Path, help="folder for temporary files; chooses the disk")
     chosen = parser.parse_args()
     columns = {files: measure(chosen.folder, files, chosen.window) for files in chosen.files}
     print("| | " + " | ".join(f"{files:,} files" for files in columns) + " |")

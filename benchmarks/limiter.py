@@ -1,10 +1,10 @@
-"""How exact, smooth and fair the bandwidth limit is on a real clock.
+"""Measures how exact, smooth and fair the bandwidth limit is on a real clock.
 
     .venv/bin/python benchmarks/limiter.py [--seconds 10] [--sockets] [RATE ...]
 
-For each rate, with 1 and with 4 lanes: what went in that time against what should have, the busiest 200 ms against the
-rate, what the poorest and the richest lane had against an even share, and the processor time that it took. With
-``--sockets`` the bytes go over the loopback and are counted where they arrive, in the same process.
+For each rate, with 1 and with 4 lanes: the bytes sent compared with the rate, the busiest 200 ms compared with the
+rate, the smallest and the largest lane compared with an even share, and the CPU time. With ``--sockets`` the bytes go
+over the loopback and are counted where they arrive, in the same process.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ RATES = ("8 kbit/s", "1 Mbit/s", "20 Mbit/s", "1 Gbit/s", "10 Gbit/s")
 WINDOW = 0.2  # s
 ROOT = "/srv/recordings"
 
-Log = list[tuple[float, int, int]]  # when, which lane, how many bytes
-Deliver = Callable[[int, int], Awaitable[None]]  # a lane's number, and how many bytes it sends
+Log = list[tuple[float, int, int]]  # time, number of the lane, bytes
+Deliver = Callable[[int, int], Awaitable[None]]  # number of the lane, bytes
 
 
 def configured(rate: str) -> Config:
-    """A configuration with this limit."""
+    """Return a configuration with this limit."""
     server = {"url": "https://valt.example.com", "username": "uploader"}
     return Config.model_validate({"server": server, "watch": [{"path": ROOT}], "upload": {"bandwidth": rate}})
 
@@ -43,7 +43,7 @@ async def send(lane: Lane, number: int, deliver: Deliver) -> None:
 
 
 async def run(rate: str, lanes: int, seconds: float, *, sockets: bool) -> Log:
-    """Send over this many lanes for so long."""
+    """Send over *lanes* lanes for *seconds*; return what was sent."""
     log: Log = []
 
     async def note(number: int, count: int) -> None:
@@ -63,8 +63,8 @@ async def run(rate: str, lanes: int, seconds: float, *, sockets: bool) -> Log:
 
 @asynccontextmanager
 async def loopback(lanes: int, note: Deliver) -> AsyncIterator[Deliver]:
-    """A connection for each lane to a server that notes what arrives."""
-    nothing = memoryview(bytes(1 << 20))
+    """Open a connection for each lane to a server that logs what arrives."""
+    zeros = memoryview(bytes(1 << 20))
     ended = [asyncio.Event() for _ in range(lanes)]
     writers: list[asyncio.StreamWriter] = []
 
@@ -76,7 +76,7 @@ async def loopback(lanes: int, note: Deliver) -> AsyncIterator[Deliver]:
         ended[number].set()
 
     async def deliver(number: int, count: int) -> None:
-        writers[number].write(nothing[:count])
+        writers[number].write(zeros[:count])
         await writers[number].drain()
 
     server = await asyncio.start_server(arrive, "127.0.0.1", 0)
@@ -93,7 +93,7 @@ async def loopback(lanes: int, note: Deliver) -> AsyncIterator[Deliver]:
 
 
 def busiest(log: Log) -> int:
-    """The most bytes in any window."""
+    """Return the most bytes in any window of ``WINDOW`` seconds."""
     inside: deque[tuple[float, int]] = deque()
     total = most = 0
     for moment, _, count in log:
@@ -106,13 +106,13 @@ def busiest(log: Log) -> int:
 
 
 def main() -> None:
-    """Measure and print, a line for each rate and number of lanes."""
+    """Measure, and print a line for each rate and number of lanes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("rates", nargs="*", default=RATES, metavar="RATE")
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--sockets", action="store_true")
     options = parser.parse_args()
-    print("rate        lanes   exact    busiest 200 ms   lanes' shares    pieces/s   processor")
+    print("rate        lanes   exact    busiest 200 ms   lanes' shares    pieces/s       CPU")
     for rate in options.rates:
         for lanes in (1, 4):
             began, cpu = time.monotonic(), time.process_time()

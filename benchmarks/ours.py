@@ -1,10 +1,10 @@
-"""Ours, without the house: the client and its way from a file to the socket, as one command that a stop-watch can time.
+"""Sends files with this project's client, without the daemon around it, and measures itself.
 
     python -m benchmarks.ours URL [--chunk MIB] [--no-hash] [--copy] [--ca FILE] [--at-once N] [--uvloop] FILE ...
 
-All files at once, or so many; each record is asked for once at the end. ``--no-hash`` leaves the SHA-256 out, which the
-product never does; ``--copy`` takes the way of network shares. It prints the wall-clock seconds of the transfer alone,
-processor seconds and peak memory.
+It sends all files at once, or ``--at-once`` of them, and asks for each record once at the end. ``--no-hash`` leaves out
+the SHA-256, which the daemon never does. ``--copy`` reads files as from a network share, without ``sendfile``. Prints
+the wall-clock seconds of the transfer alone, CPU seconds and peak memory.
 """
 
 from __future__ import annotations
@@ -28,26 +28,22 @@ from uploader.server.valt import Valt
 
 
 class NoHash:
-    """A hash that looks at nothing."""
+    """A hash that does nothing."""
 
     def update(self, data: object, /) -> None:
-        """Look away."""
+        """Ignore *data*."""
 
     def hexdigest(self) -> str:
-        """Say nothing."""
+        """Return an empty text."""
         return ""
 
     def copy(self) -> Self:
-        """Be the same."""
+        """Return itself."""
         return self
 
 
-async def nothing() -> None:
-    """Save no mark: there is no state here."""
-
-
 async def send(valt: Valt, share: MountedShare, path: Path, chunk: int, *, copy: bool) -> None:
-    """Send one file as the transfer stage does, and ask once what became of it."""
+    """Send one file as the transfer stage does, and ask once for its record."""
     identity = (await share.snapshot(str(path))).identity
     async with share.open(str(path), identity) as recording:
         if copy:
@@ -68,9 +64,9 @@ async def send(valt: Valt, share: MountedShare, path: Path, chunk: int, *, copy:
 
 
 async def run(options: argparse.Namespace) -> float:
-    """Send every file; the seconds it took."""
+    """Send every file; return the seconds that it took."""
     share = MountedShare(str(options.files[0].absolute().parent), SystemClock())
-    room = asyncio.Semaphore(options.at_once or len(options.files))
+    slots = asyncio.Semaphore(options.at_once or len(options.files))
     server = ServerConfig.model_validate({"url": options.url, "username": "uploader", "ca_file": options.ca})
     valt = Valt(server, password=lambda: "secret", clock=SystemClock(), bus=Bus(), remember=lambda _: None)
     async with valt:
@@ -78,7 +74,7 @@ async def run(options: argparse.Namespace) -> float:
         chunk = int(options.chunk * 1024 * 1024)
 
         async def one(path: Path) -> None:
-            async with room:
+            async with slots:
                 await send(valt, share, path, chunk, copy=options.copy)
 
         await asyncio.gather(*(one(path.absolute()) for path in options.files))
@@ -86,11 +82,11 @@ async def run(options: argparse.Namespace) -> float:
 
 
 def main() -> None:
-    """Read the command line, send, tell."""
+    """Read the command line, send, and print the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("url")
     parser.add_argument("files", nargs="+", type=Path)
-    parser.add_argument("--chunk", type=float, default=0.0, help="MiB; 0 is whole")
+    parser.add_argument("--chunk", type=float, default=0.0, help="MiB; 0: the whole file")
     parser.add_argument("--no-hash", action="store_true")
     parser.add_argument("--copy", action="store_true")
     parser.add_argument("--ca")
@@ -99,10 +95,10 @@ def main() -> None:
     options = parser.parse_args()
     if options.no_hash:
         hashlib.sha256 = lambda *_, **__: NoHash()  # type: ignore[assignment]
-        sending.hash_up = lambda *_: None  # nor are the bytes read for it
+        sending.hash_up = lambda *_: None  # so the bytes are not read for hashing either
     factory = None
     if options.uvloop:
-        factory = importlib.import_module("uvloop").new_event_loop  # no dependency: install it by hand to compare
+        factory = importlib.import_module("uvloop").new_event_loop  # not a dependency; install it to compare
     with asyncio.Runner(loop_factory=factory) as runner:
         began = time.process_time()
         wall = runner.run(run(options))

@@ -1,4 +1,4 @@
-"""The floor: ``sendfile`` in a loop, and nothing else. What is slower than this is not the sink's fault.
+"""Sends a file with ``sendfile`` in a loop and nothing else: the fastest that the sink can be served.
 
 python -m benchmarks.raw URL FILE
 """

@@ -1,4 +1,4 @@
-"""What the benchmarks share: a sink, a timed process, files, medians and tables."""
+"""Helpers for the benchmarks: the sink's process, timed commands, files and medians."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @dataclass(frozen=True)
 class Cost:
-    """What one run took: seconds, seconds of processor time, bytes of memory at the most."""
+    """The cost of one run: wall-clock seconds, CPU seconds, bytes of peak memory."""
 
     wall: float
     cpu: float
@@ -33,7 +33,7 @@ class Cost:
 
 
 def run(command: Sequence[str | Path], *, environ: dict[str, str] | None = None) -> tuple[Cost, str]:
-    """Run a command to its end; its cost as the kernel counts it, and what it printed. Raises RuntimeError."""
+    """Run a command; return its cost as the kernel counts it, and its output. Raises RuntimeError if it fails."""
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
         began = time.perf_counter()
         child = subprocess.Popen(
@@ -50,14 +50,14 @@ def run(command: Sequence[str | Path], *, environ: dict[str, str] | None = None)
 
 
 def measured_inside(command: Sequence[str | Path]) -> Cost:
-    """Run a command that measures itself, from when it is ready to send: what an interpreter takes to start is out."""
+    """Run a command that measures itself from when it is ready to send, so without the start of the interpreter."""
     _, out = run(command)
     return Cost(**json.loads(out))
 
 
 @contextlib.contextmanager
 def sink(folder: Path, *, tls: bool = False, delay: float = 0.0) -> Iterator[str]:
-    """A sink in a process of its own; the answer is its address. With *tls*, ``ca.pem`` in *folder* vouches for it."""
+    """Run a sink in its own process; yield its address. With *tls*, ``ca.pem`` in *folder* is its authority."""
     command = [sys.executable, "-m", "benchmarks.sink", "--delay", str(delay)]
     if tls:
         authority = trustme.CA()
@@ -87,18 +87,18 @@ def a_file(path: Path, size: int) -> Path:
 
 
 def median(costs: Sequence[Cost]) -> Cost:
-    """The median of each figure by itself."""
+    """Return the median of each figure."""
     return Cost(*(statistics.median(values) for values in zip(*((c.wall, c.cpu, c.peak) for c in costs), strict=True)))
 
 
 def spread(costs: Sequence[Cost]) -> float:
-    """How far the slowest was from the fastest, as a share of the median wall-clock time."""
+    """Return the difference of slowest and fastest run, as a fraction of the median wall-clock time."""
     walls = [cost.wall for cost in costs]
     return (max(walls) - min(walls)) / statistics.median(walls)
 
 
 def machine() -> str:
-    """In one line, what this was measured on."""
+    """Describe this machine in one line."""
     model = next(
         (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
         platform.machine(),
@@ -108,5 +108,5 @@ def machine() -> str:
 
 
 def curl() -> str | None:
-    """Where curl is; None where there is none (Debian and Ubuntu: apt install curl)."""
+    """Return the path of curl; None if it is not installed (Debian and Ubuntu: apt install curl)."""
     return shutil.which("curl")

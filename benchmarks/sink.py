@@ -1,9 +1,9 @@
-"""A VALT server that throws everything away as fast as it comes, in a process of its own.
+"""A VALT server that discards everything as fast as it arrives.
 
     python -m benchmarks.sink [--tls CERT KEY] [--delay SECONDS]
 
-It prints its port. Bodies of uploads are dropped inside the kernel (``MSG_TRUNC``: not even copied), those under TLS
-are decrypted into one buffer. A thread for each connection. What it can take is told by the raw sender beside it.
+It prints its port. Bodies of uploads are dropped inside the kernel (``MSG_TRUNC``, without a copy); under TLS they are
+decrypted into one buffer. Each connection has a thread. ``benchmarks.raw`` shows how fast it is.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ from email.utils import formatdate
 BUFFER = 1 << 20  # bytes
 _number = itertools.count(1)
 counts: Counter[str] = Counter()  # calls, by name
-first_upload: list[float] = []  # Unix seconds at which the first bytes of an upload came
+first_upload: list[float] = []  # Unix seconds at which the first bytes of an upload arrived
 
 
 class Connection:
-    """One client, until it leaves."""
+    """One connection of a client."""
 
     def __init__(self, peer: socket.socket, delay: float) -> None:
         self._peer, self._delay = peer, delay
-        self._room = bytearray(BUFFER)
+        self._buffer = bytearray(BUFFER)
         self._rest = b""
         self._flags = 0 if isinstance(peer, ssl.SSLSocket) else socket.MSG_TRUNC
 
     def serve(self) -> None:
-        """Answer request after request."""
+        """Answer requests until the client closes the connection."""
         with contextlib.suppress(OSError), self._peer:
             self._peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             while (head := self._head()) is not None:
@@ -64,7 +64,7 @@ class Connection:
         length -= len(self._rest)
         self._rest = b""
         while length > 0:
-            got = self._peer.recv_into(self._room, min(length, BUFFER), self._flags)
+            got = self._peer.recv_into(self._buffer, min(length, BUFFER), self._flags)
             if not got:
                 raise ConnectionError
             length -= got
@@ -78,7 +78,7 @@ class Connection:
 
 
 def answer_to(path: str) -> tuple[str, bytes, object]:
-    """The name of a call, and its answer."""
+    """Return the name of a call, its status and its answer."""
     match path.removeprefix("/api/v3").split("/")[1:]:
         case ["login"]:
             return "login", b"200 OK", {"data": {"access_token": "token"}}
@@ -98,7 +98,7 @@ def answer_to(path: str) -> tuple[str, bytes, object]:
 
 
 def serve(listener: socket.socket, context: ssl.SSLContext | None, delay: float) -> None:
-    """Take connections for ever."""
+    """Accept connections for ever."""
     while True:
         peer, _ = listener.accept()
         threading.Thread(target=_one, args=(peer, context, delay), daemon=True).start()
@@ -122,7 +122,7 @@ def main() -> None:
     with socket.create_server(("127.0.0.1", 0), backlog=1024) as listener:
         print(listener.getsockname()[1], flush=True)
         threading.Thread(target=serve, args=(listener, context, options.delay), daemon=True).start()
-        sys.stdin.read()  # until whoever started it has gone
+        sys.stdin.read()  # until the parent process has ended
 
 
 if __name__ == "__main__":

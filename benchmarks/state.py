@@ -1,11 +1,11 @@
-"""What state and ledger cost: starts with a long history, and saves with much work at hand.
+"""Measures the cost of state and ledger: starts with a long history, and saves with many unfinished uploads.
 
     python benchmarks/state.py start               time and memory of a start with 0, 10,000 and 200,000 ledger lines
     python benchmarks/state.py save [--runs 15]    one save with 0 … 100,000 files finished and 1 … 100,000 begun
     python benchmarks/state.py                     both
 
-Every start is a process of its own. Works in a temporary folder (``--folder`` chooses its disk; 140 MB are needed),
-and prints medians: numbers for people to compare, never for a test.
+Every start is a new process. Works in a temporary folder (``--folder`` chooses its disk; it needs 140 MB), and prints
+medians. The numbers are for people to compare, not for a test.
 """
 
 from __future__ import annotations
@@ -33,21 +33,21 @@ from uploader.store.disk import Piece, StateFolder
 LINES = (0, 10_000, 200_000)
 FINISHED = (0, 1_000, 100_000)
 BEGUN = (1, 100, 5_000, 100_000)
-AT_WORK = 4  # of those that are begun: they change, all others are parked
+AT_WORK = 4  # of those that are begun: only these change
 QUEUED = 100_000
-GRAIN = 0.0005  # s between two looks at the event loop
+GRAIN = 0.0005  # s between two checks of the event loop
 NOW = 1_800_000_000.0
 MIB = 1024 * 1024
 MS = 1000
 
 
 def path_of(number: int) -> str:
-    """A path of 80 characters."""
+    """Return a path of 80 characters."""
     return f"/srv/recordings/ward-{number % 50:02d}/".ljust(60, "r") + f"{number:016d}.mp4"
 
 
 def lines(count: int) -> Iterator[bytes]:
-    """A good ledger of *count* lines."""
+    """Yield a valid ledger of *count* lines."""
     previous = "0" * 64
     for number in range(1, count + 1):
         digest = hashlib.sha256(str(number).encode()).hexdigest()
@@ -74,7 +74,7 @@ def lines(count: int) -> Iterator[bytes]:
 
 
 def opened(folder: Path) -> Store:
-    """The store of a daemon that starts here."""
+    """Open the store in *folder* as a daemon does."""
     return Store(StateFolder(folder), SystemClock(), Bus())
 
 
@@ -86,14 +86,14 @@ async def prepare(folder: Path, count: int) -> None:
 
 
 def memory() -> dict[str, float]:
-    """The memory of this process in MiB: resident now, and at most."""
+    """Return the memory of this process in MiB: resident now, and its peak."""
     status = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
     fields = dict(line.split(":", 1) for line in status)
     return {"now": int(fields["VmRSS"].split()[0]) / 1024, "peak": int(fields["VmHWM"].split()[0]) / 1024}
 
 
 def one_start(folder: Path) -> None:
-    """Start once, in a process of its own, and print what it took."""
+    """Open the store once, in a process of its own, and print the cost."""
     before, began, cpu = memory(), time.perf_counter(), time.process_time()
     store = opened(folder)
     seconds, worked, after = time.perf_counter() - began, time.process_time() - cpu, memory()
@@ -111,7 +111,7 @@ def one_start(folder: Path) -> None:
 
 def starts(place: Path, runs: int) -> None:
     """Print a table of starts."""
-    print("ledger lines   size MiB   start s   of it CPU s   resident MiB   of it index   peak MiB   asked once each s")
+    print("ledger lines   size MiB   start s   of it CPU s   resident MiB   of it index   peak MiB   look-ups of all s")
     for count in LINES:
         folder = place / f"start-{count}"
         asyncio.run(prepare(folder, count))
@@ -132,7 +132,7 @@ def starts(place: Path, runs: int) -> None:
 
 
 def an_upload(number: int, state: State = State.SENDING) -> Upload:
-    """An upload that is begun."""
+    """Make an upload; it has begun unless it is queued."""
     digest = hashlib.sha256(str(number).encode()).hexdigest()
     path = f"/srv/begun/{number:016d}.mp4"
     identity = Identity(10**9, 1_700_000_000_000_000_000 + number, digest)
@@ -144,11 +144,11 @@ def an_upload(number: int, state: State = State.SENDING) -> Upload:
 
 
 class Saves(NamedTuple):
-    """What one save took; medians, in milliseconds."""
+    """The cost of one save; medians, in milliseconds."""
 
-    taken: float  # by the clock, until it is durable
-    written: float  # of it the disk's part: writing, fsync, names
-    gap: float  # the longest time for which the event loop did nothing else
+    taken: float  # wall clock, until it is durable
+    written: float  # the part of the disk: writing, fsync, renaming
+    gap: float  # the longest time for which the event loop was blocked
     size: int  # bytes of the state
 
 
@@ -162,21 +162,21 @@ async def longest_gap(gaps: list[float]) -> None:
 
 
 class TimedDisk(StateFolder):
-    """A state folder that notes how long each save of the state took it."""
+    """A state folder that measures how long each save of the state takes."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
         self.taken: list[float] = []
 
     def replace(self, name: str, *content: Piece) -> None:
-        """Replace, and note the time."""
+        """Replace a file, and record the time."""
         began = time.perf_counter()
         super().replace(name, *content)
         self.taken.append(time.perf_counter() - began)
 
 
 async def saves(folder: Path, begun: int, queued: int, runs: int) -> Saves:
-    """Save one changed upload *runs* times, with *begun* that are begun and *queued* that merely wait."""
+    """Save one changed upload *runs* times, while *begun* uploads have begun and *queued* ones wait."""
     disk = TimedDisk(folder)
     store = Store(disk, SystemClock(), Bus())
     for number in range(queued):
@@ -207,7 +207,7 @@ async def saves(folder: Path, begun: int, queued: int, runs: int) -> Saves:
 
 def savings(place: Path, runs: int) -> None:
     """Print a table of saves."""
-    print("finished    begun    queued   save ms   of it disk   loop held ms   state KiB")
+    print("finished    begun    queued   save ms   of it disk  loop block ms   state KiB")
     for finished in FINISHED:
         folder = place / f"save-{finished}"
         asyncio.run(prepare(folder, finished))
@@ -222,10 +222,10 @@ def savings(place: Path, runs: int) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure what was asked for."""
+    """Measure what the command line asks for."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("what", nargs="?", choices=["both", "start", "save", "one-start"], default="both")
-    parser.add_argument("--folder", type=Path, help="where to work; a folder that is made and removed, by default")
+    parser.add_argument("--folder", type=Path, help="folder for temporary files; chooses the disk")
     parser.add_argument("--runs", type=int, default=15, help="of each case; starts take a third of it (default 15)")
     chosen = parser.parse_args(arguments)
     if chosen.what == "one-start":

@@ -1,11 +1,12 @@
-"""What a status costs a daemon with many unfinished uploads: how long it takes, and how long it holds the event loop.
+"""Measures the cost of a status of a daemon with many unfinished uploads: its time, and how long it blocks the loop.
 
     python benchmarks/status.py [--uploads 100000] [--runs 5]
 
-Starts a daemon in a state folder with so many parked uploads, and as many queued ones, of which everything is paused.
-Another process asks it for ``status`` and ``explain`` again and again. Prints the answer times, the longest hold of the
-event loop (by a task that wants its turn every two milliseconds), and what ``valt-uploader status`` takes as a command.
-Works in a temporary folder (``--folder`` chooses its disk). Numbers for people to compare, never for a test.
+Starts a daemon in a state folder with ``--uploads`` parked uploads and as many queued ones, all paused. Another process
+asks it repeatedly for ``status`` and ``explain``. Prints the times of the answers, the longest time for which the event
+loop was blocked (measured by a task that runs every two milliseconds), and the time of the command ``valt-uploader
+status``. Works in a temporary folder (``--folder`` chooses its disk). The numbers are for people to compare, not for a
+test.
 """
 
 from __future__ import annotations
@@ -36,13 +37,13 @@ from uploader.store.disk import StateFolder
 
 BEAT = 0.002  # s
 MS = 1000
-CALM = 100  # beats without a long hold after which the daemon has started
-HOLD = 0.05  # s; longer is not calm
+CALM = 100  # beats without a long block after which the daemon counts as started
+HOLD = 0.05  # s; a longer block is not calm
 TROUBLE = LastError("the server refused the file: it is no video", ActionBy.OPERATOR, 3, next_try=4_000_000_000.0)
 
 
 class Heartbeat:
-    """Wants its turn every two milliseconds; the longest that it did not get it."""
+    """Runs every two milliseconds, and records the longest delay."""
 
     def __init__(self) -> None:
         self.longest = 0.0
@@ -57,14 +58,14 @@ class Heartbeat:
             self.longest, self.beats = max(self.longest, held), 0 if held > HOLD else self.beats + 1
 
     async def calm(self) -> None:
-        """Return when nothing has held the loop for a while."""
+        """Return when nothing has blocked the loop for a while."""
         self.beats = 0
-        while self.beats < CALM:  # noqa: ASYNC110 - it is the time between two looks that is measured
+        while self.beats < CALM:  # noqa: ASYNC110 - the time between two checks is what is measured
             await asyncio.sleep(BEAT)
 
 
 def configured(place: Path) -> Path:
-    """A configuration whose server is not there."""
+    """Write a configuration whose server does not exist."""
     (place / "recordings").mkdir()
     (place / "password").write_text("secret")
     (place / "password").chmod(0o600)
@@ -88,7 +89,7 @@ async def prepare(folder: Path, count: int) -> None:
 
 
 async def asked(folder: Path, do: str, runs: int) -> list[float]:
-    """Let another process ask *runs* times; the size of an answer in bytes, and the seconds that each took."""
+    """Let another process ask *runs* times; return the size of an answer in bytes, and the seconds of each."""
     command = [sys.executable, "-m", "benchmarks.status", "asking", "--folder", str(folder), "--do", do]
     child = await asyncio.create_subprocess_exec(*command, "--runs", str(runs), stdout=asyncio.subprocess.PIPE)
     out, _ = await child.communicate()
@@ -97,7 +98,7 @@ async def asked(folder: Path, do: str, runs: int) -> list[float]:
 
 
 def asking(folder: Path, do: str, runs: int) -> None:
-    """Ask, in a process of its own, and print the seconds until the last byte of each answer."""
+    """Ask *runs* times, and print the seconds until the last byte of each answer."""
     request = json.dumps({"do": do, "paths": [an_upload(7).path]}).encode() + b"\n"
     times, buffer = [], bytearray(MIB)
     for _ in range(runs):
@@ -112,7 +113,7 @@ def asking(folder: Path, do: str, runs: int) -> None:
 
 
 async def command_of(file: Path, *options: str) -> float:
-    """The seconds that ``valt-uploader status`` takes, with its output thrown away."""
+    """Return the seconds that ``valt-uploader status`` takes; its output is discarded."""
     began = time.perf_counter()
     command = [sys.executable, "-m", "uploader", "status", "-c", str(file), *options]
     child = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.DEVNULL)
@@ -122,7 +123,7 @@ async def command_of(file: Path, *options: str) -> float:
 
 
 async def measure(place: Path, count: int, runs: int) -> None:
-    """Start, ask, and print."""
+    """Start the daemon, ask it, and print the figures."""
     file, folder, clock, bus = configured(place), place / "state", SystemClock(), Bus()
     await prepare(folder, count)
     beat = Heartbeat()
@@ -138,17 +139,17 @@ async def measure(place: Path, count: int, runs: int) -> None:
     began, running = time.perf_counter(), asyncio.create_task(daemon.run())
     await beat.calm()
     print(
-        f"start of the daemon: calm after {time.perf_counter() - began:.2f} s, longest hold {beat.longest * MS:.0f} ms"
+        f"start of the daemon: calm after {time.perf_counter() - began:.2f} s, longest block {beat.longest * MS:.0f} ms"
     )
     for do in ("status", "explain"):
         beat.longest = 0.0
         size, *times = await asked(folder, do, runs)
         line = f"{size / MIB:.1f} MiB, median {statistics.median(times) * MS:.0f} ms, longest {max(times) * MS:.0f} ms"
-        print(f"{do}: {line}; longest hold of the event loop {beat.longest * MS:.0f} ms")
+        print(f"{do}: {line}; longest block of the event loop {beat.longest * MS:.0f} ms")
     beat.longest, began, times = 0.0, time.perf_counter(), []
     for _ in range(50):
         began = time.perf_counter()
-        daemon._status_line()  # noqa: SLF001 - systemd alone asks for it
+        daemon._status_line()  # noqa: SLF001 - otherwise only sent to systemd
         times.append(time.perf_counter() - began)
     print(f"systemd's line: {statistics.median(times) * MS:.3f} ms")
     for options in ((), ("--json",)):
@@ -160,10 +161,10 @@ async def measure(place: Path, count: int, runs: int) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure what was asked for."""
+    """Measure what the command line asks for."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("what", nargs="?", choices=["measure", "asking"], default="measure")
-    parser.add_argument("--folder", type=Path, help="where to work; a folder that is made and removed, by default")
+    parser.add_argument("--folder", type=Path, help="folder for temporary files; chooses the disk")
     parser.add_argument("--uploads", type=int, default=100_000, help="parked, and as many queued (default 100,000)")
     parser.add_argument("--runs", type=int, default=5, help="how often each is asked (default 5)")
     parser.add_argument("--do", default="status", help=argparse.SUPPRESS)

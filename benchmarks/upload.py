@@ -1,12 +1,12 @@
-"""How fast recordings travel, and at which cost, beside curl and a client that takes the whole file into memory.
+"""Measures speed and cost of uploads, compared with curl and with a client that reads the whole file into memory.
 
     python -m benchmarks.upload [--rounds 5] [--size MIB] [--files 2000] [--only CASE ...] [--without ROW ...]
 
-Everything runs side by side: one round takes each contestant once, and what is printed are medians over the rounds, and
-their ratios to curl. The sink is a process of its own; the row ``raw sendfile`` shows what it can take. Ours and the
-vendor-like client measure themselves, from log-in to answer: the half second that an interpreter takes to start says
-nothing of sending. The daemon is measured from its first ``file-queued`` to its last ``upload-sent`` (many small files:
-``video-ready``), by its log; its processor time and memory are those of the whole process, start and all.
+Each round runs every contestant once. Prints medians over the rounds, and their ratios to curl. The sink is a process
+of its own; the row ``raw sendfile`` shows how fast it is. This project's client and the one like the vendor's measure
+themselves from log-in to answer, without the half second in which an interpreter starts. The daemon is measured by its
+log, from the first ``file-queued`` to the last ``upload-sent`` (many small files: ``video-ready``); its CPU time and
+memory are those of the whole process, including its start.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ UPLOAD = "/api/v3/records/a/videos/b"
 
 
 def module(name: str, *words: str | Path) -> Cost:
-    """Run one of the commands in this folder."""
+    """Run one of the senders in this folder."""
     return measured_inside([sys.executable, "-m", f"benchmarks.{name}", *words])
 
 
@@ -47,7 +47,7 @@ def by_curl(url: str, files: Sequence[Path], *words: str, at_once: bool = False)
 def by_daemon(
     url: str, watch: Path, *, workers: int = 4, chunk: str = "16 MiB", ca: Path | None = None, end: str = "upload-sent"
 ) -> Cost:
-    """Let ``valt-uploader once`` send all that is in a folder, from a new state folder, until the last event *end*."""
+    """Let ``valt-uploader once`` send all files of a folder with a new state; measure up to the last event *end*."""
     with tempfile.TemporaryDirectory(dir=watch.parent) as folder:
         config = Path(folder) / "config.toml"
         config.write_text(
@@ -69,7 +69,7 @@ def by_daemon(
 
 
 def _times(log: Path, event: str) -> list[float]:
-    """When it happened, Unix seconds, each time."""
+    """Return the times of an event in a log, Unix seconds."""
     lines = [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]
     return [datetime.fromisoformat(line["time"]).timestamp() for line in lines if line["event"] == event]
 
@@ -78,18 +78,18 @@ def one_file(folder: Path, size: int) -> Iterator[tuple[str, int, Contest]]:
     """One large file over plain HTTP."""
     path = a_file(folder / "one" / "large.mp4", size)
     with sink(folder) as url:
-        ours = functools.partial(module, "ours", url, path)
+        client = functools.partial(module, "ours", url, path)
         yield (
             f"one file of {size // MIB} MiB, HTTP",
             size,
             {
                 BASE: lambda: by_curl(url, [path]),
                 "raw sendfile": lambda: module("raw", url, path),
-                "ours, hash off": lambda: ours("--no-hash"),
-                "ours, hash off, 16 MiB": lambda: ours("--no-hash", "--chunk", "16"),
-                "ours": ours,
-                "ours, 16 MiB": lambda: ours("--chunk", "16"),
-                "ours, as from a network share": lambda: ours("--copy"),
+                "client, hash off": lambda: client("--no-hash"),
+                "client, hash off, 16 MiB": lambda: client("--no-hash", "--chunk", "16"),
+                "client": client,
+                "client, 16 MiB": lambda: client("--chunk", "16"),
+                "client, as from a network share": lambda: client("--copy"),
                 "daemon, whole": lambda: by_daemon(url, path.parent, chunk="whole"),
                 "daemon, 16 MiB": lambda: by_daemon(url, path.parent),
                 "whole file in memory": lambda: module("vendor", url, path),
@@ -102,15 +102,15 @@ def tls(folder: Path, size: int) -> Iterator[tuple[str, int, Contest]]:
     path = a_file(folder / "one" / "large.mp4", size)
     with sink(folder, tls=True) as url:
         ca = folder / "ca.pem"
-        ours = functools.partial(module, "ours", url, path, "--ca", ca)
+        client = functools.partial(module, "ours", url, path, "--ca", ca)
         yield (
             f"one file of {size // MIB} MiB, TLS",
             size,
             {
                 BASE: lambda: by_curl(url, [path], "--cacert", str(ca)),
-                "ours, hash off": lambda: ours("--no-hash"),
-                "ours": ours,
-                "ours, 16 MiB": lambda: ours("--chunk", "16"),
+                "client, hash off": lambda: client("--no-hash"),
+                "client": client,
+                "client, 16 MiB": lambda: client("--chunk", "16"),
                 "daemon, 16 MiB": lambda: by_daemon(url, path.parent, ca=ca),
             },
         )
@@ -125,15 +125,15 @@ def four_files(folder: Path, size: int) -> Iterator[tuple[str, int, Contest]]:
             4 * (size // 2),
             {
                 BASE: lambda: by_curl(url, files, at_once=True),
-                "ours, hash off": lambda: module("ours", url, *files, "--no-hash"),
-                "ours": lambda: module("ours", url, *files),
+                "client, hash off": lambda: module("ours", url, *files, "--no-hash"),
+                "client": lambda: module("ours", url, *files),
                 "daemon, 16 MiB": lambda: by_daemon(url, files[0].parent),
             },
         )
 
 
 def small_files(folder: Path, count: int) -> Iterator[tuple[str, int, Contest]]:
-    """Many small files through the whole daemon: every save durable, three requests each."""
+    """Many small files through the whole daemon, with durable saves and three requests per file."""
     size = 256 * 1024
     files = [a_file(folder / "small" / f"{number:05}.mp4", size) for number in range(count)]
     with sink(folder) as url:
@@ -142,7 +142,7 @@ def small_files(folder: Path, count: int) -> Iterator[tuple[str, int, Contest]]:
             count * size,
             {
                 BASE: lambda: by_curl(url, files),
-                "the client alone, 4 at once": lambda: module("ours", url, "--at-once", "4", *files),
+                "client, 4 at once": lambda: module("ours", url, "--at-once", "4", *files),
                 "daemon, 4 workers": lambda: by_daemon(url, files[0].parent, end="video-ready"),
                 "daemon, 16 workers": lambda: by_daemon(url, files[0].parent, workers=16, end="video-ready"),
             },
@@ -162,7 +162,7 @@ def report(name: str, size: int, contest: Contest, rounds: int) -> None:
     print("| --- | --- | --- | --- | --- | --- | --- |")
     for who, each in costs.items():
         cost, wall, cpu = median(each), "–", "–"
-        if BASE in costs:  # round by round: what disturbed one of them has disturbed its neighbours
+        if BASE in costs:  # ratios per round: a disturbance affects all contestants of a round
             pairs = list(zip(each, costs[BASE], strict=True))
             wall = f"{statistics.median(one.wall / base.wall for one, base in pairs):.2f}"
             cpu = f"{statistics.median(one.cpu / base.cpu for one, base in pairs):.2f}"
@@ -174,7 +174,7 @@ def report(name: str, size: int, contest: Contest, rounds: int) -> None:
 
 
 def chunk_sizes(folder: Path, size: int, rounds: int) -> None:
-    """One file in chunks of several sizes, before a server that takes its time for each request."""
+    """Send one file in chunks of several sizes to a server that delays each answer."""
     path = a_file(folder / "one" / "large.mp4", size)
     chunks = (4, 8, 16, 32, 64, 256, 0)
     print(f"\n### one file of {size // MIB} MiB in chunks, seconds by the server's delay for each request\n")
@@ -191,7 +191,7 @@ def chunk_sizes(folder: Path, size: int, rounds: int) -> None:
 
 
 def first_bytes(folder: Path, rounds: int) -> None:
-    """How long a file that has settled waits for its first byte to be on its way: record, saves and all."""
+    """Measure the time from a settled file to its first byte at the server, including record and saves."""
     path = a_file(folder / "one" / "small.mp4", MIB)
     waits = []
     for _ in range(rounds):
@@ -208,25 +208,25 @@ OTHERS = {  # commands of their own in this folder
 
 
 def another(title: str, script: str, *words: str) -> None:
-    """Run another of the benchmarks, and show what it says."""
+    """Run another of the benchmarks, and print its output."""
     print(f"\n### {title}\n\n```", flush=True)
     print(run([sys.executable, ROOT / "benchmarks" / script, *words])[1] + "```", flush=True)
 
 
 def main() -> None:
-    """Read the command line and run what it asks for."""
+    """Run what the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--size", type=int, default=2048, help="of the large file, in MiB")
-    parser.add_argument("--files", type=int, default=2000, help="how many small ones")
+    parser.add_argument("--files", type=int, default=2000, help="number of small files")
     cases_of_all = ["http", "tls", "four", "small", "first", "chunks", *OTHERS]
     parser.add_argument("--only", nargs="*", default=cases_of_all, choices=cases_of_all, metavar="CASE")
     parser.add_argument("--without", nargs="*", default=[], metavar="ROW", help="leave these contestants out")
-    parser.add_argument("--folder", type=Path, help="where files are made for the time; on a disk, not on tmpfs")
+    parser.add_argument("--folder", type=Path, help="folder for temporary files; on a disk, not on tmpfs")
     options = parser.parse_args()
     print(f"{machine()}; {options.rounds} rounds")
     if curl() is None:
-        print("There is no curl here to compare with; on Debian and Ubuntu: apt install curl")
+        print("curl is not installed, so nothing is compared with it; on Debian and Ubuntu: apt install curl")
     size = options.size * MIB
     cases: dict[str, Callable[[Path], Iterator[tuple[str, int, Contest]]]] = {
         "http": lambda folder: one_file(folder, size),

@@ -1,4 +1,4 @@
-"""What the vendor's own client does, and many a script: read the whole file, build the form in memory, post it.
+"""Sends a file as the vendor's client and many scripts do: reads all of it, builds the form in memory, posts it.
 
 python -m benchmarks.vendor URL FILE
 """

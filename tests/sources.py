@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 
 from uploader.files.shared_fd import SharedFd
-from uploader.server.valt.body import WaitWritable
+from uploader.server.port import WaitWritable
 
 
 class Blocks:

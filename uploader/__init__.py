@@ -1,12 +1,12 @@
-"""valt-uploader: every finished recording in a watched folder becomes one ready record on a VALT server.
+"""valt-uploader: uploads each finished recording in a watched folder to a VALT server, as one record.
 
-A file's way, top to bottom; queues and frozen values pass between the stages, and no stage calls another:
+A file passes six stages, in this order. Queues and frozen values connect the stages; no stage calls another:
 
-1. ``stages.discover``  scans and watches the folders; events hurry, scans decide
-2. ``stages.settle``    waits until a file stands still by our own clock
-3. ``stages.enqueue``   known? changed? whose turn, in which order
+1. ``stages.discover``  scans and watches the folders; events save time, scans decide
+2. ``stages.settle``    waits until a file has stopped changing, measured by the local monotonic clock
+3. ``stages.enqueue``   compares a file with what is known of it, and decides in which order files are sent
 4. ``stages.transfer``  creates the record, sends chunk after chunk, saves what was acknowledged
-5. ``stages.verify``    asks until the server says ready
+5. ``stages.verify``    asks the server until the video is ready
 6. ``stages.finish``    writes the ledger line; keeps, moves or deletes the file
 """
 

@@ -1,7 +1,7 @@
-"""The process: turns whatever a command raises into one line on stderr and the right exit code.
+"""The process: runs the command line, and turns each error into a line on stderr and an exit code.
 
-Must never show a trace-back for a user's mistake. Exit codes: 0 done, 1 something is not ready, 2 usage or
-configuration, 73 the state folder cannot be written, 75 another daemon is at work, 78 the state is damaged or newer.
+A user's mistake never ends in a trace-back. Exit codes: 0 done, 1 something is not ready, 2 usage or configuration,
+73 the state folder cannot be written, 75 another process uses the state, 78 the state is damaged or of a newer version.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ log = get_logger(__name__)
 
 
 def main() -> NoReturn:
-    """Run the command line and exit. A fault of ours is one line of the log, too, and exit 1."""
+    """Run the command line and exit. A bug is logged in one line, too, and gives exit code 1."""
     harden(os.environ)
     configure("warning", "auto", environ=os.environ)  # until a configuration says otherwise
     install_hooks()
@@ -29,19 +29,19 @@ def main() -> NoReturn:
 
 
 def run(arguments: list[str]) -> int:
-    """Run the command line; the answer is the exit code. A fault of ours is said in the log."""
+    """Run the command line and return the exit code. A bug is written to the log."""
     try:
         return _run(arguments)
     except errors.UploaderError as error:
         return _end(error)
-    except BaseExceptionGroup as group:  # what a task group makes of it: the exit code stands in what is wrapped
+    except BaseExceptionGroup as group:  # from a task group: the wrapped error has the exit code
         first = errors.first_of(group)
         if isinstance(first, errors.UploaderError):
             return _end(first)
         if not isinstance(first, Exception):
             raise first from None
         log.critical("uncaught exception", exc_info=first)
-    except Exception as error:  # the last place where a fault of ours can be said in one line
+    except Exception as error:  # the last place where a bug can be reported in one line
         log.critical("uncaught exception", exc_info=error)
     return 1
 
@@ -54,7 +54,7 @@ def _end(error: errors.UploaderError) -> int:
 def _run(arguments: list[str]) -> int:
     try:
         code = cli.main(arguments, prog_name="valt-uploader", standalone_mode=False)
-    except SystemExit:  # click's way to end when whoever read our output has seen enough
+    except SystemExit:  # click ends so when the reader of the output has closed the pipe
         return 0
     except click.exceptions.NoArgsIsHelpError as error:
         sys.stderr.write(f"{error.format_message()}\n")

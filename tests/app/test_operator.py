@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from uploader.app.application import Application
 from uploader.domain import events
 from uploader.domain.model import State
 from uploader.files import MountedShare
+from uploader.files.walk import WalkBatch, WalkFilter
 from uploader.testing.simulator import CallName, Settings
 
 LARGE = content_of(6 * CHUNK)
@@ -213,3 +215,59 @@ async def test_forget_drops_an_upload_in_every_state(tmp_path: Path) -> None:
             assert await rig.operator.forget(path)
             assert (rig.store.upload_at(path) is None) is (state is not State.CREATING), state
             assert not await rig.operator.forget(path) or state is State.CREATING
+
+
+async def test_a_queued_file_that_is_no_longer_taken_is_dropped_by_a_reload(tmp_path: Path) -> None:
+    """It is excluded now: no record is made for it, and it is said. What was begun goes on."""
+    async with Rig(tmp_path, upload={"workers": 1, "drain": "0s"}) as rig:
+        stall = rig.fault("upload", "stall")
+        await rig.start()
+        begun = await rig.drop("a.mp4", content_of(CHUNK))
+        await asyncio.wait_for(stall.standing.wait(), 10)
+        queued = await rig.drop("b.mp4", b"b")
+        await rig.event(events.FileQueued, path=queued)
+        await reload(rig, exclude=["b*"])
+        stall.release()
+        ignored = await rig.event(events.FileIgnored, path=queued)
+        assert "no [[watch]] takes it any more" in ignored.reason
+        await rig.finished(begun)
+        assert rig.store.upload_at(queued) is None
+        assert [record.name for record in rig.records] == ["a"]
+
+
+async def test_a_retry_of_an_upload_that_is_being_worked_on_tries_once_more_at_once(tmp_path: Path) -> None:
+    """The work is not disturbed; when it fails, its pause of minutes is not waited for."""
+    async with Rig(tmp_path) as rig:
+        stall = rig.fault("upload", "stall")
+        rig.fault("upload", "status", status=500, body="{}")
+        await rig.start()
+        path = await rig.drop("a.mp4", b"a")
+        await asyncio.wait_for(stall.standing.wait(), 10)
+        assert await rig.retry(path)
+        assert rig.state_of(path) is not None
+        stall.release()
+        await rig.finished(path)
+
+
+async def test_uploads_whose_files_are_gone_share_one_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Thirty recordings are deleted while the server processes them: their folder is walked through for all of them."""
+    walks, real = 0, MountedShare.walk
+
+    async with Rig(tmp_path, Settings(processing=0.2), watch={"after_upload": "delete"}) as rig:
+
+        async def walk(self: MountedShare, walk_filter: WalkFilter) -> AsyncIterator[WalkBatch]:
+            nonlocal walks
+            walks += 1
+            await rig.until(lambda: len(rig.seen(events.VideoReady)) == len(paths))  # the first walk takes that long
+            async for batch in real(self, walk_filter):
+                yield batch
+
+        await rig.start()
+        paths = [rig.write(f"{number}.mp4", b"%d" % number) for number in range(30)]
+        await rig.scan()
+        for path in paths:
+            await rig.event(events.UploadSent, path=path)
+            at(path).unlink(missing_ok=True)
+        monkeypatch.setattr(MountedShare, "walk", walk)
+        await rig.finished(*paths)
+        assert 1 <= walks <= 3

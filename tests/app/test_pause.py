@@ -115,30 +115,30 @@ async def test_pause_and_resume_work_with_the_daemon_running_or_stopped(tmp_path
     """For everything or one path: the command reports it, status shows it, and resume ends it."""
     async with at_work(tmp_path) as site:
         ended = await site.run("pause")  # before the first start
-        assert (ended.code, ended.lines) == (0, ["everything: paused; resume lets it go on"])
+        assert (ended.code, ended.lines) == (0, ["everything: paused by operator; to continue: valt-uploader resume"])
         path = site.record("ward/a.mp4")
         once = await site.run("once")
         assert once.code == 1
-        assert once.lines[1] == f"{path}: queued: a person paused it; goes on after: valt-uploader resume"
+        assert once.lines[1] == f"{path}: queued: paused by operator; continues after: valt-uploader resume"
         daemon = await site.start("run")
         await daemon.event("file-queued")
-        assert (await site.run("pause", path.parent)).lines == [f"{path.parent}: paused; resume lets it go on"]
-        assert (await site.run("pause", path.parent)).lines == [
-            f"{path.parent}: was paused before; resume lets it go on"
-        ]
+        then = f"paused by operator; to continue: valt-uploader resume {path.parent}"
+        assert (await site.run("pause", path.parent)).lines == [f"{path.parent}: {then}"]
+        assert (await site.run("pause", path.parent)).lines == [f"{path.parent}: was already {then}"]
         shown = (await site.run("status")).lines
-        assert "paused   everything: a person paused it" in shown
-        assert "  why:  a person paused it" in shown
-        assert "  next: goes on after: valt-uploader resume" in shown
+        assert "paused   everything: paused by operator; to continue: valt-uploader resume" in shown
+        assert "  why:  paused by operator" in shown
+        assert "  next: continues after: valt-uploader resume" in shown
         document = json.loads((await site.run("status", "--json")).out)
         assert document["paused"] == ["/", str(path.parent)]
         assert document["uploads"][0]["turn"] == "operator"
-        assert "reason   a person paused it" in (await site.run("explain", path)).lines
+        assert "reason   paused by operator" in (await site.run("explain", path)).lines
         ended = await site.run("resume", path.parent)
-        assert (ended.code, ended.lines) == (1, [f"{path.parent}: still paused, with everything"])
+        still = f"{path.parent}: still paused, because everything is; to continue: valt-uploader resume"
+        assert (ended.code, ended.lines) == (1, [still])
         assert not daemon.events("record-created")
         ended = await site.run("resume")
-        assert (ended.code, ended.lines) == (0, ["everything: goes on"])
+        assert (ended.code, ended.lines) == (0, ["everything: continues"])
         await daemon.event("upload-finished")
         ended = await site.run("resume")
         assert (ended.code, ended.lines) == (1, ["everything: was not paused"])

@@ -24,7 +24,7 @@ from uploader.domain.model import ActionBy, LastError, Orphan, ServerCapabilitie
 from uploader.stages.settle import Candidate
 from uploader.store import ledger
 
-SETTLING = Candidate(Sighting("/rec/new.mp4", "/rec", 5, 1), found_at=0.0, reason="it must stand still")
+SETTLING = Candidate(Sighting("/rec/new.mp4", "/rec", 5, 1), found_at=0.0, reason="it must be unchanged")
 
 
 def config_of(tmp_path: Path, *watch: dict[str, Any], **server: Any) -> Config:
@@ -61,7 +61,7 @@ def test_status_is_one_json_document(tmp_path: Path) -> None:
     assert document["counts"] == {"settling": 1, "done": 7} | {str(upload.state): 1 for upload in uploads}
     assert list(document["counts"])[-1] == "done"
     assert [row["path"] for row in document["uploads"]] == sorted(upload.path for upload in uploads)
-    assert document["settling"] == [{"path": "/rec/new.mp4", "size": 5, "reason": "it must stand still"}]
+    assert document["settling"] == [{"path": "/rec/new.mp4", "size": 5, "reason": "it must be unchanged"}]
     assert document["orphans"] == [{"record": "record-9", "path": "/rec/a.mp4", "landed": True}]
 
 
@@ -91,8 +91,33 @@ def test_a_waiting_upload_says_who_must_act_or_when_it_is_tried_again(turn: Acti
     parked = an_upload(State.PARKED, trouble=LastError("why", turn))
     assert report.what_next(parked, EPOCH) == report.NEXT_ACTION[turn]
     waiting = replace(parked, trouble=LastError("why", turn, next_try=EPOCH + 90))
-    assert report.what_next(waiting, EPOCH) == "tried again in 1 min 30 s"
-    assert report.what_next(waiting, EPOCH + 1000) == "tried again in 0 s"
+    operator = "an operator must act (see the reason); {}, or at once after: valt-uploader retry"
+    text = operator if turn is ActionBy.OPERATOR else "{}"
+    assert report.what_next(waiting, EPOCH) == text.format("tried again automatically in 1 min 30 s")
+    assert report.what_next(waiting, EPOCH + 1000) == text.format("tried again automatically in 0 s")
+
+
+def test_a_forgotten_upload_says_that_its_record_is_looked_for() -> None:
+    """Until it is known whether the server has a record; paused, it waits for the operator."""
+    upload = an_upload(State.CREATING, forgotten=True)
+    text = "forgotten by operator; the server may have a record of it, which is looked for first"
+    assert report.what_next(upload, EPOCH) == text
+    waiting = replace(upload, trouble=LastError("why", ActionBy.UPLOADER, next_try=EPOCH + 90))
+    assert report.what_next(waiting, EPOCH) == f"{text}; tried again automatically in 1 min 30 s"
+    assert report.what_next(upload, EPOCH, paused=True) == "continues after: valt-uploader resume"
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        ("/", "valt-uploader resume"),
+        ("/rec/a.mp4", "valt-uploader resume /rec/a.mp4"),
+        ("/rec/Night shift.mp4", "valt-uploader resume '/rec/Night shift.mp4'"),
+    ],
+)
+def test_what_an_operator_types_can_be_copied_into_a_shell(name: str, line: str) -> None:
+    """A name with spaces is quoted; everything needs no name."""
+    assert report.typed("resume", name) == line
 
 
 def test_the_status_line_sums_up_all_states(tmp_path: Path) -> None:
@@ -184,8 +209,8 @@ def test_explain_knows_a_renamed_file_by_either_name(tmp_path: Path, name: str) 
     renamed = an_upload(State.SENDING, path=str(tmp_path / "a.mp4"), renamed_to=str(tmp_path / "b.mp4"))
     text = explained(tmp_path, tmp_path / name, known(renamed))
     assert "state    sending, 40 of 100 bytes acknowledged" in text
-    assert f"file     it was {tmp_path}/a.mp4 when its upload began, and is {tmp_path}/b.mp4 now" in text
-    assert text.endswith("verdict  not finished: the next chunk begins at byte 40")
+    assert f"file     was {tmp_path}/a.mp4 when its upload began, is {tmp_path}/b.mp4 now" in text
+    assert text.endswith("result   not finished: the next chunk begins at byte 40")
 
 
 @pytest.mark.parametrize(("word", "said"), [("failed", True), ("created", False), ("ready", False), ("", False)])
@@ -204,9 +229,9 @@ def test_a_status_word_of_the_server_cannot_forge_a_line(tmp_path: Path) -> None
     """It is foreign text and is shown escaped."""
     upload = an_upload(State.VERIFYING)
     document = report.status_document(
-        config_of(tmp_path), known(upload, last_words={upload.path: "failed\nverdict  ok"}), EPOCH
+        config_of(tmp_path), known(upload, last_words={upload.path: "failed\nresult   ok"}), EPOCH
     )
-    assert "  why:  the server says: failed\\x0averdict  ok" in report.status_lines(document)
+    assert "  why:  the server says: failed\\x0aresult   ok" in report.status_lines(document)
 
 
 async def test_a_hung_share_does_not_delay_explain(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -227,7 +252,7 @@ def test_an_outage_is_shown_with_its_reason(tmp_path: Path) -> None:
     assert (document["outage"], document["outage_reason"]) == (90.0, "cannot be reached")
     text = "\n".join(report.status_lines(document))
     assert "cannot be reached" in text
-    assert "called again in 1 min 30 s" in text
+    assert "called again in 1 min 30 s; at once after: valt-uploader retry" in text
 
 
 def test_a_state_that_cannot_be_saved_is_shown_with_its_reason(tmp_path: Path) -> None:
@@ -236,7 +261,7 @@ def test_a_state_that_cannot_be_saved_is_shown_with_its_reason(tmp_path: Path) -
     document = report.status_document(config_of(tmp_path), both, EPOCH)
     assert document["not_saved"] == "state.json: full: make room; until then"
     assert report.one_line(document) == "state.json: full: make room, no server, nothing to do; 0 done"
-    assert "waits    state.json: full: make room; until then" in report.status_lines(document)
+    assert "waiting  state.json: full: make room; until then" in report.status_lines(document)
     assert report.status_document(config_of(tmp_path), known(), EPOCH)["not_saved"] is None
 
 
@@ -266,18 +291,21 @@ def test_text_output_escapes_names_and_json_keeps_them(tmp_path: Path) -> None:
         "daemon   stopped",
         "warning  careful",
         "sending 40 %, 100 B",
-        "is cleared away by itself",
+        "next: deleted automatically",
         "settling",
     ):
         assert words in text
 
 
-def test_an_orphan_that_landed_is_left_to_the_operator(tmp_path: Path) -> None:
-    """It is never deleted automatically, and status says so; a running daemon is shown with its process id."""
+def test_an_orphan_with_a_video_waits_for_the_operator(tmp_path: Path) -> None:
+    """It is not deleted, and its lines say so and what to type; a running daemon is named by its process."""
     orphans = [Orphan("record-9", "a", "/rec/a.mp4", EPOCH, EPOCH, landed=True)]
     lines = report.status_lines(report.status_document(config_of(tmp_path), known(orphans=orphans, process=42), EPOCH))
     assert "daemon   running, process 42" in lines
-    assert "a person must decide" in lines[-1]
+    assert lines[-3] == "\norphan record record-9 of /rec/a.mp4"
+    assert lines[-2] == "  why:  it holds a video, so it is not deleted automatically"
+    assert "an operator must decide" in lines[-1]
+    assert lines[-1].endswith("type: valt-uploader forget record-9")
 
 
 def explained(
@@ -291,14 +319,14 @@ def explained(
 
 
 def test_explain_names_the_rule_and_ends_with_the_result(tmp_path: Path) -> None:
-    """Each folder's rules, the file as it is, and what follows."""
+    """Each folder with its answer, the file as it is, and what that makes of it."""
     path = tmp_path / "a.mp4"
     path.write_bytes(b"12345")
     text = explained(tmp_path, path, known())
     assert f"rule     watch[0] {tmp_path}: takes it" in text
     assert "disk     5 bytes, last written 20" in text
-    assert text.endswith("verdict  it will be sent when the daemon runs (or: valt-uploader once)")
-    assert explained(tmp_path, path, known(process=1)).endswith("verdict  it will be sent")
+    assert text.endswith("result   it will be sent when the daemon runs (or: valt-uploader once)")
+    assert explained(tmp_path, path, known(process=1)).endswith("result   it will be sent")
 
 
 def test_explain_says_why_a_file_is_not_taken(tmp_path: Path) -> None:
@@ -306,15 +334,15 @@ def test_explain_says_why_a_file_is_not_taken(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes(b"x")
     text = explained(tmp_path, tmp_path / "a.txt", known())
     assert "its name matches no include pattern" in text
-    assert text.endswith("verdict  not sent: no [[watch]] takes it")
+    assert text.endswith("result   not sent: no [[watch]] takes it")
     assert "not below this folder" in explained(tmp_path, "/elsewhere/a.mp4", known())
     missing = explained(tmp_path, tmp_path / "gone.mp4", known())
-    assert "disk     it is not there" in missing
-    assert missing.endswith("verdict  not sent: there is no file")
+    assert "disk     does not exist" in missing
+    assert missing.endswith("result   not sent: the file does not exist")
     (tmp_path / "link.mp4").symlink_to("a.txt")
     assert "disk     link: only regular files are sent" in explained(tmp_path, tmp_path / "link.mp4", known())
     (tmp_path / "empty.mp4").write_bytes(b"")
-    assert explained(tmp_path, tmp_path / "empty.mp4", known()).endswith("verdict  not sent: it is empty")
+    assert explained(tmp_path, tmp_path / "empty.mp4", known()).endswith("result   not sent: it is empty")
 
 
 def test_explain_names_the_first_folder_that_takes_the_file(tmp_path: Path) -> None:
@@ -323,7 +351,7 @@ def test_explain_names_the_first_folder_that_takes_the_file(tmp_path: Path) -> N
     path = str(tmp_path / "room" / "a.mp4")
     text = "\n".join(report.explanation(config, path, report.FileFacts(), EPOCH, "missing"))
     assert f"watch[0] {tmp_path}: takes it" in text
-    assert f"watch[1] {tmp_path}/room: another [[watch]] before it" in text
+    assert f"watch[1] {tmp_path}/room: the file belongs to an earlier [[watch]]" in text
 
 
 def test_explain_shows_state_reason_and_next_step_of_an_upload(tmp_path: Path) -> None:
@@ -332,7 +360,7 @@ def test_explain_shows_state_reason_and_next_step_of_an_upload(tmp_path: Path) -
     text = explained(tmp_path, path, known(an_upload(State.PARKED, path=path, trouble=replace(TROUBLE, next_try=None))))
     assert "state    parked, 40 of 100 bytes acknowledged" in text
     assert "reason   the server said no (failures in a row: 2)" in text
-    assert text.endswith(f"verdict  not finished: {report.NEXT_ACTION[ActionBy.OPERATOR]}")
+    assert text.endswith(f"result   not finished: {report.NEXT_ACTION[ActionBy.OPERATOR]}")
 
 
 def test_explain_covers_settling_and_sent_files(tmp_path: Path) -> None:
@@ -340,10 +368,10 @@ def test_explain_covers_settling_and_sent_files(tmp_path: Path) -> None:
     path = tmp_path / "a.mp4"
     path.write_bytes(b"x")
     settling = replace(SETTLING, sighting=replace(SETTLING.sighting, path=str(path)))
-    assert explained(tmp_path, path, known(settling=[settling])).endswith("verdict  settling: it must stand still")
+    assert explained(tmp_path, path, known(settling=[settling])).endswith("result   settling: it must be unchanged")
     text = explained(tmp_path, path, known(), sent(path))
     assert "ledger   line 3: sent as record record-1, 1 B" in text
-    assert text.endswith("verdict  uploaded; it is sent again only if its content changes")
+    assert text.endswith("result   uploaded; it is sent again only if its content changes")
 
 
 def test_an_mtime_outside_of_the_calendar_is_shown_in_seconds(tmp_path: Path) -> None:

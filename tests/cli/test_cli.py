@@ -152,9 +152,9 @@ async def test_once_names_the_folder_whose_share_hangs(tmp_path: Path, monkeypat
         hangs, fine, gone = await run._first_look(config)
     finally:
         gate.set()
-    assert hangs.startswith("/rec/hangs: the share has not answered for 0.2 s ([[watch]] path): mend its server")
+    assert hangs.startswith("/rec/hangs: the share has not answered for 0.2 s ([[watch]] path): repair its server")
     assert fine == ""
-    assert gone == "/rec/gone: is missing ([[watch]] path): make it, mount it, or mend its rights"
+    assert gone == "/rec/gone: is missing ([[watch]] path): create it, mount it, or give this user access"
 
 
 async def test_once_lists_what_is_not_ready_with_its_reason(tmp_path: Path) -> None:
@@ -189,7 +189,7 @@ async def test_once_leaves_a_file_that_grows_to_the_next_run(tmp_path: Path) -> 
         finally:
             writer.cancel()
         assert ended.code == 1
-        assert ended.lines[1].startswith(f"{growing}: not sent yet: it must stand still for 1 s")
+        assert ended.lines[1].startswith(f"{growing}: not sent yet: it must be unchanged for 1 s")
         assert site.simulator.records() == []
 
 

@@ -116,7 +116,7 @@ async def test_download_compares_every_byte_with_what_was_sent(tmp_path: Path) -
         good = await site.run("ledger", "--verify", "--download")
         assert good.code == 0
         assert sorted(good.lines[1:-1]) == sorted(f"equal    {file}" for file in files)
-        assert good.lines[-1] == "3 equal, 0 differ, 0 not to be had"
+        assert good.lines[-1] == "3 equal, 0 differ, 0 unavailable"
 
         records = {record.name: record for record in site.simulator.records()}
         altered = bytearray(records["a"].path.read_bytes())
@@ -137,7 +137,7 @@ async def test_download_compares_every_byte_with_what_was_sent(tmp_path: Path) -
             f"missing  {files[2]}: it was ready, and is no longer on the server; it is not sent again by itself"
             in bad.lines
         )
-        assert bad.lines[-1] == "1 equal, 1 differ, 1 not to be had"
+        assert bad.lines[-1] == "1 equal, 1 differ, 1 unavailable"
 
 
 async def test_download_calls_no_file_missing_when_the_server_is_down(tmp_path: Path) -> None:

@@ -172,17 +172,15 @@ async def test_status_and_explain_use_the_same_words_running_and_stopped(tmp_pat
         assert documents[0]["daemon"] == {"pid": daemon.pid}
         assert documents[0]["counts"]["parked"] == 2
 
-        verdicts = {
-            name: (a.lines[-1], b.lines[-1]) for name, a, b in zip(files, running[2:], stopped[2:], strict=True)
-        }
-        for first, second in verdicts.values():
+        results = {name: (a.lines[-1], b.lines[-1]) for name, a, b in zip(files, running[2:], stopped[2:], strict=True)}
+        for first, second in results.values():
             assert first == second
-        assert {name: pair[0].removeprefix("verdict  ") for name, pair in verdicts.items()} == {
+        assert {name: pair[0].removeprefix("result   ") for name, pair in results.items()} == {
             "sent": "uploaded; it is sent again only if its content changes",
-            "empty": "not finished: it goes on by itself when the file changes",
+            "empty": "not finished: continues automatically when the file is back or has changed",
             "excluded": "not sent: no [[watch]] takes it",
             "outside": "not sent: no [[watch]] takes it",
-            "missing": "not sent: there is no file",
+            "missing": "not sent: the file does not exist",
         }
         assert "'clip.mp4.part' matches an exclude pattern" in stopped[2 + 2].out
         assert "not below this folder" in stopped[2 + 3].out
@@ -193,11 +191,11 @@ async def test_explain_says_what_an_unsent_file_waits_for(tmp_path: Path) -> Non
     async with at_work(tmp_path, watch='settle = "1h"') as site:
         file = site.record("a.mp4")
         before = await site.run("explain", file)
-        assert before.lines[-1] == "verdict  it will be sent when the daemon runs (or: valt-uploader once)"
+        assert before.lines[-1] == "result   it will be sent when the daemon runs (or: valt-uploader once)"
         daemon = await site.start("run")
         await daemon.event("file-found")
         during = await site.run("explain", "recordings/a.mp4")
-        assert during.lines[-1] == "verdict  settling: it must stand still for 3600 s"
+        assert during.lines[-1] == "result   settling: it must be unchanged for 3600 s"
         assert f"{file}\n  settling, {format_bytes(200_000)}" in (await site.run("status")).out
 
 
@@ -210,16 +208,35 @@ async def test_retry_lets_a_parked_upload_go_on(tmp_path: Path) -> None:
         await daemon.event("upload-parked", path=str(file))
         mark = len(daemon.log)
         running = await site.run("retry", "recordings/a.mp4", "recordings/b.mp4")
-        assert (running.code, running.lines) == (
-            1,
-            [f"{file}: goes on", f"{site.recordings}/b.mp4: nothing unfinished is known of it"],
-        )
+        assert (running.code, running.lines) == (1, [f"{file}: continues", unknown(site.recordings / "b.mp4")])
         await daemon.event("upload-parked", since=mark)
         await daemon.stop()
         stopped = await site.run("retry")
-        assert (stopped.code, stopped.out) == (0, f"{file}: goes on when the daemon runs (or: valt-uploader once)\n")
+        then = "continues when the daemon runs (or type: valt-uploader once)"
+        assert (stopped.code, stopped.out) == (0, f"{file}: {then}\n")
         assert (await site.run("once")).out == "1 uploaded now, 0 not ready\n"
-        assert (await site.run("retry")).out == "nothing is parked, and nothing waits to be tried again\n"
+        assert (await site.run("retry")).out == "nothing is parked, and nothing waits for a retry\n"
+
+
+def unknown(path: Path) -> str:
+    """What a command says of a path that no unfinished upload has."""
+    return f"{path}: no unfinished upload has this name; for its state type: valt-uploader explain {path}"
+
+
+async def test_forget_says_that_a_record_which_may_exist_is_looked_for_first(tmp_path: Path) -> None:
+    """With the daemon running or stopped; ``status`` shows the upload until then."""
+    async with at_work(tmp_path) as site:
+        file = site.record("a.mp4")
+        site.simulator.faults.append(Fault(call="create", kind="lose-answer"))
+        site.simulator.faults.append(Fault(call="list", kind="status", status=500, times=None))
+        daemon = await site.start("run")
+        await daemon.event("upload-in-doubt", path=str(file))
+        text = f"{file}: forgotten; the server may have a record of it, which is looked for first"
+        assert (await site.run("forget", file)).lines == [text]
+        assert "next: forgotten by operator; the server may have a record of it" in (await site.run("status")).out
+        await daemon.stop()
+        again = await site.run("forget", file)
+        assert again.lines == [f"{text} when the daemon runs (or type: valt-uploader once)"]
 
 
 async def test_forget_drops_an_upload_and_deletes_its_record(tmp_path: Path) -> None:
@@ -236,7 +253,7 @@ async def test_forget_drops_an_upload_and_deletes_its_record(tmp_path: Path) -> 
         running = await site.run("forget", "nowhere.mp4", files[0])
         assert (running.code, running.lines) == (
             1,
-            [f"{tmp_path}/nowhere.mp4: nothing unfinished is known of it", f"{files[0]}: forgotten"],
+            [unknown(tmp_path / "nowhere.mp4"), f"{files[0]}: forgotten"],
         )
         await daemon.event("orphan-cleared", path=str(files[0]))
         await daemon.stop()

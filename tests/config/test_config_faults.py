@@ -107,7 +107,7 @@ def test_a_fault_in_server_says_what_is_expected(faults: Faults, line: str, faul
         ("include = [3]", 'include[0]: expected a list of patterns like ["*.mp4", "*.mov"], got 3'),
         ("mode = 'fast'", 'mode: expected "auto", "events" or "poll", got "fast"'),
         ("after_upload = 3", 'after_upload: expected "keep", "move" or "delete", got 3'),
-        ("path = '~nobody-here/x'", "path: the home folder of ~ is not known here; write the path out"),
+        ("path = '~nobody-here/x'", "path: the home folder of ~ is not known here; write the whole path"),
         ("move_to = '/srv/recordings/'", "move_to: is the watched folder itself; name another one"),
         ("move_to = 'uploaded'", 'move_to: expected an absolute path like "/srv/recordings"'),
         ("done_marker = 1", "done_marker: expected text in quotes, got 1"),
@@ -126,10 +126,10 @@ def test_a_fault_in_a_watched_folder_names_the_folder_and_the_key(faults: Faults
     [
         ("match = '(?P<room>x'", "match: not a regular expression: missing ), unterminated subpattern at character 1"),
         ("match = 'a{99999999999999999999}'", "match: not a regular expression that can be used: it is too large"),
-        ("match = '(?P<stem>x)'", "match: the group name stem is taken by the placeholder {stem}; choose another"),
         ("match = 3", "match: expected a regular expression in 'single quotes', got 3"),
         ("name = '{name.__class__}'", "name: {name.__class__} is not a placeholder; a placeholder is one name"),
         ("name = '{room}'", "name: unknown placeholder {room}; known are {name} {stem} {suffix} {folder}"),
+        ("match = '(?P<mtime>.*)'\nname = '{mtime:%H}'", "name: {mtime} is a named group of match here, and takes no"),
         ("template = { 4 = '{folder' }", "template.4: a brace is not closed or not opened; write {{ or }} for the"),
         ("template = { 4 = 1 }", 'template.4: expected a table of texts like { "1" = "{stem}" }, got 1'),
         ("share = { user = [1] }", "share.user: unknown key; did you mean users?"),
@@ -244,7 +244,7 @@ def test_a_file_that_cannot_be_read_is_a_clear_fault(tmp_path: Path, name: str, 
     with pytest.raises(ConfigError) as caught:
         load(tmp_path / name, {})
     assert caught.value.faults == [
-        f"{tmp_path / name}: cannot be read: {reason}; name another file with -c, or mend its rights"
+        f"{tmp_path / name}: cannot be read: {reason}; name another file with -c, or change its permissions"
     ]
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from uploader.config import Config, RecordConfig, WatchConfig, load
+from uploader.domain.placeholders import PLACEHOLDERS
 
 SHIPPED = Path(__file__).parents[2] / "config" / "config.toml"
 TEXT = SHIPPED.read_text(encoding="utf-8")
@@ -54,6 +55,12 @@ def known_keys() -> dict[str, set[str]]:
 def test_the_shipped_file_documents_every_key_and_no_other() -> None:
     """Every key of the program is in it, and every key in it exists."""
     assert documented_keys() == known_keys()
+
+
+def test_the_shipped_file_documents_every_placeholder_and_no_other() -> None:
+    """In the comment on the record's name."""
+    (comment,) = re.findall(r"Placeholders: (.+?) \{\{ and \}\}", " ".join(TEXT.replace("\n# ", " ").split()))
+    assert re.findall(r"\{(\w+)[:}]", comment) == list(PLACEHOLDERS)
 
 
 def test_the_shipped_file_says_what_the_defaults_are() -> None:

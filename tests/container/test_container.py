@@ -15,7 +15,7 @@ from uploader.diagnostics.video import Video
 ZEROS = 64 * 1024  # so many at the end are held to be unwritten
 
 NO_SEEK_HEAD = (
-    "its Segment has no size, and the room for its SeekHead is still empty: the recorder did not close this file"
+    "its Segment has no size, and the space for its SeekHead is still empty: the recorder did not close this file"
 )
 SELF_SIZED = ["mp4", "faststart", "hybrid", "mov", "mkv", "mkv, index in front", "webm", "avi", "wmv"]
 INDEX_LAST = ["mp4", "hybrid", "mov"]

@@ -83,7 +83,7 @@ def test_an_unfilled_void_at_the_beginning_is_a_killed_recorder() -> None:
     room = element("ec", bytes(152))
     for duration in (element("ec", bytes(2)), element("4489", b"\x3f\x80\0\0")):  # FFmpeg; libwebm
         info = element("1549a966", element("2ad7b1", b"\x0f\x42\x40"), duration)
-        assert "room for its SeekHead is still empty" in mkv(room, info, TRACKS, cluster(), size=UNKNOWN).unfinished
+        assert "space for its SeekHead is still empty" in mkv(room, info, TRACKS, cluster(), size=UNKNOWN).unfinished
         assert mkv(room, info, TRACKS, cluster()) == FINE
         assert mkv(info, room, TRACKS, cluster(), size=UNKNOWN) == FINE
 

@@ -98,11 +98,11 @@ def test_a_large_box_without_its_size_is_unfinished(size: int) -> None:
         ((FTYP, MEDIA), "no moov box: the recorder did not close this file"),
         ((FTYP, MEDIA, TRAILER), "no moov box: the recorder did not close this file"),
         ((FTYP, box(b"free", PADDING), MEDIA), "no moov box: the recorder did not close this file"),
-        ((FTYP, moov()), "no mdat box behind its moov box: the copy is not complete"),
-        ((FTYP, moov(), box(b"free", bytes(9))), "no mdat box behind its moov box: the copy is not complete"),
+        ((FTYP, moov()), "no mdat box after its moov box: the copy is not complete"),
+        ((FTYP, moov(), box(b"free", bytes(9))), "no mdat box after its moov box: the copy is not complete"),
         (
             (FTYP, moov(), TRAILER),
-            "at byte 389, behind its moov box, stands no box: the recorder did not close this file",
+            "no box at byte 389, after its moov box: the recorder did not close this file",
         ),
         ((FTYP, moov(), b"\0\0\1"), "it ends inside the head of a box at byte 389: the copy is not complete"),
         (
@@ -160,7 +160,7 @@ def test_an_unwritten_end_of_the_media_is_found(codec: bytes) -> None:
     head = FTYP + moov(codecs=(codec, b"mp4a"))
     verdict = mp4(head, box(b"mdat", b"\x65" * 200_000, bytes(65536)))
     start = len(head) + 8 + 200_000
-    reason = f"only zeros from byte {start} on: the recorder or the copy has reserved this room and not written it"
+    reason = f"only zeros from byte {start} on: the recorder or the copy has reserved this space and not written it"
     assert verdict.unfinished == reason
     assert mp4(head, box(b"mdat", b"\x65" * 200_000, bytes(65535))) == FINE
 
@@ -213,11 +213,11 @@ def test_announced_fragments_must_come() -> None:
     ("end", "reason"),
     [
         (fragment()[:-1], "its last mdat box ends 1 byte past the end of the file: the copy is not complete"),
-        (fragment()[:92], "no mdat box behind its last moof box: it ends inside a fragment"),
+        (fragment()[:92], "no mdat box after its last moof box: it ends inside a fragment"),
         (fragment()[:50], "its last moof box ends 42 bytes past the end of the file"),
         (fragment()[:5], "it ends inside the head of a box at byte "),
         (PADDING, "only zeros from byte "),
-        (TRAILER, "at byte 5345, behind its mdat box, stands no box"),
+        (TRAILER, "no box at byte 5345, after its mdat box"),
         (fragment(100) + box(b"mdat", PADDING), ""),  # no codec known that would forbid it
         (fragment(100) + box(b"free", PADDING), ""),
     ],
@@ -254,7 +254,7 @@ def endless(count: int, end: bytes = b"") -> Reader:
         (b"", ""),
         (fragment(), ""),
         (fragment(100_000)[:-77], "its last mdat box ends 77 bytes past the end of the file"),
-        (fragment()[:92], "no mdat box behind its last moof box"),
+        (fragment()[:92], "no mdat box after its last moof box"),
         (fragment(100_000) + bytes(9000), "only zeros from byte "),
         (b"\x65" * 300_000, ""),  # no moof to be seen: not judged
         (box(b"mfra", bytes(9000), box(b"mfro", struct.pack(">II", 0, 9024))), ""),

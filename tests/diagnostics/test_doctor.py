@@ -24,9 +24,9 @@ from uploader.store.store import read_state
 from uploader.testing.simulator import Fault
 
 
-def bad(ended: Ended) -> list[str]:
-    """The lines that say what is wrong."""
-    return [line for line in ended.lines if line.startswith("bad ")]
+def errors_of(ended: Ended) -> list[str]:
+    """The lines that report an error."""
+    return [line for line in ended.lines if line.startswith("error ")]
 
 
 async def test_without_faults_each_check_has_a_line_and_the_exit_code_is_0(tmp_path: Path) -> None:
@@ -90,12 +90,12 @@ def _nobody_there(site: Site) -> None:
 @pytest.mark.parametrize(
     ("spoil", "thing", "text"),
     [
-        (_no_folder, "folder", "is missing: make it, mount it, or give this user the right"),
+        (_no_folder, "folder", "is missing: create it, mount it, or give this user access"),
         (_no_password, "password", "cannot be opened: No such file or directory"),
         (_open_password, "password", "can be used by others (mode 0640); chmod 600"),
         (_other_password, "log-in", "the server refused the log-in: user name or password is wrong"),
         (_damaged_state, "state", "state.json is damaged"),
-        (_no_state_possible, "state", "password/state: not there yet; and it cannot be made"),
+        (_no_state_possible, "state", "password/state: does not exist yet; and this user cannot create it"),
         (_no_such_name, "name", "valt.invalid: "),
         (_nobody_there, "log-in", "http://127.0.0.1:9: cannot be reached"),
     ],
@@ -108,7 +108,7 @@ async def test_each_fault_is_found_and_is_exit_1(
         spoil(site)
         ended = await site.run("check")
         assert (ended.code, ended.err) == (1, "")
-        (line,) = bad(ended)
+        (line,) = errors_of(ended)
         assert line.split()[1] == thing
         assert text in line
         assert len(ended.lines) >= 6
@@ -119,20 +119,20 @@ async def test_all_faults_are_found_at_once(tmp_path: Path) -> None:
     async with at_work(tmp_path) as site:
         for spoil in (_no_folder, _open_password, _damaged_state):
             spoil(site)
-        assert [line.split()[1] for line in bad(await site.run("check"))] == ["folder", "state", "password"]
+        assert [line.split()[1] for line in errors_of(await site.run("check"))] == ["folder", "state", "password"]
 
 
-async def test_a_note_is_no_fault(tmp_path: Path) -> None:
-    """An unknown server version, a password in the environment, a clock that is off: exit 0."""
+async def test_what_is_no_fault_and_yet_worth_a_word_is_a_warning(tmp_path: Path) -> None:
+    """A version that is not told, a password in the environment, a clock that is off: exit 0."""
     async with at_work(tmp_path, server='password_file = ""') as site:
         forbidden = Fault(call="version", kind="status", status=403, headers={"Date": "Mon, 01 Jan 2024 00:00:00 GMT"})
         site.simulator.faults.append(forbidden)
         ended = await site.run("check", environ={"VALT_UPLOADER_PASSWORD": "secret"})
         assert ended.code == 0
-        notes = {line.split()[1]: line for line in ended.lines if line.startswith("note ")}
-        assert set(notes) >= {"password", "version", "clock"}, ended.out
-        assert "every process of this user can see" in notes["password"]
-        assert "behind ours" in notes["clock"]
+        warnings = {line.split()[1]: line for line in ended.lines if line.startswith("warning ")}
+        assert set(warnings) >= {"password", "version", "clock"}, ended.out
+        assert "every process of this user can see" in warnings["password"]
+        assert "behind this machine's: set the one that is wrong" in warnings["clock"]
         assert "secret" not in ended.out
 
 
@@ -149,12 +149,14 @@ async def test_check_says_whether_the_daemon_runs(tmp_path: Path) -> None:
         assert "1 done; the daemon is stopped" in (await site.run("check")).out
 
 
-async def test_a_folder_that_files_cannot_be_moved_to_is_bad(tmp_path: Path) -> None:
-    """``move_to`` is checked before the first file has to be moved."""
+async def test_a_folder_that_files_cannot_be_moved_to_is_an_error(tmp_path: Path) -> None:
+    """``move_to`` is looked at before the first file is ready: then it would be too late."""
     async with at_work(tmp_path) as site:
         site.configure(watch=f'after_upload = "move"\nmove_to = "{site.password}/uploaded"')
-        (line,) = bad(await site.run("check"))
-        assert line.endswith(f"{site.password}/uploaded: files cannot be moved there by this user")
+        (line,) = errors_of(await site.run("check"))
+        assert line.endswith(
+            f"{site.password}/uploaded: files cannot be moved there by this user: give this user write access"
+        )
 
 
 # How a folder is watched
@@ -165,7 +167,7 @@ async def test_check_shows_mode_delay_and_clock_of_each_folder(tmp_path: Path) -
     async with at_work(tmp_path) as site:
         out = (await site.run("check")).out
         assert re.search(rf"folder +{site.recordings}: events and scans \(\w+ is local\), every 0.3 s", out)
-        assert re.search(rf"events +{site.recordings}: its event came after \d+ ms; its clock agrees with ours", out)
+        assert re.search(rf"events +{site.recordings}: event after \d+ ms; its clock agrees with this machine's", out)
         assert re.search(r"inotify +1 of max_user_watches = \d+, max_user_instances = \d+", out)
         assert list(site.recordings.iterdir()) == []
         site.configure(watch='mode = "poll"')
@@ -174,8 +176,8 @@ async def test_check_shows_mode_delay_and_clock_of_each_folder(tmp_path: Path) -
         assert "inotify" not in out
 
 
-async def test_folder_of_another_file_system_is_bad(tmp_path: Path) -> None:
-    """The state knows where it lay, also with the daemon stopped; the line says how to accept it."""
+async def test_folder_of_another_file_system_is_an_error(tmp_path: Path) -> None:
+    """``check`` knows from the state where it lay; with the daemon stopped, too, and says what takes it as it is."""
     async with at_work(tmp_path) as site:
         site.record("a.ts", 188 * 100)
         await site.run("once")
@@ -185,33 +187,38 @@ async def test_folder_of_another_file_system_is_bad(tmp_path: Path) -> None:
         elsewhere = tuple(replace(home, inner="/elsewhere") for home in saved.mount_identities)
         disk.replace("state.json", codec.encode_state(replace(saved, mount_identities=elsewhere), now=0.0))
         disk.close()
-        (line,) = bad(await site.run("check"))
+        (line,) = errors_of(await site.run("check"))
         assert "another file system is there than before" in line
         assert f"valt-uploader retry {site.recordings}" in line
-        assert "make it" not in line  # one piece of advice is enough
+        assert "create it" not in line  # one piece of advice is enough
 
 
 POLLED, HEARD = Mode(events=False, why="cifs"), Mode(events=True, why="ext4 is local")
 
 
 @pytest.mark.parametrize(
-    ("check", "mode", "mood", "text"),
+    ("check", "mode", "severity", "text"),
     [
-        (EventCheck(delay=0.0123, skew=0.5), HEARD, "ok", "its event came after 12 ms; its clock agrees with ours"),
-        (EventCheck(delay=None, skew=0.0), HEARD, "warning", "its event never came; scans find what events miss"),
-        (EventCheck(delay=None, skew=0.0), POLLED, "ok", "its event never came"),
+        (EventCheck(delay=0.0123, skew=0.5), HEARD, "ok", "event after 12 ms; its clock agrees with this machine's"),
+        (EventCheck(delay=None, skew=0.0), HEARD, "warning", "no event came for a test file; scans find files"),
+        (EventCheck(delay=None, skew=0.0), POLLED, "ok", "no event came for a test file"),
         (
             EventCheck(delay=0.1, skew=90.0),
             HEARD,
             "warning",
-            "its clock is 1 min 30 s ahead of ours; that does no harm",
+            "its clock is 1 min 30 s ahead of this machine's; nothing to do",
         ),
-        (EventCheck(delay=None, skew=-7200.0), POLLED, "ok", "its clock is 2 h behind ours"),
-        (EventCheck(problem="Read-only file system"), POLLED, "warning", "no hidden file can be made there (Read-only"),
+        (EventCheck(delay=None, skew=-7200.0), POLLED, "ok", "its clock is 2 h behind this machine's"),
+        (
+            EventCheck(problem="Read-only file system"),
+            POLLED,
+            "warning",
+            "a hidden file cannot be created there (Read-",
+        ),
     ],
 )
 async def test_the_test_file_shows_missing_events_and_a_wrong_clock(
-    monkeypatch: pytest.MonkeyPatch, check: EventCheck, mode: Mode, mood: str, text: str
+    monkeypatch: pytest.MonkeyPatch, check: EventCheck, mode: Mode, severity: str, text: str
 ) -> None:
     """Whether the watch mode works, and which clock is off."""
 
@@ -220,7 +227,7 @@ async def test_the_test_file_shows_missing_events_and_a_wrong_clock(
 
     monkeypatch.setattr(doctor, "check_events", sing)
     finding = await doctor._event_check("/rec", mode, SystemClock())
-    assert (finding.severity, text in finding.text) == (mood, True), finding
+    assert (finding.severity, text in finding.text) == (severity, True), finding
 
 
 async def test_folders_are_counted_against_the_inotify_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -253,7 +260,7 @@ async def test_status_shows_mode_and_last_scan_of_each_folder(tmp_path: Path) ->
         (site.recordings / "day").rmdir()
         site.recordings.rmdir()
         stopped = await site.run("status")
-        assert f"folder   {site.recordings}: OFFLINE, nothing is inferred from that" in stopped.out
+        assert f"folder   {site.recordings}: offline; uploads wait" in stopped.out
         rows = json.loads((await site.run("status", "--json")).out)["folders"]
         assert rows[0]["offline"] == f"{site.recordings}: is missing"
 
@@ -266,10 +273,10 @@ def _status(site: Site) -> list[str]:
 
 def test_status_shows_missed_events_and_unreadable_parts() -> None:
     """Beside the figures of the last scan."""
-    tally = FolderStats(
+    stats = FolderStats(
         "/rec", mode="events and scans (ext4 is local)", scans=3, folders=2, names=7, scanned_at=0.0, missed=5
     )
-    tally.unreadable = "/rec/x: Permission denied"
-    lines = status._folder_lines(status._folder(tally))
-    assert lines[1].endswith("5 found that no event had told of")
-    assert lines[2] == "         cannot be looked at: /rec/x: Permission denied"
+    stats.unreadable = "/rec/x: Permission denied"
+    lines = status._folder_lines(status._folder(stats))
+    assert lines[1].endswith("5 found without an event")
+    assert lines[2].startswith("         cannot be read: /rec/x: Permission denied; give the daemon's user access")

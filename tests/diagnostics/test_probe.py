@@ -62,7 +62,7 @@ class Diary:
     def __init__(self, keeps: str | None = "the daemon") -> None:
         self.keeps = keeps
         self.learnt: ServerCapabilities | None = None
-        self.open: set[str] = set()  # announced records that are not yet deleted
+        self.open: set[str] = set()  # records that were told of and not yet cleared
         self.told: set[str] = set()
 
     async def save(self, result: ProbeResult) -> str | None:
@@ -102,7 +102,7 @@ class Bench:
         return [finding.text for finding in self.found if finding.what == "settings"]
 
     @property
-    def levels(self) -> set[str]:
+    def severities(self) -> set[str]:
         """The levels of all findings."""
         return {finding.severity for finding in self.found}
 
@@ -124,8 +124,8 @@ TABLE: list[tuple[Semantics, str, str, bool, bool]] = [
     # server, what it says of chunks, of a chunk that comes twice, whether files go whole, whether resending is safe
     (Semantics.OFFSET, "byte for byte", "nothing was stored twice", False, True),
     (Semantics.STRICT, "byte for byte", "has to start over", False, False),
-    (Semantics.BLUEIMP, "byte for byte", "goes astray", False, False),
-    (Semantics.APPEND, "byte for byte", "its bytes are others", False, False),
+    (Semantics.BLUEIMP, "byte for byte", "it was stored in the wrong place", False, False),
+    (Semantics.APPEND, "byte for byte", "its bytes differ: it is damaged", False, False),
     (Semantics.WHOLE, "takes whole files only", "not tried", True, False),
 ]
 
@@ -137,13 +137,13 @@ async def test_each_kind_of_server_is_recognised(
     """How it handles chunks and repeats, which settings it needs; no record is left."""
     async with bench(tmp_path, Settings(semantics=semantics, processing=0.0)) as table:
         found = await table.probe()
-        assert "handed out byte for byte" in found["one request"].text
+        assert "downloaded byte for byte" in found["one request"].text
         assert chunks in found["chunks"].text
         assert repeat in found["repeat"].text
-        size = '"whole" (it is "256 KiB")' if whole else '"256 KiB" (as it is)'
+        size = '"whole" (it is "256 KiB": change it)' if whole else '"256 KiB" (as it is)'
         assert table.settings[0] == f"[upload] chunk_size = {size}"
         assert table.settings[1].startswith(f"[server] resend_is_safe = {str(safe).lower()} (")
-        assert table.levels == {"ok"}
+        assert table.severities == {"ok"}
         assert table.simulator.records() == []
         learnt = table.diary.learnt
         assert learnt is not None
@@ -159,8 +159,8 @@ async def test_the_largest_accepted_chunk_is_found_by_halving(tmp_path: Path, li
     settings = Settings(processing=0.0, **{limit: 1_000_000})  # type: ignore[arg-type]  # one of its limits
     async with bench(tmp_path, settings, upload={"chunk_size": 4096 * KIB}) as table:
         found = await table.probe()
-        assert found["size"].text.endswith("; one of 512 KiB: taken")
-        assert table.settings[0] == '[upload] chunk_size = "512 KiB" (it is "4 MiB")'
+        assert found["size"].text.endswith("; one of 512 KiB: accepted")
+        assert table.settings[0] == '[upload] chunk_size = "512 KiB" (it is "4 MiB": change it)'
         assert table.diary.learnt is not None
         assert table.diary.learnt.chunk_limit == 512 * KIB
         assert (table.diary.learnt.chunk_limit_until or 0) - time.time() > 29 * DAY
@@ -173,7 +173,7 @@ async def test_a_limit_below_the_probe_s_own_video_is_a_fault(tmp_path: Path) ->
         found = await table.probe()
         assert found["one request"].severity == "error"
         assert "413" in found["one request"].text
-        assert set(found) == {"one request", "tidy"}
+        assert set(found) == {"one request", "cleanup"}
         assert (table.simulator.records(), table.diary.learnt) == ([], None)
 
 
@@ -192,7 +192,7 @@ async def test_a_server_that_never_shows_the_video_is_a_fault(tmp_path: Path) ->
         found = await table.probe()
         assert found["one request"].severity == "error"
         assert "shows no video after 2 min" in found["one request"].text
-        assert set(found) == {"one request", "tidy"}
+        assert set(found) == {"one request", "cleanup"}
         assert table.simulator.records() == []
 
 
@@ -219,7 +219,7 @@ async def test_a_server_that_transcodes_proves_nothing(tmp_path: Path) -> None:
 
     async with bench(tmp_path, kind=Transcoder) as table:
         found = await table.probe()
-        assert "bytes prove nothing" in found["one request"].text
+        assert "its bytes differ (transcoded), so they prove nothing" in found["one request"].text
         assert found["repeat"].severity == "warning"
         assert table.diary.learnt is not None
         assert (table.diary.learnt.resend_is_safe, table.diary.learnt.whole_only_until) == (None, None)
@@ -229,7 +229,7 @@ async def test_a_video_that_is_not_ready_in_time_is_downloaded_nevertheless(tmp_
     """A note says that the server is slow; the downloaded bytes count."""
     async with bench(tmp_path, Settings(processing=1e9)) as table:
         found = await table.probe()
-        assert "not ready after 2 min 19 s (it says 'created')" in found["one request"].text
+        assert "not ready after 2 min 19 s (its status is 'created')" in found["one request"].text
         assert found["one request"].severity == "warning"
         assert table.diary.learnt is not None
         assert table.diary.learnt.resend_is_safe is True
@@ -266,10 +266,10 @@ async def test_a_record_that_cannot_be_removed_is_named(tmp_path: Path, keeps: s
         found = await table.probe()
         (left,) = table.simulator.records()
         assert left.name == PROBE_RECORD_NAME
-        assert left.id in found["tidy"].text
-        assert found["tidy"].severity == "warning"
-        who = "the daemon clears it away" if keeps else "delete it on the server by hand"
-        assert found["tidy"].text.endswith(who)
+        assert left.id in found["cleanup"].text
+        assert found["cleanup"].severity == "warning"
+        who = "the daemon will delete it" if keeps else "delete it on the server yourself"
+        assert found["cleanup"].text.endswith(who)
         assert table.diary.open == ({left.id} if keeps else set())
         assert found["remembered"].severity == ("ok" if keeps else "warning")
 
@@ -329,7 +329,9 @@ async def test_the_probe_s_results_are_saved_with_the_daemon_stopped(tmp_path: P
         assert (await site.run("once")).code == 0
         ended = await site.run("check", "--probe")
         assert (ended.code, ended.err) == (0, "")
-        assert ended.lines[-1].endswith("the state keeps this for VALT 6.7.2, until that changes or 30 d are over")
+        assert ended.lines[-1].endswith(
+            "the state keeps this for VALT 6.7.2, until the version changes, for 30 d at most"
+        )
         assert learnt(site)["resend_is_safe"] is True
         assert site.stored()["orphans"] == []
         assert site.simulator.records() == []
@@ -359,5 +361,5 @@ async def test_the_probe_does_not_begin_when_check_finds_a_fault(tmp_path: Path)
         site.password.write_text("another\n")
         ended = await site.run("check", "--probe")
         assert ended.code == 1
-        assert "not begun" in ended.lines[-1]
+        assert "not started" in ended.lines[-1]
         assert [call.name for call in site.simulator.calls] == ["login"]

@@ -115,7 +115,7 @@ def test_an_unfinished_container_is_given_up_after_gate_timeout() -> None:
     given_up = verdict(stable_for=600.0, write_state=LACKS)
     assert isinstance(given_up, Complete)
     assert given_up.unplayable == (
-        "it has no moov box; it goes on when the file changes, or by hand: valt-uploader retry"
+        "it has no moov box; it goes on when the file changes, or after: valt-uploader retry"
     )
 
 
@@ -239,7 +239,7 @@ async def test_commands_report_an_unfinished_recording(tmp_path: Path) -> None:
         assert "moov" in (await site.run("status")).out
         explained = await site.run("explain", path)
         assert "moov" in explained.out
-        assert explained.lines[-1].startswith("verdict  not finished: ")
+        assert explained.lines[-1].startswith("result   not finished: ")
         assert (await site.run("retry", path)).code == 0
         again = await site.run("once")
         assert again.code == 0, again.out
@@ -259,8 +259,8 @@ async def test_once_fails_when_a_folder_is_on_another_file_system(tmp_path: Path
         once = await site.run("once")
         assert once.code == 1
         assert "0 uploaded now, 0 not ready" in once.out
-        assert f"{site.recordings}: not looked at" in once.out
+        assert f"{site.recordings}: not scanned, or only in part" in once.out
         status = (await site.run("status")).out
-        assert "OFFLINE" in status
+        assert "offline; uploads wait" in status
         assert (await site.run("retry", site.recordings)).code == 0
         assert (await site.run("once")).code == 0

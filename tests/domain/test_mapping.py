@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 from uploader.config import RecordConfig
 from uploader.domain.mapping import RECORD_NAME_LIMIT, TEMPLATE_VALUE_LIMIT, Mapped, clean, cut, record_for
 from uploader.domain.model import RecordSharing
-from uploader.domain.placeholders import check_placeholders
+from uploader.domain.placeholders import PLACEHOLDERS, Placeholder, check_placeholders, fill_names
 
 ROOM = re.compile(r"(?P<room>[^_/]+)_(?P<subject>[^/]+)")
+KNOWN = " ".join(f"{{{name}}}" for name in PLACEHOLDERS)
 NOON = 1_700_000_000.0  # 14 November 2023, 22:13:20 UTC
 
 
@@ -87,11 +88,49 @@ def test_an_impossible_mtime_is_brought_into_range(mtime: float) -> None:
         ("no suffix", "no suffix", ""),
         ("dir.d/file", "file", ""),
         ("..mp4", ".", ".mp4"),
+        ("a.", "a", "."),
     ],
 )
 def test_the_suffix_is_what_follows_the_last_dot_of_a_name(relpath: str, stem: str, suffix: str) -> None:
     """A leading dot begins no suffix, a dot in a folder's name does not count, a leading dash is a character."""
     assert name_of(relpath, "[{stem}][{suffix}]") == f"[{stem}][{suffix}]"
+    assert fill_names("[{stem}][{suffix}]", relpath.rpartition("/")[2]) == f"[{stem}][{suffix}]"
+
+
+@pytest.mark.parametrize("placeholder", PLACEHOLDERS)
+def test_every_placeholder_that_the_configuration_takes_is_filled(placeholder: str) -> None:
+    """None makes a record fall back to the stem."""
+    found = mapped("2024/take.mp4", name=f"<{{{placeholder}}}>").record.name
+    assert re.fullmatch("<.+>", found)
+
+
+def test_a_named_group_comes_before_a_placeholder_of_its_name() -> None:
+    """The rule's author has said what the name means here."""
+    found = mapped("3_Miller.mp4", match="(?P<folder>[0-9]+)_(?P<name>.+)", name="{name} in {folder}")
+    assert found.record.name == "Miller in 3"
+
+
+def test_a_group_with_a_placeholder_s_name_is_left_out_when_the_rule_does_not_match() -> None:
+    """The placeholder does not take its place: the record would get a name that nobody asked for."""
+    found = mapped("odd.mp4", match="(?P<folder>[0-9]+)_.+", name="room {folder}", template={"1": "{folder}"})
+    assert (found.record.name, found.record.template) == ("odd", {})
+    assert "the name, template field 1" in (found.warning or "")
+
+
+@pytest.mark.parametrize("relpath", ["Lab_Smith.mp4", "odd.mp4"])
+def test_a_placeholder_that_is_added_later_changes_no_rule_that_has_a_group_of_its_name(
+    relpath: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After an update the configuration loads, and every file gets the same record."""
+
+    def record() -> Mapped:
+        return mapped(relpath, match=ROOM.pattern, name="{room}", template={"1": "{room}", "2": "{stem}"})
+
+    before = record()
+    assert isinstance(PLACEHOLDERS, dict)
+    monkeypatch.setitem(PLACEHOLDERS, "room", Placeholder(lambda file, spec: "new"))
+    assert record() == before
+    assert name_of(relpath, "{room}") == "new"
 
 
 def test_named_groups_fill_name_and_template() -> None:
@@ -213,7 +252,7 @@ def test_template_values_have_a_limit_of_their_own() -> None:
     [
         ("{stme}", "unknown placeholder {stme}; did you mean {stem}?"),
         ("{rom}", "unknown placeholder {rom}; did you mean {room}?"),
-        ("{zzz}", "unknown placeholder {zzz}; known are {name} {stem} {suffix} {folder} {relpath} {mtime} {room}"),
+        ("{zzz}", f"unknown placeholder {{zzz}}; known are {KNOWN} {{room}}"),
         ("{name.__class__}", "{name.__class__} is not a placeholder"),
         ("{name[0]}", "{name[0]} is not a placeholder"),
         ("{}", "{} is not a placeholder"),
@@ -230,6 +269,13 @@ def test_an_invalid_placeholder_is_refused_at_load(text: str, complaint: str) ->
     """Unknown names, attributes, indices, conversions and broken braces, each in plain words."""
     with pytest.raises(ValueError, match=re.escape(complaint)):
         check_placeholders(text, ["room"])
+
+
+def test_a_named_group_takes_no_format() -> None:
+    """Also one that has the name of a placeholder that does."""
+    with pytest.raises(ValueError, match=re.escape("{mtime} is a named group of match here, and takes no format")):
+        check_placeholders("{mtime:%H:%M}", ["mtime"])
+    check_placeholders("{mtime}", ["mtime"])
 
 
 # Names as a file system can hold them: no slash, no NUL, 255 bytes, whatever else.

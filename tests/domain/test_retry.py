@@ -307,7 +307,7 @@ def test_every_server_error_and_no_other_has_a_breaker_pause() -> None:
     """The table is complete."""
     of_one = {retry.Delay.BACKOFF, retry.Delay.BACKOFF_SLOW, retry.Delay.STATED}
     for kind, rule in retry.RULES:
-        assert (rule.delay in of_one) is (rule.level is not retry.FailureScope.SERVER), kind
+        assert (rule.delay in of_one) is (rule.scope is not retry.FailureScope.SERVER), kind
 
 
 def test_the_budget_is_twenty_retries_and_one_for_five_answers() -> None:

@@ -168,7 +168,7 @@ async def test_without_a_mount_table_no_identity_is_saved(table: Table, tmp_path
     assert await share.record_identity() is None
     home = await at_home(table, tmp_path)
     known = MountedShare(str(tmp_path / "watch"), SystemClock(), identity=home, mountinfo=str)
-    assert "does not tell" in (await known.check()).away
+    assert "does not show" in (await known.check()).away
 
 
 async def test_folder_that_is_exchanged_between_check_and_call_is_not_read(tmp_path: Path) -> None:
@@ -181,7 +181,7 @@ async def test_folder_that_is_exchanged_between_check_and_call_is_not_read(tmp_p
     root.rename(tmp_path / "old")
     root.mkdir()
     (root / "a.mp4").write_bytes(b"new")
-    with pytest.raises(errors.ShareNotReady, match="another folder stands there than a moment ago"):
+    with pytest.raises(errors.ShareNotReady, match="another folder is there than a moment ago"):
         await share.snapshot(str(root / "a.mp4"))
     assert (await share.snapshot(str(root / "a.mp4"))).identity.size == 3
     assert share.status.inode != first.inode
@@ -230,7 +230,7 @@ async def test_marker_is_made_only_when_recordings_were_seen(
     async with on_the_share(table, tmp_path, monkeypatch) as rig:
         await rig.start()
         watched = await rig.event(events.FolderWatched)
-        assert watched.mode == "scans alone (cifs: events tell only of what this host writes)"
+        assert watched.mode == "scans alone (cifs: events report only what this host writes)"
         await rig.scan()
         assert list(rig.watch.iterdir()) == []
         assert rig.saved().mount_identities == ()

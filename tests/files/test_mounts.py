@@ -97,7 +97,7 @@ def test_too_many_folders_are_reported_with_the_sysctl() -> None:
     """From nine tenths of the limit on, as exceeding it is silent; the recommended number is large enough."""
     assert too_many(8_999, 10_000) == ""
     assert too_many(8_999, None) == ""
-    assert "9000 folders want a watch each, and fs.inotify.max_user_watches = 10000" in too_many(9_000, 10_000)
+    assert "9000 folders need a watch each, and fs.inotify.max_user_watches = 10000" in too_many(9_000, 10_000)
     assert "sysctl fs.inotify.max_user_watches=20000 brings events back" in too_many(9_000, 10_000)
     assert "sysctl fs.inotify.max_user_watches=80000" in too_many(40_000, 10_000)
 

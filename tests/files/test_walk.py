@@ -193,4 +193,4 @@ def test_an_unusable_folder_is_reported_with_the_reason(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path)
     assert files.folder_problem(str(tmp_path / "link"), writable=True) is None
     assert files.folder_problem(str(tmp_path / "gone"), writable=False) == f"{tmp_path}/gone: is missing"
-    assert files.folder_problem(str(path), writable=False) == f"{path}: is no folder but a file"
+    assert files.folder_problem(str(path), writable=False) == f"{path}: is not a folder but a file"

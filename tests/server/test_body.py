@@ -8,7 +8,8 @@ import pytest
 from aiohttp.abc import AbstractStreamWriter
 from sources import Blocks
 
-from uploader.server.valt.body import FIRST_PIECE_SIZE, ChunkBody, Throttle
+from uploader.server.port import Throttle
+from uploader.server.valt.body import FIRST_PIECE_SIZE, ChunkBody
 from uploader.server.valt.client import NO_THROTTLE
 
 HEAD, TAIL = b"HEAD\r\n\r\n", b"\r\n--b--\r\n"

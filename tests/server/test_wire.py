@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 from uploader.domain import errors
 from uploader.domain.model import RecordIds, RecordSharing, RecordSpec
+from uploader.server.port import RecordDetails, RecordListed
 from uploader.server.valt import wire
-from uploader.server.valt.wire import FILENAME_LIMIT, ApiAnswer, RecordListed
+from uploader.server.valt.wire import FILENAME_LIMIT, ApiAnswer
 
 
 def answer(body: Any = b"", status: int = 200, **headers: str) -> ApiAnswer:
@@ -225,7 +226,7 @@ def test_an_id_may_have_64_characters() -> None:
     assert wire.safe_id("0F9bC2d4-0000-4000-8000-000000000000") == "0F9bC2d4-0000-4000-8000-000000000000"
 
 
-def details(**fields: Any) -> wire.RecordDetails:
+def details(**fields: Any) -> RecordDetails:
     """What is read of a record with these fields."""
     return wire.details_of(answer({"data": {"id": "r-1", **fields}}))
 

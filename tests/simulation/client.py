@@ -87,8 +87,9 @@ class _Interrupted(BaseException):
 class _Writer:
     """The socket, as a body sees it: it takes some bytes, then the link may fail."""
 
-    def __init__(self, limit: int | None, end: BaseException) -> None:
-        self.limit, self.end = limit, end
+    def __init__(self, limit: int | None, end: BaseException, size: int, at_last_byte: Callable[[], None]) -> None:
+        """*size*: bytes of the whole body; *at_last_byte* is called when the last of them is taken."""
+        self.limit, self.end, self.size, self.at_last_byte = limit, end, size, at_last_byte
         self.taken = bytearray()
 
     async def write(self, data: bytes | memoryview) -> None:
@@ -96,6 +97,8 @@ class _Writer:
         if self.limit is not None and len(self.taken) + len(data) > self.limit:
             raise self.end
         self.taken += data
+        if len(self.taken) == self.size:
+            self.at_last_byte()
         await asyncio.sleep(0)
 
     async def drain(self) -> None:
@@ -175,7 +178,8 @@ class _Exchange:
             raise aiohttp.ClientConnectorError(_KEY, ConnectionRefusedError(111, "Connection refused"))
         if self._data is not None and (early := await self._send_body(fault)) is not None:
             return _Answer(early)
-        ground.before_last_byte(self._request)
+        if self._data is None:
+            ground.before_last_byte(self._request)
         future: asyncio.Future[Reply | None] = asyncio.get_running_loop().create_future()
         self._travel(fault, future)
         reply = await future
@@ -196,7 +200,8 @@ class _Exchange:
         data, stops = self._data, fault in {"cut", "early-401", "early-413"}
         assert data is not None
         end = ConnectionResetError(104, "Connection reset by peer") if fault == "cut" else _Interrupted()
-        writer: Any = _Writer(int(self._ground.chance() * data.size) if stops else None, end)
+        limit = int(self._ground.chance() * data.size) if stops else None
+        writer: Any = _Writer(limit, end, data.size, lambda: self._ground.before_last_byte(self._request))
         try:
             await data.write(writer)
         except ConnectionResetError as error:

@@ -25,8 +25,8 @@ from uploader.domain.selection import HIDDEN_PREFIX
 from uploader.files import Recording, copying, dispose, inspection, naming, set_aside
 from uploader.files.set_aside import Disposer
 from uploader.runtime.log import get_logger
+from uploader.server.port import RecordDetails
 from uploader.server.valt.client import _Watchdog
-from uploader.server.valt.wire import RecordDetails
 from uploader.stages.enqueue import Enqueue, FileKind
 from uploader.stages.finish import Finish
 from uploader.stages.orphan_cleanup import OrphanCleanup

@@ -494,7 +494,7 @@ async def test_a_folder_near_the_inotify_limit_is_polled_from_its_first_scan_on(
             (rig.watch / str(number)).mkdir()
         await rig.start()
         warned = await rig.event(events.EventsUnavailable)
-        assert "9 folders want a watch each" in warned.reason
+        assert "9 folders need a watch each" in warned.reason
         await rig.finished(rig.write("3/a.mp4", b"a"))
         assert begun == []
 

@@ -20,7 +20,7 @@ from uploader.domain.model import Orphan
 from uploader.domain.retry import DAY, HOUR
 from uploader.runtime.slices import SLICE_LENGTH
 from uploader.server.circuit_breaker import CircuitBreaker
-from uploader.server.valt import RecordDetails, Valt
+from uploader.server.port import RecordDetails, RecordServer
 from uploader.stages.orphan_cleanup import OrphanCleanup
 from uploader.store import Store
 
@@ -255,7 +255,7 @@ async def test_a_round_over_many_orphans_yields_to_other_tasks(monkeypatch: pyte
     store = Store(MemoryDisk(), clock, bus)
     monkeypatch.setattr(Store, "orphans", orphans)
     config = ServerConfig(url="https://valt.example.com", username="uploader")
-    sweep = OrphanCleanup(config, store, cast("Valt", None), CircuitBreaker(store, clock, bus), clock, bus)
+    sweep = OrphanCleanup(config, store, cast("RecordServer", None), CircuitBreaker(store, clock, bus), clock, bus)
     sweeping = asyncio.create_task(sweep.run())
     await clock.advance(1.0)
     assert orphans.looked_up == count

@@ -267,7 +267,7 @@ async def test_an_intent_without_a_record_makes_one_after_the_settle_time(tmp_pa
         await rig.start()
         await rig.finished(path)
         assert rig.record.sha256 == sha256(DATA)
-        assert rig.seen(events.DoubtResolved)[0].outcome == "no record was made"
+        assert rig.seen(events.DoubtResolved)[0].outcome == "no record was created"
         assert len(rig.calls("list")) >= 2  # once at first, once when a late one would have shown itself
 
 

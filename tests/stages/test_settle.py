@@ -23,7 +23,7 @@ from uploader.stages.context import StageContext
 from uploader.stages.known import KnownFiles
 from uploader.stages.lease import Leases
 from uploader.stages.queues import Queues, SightingBatch
-from uploader.stages.settle import FAULT_PAUSE, Settle
+from uploader.stages.settle import BUG_PAUSE, Settle
 from uploader.store import Store
 
 SETTLE = 10.0  # s
@@ -333,12 +333,12 @@ async def test_a_bug_in_a_container_parser_holds_only_its_file_back(
         await table.after(0)
         assert await table.after(SETTLE)
         assert table.queues.settled.get_nowait().path == str(good)
-        assert "unexpected fault of ours (ZeroDivisionError)" in table.reason
+        assert "unexpected bug in this program (ZeroDivisionError)" in table.reason
         for _ in range(20):
             await table.after(LONGEST)
         settled = table.queues.settled.get_nowait()
         assert settled.path == str(bad)
-        assert "unexpected fault of ours (ZeroDivisionError)" in settled.unplayable
+        assert "unexpected bug in this program (ZeroDivisionError)" in settled.unplayable
 
 
 async def test_a_bug_while_a_file_is_looked_at_ends_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -359,9 +359,9 @@ async def test_a_bug_while_a_file_is_looked_at_ends_nothing(tmp_path: Path, monk
         await table.after(0)
         assert await table.after(SETTLE)
         assert table.queues.settled.get_nowait().path == str(good)
-        assert "unexpected fault of ours" in table.reason
+        assert "unexpected bug in this program" in table.reason
         stumbling = False
-        await table.after(FAULT_PAUSE)
+        await table.after(BUG_PAUSE)
         assert await table.after(SETTLE)
         assert table.queues.settled.get_nowait().path == str(bad)
 

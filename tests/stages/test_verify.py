@@ -19,8 +19,9 @@ from uploader.domain import errors, events, retry
 from uploader.domain.model import ActionBy, State, Upload
 from uploader.files import Shares
 from uploader.server.circuit_breaker import CircuitBreaker
-from uploader.server.valt import RecordDetails
+from uploader.server.port import RecordDetails
 from uploader.stages.context import StageContext
+from uploader.stages.dispatcher import Dispatcher
 from uploader.stages.failure_handler import FailureHandler
 from uploader.stages.file_rules import FileRules
 from uploader.stages.lease import Leases
@@ -59,6 +60,7 @@ class Bench:
         self.store = Store(MemoryDisk(), self.clock, bus)
         self.queues = Queues(self.clock)
         leases, shares = Leases(self.store), Shares(share_of)
+        leases.send_on = self.queues.again.put
         context = StageContext(self.store, leases, shares, self.queues, self.clock, bus)
         self.server = Server(says)
         config = Config(server=ServerConfig(url="http://127.0.0.1:9", username="u"), upload=UploadConfig())
@@ -66,6 +68,7 @@ class Bench:
         self.failure_handler = FailureHandler(context, FileRules(config), outage)
         server: Any = self.server  # all that this stage needs of one
         self.verify = Verify(context, config.upload, server, outage, self.failure_handler)
+        self.dispatcher = Dispatcher(context, lambda: config)
         self.upload = self.store.put(an_upload(State.VERIFYING, size=SIZE, sent_at=self.clock.now()))
 
     @property
@@ -159,15 +162,8 @@ async def test_a_missing_record_is_raised() -> None:
 async def test_an_outage_during_processing_costs_only_time() -> None:
     """When the server is back, the upload goes on."""
     async with bench(errors.ServerDown("no connection")) as table:
-
-        async def bring_back() -> None:
-            """Do what the enqueue stage does with an upload whose time has come again."""
-            while True:
-                table.queues.sent.put(await table.queues.again.next_due())
-
-        work = asyncio.gather(table.verify.run(), bring_back())
+        work = asyncio.gather(table.verify.run(), table.dispatcher.run())
         try:
-            table.queues.sent.put(table.upload.path)
             await table.time_passes_until(lambda: table.server.asked >= 3)
             assert isinstance(table.heard[0], events.OutageBegan)
             assert table.now.state is State.VERIFYING

@@ -20,6 +20,8 @@ from watchfiles import Change
 from uploader.files import changes_below, watching
 from uploader.files.watcher_process import CHANGES_PER_LINE
 
+pytestmark = pytest.mark.slow  # each starts the process that listens
+
 
 def listeners() -> list[int]:
     """The processes that listen for events of this process."""

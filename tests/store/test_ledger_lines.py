@@ -6,13 +6,14 @@ import dataclasses
 import errno
 import json
 import os
+from typing import get_args
 
 import pytest
 from fakes import FailingDisk, MemoryDisk, a_finish
 from hypothesis import given
 from hypothesis import strategies as st
 
-from uploader.domain.model import FinishedUpload
+from uploader.domain.model import AfterUpload, FinishedUpload
 from uploader.store import codec, line
 from uploader.store import ledger as ledger_file
 from uploader.store.codec import LedgerHead, UnreadableContent
@@ -40,7 +41,7 @@ ledger_lines = st.builds(
         sent_at=times,
         ready_at=times,
         chunks=st.integers(0, 10**6),
-        after_upload=st.sampled_from(["keep", "move", "delete"]),
+        after_upload=st.sampled_from(get_args(AfterUpload)),
         moved_to=st.none() | names,
     ),
 )
@@ -128,7 +129,7 @@ def faulty(change: str, value: str) -> bytes:
         (faulty('"size": 100', '"size": 0100'), "it is not JSON"),
         (faulty('"size": 100', '"size": 1e2'), "size: expected a whole number"),
         (faulty('"size": 100', '"size": true'), "size: expected a whole number"),
-        (faulty('"size": 100', '"size": 100, "size": 101'), "a key stands there twice"),
+        (faulty('"size": 100', '"size": 100, "size": 101'), "a key appears twice"),
         (faulty('"size": 100', '"size": 100, "extra": 1'), "unknown extra"),
         (faulty('"size": 100, ', ""), "missing size"),
         (faulty('"size": 100', '"size": ' + '{"a":' * 200_000), "it is not JSON"),
@@ -203,7 +204,7 @@ def test_a_line_that_is_too_long_is_refused() -> None:
     """A foreign file in place of the ledger fills no memory, and is not cut as an incomplete line."""
     for end in (b"", b"\n"):
         disk = MemoryDisk(**{LEDGER_FILE: CONTENT + b"x" * (3 * ledger_file.LINE_LENGTH_LIMIT) + end})
-        with pytest.raises(UnreadableContent, match="line 5: it is longer than any line of ours"):
+        with pytest.raises(UnreadableContent, match="line 5: it is longer than any line of this program"):
             Ledger(disk)
         assert len(disk.files[LEDGER_FILE]) > 3 * ledger_file.LINE_LENGTH_LIMIT
 

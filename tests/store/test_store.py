@@ -183,7 +183,7 @@ async def test_a_refused_save_is_retried_every_five_seconds(desk: Desk) -> None:
     assert back == events.StateSaved(4 * SAVE_RETRY_INTERVAL)
 
 
-SILENT = "state.json: the disk does not answer: mend it or its connection; nothing new is begun until then"
+SILENT = "state.json: the disk does not answer: check the disk and its connection; nothing new is begun until then"
 
 
 async def test_a_hung_write_is_reported_once(desk: Desk) -> None:
@@ -277,7 +277,7 @@ async def test_a_refused_save_is_shown_until_one_succeeds(desk: Desk) -> None:
     await until(lambda: desk.clock.sleepers)
     saving.cancel()
     await asyncio.gather(saving, return_exceptions=True)
-    assert desk.store.not_saved.startswith("state.json: No space left on device: make room or mend the disk;")
+    assert desk.store.not_saved.startswith("state.json: No space left on device: make room or repair the disk;")
     desk.disk.refuses.clear()
     await desk.store.commit()
     assert desk.store.not_saved == ""
@@ -446,7 +446,7 @@ def test_a_damaged_state_stops_the_daemon_and_is_left_alone(content: bytes) -> N
 
 @pytest.mark.parametrize(
     ("previous", "hint"),
-    [(WHOLE, r"state.json.1, is whole: copy it to state.json"), (WHOLE[:-1], "state.json.1 is no better")],
+    [(WHOLE, r"state.json.1, is whole: copy it to state.json"), (WHOLE[:-1], "state.json.1 is damaged, too")],
 )
 def test_the_hint_recommends_the_previous_generation_only_if_it_is_valid(previous: bytes, hint: str) -> None:
     """It is read first."""

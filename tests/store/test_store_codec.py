@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from fakes import EPOCH, TROUBLE, an_upload
@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from uploader.domain.lifecycle import broken_rule
 from uploader.domain.model import (
     ActionBy,
+    AfterUpload,
     Identity,
     LastError,
     Orphan,
@@ -83,7 +84,7 @@ uploads = st.builds(
     ),
     chunk_size=st.integers(0, 2**40),
     move_to=st.none() | paths,
-    after_upload=st.sampled_from(["keep", "move", "delete"]),
+    after_upload=st.sampled_from(get_args(AfterUpload)),
     begun_at=times,
     restarts=st.integers(0, 9),
     trouble=st.none()
@@ -167,7 +168,7 @@ def test_an_empty_file_is_reported_as_empty(content: bytes) -> None:
         (b'{"format": "valt-uploader state", "version": 1.0}', "its version is not a number"),
         (b'{"format": "valt-uploader state", "version": 0}', "its version is not a number"),
         (b'{"format": "valt-uploader state", "version": 1}', "sequence: expected a whole number"),
-        (b'{"a": 1, "a": 1}', "a key stands there twice"),
+        (b'{"a": 1, "a": 1}', "a key appears twice"),
         (b'{"a": NaN}', "NaN is no number"),
         (b'{"a": -Infinity}', "-Infinity is no number"),
         (b'{"a": ' + b"9" * 5000 + b"}", "it is not JSON"),
@@ -239,7 +240,7 @@ for _ in range(300):
         ("record", {"name": "a", "share": {"users": [1, "x"]}}, r"share.users\[1\]: expected a whole number"),
         ("record", {"name": "a", "share": {"users": 1}}, "share.users: expected a list"),
         ("extra", 1, "unknown extra"),
-        ("path", "/rec/queued.mp4", "a path stands there twice"),
+        ("path", "/rec/queued.mp4", "a path appears twice"),
     ],
 )
 def test_a_value_of_the_wrong_shape_is_refused_with_its_place(place: str, value: Any, said: str) -> None:

@@ -137,13 +137,13 @@ async def test_the_next_save_after_a_refused_one_is_complete(benches: list[Bench
 async def test_a_save_passes_only_changes_to_its_thread(monkeypatch: pytest.MonkeyPatch, benches: list[Bench]) -> None:
     """Its work on the event loop does not grow with the number of uploads."""
     bench, handed = benches[0], []
-    real = bench.store._writer_of_state.hand_over
+    real = bench.store._state_writer.hand_over
 
     def hand_over(changes: Changes) -> None:
         handed.append(dict(changes.uploads))
         real(changes)
 
-    monkeypatch.setattr(bench.store._writer_of_state, "hand_over", hand_over)
+    monkeypatch.setattr(bench.store._state_writer, "hand_over", hand_over)
     await bench.save(*(f"/rec/{number}.mp4" for number in range(500)))
     await bench.save("/rec/7.mp4")
     bench.store.drop(bench.store.uploads["/rec/8.mp4"])

@@ -216,7 +216,8 @@ async def test_retry_tries_a_corrected_password_at_once(tmp_path: Path) -> None:
         site.password.write_text("secret")
         asked = await site.run("retry", file)
         await daemon.event("upload-finished", path=str(file))
-        assert asked.lines[0] in {f"{file}: goes on", f"{file}: nothing unfinished is known of it"}
+        unknown = f"{file}: no unfinished upload has this name; for its state type: valt-uploader explain {file}"
+        assert asked.lines[0] in {f"{file}: continues", unknown}
         assert "files    nothing to do; 1 done" in (await site.run("status")).lines
 
 
@@ -229,7 +230,8 @@ async def test_once_tries_a_new_password_at_once(tmp_path: Path) -> None:
         await daemon.event("outage-began")
         await daemon.stop()
         stopped = await site.run("status")
-        assert "files    the log-in was refused before, and is not tried again yet, 1 queued; 0 done" in stopped.lines
+        why = "the server refused the password before, so it is not tried again yet"
+        assert f"files    {why}, 1 queued; 0 done" in stopped.lines
         site.password.write_text("secret")
         assert (await site.run("once")).out == "1 uploaded now, 0 not ready\n"
 

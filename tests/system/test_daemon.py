@@ -174,7 +174,7 @@ async def test_explain_says_that_a_file_is_paused(tmp_path: Path) -> None:
         store.pause("/rec")
         lines = (await daemon.answer("explain", ["/rec/a.mp4"]))["lines"]
         assert f"reason   {status.PAUSED}" in lines
-        assert lines[-1] == "verdict  not finished: goes on after: valt-uploader resume"
+        assert lines[-1] == "result   not finished: continues after: valt-uploader resume"
 
 
 async def test_a_status_shows_a_single_moment(tmp_path: Path) -> None:
@@ -336,7 +336,7 @@ async def test_a_state_folder_is_not_changed_by_a_reload(tmp_path: Path) -> None
         site.configure(more=f'[state]\ndir = "{tmp_path / "elsewhere"}"')
         daemon.send(signal.SIGHUP)
         notice = await daemon.event("config-warning")
-        assert notice["what"] == "state.dir has changed: that takes a restart, not a reload"
+        assert notice["what"] == "state.dir has changed: the old one stays in use until the daemon is restarted"
         assert not (tmp_path / "elsewhere").exists()
 
 

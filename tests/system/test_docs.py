@@ -46,6 +46,34 @@ def test_every_relative_link_names_a_file(page: Path) -> None:
         assert (page.parent / target).exists(), target
 
 
+def _headings(page: Path) -> set[str]:
+    titles = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title).lower().replace(" ", "-") for title in titles}
+
+
+def test_every_link_to_a_heading_leads_to_one() -> None:
+    """In its own page or in another."""
+    links = [
+        (page, file, heading)
+        for page in PAGES
+        for file, heading in re.findall(r"\]\((?!https?:)([^)#]*)#([^)]+)\)", page.read_text())
+    ]
+    assert links
+    for page, file, heading in links:
+        assert heading in _headings(page.parent / file if file else page), f"{page.name}: {file}#{heading}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_a_page_can_be_read_as_a_diff(page: Path) -> None:
+    """Text is wrapped at 100 columns, and tables hold short cells; longer is only what cannot be broken."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    for line in text.splitlines():
+        if not line.startswith("|"):
+            assert len(line) <= 100 or " " not in line.strip().removeprefix("* "), line
+        elif page.name != "events.md":  # whose cells are docstrings
+            assert max(len(cell.strip()) for cell in line.strip("|").split("|")) <= 110, line
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_command_that_a_page_shows_exists_with_its_options(page: Path) -> None:
     """In the console blocks of every page."""
@@ -85,7 +113,7 @@ def test_the_readme_can_be_followed_word_for_word(tmp_path: Path) -> None:
             ["bash", "-euc", script], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
         )
     assert done.returncode == 0, done.stderr
-    shown = [line for line in block.splitlines() if "uploaded now" in line or "not to be had" in line]
+    shown = [line for line in block.splitlines() if "uploaded now" in line or "unavailable" in line]
     assert len(shown) == 2
     assert set(shown) <= set(done.stdout.splitlines())
 
@@ -103,12 +131,37 @@ def test_each_numbered_fault_has_a_test_or_a_reason() -> None:
     """1 to 88, each once and in order; its row says what happens, and names a test or why there is none."""
     page = (ROOT / "docs" / "reliability.md").read_text()
     section = page.partition("## Fault by fault\n")[2].partition("\n## ")[0]
-    rows = [[cell.strip() for cell in row.split("|")[1:-1]] for row in re.findall(r"^\| *\d.*$", section, re.MULTILINE)]
-    assert [row[0] for row in rows] == [str(number) for number in range(1, 89)]
-    for number, fault, happens, held in rows:
+    faults = re.split(r"^\*\*(\d+)\. ", section, flags=re.MULTILINE)[1:]
+    assert faults[::2] == [str(number) for number in range(1, 89)]
+    for number, text in zip(faults[::2], faults[1::2], strict=True):
+        described, _, held = text.partition("\n#")[0].strip().partition("\n\n")
+        fault, _, happens = " ".join(described.split()).partition(".** ")
         assert fault, number
         assert happens, number
-        assert re.search(r"`test_\w+\.py::test_\w+`", held) or re.fullmatch("not played: .{20,}", held), number
+        lines = [" ".join(line.split()) for line in re.split(r"^\* ", held, flags=re.MULTILINE)[1:]]
+        assert lines, number
+        for line in lines:
+            assert re.fullmatch(r"`test_\w+\.py::test_\w+`|not played: .{20,}", line), f"{number}: {line}"
+
+
+def test_the_page_of_the_architecture_lists_each_package_with_its_imports() -> None:
+    """Its table says what the docstrings of the packages say; their own test holds the modules to that."""
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    section = page.partition("## Packages\n")[2].partition("\n## ")[0]
+    table = dict(re.findall(r"^\| `(\w+)` \| .+ \| (.+) \|$", section, re.MULTILINE))
+    packages = {path.parent.name: path.read_text() for path in ROOT.glob("uploader/*/__init__.py")}
+    found = {name: re.findall(r"^Imports: (.+)\.$", text, re.MULTILINE) for name, text in packages.items()}
+    assert {name: [imports] for name, imports in table.items()} == found
+
+
+def test_the_changelog_tells_the_new_name_of_each_event_that_was_renamed() -> None:
+    """No old name is an event's any more, and each new one is."""
+    renamed = re.findall(r"^\| `([a-z-]+)` \| `([a-z-]+)` \|$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    classes = [value for value in vars(events).values() if isinstance(value, type) and issubclass(value, events.Event)]
+    names = {event.name() for event in classes}
+    assert len(renamed) == 9
+    assert {new for _, new in renamed} <= names
+    assert not {old for old, _ in renamed} & names
 
 
 def test_docs_events_lists_every_event_with_fields_and_level() -> None:

@@ -132,7 +132,7 @@ HUNG = (  # in the save of the intent, in the line of the finished upload
     *(f"ledger: {step}" for step in ("begun", "written")),
 )
 FSYNC = HUNG[1]  # where it begins
-SILENT = "the disk does not answer: mend it or its connection"
+SILENT = "the disk does not answer: check the disk and its connection"
 DRAIN = 0.3  # s
 SLOW = 1.0  # s that no write takes that comes back, however busy the machine is
 END = DRAIN + FINAL_SAVE_TIMEOUT + STORE_CLOSE_TIMEOUT  # s that an end may take by itself
@@ -294,7 +294,7 @@ async def test_a_failed_fsync_is_not_repeated_on_the_same_file(tmp_path: Path, s
         inject = ["-e", "trace=openat,fsync", "-e", "inject=fsync:error=EIO:when=3"]
         ended = await site.run("once", program=(strace(), *options, *inject, *COMMAND))
         assert (ended.code, ended.out) == (0, "1 uploaded now, 0 not ready\n"), ended.err
-        assert ended.err.count("Input/output error: make room or mend the disk") == 1
+        assert ended.err.count("Input/output error: make room or repair the disk") == 1
         stats["disk refusals"] += trace.read_text().count("EIO")
         stats.count_arrivals(site, [sha256(file)])
         calls = [line.split()[1].partition("(")[0] for line in trace.read_text().splitlines()]

@@ -29,7 +29,7 @@ NOT_BELIEVED = {
     "nul-filled": f"state.json is damaged: it is empty; {WHOLE_BEFORE}",
     "nul-tail": f"state.json is damaged: it is not JSON: .*; {WHOLE_BEFORE}",
     "bit-flipped": f"state.json is damaged: its checksum does not match its content; {WHOLE_BEFORE}",
-    "both-torn": "state.json is damaged: .*; state.json.1 is no better; put state.json back from a copy",
+    "both-torn": "state.json is damaged: .*; state.json.1 is damaged, too; put state.json back from a copy",
     "impossible": rf"state.json is damaged: uploads\[2\].offset: expected a whole number, .*; {WHOLE_BEFORE}",
     "foreign": "state.json is damaged: it is not a state file of valt-uploader; put state.json back from a copy",
     "foreign-list": "state.json is damaged: it is not a JSON object; put state.json back from a copy",

@@ -162,7 +162,7 @@ def test_an_unsuitable_python_is_named(checkout: Path, target: str, old: bool, s
 
 def test_a_missing_python_is_named(checkout: Path) -> None:
     """The message says that it does not exist."""
-    assert "error: there is no python-nowhere" in make(checkout, "demo", "PYTHON=python-nowhere").stderr
+    assert "error: python-nowhere cannot be run" in make(checkout, "demo", "PYTHON=python-nowhere").stderr
 
 
 def test_a_python_shim_that_does_not_run_is_skipped(checkout: Path) -> None:
@@ -170,7 +170,7 @@ def test_a_python_shim_that_does_not_run_is_skipped(checkout: Path) -> None:
     shim = checkout / "python3.99"
     shim.write_text("#!/bin/sh\nexit 127\n", encoding="utf-8")
     shim.chmod(0o755)
-    assert f"error: there is no {shim} that runs" in make(checkout, "demo", f"PYTHON={shim}").stderr
+    assert f"error: {shim} cannot be run" in make(checkout, "demo", f"PYTHON={shim}").stderr
 
 
 def test_each_python_that_is_named_has_an_environment_of_its_own(checkout: Path) -> None:

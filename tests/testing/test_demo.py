@@ -113,17 +113,17 @@ def test_summary_is_the_last_line(whole: Performance) -> None:
 
 def test_the_restart_of_the_server_is_shown_in_order(whole: Performance) -> None:
     """It stops during a chunk, is missed, comes back, is logged in to again, and the upload goes on."""
-    story = ["is switched off in the middle", "finds no server", "is there again on the same port", "logs in again"]
+    story = ["is switched off in the middle", "cannot reach the server", "is back on the same port", "logs in again"]
     told = [whole.first(words) for words in story]
     assert told == sorted(told)
-    went_on = [number for number, line in enumerate(whole.lines) if "goes on with" in line]
-    assert went_on[-1] > whole.first("is there again on the same port")
+    resumed = [number for number, line in enumerate(whole.lines) if "resumes" in line]
+    assert resumed[-1] > whole.first("is back on the same port")
 
 
 def test_a_growing_film_is_sent_only_after_it_stands_still(whole: Performance) -> None:
     """Its growth and its settling are shown before."""
     (film,) = [film for film in FILMS if film.live]
-    grows, stands, is_sent = f"sees “{film.name}” grow", f"“{film.name}” has stood still", f"sends “{film.name}”"
+    grows, stands, is_sent = f"sees “{film.name}” grow", f"“{film.name}” no longer changes", f"sends “{film.name}”"
     assert whole.first(grows) < whole.first(stands) < whole.first(is_sent)
 
 
@@ -170,7 +170,7 @@ def test_keep_names_the_folder_that_is_kept(tmp_path: Path) -> None:
 
 def test_too_little_disk_space_is_reported_before_anything_is_made(tmp_path: Path) -> None:
     """With a hint."""
-    full = perform(with_setting("stage_set.ROOM = 1 << 60"), tmp_path)
+    full = perform(with_setting("stage_set.NEEDED = 1 << 60"), tmp_path)
     assert (full.code, full.lines, full.left_behind) == (1, [], [])
     assert re.fullmatch(
         r"error: .* left, and the demonstration needs .*; name another folder with TMPDIR\n", full.errors
@@ -247,8 +247,8 @@ def test_record_without_a_file_is_named() -> None:
 
 def test_a_missing_restart_is_named() -> None:
     """And so are more log-ins than needed."""
-    assert what_is_wrong([ROW], [RECORD], 1, 0) == ["the server was to be restarted once"]
-    assert what_is_wrong([ROW], [RECORD], 3, 1) == ["the daemon logged in 3 times, where 2 are called for"]
+    assert what_is_wrong([ROW], [RECORD], 1, 0) == ["the server should have been restarted once"]
+    assert what_is_wrong([ROW], [RECORD], 3, 1) == ["the daemon logged in 3 times instead of 2"]
 
 
 class StandingClock(SystemClock):

@@ -1,7 +1,7 @@
 """Wires the six stages, their queues and the server client together, for one configuration over one store.
 
-``daemon`` runs an application for years, ``once`` and ``upload`` until nothing is left to do. It decides nothing about
-a file.
+``run`` runs an application until a signal, ``once`` and ``upload`` until nothing is left to do. Decisions about a file
+are made in the stages.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from uploader.runtime.log import redactor
 from uploader.runtime.slices import in_slices
 from uploader.server.circuit_breaker import CircuitBreaker, refuse_again
 from uploader.server.credentials import account, read_password
+from uploader.server.port import Server
 from uploader.server.valt import Valt
 from uploader.stages.context import StageContext
 from uploader.stages.discover import Discover
@@ -40,14 +41,14 @@ from uploader.stages.transfer import Transfer
 from uploader.stages.verify import Verify
 from uploader.store import Stale, Store
 
-RETRY_WAIT_LIMIT: Final = 60.0  # s that a run which is to end waits for something that is tried again
-GROWING_FILE_WAIT_FACTOR: Final = 5  # × settle: how long such a run waits for a file that keeps changing
-FINAL_SAVE_TIMEOUT: Final = 3.0  # s that the end waits for a disk that refuses or hangs
-IDLE_CHECK_INTERVAL: Final = 0.05  # s between two looks whether everything is done
+RETRY_WAIT_LIMIT: Final = 60.0  # s that ``once`` and ``upload`` wait for a retry; when it is later than that, they end
+GROWING_FILE_WAIT_FACTOR: Final = 5  # × settle: how long they wait for a file that keeps changing
+FINAL_SAVE_TIMEOUT: Final = 3.0  # s that the last save may take on a disk that refuses or hangs
+IDLE_CHECK_INTERVAL: Final = 0.05  # s between two checks whether everything is done
 
 
 class Application:
-    """Everything that works, for as long as one configuration holds."""
+    """The stages and what they use, for the lifetime of one configuration."""
 
     def __init__(
         self,
@@ -61,9 +62,9 @@ class Application:
         named: Collection[str] = (),
         override: Override | None = None,
         make_share: Callable[[str], Share] | None = None,
-        make_valt: Callable[..., Valt] = Valt,
+        make_valt: Callable[..., Server] = Valt,
     ) -> None:
-        """*leases* are those of the application before, after a reload.
+        """Wire everything up. After a reload, *leases* are those of the previous application.
 
         *named*: paths that ``upload`` was given; *override*: what its options change in their records. *make_share*,
         *make_valt*: other implementations of the ports, for tests.
@@ -73,7 +74,7 @@ class Application:
         self.rules = FileRules(config, named, override)
         self.queues = Queues(clock)
         self.breaker = CircuitBreaker(store, clock, bus, lambda: account(config.server, environ))
-        self.valt = make_valt(
+        self.valt: Server = make_valt(
             config.server,
             password=lambda: read_password(config.server, environ),
             clock=clock,
@@ -114,7 +115,7 @@ class Application:
     async def run(self, stop: asyncio.Event, *, discover: bool, only: Collection[str] | None = None) -> None:
         """Work until *stop*; then let chunks in flight end within ``drain`` seconds, and save.
 
-        *discover*: watch the folders. *only*: of the unfinished uploads, go on with these alone.
+        *discover*: watch the folders. *only*: continue these unfinished uploads and no others.
         """
         await self._reconfigure_uploads()
         async with self.valt, asyncio.TaskGroup() as group:
@@ -138,7 +139,7 @@ class Application:
             await self._drain(workers)
             for task in (*rest, *workers):
                 task.cancel()
-        with suppress(TimeoutError):  # on a full disk: what had to be saved was, before it was acted upon
+        with suppress(TimeoutError):  # on a full disk. Nothing is lost: each act was saved before it was done
             async with asyncio.timeout(FINAL_SAVE_TIMEOUT):
                 await self.store.commit()
 
@@ -148,8 +149,8 @@ class Application:
         async for path in in_slices(self.store.uploads, self.clock):
             upload = self.store.uploads.get(path)
             if upload is None or self.leases.is_held(upload):
-                continue  # held: work of the stages before hangs, and asks for its disposal when it acts
-            with suppress(Stale):  # a command has changed it in between
+                continue  # held: a stage of the previous application still works on it, and reads the rules itself
+            with suppress(Stale):  # a command has changed it meanwhile
                 if (changed := self.rules.reconfigured(upload, chunk_size)) is None:
                     self.store.drop(upload)
                     self.bus.publish(events.FileIgnored(path, NOT_TAKEN))
@@ -160,7 +161,7 @@ class Application:
         return chunk_size_now(self.config.upload, self.store.capabilities, now=self.clock.now())
 
     async def _drain(self, workers: Sequence[asyncio.Task[None]]) -> None:
-        """Give chunks in flight their time; idle workers have nothing to wait for."""
+        """Wait until no chunk is in flight, or for ``drain`` seconds."""
         deadline = self.clock.monotonic() + self.config.upload.drain
         while self.transfer.active and self.clock.monotonic() < deadline:
             await self.clock.sleep(IDLE_CHECK_INTERVAL)
@@ -172,9 +173,9 @@ class Application:
         *,
         only: Collection[str] | None = None,
     ) -> None:
-        """Do what *feed* brings and what is unfinished (or *only* these paths), then end.
+        """Work on what *feed* brings and on what is unfinished (or *only* these paths), then end.
 
-        Raises at once when the server cannot be reached or refuses the log-in: whoever waits wants to know.
+        Raises at once when the server cannot be reached or refuses the log-in: somebody waits for the result.
         """
         await self._log_in(stop)
 
@@ -188,12 +189,13 @@ class Application:
         async with asyncio.TaskGroup() as group:
             feeding = group.create_task(end_when_done())
             await self.run(stop, discover=False, only=only)
-            feeding.cancel()  # a signal was faster
+            feeding.cancel()  # a signal came first
 
     async def _log_in(self, stop: asyncio.Event) -> None:
-        """Log in before anything is looked at, unless *stop* is faster: a server may take a minute not to answer.
+        """Log in before anything else. Ends early on *stop*: a server that is silent may hold this up for a minute.
 
-        A password that was refused is not tried before its time: what runs us may do so every minute.
+        A password that was refused is not tried again too early: a timer may start this program every minute, and the
+        account would be locked.
         """
         if self.breaker.refused():
             refuse_again(self.store.capabilities, self.breaker.account(), self.clock.now())
@@ -213,7 +215,7 @@ class Application:
                 await asyncio.gather(log_in, stopped, return_exceptions=True)
 
     async def until_done(self, only: Collection[str] | None = None) -> None:
-        """Return when nothing more will happen by itself within a minute."""
+        """Return when nothing will continue by itself within ``RETRY_WAIT_LIMIT`` seconds."""
         while self._works(only):
             await self.clock.sleep(IDLE_CHECK_INTERVAL)
 
@@ -239,7 +241,7 @@ class Application:
             RETRY_WAIT_LIMIT, GROWING_FILE_WAIT_FACTOR * settle
         )
 
-    # What operator commands need: see ``operator.Running``
+    # For operator commands: see ``operator.Running``
 
     def go_on(self, upload: Upload) -> None:
         """Send an upload to its stage now."""
@@ -250,44 +252,44 @@ class Application:
         await self.dispatcher.bring_back(lambda upload: is_below(name, upload))
 
     def try_server_again(self) -> None:
-        """Call the server at once, also with a password that it has refused."""
+        """Call the server now, also with a password that it has refused."""
         self.valt.forget_refusal()
         self.breaker.reset()
 
     def accept_folder(self, root: str) -> bool:
-        """Take a watched folder as it is found next, although another file system was mounted there before."""
+        """Accept whatever file system is mounted at a watched folder next. False when the folder is not watched."""
         watched = root in {str(watch.path) for watch in self.config.watch}
         if watched:
             self.shares.of(root).accept_new_mount()
         return watched
 
     def apply(self, config: Config) -> None:
-        """Put a configuration into force for files that are under way: their disposal and the limits.
+        """Put a configuration into force for uploads that are under way: their disposal and the bandwidth limits.
 
-        The rest takes a new application: its ``run`` brings every upload under its configuration.
+        All other settings need a new application, whose ``run`` brings every upload under its configuration.
         """
         self.rules.config = config
         self.bandwidth.apply(config)
 
 
 class StoredArchives:
-    """Where archives lie, in the state, beside where watched folders do."""
+    """Keeps the mount identities of ``move_to`` folders in the state, beside those of watched folders."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
 
     def identity_of(self, path: str) -> MountIdentity | None:
-        """Where the archive lay when it was first used."""
+        """Return the mount identity that the archive had when it was first used."""
         return self._store.mount_identities.get(path)
 
     async def remember(self, identity: MountIdentity) -> None:
-        """Save where it lies."""
+        """Save the mount identity of an archive."""
         self._store.put_mount_identity(identity)
         await self._store.commit()
 
 
 def goes_on_soon(upload: Upload, now: float) -> bool:
-    """True when this upload goes on by itself, now or within ``RETRY_WAIT_LIMIT`` seconds."""
+    """True when this upload continues by itself, now or within ``RETRY_WAIT_LIMIT`` seconds."""
     if upload.state is State.PARKED:
         return False
     next_try = None if upload.trouble is None else upload.trouble.next_try
@@ -295,7 +297,7 @@ def goes_on_soon(upload: Upload, now: float) -> bool:
 
 
 async def submit_paths(application: Application, paths: Sequence[str]) -> None:
-    """Show files that were named on the command line to the settle stage."""
+    """Pass files that were named on the command line to the settle stage. Raises ``NotAFile``."""
     for path in paths:
         watch = selection.owner(application.config.watch, path)
         root = str(watch.path) if watch is not None else str(Path(path).parent)

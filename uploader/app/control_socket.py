@@ -1,7 +1,7 @@
-"""The operator's hand: a socket in the state folder over which the commands reach the running daemon.
+"""The control socket: commands reach the running daemon over a Unix socket in the state folder.
 
-One JSON object each way. Only root and the daemon's own user are heard (SO_PEERCRED), and the socket is 0600.
-Must never offer anything that the state file could not do while the daemon is stopped.
+A client sends one JSON object and receives one. The socket has mode 0600, and requests of users other than root and
+the daemon's own are refused (SO_PEERCRED). It offers nothing that could not be done to the state of a stopped daemon.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ from uploader.runtime.threads import DaemonThreads
 
 SOCKET_NAME: Final = "control.sock"
 REQUEST_LIMIT: Final = 1024 * 1024  # bytes
-ANSWER_TIMEOUT: Final = 30.0  # s for an answer
-ANSWER_PIECE: Final = 256 * 1024  # characters of an answer that are made and sent together: about 5 ms of work
-ROWS: Final = 50  # put into JSON by one call, which lets no other thread go on: that is 0.2 ms
+ANSWER_TIMEOUT: Final = 30.0  # s that a client waits for an answer
+ANSWER_PIECE: Final = 256 * 1024  # characters of an answer that are encoded and sent together: about 5 ms of work
+ROWS: Final = 50  # rows that one call encodes as JSON; no other thread runs meanwhile, for about 0.2 ms
 
 Handler = Callable[[str, list[str]], Awaitable[dict[str, Any]]]  # a value of the answer may be an iterator over rows
 
 
 class ControlSocket:
-    """Listens for the operator."""
+    """Answers requests while the context lasts."""
 
     def __init__(self, folder: Path, handler: Handler, *, leave: Callable[[], bool] = lambda: False) -> None:
-        """*leave*: True when the folder may hang just now; then the socket is left to the next start, as by a kill."""
+        """*leave*: True when the folder may hang now. Then the end does not remove the socket; the next start does."""
         self._folder, self._handler, self._leave = folder, handler, leave
         self._server: asyncio.Server | None = None
         self._encoder = DaemonThreads("answers", most=1)  # a status of many uploads takes seconds to make
 
     async def __aenter__(self) -> Self:
-        with suppress(FileNotFoundError):  # left by a daemon that was killed; the state's lock is ours
+        with suppress(FileNotFoundError):  # left by a daemon that was killed: this process holds the state's lock
             (self._folder / SOCKET_NAME).unlink()
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
@@ -47,7 +47,7 @@ class ControlSocket:
                 listener.bind(address)
             (self._folder / SOCKET_NAME).chmod(0o600)
             self._server = await asyncio.start_unix_server(self._serve, sock=listener, limit=REQUEST_LIMIT)
-        except BaseException:  # whatever it was, the socket must not stay open behind it
+        except BaseException:  # also when cancelled: the socket is not left open
             listener.close()
             raise
         return self
@@ -65,14 +65,15 @@ class ControlSocket:
             loop = asyncio.get_running_loop()
             while piece := await loop.run_in_executor(self._encoder, next, pieces, b""):
                 writer.write(piece)
-                await writer.drain()  # no more is made than is taken
+                await writer.drain()  # so that the next piece is encoded only when this one was taken
         except (ConnectionError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
-            pass  # whoever asked has gone, or is no client of ours
+            pass  # the client has gone, or is not valt-uploader
         finally:
             writer.close()
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> dict[str, Any]:
-        line = await reader.readuntil(b"\n")  # before any no: closing on what is unread would take the no with it
+        # Read before refusing: closing a socket with unread data would discard the refusal, too.
+        line = await reader.readuntil(b"\n")
         if not _is_trusted(writer.get_extra_info("socket")):
             return {"error": "only root and the daemon's own user may do that"}
         request = _request(line)
@@ -85,9 +86,9 @@ class ControlSocket:
 
 
 def encoded(answer: Mapping[str, Any]) -> Iterator[bytes]:
-    """Put an answer into one line of JSON, a piece at a time; a value that is an iterator becomes a list, row by row.
+    """Encode an answer as one line of JSON, piece by piece. A value that is an iterator becomes a list, row by row.
 
-    One call of ``json.dumps`` for all rows would hold every other thread until it is done.
+    One call of ``json.dumps`` for all rows would block every other thread until it returns.
     """
     parts, size = list[str](), 0
     for part in _parts(answer):
@@ -116,7 +117,7 @@ def _parts(answer: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _request(line: bytes) -> tuple[str, list[str]] | None:
-    """Read what is asked for, and for which paths; None when this is no request."""
+    """Parse a request into its command and paths; None when it is not a request."""
     try:
         document = json.loads(line)
     except (ValueError, RecursionError):
@@ -134,7 +135,7 @@ def _is_trusted(peer: socket.socket) -> bool:
 
 
 class _short_path:  # noqa: N801 - a context manager, used like a function
-    """Name the socket through a handle of its folder: an address may have 107 bytes, a folder's path more."""
+    """Name the socket through a descriptor of its folder: a socket address is limited to 107 bytes, a path is not."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -148,7 +149,7 @@ class _short_path:  # noqa: N801 - a context manager, used like a function
 
 
 def ask(folder: Path, do: str, paths: list[str] | None = None) -> Mapping[str, Any] | None:
-    """Ask the daemon of this state folder; None when none answers. Blocking. Raises ``UploaderError``."""
+    """Send a command to the daemon of this state folder; None when none runs. Blocking. Raises ``UploaderError``."""
     request = json.dumps({"do": do, "paths": paths or []}).encode("ascii") + b"\n"
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client, _short_path(folder) as address:
@@ -162,7 +163,7 @@ def ask(folder: Path, do: str, paths: list[str] | None = None) -> Mapping[str, A
     except OSError as error:
         raise errors.UploaderError(f"the daemon does not answer: {error.strerror or error}") from None
     if not line.endswith(b"\n"):
-        raise errors.UploaderError("the daemon ended before it answered")
+        raise errors.UploaderError("the daemon ended before it answered; type the command again")
     answer: Mapping[str, Any] = json.loads(line)
     if "error" in answer:
         raise errors.UploaderError(answer["error"])

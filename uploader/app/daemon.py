@@ -1,6 +1,7 @@
-"""``run``: the daemon, in the foreground, for years. Signals, drain, reload, and what systemd is told.
+"""The daemon of ``run``: signals, drain, reload, systemd notifications, and the commands of the control socket.
 
-Must never exit because of one file, one folder or the server; only for its configuration, its state, or a signal.
+It ends on a signal, for a fault of its configuration at the start, or for its state; never because of a file, a folder
+or the server.
 """
 
 from __future__ import annotations
@@ -29,11 +30,11 @@ from uploader.runtime.log import configure, install_hooks
 from uploader.stages.lease import Leases
 from uploader.store import Store
 
-STATUS_INTERVAL: Final = 2.0  # s between two status lines to systemd, if there is something new to say
+STATUS_INTERVAL: Final = 2.0  # s between two status lines to systemd, at least; an unchanged line is not sent again
 
 
 class Daemon:
-    """One process: a store for its whole life, a house for each configuration."""
+    """The daemon process: one store for its lifetime, a new ``Application`` for each configuration."""
 
     def __init__(
         self, file: Path, config: Config, store: Store, clock: Clock, bus: events.Bus, environ: Mapping[str, str]
@@ -41,7 +42,7 @@ class Daemon:
         self._file, self._config, self._store = file, config, store
         self._clock, self._bus, self._environ = clock, bus, environ
         self._notifier = Notifier(environ, clock.monotonic)
-        self._looks = ShareThreads("looks by hand")
+        self._looks = ShareThreads("file checks")
         self._leases = Leases(store)
         self._operator = Operator(store, self._leases, clock, bus, config.server.doubt_settle)
         self._application: Application | None = None
@@ -51,7 +52,7 @@ class Daemon:
         self._main: asyncio.Task[Any] | None = None
 
     async def run(self) -> None:
-        """Work until SIGTERM or SIGINT; a second one ends it at once (what is saved is saved)."""
+        """Work until SIGTERM or SIGINT. A second signal ends it at once; what was saved stays saved."""
         self._main = asyncio.current_task()
         loop = asyncio.get_running_loop()
         install_hooks(loop)
@@ -59,7 +60,7 @@ class Daemon:
             loop.add_signal_handler(number, self._end, number)
         loop.add_signal_handler(signal.SIGHUP, self._ask_for_reload)
         self._announce()
-        with suppress(asyncio.CancelledError):  # by our own second signal, and only by it
+        with suppress(asyncio.CancelledError):  # only the second signal cancels this task
             control = ControlSocket(self._config.state.dir, self.answer, leave=lambda: self._store.write_age > 0)
             async with control, asyncio.TaskGroup() as group:
                 helpers = [group.create_task(self._keep_systemd_posted()), group.create_task(self._feed_watchdog())]
@@ -74,7 +75,7 @@ class Daemon:
                     await self._application.run(self._stop, discover=True)
                 for helper in helpers:
                     helper.cancel()
-        self._main = None  # what is left, to close the state, takes only so long
+        self._main = None  # a further signal changes nothing: closing the state takes bounded time
         self._bus.publish(events.Stopped(len(self._store.uploads)))
 
     def _announce(self) -> None:
@@ -91,13 +92,13 @@ class Daemon:
             self._bus.publish(events.ConfigWarning(warning))
 
     async def _look_at_folder(self, watch: WatchConfig) -> None:
-        """Say at once what keeps us from a folder. One that does not answer is said to be away by the first scan."""
+        """Warn at the start about a folder that cannot be used. One that does not answer is reported by its scan."""
         with suppress(errors.ShareNotReady):
-            problem = await ShareThreads("a first look").call(
+            problem = await ShareThreads("folder check").call(
                 lambda: files.folder_problem(str(watch.path), writable=DISPOSALS[watch.after_upload].takes_away)
             )
             if problem is not None:
-                self._bus.publish(events.ConfigWarning(f"{problem}; it is looked at again every {watch.rescan:g} s"))
+                self._bus.publish(events.ConfigWarning(f"{problem}; checked again every {watch.rescan:g} s"))
 
     def _end(self, number: signal.Signals) -> None:
         if self._ending:
@@ -120,16 +121,18 @@ class Daemon:
             await self._reload()
 
     async def _reload(self) -> None:
-        """Put a new configuration into force, or keep the old one and say what is wrong with the new."""
+        """Put a new configuration into force, or keep the old one and report what is wrong with the new."""
         try:
-            config = await self._looks.call(lambda: load(self._file, self._environ))  # off the loop: it reads files
+            # In a thread, since it reads files.
+            config = await self._looks.call(lambda: load(self._file, self._environ))
         except errors.ConfigError as error:
             self._bus.publish(events.ConfigRejected("; ".join(error.faults)))
         except errors.ShareNotReady as error:
             self._bus.publish(events.ConfigRejected(f"{self._file}: {error}"))
         else:
             if config.state.dir != self._config.state.dir:
-                self._bus.publish(events.ConfigWarning("state.dir has changed: that takes a restart, not a reload"))
+                text = "state.dir has changed: the old one stays in use until the daemon is restarted"
+                self._bus.publish(events.ConfigWarning(text))
                 config = config.model_copy(update={"state": self._config.state})
             limits_only, self._config = differ_in_limits_alone(self._config, config), config
             self._operator.reload(config)
@@ -151,10 +154,10 @@ class Daemon:
                 said = line
 
     async def _feed_watchdog(self) -> None:
-        """Feed systemd's watchdog from the event loop itself: when it hangs, systemd starts us again.
+        """Feed systemd's watchdog from the event loop: if the loop hangs, systemd restarts the daemon.
 
-        So it does when the state's disk has been silent for as long as systemd waits for us, and that has been said:
-        a call may hang on a connection that has long been back.
+        Also stops feeding it when a write of the state has hung for as long as systemd waits, and that was reported:
+        such a call may hang on a connection of a disk that has long been back, and a restart helps.
         """
         interval = watchdog_interval(self._environ)
         while interval is not None:
@@ -166,11 +169,11 @@ class Daemon:
         return status.one_line(status.summary(self._known_in_brief(), self._clock.now()))
 
     def _status(self) -> dict[str, Any]:
-        """Take the status as it is now; its rows are made when they are read, also in another thread."""
+        """Return the status as of now. Its rows are made when they are read, possibly in another thread."""
         return status.status_by_rows(self._config, self._known(), self._clock.now())
 
     def _known_in_brief(self) -> status.StatusSnapshot:
-        """All that can be said without looking at any upload."""
+        """Return what is known without looking at each upload."""
         application = self._application
         return status.StatusSnapshot(
             uploads=(),
@@ -186,7 +189,7 @@ class Daemon:
         )
 
     def _known(self) -> status.StatusSnapshot:
-        """Copy all that is known, by reference: nothing in it changes when work goes on."""
+        """Return all that is known. The values are frozen, so nothing in the copy changes when work continues."""
         brief, application = self._known_in_brief(), self._application
         return replace(
             brief,
@@ -212,9 +215,9 @@ class Daemon:
         return status.explanation(self._config, path, facts, self._clock.now(), await status.look_at(path, self._looks))
 
     async def answer(self, do: str, paths: list[str]) -> dict[str, Any]:
-        """Do what the operator asks for over the control socket."""
+        """Carry out a command of the control socket, and return its answer. Raises ``UploaderError``."""
         if self._application is None:
-            raise errors.UploaderError("the daemon is only just starting")
+            raise errors.UploaderError("the daemon is still starting; type the command again in a moment")
         operator = self._operator
         match do:
             case "status":
@@ -222,7 +225,7 @@ class Daemon:
             case "explain":
                 return {"lines": await self._explain(self._application, paths[0])}
             case "retry":
-                await operator.try_server_again()  # which may be all that one of them has waited for
+                await operator.try_server_again()  # the uploads may be waiting for nothing else
                 return {"done": [path for path in paths if await operator.retry(path)]}
             case "forget":
                 return {"done": [path for path in paths if await operator.forget(path)]}
@@ -235,13 +238,15 @@ class Daemon:
             case "resume":
                 return {"done": [path for path in paths if await operator.resume(path)]}
             case _:
-                raise errors.UploaderError("this daemon does not know that command; is it another version?")
+                raise errors.UploaderError(
+                    "the running daemon does not know this command: it is another version; restart it"
+                )
 
 
 def differ_in_limits_alone(before: Config, after: Config) -> bool:
-    """True when the speed of uploads is configured otherwise, and nothing else: nothing has to stop for that.
+    """True when the two configurations differ in bandwidth limits and in nothing else: then no upload has to stop.
 
-    Two that are equal are not: who reloads without a change has changed a file that is named there.
+    False for equal configurations: then a file that the configuration names may have changed, such as a certificate.
     """
     limits = {key: getattr(after.upload, key) for key in ("bandwidth", "recording_aware", "recording_bandwidth")}
     return before != after == before.model_copy(update={"upload": before.upload.model_copy(update=limits)})

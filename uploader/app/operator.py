@@ -1,8 +1,8 @@
 """Operator commands: retry, forget, pause, resume, reload.
 
-The same code serves the running daemon and, with the daemon stopped, its state. A command names a file by the name that
-it has now or had when it was found. It reaches an upload at any point of its life: ``forget`` takes the lease away from
-whoever works on the upload, and what that work writes afterwards is refused.
+The same code serves the running daemon and, with the daemon stopped, its state. A command names a file by its present
+name or by the one it had when it was found. It reaches an upload in any state: ``forget`` revokes the lease of the
+stage that works on the upload, and what that stage writes afterwards is refused.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from uploader.store import Store
 
 
 class Running(Protocol):
-    """What commands need of a running application."""
+    """The part of a running application that commands use."""
 
     def go_on(self, upload: Upload) -> None:
         """Send an upload to its stage now."""
@@ -29,29 +29,30 @@ class Running(Protocol):
         """Send the uploads of a file, or of all files below a folder, to their stages."""
 
     def try_server_again(self) -> None:
-        """Call the server at once, also with a password that it has refused."""
+        """Call the server now, also with a password that it has refused."""
 
     def accept_folder(self, root: str) -> bool:
-        """Take a watched folder as it is found next, although another file system was mounted there before."""
+        """Accept whatever file system is mounted at a watched folder next. False when the folder is not watched."""
 
     def apply(self, config: Config) -> None:
-        """Put a configuration into force for files that are under way."""
+        """Put a configuration into force for uploads that are under way."""
 
 
 class Operator:
-    """Does what a person asks for."""
+    """Carries out operator commands."""
 
     def __init__(self, store: Store, leases: Leases, clock: Clock, bus: events.Bus, doubt_settle: float) -> None:
-        """*doubt_settle*: seconds after which the outcome of a lost request is known to the server."""
+        """*doubt_settle*: seconds until the server has certainly finished a request whose answer was lost."""
         self._store, self._leases, self._clock, self._bus = store, leases, clock, bus
         self._doubt_settle = doubt_settle
         self.running: Running | None = None
-        """The application, while one runs."""
+        """The running application; None while the daemon is stopped."""
 
     async def retry(self, name: str) -> bool:
-        """Let a parked or waiting upload go on now, its failures forgotten. False when there is none.
+        """Let a parked or waiting upload continue now, with its failures forgotten. False when there is none.
 
-        Of a folder: accept the file system that is mounted there now, although another one was there before.
+        For a watched folder or an archive: accept the file system that is mounted there now, even if it is another one
+        than before.
         """
         if await self._accept_folder(name):
             return True
@@ -63,7 +64,7 @@ class Operator:
                 if current is not None and current.state is State.PARKED:
                     upload = await release(self._store, self._bus, self._store.put(with_failures_forgotten(current)))
         elif self._leases.ask_again(upload):
-            return True  # it is being worked on, and is tried again at once if that fails
+            return True  # a stage works on it; if that fails, it is tried again at once
         else:
             upload = self._store.put(with_failures_forgotten(upload))
             await self._store.commit()
@@ -80,7 +81,7 @@ class Operator:
         return True
 
     async def try_server_again(self) -> None:
-        """Call the server at once, also with a password that it has refused."""
+        """Call the server now, also with a password that it has refused."""
         if self.running is not None:
             self.running.try_server_again()
         else:
@@ -90,8 +91,8 @@ class Operator:
     async def forget(self, name: str) -> bool:
         """Drop an unfinished upload, or the report of an orphan that holds a video (by its id). False when unknown.
 
-        An empty record of the upload is deleted from the server. Whether a record was made by a call whose answer never
-        came is found out first; until then the upload stays, and ends as soon as that is known. Raises ``UploadBusy``.
+        An empty record of the upload is deleted from the server. If a record may exist whose id was never received, it
+        is looked for first: the upload stays until that is known, then it is dropped. Raises ``UploadBusy``.
         """
         if name in self._store.orphans:
             return await self._forget_orphan(name)
@@ -100,7 +101,7 @@ class Operator:
             return False
         async with self._leases.revoke(upload) as current:
             if current is None:
-                return False  # it has just ended
+                return False  # the upload has just ended
             if State.CREATING in {current.state, current.parked_from}:
                 await self._forget_after_doubt(current)
                 return True
@@ -124,7 +125,7 @@ class Operator:
             self.running.go_on(upload)
 
     async def _forget_orphan(self, record: str) -> bool:
-        """Stop reporting an orphan that holds a video: a person has decided to keep it."""
+        """Stop reporting an orphan that holds a video: the operator has decided to keep it."""
         if not self._store.orphans[record].landed:
             return False
         self._store.drop_orphan(record)
@@ -132,13 +133,13 @@ class Operator:
         return True
 
     async def pause(self, name: str) -> bool:
-        """Begin nothing new for a file, or for any below a folder. False when it was paused already."""
+        """Begin nothing new for a file, or for any file below a folder. False when it was paused already."""
         changed = self._store.pause(name)
         await self._store.commit()
         return changed
 
     async def resume(self, name: str) -> bool:
-        """Let go on what was paused under this name; ``EVERYTHING`` ends all pauses. False when none was."""
+        """End the pause of this name; ``EVERYTHING`` ends all pauses. False when there was none."""
         names = tuple(self._store.paused) if name == EVERYTHING else (name,)
         changed = [self._store.pause(one, paused=False) for one in names]
         await self._store.commit()
@@ -147,15 +148,15 @@ class Operator:
         return any(changed)
 
     def reload(self, config: Config) -> None:
-        """Put a configuration into force for every file that is still here: see ``Running.apply``."""
+        """Put a configuration into force for uploads that are under way: see ``Running.apply``."""
         self._doubt_settle = config.server.doubt_settle
-        self._store.learn(login_not_before=None)  # a person is here, and may have changed what was refused
+        self._store.learn(login_not_before=None)  # the operator may have changed the password that was refused
         if self.running is not None:
             self.running.apply(config)
 
 
 def with_failures_forgotten(upload: Upload) -> Upload:
-    """Return the upload as if nothing had failed yet. A parked one keeps its reason until it is released."""
+    """Return the upload without its failures. A parked one keeps its reason until it is released."""
     trouble = None
     if upload.state is State.PARKED and upload.trouble is not None:
         trouble = replace(upload.trouble, attempts=0, cuts=0, next_try=None)

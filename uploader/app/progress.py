@@ -1,6 +1,6 @@
-"""What a person sees of ``upload`` and ``demo``: a bar per file on a terminal, one line per file in a pipe.
+"""The progress display of ``upload``: one bar for each file on a terminal, nothing in a pipe.
 
-A listener of the event bus, and nothing more. Must never be where anything is decided.
+It listens to the event bus and decides nothing.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from rich.progress import (
 from uploader.domain import events
 from uploader.domain.model import shown
 
-WIDE: Final = 110  # columns of a terminal from which on names and bars get more room
+WIDE: Final = 110  # columns: a terminal of at least this width gets wider names and bars
 WIDE_WIDTHS: Final = (40, 24)  # columns of a name and of a bar
-NARROW_WIDTHS: Final = (18, 6)  # with everything beside them they fit into 80 columns
+NARROW_WIDTHS: Final = (18, 6)  # the same for narrower terminals: a whole line fits into 80 columns
 HELD_UP: Final[Mapping[type[events.Event], str]] = {
     events.UploadParked: "parked",
-    events.UploadRetryScheduled: "tried again",
+    events.UploadRetryScheduled: "retry later",
     events.UploadInDoubt: "in doubt",
 }
 
 
 class Bars:
-    """Progress bars for some paths (all, if none are named). A context manager; silent when not on a terminal."""
+    """Progress bars for *only* these paths, or for all. A context manager; shows nothing when not on a terminal."""
 
     def __init__(self, console: Console, only: Collection[str] | None = None) -> None:
         self._only = only
@@ -61,16 +61,16 @@ class Bars:
         self._progress.stop()
 
     def hear(self, event: events.Event) -> None:
-        """Take in an event."""
+        """Update the bar of the file that an event is about."""
         match event:
             case events.FileFound(path, size):
-                self._show(path, size, 0, "settles")
+                self._show(path, size, 0, "settling")
             case events.FileStillChanging(path, size):
-                self._show(path, size, 0, "grows")
+                self._show(path, size, 0, "growing")
             case events.UploadResumed(path, _, offset, size):
-                self._show(path, size, offset, "resumes")
+                self._show(path, size, offset, "resuming")
             case events.FileQueued(path, size, _):
-                self._show(path, size, 0, "waits")
+                self._show(path, size, 0, "queued")
             case events.BytesSent(path, position, size):
                 self._show(path, size, position, "")
             case events.UploadSent(path, _, size, _, _):
@@ -90,7 +90,7 @@ class Bars:
         if self._only is not None and path not in self._only:
             return
         if path not in self._tasks:
-            # By the cells it fills, not by its characters: many scripts and emoji take two.
+            # Measured in terminal cells, not in characters: emoji and the characters of many scripts take two.
             name = set_cell_size(shown(path.rsplit("/", 1)[-1]), self._name_width)
             self._tasks[path] = self._progress.add_task(name, total=size, stage=stage)
         self._progress.update(self._tasks[path], completed=position, total=size, stage=stage)

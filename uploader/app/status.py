@@ -1,12 +1,13 @@
-"""What is known, in the same words for every reader: ``status``, ``explain``, systemd's status line.
+"""Describes what is known, in the same words for every reader: ``status``, ``explain``, systemd's status line.
 
-Pure but for looking at one file on request. Must never hold a secret; names are made safe only where they are
-shown, so that scripts get the real ones.
+Pure, except ``look_at``. Holds no secret. Names are made safe to print only in the lines for people; the document for
+scripts has the real ones.
 """
 
 from __future__ import annotations
 
 import heapq
+import shlex
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -37,52 +38,57 @@ from uploader.stages.settle import Candidate
 from uploader.store.ledger import LedgerEntry
 
 NEXT_ACTION = {
-    ActionBy.UPLOADER: "it is tried again by itself",
-    ActionBy.FILE: "it goes on by itself when the file changes",
-    ActionBy.OPERATOR: "a person must act; then: valt-uploader retry",
+    ActionBy.UPLOADER: "tried again automatically",
+    ActionBy.FILE: "continues automatically when the file is back or has changed",
+    ActionBy.OPERATOR: "an operator must act (see the reason); then type: valt-uploader retry",
 }
 
-PAUSED = "a person paused it"
-FILE_LOOK_TIMEOUT: Final = 2.0  # s that one look at a file by hand may take: somebody is waiting for the answer
-EXPECTED_WORDS: Final = frozenset({"created", "ready"})  # what a server says of a video that it takes in its stride
-SORTED_AT_ONCE: Final = 5000  # uploads; sorting holds every other thread until it is done: this many take a few ms
-REFUSED_BEFORE = "the log-in was refused before, and is not tried again yet"  # what is left of it after a restart
+PAUSED = "paused by operator"
+FORGOTTEN = "forgotten by operator; the server may have a record of it, which is looked for first"
+FILE_LOOK_TIMEOUT: Final = 2.0  # s that ``look_at`` waits for a share: an operator waits for the answer
+EXPECTED_WORDS: Final = frozenset({"created", "ready"})  # the server's words for a video that need no operator
+SORTED_AT_ONCE: Final = 5000  # uploads; no other thread runs during a sort: for this many that is a few ms
+# Shown after a restart, when the server's own words are no longer known.
+REFUSED_BEFORE = (
+    "the server refused the password before, so it is not tried again yet; change the password, then type: "
+    "valt-uploader retry"
+)
 
 
 @dataclass(frozen=True, slots=True)
 class StatusSnapshot:
-    """Everything a report is made of."""
+    """Everything a status report is made from."""
 
     uploads: Collection[Upload]
     orphans: Iterable[Orphan]
     capabilities: ServerCapabilities
     done: int
-    counts: Mapping[State, int] | None = None  # of the uploads; None: they are counted when it is asked for
+    counts: Mapping[State, int] | None = None  # uploads by state; None: counted from ``uploads``
     settling: Collection[Candidate] = ()
     folders: Iterable[FolderStats] = ()
     outage: float = 0.0  # seconds until the server is called again
     outage_reason: str = ""  # why it is not called now
-    process: int | None = None  # of the daemon; None: it is stopped
+    process: int | None = None  # the daemon's process id; None: it is stopped
     warnings: list[str] = field(default_factory=list)
-    paused: Collection[str] = ()  # files and folders, by a person
+    paused: Collection[str] = ()  # files and folders, paused by the operator
     not_saved: str = ""  # why the state cannot be saved now
-    last_words: Mapping[str, str] = field(default_factory=dict)  # by path: what the server said last of its video
+    last_words: Mapping[str, str] = field(default_factory=dict)  # by path: the last status word of its video
 
 
 @dataclass(frozen=True, slots=True)
 class FileFacts:
-    """What is known of one file, found by the name that it has now or by the one that it was sent under."""
+    """What is known of one file, found by its present name or by the one that it was sent under."""
 
     upload: Upload | None = None
     candidate: Candidate | None = None
     finished: Sequence[LedgerEntry] = ()  # its lines in the ledger
     paused: bool = False
-    running: bool = False  # the daemon does
-    last_word: str = ""  # what the server said last of its video
+    running: bool = False  # whether the daemon runs
+    last_word: str = ""  # the last status word of its video
 
 
 def facts_of(snapshot: StatusSnapshot, path: str, finished: Sequence[LedgerEntry]) -> FileFacts:
-    """Find one file among all that is known, by looking at every one: only while no daemon runs."""
+    """Find what is known of one file, by a search through everything. Used only while no daemon runs."""
     upload = next((upload for upload in snapshot.uploads if path in {upload.path, upload.where}), None)
     candidate = next((one for one in snapshot.settling if one.sighting.path == path), None)
     paused = upload is not None and _is_paused(upload, snapshot)
@@ -90,14 +96,14 @@ def facts_of(snapshot: StatusSnapshot, path: str, finished: Sequence[LedgerEntry
 
 
 def standing_warnings(config: Config, environ: Mapping[str, str]) -> list[str]:
-    """What the operator has switched off, or asked for in vain: said at every start and in every status."""
+    """List protections that are switched off and settings without effect: shown at every start and in every status."""
     warnings = []
     if password_source(config.server, environ) == "environment":
         warnings.append(f"the password comes from ${PASSWORD_VARIABLE}: every process of this user can see it")
     if not config.server.tls_verify:
-        warnings.append("server.tls_verify = false: anybody on the way can read and change what is sent")
+        warnings.append("server.tls_verify = false: anyone on the network path can read and change what is sent")
     if config.server.url.startswith("http://") and config.server.allow_plaintext:
-        warnings.append("server.allow_plaintext = true: password and recordings travel unencrypted")
+        warnings.append("server.allow_plaintext = true: password and recordings are sent unencrypted")
     if config.server.resend_is_safe:
         warnings.append("server.resend_is_safe = true: a chunk in doubt is sent again to the same record")
     warnings += [f"{key}: accepted, but not yet in force in this version" for key in config.not_in_force()]
@@ -111,9 +117,9 @@ def status_document(config: Config, snapshot: StatusSnapshot, now: float) -> dic
 
 
 def status_by_rows(config: Config, snapshot: StatusSnapshot, now: float) -> dict[str, Any]:
-    """Return the document of ``status --json``; each of its long lists is an iterator that makes row after row.
+    """Return the document of ``status --json``, with an iterator in place of each long list.
 
-    So a hundred thousand rows need neither be held at the same time nor be made without a break.
+    A hundred thousand rows are then neither in memory at the same time nor made in one go.
     """
     brief = summary(snapshot, now)
     return {
@@ -121,7 +127,7 @@ def status_by_rows(config: Config, snapshot: StatusSnapshot, now: float) -> dict
         "state_dir": str(config.state.dir),
         "daemon": None if snapshot.process is None else {"pid": snapshot.process},
         **brief,
-        "folders": [_folder(tally) for tally in snapshot.folders],
+        "folders": [_folder(stats) for stats in snapshot.folders],
         "paused": list(snapshot.paused),
         "uploads": (_upload(upload, snapshot, now) for upload in _by_path(snapshot.uploads)),
         "settling": (_settling(candidate) for candidate in snapshot.settling),
@@ -132,10 +138,10 @@ def status_by_rows(config: Config, snapshot: StatusSnapshot, now: float) -> dict
 
 
 def summary(snapshot: StatusSnapshot, now: float) -> dict[str, Any]:
-    """Return the part of the status that ``one_line`` is made of. Looks at no upload, if ``known`` has its counts."""
+    """Return the part of the status that ``one_line`` needs. Looks at no upload if *snapshot* has counts."""
     refused = max(0.0, (snapshot.capabilities.login_not_before or 0.0) - now)
     outage = refused if snapshot.process is None else snapshot.outage
-    out = outage > 0 or bool(snapshot.outage_reason)  # also while the first call after the pause is on its way
+    out = outage > 0 or bool(snapshot.outage_reason)  # also while the first call after the pause is under way
     counts = Counter(upload.state for upload in snapshot.uploads) if snapshot.counts is None else snapshot.counts
     return {
         "not_saved": snapshot.not_saved or None,
@@ -150,14 +156,14 @@ def summary(snapshot: StatusSnapshot, now: float) -> dict[str, Any]:
 
 
 def _by_path(uploads: Iterable[Upload]) -> Iterator[Upload]:
-    """Sort uploads by path, ``SORTED_AT_ONCE`` at a time: one sort of all of them could not be interrupted."""
+    """Sort uploads by path, ``SORTED_AT_ONCE`` at a time, so that other threads can run in between."""
     rest, key = iter(uploads), attrgetter("path")
     parts = iter(lambda: sorted(islice(rest, SORTED_AT_ONCE), key=key), [])
     yield from heapq.merge(*parts, key=key)
 
 
 def _learnt(capabilities: ServerCapabilities) -> dict[str, Any]:
-    """What is known of the server's ways; its password is not among that."""
+    """Return the server's capabilities, without anything about its password."""
     return {
         "version": capabilities.version,
         "probed": None if capabilities.probed_at is None else iso(capabilities.probed_at),
@@ -212,31 +218,46 @@ def _upload(upload: Upload, snapshot: StatusSnapshot, now: float) -> dict[str, A
 
 
 def _unexpected(last_word: str) -> str:
-    """Return what the server said last of a video, if whoever looks has to know it; else nothing."""
+    """Return the last status word of a video if it is an unexpected one, else an empty text."""
     return "" if last_word in EXPECTED_WORDS else last_word
 
 
 def what_next(upload: Upload, now: float, *, paused: bool = False) -> str:
-    """Say what happens next with an unfinished upload."""
+    """Say what happens next with an unfinished upload, who must act, and what to type."""
     trouble = upload.trouble
     if paused:
-        return "goes on after: valt-uploader resume"
+        return "continues after: valt-uploader resume"
+    text = ""
     if trouble is not None and trouble.next_try is not None:
-        return f"tried again in {format_duration(max(0.0, trouble.next_try - now))}"
-    if upload.state is State.PARKED and trouble is not None:
-        return NEXT_ACTION[trouble.turn]
-    return {
+        text = f"tried again automatically in {format_duration(max(0.0, trouble.next_try - now))}"
+        if trouble.turn is ActionBy.OPERATOR:
+            text = f"an operator must act (see the reason); {text}, or at once after: valt-uploader retry"
+    elif upload.state is State.PARKED and trouble is not None:
+        text = NEXT_ACTION[trouble.turn]
+    if upload.forgotten:
+        return f"{FORGOTTEN}; {text}" if text else FORGOTTEN
+    return text or {
         State.QUEUED: "waits for a worker",
-        State.CREATING: "its record is being made, or looked for",
+        State.CREATING: "its record is created, or looked for on the server",
         State.SENDING: f"the next chunk begins at byte {upload.offset}",
-        State.IN_DOUBT: "the server is asked what became of the last chunk",
-        State.VERIFYING: "the server is asked until it says ready",
-        State.FINISHING: f"the file is dealt with: {upload.after_upload}",
+        State.IN_DOUBT: "the server is asked whether the last chunk arrived",
+        State.VERIFYING: "the server is asked until the video is ready",
+        State.FINISHING: f'the ledger line is written, then after_upload = "{upload.after_upload}"',
     }.get(upload.state, "")
 
 
+def named(path: str) -> str:
+    """Name a file, a folder, or everything, for people."""
+    return "everything" if path == EVERYTHING else shown(path)
+
+
+def typed(command: str, name: str) -> str:
+    """Return the command line that an operator types for one file or folder, or for everything."""
+    return f"valt-uploader {command}" + ("" if name == EVERYTHING else f" {shlex.quote(shown(name))}")
+
+
 def one_line(document: Mapping[str, Any]) -> str:
-    """Sum a status up for ``systemctl status``: what is going on, then what is done."""
+    """Sum a status up for ``systemctl status``: what is waited for, how many files are in each state, what is done."""
     counts = document["counts"]
     parts = [f"{count} {state}" for state, count in counts.items() if count and state != "done"]
     text = f"{', '.join(parts) or 'nothing to do'}; {counts['done']} done"
@@ -245,7 +266,7 @@ def one_line(document: Mapping[str, Any]) -> str:
 
 
 def status_lines(document: Mapping[str, Any]) -> list[str]:
-    """Lay a status out for people."""
+    """Lay a status document out for people."""
     daemon = document["daemon"]
     lines = [
         f"server   {document['server']}",
@@ -255,17 +276,16 @@ def status_lines(document: Mapping[str, Any]) -> list[str]:
     lines += [line for row in document["folders"] for line in _folder_lines(row)]
     lines += [f"warning  {text}" for text in document["warnings"]]
     if document["not_saved"]:
-        lines.append(f"waits    {document['not_saved']}")
+        lines.append(f"waiting  {document['not_saved']}")
     if document["outage"] is not None:
-        lines.append(f"waits    {document['outage_reason']}")
-        lines.append(f"         the server is called again in {format_duration(document['outage'])}")
-    lines += [
-        f"paused   {'everything' if path == EVERYTHING else shown(path)}: {PAUSED}" for path in document["paused"]
-    ]
+        again = format_duration(document["outage"])
+        lines.append(f"waiting  {document['outage_reason']}")
+        lines.append(f"         the server is called again in {again}; at once after: valt-uploader retry")
+    lines += [f"paused   {named(path)}: {PAUSED}; to continue: {typed('resume', path)}" for path in document["paused"]]
     for row in document["uploads"]:
         percent = f" {100 * row['offset'] // max(1, row['size'])} %" if row["state"] == State.SENDING else ""
         lines.append(f"\n{shown(row['path'])}\n  {row['state']}{percent}, {format_bytes(row['size'])}")
-        if (file := row.get("file", row["path"])) != row["path"]:  # an older daemon does not say it
+        if (file := row.get("file", row["path"])) != row["path"]:  # a daemon of an older version does not send it
             lines.append(f"  file: now {shown(file)}")
         if row["reason"]:
             lines.append(f"  why:  {row['reason']}")
@@ -275,30 +295,38 @@ def status_lines(document: Mapping[str, Any]) -> list[str]:
     for row in document["settling"]:
         lines.append(f"\n{shown(row['path'])}\n  settling, {format_bytes(row['size'])}\n  why:  {row['reason']}")
     for row in document["orphans"]:
-        keep = f"delete it on the server, or keep it: valt-uploader forget {row['record']}"
-        what = f"holds a video: a person must decide; {keep}" if row["landed"] else "is cleared away by itself"
-        lines.append(f"\nrecord {row['record']} was given up for {shown(row['path'])}\n  {what}")
+        lines.append(f"\norphan record {row['record']} of {shown(row['path'])}")
+        if row["landed"]:
+            lines.append("  why:  it holds a video, so it is not deleted automatically")
+            forget = typed("forget", row["record"])
+            lines.append(f"  next: an operator must decide: delete it on the server, or keep it and type: {forget}")
+        else:
+            lines.append("  next: deleted automatically")
     return lines
 
 
 def _folder_lines(row: Mapping[str, Any]) -> list[str]:
     if row["offline"]:
-        return [f"folder   {shown(row['path'])}: OFFLINE, nothing is inferred from that", f"         {row['offline']}"]
-    lines = [f"folder   {shown(row['path'])}: {row['mode'] or 'not looked at yet'}"]
+        return [
+            f"folder   {shown(row['path'])}: offline; uploads wait",
+            f"         why:  {row['offline']}",
+            "         next: continues automatically when the folder is back; mount it, or repair its server",
+        ]
+    lines = [f"folder   {shown(row['path'])}: {row['mode'] or 'not scanned yet'}"]
     if row["last_scan"]:
-        missed = f", {row['missed_by_events']} found that no event had told of" if row["missed_by_events"] else ""
+        missed = f", {row['missed_by_events']} found without an event" if row["missed_by_events"] else ""
         lines.append(f"         {row['names']} names in {row['folders']} folders at {row['last_scan']}{missed}")
     if row["unreadable"]:
-        lines.append(f"         cannot be looked at: {row['unreadable']}")
+        lines.append(f"         cannot be read: {row['unreadable']}; give the daemon's user access, or repair it")
     return lines
 
 
 async def look_at(path: str, threads: files.ShareThreads | None = None) -> Sighting | str:
-    """Look at one file: what its inode says, and of anything else its kind.
+    """Return what the inode of a regular file says; for anything else a word for what it is.
 
-    Waits ``FILE_LOOK_TIMEOUT`` for its share.
+    Waits ``FILE_LOOK_TIMEOUT`` seconds for its share.
     """
-    threads = files.ShareThreads("looks by hand") if threads is None else threads
+    threads = files.ShareThreads("file checks") if threads is None else threads
     try:
         return await threads.call(lambda: files.look(path, "") or files.kind_of(path), patience=FILE_LOOK_TIMEOUT)
     except errors.ShareNotReady as error:
@@ -306,9 +334,9 @@ async def look_at(path: str, threads: files.ShareThreads | None = None) -> Sight
 
 
 def explanation(config: Config, path: str, facts: FileFacts, now: float, seen: Sighting | str) -> list[str]:
-    """Say why this file is, or is not, uploaded: each rule, then where it stands. The last line is the verdict.
+    """Say why this file is, or is not, uploaded: each rule, then its state. The last line is the result.
 
-    *seen*: what ``look_at`` has said.
+    *seen*: what ``look_at`` has returned.
     """
     lines, watched = _folder_rules(config, path)
     lines.append(_disk_line(seen))
@@ -316,20 +344,20 @@ def explanation(config: Config, path: str, facts: FileFacts, now: float, seen: S
         lines.append(f"ledger   line {line.seq}: sent as record {line.record}, {format_bytes(line.size)}")
     if facts.upload is not None:
         lines += _upload_lines(facts.upload, facts)
-        verdict = f"not finished: {what_next(facts.upload, now, paused=facts.paused)}"
+        result = f"not finished: {what_next(facts.upload, now, paused=facts.paused)}"
     elif facts.candidate is not None:
-        verdict = f"settling: {facts.candidate.reason}"
+        result = f"settling: {facts.candidate.reason}"
     else:
         there = seen if isinstance(seen, Sighting) else None
-        verdict = _verdict(there, facts.finished, watched=watched, running=facts.running)
-    return [*lines, f"verdict  {verdict}"]
+        result = _result(there, facts.finished, watched=watched, running=facts.running)
+    return [*lines, f"result   {result}"]
 
 
 def _upload_lines(upload: Upload, facts: FileFacts) -> list[str]:
-    """Say where an upload stands, and why."""
+    """Say which state an upload is in, and why."""
     lines = [f"state    {upload.state}, {upload.offset} of {upload.identity.size} bytes acknowledged"]
     if upload.where != upload.path:
-        lines.append(f"file     it was {shown(upload.path)} when its upload began, and is {shown(upload.where)} now")
+        lines.append(f"file     was {shown(upload.path)} when its upload began, is {shown(upload.where)} now")
     if upload.trouble is not None:
         count = f" (failures in a row: {upload.trouble.attempts})" if upload.trouble.attempts else ""
         lines.append(f"reason   {upload.trouble.reason}{count}")
@@ -338,19 +366,19 @@ def _upload_lines(upload: Upload, facts: FileFacts) -> list[str]:
     return [*lines, f"reason   {PAUSED}"] if facts.paused else lines
 
 
-def _verdict(seen: Sighting | None, finished: Sequence[LedgerEntry], *, watched: bool, running: bool) -> str:
-    """Say what becomes of a file that nothing is under way for."""
+def _result(seen: Sighting | None, finished: Sequence[LedgerEntry], *, watched: bool, running: bool) -> str:
+    """Say what happens to a file that has no unfinished upload and is not settling."""
     if finished and (seen is None or (seen.size, seen.mtime_ns) in {(line.size, line.mtime_ns) for line in finished}):
         return "uploaded; it is sent again only if its content changes"
     if not watched:
         return "not sent: no [[watch]] takes it"
     if seen is None:
-        return "not sent: there is no file"
+        return "not sent: the file does not exist"
     if seen.size == 0:
         return "not sent: it is empty"
     when = "" if running else " when the daemon runs (or: valt-uploader once)"
     if finished:
-        return f"written to since it was uploaded; sent again{when} if its content is another"
+        return f"written to since it was uploaded; sent again{when} if its content has changed"
     return f"it will be sent{when}"
 
 
@@ -364,21 +392,21 @@ def _folder_rules(config: Config, path: str) -> tuple[list[str], bool]:
         elif watch is owner:
             lines.append(f"rule     watch[{number}] {watch.path}: takes it")
         else:
-            why = selection.refusal(watch, relpath) or "another [[watch]] before it, or a move_to folder, has it"
+            why = selection.refusal(watch, relpath) or "the file belongs to an earlier [[watch]] or to a move_to folder"
             lines.append(f"rule     watch[{number}] {watch.path}: {why}")
     return lines, owner is not None
 
 
 def _disk_line(seen: Sighting | str) -> str:
     if isinstance(seen, str):
-        return f"disk     {seen}: only regular files are sent" if seen != "missing" else "disk     it is not there"
+        return f"disk     {seen}: only regular files are sent" if seen != "missing" else "disk     does not exist"
     empty = "; empty files wait until they have content" if seen.size == 0 else ""
     return f"disk     {seen.size} bytes, last written {iso(seen.mtime_ns / 1e9)}{empty}"
 
 
 def iso(seconds: float) -> str:
-    """A time for people and scripts: local time with its offset, to the second; ``@seconds`` beyond every calendar."""
+    """Format a time: local time with its offset, to the second; ``@seconds`` for one that no calendar has."""
     try:
         return datetime.fromtimestamp(seconds).astimezone().isoformat(timespec="seconds")
-    except (ValueError, OverflowError, OSError):  # shares report absurd times
+    except (ValueError, OverflowError, OSError):  # shares report impossible times
         return f"@{seconds:.0f}"

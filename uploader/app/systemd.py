@@ -1,7 +1,7 @@
-"""The notify protocol of systemd, from our side: ready, status, watchdog (sd_notify(3)).
+"""Notifies systemd of the daemon's state: ready, status, reloading, stopping, watchdog (sd_notify(3)).
 
-Must never raise into the daemon because the supervisor is gone, and never hold the event loop for longer
-than ``SEND_TIMEOUT``. Without ``$NOTIFY_SOCKET`` every call does nothing.
+A call raises nothing when systemd is gone, and blocks the event loop for ``SEND_TIMEOUT`` at most. Without
+``$NOTIFY_SOCKET`` every call does nothing.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ from collections.abc import Callable, Mapping
 
 from uploader.domain.model import shown
 
-SEND_TIMEOUT = 0.2  # seconds; systemd's queue is full only while the machine drowns, and a note can be missed
+SEND_TIMEOUT = 0.2  # seconds; systemd's queue is full only on an overloaded machine, and a message may be lost
 
 
 class Notifier:
-    """Tells systemd how we are."""
+    """Sends notifications to systemd."""
 
     def __init__(self, environ: Mapping[str, str], monotonic: Callable[[], float]) -> None:
-        """*monotonic* is CLOCK_MONOTONIC in seconds, the clock that systemd compares ours with."""
+        """*monotonic* returns CLOCK_MONOTONIC in seconds, the clock that systemd uses, too."""
         self._address = _address(environ.get("NOTIFY_SOCKET", ""))
         self._monotonic = monotonic
 
     def ready(self, status: str) -> None:
-        """We are up; or, after ``reloading``, up again. *status* is the line that systemctl shows."""
+        """Say that the start, or the reload, is complete. *status* is the line that ``systemctl status`` shows."""
         self._send("READY=1", _status(status))
 
     def status(self, text: str) -> None:
@@ -33,15 +33,15 @@ class Notifier:
         self._send(_status(text))
 
     def reloading(self) -> None:
-        """A new configuration is being read; ``ready`` must follow, whether it was taken or not."""
+        """Say that the configuration is being read. ``ready`` must follow, whether it was accepted or not."""
         self._send("RELOADING=1", f"MONOTONIC_USEC={int(self._monotonic() * 1_000_000)}")
 
     def stopping(self) -> None:
-        """We are on our way out."""
+        """Say that the daemon is ending."""
         self._send("STOPPING=1")
 
     def watchdog(self) -> None:
-        """We are alive; due at least every ``watchdog_interval`` seconds."""
+        """Say that the daemon is alive: due at least every ``watchdog_interval`` seconds."""
         self._send("WATCHDOG=1")
 
     def _send(self, *lines: str) -> None:
@@ -54,10 +54,10 @@ class Notifier:
 
 
 def watchdog_interval(environ: Mapping[str, str]) -> float | None:
-    """Return the seconds between two signs of life, or None when nobody waits for them.
+    """Return the seconds between two calls of ``Notifier.watchdog``, or None when systemd does not ask for them.
 
-    Half of ``$WATCHDOG_USEC``, as sd_watchdog_enabled(3) advises. ``$WATCHDOG_PID`` names the process that is
-    meant: a child that inherits the environment keeps quiet.
+    Half of ``$WATCHDOG_USEC``, as sd_watchdog_enabled(3) advises. ``$WATCHDOG_PID`` names the process that must send
+    them: a child that inherits the environment sends nothing.
     """
     usec = environ.get("WATCHDOG_USEC", "")
     if environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
@@ -75,5 +75,5 @@ def _address(name: str) -> str | None:
 
 
 def _status(text: str) -> str:
-    # shown() leaves no line break, so that a text can never begin a second assignment.
+    # shown() leaves no line break: a text cannot add a second assignment.
     return f"STATUS={shown(text)}"

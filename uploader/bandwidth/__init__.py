@@ -1,13 +1,13 @@
-"""How fast recordings may travel: one limit for all workers together, by the timetable and by what the disk must do.
+"""Limits how fast recordings are sent: one limit for all workers, by timetable, growing recordings and disk pressure.
 
-    limits.py     what holds at a moment: timetable, recordings that grow, pressure on the disk; pure
-    growth.py     which files grow, and whether the disk is pressed, without flapping; pure
-    meter.py      when the next bytes may go; arithmetic on the monotonic clock, pure
-    pacer.py      who waits, and whose turn it is
-    bandwidth.py  the one place that looks at clock, bus and disk, and tells the pacer
+    limits.py       the limits in force at a moment; pure
+    growth.py       which files grow, and whether the disk is under pressure; pure
+    meter.py        when the next bytes may be sent at a rate; pure
+    pacer.py        queue of the uploads that wait for a grant; fair between them
+    bandwidth.py    reads clock, bus and disk, and updates the pacer
+    io_pressure.py  reads Linux's pressure stall information
 
-Bytes of recordings are what is counted; TLS and TCP add a few per cent on the wire. Must never hold up an upload
-that has no limit, nor let one worker's upload take the turn of another's.
+Bytes of recordings are counted; TLS and TCP add a few per cent on the wire. An upload without a limit never waits.
 
 Touches: the clock, /proc/pressure/io.
 Imports: config, domain, runtime.

@@ -1,6 +1,6 @@
-"""The one place that looks at the timetable, the growing files and the disk, and puts what they ask for into force.
+"""Applies the bandwidth limits: reads the timetable, the growing files and the disk, and updates the pacer.
 
-Must never slow an upload down that no limit is for, nor look at the disk more than once a second.
+The disk pressure is read at most once a second.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from uploader.domain.selection import relative
 from uploader.runtime.clock import Clock
 from uploader.runtime.delay_queue import wait_for
 
-LIMIT_CHECK_INTERVAL: Final = 1.0  # s between two looks at clock and disk, where there is anything to look for
-MINUTE: Final = 60.0  # s; steps begin on whole minutes, so a turn is never late
+LIMIT_CHECK_INTERVAL: Final = 1.0  # s between two checks of clock and disk, if limits depend on them
+MINUTE: Final = 60.0  # s; steps begin on whole minutes, so a check on the minute is never late
 DEFAULT_SETTLE: Final[float] = WatchConfig.model_fields["settle"].default
 
 
 class Bandwidth:
-    """The limit that all uploads of a house share; each takes its bytes from a lane of its own."""
+    """The limit that all uploads of the program share. Each upload asks for its bytes through its own ``Lane``."""
 
     def __init__(
         self,
@@ -36,46 +36,46 @@ class Bandwidth:
         *,
         pressure: Callable[[], float | None] = io_pressure,
     ) -> None:
-        """*pressure*: per cent of the last ten seconds in which tasks waited for a disk; None when not known."""
+        """*pressure*: returns the per cent of the last ten seconds in which tasks waited for a disk; None: unknown."""
         self._config, self._clock, self._bus, self._read_pressure = config, clock, bus, pressure
-        self._growth, self._strain = Growth(), DiskPressure()
+        self._growth, self._disk_pressure = Growth(), DiskPressure()
         self._read_at: float | None = None  # monotonic
-        self._stir = asyncio.Event()
+        self._wake = asyncio.Event()
         self._limits = Limits(self._scheduled(), config.upload.recording_bandwidth)
         self._pacer = Pacer(self._limits, clock)
-        self._know_folders()
+        self._register_folders()
 
     @property
     def limits(self) -> Limits:
-        """What holds now."""
+        """The limits that are in force now."""
         return self._limits
 
     def lane(self, root: str) -> Lane:
-        """A lane for one upload of a file below *root*, the watched folder it was found under."""
+        """Return a lane for one upload of a file in the watched folder *root*."""
         return Lane(self._pacer, self._pacer.folder(root))
 
     def apply(self, config: Config) -> None:
-        """Go on by another configuration, at once, also for chunks that are being sent."""
+        """Put another configuration into force at once, also for chunks that are being sent."""
         self._config = config
-        self._know_folders()
+        self._register_folders()
         self._look(BY_CONFIGURATION)
-        self._stir.set()
+        self._wake.set()
 
     async def run(self) -> None:
-        """Give lanes their turns, and follow clock, files and disk, until cancelled. Else a limit lets nothing by."""
-        leave = self._bus.listen(self._hear)
+        """Grant bytes, and follow clock, files and disk, until cancelled. While it does not run, limited lanes wait."""
+        leave = self._bus.listen(self._on_event)
         try:
             async with asyncio.TaskGroup() as group:
-                group.create_task(self._pacer.run(), name="bandwidth: turns")
+                group.create_task(self._pacer.run(), name="bandwidth: grants")
                 group.create_task(self._follow(), name="bandwidth: limits")
         finally:
             leave()
 
     async def _follow(self) -> None:
         while True:
-            self._stir.clear()
+            self._wake.clear()
             self._look(BY_TIMETABLE)
-            await wait_for(self._stir, self._clock, self._next_look())
+            await wait_for(self._wake, self._clock, self._next_look())
 
     def _next_look(self) -> float | None:
         upload = self._config.upload
@@ -84,13 +84,13 @@ class Bandwidth:
         return min(LIMIT_CHECK_INTERVAL, MINUTE - self._clock.now() % MINUTE)
 
     def _look(self, cause: str) -> None:
-        """Find out what holds now, and put it into force and tell it if it is something else."""
+        """Compute the limits; if they have changed, put them into force and publish what changed."""
         upload, now = self._config.upload, self._clock.monotonic()
         if upload.recording_aware:
             if self._read_at is None or now - self._read_at >= LIMIT_CHECK_INTERVAL:
                 self._read_at = now
-                self._strain.feel(self._read_pressure(), now)
-            pressed, recorded = self._strain.pressed(now), self._growth.folders(self._pacer.roots, now)
+                self._disk_pressure.feel(self._read_pressure(), now)
+            pressed, recorded = self._disk_pressure.pressed(now), self._growth.folders(self._pacer.roots, now)
         else:
             pressed, recorded = False, frozenset()
         before, after = self._limits, Limits(self._scheduled(), upload.recording_bandwidth, pressed, recorded)
@@ -104,18 +104,18 @@ class Bandwidth:
         local = datetime.fromtimestamp(self._clock.now(), UTC).astimezone()
         return rate_now(self._config.upload.bandwidth, local)
 
-    def _know_folders(self) -> None:
+    def _register_folders(self) -> None:
         for watch in self._config.watch:
             self._pacer.folder(str(watch.path))
 
-    def _hear(self, event: events.Event) -> None:
+    def _on_event(self, event: events.Event) -> None:
         if not self._config.upload.recording_aware:
             return
         match event:
             case events.FileFound(path=path) | events.FileStillChanging(path=path):
                 self._growth.changed(path, self._settle_of(path), self._clock.monotonic())
                 if any(relative(root, path) for root in self._pacer.roots if root not in self._limits.recorded):
-                    self._stir.set()
+                    self._wake.set()
             case events.FileSettled(path=path):
                 self._growth.settled(path, self._clock.monotonic())
 

@@ -1,6 +1,6 @@
-"""Whether tasks of this machine wait for a disk: Linux's pressure stall information.
+"""Reads how much of the time tasks of this machine wait for a disk: Linux's pressure stall information.
 
-Must never fail: where the kernel does not tell (old, switched off, hidden by a container), nothing is known.
+Raises nothing: where the kernel does not report it (old, switched off, hidden by a container), the result is None.
 Source: Documentation/accounting/psi.rst of the kernel.
 """
 
@@ -15,15 +15,15 @@ _SOME: Final = re.compile(r"^some avg10=([0-9]{1,3}(?:\.[0-9]{1,9})?) ", re.MULT
 
 
 def io_pressure(file: Path = IO_PRESSURE) -> float | None:
-    """Per cent of the last ten seconds, 0 to 100, in which at least one task waited for a disk. None: not known."""
+    """Return the per cent of the last ten seconds, 0 to 100, in which a task waited for a disk; None if unknown."""
     try:
         return some_avg10(file.read_bytes()[:1000].decode("ascii", "replace"))
-    except OSError:  # not there, or there and not supported: reading says which, and it is all the same
+    except OSError:  # missing, or not supported
         return None
 
 
 def some_avg10(text: str) -> float | None:
-    """The ``some avg10`` of a pressure file, 0 to 100; None when it is not one."""
+    """Return ``some avg10`` from the text of a pressure file, 0 to 100; None when it has none."""
     match = _SOME.search(text)
     share = float(match[1]) if match else None
     return share if share is None or share <= 100 else None

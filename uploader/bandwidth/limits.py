@@ -1,6 +1,6 @@
-"""What limits uploads at a moment, and how a change of it is told.
+"""The limits in force at a moment, and the events that describe a change.
 
-Pure. Must never read a clock or a folder: local time, growing folders and pressure are arguments.
+Pure: local time, growing folders and disk pressure are arguments.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ BY_CONFIGURATION: Final = "by the configuration"
 
 
 def rate_now(schedule: Sequence[RateStep], local: datetime) -> float | None:
-    """Bytes per second at this local time; None is no limit. *schedule*: at least one step, in any order.
+    """Return the bytes per second at this local time; None is no limit. *schedule*: at least one step, in any order.
 
-    The step in force is the latest that began, today or on a day before; a week goes round. The clock on the wall
-    alone counts: a step within the hour that is skipped in spring holds from the hour's end on, and the hour that
-    comes twice in autumn has its rates twice.
+    The step in force is the last one that began, today or on an earlier day; the week repeats. Only the local clock
+    time counts: a step within the hour that is skipped in spring begins at the end of that hour, and the hour that is
+    repeated in autumn has its rates twice.
     """
     minute = local.hour * 60 + local.minute
     for back in range(len(DAYS) + 1):  # the last one: this weekday a week ago
@@ -36,25 +36,25 @@ def rate_now(schedule: Sequence[RateStep], local: datetime) -> float | None:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What holds now. Rates in bytes per second; None is no limit."""
+    """The limits in force. Rates in bytes per second; None is no limit."""
 
     scheduled: float | None  # by the timetable, for all uploads together
-    slow: float  # for those that must leave the disk to a recording, together
-    pressed: bool = False  # the disk is under pressure: all must
-    recorded: frozenset[str] = frozenset()  # folders below which a file grows: those of these must
+    slow: float  # for all slowed uploads together
+    pressed: bool = False  # the disk is under pressure: all uploads are slowed
+    recorded: frozenset[str] = frozenset()  # folders below which a file grows: their uploads are slowed
 
     @property
     def total(self) -> float | None:
-        """For all uploads together."""
+        """The rate for all uploads together."""
         return _lower(self.scheduled, self.slow) if self.pressed else self.scheduled
 
     def rate_of(self, root: str) -> float | None:
-        """For the uploads of this folder: alone if it is slowed down, else with all others."""
+        """Return the rate that applies to the uploads of this folder: the slow one if a file grows there."""
         return _lower(self.total, self.slow) if root in self.recorded else self.total
 
 
 def changes(before: Limits, after: Limits, cause: str) -> Iterator[BandwidthChanged]:
-    """Each change of a rate, once. *cause*: what changed the timetable's rate, if that is it."""
+    """Yield each change of a rate once. *cause*: what changed the scheduled rate, if that is the reason."""
     if before.total != after.total:
         reason = cause
         if before.pressed != after.pressed:
@@ -63,7 +63,7 @@ def changes(before: Limits, after: Limits, cause: str) -> Iterator[BandwidthChan
     for root in sorted(before.recorded | after.recorded):
         rate, was, is_recorded = after.rate_of(root), root in before.recorded, root in after.recorded
         if rate == before.rate_of(root) or (was and is_recorded and before.slow == after.slow):
-            continue  # unchanged, or told above
+            continue  # unchanged, or reported above
         reason = "while a file grows in" if is_recorded else "again: no file grows any more in"
         yield BandwidthChanged(rate, f"{_words(rate)} {reason} {shown(root)}", root)
 

@@ -1,8 +1,8 @@
-"""Whose turn it is: lanes wait here, and get their pieces when the meters allow, each its fair share.
+"""Grants bytes to waiting lanes when the meters allow it, fairly among them.
 
-Must never decide what the rates are, nor poll: it sleeps until the next piece is due, a lane comes or a rate changes.
-Where lanes compete, the one that has had least since it came goes first, counted in bytes (start-time fair queueing),
-so that neither small pieces nor many of them are an advantage.
+It does not poll: it sleeps until the next grant is due, a lane asks, or a rate changes. Among competing lanes the one
+that has had the fewest bytes since it joined goes first (start-time fair queueing), so that neither small nor frequent
+requests are an advantage.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from uploader.runtime.delay_queue import wait_for
 
 
 class FolderLimit:
-    """What limits the uploads of one watched folder now. Without ``meters`` they are not limited."""
+    """The meters that limit the uploads of one watched folder now; none: they are not limited."""
 
     __slots__ = ("meters", "root")
 
@@ -27,13 +27,13 @@ class FolderLimit:
 
 
 class Lane:
-    """One upload in flight. Cheap; it needs no closing."""
+    """One upload in flight, which asks here for the bytes it may send. It needs no closing."""
 
     __slots__ = ("_folder", "_pacer", "share")
 
     def __init__(self, pacer: Pacer, folder: FolderLimit) -> None:
         self._pacer, self._folder = pacer, folder
-        self.share = 0.0  # where the lane stands among those that compete, in bytes; the pacer's own
+        self.share = 0.0  # bytes; its start tag for fair queueing, kept by the pacer
 
     @property
     def limited(self) -> bool:
@@ -42,19 +42,19 @@ class Lane:
 
     @property
     def piece(self) -> int:
-        """Bytes of one smooth piece at the present rate, 1 to ``LARGEST_GRANT``: asking for less costs more turns."""
+        """Bytes of one grant at the present rate, 1 to ``LARGEST_GRANT``. Asking for less needs more grants."""
         return min((meter.piece for meter in self._folder.meters), default=LARGEST_GRANT)
 
     async def take(self, wanted: int) -> int:
-        """Return how many bytes, 1 to *wanted*, may be sent now; wait while the limit says so.
+        """Wait until bytes may be sent; return how many, 1 to *wanted*.
 
-        Without a limit it is *wanted*, at once. Raises ValueError for less than one byte.
+        Without a limit returns *wanted* at once. Raises ValueError for less than one byte.
         """
         if wanted < 1:
             raise ValueError(f"{wanted} bytes cannot be sent")
         if not self._folder.meters:
             return wanted
-        return await self._pacer.turn(self, self._folder, wanted)
+        return await self._pacer.take(self, self._folder, wanted)
 
 
 @dataclass(eq=False, slots=True)
@@ -67,12 +67,12 @@ class _Waiter:
     spent: tuple[Meter, ...] = ()
 
     def wait(self, now: float) -> float:
-        """Seconds until every meter lets it go."""
+        """Return the seconds until every meter allows it."""
         return max((meter.wait(now) for meter in self.folder.meters), default=0.0)
 
 
 class Pacer:
-    """Two meters, for all uploads and for those that are slowed down, and everybody who waits for them."""
+    """Two meters, one for all uploads and one for the slowed ones, and the lanes that wait for them."""
 
     def __init__(self, limits: Limits, clock: Clock) -> None:
         self._clock = clock
@@ -81,42 +81,42 @@ class Pacer:
         self._limits = limits
         self._folders: dict[str, FolderLimit] = {}
         self._waiting: list[_Waiter] = []  # no more than there are workers
-        self._served = 0.0  # the furthest ``start`` that has had its turn: who comes now begins here
-        self._stir = asyncio.Event()
+        self._served = 0.0  # the highest ``start`` that was granted: new lanes begin here
+        self._wake = asyncio.Event()
 
     @property
     def roots(self) -> tuple[str, ...]:
-        """Every folder that is known."""
+        """Every known folder."""
         return tuple(self._folders)
 
     def folder(self, root: str) -> FolderLimit:
-        """The folder *root*; known from now on."""
+        """Return the limit of the folder *root*, made if it is not known."""
         if root not in self._folders:
             self._folders[root] = FolderLimit(root)
             self._put_in_force(self._folders[root])
         return self._folders[root]
 
     def change(self, limits: Limits) -> None:
-        """Put other limits into force; who waits is judged by them at once."""
+        """Put other limits into force at once, also for lanes that wait."""
         self._limits = limits
         now = self._clock.monotonic()
         self._total.change(limits.total, now)
         self._slow.change(limits.slow, now)
         for folder in self._folders.values():
             self._put_in_force(folder)
-        self._stir.set()
+        self._wake.set()
 
     def _put_in_force(self, folder: FolderLimit) -> None:
         total = () if self._limits.total is None else (self._total,)
         slow = (self._slow,) if folder.root in self._limits.recorded else ()
         folder.meters = (*total, *slow)
 
-    async def turn(self, lane: Lane, folder: FolderLimit, wanted: int) -> int:
-        """Wait for a turn, and return how many bytes it is. One that was granted to a cancelled task is given back."""
+    async def take(self, lane: Lane, folder: FolderLimit, wanted: int) -> int:
+        """Wait for a grant, and return its bytes. A grant to a task that is cancelled is given back."""
         granted: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         waiter = _Waiter(lane, folder, wanted, max(self._served, lane.share), granted)
         self._waiting.append(waiter)
-        self._stir.set()
+        self._wake.set()
         try:
             return await granted
         except asyncio.CancelledError:
@@ -125,19 +125,20 @@ class Pacer:
             else:
                 for meter in waiter.spent:
                     meter.give_back(granted.result())
-                self._stir.set()
+                self._wake.set()
             raise
 
     async def run(self) -> None:
-        """Give everybody their turn until cancelled."""
+        """Serve waiting lanes until cancelled."""
         while True:
-            self._stir.clear()
-            await wait_for(self._stir, self._clock, self._serve(self._clock.monotonic()))
+            self._wake.clear()
+            await wait_for(self._wake, self._clock, self._serve(self._clock.monotonic()))
 
     def _serve(self, now: float) -> float | None:
-        """Grant what is due; seconds until the next turn, None when nobody waits.
+        """Grant what is due; return the seconds until the next grant, None when no lane waits.
 
-        Everybody gets one turn at most: the others' next wish must be known before somebody gets a second one.
+        Each waiting lane gets at most one grant per call: the next requests of the others must be known before a lane
+        gets a second one.
         """
         while ready := [waiter for waiter in self._waiting if waiter.wait(now) <= 0]:
             self._grant(min(ready, key=lambda waiter: waiter.start), now)

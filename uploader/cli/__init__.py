@@ -1,14 +1,13 @@
-"""The commands. Each reads its configuration, calls one thing, and says how it went.
+"""The commands. Each reads the configuration, calls the part that does the work, and prints the result.
 
-    common.py    what they share
-    run.py       run, once, upload: recordings travel
-    query.py     status, explain, check: questions
-    control.py   retry, forget, pause, resume: the operator's hand
-    ledger.py    ledger and link: what was finished
+    common.py    what the commands share
+    run.py       run, once, upload: send recordings
+    query.py     status, explain, check: show and diagnose
+    control.py   retry, forget, pause, resume: operator commands
+    ledger.py    ledger and link: finished uploads
     simulate.py  simulate and demo: without a VALT server
 
-Must never hold a decision about a file: those are in the stages. What a script reads goes to stdout, everything
-else to stderr.
+Decisions about a file are made in the stages, not here. Results go to stdout, everything else to stderr.
 
 Touches: stdout and stderr; everything else through what it calls.
 Imports: app, config, diagnostics, domain, files, runtime, server, stages, store, testing.

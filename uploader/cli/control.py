@@ -1,7 +1,6 @@
-"""``retry``, ``forget``, ``pause`` and ``resume``: the operator's hand.
+"""The operator commands ``retry``, ``forget``, ``pause`` and ``resume``.
 
-Through the running daemon or, when it is stopped, in the state: the words are the same. Must never do to one file
-what was asked of another.
+They act through the running daemon or, when it is stopped, on its state, with the same results and the same output.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from pathlib import Path
 
 import click
 
-from uploader.app import control_socket
+from uploader.app import control_socket, status
 from uploader.app.operator import Operator
 from uploader.cli.common import absolute, cli, clock, config_option, load_config, open_store
 from uploader.cli.query import stored
@@ -28,20 +27,21 @@ Act = Callable[[Operator, str], Awaitable[bool]]
 @config_option
 @click.argument("paths", nargs=-1, type=click.Path())
 def retry(file: Path | None, paths: tuple[str, ...]) -> int:
-    """Let parked or waiting uploads go on now: these, or all.
+    """Let parked or waiting uploads continue now: these, or all.
 
-    The server is called again at once, also with a password that it has refused.
+    The server is called again at once, also with a password that it has refused. For a watched folder or a move_to
+    folder: accept the file system that is mounted there now.
     """
     _, config = load_config(file)
     chosen = [absolute(path) for path in paths]
     if not chosen:
         chosen = [row.path for row in stored(config)[0].uploads if row.trouble is not None]
         if not chosen:
-            click.echo("nothing is parked, and nothing waits to be tried again")
+            click.echo("nothing is parked, and nothing waits for a retry")
     running, released = _by_operator(config, "retry", chosen, Operator.retry, first=Operator.try_server_again)
-    goes_on = "goes on" if running else "goes on when the daemon runs (or: valt-uploader once)"
+    continues = "continues" if running else "continues when the daemon runs (or type: valt-uploader once)"
     for path in chosen:
-        click.echo(f"{shown(path)}: {goes_on if path in released else 'nothing unfinished is known of it'}")
+        click.echo(f"{shown(path)}: {continues if path in released else _unknown(path)}")
     return 0 if set(chosen) <= set(released) else 1
 
 
@@ -49,18 +49,30 @@ def retry(file: Path | None, paths: tuple[str, ...]) -> int:
 @config_option
 @click.argument("paths", nargs=-1, required=True, type=click.Path())
 def forget_command(file: Path | None, paths: tuple[str, ...]) -> int:
-    """Know nothing more of these unfinished uploads.
+    """Drop these unfinished uploads.
 
-    Their files, if they are still there, are sent anew. The id of a record that was given up and holds a video, as
-    `status` shows it, ends that report; the record stays on the server.
+    A file that is still there is sent again from its beginning; to prevent that, pause or remove it first. An empty
+    record of the upload is deleted from the server. If the server may have a record whose id was never received, it
+    is looked for first, and `status` shows the upload until then.
+
+    Instead of a path, the id of an orphan record that holds a video, as `status` shows it: it is no longer reported,
+    and stays on the server.
     """
     _, config = load_config(file)
     orphans = {orphan.record for orphan in stored(config)[0].orphans}
     chosen = [path if path in orphans else absolute(path) for path in paths]
-    _, forgotten = _by_operator(config, "forget", chosen, Operator.forget)
+    running, forgotten = _by_operator(config, "forget", chosen, Operator.forget)
+    left = [row for row in stored(config)[0].uploads if row.forgotten]
+    in_doubt = {name for row in left for name in (row.path, row.where)}
     for path in chosen:
-        not_yet = "it is still to be cleared away" if path in orphans else "nothing unfinished is known of it"
-        click.echo(f"{shown(path)}: {'forgotten' if path in forgotten else not_yet}")
+        if path not in forgotten:
+            text = "not forgotten: it is still to be deleted automatically" if path in orphans else _unknown(path)
+        elif path in in_doubt:
+            when = "" if running else " when the daemon runs (or type: valt-uploader once)"
+            text = f"forgotten; the server may have a record of it, which is looked for first{when}"
+        else:
+            text = "forgotten"
+        click.echo(f"{shown(path)}: {text}")
     return 0 if set(chosen) <= set(forgotten) else 1
 
 
@@ -68,15 +80,17 @@ def forget_command(file: Path | None, paths: tuple[str, ...]) -> int:
 @config_option
 @click.argument("paths", nargs=-1, type=click.Path())
 def pause(file: Path | None, paths: tuple[str, ...]) -> int:
-    """Begin nothing new for these files or folders, or at all.
+    """Pause these files or folders, or everything.
 
-    A chunk that is being sent comes to its end. It lasts until `resume`, over restarts.
+    Nothing new is begun for them; a chunk that is being sent is finished. A pause lasts until `resume`, also over
+    restarts.
     """
     _, config = load_config(file)
     chosen = [absolute(path) for path in paths] or [EVERYTHING]
     _, paused = _by_operator(config, "pause", chosen, Operator.pause)
     for path in chosen:
-        click.echo(f"{_named(path)}: {'paused' if path in paused else 'was paused before'}; resume lets it go on")
+        was = "" if path in paused else "was already "
+        click.echo(f"{status.named(path)}: {was}{status.PAUSED}; to continue: {status.typed('resume', path)}")
     return 0
 
 
@@ -84,28 +98,31 @@ def pause(file: Path | None, paths: tuple[str, ...]) -> int:
 @config_option
 @click.argument("paths", nargs=-1, type=click.Path())
 def resume(file: Path | None, paths: tuple[str, ...]) -> int:
-    """Let go on what was paused: these, or everything."""
+    """End the pause of these files or folders, or all pauses."""
     _, config = load_config(file)
     chosen = [absolute(path) for path in paths] or [EVERYTHING]
     _, resumed = _by_operator(config, "resume", chosen, Operator.resume)
     left = stored(config)[0].paused
     for path in chosen:
         above = next((name for name in left if covers([name], path)), None)
-        text = "goes on" if path in resumed else "was not paused"
-        click.echo(f"{_named(path)}: {text if above is None else 'still paused, with ' + _named(above)}")
+        text = "continues" if path in resumed else "was not paused"
+        if above is not None:
+            text = f"still paused, because {status.named(above)} is; to continue: {status.typed('resume', above)}"
+        click.echo(f"{status.named(path)}: {text}")
     return 0 if set(chosen) <= set(resumed) and not any(covers(left, path) for path in chosen) else 1
 
 
-def _named(path: str) -> str:
-    return "everything" if path == EVERYTHING else shown(path)
+def _unknown(path: str) -> str:
+    return f"no unfinished upload has this name; for its state type: {status.typed('explain', path)}"
 
 
 def _by_operator(
     config: Config, do: str, paths: list[str], act: Act, *, first: Callable[[Operator], Awaitable[None]] | None = None
 ) -> tuple[bool, list[str]]:
-    """Have the daemon do something to uploads, or do it to the state when it is stopped: did it run, and to which.
+    """Apply a command to *paths*, through the daemon or, when it is stopped, to the state.
 
-    *first*: what the daemon does besides, whatever the paths are.
+    Returns whether the daemon runs, and the paths to which the command applied. *act*: what is done to each path,
+    *first*: what is done before, when the daemon is stopped; a running daemon does the same for *do*.
     """
     if not config.state.dir.exists() and do != "pause":
         return False, []

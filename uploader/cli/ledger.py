@@ -1,6 +1,6 @@
-"""``link`` and ``ledger``: what was finished, and what the server holds of it.
+"""``ledger`` and ``link``: list finished uploads, prove the list, compare it with the server, link to a video.
 
-Must never change the ledger.
+Reads the ledger and never changes it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from uploader.diagnostics import ledger_audit
 def link(file: Path | None, path: str) -> int:
     """Print the download link of an uploaded file.
 
-    It lives 30 minutes, and whoever has it can watch.
+    The link is valid for 30 minutes. Anyone who has it can watch the video.
     """
     _, config = load_config(file)
     ids = ledger_audit.find(config.state.dir, absolute(path))
@@ -36,15 +36,15 @@ def link(file: Path | None, path: str) -> int:
 
 @cli.command()
 @config_option
-@click.option("--verify", is_flag=True, help="Prove that no line was changed, added or taken out.")
-@click.option("--download", is_flag=True, help="With --verify: compare checksums with what the server hands out.")
+@click.option("--verify", is_flag=True, help="Prove that no line was changed, added or removed.")
+@click.option("--download", is_flag=True, help="With --verify: download each video and compare its checksum.")
 def ledger(file: Path | None, verify: bool, download: bool) -> int:
-    """List the finished uploads; prove the list.
+    """List the finished uploads, or prove the list.
 
-    Exit code 78 when a line was changed, added or taken out; 1 when the server's bytes differ.
+    Exit code 78 when a line was changed, added or removed; 1 when a video on the server differs or is unavailable.
     """
     if download and not verify:
-        raise click.UsageError("--download goes with --verify")
+        raise click.UsageError("--download needs --verify")
     _, config = load_config(file)
     if not verify:
         for line in ledger_audit.lines(config.state.dir):
@@ -64,5 +64,5 @@ async def _compare(config: Config) -> int:
             equal += comparison.equal is True
             differing += comparison.equal is False
             missing += comparison.equal is None
-    click.echo(f"{equal} equal, {differing} differ, {missing} not to be had")
+    click.echo(f"{equal} equal, {differing} differ, {missing} unavailable")
     return 1 if differing or missing else 0

@@ -1,7 +1,7 @@
-"""``status``, ``explain``, ``check``: questions.
+"""``status``, ``explain``, ``check``: show what is known, and diagnose.
 
-Answered by the running daemon or, when it is stopped, from the state: the words are the same. Must never change
-anything that was not asked for.
+``status`` and ``explain`` are answered by the running daemon or, when it is stopped, from its state, in the same words.
+They change nothing; what ``check`` does is in ``diagnostics``.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from uploader.store.store import read_both
 
 @cli.command()
 @config_option
-@click.option("--json", "as_json", is_flag=True, help="For scripts.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
 def status_command(file: Path | None, as_json: bool) -> int:
-    """Show what is known of unfinished files.
+    """Show unfinished files, watched folders and the server.
 
-    Counts, and every unfinished file with its reason and what happens next.
+    For each unfinished file: its state, the reason, and what happens next. Also works while the daemon is stopped.
     """
     _, config = load_config(file)
     document = control_socket.ask(config.state.dir, "status") if config.state.dir.exists() else None
@@ -46,7 +46,7 @@ def status_command(file: Path | None, as_json: bool) -> int:
 
 
 def stored(config: Config, path: str = "") -> tuple[status.StatusSnapshot, tuple[LedgerEntry, ...]]:
-    """Read what is known with the daemon stopped, and what was sent from *path*; before the first start, nothing."""
+    """Read what the state holds, and the ledger entries of *path*. Empty before the first start."""
     warnings = status.standing_warnings(config, os.environ)
     if not config.state.dir.exists():
         return status.StatusSnapshot(
@@ -58,7 +58,7 @@ def stored(config: Config, path: str = "") -> tuple[status.StatusSnapshot, tuple
         sent = ledger.of(path)
     finally:
         disk.close()
-    folders = _folder_status(config, {home.root: home for home in saved.mount_identities})
+    folders = _folder_status(config, {identity.root: identity for identity in saved.mount_identities})
     known = status.StatusSnapshot(
         saved.uploads,
         saved.orphans,
@@ -71,8 +71,8 @@ def stored(config: Config, path: str = "") -> tuple[status.StatusSnapshot, tuple
     return known, sent
 
 
-def _folder_status(config: Config, homes: Mapping[str, MountIdentity]) -> list[FolderStats]:
-    shares = Shares(lambda root: MountedShare(root, clock, identity=homes.get(root)))
+def _folder_status(config: Config, identities: Mapping[str, MountIdentity]) -> list[FolderStats]:
+    shares = Shares(lambda root: MountedShare(root, clock, identity=identities.get(root)))
     return asyncio.run(folder_status(config.watch, shares))
 
 
@@ -82,7 +82,7 @@ def _folder_status(config: Config, homes: Mapping[str, MountIdentity]) -> list[F
 def explain(file: Path | None, path: str) -> int:
     """Say why this file is, or is not, uploaded.
 
-    Each rule, timer and attempt; the last line is the verdict.
+    Prints each rule, timer and attempt; the last line is the result.
     """
     _, config = load_config(file)
     path = absolute(path)
@@ -99,14 +99,14 @@ def explain(file: Path | None, path: str) -> int:
 
 @cli.command()
 @config_option
-@click.option("--probe", "probes", is_flag=True, help="Try with a small video how the server takes chunks.")
+@click.option("--probe", "probes", is_flag=True, help="Also test with a small video how the server handles chunks.")
 def check(file: Path | None, probes: bool) -> int:
-    """Find what keeps recordings from arriving.
+    """Find what keeps recordings from being uploaded.
 
-    Looks at everything that could, and says what to do. Exit codes: 0 fine, 1 not, 2 usage or configuration.
+    Tests everything that could, and says what to do. Exit codes: 0 no errors, 1 errors, 2 usage or configuration.
 
-    With --probe it makes some records on the server, sends a second of video to each, looks at what became of it,
-    and removes them. It says which settings this server wants, and the daemon remembers it.
+    With --probe it creates some records on the server, sends one second of video to each, checks the result, and
+    deletes them. It prints the settings for this server, and the daemon remembers the result.
     """
     path, config = load_config(file)
     folders = "1 watched folder" if len(config.watch) == 1 else f"{len(config.watch)} watched folders"
@@ -118,7 +118,7 @@ def check(file: Path | None, probes: bool) -> int:
             click.echo(redactor.clean(str(finding)))
             fine = fine and finding.severity != "error"
         if probes and not fine:
-            click.echo(doctor.Finding("probe", "not begun: mend the above first", "warning"))
+            click.echo(doctor.Finding("probe", "not started: fix the errors above first", "warning"))
         elif probes:
             async with valt_of(config) as valt:
                 async for finding in Probe(config, valt, ProbeResultStore(config, clock), clock).run():

@@ -1,7 +1,4 @@
-"""``run``, ``once``, ``upload``: recordings travel.
-
-Must never decide when an upload is done: the house knows.
-"""
+"""``run``, ``once``, ``upload``: the commands that send recordings."""
 
 from __future__ import annotations
 
@@ -31,7 +28,7 @@ from uploader.runtime.log import configure, redactor
 from uploader.server.credentials import read_password
 from uploader.store import Store
 
-FIRST_LOOK: Final = 30.0  # s that one look at a folder may take before ``once`` says that its share is silent
+FIRST_LOOK: Final = 30.0  # s that the check of a folder may take before ``once`` reports that its share does not answer
 
 
 @cli.command()
@@ -39,10 +36,11 @@ FIRST_LOOK: Final = 30.0  # s that one look at a folder may take before ``once``
 def run(file: Path | None) -> int:
     """Run the daemon in the foreground.
 
-    Until SIGTERM or SIGINT; a second one ends it at once. SIGHUP reloads the configuration.
+    SIGTERM or SIGINT ends it, within `upload.drain` seconds; a second one ends it at once. SIGHUP reloads the
+    configuration.
     """
     path, config = load_config(file)
-    redactor.remember(read_password(config.server, os.environ))  # without one there is nothing to wait for
+    redactor.remember(read_password(config.server, os.environ))  # an unusable password ends the start
 
     async def work() -> int:
         bus = events.Bus()
@@ -57,9 +55,10 @@ def run(file: Path | None) -> int:
 @cli.command()
 @config_option
 def once(file: Path | None) -> int:
-    """Send all that is complete in the folders now.
+    """Send everything that is complete now, then exit.
 
-    Waits for files to settle, sends them, and exits: 0 all ready, 1 not all, 2 usage or configuration.
+    Waits for files in the watched folders to settle. Exit codes: 0 all ready, 1 not all ready, 2 usage or
+    configuration.
     """
     _, config = load_config(file)
 
@@ -84,9 +83,9 @@ def once(file: Path | None) -> int:
             }
             waiting = settling | unfinished
             text = f"{store.ledger.count - before} uploaded now, {len(waiting)} not ready"
-            click.echo(text if whole else f"{text}; ended by a signal before everything was looked at")
-            folders = {tally.folder: tally.away or tally.unreadable for tally in application.discover.folder_stats()}
-            unseen = {folder: f"not looked at, or not all of it: {why}" for folder, why in folders.items() if why}
+            click.echo(text if whole else f"{text}; ended by a signal before everything was checked")
+            folders = {stats.folder: stats.away or stats.unreadable for stats in application.discover.folder_stats()}
+            unseen = {folder: f"not scanned, or only in part: {why}" for folder, why in folders.items() if why}
             for path, why in sorted({**waiting, **unseen}.items()):
                 click.echo(f"{shown(path)}: {why}")
             return 0 if whole and not waiting and not unseen else 1
@@ -95,30 +94,33 @@ def once(file: Path | None) -> int:
 
 
 async def _first_look(config: Config) -> list[str]:
-    """Say what keeps us from each folder; empty when nothing does. All at once: what hangs, hangs side by side."""
+    """Return the problem of each watched folder, empty for a usable one. Checks all at once, since one may hang."""
 
     async def look(watch: WatchConfig) -> str:
         path, writable = str(watch.path), DISPOSALS[watch.after_upload].takes_away
         try:
-            problem = await files.ShareThreads("a first look").call(
+            problem = await files.ShareThreads("folder check").call(
                 lambda: files.folder_problem(path, writable=writable), patience=FIRST_LOOK
             )
         except errors.ShareNotReady as error:
-            return f"{shown(path)}: {error} ([[watch]] path): mend its server or the connection to it, then try again"
-        return f"{problem} ([[watch]] path): make it, mount it, or mend its rights" if problem else ""
+            return f"{shown(path)}: {error} ([[watch]] path): repair its server or the connection to it, then try again"
+        return f"{problem} ([[watch]] path): create it, mount it, or give this user access" if problem else ""
 
     return await asyncio.gather(*map(look, config.watch))
 
 
 def _hurry(store: Store) -> None:
-    """Let no upload wait for its time. A refused password does: ``once`` may be run by a timer that nobody watches."""
+    """Let uploads that wait for a retry continue now.
+
+    A refused password still waits: a timer may run ``once`` again and again, and the account would be locked.
+    """
     for upload in tuple(store.uploads.values()):
         if upload.state is not State.PARKED and upload.trouble is not None:
             store.put(replace(upload, trouble=replace(upload.trouble, next_try=clock.now())))
 
 
 async def _until_signal(application: Application, work: Callable[[asyncio.Event], Awaitable[None]]) -> bool:
-    """Do *work* of a house; SIGINT or SIGTERM sets its event, and it ends in good order. A second one ends it at once.
+    """Run *work* to its end. SIGINT or SIGTERM sets the event that it is given; a second one cancels it.
 
     False when a signal has ended it.
     """
@@ -140,7 +142,7 @@ async def _until_signal(application: Application, work: Callable[[asyncio.Event]
         await work(stop)
     except ExceptionGroup as group:
         raise errors.first_of(group) from None
-    except asyncio.CancelledError:  # by our own second signal, and only by it
+    except asyncio.CancelledError:  # expected after a second signal only
         if signals < 2:
             raise
     finally:
@@ -162,9 +164,9 @@ def _why(upload: Upload, *, paused: bool) -> str:
 @click.option("--template", "pairs", multiple=True, metavar="K=V", help="A template field; may be repeated.")
 @click.argument("paths", nargs=-1, required=True, type=click.Path(exists=True))
 def upload(file: Path | None, name: str | None, pairs: tuple[str, ...], paths: tuple[str, ...]) -> int:
-    """Send these files, with a progress bar each.
+    """Send these files, with a progress bar for each.
 
-    Exit codes as `once`. A name that begins with a dash goes after "--".
+    Exit codes as for `once`. A file name that begins with a dash goes after "--".
     """
     _, config = load_config(file, need_watch=False)
     chosen = [absolute(path) for path in paths]
@@ -197,7 +199,7 @@ def upload(file: Path | None, name: str | None, pairs: tuple[str, ...], paths: t
 
 
 def _override(name: str | None, pairs: tuple[str, ...]) -> Callable[[RecordSpec], RecordSpec] | None:
-    """Return what changes the record as the command line asks; None when it asks for nothing."""
+    """Return the function that applies ``--name`` and ``--template`` to a record; None without these options."""
     if name is None and not pairs:
         return None
     split = [pair.partition("=") for pair in pairs]
@@ -211,9 +213,9 @@ def _override(name: str | None, pairs: tuple[str, ...]) -> Callable[[RecordSpec]
 
 
 def _tell_upload(store: Store, path: str, before: int) -> int:
-    """Say how one file ended, on a line of its own; 0 when it is ready. *before*: lines of the ledger at the start."""
+    """Print the result of one file; return 0 when it is ready, else 1. *before*: ledger lines at the start."""
     unfinished, sent, now = store.uploads.get(path), store.ledger.of(path), files.look(path, "")
-    text, code = "not sent: it is still being written, or was taken away", 1
+    text, code = "not sent: the file is still being written, or was removed", 1
     if unfinished is not None:
         text = _why(unfinished, paused=store.is_paused(unfinished))
     elif sent and sent[-1].seq > before:

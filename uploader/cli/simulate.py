@@ -1,6 +1,6 @@
-"""``simulate`` and ``demo``: the product without a VALT server.
+"""``simulate`` and ``demo``: try the program without a VALT server.
 
-Must never be needed by the commands that send real recordings: what they use is imported only when called.
+The modules behind them are imported when called, so the commands that send real recordings do not need them.
 """
 
 from __future__ import annotations
@@ -21,18 +21,20 @@ from uploader.cli.common import cli
     type=click.Choice(["offset", "strict", "blueimp", "append", "whole"]),
     default="offset",
     show_default=True,
-    help="What a chunk means to it.",
+    help="How it interprets chunks.",
 )
-@click.option("--folder", type=click.Path(path_type=Path), help="Where it keeps what it gets; default: a new one.")
+@click.option(
+    "--folder", type=click.Path(path_type=Path), help="Where it stores videos; default: a new temporary folder."
+)
 @click.option(
     "--processing", type=click.FloatRange(min=0), default=2.0, show_default=True, help="Seconds until a video is ready."
 )
 @click.option("--token-lifetime", type=click.FloatRange(min=0), default=28800.0, show_default=True, help="Seconds.")
-@click.option("--body-limit", type=click.IntRange(min=1), help="Bytes; larger requests are answered 413.")
+@click.option("--body-limit", type=click.IntRange(min=1), help="Bytes; a larger request is refused with 413.")
 def simulate(**options: Any) -> int:
-    """Run the built-in VALT server.
+    """Run the built-in VALT server, for trying things out.
 
-    For trying things out. User `uploader`, password `secret`.
+    User `uploader`, password `secret`.
     """
     from uploader.testing.simulator.command import serve
 
@@ -40,11 +42,11 @@ def simulate(**options: Any) -> int:
 
 
 @cli.command()
-@click.option("--keep", is_flag=True, help="Leave the folders behind to look at.")
+@click.option("--keep", is_flag=True, help="Do not delete the folders at the end.")
 def demo(keep: bool) -> int:
-    """See it work, and end by itself.
+    """Show the program at work; ends by itself.
 
-    The built-in server, a folder with videos dropping in, and the daemon.
+    Runs the built-in server, a folder into which videos are recorded, and the daemon.
     """
     from uploader.testing.demo import show
 

@@ -1,10 +1,10 @@
-"""The configuration: one frozen ``Config``, from a TOML file and the environment, or all its faults at once.
+"""Loads the configuration: one frozen ``Config`` from a TOML file and the environment, or all its faults at once.
 
-    models.py    what is configured: the tables, their defaults, what each value must be
-    loading.py   how it is read: file and environment, and which of them comes first
-    faults.py    how what is wrong with it is said
+    models.py    the tables, their keys and defaults, and the checks of each value
+    loading.py   reads the file and the environment, which overrides the file
+    faults.py    describes what is wrong with a value
 
-Must never read ``os.environ`` (it is handed in), and never hold a password: ``credentials`` reads that.
+A ``Config`` never holds a password: ``server.credentials`` reads it.
 
 Touches: the configuration file; the environment is passed in.
 Imports: domain.

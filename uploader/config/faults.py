@@ -1,6 +1,6 @@
-"""The wording of faults: what is wrong with a value, and what to do, for a person who mends a file.
+"""Describes faults of the configuration: what is wrong with a value, and what to write instead.
 
-Pure. Must never repeat a value that may be a password in the wrong place, nor speak of Python's types.
+Pure. Never repeats a value that may be a password in the wrong place. Does not mention Python types.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from pydantic_core import ErrorDetails
 from uploader.config.models import Config
 from uploader.domain.units import quoted
 
-Loc = tuple[int | str, ...]  # the way to a value: ("watch", 0, "settle")
+Loc = tuple[int | str, ...]  # the path to a value: ("watch", 0, "settle")
 
-# What is not repeated, since it may be a password in the wrong place, on its own or within a table's JSON.
+# Values that are never repeated: they may be a password in the wrong place, alone or within a table's JSON.
 _SECRETIVE: Final = frozenset({"url", "password_file"})
 _CONTAINER_WANTED: Final = frozenset(
     {"model_type", "model_attributes_type", "tuple_type", "dict_type", "dataclass_type"}
@@ -27,7 +27,7 @@ _CONTAINER_WANTED: Final = frozenset(
 
 
 def fault_text(item: ErrorDetails) -> str:
-    """One of pydantic's findings in a person's words; where the value stands is the caller's to say."""
+    """Describe one error of pydantic's in plain words, without the place, which the caller adds."""
     loc, kind, value = item["loc"], item["type"], item["input"]
     keys, expected = _described(loc)
     match kind:
@@ -49,13 +49,13 @@ def fault_text(item: ErrorDetails) -> str:
 
 
 def near(name: str, known: Collection[str]) -> str:
-    """The question whether the most similar of the *known* names was meant; empty when none is similar."""
+    """Suggest the most similar of the *known* names, as a question; empty when none is similar."""
     matches = difflib.get_close_matches(name, known, n=1)
     return f"did you mean {matches[0]}?" if matches else ""
 
 
 def _described(loc: Loc) -> tuple[Collection[str], str]:
-    """The keys of the table that *loc* points into, and what is expected there in plain words."""
+    """Return the keys of the table that *loc* points into, and a description of the expected value."""
     table: type | None = Config
     keys: Collection[str] = ()
     expected = "another kind of value"
@@ -69,7 +69,7 @@ def _described(loc: Loc) -> tuple[Collection[str], str]:
 
 
 def table_in(annotation: Any) -> type | None:
-    """The model or dataclass that *annotation* is, or is a list of."""
+    """Return the model or dataclass that *annotation* is, or is a list of."""
     for candidate in (annotation, *get_args(annotation)):
         if isinstance(candidate, type) and (issubclass(candidate, BaseModel) or is_dataclass(candidate)):
             return candidate
@@ -77,14 +77,14 @@ def table_in(annotation: Any) -> type | None:
 
 
 def keys_of(table: type | None) -> list[str]:
-    """The keys that a model or dataclass knows; none when there is no table."""
+    """Return the keys of a model or dataclass; none when there is no table."""
     if table is None:
         return []
     return list(table.model_fields if issubclass(table, BaseModel) else table.__annotations__)
 
 
 def watch_faults(watch: object, need_watch: bool) -> list[tuple[Loc, str]]:
-    """What is wrong with the list of folders as a whole, whatever is wrong with its entries."""
+    """Return the faults of the list of folders as a whole; those of its entries are not checked here."""
     if not isinstance(watch, list):
         return []
     if need_watch and not watch:

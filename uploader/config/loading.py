@@ -1,7 +1,7 @@
-"""How it is read: the file and the environment become one ``Config``, or a list of all faults.
+"""Reads the file and the environment into one ``Config``, or raises all faults at once.
 
-The environment overrides the file, key by key (``VALT_UPLOADER_SERVER__URL``). Must never read ``os.environ``
-(it is handed in), nor stop at the first fault: whoever mends a configuration wants to mend it once.
+The environment overrides the file, key by key (``VALT_UPLOADER_SERVER__URL``). It is passed in; ``os.environ`` is not
+read here. Loading does not stop at the first fault, so that all can be mended at once.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ DEFAULT_FILE: Final = Path("/etc/valt-uploader/config.toml")
 
 
 def find_config(environ: Mapping[str, str]) -> Path:
-    """The file to load when none is named: ``$VALT_UPLOADER_CONFIG``, else ``/etc/valt-uploader/config.toml``."""
+    """Return the default file: ``$VALT_UPLOADER_CONFIG``, else ``/etc/valt-uploader/config.toml``."""
     return Path(environ.get(CONFIG_VARIABLE) or DEFAULT_FILE)
 
 
 def load(path: Path | None, environ: Mapping[str, str], *, need_watch: bool = True) -> Config:
-    """The configuration from the file at *path* (``None``: no file) and from *environ*, which overrides it.
+    """Load the configuration from the file at *path* (``None``: no file) and from *environ*, which overrides it.
 
-    Raises ConfigError with every fault on a line of its own: file or environment, key, what is wrong and what
-    to do. *need_watch* false accepts a configuration without any watched folder.
+    Raises ConfigError with every fault on a line of its own: file or environment, key, what is wrong and what to do.
+    Without *need_watch* a configuration without watched folders is accepted.
     """
     from_environ, faults = _read_environ(environ)
     try:
@@ -53,19 +53,19 @@ def load(path: Path | None, environ: Mapping[str, str], *, need_watch: bool = Tr
     except ValidationError as error:
         faults[:0] = [f"{origin.of(item['loc'])}: {fault_text(item)}" for item in error.errors(include_url=False)]
     faults += [f"{origin.of(loc)}: {text}" for loc, text in watch_faults(values.get("watch", []), need_watch)]
-    if config is None or faults:  # outside of the handler: its error carries the values it refused
+    if config is None or faults:  # outside of the handler, since its exception carries the refused values
         raise ConfigError(faults)
     return config
 
 
 class _EnvironKeys(Config, BaseSettings):
-    """The keys as pydantic-settings wants to see them. Never instantiated: that would read ``os.environ``."""
+    """The keys in the form that pydantic-settings needs. Not instantiated, which would read ``os.environ``."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, env_nested_delimiter="__")
 
 
 class _EnvironSource(EnvSettingsSource):
-    """The values of the environment that is handed in; a text that is not JSON is left for validation to refuse."""
+    """Reads the values of the given environment; validation refuses a text that should have been JSON."""
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         self._environ = environ
@@ -82,7 +82,7 @@ class _EnvironSource(EnvSettingsSource):
 
 
 def _read_environ(environ: Mapping[str, str]) -> tuple[dict[str, Any], list[str]]:
-    """What *environ* sets, and a fault for each variable with our prefix that sets nothing."""
+    """Return the values that *environ* sets, and a fault for each unknown variable with our own prefix."""
     known = {CONFIG_VARIABLE, PASSWORD_VARIABLE}
     for section, field in Config.model_fields.items():
         known.add(f"{PREFIX}{section}".upper())
@@ -99,11 +99,11 @@ def _read_environ(environ: Mapping[str, str]) -> tuple[dict[str, Any], list[str]
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
-    """The tables of the file. Raises ValueError with the one fault that keeps it from being read."""
+    """Read the tables of the file. Raises ValueError with the fault if it cannot be read."""
     try:
         return tomllib.loads(path.read_bytes().decode("utf-8-sig"))
     except OSError as error:
-        fault = f"cannot be read: {error.strerror}; name another file with -c, or mend its rights"
+        fault = f"cannot be read: {error.strerror}; name another file with -c, or change its permissions"
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         fault = f"line {line}: not UTF-8 text; save the file as UTF-8"
@@ -114,7 +114,7 @@ def _read_toml(path: Path) -> dict[str, Any]:
 
 
 def _merged(low: Mapping[str, Any], high: Mapping[str, Any]) -> dict[str, Any]:
-    """*low* overridden by *high*, key by key within each section."""
+    """Return *low* overridden by *high*, key by key within each section."""
     result = dict(low)
     for section, value in high.items():
         below = result.get(section)
@@ -124,14 +124,14 @@ def _merged(low: Mapping[str, Any], high: Mapping[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class _Origin:
-    """Where each value came from, so that a fault names the file or the variable that must be mended."""
+    """Knows where each value came from, so that a fault names the file or the variable to correct."""
 
     file: str
     from_environ: Mapping[str, Any]
     variables: Collection[str]
 
     def of(self, loc: Loc) -> str:
-        """``config.toml: watch[0].settle`` or ``environment: VALT_UPLOADER_UPLOAD__WORKERS``."""
+        """Return ``config.toml: watch[0].settle`` or ``environment: VALT_UPLOADER_UPLOAD__WORKERS``."""
         section = self.from_environ.get(str(loc[0]))
         within = isinstance(section, dict)
         if section is None or (within and (len(loc) == 1 or loc[1] not in section)):

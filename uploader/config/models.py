@@ -1,7 +1,7 @@
-"""What is configured: every table of the file as a frozen model, and what is expected of each value.
+"""Defines every table of the configuration as a frozen model, with its defaults and checks.
 
-A model holds values in the units that the program computes with (seconds, bytes, bytes per second). Must never say
-where a value came from, nor hold a password, nor repeat in a complaint a value that may hold one.
+Values are held in the units that the program uses: seconds, bytes, bytes per second. A model never holds a password,
+and its errors never repeat a value that may be one. They do not name the file or the variable; ``loading`` adds that.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ def _above_zero(seconds: float) -> float:
 
 
 def _absolute(value: object) -> object:
-    """A path with ``~`` expanded. What was given is not repeated: it may be a password in the wrong place."""
+    """Expand ``~`` and require an absolute path. Errors do not repeat the value: it may be a misplaced password."""
     if not isinstance(value, str | Path):
         return value
     try:
         path = Path(value).expanduser()
     except RuntimeError:
-        raise ValueError("the home folder of ~ is not known here; write the path out") from None
+        raise ValueError("the home folder of ~ is not known here; write the whole path") from None
     if not path.is_absolute() or "\0" in str(path):
         raise ValueError('expected an absolute path like "/srv/recordings"')
     return path
@@ -56,7 +56,7 @@ def _unset_if_empty(value: object) -> object:
 
 
 def _split_origin(url: str) -> tuple[str, str]:
-    """The origin of *url* as ``scheme://host[:port]``, and its host. Raises ValueError when it is more or less."""
+    """Return *url* as ``scheme://host[:port]``, and its host. Raises ValueError when it holds more or less."""
     try:
         parts = urlsplit(url)
         host, port = parts.hostname or "", parts.port
@@ -85,20 +85,20 @@ def _listen(value: str) -> str:
 
 
 def _marker(text: str) -> str:
-    """Check the name of a marker: a name beside the recording's own, made of that."""
+    """Check ``done_marker``: the name of a file beside the recording, made from the recording's name."""
     check_names(text)
     if "/" in text or "\0" in text:
         raise ValueError(
             f'expected a name like "{{name}}.done", without folders: it lies beside its file; got {quoted(text)}'
         )
     if text.strip() in {"{name}", "{stem}{suffix}"}:
-        raise ValueError('is the name of the file itself; name another one, like "{name}.done"')
+        raise ValueError('is the name of the recording itself; name another file, like "{name}.done"')
     return text
 
 
 def _placeholders(text: str, info: ValidationInfo) -> str:
-    """Check *text* against the groups of ``match``, which stands before it in ``RecordConfig``."""
-    if "match" not in info.data:  # faulty itself: which groups it would have is not known
+    """Check the placeholders of *text* against the groups of ``match``, which comes first in ``RecordConfig``."""
+    if "match" not in info.data:  # ``match`` is faulty, so its groups are not known
         check_placeholders(text, None)
     else:
         match = info.data["match"]
@@ -106,7 +106,7 @@ def _placeholders(text: str, info: ValidationInfo) -> str:
     return text
 
 
-# Each type says in plain words what is expected where pydantic itself would speak of types.
+# Each type describes the expected value in plain words, where pydantic would name a Python type.
 Switch = Annotated[bool, Field(description="true or false")]
 Text = Annotated[str, Field(description="text in quotes")]
 Duration = Annotated[float, BeforeValidator(parse_duration)]
@@ -127,13 +127,13 @@ Placeholders = Annotated[str, AfterValidator(_placeholders)]
 
 
 class _Table(BaseModel):
-    """A table of the file: frozen, and strict about its keys."""
+    """A table of the file: frozen; unknown keys are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class ServerConfig(_Table):
-    """``[server]``: where recordings go, and how far it is trusted. Durations in seconds."""
+    """``[server]``: the VALT server, the account, and TLS. Durations in seconds."""
 
     allow_plaintext: Switch = False  # before ``url``, whose check needs it
     url: Annotated[str, Field(description='an address like "https://valt.example.com"')]
@@ -149,7 +149,7 @@ class ServerConfig(_Table):
     @field_validator("url")
     @classmethod
     def _origin(cls, value: str, info: ValidationInfo) -> str:
-        """``scheme://host[:port]`` and nothing else: whatever else it holds may be a secret, and is not shown."""
+        """Accept ``scheme://host[:port]`` only. Anything else in it may be a secret, so it is not shown."""
         url, host = _split_origin(value if "://" in value else f"https://{value}")
         if url.startswith("http://") and not info.data.get("allow_plaintext", True) and not _is_loopback(host):
             raise ValueError(
@@ -184,7 +184,7 @@ class ServerConfig(_Table):
 
 
 class UploadConfig(_Table):
-    """``[upload]``: how recordings travel. Sizes in bytes, rates in bytes per second, durations in seconds."""
+    """``[upload]``: how recordings are sent. Sizes in bytes, rates in bytes per second, durations in seconds."""
 
     workers: Annotated[int, Field(ge=1, le=64, description="a whole number from 1 to 64")] = 4
     chunk_size: Annotated[int, BeforeValidator(parse_chunk_size)] = 16 * 1024 * 1024  # 0: "whole"
@@ -197,7 +197,7 @@ class UploadConfig(_Table):
 
 
 class RecordConfig(_Table):
-    """``[watch.record]``: which record a file becomes; ``mapping.record_for`` applies it."""
+    """``[watch.record]``: name and fields of the record made for a file; ``mapping.record_for`` applies it."""
 
     match: Annotated[
         re.Pattern[str] | None,
@@ -215,7 +215,7 @@ class RecordConfig(_Table):
 
 
 class WatchConfig(_Table):
-    """One ``[[watch]]``: a folder, which of its files count, and what becomes of them. Durations in seconds."""
+    """One ``[[watch]]``: a folder, which of its files are sent, and what is done with them. Durations in seconds."""
 
     path: PathHere
     include: Patterns = (*("*.mp4", "*.mov", "*.mkv", "*.avi", "*.ts", "*.mts", "*.m4v", "*.webm", "*.mpg", "*.wmv"),)
@@ -243,26 +243,26 @@ class WatchConfig(_Table):
 
 
 class StateConfig(_Table):
-    """``[state]``: where the daemon keeps what it must not forget."""
+    """``[state]``: the folder of the state file and the ledger."""
 
     dir: PathHere = Path("/var/lib/valt-uploader")
 
 
 class StatusConfig(_Table):
-    """``[status]``: the page, the metrics and the health check; ``""`` is off."""
+    """``[status]``: the address of the page, the metrics and the health check; ``""`` is off."""
 
     listen: Annotated[Text, AfterValidator(_listen)] = ""
 
 
 class LogConfig(_Table):
-    """``[log]``: how much is said, and in which form."""
+    """``[log]``: the level and the format of the log."""
 
     level: Literal["debug", "info", "warning", "error"] = "info"
     format: Literal["auto", "json", "console"] = "auto"
 
 
 class Config(_Table):
-    """Everything that is configured, ready to use. Two are equal when they mean the same."""
+    """The whole configuration, checked and ready to use. Two are equal when they mean the same."""
 
     server: Annotated[ServerConfig, Field(description="a [server] table")]
     upload: Annotated[UploadConfig, Field(description="an [upload] table")] = UploadConfig()
@@ -272,7 +272,7 @@ class Config(_Table):
     log: Annotated[LogConfig, Field(description="a [log] table")] = LogConfig()
 
     def not_in_force(self) -> list[str]:
-        """The keys that ask for more than this version does, as ``status.listen``."""
+        """Return the keys that are set but have no effect in this version, such as ``status.listen``."""
         found = []
         for section, key, asks_for_it in _NOT_IN_FORCE:
             if asks_for_it(getattr(self, section)):
@@ -280,7 +280,7 @@ class Config(_Table):
         return found
 
 
-# What is accepted and not yet acted upon: section, key, and whether a table asks for more than there is.
+# Keys that are accepted and have no effect yet: section, key, and whether the section sets it.
 _NOT_IN_FORCE: Final[tuple[tuple[str, str, Callable[[Any], bool]], ...]] = (
     ("status", "listen", lambda status: bool(status.listen)),
 )

@@ -1,17 +1,23 @@
-"""The gate's eye: says from a file's structure whether its recorder has closed it. Pure.
+"""Decides from the structure of a video file whether its recorder has closed it.
 
-Size and time standing still do not show that a file is finished: a recorder may pause, a copy onto a share may
-announce the whole size first and stall. Containers tell more: they carry lengths that must fit the file, and
-places that are filled in at the very end. Only heads are read, by content first and by suffix only as a hint.
+A size and a time that no longer change do not prove that a file is finished: a recorder may pause, and a copy onto a
+share may set the whole size first and then stall. Containers tell more: they hold lengths that must fit the file, and
+fields that are filled in at the very end. Only a few structures are read; the kind of file is found from its first
+bytes, and the suffix is only a hint.
 
-What is judged: MP4 and MOV (``mp4``), Matroska and WebM (``matroska``), AVI (``riff``), MPEG-TS and MPEG-PS
-(``mpeg``), ASF and WMV (``asf``); each module says what it can tell and what it cannot. Of a doubt the file has the
-benefit: what is unknown, odd, or would take too long to look through counts as closed, for a gate that holds a
-finished recording back is as bad as none.
+    mp4.py        MP4 and MOV
+    matroska.py   Matroska and WebM
+    riff.py       AVI
+    mpeg.py       MPEG-TS and MPEG-PS
+    asf.py        ASF and WMV
+    reader.py     bounded reads, and the search for trailing zeros
 
-Must never do I/O of its own, decode media, or fail on any bytes: whatever *read* raises passes through, and
-nothing else comes out. An answer costs at most ``MAX_READS`` reads and ``MAX_BYTES`` bytes (``reader``); an MP4 of
-2 GiB costs 4 reads and 24 KiB with its index at the end, 5 and 32 KiB with it in front.
+Each module says what it can detect and what it cannot. In doubt a file counts as closed: one that is unknown, odd, or
+would need too many reads. A gate that holds back a finished recording would be as bad as no gate.
+
+No bytes make it fail; only what *read* raises passes through. A check costs at most ``MAX_READS`` reads and
+``MAX_BYTES`` bytes (``reader``). An MP4 of 2 GiB costs 4 reads and 24 KiB with its index at the end, 5 reads and 32 KiB
+with the index in front.
 
 Touches: nothing: bytes are read through a function that is passed in.
 Imports: nothing.
@@ -28,20 +34,20 @@ from uploader.container.reader import MAX_BYTES, MAX_READS, BecameShorter, Conta
 
 __all__ = ["MAX_BYTES", "MAX_READS", "ContainerState", "Read", "inspect"]
 
-_SMALLEST: Final = 32  # bytes; no container's first structure is shorter
+_SMALLEST: Final = 32  # bytes; the first structure of every container is at least as long
 
 
 @dataclass(frozen=True, slots=True)
 class ContainerState:
-    """What a file's structure says of it."""
+    """The result of a check."""
 
     container: str  # "mp4", "matroska", "avi", "mpeg-ts", "mpeg-ps", "asf", or "" when unknown
-    unfinished: str  # "" when closed or not to be judged; else the reason, one clause for a person
+    unfinished: str  # "" when it is closed or cannot be checked; else the reason, one clause for an operator
 
 
 class _Family(NamedTuple):
     name: str
-    begins: Callable[[bytes], bool]  # is this, by its first bytes, one of ours?
+    begins: Callable[[bytes], bool]  # whether a file with these first bytes is of this family
     unfinished: Callable[[ContainerReader], str]
 
 
@@ -64,10 +70,10 @@ _SUFFIXES: Final = {
 
 
 def inspect(read: Read, size: int, suffix: str) -> ContainerState:
-    """Judge a file of *size* bytes that *read* reads.
+    """Check a file of *size* bytes through *read*.
 
-    *suffix*: of its name, with or without the dot, in any case. It matters only when the first bytes are those of
-    no container. An empty file is not judged. OSError of *read* passes through.
+    *suffix*: of its name, with or without the dot, in any case. It matters only when the first bytes belong to no known
+    container. An empty file counts as closed. An ``OSError`` of *read* passes through.
     """
     source = ContainerReader(read, size)
     name = ""
@@ -81,14 +87,14 @@ def inspect(read: Read, size: int, suffix: str) -> ContainerState:
     except TooLong:
         return ContainerState(name, "")
     except BecameShorter:
-        return ContainerState(name, "it became shorter while it was looked at: somebody is writing it anew")
+        return ContainerState(name, "it became shorter while it was checked: it is being written anew")
 
 
 def _without_magic(head: bytes, suffix: str) -> str:
-    """What is wrong with a file that begins like no container, if its suffix promises one.
+    """Return the reason for a file with a video suffix whose first bytes belong to no known container.
 
-    That it is none is no reason: whether it plays is for the server to say, and a recording of a kind that is not
-    known here must not be held back. Zeros where its head belongs are.
+    An unknown container alone is no reason: the server decides whether it plays, and recordings of unknown kinds are
+    not held back. Zeros in place of its first structure are a reason.
     """
     if suffix not in _SUFFIXES or len(head) <= _SMALLEST or not is_zero(head[_SMALLEST:]):
         return ""

@@ -1,12 +1,12 @@
-"""ASF and WMV: the objects of Microsoft's Advanced Systems Format specification (revision 01.20.05).
+"""Checks ASF and WMV: the objects of Microsoft's Advanced Systems Format specification (revision 01.20.05).
 
-Judged: the header's broadcast flag, which says by its definition that the file is still being created; a file size
-of 0, or beyond the end, in the header; a Data object without a size or running past the end of the file; an end of
-64 KiB of zeros inside the size that the header tells.
+Detected: the header's broadcast flag, which by definition means that the file is still being created; a file size in
+the header that is 0 or beyond the end of the file; a Data object without a size, or past the end of the file; 64 KiB of
+zeros at the end of the size that the header states.
 
-Not judged: a file whose header names no file properties within ``_HEADER`` bytes; what follows the announced size.
-A stream of broadcast packets that was saved as it came (asf_stream, http) does not begin with a header, and is unknown.
-Must never look into packets.
+Not detected: anything in a file without file properties within the first ``_HEADER`` bytes of its header; what follows
+the stated size. A saved stream of broadcast packets (asf_stream, http) does not begin with a header, and is unknown.
+Packets are not read.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from uploader.container.reader import ContainerReader, is_zero, only_zeros, past
 _HEADER_OBJECT: Final = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
 _FILE_PROPERTIES: Final = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
 _DATA: Final = bytes.fromhex("3626b2758e66cf11a6d900aa0062ce6c")
-_HEADER: Final = 16 * 1024  # bytes of the header that are looked at
+_HEADER: Final = 16 * 1024  # bytes of the header that are searched
 _OBJECTS: Final = 64
-_HEAD: Final = 24  # bytes of GUID and size, which begin every object
+_HEAD: Final = 24  # bytes of GUID and size at the start of every object
 _FIRST_OBJECT: Final = 30
-_PROPERTIES: Final = 92  # bytes of the file properties up to and with the flags
+_PROPERTIES: Final = 92  # bytes of the file properties, up to and including the flags
 _BROADCAST: Final = 1
 
 _NOT_CLOSED: Final = "the recorder did not close this file"
@@ -30,12 +30,12 @@ _NOT_COPIED: Final = "the copy is not complete"
 
 
 def begins(head: bytes) -> bool:
-    """True when the file begins with ASF's header object."""
+    """True when the file begins with an ASF header object."""
     return head[:16] == _HEADER_OBJECT
 
 
 def unfinished(source: ContainerReader) -> str:
-    """Why this file is not closed; "" when it is, or cannot be judged."""
+    """Return why this file is not closed; "" when it is, or when that cannot be told."""
     header = _size(source, 0)
     if source.size < _FIRST_OBJECT or header > source.size:
         return past_the_end("header object", max(header, _FIRST_OBJECT), source)
@@ -53,12 +53,12 @@ def unfinished(source: ContainerReader) -> str:
 
 
 def _of_data(source: ContainerReader, start: int, announced: int) -> str:
-    """Judge the Data object, which follows the header."""
+    """Check the Data object, which follows the header."""
     head = source.at(start, _HEAD)
     if is_zero(head):
         return only_zeros(start)
     if len(head) < _HEAD:
-        return f"no Data object behind its header: {_NOT_COPIED}"
+        return f"no Data object after its header: {_NOT_COPIED}"
     if head[:16] != _DATA:
         return ""
     size = _size(source, start)
@@ -71,7 +71,7 @@ def _of_data(source: ContainerReader, start: int, announced: int) -> str:
 
 
 def _properties(source: ContainerReader, header: int) -> bytes | None:
-    """The file properties object up to its flags; None when the header does not show one."""
+    """Return the file properties object up to its flags; None when the header has none."""
     offset, end = _FIRST_OBJECT, min(header, _HEADER)
     for _ in range(_OBJECTS):
         if offset + _PROPERTIES > end:
@@ -86,5 +86,5 @@ def _properties(source: ContainerReader, header: int) -> bytes | None:
 
 
 def _size(source: ContainerReader, start: int) -> int:
-    """The size of the object at *start*, with its head."""
+    """Return the size of the object at *start*, including its head."""
     return int.from_bytes(source.at(start + 16, 8), "little")

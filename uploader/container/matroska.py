@@ -1,16 +1,15 @@
-"""Matroska and WebM: the elements of RFC 8794 (EBML) and RFC 9559.
+"""Checks Matroska and WebM: the elements of RFC 8794 (EBML) and RFC 9559.
 
-Judged: a Segment of known size must end within the file. One of unknown size is either live-muxed, and then finished
-whenever it ends, or belongs to a recorder that wanted to fill the size in at closing and did not. The latter
-leaves its mark at the Segment's beginning: room for a SeekHead that is still a Void, followed by an Info with room for
-a duration (FFmpeg and so OBS; libwebm), or a SeekHead whose positions are all ones (GStreamer). A live muxer writes
-nothing there or a true SeekHead; older FFmpeg with ``live`` left the Void, and had no room for a duration. What
-a SeekHead points to may not be zeros. An end of 64 KiB of zeros that is no Void element is room that nobody has
-written, provided that the tracks are known to be compressed.
+Detected: a Segment of known size that ends past the end of the file. A Segment of unknown size is either live-muxed,
+and then complete wherever it ends, or the recorder meant to fill the size in at closing and did not. The latter shows
+at the beginning of the Segment: space reserved for a SeekHead that is still a Void, followed by an Info with a duration
+or space for one (FFmpeg and so OBS; libwebm), or a SeekHead whose positions are all ones (GStreamer). A live muxer
+writes nothing there or a valid SeekHead; older FFmpeg with ``live`` left the Void, without space for a duration. Also
+detected: zeros where a SeekHead points to, and 64 KiB of zeros at the end that are not a Void element, provided that
+the tracks are known to be compressed.
 
-Not judged: a live-muxed file that was cut, unless its last Cluster within ``_TAIL`` bytes has a size and runs past the
-end; missing Cues or Duration, which are normal for it; what follows the Segment.
-Must never go deeper than Segment, SeekHead, Seek.
+Not detected: a live-muxed file that was cut, unless its last Cluster within ``_TAIL`` bytes has a size and ends past
+the end of the file; missing Cues or Duration, which are normal for such files; what follows the Segment.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ _DURATION: Final = 0x4489
 _CLUSTER: Final = b"\x1f\x43\xb6\x75"
 _IN_CLUSTER: Final = (b"\xe7", b"\xbf", b"\xec")  # what a Cluster begins with: Timestamp, CRC-32, Void
 _VOID: Final = 0xEC
-_UNKNOWN: Final = (1 << 64) - 1  # a SeekPosition that nobody has filled in
+_UNKNOWN: Final = (1 << 64) - 1  # a SeekPosition that was not filled in
 
 _TAIL: Final = 192 * 1024  # bytes searched for the last Cluster
 _SEEKS: Final = 24
@@ -49,7 +48,7 @@ class _Element(NamedTuple):
 
     @property
     def end(self) -> int:
-        """Where it ends; of unknown size, where its payload begins."""
+        """The offset at which it ends or, when its size is unknown, at which its payload begins."""
         return self.payload + (self.size or 0)
 
 
@@ -59,7 +58,7 @@ def begins(head: bytes) -> bool:
 
 
 def unfinished(source: ContainerReader) -> str:
-    """Why this file is not closed; "" when it is, or cannot be judged."""
+    """Return why this file is not closed; "" when it is, or when that cannot be told."""
     header = _element(source, 0)
     if header is None or header.end >= source.size:
         return f"it ends inside its EBML header: {_NOT_COPIED}"
@@ -85,21 +84,21 @@ def _of_unknown_size(source: ContainerReader, segment: _Element) -> str:
             return f"its Segment is empty: {_NOT_CLOSED}"
         return only_zeros(segment.payload) if is_zero(source.at(segment.payload, 12)) else ""
     if first.id == _VOID and _awaits_duration(source, first.end):
-        return f"its Segment has no size, and the room for its SeekHead is still empty: {_NOT_CLOSED}"
+        return f"its Segment has no size, and the space for its SeekHead is still empty: {_NOT_CLOSED}"
     if _UNKNOWN in _positions(source, first):
         return f"its Segment has no size, and its SeekHead no positions: {_NOT_CLOSED}"
     return _last_cluster(source) or _zeros(source, segment, source.size)
 
 
 def _awaits_duration(source: ContainerReader, start: int) -> bool:
-    """True when the Info at *start* has a Duration, or room for one."""
+    """True when the Info at *start* has a Duration, or space for one."""
     info = _element(source, start)
     children = _children(source, info) if info and info.id == _INFO else ()
     return any(child.id in (_VOID, _DURATION) for child in children)
 
 
 def _last_cluster(source: ContainerReader) -> str:
-    """The reason of a file that ends inside its last Cluster, if the Cluster says how long it is."""
+    """Return the reason for a file that ends inside its last Cluster, if that Cluster has a size."""
     start = max(0, source.size - _TAIL)
     data = source.at(start, _TAIL)
     found = data.rfind(_CLUSTER)
@@ -112,7 +111,7 @@ def _last_cluster(source: ContainerReader) -> str:
 
 
 def _dangling(source: ContainerReader, segment: _Element) -> str:
-    """The reason of a file whose SeekHead points to an element that is not written yet."""
+    """Return the reason for a file whose SeekHead points to an element that is not written yet."""
     first = _element(source, segment.payload)
     for position in _positions(source, first) if first else ():
         offset = segment.payload + position
@@ -122,7 +121,7 @@ def _dangling(source: ContainerReader, segment: _Element) -> str:
 
 
 def _positions(source: ContainerReader, head: _Element) -> Iterator[int]:
-    """What a SeekHead points to, relative to the Segment's payload: RFC 9559, 5.1.1."""
+    """Yield the positions in a SeekHead, relative to the Segment's payload: RFC 9559, 5.1.1."""
     if head.id != _SEEK_HEAD:
         return
     for seek in _children(source, head):
@@ -133,7 +132,7 @@ def _positions(source: ContainerReader, head: _Element) -> Iterator[int]:
 
 
 def _children(source: ContainerReader, parent: _Element) -> Iterator[_Element]:
-    """The elements in an element of known size, as many as a SeekHead has at most."""
+    """Yield the elements inside an element of known size, at most ``_SEEKS``."""
     offset = parent.payload
     for _ in range(_SEEKS):
         child = _element(source, offset) if offset < min(parent.end, source.size) else None
@@ -144,11 +143,11 @@ def _children(source: ContainerReader, parent: _Element) -> Iterator[_Element]:
 
 
 def _zeros(source: ContainerReader, segment: _Element, end: int) -> str:
-    """The reason of a file that ends in zeros; of a Void, or of tracks that may end so, it has none."""
+    """Return the reason for a file that ends in zeros; none if they are a Void, or if its tracks may end in zeros."""
     head = source.head()
-    # not even the tracks are written
-    told = any(codec in head for codec in _COMPRESSED) or is_zero(head[SMALLEST_READ:])
-    if not told or any(codec in head for codec in _RAW):
+    # zeros this early: not even the tracks are written
+    compressed = any(codec in head for codec in _COMPRESSED) or is_zero(head[SMALLEST_READ:])
+    if not compressed or any(codec in head for codec in _RAW):
         return ""
     zeros = zeros_from(source, segment.payload, end)
     if zeros is None or any(_is_void(source, start, end) for start in range(max(0, zeros - 9), zeros)):
@@ -157,13 +156,13 @@ def _zeros(source: ContainerReader, segment: _Element, end: int) -> str:
 
 
 def _is_void(source: ContainerReader, start: int, end: int) -> bool:
-    """True when a Void element begins at *start* and takes up everything to *end*."""
+    """True when a Void element begins at *start* and ends at *end*."""
     element = _element(source, start)
     return element is not None and element.id == _VOID and element.size is not None and element.end == end
 
 
 def _element(source: ContainerReader, start: int) -> _Element | None:
-    """The head of the element at *start*: RFC 8794, 4 to 6. None when there is none, or not all of it."""
+    """Read the head of the element at *start*: RFC 8794, 4 to 6. None when it is missing or cut."""
     head = source.at(start, 12)
     if not head or not head[0] >> 4:
         return None

@@ -1,16 +1,16 @@
-"""MP4 and MOV: the boxes of ISO/IEC 14496-12 and of Apple's QuickTime File Format.
+"""Checks MP4 and MOV: the boxes of ISO/IEC 14496-12 and of Apple's QuickTime File Format.
 
-Judged: top-level boxes must be boxes, follow each other and end within the file; there must be a ``moov`` box, which
-a recorder writes last, and an ``mdat`` box; a ``moov`` that was only partly copied shows zeros where a box or a
-chunk's offset should be. In a file whose ``mdat`` comes last (faststart), an end of 64 KiB of zeros is room that
-nobody has written, provided that every track's codec is known to compress: silence in PCM and black in raw video
-are zeros too. A fragmented file may not end inside a fragment, nor between ``moof`` and ``mdat``, nor in zeros.
+Detected: top-level boxes that are not boxes, or do not follow each other, or end past the end of the file; a missing
+``moov`` box, which a recorder writes last; a missing ``mdat`` box; zeros in a ``moov`` that was only partly copied,
+where a box or a chunk's offset should be. Also 64 KiB of zeros at the end of a file whose ``mdat`` comes last
+(faststart), if every track's codec is known to compress: silence in PCM and black in raw video are zeros too. A
+fragmented file may not end inside a fragment, nor between ``moof`` and ``mdat``, nor in zeros.
 
-Not judged: a file that was cut exactly between two fragments; holes that are not at the end; what follows a whole
-``moov`` and ``mdat``, if it is zeros or no box (cameras append data of their own); an ``mdat`` that reaches to the end
-of the file by definition (size 0) with its ``moov`` before it. Of a file with more than ``_BOXES`` boxes the end is
-looked at: its ``mfra`` index, which is written at closing, or the last ``moof`` within ``_TAIL`` bytes; when neither is
-there it is not judged. Must never follow boxes deeper than five levels.
+Not detected: a cut exactly between two fragments; holes that are not at the end; what follows a whole ``moov`` and
+``mdat``, if it is zeros or not a box (cameras append data of their own); a cut ``mdat`` that by definition reaches to
+the end of the file (size 0) with its ``moov`` before it. A file with more than ``_BOXES`` boxes is checked at its end:
+its ``mfra`` index, which is written at closing, or the last ``moof`` within ``_TAIL`` bytes. It counts as closed when
+it has neither.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ _FIRST: Final = frozenset({b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip",
 _KNOWN: Final = _FIRST | {b"moof", b"mfra", b"sidx", b"uuid", b"udta", b"meta", b"emsg", b"prft", b"pdin", b"ssix"}
 _PARENTS: Final = frozenset({b"moov", b"trak", b"mdia", b"minf", b"stbl"})
 _LEVELS: Final = 5  # moov, trak, mdia, minf, stbl
-_BEGINNING: Final = 4  # boxes among which a fragmented file has its moov
-_BOXES: Final = 32  # at top level, before the end is looked at instead
+_BEGINNING: Final = 4  # the first boxes, among which a fragmented file has its moov
+_BOXES: Final = 32  # at top level; of files with more the end is checked instead
 _CHILDREN: Final = 32
 _TAIL: Final = 192 * 1024  # bytes searched for the last moof
-_LEAST_HOLE, _HOLE = 16, 40  # bytes without a box, zeros from the ninth on; fewer may be a terminator of QuickTime's
+_LEAST_HOLE, _HOLE = 16, 40  # bytes without a box, zeros from the ninth on; fewer may be a QuickTime terminator
 _NAME: Final = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 -_.")
 
 # Sample entries that never hold long runs of zeros. DNxHD, ProRes, MPEG-2 and Motion JPEG may pad their frames.
@@ -52,23 +52,23 @@ class _Box(NamedTuple):
 
 @dataclass
 class _Walk:
-    """The boxes of one level, up to where there is none."""
+    """The consecutive boxes of one level."""
 
     boxes: list[_Box] = field(default_factory=list)
-    stop: int = 0  # offset of what is no box, or of what follows the last one
+    stop: int = 0  # offset after the last box
 
     def first(self, kind: bytes) -> _Box | None:
         return next((box for box in self.boxes if box.kind == kind), None)
 
 
 def begins(head: bytes) -> bool:
-    """True when the first box is one that stands first in MP4 or MOV."""
+    """True when the file begins with a box that may be the first one in MP4 or MOV."""
     size = int.from_bytes(head[:4], "big")
     return head[4:8] in _FIRST and (size >= 8 or size < 2)
 
 
 def unfinished(source: ContainerReader) -> str:
-    """Why this file is not closed; "" when it is, or cannot be judged."""
+    """Return why this file is not closed; "" when it is, or when that cannot be told."""
     walk = _walk(source, 0, source.size, _BEGINNING)
     if not walk.boxes:
         return f"its first box has no size yet: {_NOT_CLOSED}"
@@ -83,20 +83,20 @@ def unfinished(source: ContainerReader) -> str:
 
 
 def _moov(source: ContainerReader, walk: _Walk) -> _Walk:
-    """The boxes in the ``moov`` box, as far as the file has them."""
+    """Return the boxes inside the ``moov`` box, as far as the file has them."""
     moov = walk.first(b"moov")
     return _walk(source, moov.payload, min(moov.end, source.size), _CHILDREN) if moov else _Walk()
 
 
 def _of_whole(source: ContainerReader, walk: _Walk, inside: _Walk) -> str:
-    """Judge a file that has one index for all."""
+    """Check a file with a single index."""
     moov, mdat, last = walk.first(b"moov"), walk.first(b"mdat"), walk.boxes[-1]
     if last.end > source.size and (last.kind in _KNOWN or not (moov and mdat)):
         return past_the_end(f"{_name(last)} box", last.end, source)
     if moov is None:
         return _without_moov(source, walk)
     if mdat is None:
-        return f"no mdat box behind its moov box: {_NOT_COPIED}" if walk.stop >= source.size else _no_box(source, walk)
+        return f"no mdat box after its moov box: {_NOT_COPIED}" if walk.stop >= source.size else _no_box(source, walk)
     if (hole := _hole(source, moov, inside)) is not None:
         return f"its moov box is empty from byte {hole} on: {_NOT_COPIED}"
     return _zeros(source, last, last.end, inside) if last.kind == b"mdat" else ""
@@ -104,14 +104,14 @@ def _of_whole(source: ContainerReader, walk: _Walk, inside: _Walk) -> str:
 
 def _without_moov(source: ContainerReader, walk: _Walk) -> str:
     if walk.first(b"meta") or walk.first(b"styp") or len(walk.boxes) >= _BOXES:
-        return ""  # a picture, a piece of a stream, or too long a way to the moov
+        return ""  # a picture, a segment of a stream, or too many boxes before the moov
     if walk.stop < source.size and is_zero(source.at(walk.stop, 8)):
         return f"no moov box, only zeros from byte {walk.stop} on: {_NOT_CLOSED}, or {_NOT_COPIED}"
     return f"no moov box: {_NOT_CLOSED}"
 
 
 def _of_fragments(source: ContainerReader, walk: _Walk, inside: _Walk) -> str:
-    """Judge a file that comes in fragments, of which any may be the last."""
+    """Check a fragmented file, whose last fragment may be any."""
     last = walk.boxes[-1]
     if len(walk.boxes) >= _BOXES and walk.stop < source.size:
         tail = _tail(source)
@@ -126,14 +126,14 @@ def _end_of_fragments(source: ContainerReader, walk: _Walk, inside: _Walk) -> st
     if walk.stop < source.size:
         return _no_box(source, walk)
     if last.kind == b"moof":
-        return f"no mdat box behind its last moof box: it ends inside a fragment, and {_NOT_CLOSED}"
+        return f"no mdat box after its last moof box: it ends inside a fragment, and {_NOT_CLOSED}"
     if not any(box.kind in (b"moof", b"mdat") for box in walk.boxes):
         return f"no moof box, which its moov box announces: {_NOT_CLOSED}"
     return _zeros(source, last, source.size, inside) if last.kind == b"mdat" else ""
 
 
 def _has_index(source: ContainerReader) -> bool:
-    """True when the file ends with a whole ``mfra`` box: it says itself how long it is."""
+    """True when the file ends with a whole ``mfra`` box, which ends with its own length."""
     end = source.at(source.size - 16, 16)
     if len(end) < 16 or end[:8] != b"\0\0\0\x10mfro":
         return False
@@ -142,7 +142,7 @@ def _has_index(source: ContainerReader) -> bool:
 
 
 def _tail(source: ContainerReader) -> _Walk:
-    """The boxes from the last ``moof`` on that the end of the file shows; none when it does not show one."""
+    """Return the boxes from the last ``moof`` on, if one lies within the last ``_TAIL`` bytes; else none."""
     start = max(0, source.size - _TAIL)
     data = source.at(start, _TAIL)
     found = data.rfind(b"\0\0\0\x10mfhd")
@@ -152,43 +152,43 @@ def _tail(source: ContainerReader) -> _Walk:
 
 
 def _no_box(source: ContainerReader, walk: _Walk) -> str:
-    """The reason of a file that goes on with something else after its last box."""
+    """Return the reason for a file that goes on after its last box with something that is not a box."""
     if is_zero(source.at(walk.stop, 8)):
         return only_zeros(walk.stop)
     if source.size - walk.stop < 8:
         return f"it ends inside the head of a box at byte {walk.stop}: {_NOT_COPIED}"
-    return f"at byte {walk.stop}, behind its {_name(walk.boxes[-1])} box, stands no box: {_NOT_CLOSED}"
+    return f"no box at byte {walk.stop}, after its {_name(walk.boxes[-1])} box: {_NOT_CLOSED}"
 
 
 def _zeros(source: ContainerReader, last: _Box, end: int, inside: _Walk) -> str:
-    """The reason of a file whose media end in zeros at *end*; of codecs that may end so it has none."""
+    """Return the reason for a file whose media end in zeros at *end*; none if a codec may end in zeros."""
     zeros = zeros_from(source, last.payload, end)
     return only_zeros(zeros) if zeros is not None and _is_compressed(source, inside) else ""
 
 
 def _is_compressed(source: ContainerReader, inside: _Walk) -> bool:
-    """True when there are tracks, and every one's codec is known to leave no long runs of zeros."""
+    """True when there are tracks, and the codec of each is known to write no long runs of zeros."""
     tracks = [box for box in inside.boxes if box.kind == b"trak"]
     return bool(tracks) and all(_codec(source, track) in _COMPRESSED for track in tracks)
 
 
 def _codec(source: ContainerReader, track: _Box) -> bytes:
-    """The kind of a track's first sample entry: 14496-12, 8.5.2. It stands at the beginning of a track."""
+    """Return the kind of a track's first sample entry: 14496-12, 8.5.2. It is near the beginning of the track."""
     data = source.at(track.start, min(2048, track.end - track.start))
     found = data.find(b"stsd")
     return data[found + 16 : found + 20] if found >= 0 else b""
 
 
 def _hole(source: ContainerReader, moov: _Box, inside: _Walk) -> int | None:
-    """Where zeros begin inside the index; None when its last boxes are all there.
+    """Return where zeros begin inside the index; None when its last boxes are all there.
 
-    Boxes are written in order, so it is enough to follow the last one of each level.
+    Boxes are written in order, so it is enough to follow the last box of each level.
     """
     box, walk = moov, inside
     for _ in range(_LEVELS):
         rest = source.at(walk.stop, min(_HOLE, box.end - walk.stop))
         if len(rest) >= _LEAST_HOLE and is_zero(rest[8:]) and _box(source, walk.stop, box.end) is None:
-            return walk.stop  # a part of the head may have been written
+            return walk.stop  # the first bytes may be a part of a box's head
         if not walk.boxes or walk.stop > box.end or len(walk.boxes) >= _CHILDREN:
             return None
         box = walk.boxes[-1]
@@ -202,7 +202,7 @@ def _hole(source: ContainerReader, moov: _Box, inside: _Walk) -> int | None:
 
 
 def _walk(source: ContainerReader, start: int, end: int, most: int, before: Iterable[_Box] = ()) -> _Walk:
-    """Up to *most* boxes, with those *before*, from *start* to *end*; one that runs past *end* is the last."""
+    """Return up to *most* boxes from *start* to *end*, after those *before*; one that ends past *end* is the last."""
     walk = _Walk([*before], start)
     while walk.stop < end and len(walk.boxes) < most:
         box = _box(source, walk.stop, end)
@@ -214,7 +214,7 @@ def _walk(source: ContainerReader, start: int, end: int, most: int, before: Iter
 
 
 def _box(source: ContainerReader, start: int, end: int) -> _Box | None:
-    """The box that begins at *start*: 14496-12, 4.2. None when nothing there looks like one."""
+    """Read the box that begins at *start*: 14496-12, 4.2. None when there is none."""
     head = source.at(start, 16)
     if len(head) < 8 or not (head[4:8] in _KNOWN or _is_name(head[4:8])):
         return None
@@ -227,7 +227,7 @@ def _box(source: ContainerReader, start: int, end: int) -> _Box | None:
 
 
 def _is_name(kind: bytes) -> bool:
-    """True for what may be a box's kind: four characters; Apple's begin with ©."""
+    """True when *kind* may be the kind of a box: four characters; some of Apple's begin with ©."""
     return kind[0] in _NAME | {0xA9} and _NAME.issuperset(kind[1:])
 
 

@@ -1,7 +1,8 @@
-"""MPEG transport and program streams: ISO/IEC 13818-1, and the 192-byte packets of Blu-ray and AVCHD.
+"""Checks MPEG transport and program streams: ISO/IEC 13818-1, and the 192-byte packets of Blu-ray and AVCHD.
 
-Streams have neither index nor end: whoever stops writing has finished. So a cut cannot be judged. An end of 64 KiB of
-zeros can: no packet and no pack is all zeros, so it is room that nobody has written.
+Detected: 64 KiB of zeros at the end. No packet and no pack is all zeros, so this space was reserved and not written.
+
+Not detected: a cut. A stream has neither an index nor an end, so it is complete wherever its writer stops.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from uploader.container.reader import ContainerReader, only_zeros, zeros_from
 
 _SYNC: Final = 0x47
 _PACKETS: Final = ((188, 0), (192, 4), (204, 0))  # length, offset of the sync byte; 204: with Reed-Solomon bytes
-_LEAST, _MOST = 3, 16  # packets that must begin with a sync byte, and that are looked at
+_LEAST, _MOST = 3, 16  # packets: needed at least, checked at most; each must begin with a sync byte
 _PACK: Final = b"\x00\x00\x01\xba"  # 13818-1, 2.5.3.4
 
 
@@ -31,6 +32,6 @@ def begins_ps(head: bytes) -> bool:
 
 
 def unfinished(source: ContainerReader) -> str:
-    """Why this file is not closed; "" when it is, or cannot be judged."""
+    """Return why this file is not closed; "" when it is, or when that cannot be told."""
     zeros = zeros_from(source, 0, source.size)
     return only_zeros(zeros) if zeros is not None else ""

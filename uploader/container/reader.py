@@ -1,7 +1,7 @@
-"""How the parsers see a file: bounded reads, and the search for zeros that nobody has written over.
+"""Gives the container checks bounded reads of a file, and searches for zeros at its end.
 
-A read may be a round trip to a share and back, so reads are few and of a useful size, and what was read is looked
-at again before more is asked for. Must never be written around: the bound of a verdict is kept here alone.
+A read may be a round trip to a share, so reads are few and of a useful size, and what was read is used again before
+more is read. Every check reads through here; the limits of a check are enforced only here.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ MAX_READS: Final = 64
 MAX_BYTES: Final = 512 * 1024
 HEAD_SIZE: Final = 16 * 1024  # bytes read first, and kept
 SMALLEST_READ: Final = 4 * 1024  # bytes read at least
-ZEROS: Final = 64 * 1024  # so many zeros at the end are not compressed media
+ZEROS: Final = 64 * 1024  # bytes; compressed media do not end in so many zeros
 
 
-class TooLong(Exception):  # noqa: N818  # stays in this package: not an error, the file is just not judged
-    """A verdict would take more reads or bytes than are allowed."""
+class TooLong(Exception):  # noqa: N818  # stays in this package: not an error, the file counts as closed
+    """The check would take more reads or bytes than are allowed."""
 
 
-class BecameShorter(Exception):  # noqa: N818  # stays in this package: becomes a verdict
-    """The file has fewer bytes than it was said to have."""
+class BecameShorter(Exception):  # noqa: N818  # stays in this package: becomes a reason
+    """The file has fewer bytes than *size* said."""
 
 
 class ContainerReader:
-    """A file of *size* bytes, as far as it has to be seen. One verdict, one source."""
+    """Reads parts of one file of *size* bytes, within the limits of one check."""
 
     def __init__(self, read: Read, size: int) -> None:
-        """*size*: bytes, as told by whoever found the file."""
+        """*size*: of the file, in bytes, when it was found."""
         self.size = max(0, size)
         self._read = read
         self._reads, self._bytes = 0, 0
@@ -38,13 +38,13 @@ class ContainerReader:
         self._start, self._window = 0, b""
 
     def head(self) -> bytes:
-        """The first bytes, at most HEAD of them."""
+        """Return the first bytes, at most ``HEAD_SIZE``."""
         if not self._head:
             self._head = self._fetch(0, HEAD_SIZE)
         return self._head
 
     def at(self, offset: int, length: int) -> bytes:
-        """*length* bytes from *offset* on, fewer only where the file ends. Raises TooLong, BecameShorter."""
+        """Return *length* bytes from *offset* on; fewer only at the end. Raises ``TooLong``, ``BecameShorter``."""
         length = min(length, self.size - offset)
         if length <= 0 or offset < 0:
             return b""
@@ -70,16 +70,16 @@ class ContainerReader:
 
 
 def is_zero(data: bytes) -> bool:
-    """True when there is nothing but zeros, and at least one."""
+    """True when *data* is not empty and all zeros."""
     return bool(data) and not data.strip(b"\0")
 
 
 def zeros_from(source: ContainerReader, start: int, end: int) -> int | None:
-    """Where the zeros begin with which *start* to *end* ends; None when it does not end in at least ZEROS of them.
+    """Return where the zeros at the end of *start* to *end* begin; None when there are fewer than ``ZEROS``.
 
-    In less than ZEROS bytes all must be zeros, and less than BLOCK are not judged.
-    A recorder that reserves room, and a copy that announces its size first, both leave such an end. The beginning
-    is found by halving, so it is exact when everything before it was written in order.
+    A stretch shorter than ``ZEROS`` must be all zeros; one shorter than ``SMALLEST_READ`` is not checked. A recorder
+    that reserves space, and a copy that sets its size first, leave such zeros. Their beginning is found by bisection,
+    so it is exact when everything before it was written in order.
     """
     length = min(ZEROS, end - start)
     if (
@@ -102,11 +102,11 @@ def zeros_from(source: ContainerReader, start: int, end: int) -> int | None:
 
 
 def past_the_end(what: str, end: int, source: ContainerReader) -> str:
-    """The reason of a file that ends before *what*, which its length puts at *end*."""
+    """Return the reason for a file that ends before *what*, which should end at offset *end*."""
     missing = end - source.size
     return f"its {what} ends {missing} byte{'s' * (missing != 1)} past the end of the file: the copy is not complete"
 
 
 def only_zeros(offset: int) -> str:
-    """The reason of a file whose end nobody has written."""
-    return f"only zeros from byte {offset} on: the recorder or the copy has reserved this room and not written it"
+    """Return the reason for a file whose end was not written."""
+    return f"only zeros from byte {offset} on: the recorder or the copy has reserved this space and not written it"

@@ -1,12 +1,12 @@
-"""AVI: the chunks of RIFF, and the further RIFFs that OpenDML (version 1.02) puts behind the first at 1 GiB.
+"""Checks AVI: the chunks of RIFF, and the further RIFFs that OpenDML (version 1.02) adds after the first 1 GiB.
 
-Judged: a RIFF or its ``movi`` list that has no size yet (0 or all ones: FFmpeg and most recorders fill them in at
-closing) or ends past the end of the file; an ``idx1`` index that the header announces and that is missing, cut or
-still zeros; an OpenDML index that points past the end of the file, or to zeros.
+Detected: a RIFF or ``movi`` list that has no size yet (0 or all ones: FFmpeg and most recorders fill it in at closing)
+or ends past the end of the file; an ``idx1`` index that the header announces and that is missing, cut or all zeros; an
+OpenDML index that points past the end of the file, or to zeros.
 
-Not judged: what follows the last RIFF; RIFFs beyond the first ``_RIFFS`` unless the OpenDML index names them; a first
-RIFF that overstates itself by up to 8 bytes (some recorders count its head) while its ``idx1`` is whole.
-Must never look into ``movi``: the media are not its business.
+Not detected: what follows the last RIFF; RIFFs beyond the first ``_RIFFS`` unless the OpenDML index names them; a first
+RIFF whose size is up to 8 bytes too large (some recorders count its head) while its ``idx1`` is whole. The media in
+``movi`` are not read.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from uploader.container.reader import ContainerReader, is_zero, only_zeros, past
 _NO_SIZE: Final = frozenset({0, 0xFFFFFFFF})
 _RIFFS: Final = 16
 _CHUNKS: Final = 24
-_SLACK: Final = 8  # bytes by which the first RIFF may overstate itself
+_SLACK: Final = 8  # bytes by which the size of the first RIFF may be too large
 _HAS_INDEX: Final = 0x10  # AVIF_HASINDEX in avih.dwFlags
-_HDRL: Final = 64 * 1024  # bytes of the header list that are looked at
+_HDRL: Final = 64 * 1024  # bytes of the header list that are searched
 _STREAMS: Final = 8
 
 _NOT_CLOSED: Final = "the recorder did not close this file"
@@ -33,7 +33,7 @@ class _Chunk(NamedTuple):
     kind: bytes  # of a RIFF or LIST: its form
     start: int
     size: int
-    end: int  # without the byte that pads an odd one
+    end: int  # without the padding byte after an odd size
 
 
 def begins(head: bytes) -> bool:
@@ -42,7 +42,7 @@ def begins(head: bytes) -> bool:
 
 
 def unfinished(source: ContainerReader) -> str:
-    """Why this file is not closed; "" when it is, or cannot be judged."""
+    """Return why this file is not closed; "" when it is, or when that cannot be told."""
     riffs = list(_riffs(source))
     for number, riff in enumerate(riffs, start=1):
         if riff.size in _NO_SIZE:
@@ -53,7 +53,7 @@ def unfinished(source: ContainerReader) -> str:
 
 
 def _inside(source: ContainerReader, riffs: list[_Chunk]) -> str:
-    """Judge the chunks of the first RIFF."""
+    """Check the chunks of the first RIFF."""
     chunks = list(_chunks(source, 12, min(riffs[0].end, source.size)))
     found = {chunk.kind: chunk for chunk in reversed(chunks)}  # the first of each kind
     movi, idx1 = found.get(b"movi"), found.get(b"idx1")
@@ -72,7 +72,7 @@ def _inside(source: ContainerReader, riffs: list[_Chunk]) -> str:
 
 
 def _by_header(source: ContainerReader, riff: _Chunk, hdrl: _Chunk | None, *, has_index: bool) -> str:
-    """Judge what the header list promises: an index, and OpenDML's index of indexes."""
+    """Check what the header list announces: an index, and OpenDML's index of indexes."""
     if hdrl is None:
         return ""
     header = source.at(hdrl.start, min(_HDRL, hdrl.end - hdrl.start))
@@ -89,7 +89,7 @@ def _by_header(source: ContainerReader, riff: _Chunk, hdrl: _Chunk | None, *, ha
 
 
 def _super_index(header: bytes) -> Iterator[tuple[int, int]]:
-    """Offset and size of the last chunk that each stream's ``indx`` names: OpenDML, 3.0."""
+    """Yield offset and size of the last chunk that each stream's ``indx`` names: OpenDML, 3.0."""
     found = -1
     for _ in range(_STREAMS):
         found = header.find(b"indx", found + 1)
@@ -102,7 +102,7 @@ def _super_index(header: bytes) -> Iterator[tuple[int, int]]:
 
 
 def _riffs(source: ContainerReader) -> Iterator[_Chunk]:
-    """The RIFFs one behind the other, up to one that has no size or runs past the end."""
+    """Yield the consecutive RIFFs, up to one that has no size or ends past the end of the file."""
     offset = 0
     for _ in range(_RIFFS):
         chunk = _chunk(source, offset)
@@ -115,7 +115,7 @@ def _riffs(source: ContainerReader) -> Iterator[_Chunk]:
 
 
 def _chunks(source: ContainerReader, start: int, end: int) -> Iterator[_Chunk]:
-    """The chunks from *start* to *end*, as far as there are any; one that runs past *end* is the last."""
+    """Yield the chunks from *start* to *end*; one that ends past *end* is the last."""
     offset = start
     for _ in range(_CHUNKS):
         chunk = _chunk(source, offset) if offset + 8 <= end else None
@@ -126,7 +126,7 @@ def _chunks(source: ContainerReader, start: int, end: int) -> Iterator[_Chunk]:
 
 
 def _chunk(source: ContainerReader, start: int) -> _Chunk | None:
-    """The chunk that begins at *start*; None when nothing there looks like one."""
+    """Read the chunk that begins at *start*; None when there is none."""
     head = source.at(start, 12)
     kind, size = head[:4], int.from_bytes(head[4:8], "little")
     if len(head) < 8 or not kind.isalnum():
@@ -135,7 +135,7 @@ def _chunk(source: ContainerReader, start: int) -> _Chunk | None:
 
 
 def _even(offset: int) -> int:
-    """Chunks begin at even offsets."""
+    """Round up to an even offset, where the next chunk begins."""
     return offset + offset % 2
 
 

@@ -1,6 +1,7 @@
-"""``check``: looks at everything that could keep recordings from arriving, and says what to do about it.
+"""``check``: tests everything that could keep recordings from being uploaded, and says what to do.
 
-Reads and asks; writes nothing but a hidden file that it removes again. Must never stop at the first finding.
+It goes on after an error, so that one run shows all of them. It writes nothing but a hidden file in each watched
+folder, which it removes again.
 """
 
 from __future__ import annotations
@@ -33,13 +34,13 @@ from uploader.server.readonly import saved_in, valt_to_ask
 from uploader.store.disk import StateFolder
 from uploader.store.store import read_both
 
-SKEW_LIMIT: Final = 60.0  # s between the clocks before it is worth a word: records are dated by the server's
-SHARE_SKEW_LIMIT: Final = 2.0  # s between a share's clock and ours before it is worth a word; FAT counts in twos
+SKEW_LIMIT: Final = 60.0  # s between the server's clock and this machine's before a warning: records get server times
+SHARE_SKEW_LIMIT: Final = 2.0  # s between a share's clock and this machine's before a warning; FAT stores even seconds
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One line of the report. ``error``: recordings will not arrive. ``warning``: they will, but look."""
+    """One line of the report. ``error``: recordings will not be uploaded. ``warning``: they will, but check this."""
 
     what: str
     text: str
@@ -50,8 +51,8 @@ class Finding:
 
 
 async def examine(config: Config, environ: Mapping[str, str], clock: Clock) -> AsyncIterator[Finding]:
-    """Yield finding after finding."""
-    for warning in status.standing_warnings(config, {}):  # where the password is from is said below
+    """Run all tests, and yield each finding as soon as it is known."""
+    for warning in status.standing_warnings(config, {}):  # no environment: ``_password`` reports where it comes from
         yield Finding("configuration", warning, "warning")
     async for finding in _folders(config, clock):
         yield finding
@@ -69,51 +70,50 @@ async def _folders(config: Config, clock: Clock) -> AsyncIterator[Finding]:
     for watch in config.watch:
         root = str(watch.path)
         share = MountedShare(root, clock, identity=_mount_identities(config).get(root))
-        standing = await share.check()
-        problem = standing.away or files.folder_problem(root, writable=DISPOSALS[watch.after_upload].takes_away)
+        found = await share.check()
+        problem = found.away or files.folder_problem(root, writable=DISPOSALS[watch.after_upload].takes_away)
         if problem:
-            another = standing.away and standing.mount is not None  # which says itself what to do
-            todo = "" if another else ": make it, mount it, or give this user the right"
+            another = found.away and found.mount is not None  # another file system; the problem says what to do
+            todo = "" if another else ": create it, mount it, or give this user access"
             yield Finding("folder", f"{problem}{todo}", "error")
             continue
-        mode = mode_for(watch.mode, standing.mount)
+        mode = mode_for(watch.mode, found.mount)
         yield Finding("folder", f"{watch.path}: {mode}, every {watch.rescan:g} s")
         yield await _event_check(root, mode, clock)
         if watch.move_to is not None and not os.access(_nearest(watch.move_to), os.W_OK | os.X_OK):
-            yield Finding("folder", f"{watch.move_to}: files cannot be moved there by this user", "error")
+            text = f"{watch.move_to}: files cannot be moved there by this user: give this user write access"
+            yield Finding("folder", text, "error")
         if mode.events:
             yield await _inotify(share)
 
 
 def _mount_identities(config: Config) -> Mapping[str, MountIdentity]:
-    """Where the watched folders lay, as the state remembers."""
-    return {home.root: home for home in saved_in(config.state.dir).mount_identities}
+    """Return the mount identities of the watched folders that the state remembers, by folder."""
+    return {identity.root: identity for identity in saved_in(config.state.dir).mount_identities}
 
 
 async def _event_check(root: str, mode: Mode, clock: Clock) -> Finding:
-    """Prove by a hidden file what the mode promises, and compare the clocks."""
+    """Test with a hidden file whether events arrive, and compare the clocks."""
     seen = await check_events(root, clock)
     if seen.problem:
         return Finding(
-            "events", f"{root}: no hidden file can be made there ({seen.problem}), so nothing was tried", "warning"
+            "events", f"{root}: a hidden file cannot be created there ({seen.problem}): events not tested", "warning"
         )
-    skew, clocks = seen.skew or 0.0, "its clock agrees with ours"
+    skew, clocks = seen.skew or 0.0, "its clock agrees with this machine's"
     if far := abs(skew) > SHARE_SKEW_LIMIT:
-        clocks = f"its clock is {format_duration(abs(skew))} {'ahead of' if skew > 0 else 'behind'} ours"
-        clocks += "; that does no harm: ages are measured by ours alone"
+        clocks = f"its clock is {format_duration(abs(skew))} {'ahead of' if skew > 0 else 'behind'} this machine's"
+        clocks += "; nothing to do: file ages are measured by this machine's clock"
     if seen.delay is None:
-        text = "its event never came; scans find what events miss"
+        text = "no event came for a test file; scans find files without events"
         return Finding("events", f"{root}: {text}; {clocks}", "warning" if mode.events else "ok")
-    return Finding(
-        "events", f"{root}: its event came after {1000 * seen.delay:.0f} ms; {clocks}", "warning" if far else "ok"
-    )
+    return Finding("events", f"{root}: event after {1000 * seen.delay:.0f} ms; {clocks}", "warning" if far else "ok")
 
 
 async def _inotify(share: MountedShare) -> Finding:
-    """Count the folders that each want a watch."""
+    """Compare the number of folders, each of which needs an inotify watch, with the limit."""
     watches, instances = inotify_limit("max_user_watches"), inotify_limit("max_user_instances")
     if watches is None or instances is None:
-        return Finding("inotify", "its limits cannot be read here; scans find what events miss", "warning")
+        return Finding("inotify", "its limits cannot be read here; scans find files without events", "warning")
     folders = 0
     with suppress(errors.ShareNotReady):
         async for batch in share.walk(WalkFilter(takes=match_nothing, enters=lambda _: True)):
@@ -124,7 +124,7 @@ async def _inotify(share: MountedShare) -> Finding:
 
 
 def _nearest(path: Path) -> Path:
-    """The folder itself, or the nearest above it that exists: where it would be made."""
+    """Return the folder itself or, if it does not exist, the nearest one above it that does."""
     return next(parent for parent in (path, *path.parents) if parent.exists())
 
 
@@ -132,7 +132,8 @@ def _state(config: Config) -> Finding:
     folder = config.state.dir
     if not folder.exists():
         usable = os.access(_nearest(folder), os.W_OK | os.X_OK)
-        text = f"{folder}: not there yet; {'made at the first start' if usable else 'and it cannot be made'}"
+        then = "created at the first start" if usable else "and this user cannot create it: create it, or set state.dir"
+        text = f"{folder}: does not exist yet; {then}"
         return Finding("state", text, "ok" if usable else "error")
     try:
         disk = StateFolder(folder, lock=False)
@@ -144,7 +145,7 @@ def _state(config: Config) -> Finding:
     except errors.UploaderError as error:
         return Finding("state", str(error), "error")
     if not os.access(folder, os.W_OK | os.X_OK):
-        return Finding("state", f"{folder}: cannot be written by this user", "error")
+        return Finding("state", f"{folder}: cannot be written by this user; run check as the daemon's user", "error")
     running = "stopped" if daemon is None else "running"
     return Finding("state", f"{folder}: {len(saved.uploads)} unfinished, {ledger.count} done; the daemon is {running}")
 
@@ -156,7 +157,7 @@ def _password(config: Config, environ: Mapping[str, str]) -> Finding:
         return Finding("password", str(error), "error")
     match password_source(config.server, environ):
         case "file":
-            return Finding("password", f"{shown(config.server.password_file or '')}: nobody else can read it")
+            return Finding("password", f"{shown(config.server.password_file or '')}: no other user can read it")
         case "environment":
             text = f"from ${PASSWORD_VARIABLE}, which every process of this user can see; a password_file is safer"
             return Finding("password", text, "warning")
@@ -167,11 +168,11 @@ def _password(config: Config, environ: Mapping[str, str]) -> Finding:
 async def _name(config: Config) -> Finding:
     host = urlsplit(config.server.url).hostname or ""
     with suppress(ValueError):
-        return Finding("name", f"{ipaddress.ip_address(host)} is an address; there is nothing to look up")
+        return Finding("name", f"{ipaddress.ip_address(host)} is an address: no name to look up")
     try:
         found = await asyncio.get_running_loop().getaddrinfo(host, None, type=socket.SOCK_STREAM)
     except OSError as error:
-        return Finding("name", f"{host}: {error.strerror}; look at server.url and at the name service", "error")
+        return Finding("name", f"{host}: {error.strerror}; check server.url and the name service", "error")
     return Finding("name", f"{host} is {', '.join(dict.fromkeys(str(row[4][0]) for row in found))}")
 
 
@@ -182,15 +183,16 @@ async def _server(config: Config, environ: Mapping[str, str], clock: Clock) -> A
         except errors.UploaderError as error:
             yield Finding("log-in", str(error), "error")
             return
-        yield Finding("log-in", f"{config.server.url} takes user {config.server.username}")
+        yield Finding("log-in", f"{config.server.url} accepts user {config.server.username}")
         try:
             version = await valt.version()
         except errors.UploaderError as error:
             yield Finding("version", str(error), "warning")
         else:
-            text = f"VALT {version}" if version else "not told to this user; that does no harm"
+            text = f"VALT {version}" if version else "the server does not tell this user; nothing to do"
             yield Finding("version", text, "ok" if version else "warning")
     far = abs(valt.skew) > SKEW_LIMIT
     side = "ahead of" if valt.skew > 0 else "behind"
-    text = f"the server's is {format_duration(abs(valt.skew))} {side} ours" if far else "agrees with the server's"
+    apart = f"the server's is {format_duration(abs(valt.skew))} {side} this machine's: set the one that is wrong"
+    text = apart if far else "agrees with the server's"
     yield Finding("clock", text, "warning" if far else "ok")

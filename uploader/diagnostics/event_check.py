@@ -1,6 +1,6 @@
-"""``check``'s canary: a hidden file in a watched folder shows what the folder tells us, how soon, and by which clock.
+"""Tests with a hidden file whether events of a watched folder arrive, how soon, and how its clock differs from ours.
 
-Must never leave its file behind, nor write into a share that is away.
+The file is always removed again. Call it only after ``Share.check``: it must not write under an empty mount point.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from watchfiles import awatch
 from uploader.domain.selection import HIDDEN_PREFIX
 from uploader.runtime.clock import Clock
 
-WATCHER_START_TIME: Final = 0.3  # s that a source of events is given to begin: it does not tell when it has
+WATCHER_START_TIME: Final = 0.3  # s until the watcher is taken to be running: it does not report its start
 EVENT_WAIT_LIMIT: Final = 3.0  # s that an event may take
 
 
 @dataclass(frozen=True, slots=True)
 class EventCheck:
-    """What came of it, in seconds. ``delay``: until its event, None if none came. ``skew``: of the share's clock."""
+    """The result. ``delay``: s until the event, None if none came. ``skew``: s by which the share's clock is ahead."""
 
     problem: str = ""
     delay: float | None = None
@@ -32,7 +32,7 @@ class EventCheck:
 
 
 async def check_events(root: str, clock: Clock) -> EventCheck:
-    """Write a hidden file into *root*, wait for its event, look at its time, remove it. Takes some seconds at most."""
+    """Write a hidden file into *root*, wait up to ``EVENT_WAIT_LIMIT`` for its event, read its time, and remove it."""
     path = Path(root) / f"{HIDDEN_PREFIX}{uuid.uuid4().hex[:16]}.canary"
     stop, heard = asyncio.Event(), asyncio.Event()
     listening = asyncio.ensure_future(_listen(root, path.name, stop, heard))
@@ -53,7 +53,7 @@ async def check_events(root: str, clock: Clock) -> EventCheck:
 
 
 def _write(path: Path) -> float:
-    """Make the file; the answer is its time, by its share's clock."""
+    """Create the file; return its modification time, which the share's clock gave it."""
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         os.write(fd, b"valt-uploader check\n")
@@ -63,7 +63,7 @@ def _write(path: Path) -> float:
 
 
 async def _listen(root: str, name: str, stop: asyncio.Event, heard: asyncio.Event) -> None:
-    """Wait for the event of *name*."""
+    """Set *heard* when an event of *name* comes."""
     async for batch in awatch(root, watch_filter=None, recursive=False, debounce=50, step=10, stop_event=stop):
         if any(path.endswith(f"/{name}") for _, path in batch):
             heard.set()

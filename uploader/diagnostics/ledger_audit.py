@@ -1,7 +1,6 @@
-"""``ledger`` and ``link``: what was finished, proof that the list is whole, and what the server holds of it.
+"""Reads the ledger for ``ledger`` and ``link``: lists its lines, proves the chain, compares videos with the server.
 
-Must never change the ledger, and never keep what it downloads: it is hashed and thrown away. Nothing here holds
-more than a line or two at a time.
+It never changes the ledger. What it downloads is hashed and not kept. One or two lines are in memory at a time.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from uploader.app.status import iso
 from uploader.domain import errors
 from uploader.domain.model import RecordIds, shown
 from uploader.domain.units import format_bytes
-from uploader.server.valt import Valt
+from uploader.server.port import Server
 from uploader.store import LedgerLine
 from uploader.store.codec import LedgerHead, StateSnapshot, UnreadableContent, from_json
 from uploader.store.disk import StateFolder
@@ -26,7 +25,7 @@ from uploader.store.store import read_state
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """What the server handed out for one ledger line. ``equal`` is None when it handed out nothing."""
+    """The comparison of one ledger line with the server's video. ``equal`` is None when the video is unavailable."""
 
     line: LedgerLine
     equal: bool | None
@@ -38,25 +37,25 @@ class Comparison:
 
 
 def lines(folder: Path) -> Iterator[LedgerLine]:
-    """Read the ledger line by line, proving each link: every line that is vouched for, oldest first.
+    """Yield the proved lines of the ledger, oldest first.
 
-    A line is vouched for by the one after it, the last one by the state if that can be read. Raises
-    ``StateUnusable`` after the last good line, when something breaks there.
+    A line is proved by the hash in the line after it; the last one by the state, if that can be read. Raises
+    ``StateUnusable`` after the last good line if the chain is broken there.
     """
     for _, raw in _vouched_for(folder):
         yield from_json(LedgerLine, raw)
 
 
 def prove(folder: Path) -> int:
-    """Prove the ledger from its first line to its last: how many there are. Raises ``StateUnusable``."""
+    """Prove the ledger from its first line to its last; return the number of lines. Raises ``StateUnusable``."""
     return sum(1 for _ in _proved(folder, _tail(folder)))
 
 
 def _vouched_for(folder: Path) -> Iterator[tuple[IndexKeys, bytes]]:
-    """Walk the lines, each only when the one after it has been looked at."""
+    """Yield each line when the one after it has been checked."""
     try:
         tail = _tail(folder)
-    except errors.StateUnusable:  # whoever works on the state is told so; what is done can still be listed
+    except errors.StateUnusable:  # other commands report it; finished uploads can be listed all the same
         tail = None
     held = None
     for proved in _proved(folder, tail):
@@ -68,7 +67,7 @@ def _vouched_for(folder: Path) -> Iterator[tuple[IndexKeys, bytes]]:
 
 
 def _proved(folder: Path, head: LedgerHead | None) -> Iterator[tuple[IndexKeys, bytes]]:
-    """Walk the whole lines; one that is being written just now is not one yet."""
+    """Yield the complete lines; one that is just being written is left out."""
     if not folder.exists():  # before the first start
         return
     disk = StateFolder(folder, lock=False)
@@ -82,7 +81,7 @@ def _proved(folder: Path, head: LedgerHead | None) -> Iterator[tuple[IndexKeys, 
 
 
 def _tail(folder: Path) -> LedgerHead | None:
-    """How far the state has seen the ledger. To be asked first: a daemon that is at work writes the line first."""
+    """Return the ledger head of the state. Read it before the ledger: a running daemon writes the ledger line first."""
     return _state(folder).ledger
 
 
@@ -97,7 +96,7 @@ def _state(folder: Path) -> StateSnapshot:
 
 
 def line_text(line: LedgerLine) -> str:
-    """Lay one line out for people."""
+    """Format one line for people."""
     upload = line.upload
     return (
         f"{line.seq:>6}  {iso(upload.ready_at)}  {format_bytes(upload.size):>10}  "
@@ -106,7 +105,7 @@ def line_text(line: LedgerLine) -> str:
 
 
 def find(folder: Path, path: str) -> RecordIds:
-    """Find the record that *path* became, finished or still processing. Raises ``FileMissing``."""
+    """Return the ids of the record of *path*, finished or not. Raises ``FileMissing`` and ``StateUnusable``."""
     newest, broken = None, None
     try:
         for facts, raw in _vouched_for(folder):
@@ -122,13 +121,15 @@ def find(folder: Path, path: str) -> RecordIds:
             return unfinished.ids
     if broken is not None:
         raise broken
-    raise errors.FileMissing(f"{shown(path)} has not been uploaded", hint="valt-uploader explain tells why")
+    raise errors.FileMissing(
+        f"{shown(path)} has not been uploaded", hint="for the reason type: valt-uploader explain PATH"
+    )
 
 
-async def compare_with_server(lines: Iterable[LedgerLine], valt: Valt) -> AsyncIterator[Comparison]:
-    """Download every video and compare its checksum with what was sent.
+async def compare_with_server(lines: Iterable[LedgerLine], valt: Server) -> AsyncIterator[Comparison]:
+    """Download every video and compare its checksum with that of the bytes that were sent.
 
-    A server that cannot be talked to ends it: that says nothing about a recording.
+    Raises what the client raises when the server is unavailable, since that says nothing about a video.
     """
     await valt.login_if_needed()
     for line in lines:
@@ -137,10 +138,11 @@ async def compare_with_server(lines: Iterable[LedgerLine], valt: Valt) -> AsyncI
             async for block in valt.download(ids):
                 digest.update(block)
         except errors.RecordGone:
-            yield Comparison(line, None, "it was ready, and is no longer on the server; it is not sent again by itself")
+            text = "was ready, but is no longer on the server; to send it again, copy the file under another name"
+            yield Comparison(line, None, text)
         except errors.ServerRefused as error:
             yield Comparison(line, None, str(error))
         else:
             equal = digest.hexdigest() == line.upload.sha256
-            why = "" if equal else "the server keeps another version of it (transcoded), or not these bytes"
+            why = "" if equal else "the server has other bytes: it has transcoded the video, or the video is damaged"
             yield Comparison(line, equal, why)

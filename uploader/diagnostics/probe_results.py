@@ -1,7 +1,7 @@
-"""What a probe has found finds its way into the state: through the running daemon, or with its own hand.
+"""Saves the results of a probe in the state, through the running daemon or, when it is stopped, directly.
 
-Must never make a state folder, nor write into one that belongs to another user: ``check`` may be run by anybody, and
-what root leaves there the daemon cannot read.
+It creates no state folder and writes into none of another user: root may run ``check``, and the daemon could not read
+the files that root would leave there.
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ CONTROL_COMMAND: Final = "probed"  # over the control socket
 
 @dataclass(frozen=True, slots=True)
 class ProbeResult:
-    """What a probe has to tell. Of ``learnt`` only what it says about the server's ways is taken over."""
+    """What a probe reports. Of ``learnt`` the capabilities are used, not what it says about log-ins."""
 
-    orphans: tuple[Orphan, ...] = ()
-    cleared: tuple[str, ...] = ()  # records that are gone again
+    orphans: tuple[Orphan, ...] = ()  # records that were created
+    cleared: tuple[str, ...] = ()  # ids of records that were deleted again
     learnt: ServerCapabilities | None = None
 
 
 def parse_probe_result(text: str) -> ProbeResult:
-    """Read what came over the control socket. Raises ``UploaderError``."""
+    """Parse a result that came over the control socket. Raises ``UploaderError``."""
     try:
         return codec.from_json(ProbeResult, text.encode("ascii"))
     except (codec.UnreadableContent, UnicodeEncodeError) as error:
-        raise errors.UploaderError(f"this is no news of a probe: {error}") from None
+        raise errors.UploaderError(f"not the result of a probe: {error}") from None
 
 
 def apply(store: Store, result: ProbeResult) -> None:
-    """Keep *result*, in memory. Nothing but a probe's own records is touched."""
+    """Put *result* into the store; the caller commits. Of the orphans only those of probes are changed."""
     for orphan in result.orphans:
         if orphan.record not in store.orphans:
             store.put_orphan(replace(orphan, probe=True))
@@ -61,13 +61,13 @@ def apply(store: Store, result: ProbeResult) -> None:
 
 
 class ProbeResultStore:
-    """Whoever keeps the state of this configuration."""
+    """Saves probe results in the state of a configuration."""
 
     def __init__(self, config: Config, clock: Clock) -> None:
         self._config, self._clock = config, clock
 
     async def save(self, result: ProbeResult) -> str | None:
-        """Have *result* kept; the answer is who keeps it, None when nobody does."""
+        """Save *result*; return what keeps it (``the daemon``, ``the state``), or None when it could not be saved."""
         folder = self._config.state.dir
         try:
             if not (folder / STATE_FILE).exists():
@@ -78,14 +78,14 @@ class ProbeResultStore:
             if folder.stat().st_uid != os.geteuid():
                 return None
             return await self._write(result)
-        except (errors.UploaderError, OSError):  # an older daemon, or no right to look: then the probe names it itself
-            return None
+        except (errors.UploaderError, OSError):  # a daemon of an older version, or no right to read the folder
+            return None  # the probe then reports it
 
     async def _write(self, result: ProbeResult) -> str:
         disk = StateFolder(self._config.state.dir)
         try:
             store = Store(disk, self._clock, events.Bus())
-        except BaseException:  # whatever it was, the lock must not stay behind it
+        except BaseException:  # also when interrupted: the lock is released
             disk.close()
             raise
         try:

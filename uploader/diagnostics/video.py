@@ -1,9 +1,9 @@
-"""Small videos that really play, made of nothing but arithmetic: for the demo, the probe and the tests.
+"""Makes small playable videos by arithmetic alone: for the demo, the probe and the tests.
 
 H.264 constrained baseline whose macroblocks are all I_PCM (ITU-T H.264, 7.3.5: samples as they are) in an MP4
 (ISO/IEC 14496-12). No codec is needed, every frame has the same length, and so a movie's size is known before it is
 made. Samples stay between 16 and 235, so no two zero bytes ever meet where a start code could be mistaken
-(7.4.1). Must never need the whole movie in memory: ``Video.pieces`` yields it frame by frame.
+(7.4.1). ``Video.pieces`` yields a movie frame by frame, so that it need not be in memory as a whole.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-_MACROBLOCK = 16  # pixels, each way
+_MACROBLOCK = 16  # pixels, in width and in height
 _COUNTER_BITS = 16  # blocks of the frame counter, read from the left, the highest bit first
 _DARK, _LIGHT = 40, 220  # luma of the counter's blocks
 
@@ -32,10 +32,10 @@ _LEVELS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Video:
-    """A movie to be made: bars that move, in a colour from *seed*, over a counter of frames.
+    """A movie to be made: moving bars, in a colour from *seed*, above a counter of frames.
 
-    *width* and *height* are pixels and multiples of 16. With *faststart* the index stands before the pictures, as
-    for the web; otherwise behind them, as recorders leave it. Raises ValueError for a movie that cannot be made.
+    *width* and *height* are pixels and multiples of 16. With *faststart* the index is before the pictures, as for the
+    web; otherwise behind them, as recorders write it. Raises ValueError for a movie that cannot be made.
     """
 
     frames: int
@@ -55,16 +55,16 @@ class Video:
 
     @property
     def size(self) -> int:
-        """How many bytes the movie will have."""
+        """The movie's size in bytes."""
         return len(_FTYP) + len(self._mdat_head) + self.frames * self._frame_size + len(self._moov(0))
 
     @property
     def duration(self) -> float:
-        """Seconds."""
+        """The movie's length in seconds."""
         return self.frames / self.fps
 
     def pieces(self) -> Iterator[bytes]:
-        """The movie's bytes in order: its head, then one frame at a time, then what is left."""
+        """Yield the movie's bytes in order: its head, then one frame at a time, then the rest."""
         before = len(_FTYP) + len(self._mdat_head)
         if self.faststart:
             moov = self._moov(before + len(self._moov(0)))
@@ -128,7 +128,7 @@ class Video:
         blue, red, speed = _colours(self.seed)
         chroma = bytes([blue]) * 64 + bytes([red]) * 64
         shift = number * speed
-        # A saw-tooth of luma that is moved to the right frame by frame, the same in every line.
+        # A saw-tooth of luma that moves to the right frame by frame, the same in every line.
         line = bytes(32 + (x - shift) % 64 * 3 for x in range(self.width))
         bars = [line[x : x + _MACROBLOCK] * _MACROBLOCK + chroma for x in range(0, self.width, _MACROBLOCK)]
         dark, light = (bytes([luma]) * 256 + chroma for luma in (_DARK, _LIGHT))

@@ -1,4 +1,4 @@
-"""In which chunks a record is filled: as configured, unless the server was seen to take less. Pure."""
+"""Chooses the chunk size: as configured, or smaller where the server has refused that. Pure."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from uploader.config import UploadConfig
 from uploader.domain import retry
 from uploader.domain.model import ServerCapabilities
 
-GROW_AFTER: Final = 8  # chunks acknowledged in a row until a chunk size that was halved doubles again
+GROW_AFTER: Final = 8  # chunks acknowledged in a row before a halved chunk size doubles again
 
 
 def chunk_size_now(config: UploadConfig, capabilities: ServerCapabilities, *, now: float) -> int:
@@ -30,10 +30,10 @@ def halved(chunk_size: int, size: int) -> int:
 
 
 def grown(chunk_size: int, normal: int, good: int) -> int:
-    """Return the chunk size after *good* chunks of this size were acknowledged in a row; *normal*: for a new record.
+    """Return the next chunk size after *good* chunks of *chunk_size* bytes were acknowledged in a row.
 
-    A size that was halved doubles again after ``GROW_AFTER`` chunks, so a bad moment of the line does not slow the rest
-    of a large file down. Whole files (0) neither shrink nor grow.
+    *normal*: the size for a new record. A halved size doubles again after ``GROW_AFTER`` chunks, so that a short
+    disturbance of the line does not slow down the rest of a large file. 0 (the whole file) stays 0.
     """
     if chunk_size == 0 or chunk_size >= normal or good < GROW_AFTER:
         return chunk_size

@@ -1,38 +1,38 @@
-"""The tree of errors. Its branches say whose turn it is; ``retry.decide`` turns them into *when*.
+"""The errors, as a tree. The branch says who must act; ``retry.decide`` says what is done and when.
 
-Must never carry a URL, a token or a password: texts are made of route names, statuses and safe excerpts.
-Every error is one sentence for people (what happened) and may carry a hint (what to do).
+Each error is one sentence for people (what happened) and may have a hint (what to do). It never carries a URL, a token
+or a password: texts are made of route names, statuses and safe excerpts.
 
     UploaderError
-    ├── RetryableError     we try again, by ourselves
-    │   ├── ServerDown         nobody's file is at fault: connection, DNS, TLS, a redirect, 502/503/504
-    │   │   ├── ServerFull         507, or a 500 about its disk: it takes a person there, so it is asked rarely
-    │   │   └── BreakerOpen        no call was made: the server has just failed others
+    ├── RetryableError     tried again automatically
+    │   ├── ServerDown         no file's fault: connection, DNS, TLS, a redirect, 502/503/504
+    │   │   ├── ServerFull         507, or a 500 about its disk: a person must act there, so pauses are long
+    │   │   └── BreakerOpen        no call was made: the circuit breaker is open
     │   ├── ServerBusy         429/503 with Retry-After
-    │   ├── CallFailed         500 to a call that only asks
+    │   ├── CallFailed         500 to a call that changes nothing
     │   ├── ChunkCut           ended before its last byte: the server never saw it (rule 3)
     │   ├── AnswerLost         ended after its last byte: in doubt (rule 4)
-    │   │   └── NoRoom             and it was for want of room on the server
+    │   │   └── NoRoom             because the server has no room
     │   ├── TokenExpired       401 on a call: log in again
     │   ├── RecordGone         404: somebody removed the record
-    │   ├── RecordSpoilt       it does not hold what was sent, or doubt could not be resolved: start over
+    │   ├── RecordSpoilt       its content is wrong or cannot be known: start over
     │   ├── StillInDoubt       ask again later
     │   ├── ChunkRefused       400 about a range (rule 5)
-    │   ├── ChunkTooLarge      413 and its kin (rule 5)
+    │   ├── ChunkTooLarge      413 and the like (rule 5)
     │   └── ShareNotReady      EIO, EBUSY, ESTALE …: not yet
     ├── FileError          the recording must change first
     │   ├── FileChanged, FileMissing, FileEmpty, NotAFile
-    ├── UploadBusy         a command cannot reach an upload: what is done with it does not end
+    ├── UploadBusy         a command cannot reach an upload: the work on it does not end
     └── OperatorError      a person must act
-        ├── ServerRefused      a plain no to what we asked (400, 405, 422 …)
-        │   ├── PayloadRefused     VALT's "invalid payload", which wears a 500
+        ├── ServerRefused      a refusal of the request (400, 405, 422 …)
+        │   ├── PayloadRefused     VALT's "invalid payload", sent as a 500
         │   └── RightMissing       403, or 401 right after a good log-in
-        ├── NotReadyInTime     every byte was acknowledged, and the video is not ready in time
+        ├── NotReadyInTime     every byte was acknowledged, but the video is not ready in time
         ├── PasswordRefused    401 at log-in
         ├── PasswordUnusable   no password, or a file that others can read
         ├── ConfigError        exit 2
         ├── StateUnusable      exit 73: the folder; exit 78: damaged or newer
-        ├── LedgerUnreadable   a line that was good at the start: what it vouches for waits, all else goes on
+        ├── LedgerUnreadable   a line that was good at the start: its file waits, all else goes on
         └── AlreadyRunning     exit 75
 """
 
@@ -42,7 +42,7 @@ from uploader.domain.model import ActionBy
 
 
 class UploaderError(Exception):
-    """Root of the tree: ``what`` happened in one sentence, and a ``hint`` of what to do about it."""
+    """Root of the tree. ``what``: what happened, in one sentence; ``hint``: what to do about it."""
 
     turn: ActionBy = ActionBy.UPLOADER
     exit_code: int = 1
@@ -57,10 +57,10 @@ class UploaderError(Exception):
 
 
 def first_of(error: BaseException) -> BaseException:
-    """Return what a command ends with: of nested exception groups the first ``UploaderError``, else the first of all.
+    """Return the error that a command ends with: of nested groups the first ``UploaderError``, else the first of all.
 
-    A task group wraps what its tasks raise. What the process is to say, and its exit code, stand in our own error, also
-    where a fault of ours lies beside it.
+    A task group wraps what its tasks raise. The message and the exit code of the process are those of our own error,
+    also when a bug has raised something else beside it.
     """
     if not isinstance(error, BaseExceptionGroup):
         return error
@@ -69,11 +69,11 @@ def first_of(error: BaseException) -> BaseException:
 
 
 class RetryableError(UploaderError):
-    """We try again by ourselves."""
+    """The upload is tried again automatically."""
 
 
 class ServerDown(RetryableError):
-    """The server cannot be talked to at all. Time lost to it never counts against a file."""
+    """The server cannot be reached or does not work. This never counts against a file."""
 
 
 class ServerFull(ServerDown):
@@ -81,15 +81,15 @@ class ServerFull(ServerDown):
 
 
 class BreakerOpen(ServerDown):
-    """The circuit breaker let no call through: none was made, and the server has not failed another time."""
+    """The circuit breaker is open: no call was made, so this is no further failure of the server."""
 
 
 class CallFailed(RetryableError):
-    """The server failed at a call that changes nothing (500): perhaps only at this record."""
+    """The server failed at a call that changes nothing (500), perhaps for this record only."""
 
 
 class ServerBusy(RetryableError):
-    """The server asked for patience: ``retry_after`` seconds, already capped."""
+    """The server asked us to wait ``retry_after`` seconds (already capped)."""
 
     def __init__(self, what: str, *, retry_after: float) -> None:
         super().__init__(what)
@@ -97,19 +97,19 @@ class ServerBusy(RetryableError):
 
 
 class ChunkCut(RetryableError):
-    """A chunk ended before its last byte was handed over: known not to have been seen (rule 3)."""
+    """A chunk ended before its last byte was sent: the server never saw it (rule 3)."""
 
 
 class AnswerLost(RetryableError):
-    """A call's last byte went out and its answer never came: in doubt (rule 4)."""
+    """A call's last byte was sent and its answer never came: in doubt (rule 4)."""
 
 
 class NoRoom(AnswerLost):
-    """A 500 about the server's disk, to a call that changes something: how far it got is not known."""
+    """A 500 about the server's disk, to a call that changes something: how much of it was done is not known."""
 
 
 class TokenExpired(RetryableError):
-    """A call was answered 401: the token is no longer good."""
+    """A call was answered 401: the token is no longer valid."""
 
 
 class RecordGone(RetryableError):
@@ -117,11 +117,11 @@ class RecordGone(RetryableError):
 
 
 class RecordSpoilt(RetryableError):
-    """The record cannot be finished any more: its content, or what became of a chunk, is not known."""
+    """The record cannot be finished: its content is wrong, or the outcome of a chunk cannot be known."""
 
 
 class StillInDoubt(RetryableError):
-    """A request may still be on its way inside the server: ask again in ``wait`` seconds."""
+    """The server may still be working on a request: ask again in ``wait`` seconds."""
 
     def __init__(self, what: str, *, wait: float) -> None:
         super().__init__(what)
@@ -141,13 +141,13 @@ class ShareNotReady(RetryableError):
 
 
 class FileError(UploaderError):
-    """The recording itself must change before we can go on."""
+    """The recording itself must change before its upload can go on."""
 
     turn = ActionBy.FILE
 
 
 class FileChanged(FileError):
-    """The file is no longer the one we began to send."""
+    """The file is no longer the one that the upload began with."""
 
 
 class FileMissing(FileError):
@@ -163,7 +163,7 @@ class NotAFile(FileError):
 
 
 class UploadBusy(UploaderError):
-    """An operator command cannot reach an upload, because what is being done with it does not end."""
+    """An operator command cannot reach an upload, because the work on it does not end."""
 
 
 class OperatorError(UploaderError):
@@ -173,19 +173,19 @@ class OperatorError(UploaderError):
 
 
 class ServerRefused(OperatorError):
-    """The server said a plain no to what we asked."""
+    """The server refused the request."""
 
 
 class PayloadRefused(ServerRefused):
-    """The server did not take what a record was to be made of; or it was a fault that passes (500)."""
+    """The server refused the content of a new record; or it was a passing fault (500)."""
 
 
 class RightMissing(ServerRefused):
-    """The user that we log in as may not do that on the server."""
+    """The uploader's user may not do that on the server."""
 
 
 class NotReadyInTime(OperatorError):
-    """Every byte was acknowledged, and the server does not say that the video is ready."""
+    """Every byte was acknowledged, but the server does not report the video as ready."""
 
 
 class PasswordRefused(OperatorError):
@@ -199,7 +199,7 @@ class PasswordUnusable(OperatorError):
 
 
 class ConfigError(OperatorError):
-    """The configuration has faults; all of them, one line each."""
+    """The configuration has faults. All of them are listed, one line each."""
 
     exit_code = 2
 
@@ -219,7 +219,7 @@ class StateUnusable(OperatorError):
 class LedgerUnreadable(OperatorError):
     """A line of the ledger cannot be read, or is not what it was at the start.
 
-    The daemon goes on. A file of which that line may be the proof is neither sent again nor touched: it waits.
+    The daemon goes on. The file that this line may be about is neither sent again nor touched: it waits.
     """
 
     exit_code = 78

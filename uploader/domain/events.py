@@ -1,7 +1,7 @@
-"""What happens, as frozen values: the log, the progress bars, systemd's status and the tests all read these.
+"""The events: one frozen value for each thing that happens, read by log, progress bars, systemd status and tests.
 
-An event's name is its class name in kebab case, the same word in code, log and page. Must never carry a secret or
-a URL, and publishing must never fail or wait: a listener that raises is a bug of the listener, and logged as one.
+An event's name is its class name in kebab case, the same word in code, log and page. It never carries a secret or a
+URL. Publishing never waits and never fails: a listener that raises is logged as a bug of that listener.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ LogLevel = Literal["debug", "info", "warning", "error"]
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Something that happened. ``level`` is how loudly the log says it; None: not at all."""
+    """Something that happened. ``level``: its log level; None: it is not logged."""
 
     level: ClassVar[LogLevel | None] = "info"
 
     @classmethod
     def name(cls) -> str:
-        """The event's one name, e.g. ``chunk-acknowledged``."""
+        """The event's name, e.g. ``chunk-acknowledged``."""
         return _kebab(cls.__name__)
 
 
@@ -42,7 +42,7 @@ def _kebab(name: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Started(Event):
-    """The state is loaded and locked, the stages run."""
+    """The state is loaded and locked, and the stages run."""
 
     version: str
     server: str
@@ -53,7 +53,7 @@ class Started(Event):
 
 @dataclass(frozen=True, slots=True)
 class ConfigWarning(Event):
-    """Something the operator should know about this installation; said at every start."""
+    """Something the operator should know about this installation; logged at every start."""
 
     level: ClassVar[LogLevel | None] = "warning"
     what: str
@@ -61,7 +61,7 @@ class ConfigWarning(Event):
 
 @dataclass(frozen=True, slots=True)
 class Stopping(Event):
-    """A signal came: chunks in flight get ``drain`` seconds."""
+    """A signal to stop came; chunks in flight get ``drain`` seconds to end."""
 
     signal: str
     drain: float
@@ -69,21 +69,21 @@ class Stopping(Event):
 
 @dataclass(frozen=True, slots=True)
 class Stopped(Event):
-    """The process ends. What could be saved is saved; what could not, ``StateNotSaved`` has said."""
+    """The process ends. What could not be saved was logged as ``state-not-saved``."""
 
     unfinished: int
 
 
 @dataclass(frozen=True, slots=True)
 class ConfigReloaded(Event):
-    """SIGHUP, and the new configuration is in force."""
+    """The configuration was reloaded (SIGHUP) and is in force."""
 
     file: str
 
 
 @dataclass(frozen=True, slots=True)
 class ConfigRejected(Event):
-    """SIGHUP, and the new configuration has faults: the old one stays."""
+    """The configuration was to be reloaded (SIGHUP) but has faults; the old one stays in force."""
 
     level: ClassVar[LogLevel | None] = "error"
     faults: str
@@ -91,9 +91,9 @@ class ConfigRejected(Event):
 
 @dataclass(frozen=True, slots=True)
 class StateNotSaved(Event):
-    """The state could not be written, or its disk does not answer: nothing new is begun until it does.
+    """The state cannot be written, or its disk does not answer; nothing new is begun until it can.
 
-    ``again_in``: seconds to the next try; None while a write is still waited for, which is said once.
+    ``again_in``: seconds until the next try; None while a write is waited for, which is logged once.
     """
 
     level: ClassVar[LogLevel | None] = "error"
@@ -103,7 +103,7 @@ class StateNotSaved(Event):
 
 @dataclass(frozen=True, slots=True)
 class StateSaved(Event):
-    """The state can be written again."""
+    """The state can be written again. ``after``: seconds without it."""
 
     after: float
 
@@ -113,7 +113,7 @@ class StateSaved(Event):
 
 @dataclass(frozen=True, slots=True)
 class FolderWatched(Event):
-    """A folder is being looked at; ``mode``: events hurry us, or scans alone."""
+    """A folder is watched. ``mode``: by events and scans, or by scans alone; ``rescan``: seconds between scans."""
 
     folder: str
     mode: str
@@ -122,7 +122,7 @@ class FolderWatched(Event):
 
 @dataclass(frozen=True, slots=True)
 class FolderOffline(Event):
-    """A watched folder is away: its state is kept, nothing is inferred, the others go on."""
+    """A watched folder is offline; its uploads wait, other folders go on."""
 
     level: ClassVar[LogLevel | None] = "error"
     folder: str
@@ -131,7 +131,7 @@ class FolderOffline(Event):
 
 @dataclass(frozen=True, slots=True)
 class FolderUnreadable(Event):
-    """A part of a watched folder could not be looked at: nothing is inferred from that."""
+    """A part of a watched folder cannot be read; files in it are not taken for deleted."""
 
     level: ClassVar[LogLevel | None] = "warning"
     folder: str
@@ -140,7 +140,7 @@ class FolderUnreadable(Event):
 
 @dataclass(frozen=True, slots=True)
 class EventsUnavailable(Event):
-    """Events cannot be had for this folder any more: scans alone find its files."""
+    """Events are no longer available for this folder; scans alone find its files."""
 
     level: ClassVar[LogLevel | None] = "warning"
     folder: str
@@ -149,7 +149,7 @@ class EventsUnavailable(Event):
 
 @dataclass(frozen=True, slots=True)
 class EventsMissed(Event):
-    """A scan found files that no event had told of; ``total``: since the start."""
+    """A scan found files that no event had reported. ``total``: files since the start."""
 
     folder: str
     files: int
@@ -158,14 +158,14 @@ class EventsMissed(Event):
 
 @dataclass(frozen=True, slots=True)
 class FolderBack(Event):
-    """A folder that was away is there again."""
+    """A watched folder that was offline is back."""
 
     folder: str
 
 
 @dataclass(frozen=True, slots=True)
 class WatcherRestarted(Event):
-    """The source of events failed; a scan covers for it."""
+    """The event watcher failed and is started again; a scan finds what it missed."""
 
     level: ClassVar[LogLevel | None] = "warning"
     folder: str
@@ -174,7 +174,7 @@ class WatcherRestarted(Event):
 
 @dataclass(frozen=True, slots=True)
 class FileIgnored(Event):
-    """A name that matches but is no regular file."""
+    """A file is not taken. ``reason``: it is not a regular file, or no ``[[watch]]`` takes it any more."""
 
     level: ClassVar[LogLevel | None] = "warning"
     path: str
@@ -183,7 +183,7 @@ class FileIgnored(Event):
 
 @dataclass(frozen=True, slots=True)
 class FileFound(Event):
-    """A file we did not know."""
+    """A new file was found."""
 
     path: str
     size: int
@@ -191,7 +191,7 @@ class FileFound(Event):
 
 @dataclass(frozen=True, slots=True)
 class FileStillChanging(Event):
-    """A file changed while we waited for it to stand still."""
+    """A file changed while it was waited for; the wait begins again."""
 
     level: ClassVar[LogLevel | None] = "debug"
     path: str
@@ -200,7 +200,7 @@ class FileStillChanging(Event):
 
 @dataclass(frozen=True, slots=True)
 class FileHeldBack(Event):
-    """A file stands still, and yet is not complete."""
+    """A file is unchanged but not complete."""
 
     path: str
     reason: str
@@ -208,7 +208,7 @@ class FileHeldBack(Event):
 
 @dataclass(frozen=True, slots=True)
 class FileSettled(Event):
-    """A file is complete, or is given up waiting for: it goes on to be judged."""
+    """A file is complete, or is no longer waited for; the next step decides whether it is sent."""
 
     path: str
     size: int
@@ -216,7 +216,7 @@ class FileSettled(Event):
 
 @dataclass(frozen=True, slots=True)
 class FileQueued(Event):
-    """A file waits for a worker. ``record``: the name its record will have."""
+    """A file waits for a worker. ``record``: the name of the record that it will get."""
 
     path: str
     size: int
@@ -225,7 +225,7 @@ class FileQueued(Event):
 
 @dataclass(frozen=True, slots=True)
 class FileAlreadyUploaded(Event):
-    """Metadata was touched, the content is the one that was sent: nothing to do."""
+    """The file's metadata changed, its content is the one that was sent; nothing is done."""
 
     path: str
     record: str
@@ -233,7 +233,7 @@ class FileAlreadyUploaded(Event):
 
 @dataclass(frozen=True, slots=True)
 class FileDuplicate(Event):
-    """The content was sent before from ``known_as``. ``decision``: ``sent`` all the same, or ``skipped``."""
+    """The same content was sent before from ``known_as``. ``decision``: ``sent`` again, or ``skipped``."""
 
     path: str
     known_as: str
@@ -243,7 +243,7 @@ class FileDuplicate(Event):
 
 @dataclass(frozen=True, slots=True)
 class FileRenamed(Event):
-    """The file of an upload that is under way has got another name: it goes on, and ends under that."""
+    """The file of an unfinished upload was renamed from ``before`` to ``path``; the upload goes on."""
 
     path: str
     before: str
@@ -251,7 +251,7 @@ class FileRenamed(Event):
 
 @dataclass(frozen=True, slots=True)
 class RecordRuleNotMatched(Event):
-    """A rule of ``[watch.record]`` did not fit this file; it goes under a safe name."""
+    """A rule of ``[watch.record]`` did not match this file; its record gets a safe name."""
 
     level: ClassVar[LogLevel | None] = "warning"
     path: str
@@ -263,14 +263,14 @@ class RecordRuleNotMatched(Event):
 
 @dataclass(frozen=True, slots=True)
 class LoggedIn(Event):
-    """A new token, shared by all workers."""
+    """The server gave a new token; all workers share it."""
 
     user: str
 
 
 @dataclass(frozen=True, slots=True)
 class OutageBegan(Event):
-    """The server cannot be talked to; all calls wait. ``again_in``: seconds."""
+    """The server does not work; all calls wait. ``again_in``: seconds until the next try."""
 
     level: ClassVar[LogLevel | None] = "error"
     reason: str
@@ -279,14 +279,14 @@ class OutageBegan(Event):
 
 @dataclass(frozen=True, slots=True)
 class OutageEnded(Event):
-    """The server answers again. ``after``: seconds of silence."""
+    """The server answers again. ``after``: seconds that the outage took."""
 
     after: float
 
 
 @dataclass(frozen=True, slots=True)
 class ServerChanged(Event):
-    """The server is another version: what was learnt of its ways is forgotten."""
+    """The server has another version; what was learnt about its capabilities is forgotten."""
 
     before: str
     now: str
@@ -294,7 +294,7 @@ class ServerChanged(Event):
 
 @dataclass(frozen=True, slots=True)
 class OrphanCleared(Event):
-    """A record of ours that will not be finished is gone from the server."""
+    """An orphan (a record that will not be finished) was deleted from the server."""
 
     record: str
     path: str
@@ -302,7 +302,7 @@ class OrphanCleared(Event):
 
 @dataclass(frozen=True, slots=True)
 class OrphanHasVideo(Event):
-    """An orphan holds a video after all: never deleted by us, a person decides."""
+    """An orphan holds a video; it is never deleted automatically, an operator must decide."""
 
     level: ClassVar[LogLevel | None] = "warning"
     record: str
@@ -315,7 +315,7 @@ class OrphanHasVideo(Event):
 
 @dataclass(frozen=True, slots=True)
 class RecordCreated(Event):
-    """The server named record and video; both are saved."""
+    """The server made a record and its video; their ids are saved."""
 
     path: str
     record: str
@@ -324,7 +324,7 @@ class RecordCreated(Event):
 
 @dataclass(frozen=True, slots=True)
 class RecordAdopted(Event):
-    """A record whose creation we could not be sure of was found and taken on."""
+    """A record whose creation was in doubt was found; the upload uses it."""
 
     path: str
     record: str
@@ -332,7 +332,7 @@ class RecordAdopted(Event):
 
 @dataclass(frozen=True, slots=True)
 class UploadResumed(Event):
-    """Sending goes on where the last acknowledged byte was."""
+    """Sending goes on after the last acknowledged byte."""
 
     path: str
     record: str
@@ -342,7 +342,7 @@ class UploadResumed(Event):
 
 @dataclass(frozen=True, slots=True)
 class BytesSent(Event):
-    """Bytes were handed to the socket; ``position`` is where in the file we are. Not acknowledged yet."""
+    """Bytes were written to the socket, not acknowledged yet. ``position``: the offset in the file after them."""
 
     level: ClassVar[LogLevel | None] = None
     path: str
@@ -352,7 +352,7 @@ class BytesSent(Event):
 
 @dataclass(frozen=True, slots=True)
 class ChunkAcknowledged(Event):
-    """The server has ``offset`` bytes, and that is saved."""
+    """The server has acknowledged ``offset`` bytes, and that is saved."""
 
     level: ClassVar[LogLevel | None] = "debug"  # a large file has thousands
     path: str
@@ -362,7 +362,7 @@ class ChunkAcknowledged(Event):
 
 @dataclass(frozen=True, slots=True)
 class UploadInDoubt(Event):
-    """An answer never came, or we were not there to hear it: the server is asked before anything is sent."""
+    """The answer to a request is not known; the server is asked before anything more is sent."""
 
     level: ClassVar[LogLevel | None] = "warning"
     path: str
@@ -372,7 +372,7 @@ class UploadInDoubt(Event):
 
 @dataclass(frozen=True, slots=True)
 class DoubtResolved(Event):
-    """The server was asked: ``outcome`` is what had become of the request."""
+    """The server was asked about a request in doubt. ``outcome``: what became of it."""
 
     path: str
     record: str
@@ -381,7 +381,7 @@ class DoubtResolved(Event):
 
 @dataclass(frozen=True, slots=True)
 class UploadStartedOver(Event):
-    """The upload begins again on a new record; the old one is an orphan."""
+    """The upload begins again on a new record; the old record is an orphan."""
 
     level: ClassVar[LogLevel | None] = "warning"
     path: str
@@ -391,7 +391,7 @@ class UploadStartedOver(Event):
 
 @dataclass(frozen=True, slots=True)
 class FileChangedWhileSending(Event):
-    """The file changed while it was being sent: stopped, and it settles again."""
+    """The file changed while it was sent; the upload is dropped and the file settles again."""
 
     level: ClassVar[LogLevel | None] = "warning"
     path: str
@@ -400,7 +400,7 @@ class FileChangedWhileSending(Event):
 
 @dataclass(frozen=True, slots=True)
 class UploadSent(Event):
-    """Every byte is acknowledged; now the server processes."""
+    """Every byte is acknowledged; now the server processes the video."""
 
     path: str
     record: str
@@ -411,7 +411,7 @@ class UploadSent(Event):
 
 @dataclass(frozen=True, slots=True)
 class UploadRetryScheduled(Event):
-    """A setback; tried again by itself in ``again_in`` seconds."""
+    """An upload failed and is tried again automatically in ``again_in`` seconds."""
 
     level: ClassVar[LogLevel | None] = "warning"
     path: str
@@ -421,7 +421,7 @@ class UploadRetryScheduled(Event):
 
 @dataclass(frozen=True, slots=True)
 class UploadParked(Event):
-    """Set aside: ``turn`` says whose turn it is."""
+    """An upload is parked. ``turn``: who must act (``ours``: this program, ``file`` or ``operator``)."""
 
     level: ClassVar[LogLevel | None] = "warning"
     path: str
@@ -431,7 +431,7 @@ class UploadParked(Event):
 
 @dataclass(frozen=True, slots=True)
 class UploadReleased(Event):
-    """A parked upload goes on: by hand, by time, or because its file changed."""
+    """A parked upload goes on: by the operator, by time, or because its file changed."""
 
     path: str
     state: str
@@ -439,7 +439,7 @@ class UploadReleased(Event):
 
 @dataclass(frozen=True, slots=True)
 class UploadForgotten(Event):
-    """The operator said so: nothing more is known of this upload."""
+    """The operator dropped an unfinished upload."""
 
     level: ClassVar[LogLevel | None] = "warning"
     path: str
@@ -448,7 +448,7 @@ class UploadForgotten(Event):
 
 @dataclass(frozen=True, slots=True)
 class VideoReady(Event):
-    """The server said ready. ``seconds``: since the last byte was acknowledged."""
+    """The server reports the video as ready. ``seconds``: since the last byte was acknowledged."""
 
     path: str
     record: str
@@ -457,7 +457,7 @@ class VideoReady(Event):
 
 @dataclass(frozen=True, slots=True)
 class UploadFinished(Event):
-    """In the ledger, and the local file is dealt with. ``file``: kept, moved, deleted, gone or changed."""
+    """An upload is in the ledger and its local file is disposed of. ``file``: kept, moved, deleted, gone or changed."""
 
     path: str
     record: str
@@ -473,7 +473,7 @@ class UploadFinished(Event):
 
 @dataclass(frozen=True, slots=True)
 class BandwidthChanged(Event):
-    """Another limit is in force. ``rate``: bytes per second, None is no limit; ``folder``: of its uploads alone."""
+    """A bandwidth limit changed. ``rate``: bytes per second, None is no limit; ``folder``: None is all uploads."""
 
     rate: float | None
     reason: str
@@ -484,25 +484,25 @@ Listener = Callable[[Event], None]
 
 
 class Bus:
-    """Carries events to whoever listens, in order, at once. A listener that raises is no concern of anybody else."""
+    """Passes each event to every listener, in order, at once. A listener that raises does not disturb the others."""
 
     def __init__(self) -> None:
         self._listeners: list[Listener] = []
-        self._told: set[tuple[int, type[Event]]] = set()  # by the listener's id
+        self._logged: set[tuple[int, type[Event]]] = set()  # failures: listener's id and kind of event
 
     def listen(self, listener: Listener) -> Callable[[], None]:
-        """Add a listener; the answer is the call that removes it."""
+        """Add a listener. Returns a function that removes it."""
         self._listeners.append(listener)
         return lambda: self._listeners.remove(listener)
 
     def publish(self, event: Event) -> None:
-        """Tell everybody. What a listener raises ends here; cancellation and the end of the process pass through."""
+        """Call every listener. An exception of one ends here; cancellation and the end of the process pass through."""
         for listener in tuple(self._listeners):
             try:
                 listener(event)
             except Exception:  # a metric or a bar that fails must not stop an upload
-                if (id(listener), type(event)) not in self._told:  # said once: it may happen with every chunk
-                    self._told.add((id(listener), type(event)))
+                if (id(listener), type(event)) not in self._logged:  # logged once: it may happen with every chunk
+                    self._logged.add((id(listener), type(event)))
                     with suppress(Exception):  # the log itself may be what has failed
                         log.exception("listener-failed", listener=_name_of(listener), told=repr(event))
 

@@ -1,10 +1,11 @@
-"""The life of an upload as one table: which step leads from which state to which.
+"""The states of an upload, as one table: which step leads from which state to which. Pure.
 
-Everything that changes an ``Upload`` goes through ``advance`` or ``start_over``. Pure: no clock, no disk, no
-server. Must never be bypassed with ``dataclasses.replace`` on ``state``.
+The ``state`` of an ``Upload`` is changed only through ``advance`` and ``start_over``. ``dataclasses.replace`` on it
+would bypass the rules.
 
-The rules behind the table are those of protocol.md, *What follows*. The two that shape it: the intent is saved
-before the call (CREATING, IN_DOUBT are on disk before the server can know), and doubt is a state, never a guess.
+The rules behind the table are those of docs/protocol.md, *What follows*. Two of them shape it: the intent is saved
+before the call (CREATING and IN_DOUBT are on disk before the server can know), and an unknown outcome has a state of
+its own (IN_DOUBT).
 """
 
 from __future__ import annotations
@@ -21,18 +22,18 @@ from uploader.domain.model import LastError, Orphan, State, Upload
 class Step(StrEnum):
     """What can happen to an upload."""
 
-    INTEND = "intend"  # we are about to ask for a record
-    CREATED = "created"  # the server named record and video
-    NOT_CREATED = "not-created"  # the server knows of no such record
-    LAST_BYTE = "last-byte"  # the last byte of a chunk is about to be handed over
+    INTEND = "intend"  # a record is about to be asked for
+    CREATED = "created"  # the server gave the ids of record and video
+    NOT_CREATED = "not-created"  # the server has no such record
+    LAST_BYTE = "last-byte"  # the last byte of a chunk is about to be sent
     ACKNOWLEDGED = "acknowledged"  # 2xx for a chunk that is not the last
-    SENT = "sent"  # 2xx for the last chunk, or the record shows that it landed
-    REFUSED = "refused"  # a plain no to a chunk: none of it was kept
-    RESEND = "resend"  # in doubt, and the operator says that sending again is safe here
-    START_OVER = "start-over"  # on a new record
-    READY = "ready"  # the server has finished with it
-    FINISHED = "finished"  # ledger written, local file dealt with
-    PARK = "park"  # somebody else's turn
+    SENT = "sent"  # 2xx for the last chunk, or the record shows that it arrived
+    REFUSED = "refused"  # the server refused a chunk, and kept none of it
+    RESEND = "resend"  # in doubt, and sending again is known to be safe on this server
+    START_OVER = "start-over"  # begin again on a new record
+    READY = "ready"  # the server has processed the video
+    FINISHED = "finished"  # the ledger is written, the local file disposed of
+    PARK = "park"  # somebody else must act first
     RELEASE = "release"  # go on from where it was parked
 
 
@@ -55,7 +56,7 @@ TABLE: Final[Mapping[tuple[State, Step], State]] = MappingProxyType(
         (State.VERIFYING, Step.READY): State.FINISHING,
         (State.FINISHING, Step.FINISHED): State.DONE,
         **{(state, Step.PARK): State.PARKED for state in _UNFINISHED},
-        # RELEASE leads to ``parked_from``: the one row that the upload itself completes
+        # RELEASE is not here: it leads to the upload's own ``parked_from``
     }
 )
 
@@ -64,14 +65,14 @@ FORWARD: Final = frozenset({Step.CREATED, Step.ACKNOWLEDGED, Step.SENT, Step.REA
 
 
 class IllegalStep(RuntimeError):  # noqa: N818 - it names what was tried
-    """A step that the table does not know, or that would break a rule: a bug of ours, never a user's fault."""
+    """A step that the table does not have, or that would break a rule: a bug in this program."""
 
 
 def advance(upload: Upload, step: Step, **changes: Any) -> Upload:
     """Take *step*; *changes* are the fields that come with it. Raises ``IllegalStep``.
 
-    A step that brings the upload forward clears its trouble, so that only failures in a row are counted. What
-    becomes of the doubt's fields is decided here.
+    A step forward clears ``trouble``, so that only failures in a row are counted. The fields of a doubt are kept while
+    the upload is in doubt, or parked out of it, and cleared otherwise.
     """
     if upload.state is State.PARKED and step is Step.RELEASE:
         target = upload.parked_from or State.QUEUED
@@ -92,21 +93,21 @@ def advance(upload: Upload, step: Step, **changes: Any) -> Upload:
 
 
 def acknowledge(upload: Upload, *, now: float) -> Upload:
-    """Turn the chunk in doubt into acknowledged bytes: the answer was 2xx, or the record shows it landed."""
+    """Count the chunk in doubt as acknowledged: the answer was 2xx, or the record shows that it arrived."""
     if upload.doubt_end is None:
         raise IllegalStep("nothing is in doubt")
-    facts: dict[str, Any] = {
+    changes: dict[str, Any] = {
         "offset": upload.doubt_end,
         "digest": upload.doubt_digest,
         "chunks": upload.chunks + 1,
     }
     if upload.doubt_end == upload.identity.size:
-        return advance(upload, Step.SENT, sent_at=now, **facts)
-    return advance(upload, Step.ACKNOWLEDGED, **facts)
+        return advance(upload, Step.SENT, sent_at=now, **changes)
+    return advance(upload, Step.ACKNOWLEDGED, **changes)
 
 
 def park(upload: Upload, trouble: LastError) -> Upload:
-    """Set the upload aside with its reason; ``release`` goes on where it stood."""
+    """Park the upload with its reason. ``Step.RELEASE`` brings it back to the state that it was in."""
     if upload.state is State.PARKED:
         return replace(upload, trouble=trouble)
     return advance(upload, Step.PARK, trouble=trouble, parked_from=upload.state)
@@ -115,7 +116,7 @@ def park(upload: Upload, trouble: LastError) -> Upload:
 def start_over(upload: Upload, *, now: float, settle: float) -> tuple[Upload, Orphan | None]:
     """Begin again on a new record; the old one, if there is one, becomes an orphan.
 
-    *settle*: seconds that must pass before the orphan is looked at: a request may still be on its way to it.
+    *settle*: seconds until the orphan is looked at; until then a request may still be on its way to it.
     """
     if upload.state is State.PARKED:
         upload = advance(upload, Step.RELEASE)
@@ -134,21 +135,21 @@ def start_over(upload: Upload, *, now: float, settle: float) -> tuple[Upload, Or
 
 
 def orphan_of(upload: Upload, *, now: float, settle: float) -> Orphan | None:
-    """Describe the record that is left behind when this upload is given up; None when it has none."""
+    """Return the orphan that this upload leaves behind when it is given up; None when it has no record."""
     if upload.ids is None:
         return None
     return Orphan(upload.ids.record, upload.record.name, upload.path, since=now, next_look=now + settle)
 
 
 def chunk_end(upload: Upload) -> int:
-    """First byte after the next chunk: offset + chunk size, or the end of the file."""
+    """Return the offset of the first byte after the next chunk."""
     if upload.chunk_size == 0:
         return upload.identity.size
     return min(upload.offset + upload.chunk_size, upload.identity.size)
 
 
 def broken_rule(upload: Upload) -> str | None:
-    """Name the rule that this value breaks, or None. Checked after every step and on every load."""
+    """Return the rule that this value breaks, or None. Checked after every step and on every load."""
     size, state = upload.identity.size, upload.state
     if upload.state is State.PARKED:
         state = upload.parked_from or State.QUEUED

@@ -1,8 +1,7 @@
-"""The values that travel through the house: frozen, plain, free of behaviour that touches the world.
+"""The values that all packages share: frozen, and free of I/O, clocks and wire formats.
 
-Must never do I/O, read a clock or know a wire format. Sizes and offsets are bytes; times are Unix seconds
-(float) unless a name says ``_ns``. Paths are ``str`` as ``os.fsdecode`` gives them, so that names that are not
-UTF-8 survive (surrogateescape); ``shown`` makes them fit for people.
+Sizes and offsets are bytes. Times are Unix seconds (float) unless a name ends in ``_ns``. Paths are ``str`` as
+``os.fsdecode`` gives them, so that names that are not UTF-8 survive (surrogateescape); ``shown`` makes them printable.
 """
 
 from __future__ import annotations
@@ -16,34 +15,34 @@ from types import MappingProxyType
 from typing import Final, Literal
 
 AfterUpload = Literal["keep", "move", "delete"]
-NOT_SAVED: Final = MappingProxyType({"saved": False})  # metadata of fields that are never written to a file
+NOT_SAVED: Final = MappingProxyType({"saved": False})  # metadata of fields that are not written to a file
 RARE: Final = MappingProxyType({"rare": True})  # of flags that are written only when they are true
 
 
 class State(StrEnum):
-    """Where an upload stands. ``lifecycle.TABLE`` says how it gets from one to the next."""
+    """How far an upload is. ``lifecycle.TABLE`` says which step leads from one state to the next."""
 
-    QUEUED = "queued"  # complete on our side; the server knows nothing of it
+    QUEUED = "queued"  # the file is complete; the server knows nothing of it
     CREATING = "creating"  # the intent is saved; a record may or may not exist
     SENDING = "sending"  # a record exists and holds exactly ``offset`` bytes; nothing is in doubt
-    IN_DOUBT = "in-doubt"  # the last byte of a chunk may have gone, and its answer is not known
+    IN_DOUBT = "in-doubt"  # the last byte of a chunk may have been sent, and its answer is not known
     VERIFYING = "verifying"  # every byte was acknowledged; the server is processing
-    FINISHING = "finishing"  # the server said ready; ledger and local file are still to do
+    FINISHING = "finishing"  # the video is ready; ledger and local file are still to do
     DONE = "done"  # in the ledger; no longer in the state
-    PARKED = "parked"  # waits for somebody; ``trouble`` says whom
+    PARKED = "parked"  # somebody must act; ``trouble`` says who
 
 
 class ActionBy(StrEnum):
-    """Whose turn it is when something does not go on by itself."""
+    """Who must act before the upload can continue."""
 
-    UPLOADER = "ours"  # we try again
+    UPLOADER = "ours"  # this program tries again
     FILE = "file"  # the recording must change: still growing, empty, replaced, missing
     OPERATOR = "operator"  # a person must act: password, right, limit, disk
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Which content a path had. The inode is not part of it: shares hand out new ones at will."""
+    """Which content a path had. The inode is not part of it: on shares it is not stable."""
 
     size: int
     mtime_ns: int
@@ -52,7 +51,7 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """What a file was at one moment. All of it must stand still before the file counts as complete."""
+    """What a file was at one moment. All of it must be unchanged before the file counts as complete."""
 
     identity: Identity
     ctime_ns: int
@@ -61,7 +60,7 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True)
 class WriteState:
-    """What speaks against a file that stands still. ``unfinished``: what its container lacks, empty when nothing."""
+    """Why an unchanged file may still be written. ``unfinished``: what its container lacks; empty when nothing."""
 
     writer: bool = False  # somebody on this host has it open for writing
     unfinished: str = ""
@@ -69,10 +68,10 @@ class WriteState:
 
 @dataclass(frozen=True, slots=True)
 class Sighting:
-    """One look at one file of a watched folder: a name and what its inode said, nothing read."""
+    """A file that was seen in a watched folder: its name and what its inode says. Its content was not read."""
 
     path: str
-    root: str  # the watched folder it was found under, as configured
+    root: str  # the watched folder that it was found in, as configured
     size: int
     mtime_ns: int
 
@@ -87,7 +86,7 @@ class RecordSharing:
 
 @dataclass(frozen=True, slots=True)
 class RecordSpec:
-    """What we ask the server to create: protocol.md, *create record*."""
+    """What the server is asked to create (docs/protocol.md, *create record*)."""
 
     name: str
     template: dict[str, str] = field(default_factory=dict)
@@ -96,7 +95,7 @@ class RecordSpec:
 
 @dataclass(frozen=True, slots=True)
 class RecordIds:
-    """The server's names for a record and its one video."""
+    """The server's ids of a record and its one video."""
 
     record: str
     video: str
@@ -104,31 +103,31 @@ class RecordIds:
 
 @dataclass(frozen=True, slots=True)
 class LastError:
-    """Why an upload does not go on right now, whose turn it is, and when we look again."""
+    """Why an upload does not go on now, who must act, and when it is tried again."""
 
     reason: str
     turn: ActionBy
     attempts: int = 0  # failures in a row that count against this file
-    not_ready: int = 0  # times in a row that its disk or share said "not yet": they count against nobody
-    must_change: bool = False  # that the file is there is not enough: its content must be another
-    next_try: float | None = None  # None: only by hand, or when the file changes
-    cuts: int = 0  # times that this chunk ended before its last byte: perhaps it is too large (protocol.md, rule 5)
+    not_ready: int = 0  # times in a row that its disk or share was not ready: these are no failures
+    must_change: bool = False  # that the file exists is not enough: its content must change
+    next_try: float | None = None  # None: only by the operator, or when the file changes
+    cuts: int = 0  # times that this chunk ended before its last byte: it may be too large (docs/protocol.md, rule 5)
 
     @property
     def waits_for_file(self) -> bool:
-        """True when it goes on as soon as the file is there again."""
+        """True when the upload goes on as soon as the file is back."""
         return self.turn is ActionBy.FILE and not self.must_change
 
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """One file's upload, as it stands in ``state.json``. Changed only through ``lifecycle.advance``."""
+    """The upload of one file, as ``state.json`` holds it. Its state changes only in ``lifecycle``."""
 
     path: str
     root: str  # the folder that ``path`` is opened beneath
     identity: Identity
     record: RecordSpec
-    chunk_size: int  # bytes of the next chunk, as a rule; 0: the whole file as one range
+    chunk_size: int  # bytes of a chunk; 0: the whole file as one range
     state: State = State.QUEUED
     after_upload: AfterUpload = "keep"
     move_to: str | None = None
@@ -137,27 +136,27 @@ class Upload:
     digest: str = ""  # sha256 (hex) of those bytes, as they were sent
     chunks: int = 0  # acknowledged requests
     doubt_end: int | None = None  # IN_DOUBT: first byte after the chunk whose answer is not known
-    doubt_digest: str = ""  # IN_DOUBT: what ``digest`` becomes if that chunk has landed
-    intent_at: float | None = None  # by the server's clock: its record cannot be older than this
+    doubt_digest: str = ""  # IN_DOUBT: what ``digest`` becomes if that chunk has arrived
+    intent_at: float | None = None  # by the server's clock; the record cannot be older than this
     inode: tuple[int, ...] | None = None  # device, inode of the file that was sent
-    renamed_to: str | None = None  # the name that the file was given while it was being sent
-    doubt_at: float | None = None  # since when its answer has been missing
+    renamed_to: str | None = None  # the path that the file was renamed to since it was found
+    doubt_at: float | None = None  # IN_DOUBT: since when the answer has been missing
     begun_at: float | None = None
     sent_at: float | None = None
     ready_at: float | None = None
     restarts: int = 0  # records begun before this one
-    gone: int = 0  # of them, those that somebody removed from the server
+    gone: int = 0  # of these, the ones that somebody removed from the server
     trouble: LastError | None = None
-    parked_from: State | None = None  # PARKED: where ``release`` leads back to
-    by_hand: bool = field(default=False, metadata=RARE)  # found by ``upload PATH``, or named by its options
-    forgotten: bool = field(default=False, metadata=RARE)  # dropped as soon as it is known whether a record was made
-    moving_to: str | None = None  # FINISHING: the path at which the file lies when the move has ended
+    parked_from: State | None = None  # PARKED: the state that ``release`` leads back to
+    by_hand: bool = field(default=False, metadata=RARE)  # named on the command line of ``upload``
+    forgotten: bool = field(default=False, metadata=RARE)  # CREATING: dropped when its record is known to exist or not
+    moving_to: str | None = None  # FINISHING: the path that the file is moved to
     serial: int = field(default=0, compare=False, repr=False, metadata=NOT_SAVED)  # see ``store.uploads``
     revision: int = field(default=0, compare=False, repr=False, metadata=NOT_SAVED)
 
     @property
     def where(self) -> str:
-        """The path at which its file is to be found now."""
+        """The path of the file now."""
         return self.renamed_to or self.path
 
 
@@ -171,24 +170,24 @@ def covers(paused: Collection[str], path: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Orphan:
-    """A record of ours that will not be finished, until it is cleared away (protocol.md, rule 7)."""
+    """A record that this program made and will not finish, until it is deleted (docs/protocol.md, rule 7)."""
 
     record: str
     name: str
     path: str  # the file it was made for
     since: float
     next_look: float
-    landed: bool = False  # it holds a video after all: ours to report, never to delete
-    probe: bool = False  # made by ``check --probe``: what it holds is a test of ours, and is deleted with it
+    landed: bool = False  # it holds a video: it is reported, never deleted
+    probe: bool = False  # made by ``check --probe``: it holds test data, and is deleted even so
 
 
 @dataclass(frozen=True, slots=True)
 class MountIdentity:
-    """Where a watched folder lies, so that it is known again: after a restart, a re-mount, under another mount table.
+    """Which file system a watched folder is on, so that it is recognised after a restart or a re-mount.
 
-    ``inner`` is its place inside its file system, which is the same whether that is seen through one mount or
-    another. ``source`` is empty for local disks, whose device names change from boot to boot. ``marker`` is what
-    our marker file says, on network mounts where it could be made.
+    ``inner``: its path inside that file system, which is the same through every mount. ``source``: empty for local
+    disks, whose device names change from boot to boot. ``marker``: the content of the marker file, on network mounts
+    where it could be made.
     """
 
     root: str  # the watched folder, as configured
@@ -203,22 +202,22 @@ class MountIdentity:
 
 @dataclass(frozen=True, slots=True)
 class ServerCapabilities:
-    """What this server has taught us; survives a restart, forgotten when it has aged."""
+    """What was learnt about this server. It survives a restart, and expires."""
 
     whole_only_until: float | None = None  # it refuses ranges (rule 5)
     chunk_limit: int | None = None  # bytes; larger requests were answered 413
     chunk_limit_until: float | None = None  # then larger ones are tried again
-    resend_is_safe: bool | None = None  # what ``check --probe`` has seen; None: nobody has looked
+    resend_is_safe: bool | None = None  # what ``check --probe`` found; None: it was not run
     probed_at: float | None = None
-    version: str | None = None  # the server that all of the above was learnt from; empty: it does not tell
+    version: str | None = None  # of the server that this was learnt from; empty: it does not say
     login_refusals: int = 0
     login_not_before: float | None = None  # no log-in with the same password before this
-    login_refused: str | None = None  # which password that is: ``credentials.fingerprint``
+    login_refused: str | None = None  # the refused password's ``credentials.fingerprint``
 
 
 @dataclass(frozen=True, slots=True)
 class FinishedUpload:
-    """One line of ``ledger.jsonl``: a finished upload. The chain's hash is the ledger's own business."""
+    """A finished upload, as ``ledger.jsonl`` holds it. ``LedgerLine`` adds the hash of the chain."""
 
     path: str
     size: int
@@ -237,7 +236,7 @@ class FinishedUpload:
 
     @property
     def identity(self) -> Identity:
-        """The content this line vouches for."""
+        """The content that was sent."""
         return Identity(self.size, self.mtime_ns, self.edges)
 
 
@@ -245,7 +244,7 @@ SHOWN_TEXT_LIMIT = 300  # characters; longer names and server texts are cut in l
 
 
 def shown(text: str | PurePath, limit: int = SHOWN_TEXT_LIMIT) -> str:
-    r"""Make a file name or a foreign text safe to print: one line, no control or bidi characters.
+    r"""Make a file name or a text from outside safe to print: one line, no control or bidi characters.
 
     Bytes that are not UTF-8 appear as ``\xNN``; the result always encodes to UTF-8.
     """
@@ -256,7 +255,7 @@ def shown(text: str | PurePath, limit: int = SHOWN_TEXT_LIMIT) -> str:
 
 def _shown_char(char: str) -> str:
     code = ord(char)
-    if 0xDC80 <= code <= 0xDCFF:  # what surrogateescape made of a byte that is not UTF-8
+    if 0xDC80 <= code <= 0xDCFF:  # a byte that is not UTF-8, as surrogateescape shows it
         return f"\\x{code - 0xDC00:02x}"
     if code in {0x200C, 0x200D}:  # joiners: part of emoji and of several scripts' spelling, and they hide nothing
         return char

@@ -1,30 +1,82 @@
-"""The operator's texts with placeholders, like ``"{room} {mtime:%H:%M}"``: what they may hold, and their parts.
+"""Parses and checks texts with placeholders, like ``"{room} {mtime:%H:%M}"``, and has the table of them. Pure.
 
-Pure. Must never hand a file's name or an operator's text to ``str.format``: texts are taken apart once and put
-together by hand, so that no placeholder reaches an attribute or an index.
+``PLACEHOLDERS`` is the one list: the configuration is checked against it, and ``mapping`` fills texts from it. A named
+group of ``match`` comes before a placeholder of the same name, so that a placeholder added later changes nothing in a
+configuration that uses its name for a group.
+
+``str.format`` is not used: with it a placeholder in the configuration could reach attributes and indices of objects.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from difflib import get_close_matches
+from pathlib import PurePosixPath
 from string import Formatter
 from typing import Final
 
 from uploader.domain.model import shown
 
 MTIME_FORMAT: Final = "%Y-%m-%d %H:%M"
-NAMES: Final = ("name", "stem", "suffix")  # of a file, and of what lies beside it
-PLACEHOLDERS: Final = (*NAMES, "folder", "relpath", "mtime")
 
 _IDENTIFIER: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_EARLIEST, _LATEST = -30_000_000_000.0, 253_000_000_000.0  # the years 1019 to 9987: every time zone can write them
+
+
+@dataclass(frozen=True, slots=True)
+class FileFacts:
+    """What placeholders are filled from: the path below the watched folder, and the mtime in Unix seconds."""
+
+    path: PurePosixPath
+    mtime: float = 0.0
+
+    @property
+    def suffix(self) -> str:
+        """The last dot of the name and what follows it; a leading dot begins no suffix."""
+        stem, dot, suffix = self.path.name.rpartition(".")
+        return dot + suffix if stem else ""
+
+    @property
+    def stem(self) -> str:
+        """The name without its suffix."""
+        return self.path.name.removesuffix(self.suffix)
+
+
+@dataclass(frozen=True, slots=True)
+class Placeholder:
+    """What a placeholder yields for a file, given what follows its colon."""
+
+    value: Callable[[FileFacts, str], str]
+    takes_format: bool = False
+    in_markers: bool = False  # it follows from the file's name alone, so ``done_marker`` may use it, too
+
+
+def _folder(file: FileFacts, _: str) -> str:
+    return "" if str(file.path.parent) == "." else str(file.path.parent)
+
+
+def _local_time(file: FileFacts, spec: str) -> str:
+    """The mtime in this machine's time zone. Shares report absurd times; those are brought into range."""
+    moment = datetime.fromtimestamp(min(max(file.mtime, _EARLIEST), _LATEST), UTC).astimezone()
+    return moment.strftime(spec or MTIME_FORMAT)
+
+
+PLACEHOLDERS: Final[Mapping[str, Placeholder]] = {
+    "name": Placeholder(lambda file, _: file.path.name, in_markers=True),
+    "stem": Placeholder(lambda file, _: file.stem, in_markers=True),
+    "suffix": Placeholder(lambda file, _: file.suffix, in_markers=True),
+    "folder": Placeholder(_folder),
+    "relpath": Placeholder(lambda file, _: str(file.path)),
+    "mtime": Placeholder(_local_time, takes_format=True),
+}
 
 
 @dataclass(frozen=True, slots=True)
 class TemplatePiece:
-    """One stretch of a text with placeholders: what stands before one, its name and what follows its colon."""
+    """A part of a text: literal text, then a placeholder's name (None at the end) and the format after its colon."""
 
     literal: str
     name: str | None = None
@@ -32,9 +84,9 @@ class TemplatePiece:
 
 
 def pieces(text: str) -> list[TemplatePiece]:
-    """Take *text* apart at its placeholders; ``{{`` and ``}}`` are braces.
+    """Split *text* at its placeholders; ``{{`` and ``}}`` are braces.
 
-    Raises ValueError, in words for an operator, when it is not well formed.
+    Raises ValueError, with a message for the operator, when it is not well formed.
     """
     try:
         parsed = list(Formatter().parse(text))
@@ -55,55 +107,60 @@ def _check_shape(name: str, spec: str, conversion: str | None) -> None:
         raise ValueError(f'"!{shown(conversion)}" after {{{name}}} is not supported')
     if not spec:
         return
-    if name != "mtime":
-        raise ValueError(f"only {{mtime:…}} takes a format, not {{{name}}}")
+    if name not in PLACEHOLDERS or not PLACEHOLDERS[name].takes_format:
+        known = " and ".join(f"{{{each}:…}}" for each, placeholder in PLACEHOLDERS.items() if placeholder.takes_format)
+        raise ValueError(f"only {known} takes a format, not {{{name}}}")
     if "{" in spec or "}" in spec or "\0" in spec:
-        raise ValueError(f"the format of {{mtime:…}} is like {MTIME_FORMAT}, without braces in it")
+        raise ValueError(f"the format of {{{name}:…}} is like {MTIME_FORMAT}, without braces in it")
 
 
 def check_placeholders(text: str, groups: Collection[str] | None) -> None:
-    """Raise ValueError when *text* is not well formed or names what nothing fills.
+    """Raise ValueError when *text* is not well formed or names an unknown placeholder.
 
-    *groups* are the named groups of ``match``; ``None`` says they are not known, and any name passes.
+    *groups*: the named groups of ``match``; ``None``: they are not known, so every name passes.
     """
     for piece in pieces(text):
-        if piece.name is None or piece.name in PLACEHOLDERS or groups is None or piece.name in groups:
+        if piece.name is None or groups is None:
             continue
-        known = [*PLACEHOLDERS, *groups]
+        if piece.name in groups and piece.spec:
+            raise ValueError(f"{{{piece.name}}} is a named group of match here, and takes no format")
+        if piece.name in groups or piece.name in PLACEHOLDERS:
+            continue
+        known = list(dict.fromkeys([*PLACEHOLDERS, *groups]))
         near = get_close_matches(piece.name, known, n=1)
         hint = f"did you mean {{{near[0]}}}?" if near else "known are " + " ".join(f"{{{name}}}" for name in known)
         raise ValueError(f"unknown placeholder {{{piece.name}}}; {hint}")
 
 
 def check_names(text: str) -> None:
-    """Raise ValueError when *text* is not well formed or holds more than ``{name}``, ``{stem}`` and ``{suffix}``."""
+    """Raise ValueError when *text* is not well formed or needs more of a file than its name."""
+    known = [name for name, placeholder in PLACEHOLDERS.items() if placeholder.in_markers]
     for piece in pieces(text):
-        if piece.name is not None and piece.name not in NAMES:
-            known = " ".join(f"{{{name}}}" for name in NAMES)
-            raise ValueError(f"unknown placeholder {{{piece.name}}}; known are {known}")
+        if piece.name is not None and piece.name not in known:
+            hint = " ".join(f"{{{name}}}" for name in known)
+            raise ValueError(f"unknown placeholder {{{piece.name}}}; known are {hint}")
 
 
 def fill_names(text: str, name: str) -> str:
-    """Put a file's *name* into a text that ``check_names`` has passed."""
-    stem, dot, suffix = name.rpartition(".")
-    parts = {"name": name, "stem": stem or name, "suffix": dot + suffix if stem else ""}
-    return "".join(piece.literal + parts.get(piece.name or "", "") for piece in pieces(text))
+    """Fill a text that ``check_names`` has accepted from a file's *name*."""
+    file = FileFacts(PurePosixPath(name))
+    return "".join(
+        piece.literal + ("" if piece.name is None else PLACEHOLDERS[piece.name].value(file, piece.spec))
+        for piece in pieces(text)
+    )
 
 
 def parse_match(value: object) -> object:
-    """The regular expression of a rule, compiled; what is not a text is handed back for validation to refuse.
+    """Compile the regular expression of a rule. Anything but a text is returned as it is, for validation to refuse.
 
-    Raises ValueError when it is none, naming the place, or when one of its groups would hide a placeholder.
+    Raises ValueError with the place of the fault.
     """
     if not isinstance(value, str):
         return value
     try:
-        pattern = re.compile(value)
+        return re.compile(value)
     except re.error as error:
         place = "" if error.pos is None else f" at character {error.pos + 1}"
         raise ValueError(f"not a regular expression: {error.msg}{place}") from None
     except (OverflowError, RecursionError):
         raise ValueError("not a regular expression that can be used: it is too large") from None
-    if taken := sorted(pattern.groupindex.keys() & set(PLACEHOLDERS)):
-        raise ValueError(f"the group name {taken[0]} is taken by the placeholder {{{taken[0]}}}; choose another")
-    return pattern

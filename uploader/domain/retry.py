@@ -1,10 +1,9 @@
-"""What next, after something went wrong: one pure policy, error + history → try again | start over | park.
+"""The retry policy: from an error and the history of an upload it decides to try again, start over or park. Pure.
 
 ``RULES`` is the policy: one row for each kind of error, which says what is done, who waits and for how long. To change
-what happens after a 503, change the row of ``ServerDown``. Every number of our patience stands here, with its
-unit and its reason. Must never sleep, read a clock or change an upload: the stages do what it says. No retry library
-is used: theirs live in a running coroutine and die with it, while ours must survive kill -9 and hold no worker
-(docs/decisions.md).
+what happens after a 503, change the row of ``ServerDown``. All limits and pauses are here, each with its unit and its
+reason. The stages carry the decisions out. No retry library is used: their retries end with the coroutine that runs
+them, while these must survive kill -9 and must not hold a worker (docs/decisions.md).
 """
 
 from __future__ import annotations
@@ -24,64 +23,64 @@ Uniform = Callable[[float, float], float]
 MINUTE, HOUR, DAY = 60.0, 3600.0, 86400.0  # seconds
 
 BACKOFF_CAP: Final = 300.0  # s; full jitter U(0, min(cap, 1 s * 2^n)) after n failures in a row
-SLOW_BACKOFF_DOUBLINGS: Final = 3  # doublings that the backoff of a disk or share begins with
+SLOW_BACKOFF_DOUBLINGS: Final = 3  # doublings with which the backoff of a disk or share begins
 TRIES_BEFORE_PARKING: Final = 8  # failures in a row that count against a file before it is parked for a day
-PAYLOAD_REFUSALS_BEFORE_PARKING: Final = 3  # a 500 may be VALT's "invalid payload" or a passing fault: three tries tell
-RECORD_REMOVALS_BEFORE_PARKING: Final = 2  # a record that is removed under us twice is removed by somebody
-RECORDS_PER_FILE: Final = 5  # records begun for one file before a person should look
-# a chunk that is cut so often before its last byte may be larger than something lets through
+PAYLOAD_REFUSALS_BEFORE_PARKING: Final = 3  # tries that tell VALT's "invalid payload" (500) from a passing fault
+RECORD_REMOVALS_BEFORE_PARKING: Final = 2  # records: a second removal is no accident
+RECORDS_PER_FILE: Final = 5  # records begun for one file before an operator must act
+# a chunk that is cut so often before its last byte may be too large for a proxy or gateway
 CHUNK_CUTS_BEFORE_HALVING: Final = 4
-FLAKY_SERVER_PAUSE: Final = 1.0  # s; the first pauses of a server that fails: 2, 4, 8, 16 s
-BREAKER_FAILURES: Final = 5  # failures in a row, of whatever calls, from which on the server counts as down
-OUTAGE_PAUSE_FIRST, OUTAGE_PAUSE_CAP = 30.0, 15 * MINUTE  # s; then one probe for the whole server: 30, 60, … 900 s
-RETRY_BUDGET: Final = 20  # retries a server is granted beyond one for every five answers
-ANSWERS_PER_RETRY: Final = 5  # answers for one more
-HALF_OPEN_CALLS: Final = (1, 2)  # calls at a time after an outage: one, after its answer two, after the next all
-# s that the half-open breaker waits for a call that is about to be made, or to be judged
+FLAKY_SERVER_PAUSE: Final = 1.0  # s; doubled for each failure: 2, 4, 8, 16 s
+BREAKER_FAILURES: Final = 5  # failures in a row, of any calls, after which the server counts as down
+OUTAGE_PAUSE_FIRST, OUTAGE_PAUSE_CAP = 30.0, 15 * MINUTE  # s between probes of a server that is down: 30, 60, … 900 s
+RETRY_BUDGET: Final = 20  # retries that a server is granted at once
+ANSWERS_PER_RETRY: Final = 5  # answers that earn one more retry
+HALF_OPEN_CALLS: Final = (1, 2)  # calls at a time after an outage: one, after its answer two, after the next any number
+# s for which the half-open breaker keeps a slot for a call that is about to be made or recorded
 HALF_OPEN_SLOT_HELD: Final = 5.0
-SERVER_FULL_PAUSE: Final = OUTAGE_PAUSE_CAP  # s; a server without room takes a person there
-LOGIN_PAUSES: Final = (5 * MINUTE, 15 * MINUTE, HOUR)  # after a wrong password: accounts get locked by less
-RETRY_AFTER_CAP: Final = HOUR  # s; whatever the server says
-READY_POLL_FIRST, READY_POLL_CAP = 0.5, 60.0  # s; between two looks at a record that is being processed
-PROCESSING_RATE: Final = 1_000_000.0  # bytes/s of processing that we grant on top of ``ready_timeout``
-# s; then whole files and small chunks are questioned: the server may have been mended
+SERVER_FULL_PAUSE: Final = OUTAGE_PAUSE_CAP  # s; a person must make room on the server
+LOGIN_PAUSES: Final = (5 * MINUTE, 15 * MINUTE, HOUR)  # s after a wrong password; faster log-ins can lock the account
+RETRY_AFTER_CAP: Final = HOUR  # s; longest pause that a server can ask for
+READY_POLL_FIRST, READY_POLL_CAP = 0.5, 60.0  # s between two looks at a record that is being processed
+PROCESSING_RATE: Final = 1_000_000.0  # bytes/s; time for processing on top of ``ready_timeout``
+# s; then ranges and larger chunks are tried again: the server may have been changed
 CAPABILITIES_VALID_FOR: Final = 30 * DAY
-SMALLEST_HALVED_CHUNK: Final = 64 * 1024  # bytes; below this a 413 is not about the size
+SMALLEST_HALVED_CHUNK: Final = 64 * 1024  # bytes; a 413 for less is not about the size
 
 
 class Action(StrEnum):
-    """What is to be done with the upload."""
+    """What is done with the upload."""
 
-    TRY_AGAIN = "try-again"  # from where it stands
+    TRY_AGAIN = "try-again"  # from its current state
     START_OVER = "start-over"  # on a new record
-    RESETTLE = "resettle"  # forget it; the file is seen again as it is now
+    RESETTLE = "resettle"  # drop it; the file settles again as it is now
     PARK = "park"
 
 
 class FailureScope(StrEnum):
-    """Whose failure it is, and so who waits."""
+    """What has failed, and so what waits."""
 
-    FILE = "file"  # this file's; in an outage nobody's
-    SERVER = "server"  # nobody's file is at fault: every call waits, and no file's count grows
-    NOBODY = "nobody"  # it only takes time
+    FILE = "file"  # this upload; it counts as a failure except in an outage
+    SERVER = "server"  # the server: every call waits, and no upload counts a failure
+    NONE = "none"  # nothing: the upload waits, and counts no failure
 
 
 class Delay(StrEnum):
-    """How long until the next try: of this upload, or of any call to the server where the rule's level is SERVER.
+    """How long until the next try: of this upload or, where the rule's scope is SERVER, of any call to the server.
 
     The first three are pauses of one upload (``decide``), the others of the circuit breaker (``breaker_pause``).
     """
 
     BACKOFF = "backoff"  # U(0, min(300 s, 2^n s)) after n failures in a row
-    BACKOFF_SLOW = "backoff-slow"  # the same, beginning at 2^3: a disk or share that is not ready
-    STATED = "stated"  # as long as the error says, or at once
+    BACKOFF_SLOW = "backoff-slow"  # the same, beginning at 2^3: for a disk or share that is not ready
+    STATED = "stated"  # as long as the error says, else at once
     OUTAGE = "outage"  # 2, 4, 8, 16 s, then 30 s doubling to 15 min; each between half of that and all of it
-    OUTAGE_STATED = "outage-stated"  # the same, but at least what Retry-After asks for; no other answer ends it
-    FULL = "full"  # 15 min from the first time on
+    OUTAGE_STATED = "outage-stated"  # the same, but at least Retry-After; no other answer ends it
+    FULL = "full"  # 15 min, each between half of that and all of it
     LOGIN = "login"  # 5, 15, 60 min, then hourly; no other answer ends it
 
 
-ENDED_BY_TIME: Final = frozenset({Delay.OUTAGE_STATED, Delay.LOGIN})  # the server has asked for these pauses
+ENDED_BY_TIME: Final = frozenset({Delay.OUTAGE_STATED, Delay.LOGIN})  # pauses that answers to other calls do not end
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,21 +88,21 @@ class RetryRule:
     """What follows from one kind of error.
 
     *delay*: how long until the next try, while *tries* are left.
-    *tries*: how often, the last time included, before the file is parked; None: it never is for this.
+    *tries*: failures after which the file is parked; None: never for this error.
     *parked_for*: seconds, ± a tenth, until a parked file is tried once more; None: not by time.
     """
 
     action: Action
-    level: FailureScope = FailureScope.FILE
+    scope: FailureScope = FailureScope.FILE
     delay: Delay = Delay.BACKOFF
     tries: int | None = None
     parked_for: float | None = DAY
 
 
-# The first row that fits counts. What *tries* counts: failures in a row; for RecordGone and RecordSpoilt records.
+# The first row that fits applies. *tries* counts failures in a row; for START_OVER it counts records.
 RULES: Final[tuple[tuple[type[errors.UploaderError], RetryRule], ...]] = (
-    (errors.FileChanged, RetryRule(Action.RESETTLE, FailureScope.NOBODY, Delay.STATED)),
-    (errors.FileError, RetryRule(Action.PARK, FailureScope.NOBODY, parked_for=None)),
+    (errors.FileChanged, RetryRule(Action.RESETTLE, FailureScope.NONE, Delay.STATED)),
+    (errors.FileError, RetryRule(Action.PARK, FailureScope.NONE, parked_for=None)),
     (errors.PasswordRefused, RetryRule(Action.TRY_AGAIN, FailureScope.SERVER, Delay.LOGIN)),
     (errors.PasswordUnusable, RetryRule(Action.TRY_AGAIN, FailureScope.SERVER, Delay.OUTAGE)),
     (errors.ServerFull, RetryRule(Action.TRY_AGAIN, FailureScope.SERVER, Delay.FULL)),  # 507
@@ -112,13 +111,13 @@ RULES: Final[tuple[tuple[type[errors.UploaderError], RetryRule], ...]] = (
     (errors.ServerDown, RetryRule(Action.TRY_AGAIN, FailureScope.SERVER, Delay.OUTAGE)),
     # 429; 503 with Retry-After
     (errors.ServerBusy, RetryRule(Action.TRY_AGAIN, FailureScope.SERVER, Delay.OUTAGE_STATED)),
-    (errors.StillInDoubt, RetryRule(Action.TRY_AGAIN, FailureScope.NOBODY, Delay.STATED)),
-    (errors.ShareNotReady, RetryRule(Action.TRY_AGAIN, FailureScope.NOBODY, Delay.BACKOFF_SLOW)),
+    (errors.StillInDoubt, RetryRule(Action.TRY_AGAIN, FailureScope.NONE, Delay.STATED)),
+    (errors.ShareNotReady, RetryRule(Action.TRY_AGAIN, FailureScope.NONE, Delay.BACKOFF_SLOW)),
     (errors.PayloadRefused, RetryRule(Action.TRY_AGAIN, tries=PAYLOAD_REFUSALS_BEFORE_PARKING)),
     (errors.RightMissing, RetryRule(Action.PARK, parked_for=HOUR)),
     (errors.LedgerUnreadable, RetryRule(Action.PARK, parked_for=HOUR)),  # by then the file may have been put back
     (errors.ServerRefused, RetryRule(Action.PARK)),
-    (errors.NotReadyInTime, RetryRule(Action.PARK, FailureScope.NOBODY, parked_for=HOUR)),
+    (errors.NotReadyInTime, RetryRule(Action.PARK, FailureScope.NONE, parked_for=HOUR)),
     (errors.RecordGone, RetryRule(Action.START_OVER, tries=RECORD_REMOVALS_BEFORE_PARKING)),
     (errors.RecordSpoilt, RetryRule(Action.START_OVER, tries=RECORDS_PER_FILE + 1)),
     (errors.ChunkRefused, RetryRule(Action.START_OVER, tries=RECORDS_PER_FILE + 1)),
@@ -131,33 +130,33 @@ RULES: Final[tuple[tuple[type[errors.UploaderError], RetryRule], ...]] = (
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """The policy's answer. ``trouble.next_try`` is left to the caller: it is now + ``after``."""
+    """What is to be done. The caller sets ``trouble.next_try`` to now + ``after``."""
 
     action: Action
     trouble: LastError
-    after: float | None  # seconds; None: not by itself
-    server_level: bool = False  # nobody's file is at fault: hold every call to the server
-    costs: bool = False  # a retry that the server's budget pays for
-    whole_only: bool = False  # learn: this server takes whole files only
-    halve_chunk: bool = False  # send smaller requests: into the same record, unless it starts over anyway
-    limit_seen: bool = False  # learn: this server refuses requests of this size
-    gone: bool = False  # its record was removed under us
+    after: float | None  # seconds until the next try; None: not by time
+    server_level: bool = False  # no file's fault: every call to the server waits
+    costs: bool = False  # the retry is taken from the server's retry budget
+    whole_only: bool = False  # note that this server takes whole files only
+    halve_chunk: bool = False  # send smaller chunks; into the same record, unless the action is START_OVER
+    limit_seen: bool = False  # note that this server refuses requests of this size
+    gone: bool = False  # somebody removed its record
 
 
 @dataclass(frozen=True, slots=True)
 class FailureHistory:
     """What has happened to this upload so far."""
 
-    attempts: int = 0  # failures in a row that count
+    attempts: int = 0  # failures in a row that count against this file
     not_ready: int = 0  # times in a row that its disk or share was not ready
     cuts: int = 0  # times that this chunk was cut while it was being sent
     restarts: int = 0
-    gone: int = 0  # records of it that were removed under us
+    gone: int = 0  # records of it that somebody removed
     chunk_size: int = 0  # bytes; 0: the whole file as one range
     size: int = 0
     offset: int = 0  # bytes that the server has acknowledged
     begun: bool = True  # the server may know of it
-    outage: bool = False  # the server has failed others, too, and has not answered since
+    outage: bool = False  # other calls to the server failed, too, and none was answered since
 
     @property
     def whole(self) -> bool:
@@ -166,30 +165,30 @@ class FailureHistory:
 
     @property
     def smallest(self) -> bool:
-        """True when its requests cannot be made smaller: asked to be whole, or so small already."""
+        """True when its chunks cannot be made smaller: the whole file is one range, or they are minimal."""
         return self.chunk_size == 0 or min(self.chunk_size, self.size) <= SMALLEST_HALVED_CHUNK
 
 
 def rule_of(error: errors.UploaderError) -> RetryRule:
-    """Find the row of ``RULES`` for *error*."""
+    """Return the row of ``RULES`` for *error*."""
     return next(rule for kind, rule in RULES if isinstance(error, kind))
 
 
 def decide(error: errors.UploaderError, history: FailureHistory, uniform: Uniform) -> Decision:
-    """Say what follows from *error* for an upload with this *history*."""
+    """Decide what follows from *error* for an upload with this *history*."""
     rule = rule_of(error)
     trouble = LastError(str(error), error.turn, history.attempts, cuts=history.cuts)
     if isinstance(error, errors.FileMissing) and not history.begun:
-        return Decision(Action.RESETTLE, trouble, 0.0)  # the server knows nothing of it: there is nothing to keep
-    if rule.level is FailureScope.SERVER:
+        return Decision(Action.RESETTLE, trouble, 0.0)  # the server knows nothing of it: nothing is lost
+    if rule.scope is FailureScope.SERVER:
         return Decision(rule.action, trouble, 0.0, server_level=True)
     if isinstance(error, errors.StillInDoubt):
         return Decision(rule.action, trouble, error.wait)
     if isinstance(error, errors.ShareNotReady):
-        # Nobody's verdict on the file: ever more rarely, but never given up, and never a failure of the file's own.
+        # It says nothing about the file: tried ever more rarely, never parked, and not counted as a failure.
         again = backoff(history.not_ready + SLOW_BACKOFF_DOUBLINGS, uniform)
         return Decision(rule.action, replace(trouble, not_ready=history.not_ready + 1), again)
-    if rule.level is FailureScope.NOBODY:
+    if rule.scope is FailureScope.NONE:
         return Decision(rule.action, trouble, 0.0 if rule.action is Action.RESETTLE else rule.parked_for)
     if isinstance(error, errors.ChunkCut):
         return _cut(trouble, rule, history, uniform)
@@ -199,9 +198,9 @@ def decide(error: errors.UploaderError, history: FailureHistory, uniform: Unifor
 
 
 def _again_or_park(trouble: LastError, rule: RetryRule, history: FailureHistory, uniform: Uniform) -> Decision:
-    failed = trouble.turn is ActionBy.UPLOADER  # else it was an answer: the server is there, and says no
+    failed = trouble.turn is ActionBy.UPLOADER  # else the server has answered, and refused
     if failed and history.outage:
-        # what an outage takes counts against no file
+        # a failure in an outage counts against no file
         return Decision(Action.TRY_AGAIN, trouble, 0.0, server_level=True)
     attempts = history.attempts + 1
     trouble = replace(trouble, attempts=attempts)
@@ -216,7 +215,7 @@ def _park(trouble: LastError, rule: RetryRule, uniform: Uniform) -> Decision:
 
 
 def _cut(trouble: LastError, rule: RetryRule, history: FailureHistory, uniform: Uniform) -> Decision:
-    """Send the chunk again; cut again and again, it may be too large for something on the way: halve it (rule 5).
+    """Send the chunk again. When it is cut repeatedly it may be too large for something on the way: halve it (rule 5).
 
     No known receiver needs chunks of one size, so the record stays, and with it every acknowledged byte.
     """
@@ -224,7 +223,7 @@ def _cut(trouble: LastError, rule: RetryRule, history: FailureHistory, uniform: 
     if cuts >= CHUNK_CUTS_BEFORE_HALVING and not history.smallest:
         return Decision(Action.TRY_AGAIN, replace(trouble, cuts=0), 0.0, halve_chunk=True)
     trouble = replace(trouble, cuts=cuts)
-    if cuts >= TRIES_BEFORE_PARKING:  # also in an outage: that it was reached so often says that there is none
+    if cuts >= TRIES_BEFORE_PARKING:  # also in an outage: the server was reached every time
         what = f"{trouble.reason}, {cuts} times: the link breaks, or a limit on the way is below this size"
         return _park(
             replace(trouble, reason=what, turn=ActionBy.OPERATOR, attempts=history.attempts + 1), rule, uniform
@@ -235,7 +234,7 @@ def _cut(trouble: LastError, rule: RetryRule, history: FailureHistory, uniform: 
 def _start_over(
     error: errors.UploaderError, trouble: LastError, rule: RetryRule, history: FailureHistory, uniform: Uniform
 ) -> Decision:
-    """Begin a new record (rule 5 and its kin), unless that has not helped before."""
+    """Begin a new record (rule 5 and similar), unless that has not helped before."""
     refused_range, too_large = isinstance(error, errors.ChunkRefused), isinstance(error, errors.ChunkTooLarge)
     gone = isinstance(error, errors.RecordGone)
     begun = history.gone if gone else history.restarts
@@ -245,34 +244,34 @@ def _start_over(
         trouble = LastError(trouble.reason + why, ActionBy.OPERATOR, history.attempts + 1)
         return _park(trouble, rule, uniform)
     if refused_range or too_large:
-        action = Action.TRY_AGAIN if too_large and history.offset else Action.START_OVER  # acknowledged bytes stay
+        action = Action.TRY_AGAIN if too_large and history.offset else Action.START_OVER  # acknowledged bytes are kept
         return Decision(action, trouble, 0.0, whole_only=refused_range, halve_chunk=too_large, limit_seen=too_large)
     return Decision(Action.START_OVER, trouble, backoff(history.restarts + 1, uniform), costs=True, gone=gone)
 
 
 def backoff(attempts: int, uniform: Uniform) -> float:
-    """Pause in seconds after *attempts* failures in a row: full jitter, U(0, min(cap, 2^n))."""
+    """Return the pause in seconds after *attempts* failures in a row: full jitter, U(0, min(cap, 2^n))."""
     return uniform(0.0, min(BACKOFF_CAP, 2.0 ** min(attempts, 30)))
 
 
 def breaker_pause(error: errors.UploaderError, failures: int, refusals: int, uniform: Uniform) -> float:
-    """Seconds for which no call is made to the server after *error*, by the row of ``RULES`` that fits.
+    """Return the seconds for which no call is made to the server after *error*, by its row of ``RULES``.
 
-    *failures*: of the server, in a row, this one included; *refusals*: of our password, likewise.
+    *failures*: of the server, in a row, this one included; *refusals*: of the password, likewise.
     """
     delay = rule_of(error).delay
     if delay is Delay.LOGIN:
         return login_pause(refusals)
     if delay is Delay.FULL:
         return uniform(0.5, 1.0) * SERVER_FULL_PAUSE
-    pause = outage_pause(failures, uniform)  # also for one file's failure that comes in the middle of an outage
+    pause = outage_pause(failures, uniform)  # also after a failure of one file during an outage
     return max(error.retry_after, pause) if isinstance(error, errors.ServerBusy) else pause
 
 
 def outage_pause(failures: int, uniform: Uniform) -> float:
-    """Seconds until a server that has failed *failures* times in a row is asked again.
+    """Return the seconds until a server that has failed *failures* times in a row is called again.
 
-    The first four pauses are short, for what a restarting server takes; from the fifth failure on it is down.
+    The first four pauses are short, enough for a server that restarts. From the fifth failure on it counts as down.
     """
     if failures < BREAKER_FAILURES:
         return uniform(0.5, 1.0) * FLAKY_SERVER_PAUSE * 2.0**failures
@@ -281,37 +280,37 @@ def outage_pause(failures: int, uniform: Uniform) -> float:
 
 @dataclass(slots=True)
 class RetryBudget:
-    """How many retries one server is granted at the moment; a server that answers earns them back."""
+    """How many retries a server is granted now. Each retry takes one; answers of the server add some again."""
 
-    left: int = RETRY_BUDGET * ANSWERS_PER_RETRY  # fifths of a retry: what an answer earns is a whole number
+    left: int = RETRY_BUDGET * ANSWERS_PER_RETRY  # in fifths of a retry, so that an answer adds a whole number
 
     def spend(self) -> bool:
-        """Take one retry. True when that was the last: the server is to be left alone for a while."""
+        """Take one retry. True when that was the last: calls to the server should pause."""
         self.left = max(0, self.left - ANSWERS_PER_RETRY)
         return self.left < ANSWERS_PER_RETRY
 
     def earn(self) -> None:
-        """Note an answer."""
+        """Add what one answer earns."""
         self.left = min(RETRY_BUDGET * ANSWERS_PER_RETRY, self.left + 1)
 
 
 def login_pause(refusals: int) -> float:
-    """Seconds until a password that was refused *refusals* times in a row is tried again."""
+    """Return the seconds until a password that was refused *refusals* times in a row is tried again."""
     return LOGIN_PAUSES[min(max(refusals, 1), len(LOGIN_PAUSES)) - 1]
 
 
 def poll_pause(age: float) -> float:
-    """Seconds until the next look at a record that was sent *age* seconds ago: a quarter of its age."""
+    """Return the seconds until the next look at a record that was sent *age* seconds ago: a quarter of that."""
     return min(READY_POLL_CAP, max(READY_POLL_FIRST, age / 4))
 
 
 def ready_limit(ready_timeout: float, size: int) -> float:
-    """Seconds a server may take to process *size* bytes before the upload is parked as unverified."""
+    """Return the seconds that a server may take to process *size* bytes before the upload is parked."""
     return ready_timeout + size / PROCESSING_RATE
 
 
 def retry_after(header: str | None, *, now: float, default: float = MINUTE) -> float:
-    """Read a Retry-After header (RFC 9110, 10.2.3): seconds or a date; nonsense gives *default*; capped."""
+    """Read a Retry-After header (RFC 9110, 10.2.3), seconds or a date, in seconds, capped. Nonsense gives *default*."""
     seconds = default
     if header is not None:
         text = header.strip()
@@ -320,7 +319,7 @@ def retry_after(header: str | None, *, now: float, default: float = MINUTE) -> f
         else:
             try:
                 date = parsedate_to_datetime(text)
-                # A date without a zone (the old asctime form) is in UTC, as they all are.
+                # A date without a zone (the old asctime form) is in UTC, like every HTTP date.
                 seconds = (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp() - now
             except (ValueError, OverflowError):
                 seconds = default

@@ -1,9 +1,8 @@
-"""Which files of a watched folder are ours, and whose: include, exclude, depth, overlap. Pure.
+"""Selects the files of the watched folders, by name: include, exclude, depth, overlap. Pure.
 
-Must never touch the disk: it judges names. ``discover`` and ``explain`` both ask here, so they never disagree.
-Patterns are shell patterns without regard to case (recorders write ``.MP4``). A pattern with a slash is held
-against the path below the folder, one without against the file's name; an exclude pattern without a slash also
-against the name of every folder on the way.
+``discover`` and ``explain`` both use it, so they always agree. Patterns are shell patterns that ignore case (recorders
+write ``.MP4``). A pattern with a slash is matched against the path below the folder, one without against the file's
+name; an exclude pattern without a slash also against the name of each folder in the path.
 """
 
 from __future__ import annotations
@@ -17,21 +16,21 @@ from typing import Final
 
 from uploader.config import WatchConfig
 
-LOST_AND_FOUND: Final = "lost+found"  # a folder that ext4 makes, and lets nobody but root read
-HIDDEN_PREFIX: Final = ".valt-uploader-"  # how the names of files begin that we make in a watched folder
+LOST_AND_FOUND: Final = "lost+found"  # a folder that ext4 makes, and that only root can read
+HIDDEN_PREFIX: Final = ".valt-uploader-"  # prefix of the names of files that this program makes in a watched folder
 
 
 def relative(root: str | PurePath, path: str) -> str | None:
-    """Return *path* below *root*, or None when it is not below it. Both absolute; names only, no links followed."""
+    """Return *path* below *root*, or None when it is not below it. Both absolute; by name; links are not followed."""
     prefix = str(root).rstrip("/") + "/"
     return path[len(prefix) :] if path.startswith(prefix) and len(path) > len(prefix) else None
 
 
 def refusal(watch: WatchConfig, relpath: str) -> str | None:
-    """Say why the file at *relpath* below this folder is not taken; None when it is."""
+    """Return why the file at *relpath* below this folder is not taken; None when it is."""
     folders, name = relpath.split("/")[:-1], relpath.rsplit("/", 1)[-1]
     if name.startswith(HIDDEN_PREFIX):
-        return "it is a file of our own"
+        return "it is a file of valt-uploader itself"
     if folders and not watch.recursive:
         return "it is in a subfolder, and recursive = false"
     if LOST_AND_FOUND in folders:
@@ -47,7 +46,7 @@ def refusal(watch: WatchConfig, relpath: str) -> str | None:
 
 
 def enters(watch: WatchConfig, relpath: str) -> bool:
-    """True when the subfolder at *relpath* is worth looking into."""
+    """True when the subfolder at *relpath* is walked through."""
     return (
         watch.recursive
         and (name := relpath.rsplit("/", 1)[-1]) != LOST_AND_FOUND
@@ -57,9 +56,9 @@ def enters(watch: WatchConfig, relpath: str) -> bool:
 
 
 def owner(watches: Sequence[WatchConfig], path: str) -> WatchConfig | None:
-    """Return the ``[[watch]]`` that a file belongs to: the first, as configured, that takes it.
+    """Return the ``[[watch]]`` of a file: the first that takes it, in configured order; None when none does.
 
-    Folders that finished files are moved to belong to nobody, even inside a watched one.
+    No ``[[watch]]`` takes a file below a ``move_to`` folder, even inside a watched folder.
     """
     if any(watch.move_to and relative(watch.move_to, path) is not None for watch in watches):
         return None

@@ -1,7 +1,7 @@
-"""Human units to numbers and back: durations, sizes, rates and the week's bandwidth steps.
+"""Converts texts with units to numbers and back: durations, sizes, rates and the week's bandwidth steps. Pure.
 
-Pure. Must never guess: a text that could mean two things (``20 Mb/s``: bits or bytes?) is refused with an
-example of what is understood. Seconds, bytes and bytes per second throughout; 1 kB is 1000 bytes, 1 KiB 1024.
+A text that could mean two things (``20 Mb/s``: bits or bytes?) is refused, with an example of what is accepted.
+Numbers are seconds, bytes and bytes per second; 1 kB is 1000 bytes, 1 KiB is 1024.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from pydantic import ByteSize, TypeAdapter, ValidationError
 
 from uploader.domain.model import shown
 
-SMALLEST_CHUNK: Final = 64 * 1024  # bytes; below this a request's own overhead outweighs what it carries
+SMALLEST_CHUNK: Final = 64 * 1024  # bytes; a smaller request has more overhead than content
 
-_NUMBER: Final = r"([0-9]{1,15}(?:\.[0-9]{1,9})?)"  # bounded, so that nothing becomes an infinite float
+_NUMBER: Final = r"([0-9]{1,15}(?:\.[0-9]{1,9})?)"  # bounded, so that no number becomes an infinite float
 _TOO_LARGE: Final = 10**15
 _DURATION: Final = re.compile(_NUMBER + r"\s*(ms|s|min|m|h|d|)")
 _SIZE: Final = re.compile(_NUMBER + r"\s*[a-z]*", re.IGNORECASE)  # ByteSize itself ignores what follows a unit
@@ -42,7 +42,7 @@ EVERY_DAY: Final = frozenset(range(7))
 
 @dataclass(frozen=True, slots=True)
 class RateStep:
-    """From this minute of these local days on (0: Monday), this many bytes per second; ``None`` is no limit."""
+    """The limit from this minute of these local days on (0: Monday), in bytes per second; ``None``: no limit."""
 
     minute: int
     bytes_per_second: float | None
@@ -53,7 +53,7 @@ UNLIMITED: Final = (RateStep(0, None),)
 
 
 def parse_duration(value: object) -> float:
-    """Seconds from ``"10s"``, ``"500ms"``, ``"1.5h"``, ``"2d"``, ``"5 min"`` or a bare number of seconds.
+    """Return the seconds of ``"10s"``, ``"500ms"``, ``"1.5h"``, ``"2d"``, ``"5 min"`` or a bare number of seconds.
 
     Raises ValueError when it is anything else, negative or not finite.
     """
@@ -66,7 +66,7 @@ def parse_duration(value: object) -> float:
 
 
 def parse_size(value: object) -> int:
-    """Bytes from ``"16 MiB"``, ``"1 GB"`` or a bare whole number of bytes.
+    """Return the bytes of ``"16 MiB"``, ``"1 GB"`` or a bare whole number of bytes.
 
     Raises ValueError when it is anything else or negative.
     """
@@ -80,7 +80,7 @@ def parse_size(value: object) -> int:
 
 
 def parse_chunk_size(value: object) -> int:
-    """Bytes of a chunk like ``parse_size``, and 0 for ``"whole"``: the whole file as one range.
+    """Return the bytes of a chunk like ``parse_size``, and 0 for ``"whole"``: the whole file as one range.
 
     Raises ValueError when it is anything else or less than ``SMALLEST_CHUNK``.
     """
@@ -96,9 +96,9 @@ def parse_chunk_size(value: object) -> int:
 
 
 def parse_rate(value: object) -> float:
-    """Bytes per second from ``"20 Mbit/s"`` or ``"2.5 MB/s"``; at least 1.
+    """Return the bytes per second of ``"20 Mbit/s"`` or ``"2.5 MB/s"``; at least 1.
 
-    ``Mb/s`` is refused: half of its readers mean bits, the other half bytes.
+    ``Mb/s`` is refused: it is used for bits and for bytes.
     Raises ValueError when it is anything else.
     """
     match = _RATE.fullmatch(value.strip()) if isinstance(value, str) else None
@@ -111,17 +111,17 @@ def parse_rate(value: object) -> float:
 
 
 def parse_schedule(value: object) -> tuple[RateStep, ...]:
-    """The week's bandwidth from ``"unlimited"``, one rate, or ``[["08:00", rate], ["sat,sun 00:00", rate], ...]``.
+    """Return the week's bandwidth: ``"unlimited"``, one rate, or ``[["08:00", rate], ["sat,sun 00:00", rate], ...]``.
 
-    Steps may come in any order; the result is as ``in_order`` has it. Raises ValueError when it is anything else.
+    Steps may come in any order; the result is sorted by ``in_order``. Raises ValueError when it is anything else.
     """
     return in_order(tuple(taken(step) for step in schedule_steps(value)))
 
 
 def schedule_steps(value: object) -> tuple[RateStep | ValueError, ...]:
-    """Each step of a bandwidth, or what is wrong with it, so that all faults of a timetable can be told at once.
+    """Return each step of a bandwidth, or what is wrong with it, so that all faults are reported at once.
 
-    A time that an earlier step has already taken is a fault. Raises ValueError when there are no steps to look at.
+    A time that an earlier step has is a fault. Raises ValueError when there are no steps.
     """
     if isinstance(value, str):
         return (RateStep(0, _rate_or_unlimited(value)),)
@@ -147,16 +147,16 @@ def _given_twice(minute: int, days: Sequence[int]) -> ValueError:
 
 
 def taken(step: RateStep | ValueError) -> RateStep:
-    """The step, unless it is a fault: that is raised."""
+    """Return the step, or raise it when it is a fault."""
     if isinstance(step, ValueError):
         raise step
     return step
 
 
 def in_order(steps: Sequence[RateStep]) -> tuple[RateStep, ...]:
-    """Steps in the order of the day. Where every day is the same, the first one is always at minute 0.
+    """Return the steps in the order of the day. Where every day is the same, the first is always at minute 0.
 
-    What the latest step sets holds until the earliest one of the next day.
+    The last step of a day holds until the first one of the next day.
     """
     ordered = sorted(steps, key=lambda step: (step.minute, sorted(step.days)))
     if ordered[0].minute > 0 and all(step.days == EVERY_DAY for step in ordered):
@@ -177,7 +177,7 @@ def _step(value: object) -> RateStep:
 
 
 def _days(text: str) -> frozenset[int]:
-    """The days of ``sat,sun`` or ``mon-fri``; a range may go over the end of the week."""
+    """Return the days of ``sat,sun`` or ``mon-fri``; a range may cross the end of the week."""
     days: set[int] = set()
     for part in text.lower().split(","):
         first, _, last = part.strip().partition("-")
@@ -197,17 +197,17 @@ def _rate_or_unlimited(value: object) -> float | None:
 
 
 def format_bytes(count: float) -> str:
-    """``1536`` becomes ``"1.5 KiB"``: three digits at most below 1000, binary units."""
+    """Format ``1536`` as ``"1.5 KiB"``: binary units, three digits at most below 1000."""
     return _scaled(count, 1024, ("B", "KiB", "MiB", "GiB", "TiB", "PiB"))
 
 
 def format_rate(bytes_per_second: float) -> str:
-    """``2_500_000`` becomes ``"20 Mbit/s"``: networks are counted in bits, and in thousands."""
+    """Format ``2_500_000`` as ``"20 Mbit/s"``: bits and decimal units, as usual for networks."""
     return _scaled(bytes_per_second * 8, 1000, ("bit/s", "kbit/s", "Mbit/s", "Gbit/s", "Tbit/s"))
 
 
 def format_duration(seconds: float) -> str:
-    """``5400`` becomes ``"1 h 30 min"``: the two largest units that matter. Negative counts as zero."""
+    """Format ``5400`` as ``"1 h 30 min"``: the two largest units. Negative counts as zero."""
     if 0 < seconds < 0.9995:
         return f"{max(round(seconds * 1000), 1)} ms"
     if 0 < seconds < 9.95:
@@ -226,7 +226,7 @@ def format_duration(seconds: float) -> str:
 
 def _scaled(value: float, base: int, units: Sequence[str]) -> str:
     scaled, steps = float(value), 0
-    while scaled >= base - 0.5 and steps < len(units) - 1:  # what would round up to the next unit is written in it
+    while scaled >= base - 0.5 and steps < len(units) - 1:  # what rounds up to the next unit is written in that
         scaled /= base
         steps += 1
     digits = 2 if scaled < 9.995 else 1 if scaled < 99.95 else 0
@@ -243,7 +243,7 @@ def _expected(what: str, value: object) -> ValueError:
 
 
 def quoted(value: object) -> str:
-    """A configured value as a person would write it, short and on one line."""
+    """Return a configured value as a person would write it, short and on one line."""
     match value:
         case bool():
             return str(value).lower()

@@ -1,27 +1,28 @@
-"""The recordings on disk, and the folders they lie in: the only code that touches either.
+"""Access to the recordings on disk and to the folders they lie in. No other code touches either.
 
-    share.py           what the stages need of a watched folder: the port
-    mounted.py         the real one: is it there and the same, then by handle
-    mounts.py          which file system it is on; events or polling
-    runtime/threads.py     what hangs in a share, hangs alone
-    walk.py            finding files, without links, in batches
-    safe_open.py       the one way to a file: beneath a handle, regular, never waiting
-    inspection.py      inode, identity, container, sha256
-    open_writers.py    who still has it open for writing
-    recording.py       open for sending: read once, hashed on the way
-    sending.py         what a thread does of it: to a hash, to a socket, to a block
-    shared_fd.py       a descriptor that is not closed under a thread
-    watching.py        events of a large tree, heard by a process of their own
-    dispose.py         deleted or moved, if it is still what was sent
-    disposal.py        the table of what ``after_upload`` can be
-    set_aside.py       removing a name only if it is that of the file that was looked at
-    copying.py         a copy on another file system
-    naming.py          names given without overwriting, and made durable
-    archive.py         the folder that files are moved to
-    mount_identity.py  a folder is known again by where it lies
-    syscalls.py        system calls that ``os`` does not offer
+    share.py            the port: what the stages need of a watched folder
+    mounted.py          the real share: checks the folder, then works below its open handle
+    mounts.py           which file system a folder is on; events or polling
+    mount_identity.py   recognises a folder by its file system and marker
+    threads.py          worker threads per share, so that a hung share blocks only its own calls
+    walk.py             finds files in batches, without following links
+    watching.py         reads change events from a child process
+    watcher_process.py  that child process
+    safe_open.py        opens files: below a handle, regular files only, without blocking
+    inspection.py       inode, identity, container state, sha256
+    open_writers.py     whether a process has a file open for writing
+    recording.py        a file open for sending, hashed as it is read
+    sending.py          the blocking part of sending: sendfile, hashing, reading
+    shared_fd.py        a descriptor that is not closed while a thread uses it
+    disposal.py         table of the ``after_upload`` actions
+    dispose.py          deletes or moves a file if it is still the one that was sent
+    set_aside.py        removes a file under a hidden name after checking it again
+    copying.py          copies to another file system
+    naming.py           gives names without overwriting, and makes them durable
+    archive.py          the folder that files are moved to
+    syscalls.py         system calls that ``os`` does not offer
 
-Must never change a recording's bytes. Every ``OSError`` about a file leaves as an error of ours.
+Never changes a recording's bytes. Every ``OSError`` about a file leaves as an ``UploaderError``.
 
 Touches: the watched folders and move_to; /proc for mounts and open files.
 Imports: config, container, domain, runtime.
@@ -70,12 +71,12 @@ __all__ = [
 
 
 class Shares:
-    """Every share by the folder it is: the watched ones, and those of files that were named by hand."""
+    """Every share by its root folder: the watched folders, and those of files named on the command line."""
 
     def __init__(self, make: Callable[[str], Share], roots: Iterable[str] = ()) -> None:
         self._make = make
         self._shares = {root: make(root) for root in roots}
 
     def of(self, root: str) -> Share:
-        """The share that is, or begins at, *root*."""
+        """Return the share whose root folder is *root*; made if there is none."""
         return self._shares.get(root) or self._shares.setdefault(root, self._make(root))

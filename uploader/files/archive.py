@@ -1,8 +1,10 @@
-"""The folder that finished files are moved to, opened only while it is the one that it was at its first use.
+"""Opens the archive, the folder that finished files are moved to, if it is still on the file system of its first use.
 
-A folder below a mount point whose disk is not mounted lies on another file system: moved there, the only copy of a
-recording would fill the wrong disk and vanish below the mount. Where an archive lay is remembered as it is for watched
-folders (``homes``). Must never make a folder on another file system than the one that is known. All of it blocks.
+While the archive's disk is not mounted, its path lies on another file system. A recording moved there would fill the
+wrong disk, and would be hidden as soon as the disk is mounted again. So the state remembers the mount identity of each
+archive, as it does for watched folders. Never makes a folder on another file system than the known one.
+
+All functions block.
 """
 
 from __future__ import annotations
@@ -23,30 +25,30 @@ from uploader.files.walk import in_words
 
 
 class Archives(Protocol):
-    """Where the archives lay when they were first used, as the state remembers it."""
+    """The mount identities of the archives at their first use, as the state remembers them."""
 
     def identity_of(self, path: str) -> MountIdentity | None:
-        """Where the archive *path* lay; None when it was never used, or the operator has accepted another one."""
+        """Return the known identity of the archive *path*; None if never used, or if the operator accepted a change."""
 
     async def remember(self, identity: MountIdentity) -> None:
-        """Remember where an archive lies; it is durable when this returns."""
+        """Remember an archive's identity; it is durable when this returns."""
 
 
 class NoArchives:
-    """Nothing is remembered: every archive is taken as it is found."""
+    """Remembers nothing: every archive is accepted as it is found."""
 
     def identity_of(self, path: str) -> MountIdentity | None:
-        """Know none."""
+        """Return None."""
         del path
         return None
 
     async def remember(self, identity: MountIdentity) -> None:
-        """Forget it."""
+        """Do nothing."""
 
 
 @contextlib.contextmanager
 def opened_archive(path: str, known: MountIdentity | None, table: ReadText = read_mountinfo) -> Iterator[Archive]:
-    """Hold the archive at *path* open, made if it is missing. Raises ``ShareNotReady`` when it is another."""
+    """Hold the archive at *path* open, made if it is missing. Raises ``ShareNotReady`` when *known* does not match."""
     with contextlib.ExitStack() as stack:
         try:
             above, missing = _nearest(path)
@@ -60,13 +62,13 @@ def opened_archive(path: str, known: MountIdentity | None, table: ReadText = rea
 
 
 def first_identity(path: str, table: ReadText = read_mountinfo) -> MountIdentity | None:
-    """Say where an archive lies that is not known yet; it is made if it is missing. Raises ``ShareNotReady``."""
+    """Return the identity of an archive that is not known yet; made if it is missing. Raises ``ShareNotReady``."""
     with opened_archive(path, None, table) as archive:
         return mount_identity.identify_mount(path, archive.handle, table)
 
 
 def _nearest(path: str) -> tuple[int, str]:
-    """Open the folder at *path*, or the nearest one above it that is there; and say what is missing below that."""
+    """Open the folder at *path*, or its nearest existing parent; return it, and the path that is missing below it."""
     missing: list[str] = []
     while True:
         try:
@@ -77,7 +79,7 @@ def _nearest(path: str) -> tuple[int, str]:
 
 
 def _mount_problem(known: MountIdentity | None, path: str, above: int, missing: str, table: ReadText) -> str:
-    """Say that the archive, or the place where it was, lies elsewhere now; else nothing."""
+    """Explain why the archive, or its nearest existing parent, is not on the known file system; "" if it is."""
     mount = mounts.mount_of(above, table)
     if known is None or not missing:
         return mount_identity.mount_problem(known, path, above, mount)
@@ -85,7 +87,7 @@ def _mount_problem(known: MountIdentity | None, path: str, above: int, missing: 
     if known.marker:
         return f"{path}: is missing; it was {known}; {how}"
     if mount is None:
-        return f"{path}: is missing, and the mount table does not tell what stands there; it was {known}; {how}"
+        return f"{path}: is missing, and the mount table does not show its file system; it was {known}; {how}"
     seen = mounts.identity_of(path, above, mount)
     now = MountIdentity(path, seen.fstype, seen.source, os.path.join(seen.inner, missing))
     if now != known:

@@ -1,9 +1,10 @@
-"""Copies a recording into a folder of another file system: durable and proved equal before it has a name.
+"""Copies a recording into a folder on another file system; the copy gets its name when it is durable and proved equal.
 
-The copy is made in a file without a name (O_TMPFILE) where there is such a thing, else under a hidden name with 64
-random bits; what is hashed is the open file that was written, and it gets its name only while that is still it. So no
-two copies can ever meet, and a crash leaves nothing, or a hidden file that nobody misses: the source is still there.
-Must never overwrite a file. All of it blocks.
+The copy is written to an unnamed file (O_TMPFILE) where the file system has them, else under a hidden name with 64
+random bits. The open file that was written is hashed, and it gets its name only if that name still leads to it. So two
+copies cannot collide. A crash leaves nothing, or a hidden file that is removed later; the source is still there.
+
+Never overwrites a file. All functions block.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ _TEMPORARY: Final = re.compile(re.escape(HIDDEN_PREFIX) + r"[0-9a-f]{16}\.part")
 def copy(source: int, folder: int, wanted: str, sha256: str, disposer: Disposer) -> str:
     """Copy the open file *source* into an open folder as *wanted* or the next free name beside it; return that name.
 
-    *sha256*: what it must be. Raises ``OSError`` when the copy is another, and ``Stopped``.
+    *sha256*: of the file that was sent. Raises ``OSError`` when the copy differs, and ``RemovalStopped``.
     """
     fd = syscalls.open_unnamed(folder)
     if fd is not None:
@@ -57,12 +58,12 @@ def _copy_by_hidden_name(source: int, folder: int, wanted: str, sha256: str, dis
     hidden = f"{HIDDEN_PREFIX}{disposer.unique()}.part"
     fd = os.open(hidden, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=folder)
     try:
-        syscalls.lock(fd)  # so that nobody takes it for what a crash has left
+        syscalls.lock(fd)  # so that it is not taken for a copy that a crash has left
         _fill(source, fd, sha256, disposer)
         _check_name(fd, folder, hidden)
         name = reveal(folder, hidden, wanted, by_claim)
         _check_name(fd, folder, name)
-    except BaseException:  # also when the process is asked to end: then it has time to clear away
+    except BaseException:  # also when the process is asked to end: there is time to clean up
         with contextlib.suppress(OSError):
             if is_inode(status_at(folder, hidden), os.fstat(fd)):
                 os.unlink(hidden, dir_fd=folder)
@@ -79,13 +80,13 @@ def _check_name(fd: int, folder: int, name: str) -> None:
 
 
 def _fill(source: int, fd: int, sha256: str, disposer: Disposer) -> None:
-    """Write everything into *fd*, durably, and prove by reading it back that it is what was sent."""
+    """Write all of *source* into *fd*, durably, and read it back to prove that it is what was sent."""
     position = 0
     while block := os.pread(source, COPY_BLOCK, position):
         disposer.check()
         _write_all(fd, block)
         position += len(block)
-    with contextlib.suppress(OSError):  # times and rights, where that file system keeps such
+    with contextlib.suppress(OSError):  # not every file system keeps times and rights
         _copy_times_and_rights(source, fd)
     os.fsync(fd)
     if digest(fd, disposer.check) != sha256:
@@ -115,9 +116,9 @@ def digest(fd: int, check: Callable[[], None]) -> str:
 
 
 def clear_left_over(folder: int) -> None:
-    """Remove the hidden copies that crashes have left in an open folder: those that nobody has locked.
+    """Remove the hidden copies that crashes have left in an open folder: those that are not locked.
 
-    Should another host write to one all the same, its copy has lost its name, and is made again.
+    If another host is still writing to one, it finds that its copy has lost its name, and makes it again.
     """
     fd = os.open(".", FOLDER, dir_fd=folder)
     try:

@@ -1,6 +1,6 @@
-"""What ``after_upload`` can be, in one table: what each does with the file after ``ready``.
+"""The table of ``after_upload`` actions: what is done with the local file after ``ready``.
 
-A new one takes an entry here, its name in ``model.AfterUpload``, and its words in the configuration's documentation.
+A new action needs an entry here, its name in ``model.AfterUpload``, and a description in docs/configuration.md.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from uploader.files.share import Share
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """What became of the file: ``kept``, ``deleted``, ``moved``, ``gone``; and where it is now if it was moved."""
+    """What was done with the file: ``kept``, ``deleted``, ``moved`` or ``gone``; and its new path if it was moved."""
 
     file: str
     moved_to: str | None = None
@@ -24,17 +24,17 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A file that was sent, and where it is to go if it is moved."""
+    """A file that was sent, and its destination if it is to be moved."""
 
     path: str
     sent: SentFile
     move_to: str | None = None  # the archive
-    target: str | None = None  # the path below it that was chosen, and saved, before
+    target: str | None = None  # the path below the archive that was chosen and saved before
 
 
 @dataclass(frozen=True, slots=True)
 class Disposal:
-    """One way to dispose of a file. ``takes_away``: its folder must be there, and writable."""
+    """One ``after_upload`` action. ``takes_away``: it needs a folder that exists and is writable."""
 
     takes_away: bool
     act: Callable[[Share, Request], Awaitable[Done]]

@@ -1,8 +1,11 @@
-"""Disposes of a recording after ``ready``: deletes or moves it, by handle, and only if it is what was sent.
+"""Disposes of a recording after ``ready``: deletes or moves it, if it is still the file that was sent.
 
-Must never overwrite anything, remove a file that is not the one that was sent, or remove a folder. A file is moved by a
-second name where that is possible, else by a copy (``copying``), and its old name goes only when the new one is durable
-(``set_aside``). All of it blocks; refusals are ``ShareNotReady``, other content ``FileChanged``.
+Never overwrites anything, never removes another file than the one that was sent, and never removes a folder. A file is
+moved by a hard link where that is possible, else by a copy (``copying``). Its old name is removed only when the new one
+is durable (``set_aside``).
+
+All functions block and work below open folders. They raise ``ShareNotReady`` when the disk refuses, and ``FileChanged``
+when the content is another.
 """
 
 from __future__ import annotations
@@ -22,21 +25,21 @@ from uploader.files.naming import NO_LINKS, folder_below, is_inode, numbered, st
 from uploader.files.safe_open import FOLDER, open_regular, opened, our_errors, parent
 from uploader.files.set_aside import Disposer
 
-TIME_GRAIN: Final = 2_000_000_000  # ns; FAT keeps even seconds alone
+TIME_GRAIN: Final = 2_000_000_000  # ns; FAT stores even seconds only
 
 
 @dataclass(frozen=True, slots=True)
 class SentFile:
-    """What was sent: only a file that is still this may be touched."""
+    """Describes the file that was sent. Only a file that still matches it may be touched."""
 
     identity: Identity
     sha256: str
-    inode: tuple[int, int] | None  # device, inode; shares hand out new ones, and then the whole content is compared
+    inode: tuple[int, int] | None  # device, inode; where it differs, as on some shares, the whole content is compared
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where the file that was sent is: under its *name* in an open *folder*, or set aside by a removal cut short."""
+    """Where the file that was sent is: *name* in the open *folder*. An interrupted removal leaves a hidden name."""
 
     folder: int
     name: str
@@ -45,14 +48,14 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Archive:
-    """The folder that files are moved to, open, and proved to be it."""
+    """The folder that files are moved to: open, and its mount identity checked."""
 
     handle: int
     path: str
 
 
 def delete(root: int, relpath: str, sent: SentFile, disposer: Disposer) -> bool:
-    """Remove the file at *relpath*, durably. False when it is gone already."""
+    """Delete the file at *relpath*, durably. False when it is gone already."""
     with _refusals(relpath, "deleted"), _source(root, relpath, sent, disposer) as source:
         if source is None:
             return False
@@ -63,15 +66,15 @@ def delete(root: int, relpath: str, sent: SentFile, disposer: Disposer) -> bool:
 def move(root: int, relpath: str, sent: SentFile, archive: Archive, target: str, disposer: Disposer) -> str | None:
     """Move the file at *relpath* to *target* or, where that is taken, to the next free name beside it.
 
-    Returns the path at which the file is now; None when it is gone, and is not at *target* either. *target* lies below
-    *archive*, unless an earlier try had another one. A move that was cut short is finished under the name that it had
-    given: the file is known there by its inode, or as a copy by its time and all of its bytes.
+    Returns the new path of the file; None when it is gone, and is not at *target* either. *target* lies below
+    *archive*, unless it was chosen when another archive was configured. A move that was interrupted is finished under
+    the name that it had given: there the file is recognised by its inode, or a copy by its time and all of its bytes.
     """
     with _refusals(relpath, "moved"), _source(root, relpath, sent, disposer) as source:
         if source is None:
             return target if _holds(target, sent, disposer) else None
         below = selection.relative(archive.path, target)
-        if below is None:  # chosen when there was another archive
+        if below is None:  # chosen when another archive was configured
             if _moved_elsewhere(source, target, sent, disposer):
                 _remove(source, relpath, disposer)
                 return target
@@ -87,9 +90,9 @@ def move(root: int, relpath: str, sent: SentFile, archive: Archive, target: str,
 
 
 def free_target(root: int, relpath: str, move_to: str, sent: SentFile, disposer: Disposer) -> str:
-    """Say where a move will probably put the file: the same way below *move_to*, numbered if that name is taken.
+    """Choose the path for a move: the same relative path below *move_to*, numbered if that name is taken.
 
-    A name that an earlier try of this very move has given is its own, also if the file has gone from here since.
+    A name that an earlier try of this move has given is chosen again, even if the file is gone from here since.
     """
     folder, wanted = os.path.split(os.path.join(move_to, relpath))
     with _refusals(relpath, "moved"):
@@ -103,7 +106,7 @@ def free_target(root: int, relpath: str, move_to: str, sent: SentFile, disposer:
                     return _held_or_free(folder, there, wanted, sent, disposer)
                 name = _name_given(source, there, wanted, sent, disposer)
             return os.path.join(folder, name or _free(there, wanted))
-        except errors.FileChanged:  # which the move says
+        except errors.FileChanged:  # the move will report it
             return os.path.join(folder, wanted)
         finally:
             os.close(there)
@@ -114,7 +117,7 @@ def _free(folder: int, wanted: str) -> str:
 
 
 def _held_or_free(folder: str, there: int, wanted: str, sent: SentFile, disposer: Disposer) -> str:
-    """Return the path beside *wanted* that holds what was sent, else the first that is free."""
+    """Return the path that holds the file that was sent, under *wanted* or a number of it; else the first free one."""
     for name in numbered(wanted):
         path = os.path.join(folder, name)
         if status_at(there, name) is None or _holds(path, sent, disposer):
@@ -124,21 +127,21 @@ def _held_or_free(folder: str, there: int, wanted: str, sent: SentFile, disposer
 
 @contextlib.contextmanager
 def _refusals(relpath: str, done: str) -> Iterator[None]:
-    """Put a refusal of the disk into words: it is tried again, and the upload stays what it is."""
+    """Turn an ``OSError`` into ``ShareNotReady``: it is tried again, and the upload stays as it is."""
     try:
         yield
     except OSError as error:
         raise errors.ShareNotReady(f"{shown(relpath)} cannot be {done}: {error.strerror}") from None
 
 
-# What is there
+# Finding the file
 
 
 @contextlib.contextmanager
 def _source(root: int, relpath: str, sent: SentFile, disposer: Disposer) -> Iterator[Source | None]:
-    """Hold the folder of the file that was sent open, and say where in it the file is; None when it is gone.
+    """Hold open the folder of the file that was sent, and yield where in it the file is; None when it is gone.
 
-    What an earlier removal has set aside and is another file is put back. Raises ``FileChanged``, ``OSError``.
+    Another file that an interrupted removal has set aside is put back. Raises ``FileChanged``, ``OSError``.
     """
     with contextlib.ExitStack() as stack:
         try:
@@ -157,13 +160,13 @@ def _source(root: int, relpath: str, sent: SentFile, disposer: Disposer) -> Iter
 def _set_aside_before(
     root: int, relpath: str, folder: int, name: str, sent: SentFile, disposer: Disposer
 ) -> Source | None:
-    """Return the file that was sent if a removal that was cut short has left it under a hidden name."""
+    """Return the file that was sent if an interrupted removal has left it under a hidden name."""
     source = None
     for hidden in set_aside.left_of(folder, name, disposer):
         try:
             found = _still_there(root, os.path.join(os.path.dirname(relpath), hidden), sent, disposer)
         except errors.FileChanged:
-            found = None  # it was set aside, and the crash came before it was looked at
+            found = None  # the crash came after it was set aside and before it was checked
         if found is not None and source is None and not _has_both_names(folder, hidden, name):
             source = Source(folder, hidden, found)
         elif status_at(folder, hidden) is not None:
@@ -177,7 +180,10 @@ def _has_both_names(folder: int, hidden: str, name: str) -> bool:
 
 
 def _still_there(root: int, relpath: str, sent: SentFile, disposer: Disposer) -> Snapshot | None:
-    """Return what is there now if it is still the file that was sent, None when nothing is; else ``FileChanged``."""
+    """Return the snapshot of the file at *relpath* if it is still the one that was sent; None when it is missing.
+
+    Raises ``FileChanged`` when it is another.
+    """
     try:
         with our_errors(relpath):
             now = snapshot(root, relpath)
@@ -202,11 +208,11 @@ def _remove(source: Source, relpath: str, disposer: Disposer) -> None:
     set_aside.remove(source.folder, source.name, source.found, disposer, lambda: _changed(relpath))
 
 
-# Whether an earlier try has given it a name
+# Recognising the result of an earlier try
 
 
 def _name_given(source: Source, there: int, wanted: str, sent: SentFile, disposer: Disposer) -> str | None:
-    """Return the name that an earlier try of this move has given in the open folder *there*, durably; else None."""
+    """Return the name that an earlier try of this move has given the file in the open folder *there*; else None."""
     for name in numbered(wanted):
         status = status_at(there, name)
         if status is None:
@@ -220,19 +226,19 @@ def _name_given(source: Source, there: int, wanted: str, sent: SentFile, dispose
 
 
 def _is_second_name(source: Source, there: int, name: str, status: os.stat_result) -> bool:
-    """True when *name* is a second name of the source.
+    """True when *name* is a second hard link to the source.
 
-    Never true of what may be the first name seen another way (a link leads to its folder): removing one would remove
-    both.
+    Never true when it may be the first name reached by another path (a link to its folder): removing one would then
+    remove both.
     """
     same_folder = os.path.samestat(os.fstat(source.folder), os.fstat(there))
     return (status.st_dev, status.st_ino) == source.found.inode and not (same_folder and name == source.name)
 
 
 def _is_copy(source: Source, there: int, name: str, status: os.stat_result, sent: SentFile, disposer: Disposer) -> bool:
-    """True when *name* is a copy of the source; it is made durable then.
+    """True when *name* is a copy of the source; the copy is durable then.
 
-    A file seen through another mount is none: its inode or the time of its last change is the same.
+    The source itself, seen through another mount, is not a copy: its inode number or its ctime is the same.
     """
     found = source.found
     one_file = status.st_ino == found.inode[1] or status.st_ctime_ns == found.ctime_ns
@@ -248,7 +254,7 @@ def _is_copy(source: Source, there: int, name: str, status: os.stat_result, sent
 
 
 def _moved_elsewhere(source: Source, target: str, sent: SentFile, disposer: Disposer) -> bool:
-    """True when *target*, in an earlier archive, is the source's second name or a copy of it; it is durable then."""
+    """True when *target*, in an earlier archive, is a second name or a copy of the source; it is durable then."""
     folder, name = os.path.split(target)
     try:
         there = os.open(folder, FOLDER)
@@ -267,7 +273,7 @@ def _moved_elsewhere(source: Source, target: str, sent: SentFile, disposer: Disp
 
 
 def _holds(target: str, sent: SentFile, disposer: Disposer) -> bool:
-    """True when the file at *target* is what was sent, to the last byte."""
+    """True when the file at *target* has the size and the sha256 of what was sent."""
     try:
         fd = open_regular(target)
     except (OSError, errors.NotAFile):
@@ -278,14 +284,14 @@ def _holds(target: str, sent: SentFile, disposer: Disposer) -> bool:
         os.close(fd)
 
 
-# The new name
+# Giving the new name
 
 
 def _give_name(source: Source, there: int, wanted: str, sent: SentFile, disposer: Disposer, relpath: str) -> str:
     """Give the file the name *wanted* in the open folder *there*, or the next free one; return that name."""
     for name in numbered(wanted):
         try:
-            # Unlike rename, it refuses to overwrite.
+            # Unlike rename(2), link(2) refuses to overwrite.
             os.link(source.name, name, src_dir_fd=source.folder, dst_dir_fd=there, follow_symlinks=False)
         except FileExistsError:
             continue
@@ -294,7 +300,7 @@ def _give_name(source: Source, there: int, wanted: str, sent: SentFile, disposer
                 raise
             return _copy(source, there, wanted, sent, disposer)
         status = os.stat(name, dir_fd=there, follow_symlinks=False)
-        if not set_aside.is_still(source.found, status):  # its name was taken while we looked
+        if not set_aside.is_still(source.found, status):  # another file has taken its name meanwhile
             if status.st_nlink > 1:
                 os.unlink(name, dir_fd=there)
             raise _changed(relpath)

@@ -1,7 +1,7 @@
-"""Looking at one file: its inode, its identity, whether its container is closed, its sha256.
+"""Inspects one file: its inode, its identity, whether its container is closed, its sha256.
 
-Must never change anything, nor read more than a question takes. All of it blocks; what goes wrong is an error of ours,
-or an ``OSError`` that ``safe_open.our_errors`` turns into one.
+Changes nothing, and reads no more than each question needs. All functions block. They raise an ``UploaderError``, or
+an ``OSError`` that ``safe_open.our_errors`` turns into one.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ EDGE_SIZE: Final = 64 * 1024  # bytes at either end of a file that its identity 
 
 
 def look(path: str, root: str) -> Sighting | None:
-    """Look at one file's inode by its path. None when it is not there, or is no regular file."""
+    """Look at one file's inode by its path. None when it is missing, or not a regular file."""
     try:
         status = os.lstat(path)
     except OSError:
@@ -29,7 +29,7 @@ def look(path: str, root: str) -> Sighting | None:
 
 
 def stat_beneath(root: int, relpath: str) -> os.stat_result | None:
-    """Return the status of what stands at *relpath*; None when nothing does. Raises ``OSError``."""
+    """Return the status of the file, folder or link at *relpath*; None when it is missing. Raises ``OSError``."""
     try:
         with parent(root, relpath) as (folder, name):
             return os.stat(name, dir_fd=folder, follow_symlinks=False)
@@ -54,9 +54,9 @@ def snapshot_of(fd: int) -> Snapshot:
 
 
 def write_state(root: int, relpath: str, *, gate: bool, local: bool, writers: Table) -> WriteState:
-    """Ask whether a file that stands still has been closed: by its writer, and by its recorder.
+    """Find out whether a file that no longer changes is closed by its writer, and finished by its recorder.
 
-    *gate*: look into its container. *local*: its file system knows its writers. Raises ``NotAFile``, ``OSError``.
+    *gate*: check its container. *local*: its file system knows its writers. Raises ``NotAFile``, ``OSError``.
     """
     with opened(root, relpath) as fd:
         writer = local and held_by_writer(fd, writers)

@@ -1,8 +1,8 @@
-"""Knows a folder again: by the file system it lies on, its place in there, and on network shares by a marker file.
+"""Recognises a folder by its file system, its place in there and, on network shares, a marker file.
 
-One way for watched folders and for archives: where it lay when it was first used is remembered in the state, and a
-folder that lies elsewhere now is refused until the operator says that it is right (``retry FOLDER``). Must never write
-into a folder that is known and is another one. All of it blocks.
+Watched folders and archives are treated alike. The state remembers the mount identity of a folder at its first use. A
+folder with another identity is refused until the operator accepts it (``retry FOLDER``). Never writes into a folder
+that does not match its known identity. All functions block.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from uploader.domain.model import MountIdentity
 from uploader.files import mounts, safe_open
 from uploader.files.mounts import Mount, ReadText, read_mountinfo
 
-MARKER_NAME: Final = f"{selection.HIDDEN_PREFIX}share"  # holds the id by which a network share is known again
+MARKER_NAME: Final = f"{selection.HIDDEN_PREFIX}share"  # holds the id by which a network share is recognised
 
 
 def mount_problem(known: MountIdentity | None, path: str, fd: int, mount: Mount | None) -> str:
-    """Say that another file system or share stands at *path*, open as *fd*, than is *known*; else nothing."""
+    """Explain how the folder at *path*, open as *fd*, differs from its *known* identity; "" if it does not."""
     if known is None:
         return ""
     if mount is None:
-        return f"{path}: the mount table does not tell what stands there; it was {known}"
+        return f"{path}: the mount table does not show its file system; it was {known}"
     seen = mounts.identity_of(path, fd, mount)
     how = f"if that is right: valt-uploader retry {path}"
     if seen != replace(known, marker=""):
@@ -37,16 +37,16 @@ def mount_problem(known: MountIdentity | None, path: str, fd: int, mount: Mount 
 
 
 def identify_mount(path: str, fd: int, table: ReadText = read_mountinfo) -> MountIdentity | None:
-    """Say where the folder at *path*, open as *fd*, lies; a network share is given a marker, where it takes one."""
+    """Return the identity of the folder at *path*, open as *fd*; a network share gets a marker if it is writable."""
     mount = mounts.mount_of(fd, table)
     if mount is None:
         return None
-    home = mounts.identity_of(path, fd, mount)
-    return replace(home, marker=_marked(fd)) if mount.network else home
+    identity = mounts.identity_of(path, fd, mount)
+    return replace(identity, marker=_marked(fd)) if mount.network else identity
 
 
 def _read_marker(folder: int) -> str:
-    """Return what the marker in an open folder says; empty when there is none."""
+    """Return the id in the marker of an open folder; empty when there is none."""
     try:
         fd = safe_open.open_regular(MARKER_NAME, dir_fd=folder)
     except (OSError, errors.NotAFile):
@@ -56,14 +56,14 @@ def _read_marker(folder: int) -> str:
 
 
 def _marked(folder: int) -> str:
-    """Return the marker of an open folder, made if it has none; empty where none can be made."""
+    """Return the id of an open folder's marker, made if there is none; empty where none can be made."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     marker = uuid.uuid4().hex
     try:
         fd = os.open(MARKER_NAME, flags, 0o644, dir_fd=folder)
     except FileExistsError:
         return _read_marker(folder)
-    except OSError:  # a share that is only read, or full: it is known by its source alone
+    except OSError:  # a share that is read-only, or full: it is recognised by its source alone
         return ""
     with os.fdopen(fd, "w", encoding="ascii") as file:
         file.write(f"{marker}\n")

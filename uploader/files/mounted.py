@@ -1,8 +1,8 @@
-"""A share as the kernel shows it: a folder somewhere in the mount table, reached by path, worked on by handle.
+"""Implements ``Share`` for a mounted folder: checks that it is the right one, then works below its open handle.
 
-Every call opens the folder anew (a handle kept would hold an unmount up), proves that it is still the one that was
-checked last, and goes on from its handle. Must never take an empty mount point for an empty folder, write anything into
-a folder that was not proved to be the share, nor let a call that hangs keep anybody but its own caller waiting.
+Each call opens the folder anew, since a handle that is kept open would block an unmount. It proves that the folder is
+still the one that was checked last, and works below its handle. Never takes an empty mount point for an empty folder,
+and never writes into a folder that was not proved to be the share. A call that hangs delays only its own caller.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from uploader.files.threads import SHARE_CALL_TIMEOUT, ShareThreads
 from uploader.files.walk import Walk, WalkBatch, WalkFilter, in_words
 from uploader.runtime.clock import Clock
 
-SHARE_CHECK_TIMEOUT: Final = 10.0  # s for the folder itself to answer before its share counts as away
-RECORDING_CLOSE_TIMEOUT: Final = 2.0  # s that closing a recording is waited for
-OPEN_FILES_CACHE_TIME: Final = 1.0  # s that one look into /proc serves all files
+SHARE_CHECK_TIMEOUT: Final = 10.0  # s until a folder that does not answer makes its share count as away
+RECORDING_CLOSE_TIMEOUT: Final = 2.0  # s to wait for closing a recording
+OPEN_FILES_CACHE_TIME: Final = 1.0  # s that one read of /proc is used for all files
 
 R = TypeVar("R")
 
@@ -49,9 +49,9 @@ class MountedShare:
         archives: Archives | None = None,
         mountinfo: ReadText = read_mountinfo,
     ) -> None:
-        """*identity*: where it lay when recordings were seen in it, as the state remembers; *archives*: likewise.
+        """*identity*: the folder's mount identity, as the state remembers it; None when it is not known yet.
 
-        Without *archives* the folders that files are moved to are taken as they are found.
+        *archives*: those of the archives; without it every archive is accepted as it is found.
         """
         self.root, self.identity = root, identity
         self.status = ShareStatus()
@@ -61,13 +61,13 @@ class MountedShare:
         self._threads = ShareThreads(f"share {shown(root, 40)}")
         self._inode: Inode | None = None  # of the folder when it was checked last
         self._checking = asyncio.Lock()
-        self._hangs = False  # a check does: another one would only hang beside it
+        self._hangs = False  # a check hangs: another one would hang too
         self._writers: tuple[float, frozenset[Inode]] = (float("-inf"), frozenset())
 
-    # Is it there, and the same?
+    # Checking the folder
 
     async def check(self) -> ShareStatus:
-        """Look whether it is there, and the same. Never raises: what is wrong is in the answer."""
+        """Check that the folder is there and still the same. Does not raise: the result says what is wrong."""
         async with self._checking:
             if self._hangs:
                 return self.status
@@ -79,16 +79,16 @@ class MountedShare:
                 self._hangs = True
                 self.status = ShareStatus(f"{self.root}: has not answered for {SHARE_CHECK_TIMEOUT:g} s")
             except asyncio.CancelledError:
-                self._hangs = True  # for all that is known: it is still under way
+                self._hangs = True  # its thread may still be busy
                 raise
             return self.status
 
     def _came_back(self, _: ShareStatus) -> None:
-        """A check that had hung has returned: the next one may ask again."""
+        """Note that a check that hung has returned, so that the next one may ask again."""
         self._hangs = False
 
     def _checked(self) -> ShareStatus:
-        """Look at the folder's inode, mount and marker. Blocking."""
+        """Check the folder's inode, mount and marker. Blocks."""
         try:
             fd = safe_open.open_root(self.root)
         except FileNotFoundError:
@@ -107,13 +107,13 @@ class MountedShare:
             os.close(fd)
 
     def accept_new_mount(self) -> None:
-        """Take it as it is found next, although another share stood there before: the operator says so."""
+        """Forget the known identity: the operator accepts whatever file system is found next."""
         self.identity = None
 
     async def record_identity(self) -> MountIdentity | None:
-        """Say where it lies, for the state to remember; a network share is given a marker, where it takes one.
+        """Return its identity for the state to remember; a network share gets a marker, where it is writable.
 
-        None when that is known already, or cannot be told.
+        None when it is known already, when the share is away, or when it cannot be determined.
         """
         if self.identity is not None or self.status.away:
             return None
@@ -123,14 +123,14 @@ class MountedShare:
             )
         return self.identity
 
-    # What is in it
+    # Reading what is in it
 
     async def walk(self, walk_filter: WalkFilter) -> AsyncIterator[WalkBatch]:
-        """Walk through it, batch by batch. Raises ``ShareNotReady`` at the end when it was not whole."""
+        """Walk the folder, batch by batch. Raises ``ShareNotReady`` at the end when parts could not be read."""
         try:
             walk = await self._do(self.root, lambda root, _: self._walk(root, walk_filter), late=Walk.close)
         except errors.FileError as error:
-            if walk_filter.start:  # folders come and go, and this one has gone
+            if walk_filter.start:  # the subfolder was removed meanwhile
                 return
             raise errors.ShareNotReady(str(error)) from None
         stepping, problem = False, ""
@@ -144,7 +144,7 @@ class MountedShare:
                         problem = await self._put_back(relpath) or problem
                 yield batch
         finally:
-            if not stepping:  # else its thread is at work in there, and closes it when it comes back
+            if not stepping:  # else a thread still uses it, and closes it when the call returns
                 walk.close()
         if problem := walk.problem or problem:
             raise errors.ShareNotReady(problem)
@@ -153,7 +153,7 @@ class MountedShare:
         return Walk(root, self.root, walk_filter, self._clock.monotonic, run=self._disposer.run)
 
     async def look(self, paths: Collection[str]) -> list[tuple[str, Sighting | str]]:
-        """Look at some inodes: what each regular file is, and of anything else its kind."""
+        """Look at some inodes: a ``Sighting`` of each regular file, and the kind of anything else."""
 
         def look(root: int, _: str) -> list[tuple[str, Sighting | str]]:
             return [(path, self._look(root, path)) for path in paths]
@@ -175,7 +175,7 @@ class MountedShare:
         return await self._do(path, inspection.snapshot)
 
     async def write_state(self, path: str, *, gate: bool) -> WriteState:
-        """Ask whether its writer and its recorder have closed a file. Raises ``FileMissing``, ``NotAFile``."""
+        """Find out whether a file is closed by its writer and its recorder. Raises ``FileMissing``, ``NotAFile``."""
         local = self.status.local
 
         def ask(root: int, relpath: str) -> WriteState:
@@ -217,16 +217,16 @@ class MountedShare:
             raise
 
     async def _closed(self, manager: contextlib.AbstractAsyncContextManager[Recording]) -> None:
-        """Close a recording, and wait for that only so long: where its share hangs, closing it hangs too."""
+        """Close a recording; wait at most ``RECORDING_CLOSE_TIMEOUT``, since on a hung share closing hangs too."""
         closing = asyncio.ensure_future(manager.__aexit__(None, None, None))
         await asyncio.wait({closing}, timeout=RECORDING_CLOSE_TIMEOUT)
         if closing.done():
             closing.result()
 
-    # What becomes of it
+    # Disposing of a file
 
     async def delete(self, path: str, sent: SentFile) -> bool:
-        """Remove a file that was sent; False when it is gone. Raises ``FileChanged``."""
+        """Delete a file that was sent; False when it is gone. Raises ``FileChanged``."""
 
         def act(root: int, relpath: str, disposer: Disposer) -> bool:
             return dispose.delete(root, relpath, sent, disposer)
@@ -234,7 +234,7 @@ class MountedShare:
         return await self._dispose(path, act)
 
     async def free_target(self, path: str, sent: SentFile, move_to: str) -> str:
-        """Say where a move would put a file below *move_to*."""
+        """Choose the path below *move_to* that a move would give a file."""
 
         def act(root: int, relpath: str, disposer: Disposer) -> str:
             return dispose.free_target(root, relpath, move_to, sent, disposer)
@@ -242,7 +242,7 @@ class MountedShare:
         return await self._dispose(path, act)
 
     async def move(self, path: str, sent: SentFile, move_to: str, target: str) -> str | None:
-        """Move a file that was sent; the answer is where it is now, None when it is gone. Raises ``FileChanged``."""
+        """Move a file that was sent; return its new path, or None when it is gone. Raises ``FileChanged``."""
         known = self._archives.identity_of(move_to)
         if known is None:
             known = await self._call(lambda: archive.first_identity(move_to, self._mountinfo))
@@ -256,9 +256,9 @@ class MountedShare:
         return await self._dispose(path, act)
 
     async def _dispose(self, path: str, act: Callable[[int, str, Disposer], R]) -> R:
-        """Let *act* work on the open folder, a path below it, and means to stop it.
+        """Run *act* on a thread with the open folder, the path below it, and a ``Disposer`` that can stop it.
 
-        Cancelled, this ends only when the thread has: then nothing touches the file any more.
+        When cancelled, it returns only after the thread has ended: then nothing touches the file any more.
         """
         await self._ready()
         disposer = replace(self._disposer, stop=threading.Event())
@@ -274,7 +274,7 @@ class MountedShare:
             raise
 
     async def _put_back(self, relpath: str) -> str:
-        """Put back a recording that a removal has left under a hidden name; says why it cannot be."""
+        """Put back a recording that a removal has left under a hidden name. Returns why that failed, else ""."""
 
         def put_back(root: int, relpath: str) -> None:
             set_aside.put_back_left_over(root, relpath, self._disposer)
@@ -282,12 +282,12 @@ class MountedShare:
         try:
             await self._do(f"{self.root}/{relpath}", put_back)
         except errors.FileMissing:
-            return ""  # somebody was faster
+            return ""  # it has been put back or removed meanwhile
         except errors.UploaderError as error:
             return f"a recording that was set aside cannot be put back: {error}"
         return ""
 
-    # How a call is made
+    # Calls on the share's threads
 
     async def _do(
         self,
@@ -297,7 +297,7 @@ class MountedShare:
         patience: float | None = SHARE_CALL_TIMEOUT,
         late: Callable[[R], None] | None = None,
     ) -> R:
-        """Let *act* work on the open folder and a path below it, on a thread of this share."""
+        """Run *act* on a thread of this share, with the open folder and the path below it."""
         await self._ready()
 
         def work() -> R:
@@ -316,7 +316,7 @@ class MountedShare:
         try:
             return await self._threads.call(work, patience=patience, late=late)
         except errors.ShareNotReady:
-            await self.check()  # lest the next calls wait as long for a share that is away, or hangs
+            await self.check()  # so that the next calls do not wait as long for a share that is away or hangs
             raise
 
     async def _ready(self) -> None:
@@ -328,14 +328,14 @@ class MountedShare:
 
     @contextlib.contextmanager
     def _opened(self) -> Iterator[int]:
-        """Hold the folder open, proved to be the one that was checked. Raises ``ShareNotReady``. Blocking."""
+        """Hold the folder open, proved to be the one that was checked. Raises ``ShareNotReady``. Blocks."""
         try:
             fd = safe_open.open_root(self.root)
         except OSError as error:
             raise errors.ShareNotReady(in_words(self.root, error)) from None
         try:
             if _inode_of(fd) != self._inode:
-                raise errors.ShareNotReady(f"{self.root}: another folder stands there than a moment ago")
+                raise errors.ShareNotReady(f"{self.root}: another folder is there than a moment ago")
             yield fd
         finally:
             os.close(fd)

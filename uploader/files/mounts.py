@@ -1,7 +1,7 @@
-"""Which file system a folder lies on, and whether the kernel can tell us of what happens there.
+"""Finds out which file system a folder lies on, and whether the kernel reports all changes there.
 
-inotify tells only of what this very host writes: on a network mount it is silent about everybody else (measured with
-cifs, nfs4, sshfs, rclone). Reads /proc and nothing else; must never touch the folder beyond the handle it is given.
+inotify reports only what this host writes. On a network mount it reports nothing of other hosts' changes (measured
+with cifs, nfs4, sshfs, rclone). Reads /proc and nothing else.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from typing import Final, Literal
 
 from uploader.domain.model import MountIdentity
 
-# Others may write to these behind our kernel's back; so may they to every ``fuse.*``. ``fuseblk`` is a local disk.
+# Other hosts may write to these without this kernel's knowledge, and to every ``fuse.*``. ``fuseblk`` is a local disk.
 NETWORK_FILE_SYSTEMS: Final = frozenset(
     {"9p", "afs", "ceph", "cifs", "coda", "drvfs", "fuse", "gfs2", "glusterfs", "lustre", "ncpfs", "nfs", "nfs4"}
     | {"ocfs2", "orangefs", "prl_fs", "smb3", "smbfs", "vboxsf", "virtiofs", "vmhgfs"}
 )
-INOTIFY_FILL_LIMIT: Final = 0.9  # of an inotify limit: others on this host need watches too
+INOTIFY_FILL_LIMIT: Final = 0.9  # of an inotify limit: other programs on this host need watches too
 INOTIFY: Final = Path("/proc/sys/fs/inotify")
 
 ReadText = Callable[[], str]
@@ -43,12 +43,12 @@ class Mount:
 
     @property
     def network(self) -> bool:
-        """True when others may write there without our kernel's knowing."""
+        """True when other hosts may write there without this kernel's knowledge."""
         return self.fstype in NETWORK_FILE_SYSTEMS or self.fstype.startswith("fuse.")
 
 
 def parse(text: str) -> dict[int, Mount]:
-    """Read a mount table, by mount id; what is no line of one is passed over."""
+    """Read a mount table, by mount id; malformed lines are skipped."""
     mounts = {}
     for line in text.splitlines():
         fields, _, tail = line.partition(" - ")
@@ -65,7 +65,7 @@ def _plain(field: str) -> str:
 
 
 def mount_of(fd: int, table: ReadText = read_mountinfo) -> Mount | None:
-    """Say which mount an open folder lies on; None where /proc does not tell."""
+    """Return the mount that an open folder lies on; None where /proc does not show it."""
     try:
         info = Path(f"/proc/self/fdinfo/{fd}").read_text(encoding="ascii")
         match = re.search(r"^mnt_id:\s*(\d+)", info, re.MULTILINE)
@@ -75,7 +75,7 @@ def mount_of(fd: int, table: ReadText = read_mountinfo) -> Mount | None:
 
 
 def identity_of(root: str, fd: int, mount: Mount | None) -> MountIdentity:
-    """Say where the watched folder *root*, open as *fd*, lies; without its marker."""
+    """Return the identity of the folder *root*, open as *fd*, without its marker."""
     if mount is None:
         return MountIdentity(root, "", "", "")
     below = os.path.relpath(os.readlink(f"/proc/self/fd/{fd}"), mount.point)
@@ -85,7 +85,7 @@ def identity_of(root: str, fd: int, mount: Mount | None) -> MountIdentity:
 
 @dataclass(frozen=True, slots=True)
 class Mode:
-    """How a folder is watched, and why. Scans go on in either mode; without events they are all there is."""
+    """How a folder is watched, and why. Both modes scan; ``events`` adds change events."""
 
     events: bool
     why: str
@@ -101,12 +101,12 @@ def mode_for(configured: Literal["auto", "events", "poll"], mount: Mount | None)
     if mount is None:
         return Mode(events=True, why="the file system is not known")
     if mount.network:
-        return Mode(events=False, why=f"{mount.fstype}: events tell only of what this host writes")
+        return Mode(events=False, why=f"{mount.fstype}: events report only what this host writes")
     return Mode(events=True, why=f"{mount.fstype} is local")
 
 
 def inotify_limit(name: str, folder: Path = INOTIFY) -> int | None:
-    """Return ``max_user_watches``, ``max_user_instances`` or ``max_queued_events``; None where they are not told."""
+    """Return ``max_user_watches``, ``max_user_instances`` or ``max_queued_events``; None where it cannot be read."""
     try:
         return int((folder / name).read_text(encoding="ascii"))
     except (OSError, ValueError):
@@ -114,20 +114,20 @@ def inotify_limit(name: str, folder: Path = INOTIFY) -> int | None:
 
 
 def too_many_folders(folders: int, limit: int | None) -> str:
-    """Say why inotify will not do for so many folders (one watch each), and what to do; empty when it does.
+    """Explain why inotify cannot watch so many folders (one watch each), and what to do; empty when it can.
 
-    Reaching the limit while running is silent (49 of 100 new folders were watched), so it is judged beforehand.
+    Reaching the limit while running is silent (49 of 100 new folders were watched), so it is checked beforehand.
     """
     if limit is None or folders < INOTIFY_FILL_LIMIT * limit:
         return ""
     return (
-        f"{folders} folders want a watch each, and fs.inotify.max_user_watches = {limit}; "
+        f"{folders} folders need a watch each, and fs.inotify.max_user_watches = {limit}; "
         f"sysctl fs.inotify.max_user_watches={max(2 * folders, 2 * limit)} brings events back"
     )
 
 
 def out_of_inotify(text: str) -> str:
-    """Name the sysctl behind what a watcher has died of; empty when that was something else."""
+    """Name the sysctl behind a watcher's error *text*; empty when the error has another cause."""
     if "watch limit reached" in text:
         return f"no inotify watch is left; raise fs.inotify.max_user_watches (now {inotify_limit('max_user_watches')})"
     if "os error 24" in text or "Too many open files" in text:

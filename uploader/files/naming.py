@@ -1,10 +1,11 @@
-"""Gives files names without ever overwriting one, and makes names durable.
+"""Gives names to files without ever overwriting one, and makes names durable.
 
-Must never take a name that another file has. The ways to do that in one step differ: a hard link (refused when the
-name is taken), renameat2(2) with RENAME_NOREPLACE (exFAT, SMB). Where a file system knows neither, a file in a watched
-folder is renamed to a name with 64 random bits, which nobody else can have chosen; in an archive, where only we write,
-the wanted name is claimed by an empty file first (O_EXCL), which is then replaced. All of it blocks; works in open
-folders.
+Never takes a name that another file has. In one step this is possible by a hard link (refused when the name is taken),
+or by renameat2(2) with RENAME_NOREPLACE (exFAT, SMB). On a file system with neither, a file in a watched folder gets a
+name with 64 random bits, which no other program can have chosen. In an archive, where only this program writes, an
+empty file claims the wanted name first (O_EXCL) and is then replaced.
+
+All functions block, and work in open folders.
 """
 
 from __future__ import annotations
@@ -22,16 +23,16 @@ from uploader.files.safe_open import FOLDER
 NO_LINKS: Final = frozenset({errno.EXDEV, errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK})
 _NO_NOREPLACE: Final = frozenset({errno.EINVAL, errno.ENOSYS, errno.ENOTSUP})
 _NO_FOLDER_FSYNC: Final = frozenset({errno.EINVAL, errno.ENOSYS, errno.ENOTSUP})  # names are written through there
-FILE_NAME_LIMIT: Final = 255  # bytes of a name on every file system that matters (limits.h, NAME_MAX)
+FILE_NAME_LIMIT: Final = 255  # bytes of a name on all common file systems (limits.h, NAME_MAX)
 
-Unique = Callable[[], str]  # 16 hexadecimal digits that nobody else has
+Unique = Callable[[], str]  # returns 16 random hexadecimal digits
 LastResort = Callable[[int, str, str], str]  # folder, old name, wanted name; returns the new one
 
 
 def fitted(stem: str, tail: str, limit: int = FILE_NAME_LIMIT) -> str:
-    """Return *stem* and *tail* as one name; a stem that is too long is cut, between two characters."""
-    room = limit - len(os.fsencode(tail))
-    while stem and len(os.fsencode(stem)) > room:
+    """Return *stem* and *tail* as one name of at most *limit* bytes; a longer stem is cut between two characters."""
+    available = limit - len(os.fsencode(tail))
+    while stem and len(os.fsencode(stem)) > available:
         stem = stem[:-1]
     return stem + tail
 
@@ -47,7 +48,7 @@ def numbered(name: str) -> Iterator[str]:
 
 
 def status_at(folder: int, name: str) -> os.stat_result | None:
-    """Return the status of what has a name in an open folder, None when nothing has. Follows no link."""
+    """Return the status of the entry *name* in an open folder; None when there is none. Does not follow links."""
     try:
         return os.stat(name, dir_fd=folder, follow_symlinks=False)
     except FileNotFoundError:
@@ -55,15 +56,15 @@ def status_at(folder: int, name: str) -> os.stat_result | None:
 
 
 def is_inode(status: os.stat_result | None, other: os.stat_result) -> bool:
-    """True when both are of one inode."""
+    """True when both belong to the same inode."""
     return status is not None and (status.st_dev, status.st_ino) == (other.st_dev, other.st_ino)
 
 
 def reveal(folder: int, hidden: str, wanted: str, last_resort: LastResort) -> str:
-    """Give the file that has the name *hidden* of ours the name *wanted*, or the next free one beside it; return it.
+    """Rename our own hidden file *hidden* to *wanted*, or to the next free name beside it; return that name.
 
-    *last_resort* does it where neither links nor RENAME_NOREPLACE are known: ``unguessably`` or ``by_claim``. After a
-    crash between the two steps of this the file has both names already, and loses *hidden* alone.
+    *last_resort* is used where neither links nor RENAME_NOREPLACE work: ``unguessably`` or ``by_claim``. After a crash
+    between the two steps the file has both names already; then only *hidden* is removed.
     """
     itself = os.stat(hidden, dir_fd=folder, follow_symlinks=False)
     for name in numbered(wanted):
@@ -96,7 +97,7 @@ def _move_to_free_name(folder: int, old: str, new: str) -> None:
 
 
 def unguessably(unique: Unique) -> LastResort:
-    """Give a name that nobody else can have chosen: for watched folders, where others make files at any moment."""
+    """Return a ``LastResort`` that adds random digits to the name: for watched folders, where others make files too."""
 
     def rename(folder: int, old: str, wanted: str) -> str:
         stem, suffix = os.path.splitext(wanted)
@@ -108,7 +109,7 @@ def unguessably(unique: Unique) -> LastResort:
 
 
 def by_claim(folder: int, old: str, wanted: str) -> str:
-    """Give the wanted name by replacing an empty file that claims it: for archives. A crash may leave that file."""
+    """Rename by replacing an empty file that claims the name: for archives. A crash may leave the empty file behind."""
     for name in numbered(wanted):
         try:
             fd = os.open(
@@ -121,7 +122,7 @@ def by_claim(folder: int, old: str, wanted: str) -> str:
         finally:
             os.close(fd)
         now = status_at(folder, name)
-        if now is None or not is_inode(now, claim) or now.st_size:  # somebody else writes here all the same
+        if now is None or not is_inode(now, claim) or now.st_size:  # another program writes here after all
             continue
         os.rename(old, name, src_dir_fd=folder, dst_dir_fd=folder)
         return name
@@ -129,8 +130,8 @@ def by_claim(folder: int, old: str, wanted: str) -> str:
 
 
 def sync_folder(folder: int) -> None:
-    """Make the names of an open folder durable. Raises ``OSError``; passes where a folder cannot be synced at all."""
-    fd = os.open(".", FOLDER, dir_fd=folder)  # handles that lead beneath a share are O_PATH, which fsync refuses
+    """Make the names in an open folder durable. Raises ``OSError``, but not where folders cannot be synced at all."""
+    fd = os.open(".", FOLDER, dir_fd=folder)  # handles of folders below a share are O_PATH, which fsync refuses
     try:
         os.fsync(fd)
     except OSError as error:
@@ -142,9 +143,9 @@ def sync_folder(folder: int) -> None:
 
 @contextlib.contextmanager
 def folder_below(root: int, relpath: str) -> Iterator[int]:
-    """Hold the folder at *relpath* below an open folder, made durably if it is missing. Empty: the folder itself.
+    """Hold open the folder at *relpath* below an open folder, made durably if it is missing. "": the folder itself.
 
-    Links on the way are followed: it is for archives, which are the operator's own.
+    Follows links, since archives belong to the operator.
     """
     handle = os.open(".", FOLDER, dir_fd=root)
     try:

@@ -1,9 +1,9 @@
-"""Whether somebody on this host still has a file open for writing: the one sure sign that it is not finished.
+"""Finds out whether a process on this host has a file open for writing: then it is certainly not finished.
 
-Size, time and content of a file can stand still for minutes while a copy stalls or a recorder pauses; an open handle
-cannot lie. Known of local file systems only: on a cifs mount the kernel grants the lease while another client writes
-(measured), so nothing is asked there. Must never hold a lease longer than it takes to have been given it, as a writer
-that opens the file meanwhile is kept waiting.
+Size, time and content of a file can stay the same for minutes while a copy stalls or a recorder pauses. Works on local
+file systems only: on a cifs mount the kernel grants the lease while another client writes (measured).
+
+A lease is released at once, since a writer that opens the file meanwhile has to wait for it.
 """
 
 from __future__ import annotations
@@ -25,13 +25,14 @@ Table = Callable[[], "frozenset[Inode]"]
 
 
 def held_by_writer(fd: int, table: Table) -> bool:
-    """True when somebody has the open file *fd* open for writing too, or mapped so, as far as this user may know.
+    """True when a process has the open file *fd* open or mapped for writing too, as far as this user can see.
 
-    A read lease is refused while there is a writer (fcntl(2), EAGAIN). Who does not own the file may not ask for one
-    (EACCES) and looks into *table*, which is what /proc shows of those processes that this user may look at.
+    A read lease is refused while there is a writer (fcntl(2), EAGAIN). A user who does not own the file may not ask
+    for one (EACCES); then *table* decides: the files that /proc shows as open for writing.
     """
     with contextlib.suppress(OSError):
-        # A writer that comes within these microseconds breaks the lease by a signal: SIGIO would end the process.
+        # A writer that opens the file within these microseconds breaks the lease by a signal. SIGIO, the default one,
+        # would end the process.
         fcntl.fcntl(fd, _F_SETSIG, signal.SIGURG)
     try:
         fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
@@ -47,9 +48,9 @@ def held_by_writer(fd: int, table: Table) -> bool:
 
 
 def open_for_writing() -> frozenset[Inode]:
-    """Every regular file that a process has open for writing, of the processes whose handles this user may see.
+    """Return every regular file that is open for writing in a process whose handles this user may see.
 
-    Blocking: some ten milliseconds on a busy host; whoever asks often keeps the answer for a while.
+    Blocks for some ten milliseconds on a busy host; callers that ask often should keep the answer for a while.
     """
     return frozenset(_handles())
 
@@ -58,7 +59,7 @@ def _handles() -> Iterator[Inode]:
     for process in os.listdir("/proc"):
         if not process.isdigit():
             continue
-        with contextlib.suppress(OSError):  # it has ended, or is not ours to look at
+        with contextlib.suppress(OSError):  # it has ended, or this user may not look at it
             for handle in os.listdir(f"/proc/{process}/fd"):
                 with contextlib.suppress(OSError):
                     status = os.stat(f"/proc/{process}/fd/{handle}")

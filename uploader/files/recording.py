@@ -1,21 +1,21 @@
-"""One recording, open for sending: read front to back, hashed on the way, and watched for change.
+"""A recording that is open for sending: read from front to back, hashed on the way, and checked for changes.
 
-The only user of aiofiles, which opens and closes; bytes go past it (``sending.py``): 64 KiB at a time through its
-futures cost six times the processor. There are two ways out, and they prove different things.
+aiofiles opens and closes the file; bytes do not pass through it (``sending.py``), since reads of 64 KiB through its
+futures cost six times the CPU. There are two ways to send, and they prove different things.
 
-``blocks``: each block is read once, hashed, and handed out. The digest is that of the bytes that were sent, whatever
-happens to the file meanwhile; that the file did not change is told by size and mtime.
+``blocks`` reads and hashes each block once, then yields it. The digest is that of the bytes that were sent, whatever
+happens to the file meanwhile. Size and mtime show whether the file changed.
 
-``pass_on``: pages of the file go to the socket by reference, while the same pages are hashed. The digest is that of the
-bytes that were sent only if the file did not change from before the first of them was hashed until the last had
-arrived, for the socket holds pages, not copies. So it is for local files alone, whose times this very kernel keeps, and
-size, mtime and ctime are compared before the last byte goes, and once more when the answer is there (``confirm``): what
-a write did in between is told by mtime, and by ctime where somebody has set mtime back. A ctime alone that has moved (a
-rename, a new link, other rights) proves nothing either way: then the chunk is read again. Not seen by either way is who
-writes through a mapping of pages that he had made dirty before: his times move when the kernel writes them back.
+``pass_on`` sends pages of the file to the socket by reference, and hashes the same pages. The socket holds pages, not
+copies. So the digest is that of the bytes that were sent only if the file did not change from before the first of them
+was hashed until the last had arrived. It is used for local files only, whose times this kernel keeps. Size, mtime and
+ctime are compared before the last byte goes, and again when the answer is there (``confirm``). A write in between shows
+in mtime, and in ctime if mtime was set back. A changed ctime alone (a rename, a new link, other rights) proves neither;
+then the chunk is read again. One case stays unseen: a write through a memory mapping to pages that were dirty before,
+whose times change only when the kernel writes the pages back.
 
-Must never hold more of a file than two blocks, pad a file that was cut short, or wait for ever for a share that has
-stopped answering.
+At most two blocks of a file are in memory. A file that was cut short is not padded. A share that stops answering is
+given up after ``SHARE_CALL_TIMEOUT``.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ WaitWritable = Callable[[], Awaitable[None]]
 
 @dataclass(frozen=True, slots=True)
 class Bookmark:
-    """A place in a recording, with the hash of all before it, and the inode that was read and when it had changed."""
+    """A position in a recording, with the hash of all bytes before it, and the file's inode and ctime at that time."""
 
     position: int
     hash: sending.Hash
@@ -59,7 +59,7 @@ class Bookmark:
 
 
 class Recording:
-    """One file, open for sending: read front to back, hashed on the way, and watched for change."""
+    """One file, open for sending: read front to back, hashed on the way, and checked for changes."""
 
     def __init__(
         self, path: str, identity: Identity, file: AsyncFileIO, threads: ShareThreads, *, local: bool = False
@@ -67,14 +67,14 @@ class Recording:
         self.path = path
         self.identity = identity
         self.local = local  # ``pass_on`` may be used
-        self.inode = (0, 0)  # device, inode: known from ``check_unchanged`` on
+        self.inode = (0, 0)  # device, inode; set by ``check_unchanged``
         self._file = file
         self._handle = SharedFd.copy_of(file.fileno())
         self._threads = threads
         self._hash: sending.Hash = hashlib.sha256()
         self._position = 0
         self._ctime_ns = 0
-        self._passed: Bookmark | None = None  # where what went by reference, and is not confirmed, begins
+        self._passed: Bookmark | None = None  # where the bytes begin that were sent by reference and are not confirmed
         self._hung = False
 
     @classmethod
@@ -82,9 +82,10 @@ class Recording:
     async def open(
         cls, path: str, identity: Identity, threads: ShareThreads, opener: Opener, *, local: bool = False
     ) -> AsyncIterator[Recording]:
-        """Open *path* by *opener*; it must still be the file that was identified. Raises our errors.
+        """Open *path* with *opener*. Raises ``FileChanged`` unless it is still the file of *identity*.
 
-        *local*: it lies in a file system of this kernel's own.
+        *local*: it lies on a file system that only this kernel writes to. Also raises ``FileMissing``, ``NotAFile``
+        and ``ShareNotReady``.
         """
         opening = asyncio.ensure_future(_opened(path, threads, opener))
         try:
@@ -96,7 +97,7 @@ class Recording:
         except OSError as error:
             raise as_our_error(path, error) from None
         except asyncio.CancelledError:
-            opening.add_done_callback(_close_late)  # a thread that opens cannot be called back
+            opening.add_done_callback(_close_late)  # a thread that is opening a file cannot be stopped
             raise
         recording = cls(path, identity, file, threads, local=local)
         try:
@@ -116,7 +117,7 @@ class Recording:
         return self._hash.hexdigest()
 
     async def check_unchanged(self) -> None:
-        """Raise ``FileChanged`` unless the open file is the one it was identified as, and was not written to."""
+        """Raise ``FileChanged`` unless the open file has the identity's size and mtime, and was not written to."""
         status = await self._status()
         self.inode = status.st_dev, status.st_ino
         if (status.st_size, status.st_mtime_ns) != (self.identity.size, self.identity.mtime_ns):
@@ -130,21 +131,18 @@ class Recording:
         if not self.local:
             return await self._call(lambda: os.fstat(fd))
         try:
-            return os.fstat(fd)  # this kernel holds the inode of an open file: nothing is read, nothing can hang
+            return os.fstat(fd)  # the kernel holds the inode of an open local file, so this does not block
         except OSError as error:
             raise as_our_error(self.path, error) from None
 
     async def confirm(self) -> None:
-        """Raise ``FileChanged`` when the file was written to while bytes of it were under way by reference."""
+        """Raise ``FileChanged`` when the file was written to while bytes of it were being sent by reference."""
         if self._passed is not None:
             await self.check_unchanged()
             self._passed = None
 
     async def skip_to(self, offset: int, digest: str) -> None:
-        """Read up to *offset*, and prove that these are the bytes that were sent before: their sha256 is *digest*.
-
-        Raises ``FileChanged`` when they are not.
-        """
+        """Read up to *offset*. Raises ``FileChanged`` unless these are the bytes sent before, with sha256 *digest*."""
         self.rewind()
         self._hash = await self._hashed(self._hash, 0, offset)
         self._position = offset
@@ -156,15 +154,15 @@ class Recording:
         self._position, self._hash, self._passed = 0, hashlib.sha256(), None
 
     def bookmark(self) -> Bookmark:
-        """Note where we are, hash and all, so that nothing that came before need be read again."""
+        """Return the current position with its hash, so that nothing before it has to be read again."""
         return Bookmark(self._position, self._hash.copy(), self.inode, self._ctime_ns)
 
     def return_to(self, bookmark: Bookmark) -> None:
-        """Go back to where ``bookmark`` was taken; one bookmark serves many returns."""
+        """Go back to where *bookmark* was taken; the same bookmark may be used many times."""
         self._position, self._hash, self._passed = bookmark.position, bookmark.hash.copy(), None
 
     def is_as_at(self, bookmark: Bookmark) -> bool:
-        """True when nothing has happened to the file since *bookmark* was taken, perhaps on another opening of it."""
+        """True when the file has not changed since *bookmark* was taken, which may be from an earlier open of it."""
         return (self.inode, self._ctime_ns) == (bookmark.inode, bookmark.ctime_ns)
 
     async def blocks(self, end: int) -> AsyncIterator[memoryview]:
@@ -187,8 +185,8 @@ class Recording:
         start = self._position
         if start >= end:
             return None
-        digest = self._hash.copy()  # of this block on: whoever stops in between keeps the one up to there
-        # Made here, not by the thread: malloc would keep a megabyte for each thread that ever made one.
+        digest = self._hash.copy()  # a read that is cancelled must not change the hash up to here
+        # Allocated here, not in the thread: malloc would keep a megabyte for each thread that ever allocated one.
         block = bytearray(min(READ_BLOCK, end - start))
         read = partial(sending.read_block, self._handle, digest, start, block)
 
@@ -200,10 +198,10 @@ class Recording:
     async def pass_on(
         self, socket: SharedFd, count: int, *, room: WaitWritable, on_progress: Callable[[int], None]
     ) -> None:
-        """Send the next *count* bytes to a socket by reference, hashing them meanwhile; see above for what it proves.
+        """Send the next *count* bytes to a socket by reference, and hash them; the module says what this proves.
 
-        *room* is awaited when the socket has none. Raises ``FileChanged``, ``OSError`` when it is the connection that
-        fails, ``sending.CannotPass`` (nothing was sent) when this file or socket is not made for it.
+        *room* is awaited when the socket's buffer is full. Raises ``FileChanged``; ``OSError`` when the connection
+        fails; ``sending.CannotPass`` (nothing was sent) when this file or socket does not support it.
         """
         if self._passed is None:
             self._passed = self.bookmark()
@@ -220,20 +218,20 @@ class Recording:
             self._hash = await hashing
             self._position += count
         except sending.CannotPass:
-            if sent:  # never seen: what goes once goes on
+            if sent:  # not observed so far: a pair that supports it once goes on doing so
                 raise errors.ShareNotReady(f"{shown(self.path)} cannot be sent any further") from None
             raise
         finally:
             await _dismiss(hashing)
 
     async def _read_again(self, since: Bookmark) -> None:
-        """Raise ``FileChanged`` unless the file still holds what was hashed since a bookmark."""
+        """Raise ``FileChanged`` unless the file still holds the bytes that were hashed since a bookmark."""
         count = self._position - since.position
         if (await self._hashed(since.hash, since.position, count)).hexdigest() != self.digest:
             raise self._changed("was written to")
 
     async def _hashed(self, digest: sending.Hash, start: int, count: int) -> sending.Hash:
-        """Hash *count* bytes from *start* on, on top of *digest*, which stays as it is."""
+        """Return *digest* updated with *count* bytes from *start* on; *digest* itself does not change."""
         digest, end = digest.copy(), start + count
         while start < end:
             stretch = min(HASH_BATCH if self.local else READ_BLOCK, end - start)
@@ -242,7 +240,10 @@ class Recording:
         return digest
 
     async def _call(self, work: Callable[[], R]) -> R:
-        """Let a thread of the share do it, but wait only so long. Raises our errors, and a connection's ``OSError``."""
+        """Run *work* on a thread of the share, for at most ``SHARE_CALL_TIMEOUT``.
+
+        Raises ``FileChanged``, ``ShareNotReady`` and, when the connection fails, its ``OSError``.
+        """
         try:
             return await self._threads.call(work)
         except sending.CutShort:
@@ -260,7 +261,7 @@ class Recording:
         return errors.FileChanged(f"{shown(self.path)} {how} while it was being sent")
 
     async def _close(self) -> None:
-        """Close the file; where a call into the share hangs, its thread does so when it comes back, if it ever does."""
+        """Close the file. If a call into the share hangs, do not wait: a thread closes it when the share answers."""
         self._handle.close()
         closing = asyncio.ensure_future(self._file.close())
         if self._hung:
@@ -274,20 +275,20 @@ async def _opened(path: str, threads: ShareThreads, opener: Opener) -> AsyncFile
 
 
 async def _dismiss(task: asyncio.Future[Any] | None) -> None:
-    """End a task whose outcome is not wanted, if it has not ended."""
+    """Cancel a task whose result is not needed, and wait until it has ended."""
     if task is not None:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
 
 
 def _close_late(opening: asyncio.Future[AsyncFileIO]) -> None:
-    """Close a file whose opening nobody has waited for."""
+    """Close a file that was opened too late: its caller had given up."""
     if not opening.cancelled() and opening.exception() is None:
         asyncio.ensure_future(opening.result().close()).add_done_callback(_heard)
 
 
 def _heard(done: asyncio.Future[Any]) -> None:
-    """Take note of how a call ended that nobody waits for."""
+    """Retrieve the exception of a call that is not awaited, else asyncio logs it."""
     if not done.cancelled():
         done.exception()
 

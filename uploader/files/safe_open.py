@@ -1,8 +1,8 @@
-"""Opening what stands at a name: beneath a folder's handle, never through a link, never waiting for a FIFO.
+"""Opens files safely: below an open folder, not through links, and without waiting for a FIFO.
 
-Every way to a recording begins here. Must never be handed a name with ``..`` or an absolute one, nor let an
-``OSError`` out that says something of a file: it leaves as *not there*, *not a file*, or *not yet* (a share's EIO,
-EBUSY, EACCES, ESTALE are nobody's verdict on the file). All of it blocks: a share's own threads call it.
+All code that opens a recording uses this module. Paths are relative and without ``..``. An ``OSError`` about a file is
+turned into *missing* (``FileMissing``), *not a file* (``NotAFile``) or *not now* (``ShareNotReady``): a share's EIO,
+EBUSY, EACCES and ESTALE say nothing about the file itself. All functions block; a share's own threads call them.
 """
 
 from __future__ import annotations
@@ -19,22 +19,20 @@ from uploader.domain.model import shown
 
 REGULAR: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-_ON_THE_WAY: Final = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC  # the right to pass is enough
+_ON_THE_WAY: Final = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC  # needs only the right to search
 
 
 def open_root(path: str) -> int:
-    """Open a watched folder itself; this one may be named by a link. Raises ``OSError``."""
+    """Open a watched folder itself; its path may be a link. Raises ``OSError``."""
     try:
         return os.open(path, FOLDER)
-    except (
-        PermissionError
-    ):  # one that may be passed through but not listed: files named by hand are reached all the same
+    except PermissionError:  # it may be searched but not listed: files named by the operator can still be opened
         return os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
 
 
 @contextlib.contextmanager
 def parent(root: int, relpath: str) -> Iterator[tuple[int, str]]:
-    """Hand out the handle of the folder that *relpath* lies in, and its name there. No link is followed on the way."""
+    """Yield the open folder that *relpath* lies in, and its name there. No link is followed on the way."""
     *folders, name = relpath.split("/")
     handle = root
     try:
@@ -50,7 +48,7 @@ def parent(root: int, relpath: str) -> Iterator[tuple[int, str]]:
 
 
 def open_regular(name: str, flags: int = os.O_RDONLY, *, dir_fd: int | None = None) -> int:
-    """Open a regular file, and nothing else. Raises ``NotAFile`` and ``OSError``."""
+    """Open a regular file. Raises ``NotAFile`` for anything else, and ``OSError``."""
     fd = os.open(name, REGULAR | (flags & os.O_ACCMODE), dir_fd=dir_fd)
     mode = os.fstat(fd).st_mode
     if not stat.S_ISREG(mode):
@@ -72,7 +70,7 @@ def opened(root: int, relpath: str) -> Iterator[int]:
 
 @contextlib.contextmanager
 def our_errors(path: str) -> Iterator[None]:
-    """Let an ``OSError`` about *path* leave as an error of ours."""
+    """Turn an ``OSError`` about *path* into an ``UploaderError``."""
     try:
         yield
     except OSError as error:
@@ -80,7 +78,7 @@ def our_errors(path: str) -> Iterator[None]:
 
 
 def as_our_error(path: str, error: OSError) -> errors.UploaderError:
-    """Say what an ``OSError`` means for the file at *path*."""
+    """Return the ``UploaderError`` that describes an ``OSError`` about the file at *path*."""
     if error.errno in {errno.ENOENT, errno.ENOTDIR}:
         return errors.FileMissing(f"{shown(path)} is not there")
     if error.errno in {errno.ELOOP, errno.EISDIR, errno.ENXIO}:
@@ -89,7 +87,7 @@ def as_our_error(path: str, error: OSError) -> errors.UploaderError:
 
 
 def kind_of(path: str) -> str:
-    """Say what stands at *path*: ``file``, ``folder``, ``link``, ``missing`` and so on."""
+    """Return the kind of what is at *path*: ``file``, ``folder``, ``link``, ``missing`` and so on."""
     try:
         return kind(os.lstat(path).st_mode)
     except FileNotFoundError:
@@ -99,10 +97,10 @@ def kind_of(path: str) -> str:
 
 
 def folder_problem(path: str, *, writable: bool) -> str | None:
-    """Say why *path* is no folder that we can read (and, if asked, take files out of)."""
+    """Explain why *path* is not a readable folder or, with *writable*, why files cannot be removed from it."""
     what = kind_of(os.path.realpath(path))
     if what != "folder":
-        return f"{path}: {'is missing' if what == 'missing' else f'is no folder but a {what}'}"
+        return f"{path}: {'is missing' if what == 'missing' else f'is not a folder but a {what}'}"
     if not os.access(path, os.R_OK | os.X_OK):
         return f"{path}: cannot be read by this user"
     if writable and not os.access(path, os.W_OK | os.X_OK):
@@ -120,5 +118,5 @@ _KINDS: Final[tuple[tuple[Callable[[int], bool], str], ...]] = (
 
 
 def kind(mode: int) -> str:
-    """Name what an inode's mode says it is."""
+    """Return the kind of file that an inode's mode stands for."""
     return next((name for test, name in _KINDS if test(mode)), "device")

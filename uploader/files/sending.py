@@ -1,9 +1,9 @@
-"""From a file to a hash and to a socket, without passing through the event loop: what a share's thread does.
+"""Reads, hashes and sends parts of a file: blocking calls that run on a share's threads.
 
-``os.sendfile`` hands pages of the page cache to the socket; nothing is copied into this process. The hash reads the
-same pages, at the same time on another thread, so the disk is read once. What each of them proves is said in
-``recording.py``. Must never wait for a peer for longer than ``SOCKET_WAITS`` × ``SOCKET_WAIT``: the threads are the
-share's, and there are few.
+``os.sendfile`` gives pages of the page cache to the socket; nothing is copied into this process. The hash reads the
+same pages, at the same time on another thread, so the disk is read once. ``recording.py`` says what each proves.
+
+A call waits for the peer at most ``SOCKET_WAITS`` × ``SOCKET_WAIT`` ms, since a share has few threads.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from typing import Final, Protocol
 from uploader.files.shared_fd import SharedFd
 
 HASH_READ_SIZE: Final = 256 * 1024  # bytes read and hashed at a time: stays in the processor's cache
-# times that one call waits for room in the socket: going back to the loop costs more than these
+# times that one call waits for space in the socket's buffer: returning to the event loop costs more than these waits
 SOCKET_WAITS: Final = 8
-SOCKET_WAIT: Final = 5  # ms, each: a peer on a fast network has made room by then
+SOCKET_WAIT: Final = 5  # ms, each: a peer on a fast network has taken some bytes by then
 
 _NOT_MADE_FOR_IT: Final = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EOVERFLOW})
 _OF_THE_CONNECTION: Final = frozenset(
@@ -31,41 +31,41 @@ _OF_THE_CONNECTION: Final = frozenset(
 
 
 class Hash(Protocol):
-    """What is needed of a hash of ``hashlib``."""
+    """The part of a ``hashlib`` hash that is used here."""
 
     def update(self, data: bytes | memoryview, /) -> None:
-        """Take in *data*."""
+        """Add *data*."""
 
     def hexdigest(self) -> str:
-        """Say what it comes to."""
+        """Return the digest of all that was added, in hexadecimal."""
 
     def copy(self) -> Hash:
-        """Make another one that has taken in the same."""
+        """Return an independent hash of the same bytes."""
 
 
 class CutShort(Exception):  # noqa: N818 - it names what happened
-    """The file ended before the place it was to be read up to."""
+    """The file ended before the position that it was to be read up to."""
 
 
 class CannotPass(Exception):  # noqa: N818 - as above
-    """File and socket are not made for ``sendfile``; nothing was sent."""
+    """File or socket do not support ``sendfile``; nothing was sent."""
 
 
-_of_thread = threading.local()
+_per_thread = threading.local()
 
 
 def _buffer() -> memoryview:
-    """The calling thread's own buffer: a call that was given up may still be writing into its own."""
-    if not hasattr(_of_thread, "buffer"):
-        _of_thread.buffer = memoryview(bytearray(HASH_READ_SIZE))
-    buffer: memoryview = _of_thread.buffer
+    """Return a buffer of the calling thread: a call that was given up may still be writing into its own."""
+    if not hasattr(_per_thread, "buffer"):
+        _per_thread.buffer = memoryview(bytearray(HASH_READ_SIZE))
+    buffer: memoryview = _per_thread.buffer
     return buffer
 
 
 def pass_on(file: SharedFd, socket: SharedFd, start: int, count: int) -> int:
-    """Send up to *count* bytes from *start* on; how many the socket took. 0: it has no room.
+    """Send up to *count* bytes from *start* on; return how many the socket took, 0 when its buffer is full.
 
-    *socket* does not block. Raises ``CutShort`` when the file has no bytes there, ``CannotPass``, ``OSError``.
+    *socket* is non-blocking. Raises ``CutShort`` when the file has no bytes there, ``CannotPass``, ``OSError``.
     """
     sent = waits = 0
     with file.held() as source, socket.held() as target:
@@ -102,7 +102,7 @@ def hash_up(file: SharedFd, digest: Hash, start: int, count: int) -> None:
 
 
 def read_block(file: SharedFd, digest: Hash, start: int, block: bytearray) -> int:
-    """Read from *start* on into *block*, and hash it; how many bytes there were. Raises ``CutShort``, ``OSError``."""
+    """Read from *start* on into *block*, and hash it; return how many bytes. Raises ``CutShort``, ``OSError``."""
     view = memoryview(block)
     with file.held() as source:
         got = os.preadv(source, [view], start)
@@ -113,5 +113,5 @@ def read_block(file: SharedFd, digest: Hash, start: int, block: bytearray) -> in
 
 
 def is_of_the_connection(error: OSError) -> bool:
-    """True when ``sendfile`` has failed for the socket's sake, not the file's. Local files know none of these."""
+    """True when ``sendfile`` failed because of the socket, not the file. Local files do not raise these errors."""
     return error.errno in _OF_THE_CONNECTION or isinstance(error, ConnectionError)

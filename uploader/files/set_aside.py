@@ -1,10 +1,11 @@
-"""Removes a file only if it is the one that was looked at.
+"""Removes a file only if it is the one that was checked.
 
-It is set aside under a hidden name of ours, looked at there, and then removed.
-Between looking at a name and removing it another file may take that name; what has been set aside nobody else touches.
-If it is another file it gets its name back, or one beside it. Each removal has a hidden name of its own, which tells
-the old one, so that what a crash leaves behind can be given its name back by whoever finds it. Must never leave a file
-under a hidden name that is not found again, nor rename over one. All of it blocks; works in open folders.
+Between a check and an unlink another file may take the name. So the file is first renamed to a hidden name, which no
+other program touches, checked there, and then removed. Another file gets its name back, or a free one beside it. Each
+removal has its own hidden name, which contains the old one, so that a file that a crash leaves behind can be put back.
+
+Never leaves a file under a hidden name that is not found again, and never renames over a file. All functions block, and
+work in open folders.
 """
 
 from __future__ import annotations
@@ -24,37 +25,34 @@ from uploader.files.naming import FILE_NAME_LIMIT, Unique, fitted, reveal, sync_
 from uploader.files.safe_open import FOLDER, parent
 
 SHORTEST_NAME_LIMIT: Final = 143  # bytes of a name on eCryptfs, the file system with the shortest
-_AROUND: Final = len(f"{HIDDEN_PREFIX}-.gone") + 2 * 16  # bytes of a hidden name beside the name that it tells
+_AROUND: Final = len(f"{HIDDEN_PREFIX}-.gone") + 2 * 16  # bytes of a hidden name without the old name in it
 _HIDDEN: Final = re.compile(re.escape(HIDDEN_PREFIX) + r"([0-9a-f]{16})([0-9a-f]{16})-(.+)\.gone", re.DOTALL)
 
 
 class RemovalStopped(Exception):  # noqa: N818 - says what has happened
-    """Whoever wanted this done has given up; everything is left so that it can be begun again."""
+    """The caller has given up; everything is left so that the removal can be repeated."""
 
 
 @dataclass(slots=True)
 class Disposer:
-    """What one share's removals have in common, whoever calls them.
+    """What all removals of one share have in common.
 
-    ``looked``: folders in which nothing of an earlier run is left; they are listed once for each run.
+    ``listed``: folders in which no file of an earlier run is left; each is listed once per run.
     """
 
     unique: Unique
-    run: str  # 16 hexadecimal digits: of all hidden names that this run makes
+    run: str  # 16 hexadecimal digits that all hidden names of this run contain
     stop: threading.Event = field(default_factory=threading.Event)
-    looked: set[tuple[int, int]] = field(default_factory=set)
+    listed: set[tuple[int, int]] = field(default_factory=set)
 
     def check(self) -> None:
-        """Raise ``RemovalStopped`` when whoever waits has given up. Called between the blocks of a copy."""
+        """Raise ``RemovalStopped`` when the caller has given up. Called between the blocks of a copy."""
         if self.stop.is_set():
             raise RemovalStopped
 
 
 def hidden_name(name: str, disposer: Disposer, limit: int = FILE_NAME_LIMIT) -> str:
-    """Return a hidden name of at most *limit* bytes that no other removal has, and that tells *name*.
-
-    Of a name that is too long for that the stem is cut.
-    """
+    """Return a new hidden name of at most *limit* bytes that contains *name*; the stem of a longer name is cut."""
     return f"{HIDDEN_PREFIX}{disposer.run}{disposer.unique()}-{_kept(name, limit)}.gone"
 
 
@@ -64,7 +62,7 @@ def _kept(name: str, limit: int) -> str:
 
 
 def name_before(hidden: str) -> str | None:
-    """Return the name that a file had before it was set aside; None when *hidden* is no such name."""
+    """Return the name that a file had before it was set aside; None when *hidden* is not such a name."""
     match = _HIDDEN.fullmatch(hidden)
     return None if match is None else match[3]
 
@@ -76,26 +74,26 @@ def path_before(relpath: str) -> str:
 
 
 def is_left_over(name: str, run: str) -> bool:
-    """True for the hidden name of a file that was set aside by an earlier run than *run*: by one that has ended."""
+    """True for the hidden name of a file that was set aside by another run than *run*: one that has ended."""
     match = _HIDDEN.fullmatch(name)
     return match is not None and match[1] != run
 
 
 def left_of(folder: int, name: str, disposer: Disposer) -> Iterator[str]:
-    """Yield the hidden names of files that had *name* when a removal of them was cut short."""
+    """Yield the hidden names of files that had *name* when their removal was interrupted."""
     status = os.fstat(folder)
     place = status.st_dev, status.st_ino
-    if place in disposer.looked:
+    if place in disposer.listed:
         return
     hidden = {entry: name_before(entry) for entry in _listed(folder) if entry.startswith(HIDDEN_PREFIX)}
     if not any(hidden.values()):
-        disposer.looked.add(place)
-    told = {_kept(name, FILE_NAME_LIMIT), _kept(name, SHORTEST_NAME_LIMIT)}
-    yield from sorted(entry for entry, before in hidden.items() if before in told)
+        disposer.listed.add(place)
+    contained = {_kept(name, FILE_NAME_LIMIT), _kept(name, SHORTEST_NAME_LIMIT)}
+    yield from sorted(entry for entry, before in hidden.items() if before in contained)
 
 
 def _listed(folder: int) -> list[str]:
-    """List an open folder; of one that may only be passed through nothing can be told."""
+    """List an open folder; empty for one that this user may not list."""
     try:
         fd = os.open(".", FOLDER, dir_fd=folder)
     except PermissionError:
@@ -107,8 +105,8 @@ def _listed(folder: int) -> list[str]:
 
 
 def remove(folder: int, name: str, found: Snapshot, disposer: Disposer, changed: Callable[[], Exception]) -> None:
-    """Remove the name of the file that was *found*, durably, and of no other. Raises *changed* when it is another."""
-    if name_before(name) is not None:  # it was set aside by a removal that was cut short, and looked at there
+    """Remove *name*, durably, if it is still the file that was *found*. Raises *changed* when it is another."""
+    if name_before(name) is not None:  # an interrupted removal set it aside, and it was checked there
         os.unlink(name, dir_fd=folder)
     else:
         _set_aside_and_unlink(folder, name, found, disposer, changed)
@@ -116,7 +114,7 @@ def remove(folder: int, name: str, found: Snapshot, disposer: Disposer, changed:
 
 
 def _sync(folder: int) -> None:
-    """Make names durable; in a folder that may not be listed that cannot be asked for, and costs no recording."""
+    """Make names durable. A folder that may not be listed cannot be synced; that loses no recording."""
     with contextlib.suppress(PermissionError):
         sync_folder(folder)
 
@@ -132,7 +130,7 @@ def _set_aside_and_unlink(
             raise changed()
         os.unlink(hidden, dir_fd=folder)
     except OSError:
-        disposer.looked.discard((status.st_dev, status.st_ino))  # the next try looks for what is left
+        disposer.listed.discard((status.st_dev, status.st_ino))  # the next try looks for what is left
         raise
 
 
@@ -149,13 +147,13 @@ def _set_aside(folder: int, name: str, disposer: Disposer) -> str:
 
 
 def is_still(found: Snapshot, status: os.stat_result) -> bool:
-    """True when *status* is that of the file that was found. Its inode alone may be that of its successor already."""
+    """True when *status* is that of the file that was found. The inode alone may be reused by another file."""
     now = (status.st_dev, status.st_ino), status.st_size, status.st_mtime_ns
     return now == (found.inode, found.identity.size, found.identity.mtime_ns)
 
 
 def put_back(folder: int, hidden: str, name: str, disposer: Disposer) -> str:
-    """Give a file that was set aside its name again, durably; should that be taken by now, one beside it."""
+    """Give a file that was set aside its old name, durably, or a free one beside it; return that name."""
     new = reveal(folder, hidden, name, unguessably(disposer.unique))
     _sync(folder)
     return new

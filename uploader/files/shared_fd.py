@@ -1,8 +1,8 @@
-"""A descriptor that threads may be busy with: nobody closes it under them.
+"""A file descriptor that several threads use; it is closed only when none of them uses it any more.
 
-A call that hangs cannot be called back, and a number that was closed is given out again: a thread that comes back to
-it would read another file, or write into another connection. So it is closed when the last who holds it lets go.
-Must never be used by its number outside of ``held``.
+A call that hangs cannot be stopped, and the kernel gives the number of a closed descriptor out again. A thread that
+returned to such a number would read another file, or write into another connection. So the descriptor is closed by the
+last holder. Use its number only inside ``held``.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ class SharedFd:
     def __init__(self, fd: int) -> None:
         self._fd = fd
         self._lock = threading.Lock()
-        self._holders = 1  # whoever made it, until ``close``
+        self._holders = 1  # the owner, until ``close``
         self._closed = False
 
     @classmethod
     def copy_of(cls, fd: int) -> SharedFd:
-        """A second descriptor of what *fd* has open, which outlives it."""
+        """Duplicate *fd*; the copy stays open when *fd* is closed."""
         return cls(os.dup(fd))
 
     @contextlib.contextmanager
     def held(self) -> Iterator[int]:
-        """Hold the descriptor open. Raises ``BrokenPipeError`` when it was closed before."""
+        """Hold the descriptor open, and yield its number. Raises ``BrokenPipeError`` after ``close``."""
         with self._lock:
             if self._closed:
                 raise BrokenPipeError("closed")
@@ -40,7 +40,7 @@ class SharedFd:
             self._let_go()
 
     def close(self) -> None:
-        """Give it up: nobody holds it from now on, and the last who does closes it. Once is enough."""
+        """Refuse new holders; the descriptor is closed when the last one has ended. May be called again."""
         with self._lock:
             if self._closed:
                 return

@@ -1,6 +1,6 @@
 """System calls that disposal needs and that ``os`` does not offer in this form.
 
-They are functions of a module of their own so that the simulated worlds can put others in their place.
+They have a module of their own so that the simulated worlds can replace them.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ _FOLDER: Final = "/proc/self/fd"
 
 
 def rename_noreplace(folder: int, old: str, new: str) -> None:
-    """Rename within an open folder, but only to a name that is free: renameat2(2).
+    """Rename within an open folder, but only to a free name: renameat2(2).
 
     Raises ``FileExistsError`` when *new* is taken; ``OSError`` with EINVAL, ENOSYS or ENOTSUP where the kernel or the
     file system cannot do it.
     """
     try:
         call = ctypes.CDLL(None, use_errno=True).renameat2
-    except (OSError, AttributeError):  # no C library to be found, or one without it
+    except (OSError, AttributeError):  # no C library, or one without this call
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS)) from None
     if call(folder, os.fsencode(old), folder, os.fsencode(new), RENAME_NOREPLACE) != 0:
         code = ctypes.get_errno()
@@ -31,15 +31,15 @@ def rename_noreplace(folder: int, old: str, new: str) -> None:
 
 
 def open_unnamed(folder: int) -> int | None:
-    """Open a new file of an open folder that has no name yet; None where there is no such thing.
+    """Open a new file without a name in an open folder; None where the file system has no such files.
 
-    When whoever holds it open ends, the file is gone: a crash leaves nothing behind.
+    The file is gone when the process ends, so a crash leaves nothing behind.
     """
     if not os.path.isdir(_FOLDER):  # without /proc it could never be given a name
         return None
     try:
         return os.open(".", os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600, dir_fd=folder)
-    except OSError:  # each file system refuses in its own words: EOPNOTSUPP, EISDIR, EINVAL
+    except OSError:  # each file system refuses with another error: EOPNOTSUPP, EISDIR, EINVAL
         return None
 
 
@@ -49,7 +49,7 @@ def link_unnamed(fd: int, folder: int, name: str) -> None:
 
 
 def lock(fd: int) -> bool:
-    """Lock an open file for as long as it is open. False when somebody else has, or nobody can tell."""
+    """Lock an open file for as long as it is open. False when it is locked already, or locks are not supported."""
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:

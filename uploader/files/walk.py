@@ -1,7 +1,7 @@
-"""Walking a watched folder: by handles, one listing per folder, some hundred names at a time.
+"""Walks a watched folder in batches of some hundred names: by handles, with one listing per folder.
 
-Must never follow a link, let one bad entry or folder hide the others, or hold more than the names of the folders that
-are still to be walked: what it sees it hands out in batches. All of it blocks: a share's own threads call it.
+Does not follow links. An entry or folder that cannot be read does not hide the others. Only the names of folders that
+are still to be walked are kept in memory. All functions block; a share's own threads call them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from uploader.files.set_aside import is_left_over
 if TYPE_CHECKING:
     ScandirIterator = os._ScandirIterator[str]  # noqa: SLF001 - the only name that it has
 
-NAMES_PER_BATCH: Final = 500  # names of one batch, if they are looked at within
+NAMES_PER_BATCH: Final = 500  # names of one batch, unless ``STEP_TIME_LIMIT`` ends it before
 STEP_TIME_LIMIT: Final = 2.0  # s; a share that takes a tenth of a second for each name must not look as if it hung
 DEPTH_LIMIT: Final = 64  # folders below the watched one, and handles held; a loop made by a bind mount ends here
 _BELOW: Final = FOLDER | os.O_NOFOLLOW
@@ -31,17 +31,17 @@ PathPredicate = Callable[[str], bool]  # of a path below the root
 
 
 def match_nothing(relpath: str) -> bool:
-    """Judge no name so."""
+    """Return False for every path."""
     del relpath
     return False
 
 
 @dataclass(frozen=True, slots=True)
 class WalkFilter:
-    """What a walk is for. ``takes``: files wanted; ``enters``: folders worth it; ``passes``: files that need no look.
+    """What a walk includes. ``takes``: files that are wanted; ``enters``: folders to walk into.
 
-    ``start``: a folder below the root; empty: all of it. ``puts_back``: the paths of files that are put back if an
-    earlier run has left them set aside: those of which no upload knows that it was to remove them.
+    ``skip_stat``: names whose inode is not needed. ``start``: the folder below the root to begin at; empty: the root.
+    ``puts_back``: true for a file to put back if an earlier run left it set aside: no upload was about to remove it.
     """
 
     takes: PathPredicate
@@ -54,7 +54,7 @@ class WalkFilter:
 def walk_filter(
     watch: WatchConfig, watches: tuple[WatchConfig, ...], *, passes: PathPredicate = match_nothing, start: str = ""
 ) -> WalkFilter:
-    """Return what a walk takes of a watched folder. *passes*: names whose inode need not be looked at."""
+    """Return the filter for a walk of a watched folder. *passes*: names whose inode is not needed."""
 
     def takes(relpath: str) -> bool:
         return selection.owner(watches, f"{watch.path}/{relpath}") is watch
@@ -67,7 +67,7 @@ def walk_filter(
 
 @dataclass(slots=True)
 class WalkBatch:
-    """What a part of a walk saw. ``irregular``: (path, what it is). ``left_over``: set aside by an earlier run."""
+    """What one step of a walk saw. ``irregular``: (path, kind). ``left_over``: files set aside by an earlier run."""
 
     sightings: list[Sighting] = field(default_factory=list)
     irregular: list[tuple[str, str]] = field(default_factory=list)
@@ -86,22 +86,22 @@ class _Frame:
     subfolders: list[str] = field(default_factory=list)
 
     def close(self) -> None:
-        """Let go of both handles."""
+        """Close both handles."""
         self.entries.close()
         os.close(self.fd)
 
 
 class Walk:
-    """One walk; ``step`` after ``step``, then ``close``. ``problem``: what could not be read, so it is not whole."""
+    """One walk: call ``step`` until ``done``, then ``close``. ``problem``: what could not be read, else None."""
 
     def __init__(
         self, root: int, path: str, walk_filter: WalkFilter, now: Callable[[], float] = lambda: 0.0, *, run: str = ""
     ) -> None:
         """Begin at the open folder *root*, whose path is *path*. Raises ``OSError`` when it cannot be listed.
 
-        *now*: the monotonic clock that a step is timed by. *run*: see ``set_aside.is_left_over``.
+        *now*: the monotonic clock that times a step. *run*: see ``set_aside.is_left_over``.
         """
-        self._path, self._order, self._now, self._run = path, walk_filter, now, run
+        self._path, self._filter, self._now, self._run = path, walk_filter, now, run
         self._frames: list[_Frame] = []
         self.problem: str | None = None
         self._folders = 0  # entered since the last batch
@@ -113,7 +113,7 @@ class Walk:
 
     @property
     def done(self) -> bool:
-        """True when everything was looked at."""
+        """True when everything has been walked."""
         return not self._frames
 
     def step(self) -> WalkBatch:
@@ -132,7 +132,7 @@ class Walk:
         return batch
 
     def close(self) -> None:
-        """Let go of every handle."""
+        """Close every handle."""
         while self._frames:
             self._frames.pop().close()
 
@@ -144,16 +144,16 @@ class Walk:
             return None
 
     def _note(self, frame: _Frame, entry: os.DirEntry[str], batch: WalkBatch) -> None:
-        """Take one entry in. What cannot be looked at, or is gone by now, does not hide the others."""
+        """Add one entry to the batch. One that cannot be read, or is gone by now, does not hide the others."""
         relpath = frame.prefix + entry.name
         try:
             if entry.is_dir(follow_symlinks=False):
-                if len(self._frames) <= DEPTH_LIMIT and self._order.enters(relpath):
+                if len(self._frames) <= DEPTH_LIMIT and self._filter.enters(relpath):
                     frame.subfolders.append(entry.name)
             elif entry.name.startswith(HIDDEN_PREFIX):
                 if is_left_over(entry.name, self._run):
                     batch.left_over.append(relpath)
-            elif not self._order.skip_stat(relpath) and self._order.takes(relpath):  # the cheaper question first
+            elif not self._filter.skip_stat(relpath) and self._filter.takes(relpath):  # the cheaper check first
                 status, path = entry.stat(follow_symlinks=False), f"{self._path}/{relpath}"
                 if stat.S_ISREG(status.st_mode):
                     batch.sightings.append(Sighting(path, self._path, status.st_size, status.st_mtime_ns))
@@ -168,7 +168,7 @@ class Walk:
         try:
             self._enter(frame.fd, name, f"{frame.prefix}{name}/")
         except (FileNotFoundError, NotADirectoryError):
-            pass  # folders come and go
+            pass  # it was removed meanwhile
         except OSError as error:
             self.problem = in_words(os.path.join(self._path, frame.prefix, name), error)
 
@@ -176,12 +176,12 @@ class Walk:
         fd = os.open(name, _BELOW, dir_fd=folder)
         try:
             self._frames.append(_Frame(fd, os.scandir(fd), prefix))
-        except BaseException:  # whatever it was, the handle must not stay open behind it
+        except BaseException:  # whatever was raised, the handle must not stay open
             os.close(fd)
             raise
         self._folders += 1
 
 
 def in_words(path: str, error: OSError) -> str:
-    """Put an ``OSError`` about *path* into words."""
+    """Describe an ``OSError`` about *path*."""
     return f"{shown(path)}: {error.strerror}"

@@ -1,7 +1,7 @@
-"""The only time, sleep and chance in the house.
+"""The port for time, sleep and randomness.
 
-Everything that waits or rolls dice gets a ``Clock`` handed in, so that a test can play a week in a moment.
-Must never be bypassed: no other module of the product calls ``time``, ``random`` or ``asyncio.sleep``.
+Code that waits or needs random numbers is given a ``Clock``, so that a test can simulate a week in a moment. No other
+module of the program calls ``time``, ``random`` or ``asyncio.sleep``.
 """
 
 from __future__ import annotations
@@ -14,40 +14,40 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """What the house knows of time. Seconds throughout."""
+    """Time, sleep and random numbers. All times in seconds."""
 
     def now(self) -> float:
-        """Wall clock, Unix seconds: for people and for what is saved. It may jump."""
+        """Return the wall clock, Unix seconds: for people and for what is saved. It may jump."""
 
     def monotonic(self) -> float:
-        """Our own clock: for every wait and age. It never jumps, and means nothing after a restart."""
+        """Return the monotonic clock: for waits and durations. It never jumps; it is meaningless after a restart."""
 
     def uniform(self, low: float, high: float) -> float:
-        """A random number between *low* and *high*."""
+        """Return a random number between *low* and *high*."""
 
     async def sleep(self, seconds: float) -> None:
         """Return after *seconds*."""
 
     def later(self, seconds: float, call: Callable[[], None]) -> Callable[[], None]:
-        """Do *call* on the event loop after *seconds*, unless the answer is called before."""
+        """Run *call* on the event loop after *seconds*; return a function that cancels it."""
 
 
 class SystemClock:
-    """The machine's own clock."""
+    """The machine's clock, sleep and random numbers."""
 
     def __init__(self) -> None:
         self._random = random.Random()  # noqa: S311 - jitter, not a secret
 
     def now(self) -> float:
-        """Wall clock, Unix seconds."""
+        """Return the wall clock, Unix seconds."""
         return time.time()
 
     def monotonic(self) -> float:
-        """Seconds that never jump."""
+        """Return seconds that never jump."""
         return time.monotonic()
 
     def uniform(self, low: float, high: float) -> float:
-        """A random number between *low* and *high*."""
+        """Return a random number between *low* and *high*."""
         return self._random.uniform(low, high)
 
     async def sleep(self, seconds: float) -> None:
@@ -55,5 +55,5 @@ class SystemClock:
         await asyncio.sleep(seconds)
 
     def later(self, seconds: float, call: Callable[[], None]) -> Callable[[], None]:
-        """Do *call* on the event loop after *seconds*, unless the answer is called before."""
+        """Run *call* on the event loop after *seconds*; return a function that cancels it."""
         return asyncio.get_running_loop().call_later(seconds, call).cancel

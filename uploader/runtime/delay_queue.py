@@ -1,6 +1,6 @@
-"""Things that are due at a time: the one way in which anything in the house waits without holding a worker.
+"""A queue of items that become due at a time, so that waiting holds no worker.
 
-Must never run what is due: whoever asks ``next_due`` does. One entry per item; putting it again moves it.
+The queue does not run anything: the caller of ``next_due`` does. Each item has one entry; putting it again moves it.
 """
 
 from __future__ import annotations
@@ -12,24 +12,25 @@ from typing import Final, Generic, TypeVar
 
 from uploader.runtime.clock import Clock
 
-IN_A_ROW: Final = 100  # items handed out, none of them waited for, before the event loop gets its turn
-STALE: Final = 1000  # entries of the heap that items have left behind: so many, and
-STALE_SHARE: Final = 8  # one for so many items, may wait to fall due; more are cleared away at once
+IN_A_ROW: Final = 100  # due items returned without a wait, before other tasks may run
+# Outdated heap entries that are kept: ``STALE``, and one for each ``STALE_SHARE`` items. More are cleared at once.
+STALE: Final = 1000
+STALE_SHARE: Final = 8
 
 Item = TypeVar("Item")
 
 
 class DelayQueue(Generic[Item]):
-    """Items (hashable, one entry each) in the order in which they fall due, by the monotonic clock."""
+    """Items (hashable, one entry each) in the order in which they become due, by the monotonic clock."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._due: dict[Item, tuple[float, int]] = {}
         self._heap: list[tuple[float, int, Item]] = []
         self._order = count()
-        self._sooner = asyncio.Event()  # something is due before what the first waiter waits for
-        self._in_a_row = 0  # items handed out since a waiter last waited
-        self._first = asyncio.Lock()  # held by the one waiter that watches the time: many would wake for each item
+        self._sooner = asyncio.Event()  # an item is due sooner than the first waiter assumes
+        self._in_a_row = 0  # items returned since a waiter last waited
+        self._first = asyncio.Lock()  # held by the one waiter that waits for the time: else all wake for each item
 
     def __len__(self) -> int:
         return len(self._due)
@@ -38,7 +39,7 @@ class DelayQueue(Generic[Item]):
         return item in self._due
 
     def put(self, item: Item, after: float = 0.0) -> None:
-        """Let *item* fall due *after* seconds from now, whatever was said of it before."""
+        """Make *item* due *after* seconds from now; replaces an earlier entry."""
         due, order = self._clock.monotonic() + max(0.0, after), next(self._order)
         self._due[item] = (due, order)
         heapq.heappush(self._heap, (due, order, item))
@@ -47,24 +48,24 @@ class DelayQueue(Generic[Item]):
             self._sooner.set()
 
     def drop(self, item: Item) -> None:
-        """Forget *item*, if it is there."""
+        """Remove *item*, if it is there."""
         if self._due.pop(item, None) is not None:
             self._clear_stale()
 
     def wait_of(self, item: Item) -> float | None:
-        """Seconds until *item* falls due; None when it is not on the agenda."""
+        """Return the seconds until *item* is due; None when it is not in the queue."""
         entry = self._due.get(item)
         return None if entry is None else max(0.0, entry[0] - self._clock.monotonic())
 
     def soonest(self) -> float | None:
-        """Seconds until the next item falls due; None when there is none."""
+        """Return the seconds until the next item is due; None when the queue is empty."""
         self._discard_stale()
         return max(0.0, self._heap[0][0] - self._clock.monotonic()) if self._heap else None
 
     async def next_due(self) -> Item:
-        """Wait for the next item to fall due, and take it off. First come, first served.
+        """Wait until the next item is due; remove and return it. Waiters are served in the order they came.
 
-        Lets others go on now and then, also when there is always one that is due.
+        Lets other tasks run after every ``IN_A_ROW`` items, even if items are always due.
         """
         async with self._first:
             if self._in_a_row >= IN_A_ROW:
@@ -82,7 +83,7 @@ class DelayQueue(Generic[Item]):
                 await wait_for(self._sooner, self._clock, wait)
 
     def _clear_stale(self) -> None:
-        """Clear away what items have left behind, once it is much: it would take memory, and fall due in one go."""
+        """Clear outdated heap entries once there are many: they take memory, and would become due all at once."""
         if len(self._heap) - len(self._due) > STALE + len(self._due) // STALE_SHARE:
             self._heap = [(*entry, item) for item, entry in self._due.items()]
             heapq.heapify(self._heap)

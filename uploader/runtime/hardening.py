@@ -1,6 +1,6 @@
-"""What the process gives up before it holds a secret.
+"""Protects the process's memory before it holds a secret.
 
-Must never fail: a system that does not know one of these goes without it.
+Raises nothing: what a system does not support is skipped.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ PR_SET_DUMPABLE: Final = 4  # prctl(2)
 
 
 def harden(environ: MutableMapping[str, str]) -> None:
-    """See to it that password and token stay in this process's memory.
+    """Keep password and token inside this process's memory.
 
-    Without *dumpable* no core file is written, and no other process of the same user may read our memory or
-    environment (ptrace(2), proc(5)). ``$SSLKEYLOGFILE`` would have TLS libraries write down the keys of each
-    connection, and with them everything that travels over it.
+    A process that is not *dumpable* writes no core file, and other processes of the same user may not read its memory
+    or environment (ptrace(2), proc(5)). With ``$SSLKEYLOGFILE``, TLS libraries would write the keys of each connection
+    to a file, so it is removed from *environ*.
     """
     environ.pop("SSLKEYLOGFILE", None)
-    with suppress(OSError, AttributeError):  # no Linux, no C library to be found
+    with suppress(OSError, AttributeError):  # not Linux, or no C library
         ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)

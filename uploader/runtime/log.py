@@ -1,11 +1,11 @@
-"""The log: structlog on top of the standard library's logging; one event, one line, no secrets.
+"""The log: structlog on top of the standard library's logging. One event is one line, with secrets masked.
 
-Must never print a password or a token, never let a foreign text begin a line of its own, and never stop or
-hold the daemon: a line that cannot be written is dropped and counted. Every line passes through the one
-handler made here, whether it comes from our code, a library, a warning or an exception that nobody caught.
+Every line passes through the one handler made here, whether it comes from this program, a library, a warning or an
+uncaught exception. The handler never prints a password or a token. No text can begin a line of its own. A line that
+cannot be written is dropped and counted; it neither stops nor delays the daemon.
 
-The level is that of our own events. Those of libraries are shown from WARNING on, even at debug: an HTTP
-library at debug writes URLs, and a URL of this API carries the token.
+The level applies to this program's own events. Libraries are logged from WARNING on, even at debug: an HTTP library at
+debug writes URLs, and a URL of this API contains the token.
 """
 
 from __future__ import annotations
@@ -35,19 +35,19 @@ from uploader.domain.model import shown
 
 Format = Literal["auto", "json", "console"]
 
-LOGGER_ROOT: Final = "uploader"  # the root of our own loggers
+LOGGER_ROOT: Final = "uploader"  # the root of this program's loggers
 MASK: Final = "***"
-SECRETS_REMEMBERED: Final = 16  # secrets; a log-in brings two, the password and a token
+SECRETS_REMEMBERED: Final = 16  # secrets; a log-in adds two, the password and a token
 SHORTEST_SECRET: Final = 4  # characters
-MESSAGE_LIMIT: Final = 2000  # characters of an event's text; only libraries come near it
+MESSAGE_LIMIT: Final = 2000  # characters of an event's text; only libraries write that much
 TRACE_LIMIT: Final = 4000  # characters of an exception with its frames and causes
 FRAMES_SHOWN: Final = 12  # the innermost frames of each exception
 NESTING_LIMIT: Final = 4  # nested containers in a field, and causes of an exception
-WRITE_TIMEOUT_MS: Final = 100  # how long a line waits for a reader that kept up so far
+WRITE_TIMEOUT_MS: Final = 100  # how long a line waits for a reader that has kept up so far
 
 _SENSITIVE_KEYS: Final = frozenset({"access_token", "password", "token"})
 _KEY = r"(access_token|password|token)"
-_WORDS: Final = ("password", "token")  # each key holds one of them
+_WORDS: Final = ("password", "token")  # each key contains one of them
 _PATTERNS: Final = (
     # access_token=abc and its percent-encoded form
     re.compile(rf"(?i){_KEY}(=|%3D)(?!\\*[\"'])[^&\s\"']+"),
@@ -56,27 +56,27 @@ _PATTERNS: Final = (
     # the same inside a string that is quoted itself: \"token\": \"abc\"
     re.compile(rf"(?i){_KEY}((?:\\+[\"'])?\s*[:=]\s*\\+[\"'])[^\"'\\]+"),
 )
-# Characters that no encoder and no quoting changes.
+# Characters that no encoding and no quoting changes.
 _UNCHANGED: Final = frozenset(string.ascii_letters + string.digits + "-._~")
 
 
 class Redactor:
-    """Masks the secrets it was told of, and whatever looks like one, in any text.
+    """Masks the secrets it has been given, and whatever looks like one, in any text.
 
-    A secret of fewer than ``SHORTEST_SECRET`` characters is not remembered: masking each "a" would garble
-    every line and give the secret away by what is missing. The patterns still cover it where it has a name.
+    A secret of fewer than ``SHORTEST_SECRET`` characters is not remembered: masking each "a" would garble every line,
+    and reveal the secret by what is missing. The patterns still mask it in forms like ``password=a``.
     """
 
     def __init__(self) -> None:
         self._secrets: dict[str, re.Pattern[str]] = {}  # the newest last
 
     def remember(self, secret: str) -> None:
-        """Mask *secret* from now on, plain, percent-encoded and backslash-escaped; the last 16 are kept."""
+        """Mask *secret* from now on: plain, percent-encoded and backslash-escaped. The last 16 are kept."""
         if len(secret) < SHORTEST_SECRET:
             return
         secrets = {known: pattern for known, pattern in self._secrets.items() if known != secret}
         secrets[secret] = re.compile("".join(_any_form(char) for char in secret))
-        # A new mapping at once: another thread may be cleaning a line right now.
+        # Replaced as a whole, since another thread may be masking a line at the same time.
         self._secrets = dict(list(secrets.items())[-SECRETS_REMEMBERED:])
 
     def mask(self, text: str) -> str:
@@ -86,10 +86,10 @@ class Redactor:
         return text
 
     def clean(self, text: str) -> str:
-        """Return *text* without the remembered secrets and without the values of ``token=…`` and its kin."""
+        """Return *text* without the remembered secrets and without the values of ``token=…`` and the like."""
         text = self.mask(text)
         folded = text.casefold()
-        if any(word in folded for word in _WORDS):  # hardly any text is worth the patterns' time
+        if any(word in folded for word in _WORDS):  # most texts have neither word, so the slow patterns are skipped
             for pattern in _PATTERNS:
                 text = pattern.sub(rf"\1\2{MASK}", text)
         return text
@@ -115,8 +115,8 @@ redactor: Final = Redactor()
 class LineHandler(logging.Handler):
     """Writes each event as one line, at once, or drops and counts it.
 
-    Not a ``StreamHandler``: a text stream keeps what it could not write, tries again at exit and turns our
-    exit code into 120; and it waits without bound for a reader that has stopped reading.
+    Not a ``StreamHandler``: a text stream keeps what it could not write, tries again at exit and changes the exit code
+    to 120. It also waits without limit for a reader that has stopped reading.
     """
 
     def __init__(self, stream: TextIO) -> None:
@@ -125,15 +125,15 @@ class LineHandler(logging.Handler):
         self._stream = stream
         self._fd = _descriptor(stream)
         self._stalled = False  # the last line was not written
-        self._torn = False  # nor finished: the next one begins on a new line
+        self._torn = False  # the last line was written in part: the next one begins on a new line
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write *record*. Nothing that goes wrong with it reaches the caller."""
+        """Write *record*. Raises nothing."""
         try:
-            # Each text in it is clean already; patterns on top could take JSON's own quotes for a value's.
+            # Its texts are clean already. The patterns would take JSON's own quotes for those of a value.
             line = redactor.mask(self.format(record)) + "\n"
             self._write(line.encode("utf-8", "backslashreplace"))
-        except Exception:  # noqa: BLE001 - a field's repr may raise anything; a log line is never worth a daemon
+        except Exception:  # noqa: BLE001 - a field's repr may raise anything; a log line must not stop the daemon
             self.dropped += 1
             self._stalled = True
         else:
@@ -153,10 +153,10 @@ class LineHandler(logging.Handler):
             self._torn = bool(line)
 
 
-def _writable(descriptor: int, patience_ms: int) -> bool:
+def _writable(descriptor: int, timeout_ms: int) -> bool:
     poll = select.poll()
     poll.register(descriptor, select.POLLOUT)
-    return bool(poll.poll(patience_ms))
+    return bool(poll.poll(timeout_ms))
 
 
 def _descriptor(stream: TextIO) -> int | None:
@@ -172,11 +172,11 @@ def dropped() -> int:
 
 
 def configure(level: str, fmt: Format, *, environ: Mapping[str, str], stream: TextIO | None = None) -> None:
-    """Set up the log; may be called again, for instance when the configuration was reloaded.
+    """Set up the log; may be called again, as after a reload of the configuration.
 
-    *level*: debug, info, warning or error. *fmt*: ``auto`` is console on a terminal and JSON elsewhere, which
-    covers systemd too: the journal is never a terminal. Colours are for terminals without ``$NO_COLOR``.
-    *stream* is the standard error unless given. Raises ValueError for an unknown level.
+    *level*: debug, info, warning or error. *fmt*: ``auto`` is console on a terminal and JSON elsewhere, so JSON under
+    systemd, whose journal is not a terminal. Terminals get colours unless ``$NO_COLOR`` is set. *stream*: by default
+    standard error. Raises ValueError for an unknown level.
     """
     number = logging.getLevelNamesMapping().get(level.upper())
     if number is None:
@@ -208,14 +208,14 @@ def configure(level: str, fmt: Format, *, environ: Mapping[str, str], stream: Te
 
 
 def get_logger(name: str) -> structlog.stdlib.BoundLogger:
-    """Return our logger for the module *name*; anything outside the package is put below it."""
+    """Return the logger of the module *name*, below ``LOGGER_ROOT``."""
     inside = name == LOGGER_ROOT or name.startswith(f"{LOGGER_ROOT}.")
     logger: structlog.stdlib.BoundLogger = structlog.stdlib.get_logger(name if inside else f"{LOGGER_ROOT}.{name}")
     return logger
 
 
 def install_hooks(loop: asyncio.AbstractEventLoop | None = None) -> None:
-    """Send what nobody caught through the log: of the main thread, other threads, destructors and *loop*."""
+    """Send uncaught exceptions to the log: those of the main thread, other threads, destructors and *loop*."""
     log = get_logger(__name__)
 
     def of_main(kind: type[BaseException], exc: BaseException, trace: TracebackType | None) -> None:
@@ -244,12 +244,12 @@ def install_hooks(loop: asyncio.AbstractEventLoop | None = None) -> None:
 
 
 def _own_or_serious(record: logging.LogRecord) -> bool:
-    ours = record.name == LOGGER_ROOT or record.name.startswith(f"{LOGGER_ROOT}.")
-    return ours or record.levelno >= logging.WARNING
+    own = record.name == LOGGER_ROOT or record.name.startswith(f"{LOGGER_ROOT}.")
+    return own or record.levelno >= logging.WARNING
 
 
 def _tidy(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    """Return the event as it is printed: time, level, event, logger, then its fields, each of them safe."""
+    """Return the event as it is printed: time, level, event, logger, then its fields, with secrets masked."""
     record: logging.LogRecord = event.pop("_record")
     event.pop("_from_structlog")
     event.pop("stack_info", None)
@@ -262,15 +262,15 @@ def _tidy(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
         "logger": shown(record.name),
     }
     for key, value in _plain_items(event):
-        # The renderers know these keys themselves; a field of that name must not pass for them.
+        # The renderers treat these keys specially, so a field with such a name is renamed.
         line[f"{key}_" if key in {*line, "exception", "stack", "exc_info", "logger_name"} else key] = value
     if trace is not None:
-        line["trace"] = shown(redactor.clean(_told(trace)), TRACE_LIMIT)
+        line["trace"] = shown(redactor.clean(_described(trace)), TRACE_LIMIT)
     return line
 
 
 def _for_people(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    """Return the event as a terminal shows it: the clock on the wall, and no logger where it is our own."""
+    """Return the event as a terminal shows it: in local time, and without the logger if it is one of this program's."""
     event["time"] = datetime.fromisoformat(event["time"]).astimezone().strftime("%H:%M:%S")
     if event["logger"].split(".")[0] == LOGGER_ROOT:
         del event["logger"]
@@ -278,7 +278,7 @@ def _for_people(_logger: WrappedLogger, _method: str, event: EventDict) -> Event
 
 
 def _exception(exc_info: object) -> BaseException | None:
-    """Return the exception that logging's many forms of ``exc_info`` mean."""
+    """Return the exception in any form of logging's ``exc_info``."""
     if isinstance(exc_info, tuple):
         exc_info = exc_info[1]
     elif exc_info and not isinstance(exc_info, BaseException):
@@ -286,8 +286,8 @@ def _exception(exc_info: object) -> BaseException | None:
     return exc_info if isinstance(exc_info, BaseException) else None
 
 
-def _told(exc: BaseException, depth: int = NESTING_LIMIT) -> str:
-    """Return *exc* with its frames, innermost first, and its causes as one sentence; never with locals."""
+def _described(exc: BaseException, depth: int = NESTING_LIMIT) -> str:
+    """Return *exc* with its frames, innermost first, and its causes in one line; never with local variables."""
     frames = [
         f"{PurePath(frame.f_code.co_filename).name}:{line} {frame.f_code.co_qualname}"
         for frame, line in walk_tb(exc.__traceback__)
@@ -297,9 +297,9 @@ def _told(exc: BaseException, depth: int = NESTING_LIMIT) -> str:
         text += f" (at {' < '.join(reversed(frames[-FRAMES_SHOWN:]))})"
     cause = exc.__cause__ or (None if exc.__suppress_context__ else exc.__context__)
     if depth > 0 and isinstance(exc, BaseExceptionGroup):
-        text += f" [{'; '.join(_told(inner, depth - 1) for inner in exc.exceptions)}]"
+        text += f" [{'; '.join(_described(inner, depth - 1) for inner in exc.exceptions)}]"
     if depth > 0 and cause is not None:
-        text += f", from {_told(cause, depth - 1)}"
+        text += f", from {_described(cause, depth - 1)}"
     return text
 
 
@@ -310,10 +310,10 @@ def _plain_items(mapping: Mapping[Any, object], depth: int = NESTING_LIMIT) -> I
 
 
 def _plain(value: object, depth: int) -> object:
-    """Return *value* as something JSON knows, its texts cleaned and escaped.
+    """Return *value* as a JSON value, its texts masked and escaped.
 
-    Secrets are masked before a text is cut or escaped, since a part of one is no longer recognised after.
-    A number that holds a secret becomes a masked text, so that masking the finished line cannot break it.
+    Secrets are masked before a text is cut or escaped, since a part of a secret would not be recognised. A number that
+    contains a secret becomes a masked text, so that masking the finished line cannot break it.
     """
     if value is None or isinstance(value, bool):
         return value
@@ -331,7 +331,7 @@ def _plain(value: object, depth: int) -> object:
     return shown(redactor.clean(str(value) if isinstance(value, str | PurePath) else repr(value)))
 
 
-# At import, so that every module's logger goes the same way from the start.
+# At import, so that the loggers of all modules are set up from the start.
 structlog.configure(
     processors=[
         structlog.stdlib.filter_by_level,

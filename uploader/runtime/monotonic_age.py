@@ -1,8 +1,8 @@
-"""How long ago something happened whose wall-clock time is saved, by the clock that nobody sets.
+"""Measures how long ago a saved moment was, although the wall clock may be set in between.
 
-What a state remembers has the time on the wall; people and NTP set that clock, by years where a battery is flat. So a
-moment is measured against it once, when its age is first asked for in this process, and grows by our own clock.
-Must never be asked about more things than are at work: what is over is to be forgotten.
+The state holds wall-clock times. People and NTP set that clock, by years where a battery is flat. So the age of a
+moment is computed from the wall clock once, when it is first asked for in this process. After that it grows by the
+monotonic clock. Callers must ``forget`` what is over, else memory grows.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from uploader.runtime.clock import Clock
 
 
 class MonotonicAges:
-    """The ages of things that are at work, each by its path."""
+    """The time since a moment of each upload in work, by path."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._began: dict[str, tuple[float, float]] = {}  # by path: the saved moment, and that by our own clock
+        self._began: dict[str, tuple[float, float]] = {}  # by path: saved moment, and its monotonic time
 
     def of(self, path: str, moment: float) -> float:
-        """Seconds since *moment* (Unix seconds), never less than at an earlier asking; another moment begins anew."""
+        """Return the seconds since *moment* (Unix seconds). For the same path and moment the result never decreases."""
         now = self._clock.monotonic()
         known, began = self._began.get(path, (None, 0.0))
         if known != moment:
@@ -27,5 +27,5 @@ class MonotonicAges:
         return now - began
 
     def forget(self, path: str) -> None:
-        """Say that nothing at *path* is at work any more."""
+        """Forget the moment of *path*."""
         self._began.pop(path, None)

@@ -1,6 +1,6 @@
-"""Long loops in slices, so that one over all uploads holds the event loop for some milliseconds at a time.
+"""Splits long loops into slices, so that a loop over all uploads blocks the event loop only for milliseconds.
 
-Must never be used where the items have to be looked at as they were at one moment: others work between two slices.
+Other tasks run between two slices and may change the items, so the loop does not see one consistent state.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ Item = TypeVar("Item")
 
 
 async def in_slices(items: Iterable[Item], clock: Clock, size: int = SLICE_LENGTH) -> AsyncIterator[Item]:
-    """Yield every item there was at the beginning; after each *size* of them the event loop gets its turn."""
+    """Yield every item that there was at the beginning; let other tasks run after each *size* items."""
     for number, item in enumerate(tuple(items), start=1):
         yield item
         if number % size == 0:

@@ -1,8 +1,7 @@
-"""Threads for calls that may never return: what hangs on them, hangs alone.
+"""Daemon threads for calls that may never return.
 
-A call into a dead disk or mount may not return for hours, and nothing can call it back. The threads of
-``concurrent.futures`` are joined when the interpreter ends; these are daemon threads, and keep no process from ending.
-Must never wait for a thread.
+A call into a dead disk or mount may not return for hours, and cannot be stopped. The interpreter joins the threads of
+``concurrent.futures`` when it ends. These are daemon threads: nothing waits for them, so the process can end.
 """
 
 from __future__ import annotations
@@ -13,45 +12,45 @@ from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from typing import Any, Final, TypeVar
 
-IDLE_THREAD_TIMEOUT: Final = 60.0  # s without a call after which a thread ends: a reload leaves the old ones behind
+IDLE_THREAD_TIMEOUT: Final = 60.0  # s without a call after which a thread ends: a reload abandons the old ones
 
 R = TypeVar("R")
 
 
 class DaemonThreads(Executor):
-    """Runs calls on at most *most* daemon threads, started as they are needed; with one, in the order of the calls."""
+    """Runs calls on at most *most* daemon threads, started when needed. A single thread runs them in order."""
 
     def __init__(self, name: str, *, most: int, idle: float = IDLE_THREAD_TIMEOUT) -> None:
         self._name, self._most, self._idle_for = name, most, idle
         self._calls: deque[tuple[Future[Any], Callable[[], Any]]] = deque()
-        self._news = threading.Condition()
+        self._changed = threading.Condition()
         self._threads = self._idle = 0
         self._ended = False
 
     def submit(self, fn: Callable[..., R], /, *args: Any, **kwargs: Any) -> Future[R]:
-        """Queue a call; a thread is started for it when all are busy and there may be one more.
+        """Queue a call; start a thread for it when all are busy and there are fewer than *most*.
 
         Raises ``RuntimeError`` after ``shutdown``.
         """
         future: Future[R] = Future()
-        with self._news:
+        with self._changed:
             if self._ended:
-                raise RuntimeError(f"{self._name}: no further call is taken")
+                raise RuntimeError(f"{self._name}: shut down, so no further calls are accepted")
             self._calls.append((future, lambda: fn(*args, **kwargs)))
             if len(self._calls) > self._idle and self._threads < self._most:
                 self._threads += 1
                 threading.Thread(target=self._serve, name=self._name, daemon=True).start()
-            self._news.notify()
+            self._changed.notify()
         return future
 
     def shutdown(self, wait: bool = False, *, cancel_futures: bool = False) -> None:
-        """Take no further call. What is queued is done, or dropped with *cancel_futures*; *wait* is not to be had."""
+        """Accept no further calls. Queued ones are run, or dropped with *cancel_futures*. *wait* is ignored."""
         del wait
-        with self._news:
+        with self._changed:
             self._ended = True
             while cancel_futures and self._calls:
                 self._calls.popleft()[0].cancel()
-            self._news.notify_all()
+            self._changed.notify_all()
 
     def _serve(self) -> None:
         while (taken := self._next()) is not None:
@@ -59,19 +58,19 @@ class DaemonThreads(Executor):
             if future.set_running_or_notify_cancel():
                 try:
                     result = call()
-                except BaseException as error:  # noqa: BLE001 - it belongs to whoever waits for the future
+                except BaseException as error:  # noqa: BLE001 - raised again where the future is awaited
                     future.set_exception(error)
                 else:
                     future.set_result(result)
                     del result
-            del taken, future, call  # neither a result nor an exception may live until the next call
+            del taken, future, call  # else result and exception stay in memory until the next call
 
     def _next(self) -> tuple[Future[Any], Callable[[], Any]] | None:
-        """Wait for a call; None when this thread may end: there has been none for so long, or there will be none."""
-        with self._news:
+        """Wait for a call; None when this thread is to end: it has been idle for long, or there will be no more."""
+        with self._changed:
             self._idle += 1
             try:
-                self._news.wait_for(lambda: self._calls or self._ended, self._idle_for)
+                self._changed.wait_for(lambda: self._calls or self._ended, self._idle_for)
                 if not self._calls:
                     self._threads -= 1
                     return None

@@ -1,7 +1,7 @@
-"""What a server's ways were found to be holds for the version that showed them.
+"""Forgets learnt capabilities of the server when its version changes, or after ``retry.CAPABILITIES_VALID_FOR``.
 
-``check --probe`` and refusals teach us (``model.ServerCapabilities``); here it is forgotten again when the server is
-another version, or when a month has passed. Must never let an upload wait for an answer that it can do without.
+They are learnt from ``check --probe`` and from refusals (``model.ServerCapabilities``). No upload waits for the
+version: if it is unavailable, what is known stays in use, but a chunk in doubt is sent again only if configured so.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from uploader.config import ServerConfig
 from uploader.domain import errors, events, retry
 from uploader.domain.model import ServerCapabilities
 from uploader.runtime.clock import Clock
-from uploader.server.valt import Valt
+from uploader.server.port import RecordServer
 from uploader.store import Store
 
 NOTHING_KNOWN = {
@@ -24,20 +24,20 @@ NOTHING_KNOWN = {
 
 
 class CapabilityTracker:
-    """Knows the server's version when it matters."""
+    """Compares the server's version with the one that its capabilities were learnt from."""
 
-    def __init__(self, config: ServerConfig, store: Store, valt: Valt, clock: Clock, bus: events.Bus) -> None:
+    def __init__(self, config: ServerConfig, store: Store, valt: RecordServer, clock: Clock, bus: events.Bus) -> None:
         self._config, self._store, self._valt, self._clock, self._bus = config, store, valt, clock, bus
-        self._looked_at = 0  # the log-in after which the version was asked
+        self._looked_at = 0  # number of the log-in after which the version was asked
 
     async def refresh(self) -> None:
-        """Ask for the version, once after each log-in and only if something was learnt that it may undo."""
+        """Ask for the version, once after each log-in, and only if capabilities are known that it may end."""
         if self._looked_at != self._valt.log_ins and _something(self._store.capabilities):
             self._looked_at = self._valt.log_ins
             await self._version()
 
     async def resend_is_safe(self) -> bool:
-        """True when a chunk in doubt may be sent again into the same record: the operator says so, or was shown it."""
+        """True when a chunk in doubt may be sent again to the same record: configured so, or shown by a probe."""
         if self._config.resend_is_safe or "resend_is_safe" in self._config.model_fields_set:
             return self._config.resend_is_safe
         learnt = self._store.capabilities
@@ -46,7 +46,7 @@ class CapabilityTracker:
         return (await self._version() or "") == learnt.version and self._store.capabilities.resend_is_safe is True
 
     async def _version(self) -> str | None:
-        """Ask for the version; what was learnt of another one is forgotten."""
+        """Ask for the version, and forget capabilities of another one. None when it is unavailable."""
         try:
             version = await self._valt.version()
         except errors.RetryableError:
@@ -54,7 +54,7 @@ class CapabilityTracker:
         known = self._store.capabilities.version
         if version is None or version == known:
             return version
-        if known is None:  # learnt from refusals, which do not say from whom
+        if known is None:  # learnt from refusals, which do not name the version
             self._store.learn(version=version)
         else:
             self._store.learn(**NOTHING_KNOWN)

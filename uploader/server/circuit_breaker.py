@@ -1,13 +1,12 @@
-"""The circuit breaker between us and the server: whether it may be called now, one answer for all workers.
+"""The circuit breaker: decides for all workers together whether the server may be called now.
 
-Closed: every call goes. When a call fails and no file is at fault (no connection, 503, a refused password), or too
-many calls fail in a row, it opens: no call is made for a while, and the time lost counts against no file. After the
-pause it is half-open: one call may be under way, after its answer two, after the next answer all.
+Closed: every call is made. It opens when a call fails for a reason that concerns all files (no connection, 503, a
+refused password), or when too many calls fail in a row. Open: no call is made for a while, and no file's failures are
+counted. Half-open, after the pause: one call may be under way, after its good answer two, after the next one all.
 
-Slots are taken around single calls, by the client. A worker that is about to begin a job waits in ``clear`` first, so
-that none opens a recording or holds a file of a share open while the breaker is open. A call that finds it open in the
-middle of a job raises ``BreakerOpen``, and the job is put back in the queue. The breaker never calls the server itself:
-the first call after the pause is the probe.
+The client takes a slot for each call. A worker that is about to begin a job waits in ``clear`` first, so that it holds
+no recording open while the breaker is open. A call that finds it open in the middle of a job raises ``BreakerOpen``,
+and the job is put back into the queue. The breaker itself makes no calls: the first call after the pause is the test.
 """
 
 from __future__ import annotations
@@ -26,37 +25,38 @@ from uploader.runtime.delay_queue import wait_for
 from uploader.server import credentials
 from uploader.store import Store
 
-PASSWORD_CHECK_INTERVAL: Final = 5.0  # s between two looks whether a refused password has been changed
+PASSWORD_CHECK_INTERVAL: Final = 5.0  # s between two checks whether a refused password has been changed
 
 Account = Callable[[], str]
 
 
 class CircuitBreaker:
-    """Knows since when the server has been silent and when it may be called again."""
+    """Limits the calls to one server; see the module."""
 
     def __init__(self, store: Store, clock: Clock, bus: events.Bus, account: Account = lambda: "") -> None:
-        """Take over what an earlier run had learnt: a refused password is not tried again at each restart.
+        """Take over from the state when a refused password may be tried again, so that a restart does not try it.
 
-        *account* reads what we log in with (``credentials.account``); it may raise our errors.
+        *account* reads what a log-in depends on (``credentials.account``); it may raise ``UploaderError``.
         """
         self._store, self._clock, self._bus = store, clock, bus
         self.account = account
         self._seen = credentials.PasswordWatch(account)
-        self._failures = 0  # in a row that were the server's
-        self._stumbles = 0  # in a row, of any kind
+        self._failures = 0  # in a row, that opened the breaker
+        self._call_failures = 0  # in a row, of single calls
         self._budget = retry.RetryBudget()
         self._since: float | None = None
         held = hold_of(store.capabilities, clock.now())
         self._until = clock.monotonic() + held if held > 0 else 0.0
-        self.reason = ""  # why calls wait, in one sentence; empty when they do not, or when an earlier run knew
-        self._asked_for = held > 0  # by a refused password or a Retry-After: no answer to another call ends that
-        self._opened = 0  # how often: a slot that was taken before the last time counts no more
+        self.reason = ""  # why calls wait, in one sentence; empty when they do not, and after a restart
+        self._asked_for = held > 0  # pause after a refused password or a Retry-After: a good answer does not end it
+        self._opened = 0  # how often it has opened: a slot that was taken before the last time does not count
         self._inside = 0  # slots taken since then
-        self._most: float = retry.HALF_OPEN_CALLS[0] if held > 0 else inf  # and how many may be
-        self._kept: deque[float] = deque()  # until when a slot is kept for one who is about to call, or has just failed
-        self._jobs: deque[object] = deque()  # who waits to begin a job
-        self._calls: deque[object] = deque()  # who waits with a call, in the middle of a job
-        self._news = asyncio.Event()
+        self._most: float = retry.HALF_OPEN_CALLS[0] if held > 0 else inf  # slots that may be taken
+        # Until when a slot is kept, for a job that is about to call, or for a failed call that is being judged.
+        self._kept: deque[float] = deque()
+        self._jobs: deque[object] = deque()  # tickets of those that wait to begin a job
+        self._calls: deque[object] = deque()  # tickets of calls that wait in the middle of a job
+        self._changed = asyncio.Event()
 
     @property
     def wait(self) -> float:
@@ -71,16 +71,16 @@ class CircuitBreaker:
     # Closed, open, half-open
 
     async def clear(self) -> None:
-        """Return when a job that calls the server may begin: first come, first served. Nothing is held after that.
+        """Return when a job that calls the server may begin: first come, first served.
 
-        While the breaker is half-open the job's first call finds a slot, if it comes within
-        ``retry.HALF_OPEN_SLOT_HELD`` seconds. A job that reads 80 GiB first keeps nobody waiting.
+        While the breaker is half-open a slot is kept for the job's first call for ``retry.HALF_OPEN_SLOT_HELD``
+        seconds, but no longer: a job that reads 80 GiB first does not block the others.
         """
         ticket = object()
         self._jobs.append(ticket)
         try:
             while self.refused() or self.wait > 0 or self._calls or not self._is_next(self._jobs, ticket):
-                await wait_for(self._news, self._clock, self._next_look())
+                await wait_for(self._changed, self._clock, self._next_look())
         finally:
             self._leave(self._jobs, ticket)
         if self._most < inf:
@@ -88,9 +88,9 @@ class CircuitBreaker:
 
     @asynccontextmanager
     async def slot(self) -> AsyncIterator[CallSlot]:
-        """Hold one of the slots for calls while the context lasts. Raises ``BreakerOpen`` instead of waiting for long.
+        """Hold a slot for one call while the context lasts. Raises ``BreakerOpen`` while the breaker is open.
 
-        While the breaker is half-open it waits until a slot is free, or until the call under way has failed.
+        While it is half-open this waits until a slot is free, or until the call under way has failed.
         """
         await self._wait_for_slot()
         self._inside += 1
@@ -98,7 +98,7 @@ class CircuitBreaker:
         try:
             yield slot
         except Exception:
-            # Whoever made the call judges the failure, and may open the breaker: until then nobody else calls.
+            # The caller judges the failure, and may open the breaker. Until then no other call is made.
             if slot.free() and self._most < inf:
                 self._keep_place()
             raise
@@ -114,7 +114,7 @@ class CircuitBreaker:
         self._calls.append(ticket)
         try:
             while not self._is_next(self._calls, ticket):
-                await wait_for(self._news, self._clock, self._next_look())
+                await wait_for(self._changed, self._clock, self._next_look())
                 self._check_not_open()
         finally:
             self._leave(self._calls, ticket)
@@ -127,7 +127,7 @@ class CircuitBreaker:
         return self._inside + self._still_kept() < self._most and row[0] is ticket
 
     def _still_kept(self) -> int:
-        """How many slots are kept for somebody."""
+        """Return how many slots are kept."""
         while self._kept and self._kept[0] <= self._clock.monotonic():
             self._kept.popleft()
         return len(self._kept)
@@ -136,13 +136,13 @@ class CircuitBreaker:
         self._kept.append(self._clock.monotonic() + retry.HALF_OPEN_SLOT_HELD)
 
     def _next_look(self) -> float | None:
-        """Seconds after which something may have changed without anybody saying so; None: never."""
+        """Return the seconds after which the time alone may have changed something; None: never."""
         if self.wait > 0:
             return min(self.wait, PASSWORD_CHECK_INTERVAL) if self.refused() else self.wait
         return self._kept[0] - self._clock.monotonic() if self._still_kept() else None
 
     def _give_back(self, opened: int) -> bool:
-        """Take a slot back. False when it has not counted since the breaker opened."""
+        """Take a slot back. False when it was taken before the breaker last opened: it does not count then."""
         counts = opened == self._opened
         if counts:
             self._inside -= 1
@@ -151,17 +151,17 @@ class CircuitBreaker:
 
     def _leave(self, row: deque[object], ticket: object) -> None:
         row.remove(ticket)
-        self._wake()  # whoever had looked before and found this one in front
+        self._wake()  # the next in line was waiting for this one
 
     def _wake(self) -> None:
         if self._jobs or self._calls:
-            news, self._news = self._news, asyncio.Event()
-            news.set()
+            changed, self._changed = self._changed, asyncio.Event()
+            changed.set()
 
     # What opens and closes it
 
     def reset(self) -> None:
-        """Close: call again at once. The operator has mended something."""
+        """Close, so that calls are made at once: the operator has asked for it."""
         self._until, self._most = 0.0, inf
         self._kept.clear()
         if self._store.capabilities.login_not_before is not None:
@@ -169,7 +169,7 @@ class CircuitBreaker:
         self._wake()
 
     def refused(self) -> bool:
-        """True while calls wait because of a refused password; one that has been changed since ends that at once."""
+        """True while calls wait because of a refused password. Closes the breaker if the password has been changed."""
         learnt = self._store.capabilities
         held = self.wait > 0 and hold_of(learnt, self._clock.now()) > 0
         if held and learnt.login_refused is not None and self._seen.differs_from(learnt.login_refused):
@@ -177,16 +177,16 @@ class CircuitBreaker:
         return held and self.wait > 0
 
     async def record_failure(self, error: errors.UploaderError) -> None:
-        """Note a failure that may be one file's alone, and is tried again: too many of them are the server's."""
-        self._stumbles += 1
-        if self._budget.spend() or self._stumbles >= retry.BREAKER_FAILURES:
+        """Note a failure that may concern one file only. Too many of them in a row open the breaker."""
+        self._call_failures += 1
+        if self._budget.spend() or self._call_failures >= retry.BREAKER_FAILURES:
             self._failures = max(self._failures, retry.BREAKER_FAILURES - 1)
             await self.trip(errors.ServerDown(f"{error.what}, and too many calls have failed before it"))
 
     async def trip(self, error: errors.UploaderError) -> float:
-        """Open: note a failure that is nobody's file's. Returns the pause in seconds."""
+        """Open: note a failure that concerns all files. Returns the pause in seconds."""
         if self.wait > 0 or isinstance(error, errors.BreakerOpen):
-            return self.wait  # begun before the pause was known: it is the same outage
+            return self.wait  # the call began before the breaker opened: it is the same outage
         refusals = self._store.capabilities.login_refusals + 1
         if not isinstance(error, errors.PasswordRefused):
             self._failures += 1
@@ -204,7 +204,7 @@ class CircuitBreaker:
         return pause
 
     async def _remember_refusal(self, refusals: int, pause: float) -> None:
-        """Keep a refused password from being tried before its time, also by the next process."""
+        """Save until when a refused password is not tried again, for the next process, too."""
         self._store.learn(
             login_refusals=refusals,
             login_not_before=self._clock.now() + pause,
@@ -213,11 +213,11 @@ class CircuitBreaker:
         await self._store.commit()
 
     def record_success(self) -> None:
-        """Note that the server has answered a call as it should: it is up, and took our password."""
-        self._failures = self._stumbles = 0
+        """Note a good answer of the server: it is up, and accepts the password."""
+        self._failures = self._call_failures = 0
         self._budget.earn()
         if self.wait > 0 and self._asked_for:
-            return  # a call that was on its way before: four of those would be four more refused log-ins
+            return  # the call began before the breaker opened; closing now would cause further refused log-ins
         self._most = retry.HALF_OPEN_CALLS[1] if self._most <= retry.HALF_OPEN_CALLS[0] else inf
         self._until = 0.0
         self._wake()
@@ -237,20 +237,20 @@ class CallSlot:
         self._held = True
 
     def free(self) -> bool:
-        """Let the next call begin. False when that was so already, or when the slot has not counted any more."""
+        """Give the slot back. False when that was done already, or when the slot no longer counts."""
         held, self._held = self._held, False
         return held and self._give_back(self._opened)
 
 
 def hold_of(capabilities: ServerCapabilities, now: float) -> float:
-    """Seconds that a refused password is not tried again: an hour at most, whatever a clock that was set says."""
+    """Return the seconds that a refused password is not tried again: an hour at most, however the clock was set."""
     return min(retry.LOGIN_PAUSES[-1], max(0.0, (capabilities.login_not_before or 0.0) - now))
 
 
 def refuse_again(capabilities: ServerCapabilities, account: str, now: float) -> None:
-    """Raise ``PasswordRefused`` when this account was refused before and its time has not come.
+    """Raise ``PasswordRefused`` when this account was refused before and must not be tried yet.
 
-    For commands that log in by hand: a script that runs them again and again must not lock the account.
+    For commands that log in themselves: a script that runs them again and again would lock the account.
     """
     held = hold_of(capabilities, now)
     if held > 0 and (capabilities.login_refused is None or credentials.is_of(capabilities.login_refused, account)):

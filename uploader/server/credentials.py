@@ -1,8 +1,8 @@
-"""The password: found where the operator put it, and only if nobody else can read it there.
+"""Reads the password from where the operator put it, and refuses a file that other users can read.
 
-Read anew at each log-in, so that a changed password needs no restart. Must never put the password, or any part
-of what was read, into an error, a log or a value that lives longer than the log-in. What is remembered of one that
-was refused is a ``fingerprint``, from which it cannot be told what it was, only whether it is another by now.
+It is read anew at each log-in, so that a changed password needs no restart. Neither the password nor any part of what
+was read ever gets into an error, a log or a value that lives longer than the log-in. Of a refused password only a
+``fingerprint`` is remembered: it shows whether the password has been changed, and not what it was.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from uploader.domain.errors import PasswordUnusable
 from uploader.domain.model import shown
 
 SYSTEMD_CREDENTIAL: Final = "valt-password"  # the name in systemd's LoadCredential=
-PASSWORD_SIZE_LIMIT: Final = 4096  # bytes; whatever is longer is not a password but the wrong file
+PASSWORD_SIZE_LIMIT: Final = 4096  # bytes; a longer file is not a password but the wrong file
 
-# Neither follows a link, nor waits at a FIFO, nor takes over a terminal, nor leaks into a child.
+# Follows no link, does not block on a FIFO, takes over no terminal, is not inherited by a child.
 _OPEN: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
 
@@ -34,13 +34,13 @@ PasswordSource = Literal["credential", "file", "environment"]
 
 
 def read_password(server: ServerConfig, environ: Mapping[str, str]) -> str:
-    """The password of ``server.username``, from the first of these places that has one.
+    """Return the password of ``server.username``, from the first of these places that has one.
 
     1. systemd's credential ``valt-password`` (systemd alone decides who may read that folder);
-    2. ``server.password_file``: a regular file, owned by us or by root, that nobody else can read;
+    2. ``server.password_file``: a regular file, owned by this user or by root, that no other user can read;
     3. ``$VALT_UPLOADER_PASSWORD``, which every process of the same user can see: the last resort.
 
-    One that is there and cannot be used is an error, never a reason to try the next. Raises PasswordUnusable.
+    One that is there and cannot be used is an error: the next place is not tried. Raises PasswordUnusable.
     """
     source, path = _place(server, environ)
     if path is not None:
@@ -56,12 +56,12 @@ def read_password(server: ServerConfig, environ: Mapping[str, str]) -> str:
 
 
 def account(server: ServerConfig, environ: Mapping[str, str]) -> str:
-    """All that a log-in depends on, in one secret text: server, user and password. Raises PasswordUnusable."""
+    """Return server, user and password as one secret text: all a log-in depends on. Raises PasswordUnusable."""
     return "\0".join((server.url, server.username, read_password(server, environ)))
 
 
 def fingerprint(secret: str, salt: bytes | None = None) -> str:
-    """Make a text by which *secret* is known again and cannot be told: a random *salt* and scrypt over both."""
+    """Return a text that identifies *secret* without revealing it: scrypt over it and a random *salt*."""
     salt = os.urandom(16) if salt is None else salt
     return f"scrypt:{salt.hex()}:{hashlib.scrypt(secret.encode('utf-8', 'surrogatepass'), salt=salt, **_SCRYPT).hex()}"
 
@@ -78,13 +78,13 @@ def is_of(made: str, secret: str) -> bool:
 
 
 class PasswordWatch:
-    """Looks whether a secret that is read again and again is still the same, at the price of one comparison each."""
+    """Checks whether a secret is still the same. An unchanged one costs a comparison, a changed one a scrypt."""
 
     def __init__(self, read: Callable[[], str]) -> None:
         """*read* reads the secret; it may raise PasswordUnusable."""
         self._read = read
         self._key = os.urandom(32)
-        self._last = b"", "", False  # what was compared, with which fingerprint, and how that went
+        self._last = b"", "", False  # digest of the secret, the fingerprint, and whether they differed
 
     def fingerprint(self) -> str | None:
         """The fingerprint of the secret as it is now; None when it cannot be read."""
@@ -99,7 +99,7 @@ class PasswordWatch:
             secret = self._read()
         except PasswordUnusable:
             return False
-        # scrypt takes a moment on purpose: it is asked only when something has changed.
+        # scrypt is slow on purpose, so it runs only when something has changed.
         digest = hmac.digest(self._key, secret.encode("utf-8", "surrogatepass"), "sha256")
         if self._last[:2] != (digest, made):
             self._last = digest, made, not is_of(made, secret)
@@ -107,15 +107,15 @@ class PasswordWatch:
 
 
 def password_source(server: ServerConfig, environ: Mapping[str, str]) -> PasswordSource | None:
-    """Which of its places ``read_password`` takes the password from; None when there is none.
+    """Return which place ``read_password`` takes the password from; None when there is none.
 
-    Opens and reads nothing: whether that place can be used is for ``read_password`` to find out.
+    Opens and reads nothing, so that place may be unusable all the same.
     """
     return _place(server, environ)[0]
 
 
 def _place(server: ServerConfig, environ: Mapping[str, str]) -> tuple[PasswordSource | None, Path | None]:
-    """The first place that has a password, and its path if it is a file."""
+    """Return the first place that has a password, and its path if it is a file."""
     folder = environ.get("CREDENTIALS_DIRECTORY")
     credential = Path(folder, SYSTEMD_CREDENTIAL) if folder else None
     if credential is not None and os.path.lexists(credential):
@@ -126,7 +126,7 @@ def _place(server: ServerConfig, environ: Mapping[str, str]) -> tuple[PasswordSo
 
 
 def _password(raw: bytes, source: str) -> str:
-    """*raw* as text without the newline that editors add. Its faults name the *source*, never the content."""
+    """Decode *raw*, without the newline that editors add. Errors name the *source*, never the content."""
     if len(raw) > PASSWORD_SIZE_LIMIT:
         raise PasswordUnusable(
             f"{source} is longer than {PASSWORD_SIZE_LIMIT} bytes", hint="put the password alone into it"
@@ -135,7 +135,7 @@ def _password(raw: bytes, source: str) -> str:
         text = raw.decode("utf-8-sig")  # Notepad puts a byte order mark before it
     except UnicodeDecodeError:
         text = None
-    if text is None:  # raised here, since the decoder's own error carries what it read
+    if text is None:  # raised here and not above, since the decoder's error contains what it read
         raise PasswordUnusable(f"{source} is not UTF-8 text", hint="write the password again, as UTF-8")
     password = text.rstrip("\r\n")
     if not password:
@@ -144,7 +144,7 @@ def _password(raw: bytes, source: str) -> str:
 
 
 def _read(path: Path, *, private: bool) -> bytes:
-    """At most ``PASSWORD_SIZE_LIMIT`` + 1 bytes of a regular file; *private*: only we and root may read it."""
+    """Read at most ``PASSWORD_SIZE_LIMIT`` + 1 bytes. *private*: refuse a file that others can read."""
     try:
         handle = os.open(path, _OPEN)
     except OSError as error:

@@ -1,7 +1,7 @@
-"""A client for commands that only ask (``check``, ``link``, ``ledger --download``): it knows what the state knows.
+"""Makes a client for commands that only read from the server (``check``, ``link``, ``ledger --download``).
 
-Must never write to the state, nor log in with a password that was refused and whose time has not come: what runs such
-a command every minute would lock the account.
+It reads the state and does not write it. It does not log in with a password that was refused and must not be tried yet:
+a timer that runs such a command every minute would lock the account.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from uploader.runtime.clock import Clock
 from uploader.runtime.log import redactor
 from uploader.server.circuit_breaker import refuse_again
 from uploader.server.credentials import account, read_password
+from uploader.server.port import Server
 from uploader.server.valt import Valt
 from uploader.store import codec
 from uploader.store.disk import StateFolder
@@ -24,7 +25,7 @@ from uploader.store.store import read_state
 
 
 def saved_in(folder: Path) -> codec.StateSnapshot:
-    """What the state holds; nothing when there is none or it cannot be read: what ails it is said elsewhere."""
+    """Read the state. Empty when there is none, or when it cannot be read: other commands report why."""
     with suppress(errors.UploaderError):
         disk = StateFolder(folder, lock=False)
         try:
@@ -34,8 +35,8 @@ def saved_in(folder: Path) -> codec.StateSnapshot:
     return codec.StateSnapshot()
 
 
-def valt_to_ask(config: Config, environ: Mapping[str, str], clock: Clock) -> Valt:
-    """Make the client. Its log-in raises ``PasswordRefused`` without asking when it was refused before."""
+def valt_to_ask(config: Config, environ: Mapping[str, str], clock: Clock) -> Server:
+    """Make the client. Its log-in raises ``PasswordRefused``, without a call, while ``refuse_again`` does."""
 
     def password() -> str:
         refuse_again(saved_in(config.state.dir).capabilities, account(config.server, environ), clock.now())

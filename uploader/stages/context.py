@@ -1,4 +1,4 @@
-"""What every stage works with."""
+"""The objects that all stages share."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from uploader.store import Store
 
 @dataclass(frozen=True, slots=True)
 class StageContext:
-    """The ports and the shared state of one running application."""
+    """The ports and the shared state of a running application."""
 
     store: Store
     leases: Leases

@@ -1,6 +1,6 @@
-"""Sends every unfinished upload to the stage of its state: at the start, after a pause, and when its wait is over.
+"""Sends every unfinished upload to the queue of its state: at the start, after a pause, and when it is due again.
 
-The one place that knows which queue belongs to which state. It never works on an upload itself.
+Only this module knows which queue belongs to which state. It does no work of a stage.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from uploader.stages.context import StageContext
 from uploader.stages.queues import Job
 from uploader.store import Store
 
-SAVED_RETRY_CAP: Final = 1.1 * retry.DAY  # s; a saved time further off than that comes from a clock that has jumped
+SAVED_RETRY_CAP: Final = 1.1 * retry.DAY  # s; a saved time further away comes from a clock that was set
 
 
 class Dispatcher:
-    """Takes uploads off the ``again`` queue when they are due."""
+    """Takes uploads from the ``again`` queue when they are due, and puts them on the queue of their stage."""
 
     def __init__(self, context: StageContext, config: Callable[[], Config]) -> None:
         """*config* returns the configuration in force."""
@@ -39,7 +39,7 @@ class Dispatcher:
         return not self._busy and self._queues.again.soonest() != 0.0
 
     async def run(self, only: Collection[str] | None = None) -> None:
-        """Bring back what the state holds (or, of that, *only* some paths), then send on what falls due."""
+        """Queue the uploads of the saved state (*only* these paths, if given), then send on what is due."""
         await self.bring_back(lambda upload: only is None or upload.path in only)
         while True:
             path = await self._queues.again.next_due()
@@ -50,7 +50,7 @@ class Dispatcher:
                 self._busy = False
 
     async def bring_back(self, which: Callable[[Upload], bool]) -> None:
-        """Let unfinished uploads go on when their time has come."""
+        """Put unfinished uploads on the ``again`` queue, each with the rest of its pause."""
         async for path in in_slices(self._store.uploads, self._clock):
             upload = self._store.uploads.get(path)
             if upload is not None and which(upload):
@@ -61,18 +61,18 @@ class Dispatcher:
         if next_try is not None:
             longest = SAVED_RETRY_CAP if upload.state is State.PARKED else retry.BACKOFF_CAP
             self._queues.again.put(upload.path, min(next_try - self._clock.now(), longest))
-        elif upload.state is not State.PARKED:  # it was just being tried, for the first time or again
+        elif upload.state is not State.PARKED:  # it was being worked on, or waited for a worker
             self._queues.again.put(upload.path)
 
     async def share_is_back(self, root: str) -> None:
-        """Let the uploads that wait for this share go on."""
+        """Let the uploads that wait for this share go on now."""
         async for path in in_slices(self._store.uploads, self._clock):
             upload = self._store.uploads.get(path)
             if upload is not None and upload.root == root and upload.trouble is not None and upload.trouble.not_ready:
                 self._queues.again.put(path)
 
     def go_on(self, upload: Upload) -> None:
-        """Let an upload go on now, also one that is parked."""
+        """Let an upload go on now, even if it is parked."""
         self._queues.again.put(upload.path)
 
     async def _send_on(self, path: str) -> None:
@@ -83,7 +83,7 @@ class Dispatcher:
             self.route(upload)
 
     async def _release(self, upload: Upload) -> Upload:
-        """Take a parked upload out of its parking. It keeps its count of failures: it gets one try more."""
+        """Release a parked upload. It keeps its count of failures, so it gets one more try."""
         return await release(self._store, self._bus, upload)
 
     def route(self, upload: Upload) -> None:
@@ -105,7 +105,7 @@ class Dispatcher:
 
 
 async def release(store: Store, bus: events.Bus, upload: Upload) -> Upload:
-    """Take a parked upload out of its parking, durably. The caller holds its lease."""
+    """Release a parked upload, durably. The caller holds its lease."""
     if upload.trouble is not None:
         upload = replace(upload, trouble=replace(upload.trouble, next_try=None))
     upload = await store.save(lifecycle.advance(upload, Step.RELEASE))

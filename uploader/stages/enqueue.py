@@ -1,6 +1,6 @@
-"""Stage 3: is this file new, changed or known? A new one becomes an upload and goes to the queue of the workers.
+"""Stage 3: decide whether a settled file is new, changed or known. A new one becomes an upload and is queued.
 
-It reads no more of a file than it takes to tell it from a known one.
+A file is read in full only when its size and its ends are those of a file that was sent.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ from uploader.stages.queues import Settled, bug_reason
 
 log = get_logger(__name__)
 
-HASHES_PER_SHARE: Final = 1  # known files of one share read at the same time
+HASHES_PER_SHARE: Final = 1  # files of one share that are read in full at the same time
 
 
 class FileKind(StrEnum):
-    """What a settled file is to us."""
+    """What a settled file is, compared with the uploads that are known."""
 
     NEW = "new"
-    CHANGED = "changed"  # an upload of other content has not begun, or was parked: it begins with this
-    BACK = "back"  # the missing file of a parked upload is there again, unchanged
-    UNCLEAR = "unclear"  # as CHANGED, but the outcome of its last request must be found out before it is dropped
-    LATER = "later"  # an upload of other content at this path is under way; the file is seen again when that has ended
+    CHANGED = "changed"  # the upload has other content, and has not begun or is parked: it is replaced
+    BACK = "back"  # the file of a parked upload was missing, and is back unchanged
+    UNCLEAR = "unclear"  # as CHANGED, but the outcome of its last request must be known before it is dropped
+    LATER = "later"  # an upload of other content is under way; the file is seen again when it has ended
     KNOWN = "known"
 
 
 def classify(upload: Upload | None, settled: Settled) -> FileKind:
-    """Say what a settled file is, given the upload of this path that is not finished yet, if any."""
+    """Return what a settled file is, given the unfinished upload of its path, if there is one."""
     if upload is None:
         return FileKind.NEW
     waits = upload.state is State.PARKED
@@ -59,7 +59,7 @@ class EnqueueRules(Protocol):
     config: Config
 
     def skips_duplicates(self, path: str) -> bool:
-        """True when content that was sent under another name is not sent again from *path*."""
+        """True when *path* is not sent if its content was sent from another path."""
 
     def takes(self, path: str) -> bool:
         """True when a file is to be sent."""
@@ -69,21 +69,21 @@ class EnqueueRules(Protocol):
 
 
 class Enqueue:
-    """Judges every settled file."""
+    """Queues every settled file that is to be sent."""
 
     def __init__(self, context: StageContext, rules: EnqueueRules, known: KnownFiles, dispatcher: Dispatcher) -> None:
         self._store, self._leases, self._shares = context.store, context.leases, context.shares
         self._clock, self._bus, self._settled = context.clock, context.bus, context.queues.settled
         self._rules, self._known, self._dispatcher = rules, known, dispatcher
-        self._readers: PerShareWorkers[Settled] = PerShareWorkers(self._judged, HASHES_PER_SHARE)
+        self._readers: PerShareWorkers[Settled] = PerShareWorkers(self._admit_guarded, HASHES_PER_SHARE)
 
     @property
     def idle(self) -> bool:
-        """True when nothing is being judged."""
-        return not self._known.judging
+        """True when no settled file waits for its classification."""
+        return not self._known.classifying
 
     async def run(self) -> None:
-        """Judge what settles until cancelled."""
+        """Take settled files until cancelled."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._readers.run(), name="enqueue: readers")
             group.create_task(self._take_settled(), name="enqueue: settled")
@@ -92,12 +92,12 @@ class Enqueue:
         while True:
             settled = await self._settled.get()
             if self._may_be_known(settled):
-                self._readers.put(settled.root, settled)  # which may take minutes: new recordings go past it
+                self._readers.put(settled.root, settled)  # may take minutes; new recordings do not wait for it
             else:
-                await self._judged(settled)
+                await self._admit_guarded(settled)
 
     def _may_be_known(self, settled: Settled) -> bool:
-        """True when the share must be asked whether it is a known file."""
+        """True when the file must be looked at or read to find out whether it is known."""
         if self._store.upload_at(settled.path) is not None:
             return False
         path, identity, ledger = settled.path, settled.identity, self._store.ledger
@@ -105,33 +105,33 @@ class Enqueue:
             return True
         return self._rules.skips_duplicates(path) and ledger.may_have_elsewhere(identity, path)
 
-    async def _judged(self, settled: Settled) -> None:
+    async def _admit_guarded(self, settled: Settled) -> None:
         try:
             await self.admit(settled)
-        except errors.UploaderError as error:  # unreadable just now: the next scan brings it again
+        except errors.UploaderError as error:  # it cannot be read now: the next scan finds it again
             self._bus.publish(events.UploadRetryScheduled(settled.path, str(error), 0.0))
-        except Exception as error:  # a bug of ours about one file must not end the others
+        except Exception as error:  # a bug with one file must not end the others
             log.exception("fault", path=settled.path)
             self._bus.publish(events.UploadRetryScheduled(settled.path, bug_reason(error), 0.0))
         finally:
-            if self._known.judging.get(settled.path) == settled.identity:  # else it has settled with other content
-                del self._known.judging[settled.path]
+            if self._known.classifying.get(settled.path) == settled.identity:  # else it settled again since
+                del self._known.classifying[settled.path]
 
     async def admit(self, settled: Settled) -> None:
-        """Queue a settled file, unless there is nothing to send. Raises our errors."""
+        """Queue a settled file, unless there is nothing to send. Raises ``UploaderError``."""
         upload = self._store.upload_at(settled.path)
         if upload is None:
             known = await self._was_sent(settled) or await self._is_renamed(settled) or await self._is_skipped(settled)
-            if not known and self._store.upload_at(settled.path) is None:  # else it was queued while it was read
+            if not known and self._store.upload_at(settled.path) is None:  # else it was queued meanwhile
                 await self._enqueue_new(settled)
             return
-        verdict = classify(upload, settled)
-        if verdict is FileKind.BACK or verdict is FileKind.UNCLEAR:
+        kind = classify(upload, settled)
+        if kind is FileKind.BACK or kind is FileKind.UNCLEAR:
             self._dispatcher.go_on(upload)
-        elif verdict is FileKind.CHANGED:
+        elif kind is FileKind.CHANGED:
             with self._leases.step(upload) as held:
                 if not held:
-                    return  # a worker has just begun with it, and will notice the change
+                    return  # a worker has just begun with it, and notices the change
                 self._store.put_orphan(lifecycle.orphan_of(upload, now=self._clock.now(), settle=0.0))
                 self._store.drop(upload)
             await self._store.commit()
@@ -139,11 +139,11 @@ class Enqueue:
                 await self._enqueue_new(settled)
 
     async def _was_sent(self, settled: Settled) -> bool:
-        """True when the ledger holds this content at this path: only its metadata was touched."""
+        """True when the ledger has this content at this path: only the metadata was touched."""
         known = await self._store.sent_alike(settled.path, settled.identity)
         if known is None:
             return False
-        # Equal ends prove nothing about the middle, and a recording cannot be made again: read it once.
+        # Equal ends prove nothing about the middle, and a recording cannot be made again: read the whole file.
         if await self._shares.of(settled.root).sha256(settled.path) != known.sha256:
             return False
         self._store.touch(settled.path, known, settled.identity.mtime_ns)
@@ -151,14 +151,14 @@ class Enqueue:
         return True
 
     async def _is_renamed(self, settled: Settled) -> bool:
-        """True when this is the file of an unfinished upload under a new name: the upload goes on under that name."""
+        """True when this is the renamed file of an unfinished upload, which goes on under the new name."""
         for upload in self._store.table.with_content(settled.root, settled.identity):
-            if not await self._has_left(upload, settled):
-                continue  # it is still there under its own name
+            if not await self._is_gone(upload, settled):
+                continue  # that file is still there
             current = self._store.table.current(upload)
             if current is None or current.ids is None:
-                continue  # it has ended meanwhile
-            renamed = self._store.put(replace(current, renamed_to=settled.path))  # whoever holds it reads it anew
+                continue  # the upload has ended meanwhile
+            renamed = self._store.put(replace(current, renamed_to=settled.path))  # its lease holder reads it again
             await self._store.commit()
             self._bus.publish(events.FileRenamed(settled.path, upload.where))
             if renamed.state is State.PARKED and renamed.trouble is not None and renamed.trouble.waits_for_file:
@@ -166,8 +166,8 @@ class Enqueue:
             return True
         return False
 
-    async def _has_left(self, upload: Upload, settled: Settled) -> bool:
-        """True when an upload's file is no longer called what it was: nothing is there, or only its case has changed.
+    async def _is_gone(self, upload: Upload, settled: Settled) -> bool:
+        """True when an upload's file no longer has its name: it is missing, or only the case of the name changed.
 
         Some shares ignore the case of names, and find a file by either spelling.
         """
@@ -178,14 +178,14 @@ class Enqueue:
         return (await share.snapshot(upload.where)).inode == settled.snapshot.inode
 
     async def _is_skipped(self, settled: Settled) -> bool:
-        """True when the same content was sent under another name, and duplicates are skipped here."""
+        """True when the same content was sent from another path, and duplicates are skipped here."""
         skips = self._rules.skips_duplicates(settled.path)
         try:
             known = await self._store.sent_elsewhere(settled.identity, settled.path)
         except (errors.LedgerUnreadable, errors.ShareNotReady):
             if skips:
                 raise
-            return False  # it is sent in any case: all that is lost is to say whose copy it is
+            return False  # it is sent anyway; only the event is lost
         if known is None:
             return False
         if not skips:
@@ -198,7 +198,7 @@ class Enqueue:
         return True
 
     async def _enqueue_new(self, settled: Settled) -> None:
-        if not self._rules.takes(settled.path):  # it settled under the configuration before
+        if not self._rules.takes(settled.path):  # it settled under the previous configuration
             return
         chunk_size = chunk_size_now(self._rules.config.upload, self._store.capabilities, now=self._clock.now())
         upload, warning = self._rules.upload_of(settled, chunk_size)

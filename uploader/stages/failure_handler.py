@@ -1,7 +1,7 @@
-"""Applies retry decisions (retry, park, start over, settle again) to an upload, the same way for every stage.
+"""Applies retry decisions (try again, park, start over, settle again) to an upload. All stages use it.
 
-``retry.decide`` decides. The stage that failed holds the lease of the upload. Every change is saved before the upload
-goes anywhere.
+``retry.decide`` makes the decision. The stage that failed still holds the lease of the upload. Every change is saved
+before the upload is put on another queue.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class FailureRules(Protocol):
 
 
 class FailureHandler:
-    """Handles whatever a stage's work on an upload raises."""
+    """Handles the exceptions of a stage's work on an upload."""
 
     def __init__(self, context: StageContext, rules: FailureRules, breaker: CircuitBreaker) -> None:
         self._shares, self._store, self._queues = context.shares, context.store, context.queues
@@ -47,13 +47,13 @@ class FailureHandler:
         try:
             await work()
         except Paused:
-            return  # ``resume`` sends it on
+            return  # the ``resume`` command lets it go on
         except errors.UploaderError as error:
             await self.handle(path, error)
-        except Stale:  # it was changed between a read and a write: go on from what it is now
+        except Stale:  # it was changed between a read and a write: go on with its current value
             log.debug("changed-meanwhile", path=path)
             self._queues.again.put(path)
-        except Exception as error:  # a bug of ours in one file's upload must not end the others
+        except Exception as error:  # a bug with one upload must not end the others
             log.exception("fault", path=path)
             await self.handle_bug(path, error)
 
@@ -62,22 +62,22 @@ class FailureHandler:
         upload = self._store.uploads.get(path)
         if upload is None or upload.state is State.PARKED:
             return
-        verdict = retry.decide(error, self._history(upload), self._clock.uniform)
-        if verdict.server_level:
-            await self._breaker.trip(error)  # whoever takes the upload up next waits for its end
-        elif verdict.costs:
+        decision = retry.decide(error, self._history(upload), self._clock.uniform)
+        if decision.server_level:
+            await self._breaker.trip(error)  # the next worker waits until it closes
+        elif decision.costs:
             await self._breaker.record_failure(error)
         upload = self._store.uploads[path]  # its file may have been renamed meanwhile
-        self._note_capabilities(verdict, upload)
-        match verdict.action:
+        self._note_capabilities(decision, upload)
+        match decision.action:
             case Action.RESETTLE:
-                await self._resettle(upload, verdict)
+                await self._resettle(upload, decision)
             case Action.PARK:
-                await self._park(upload, verdict)
+                await self._park(upload, decision)
             case Action.START_OVER:
-                await self._start_over(upload, verdict)
+                await self._start_over(upload, decision)
             case Action.TRY_AGAIN:
-                await self._try_again(upload, verdict)
+                await self._try_again(upload, decision)
 
     def _history(self, upload: Upload) -> retry.FailureHistory:
         trouble = upload.trouble
@@ -95,7 +95,7 @@ class FailureHandler:
         )
 
     async def handle_bug(self, path: str, error: Exception) -> None:
-        """Park the upload of *path* after a bug of ours: one bad file never stops the others."""
+        """Park the upload of *path* after a bug, so that one file does not stop the others."""
         upload = self._store.uploads.get(path)
         if upload is not None and upload.state is not State.PARKED:
             await self._park(upload, Decision(Action.PARK, LastError(bug_reason(error), ActionBy.OPERATOR), retry.DAY))
@@ -119,7 +119,7 @@ class FailureHandler:
         if decision.halve_chunk:
             upload = replace(upload, chunk_size=halved(upload.chunk_size, upload.identity.size))
         await self._store.save(replace(upload, trouble=trouble))
-        if not decision.server_level:  # said once, for all files, by the outage
+        if not decision.server_level:  # the outage is published once, for all files
             self._bus.publish(events.UploadRetryScheduled(upload.path, trouble.reason, round(after, 1)))
         self._queues.again.put(upload.path, after)
 
@@ -133,7 +133,7 @@ class FailureHandler:
     async def _start_over(self, upload: Upload, decision: Decision) -> None:
         now = self._clock.now()
         fresh, orphan = lifecycle.start_over(upload, now=now, settle=self._orphan_settle(upload))
-        learning = decision.whole_only or decision.halve_chunk  # ends by itself, and what it learns is kept
+        learning = decision.whole_only or decision.halve_chunk  # not counted as a restart: it ends by itself
         chunk_size = chunk_size_now(self._rules.config.upload, self._store.capabilities, now=now)
         fresh = replace(
             self._rules.reconfigured(fresh, chunk_size) or fresh,
@@ -157,7 +157,7 @@ class FailureHandler:
         await self.look_again(upload)
 
     async def look_again(self, upload: Upload) -> None:
-        """Show the file of an upload that has ended to the settle stage: it may hold another recording by now."""
+        """Pass the file of an upload that has ended to the settle stage: it may be another recording now."""
         try:
             ((_, what),) = await self._shares.of(upload.root).look([upload.where])
         except errors.ShareNotReady:
@@ -166,5 +166,5 @@ class FailureHandler:
             await self._queues.sightings.put(SightingBatch(upload.root, (what,)))
 
     def _orphan_settle(self, upload: Upload) -> float:
-        """Seconds until the record of an upload that is given up may be cleared away: only doubt has to settle."""
+        """Return the seconds until the record of a dropped upload may be deleted; 0 unless a request is in doubt."""
         return self._rules.config.server.doubt_settle if upload.state is State.IN_DOUBT else 0.0

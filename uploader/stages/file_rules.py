@@ -1,7 +1,7 @@
-"""What the configuration in force says about one file: when it is complete, its record, and its disposal.
+"""Answers what the configuration in force says about a file: when it is complete, its record, and its disposal.
 
-``config`` is replaced when the configuration is reloaded. Every rule is looked up when it is applied, so a change holds
-from that moment, for files that are on their way, too.
+A reload replaces ``config``. Every rule is looked up when it is applied, so a change also holds for files whose upload
+has begun.
 """
 
 from __future__ import annotations
@@ -25,42 +25,42 @@ Override = Callable[[RecordSpec], RecordSpec]
 
 @dataclass(frozen=True, slots=True)
 class DisposalRule:
-    """What becomes of the local file after its upload. ``move_to``: the folder, for "move"."""
+    """What is done with the local file after its upload. ``move_to``: the target folder of "move"."""
 
     action: AfterUpload
     move_to: str | None = None
 
 
 class FileRules:
-    """The rules of one configuration, by file."""
+    """The configured rules, for each file."""
 
     def __init__(self, config: Config, named: Collection[str] = (), override: Override | None = None) -> None:
-        """*named*: the paths that ``upload`` was given; *override* changes their records, as its options say."""
+        """*named*: the paths on the command line of ``upload``; *override* applies its options to their records."""
         self.config = config
         self._named, self._override = frozenset(named), override
 
     def watch_of(self, root: str) -> WatchConfig:
-        """Return the ``[[watch]]`` of a folder. A file that was named on the command line follows the defaults."""
-        known = (watch for watch in self.config.watch if str(watch.path) == root)
-        return next(known, None) or WatchConfig(path=Path(root))
+        """Return the ``[[watch]]`` of a folder; the defaults for a folder that is not watched (``upload PATH``)."""
+        found = (watch for watch in self.config.watch if str(watch.path) == root)
+        return next(found, None) or WatchConfig(path=Path(root))
 
     def completeness(self, root: str) -> CompletenessRules:
-        """Return what a watched folder asks of a file before it is sent."""
+        """Return when a file of this folder counts as complete."""
         watch = self.watch_of(root)
         return CompletenessRules(watch.settle, watch.gate, watch.gate_timeout, watch.rescan, watch.done_marker)
 
     def skips_duplicates(self, path: str) -> bool:
-        """True when content that was sent under another name is not sent again from *path*."""
+        """True when *path* is not sent if its content was sent from another path."""
         watch = selection.owner(self.config.watch, path)
         return watch is not None and watch.on_duplicate == "skip"
 
     def walk_filter(self, root: str) -> WalkFilter | None:
-        """Return what a walk takes of a watched folder; None when the folder is not watched."""
+        """Return which files of a watched folder a walk takes; None when the folder is not watched."""
         watch = next((watch for watch in self.config.watch if str(watch.path) == root), None)
         return None if watch is None else walk_filter(watch, self.config.watch)
 
     def disposal(self, upload: Upload) -> DisposalRule:
-        """Return what becomes of an upload's file. A file that no ``[[watch]]`` takes any more is kept."""
+        """Return what is done with an upload's file. A file that no ``[[watch]]`` takes any more is kept."""
         watch = selection.owner(self.config.watch, upload.where) or selection.owner(self.config.watch, upload.path)
         if watch is None:
             return DisposalRule("keep")
@@ -88,12 +88,12 @@ class FileRules:
         return replace(upload, record=mapped.record, after_upload=watch.after_upload, move_to=move_to), mapped.warning
 
     def reconfigured(self, upload: Upload, chunk_size: int) -> Upload | None:
-        """Return the upload under this configuration; None when it is not to be sent any more.
+        """Return the upload as the configuration has it now; None when it is not to be sent any more.
 
-        While the server knows nothing of it the configuration holds whole: record, chunk size, and whether its file is
-        taken at all. After that only the disposal of the local file changes.
+        While the server knows nothing of it, everything follows the configuration: record, chunk size, and whether the
+        file is sent at all. After that only the disposal of the local file does.
         """
-        if upload.moving_to is None:  # else these two say what was begun
+        if upload.moving_to is None:  # else a move has begun, and these two describe it
             rule = self.disposal(upload)
             upload = replace(upload, after_upload=rule.action, move_to=rule.move_to)
         if State.QUEUED not in {upload.state, upload.parked_from}:

@@ -1,8 +1,8 @@
-"""Stage 6: write the ledger line, then keep, move or delete the local file.
+"""Stage 6: write the ledger line, and keep, move or delete the local file.
 
-Only after the video is ready, and only while the file is still the one that was sent. What becomes of the file is asked
-of the configuration at this moment. A file that cannot be moved or deleted is not sent again: the upload stays in this
-stage, is tried again, and is shown.
+It happens only after the video is ready. The file is touched only while it is still the one that was sent, and as the
+configuration says at that moment. A file that cannot be moved or deleted is not sent again: the upload stays in this
+stage and is tried again.
 """
 
 from __future__ import annotations
@@ -22,38 +22,38 @@ from uploader.stages.lease import raise_if_paused
 from uploader.stages.per_share_pool import PerShareWorkers
 from uploader.stages.rename_search import RenameSearch
 
-FINISH_CONCURRENCY: Final = 2  # files of one share dealt with at the same time: a move may be a copy of many GiB
+FINISH_CONCURRENCY: Final = 2  # files of one share finished at the same time; a move may copy many GiB
 
 
 class FinishRules(Protocol):
     """What the stage needs of ``FileRules``."""
 
     def disposal(self, upload: Upload) -> DisposalRule:
-        """Return what becomes of an upload's file."""
+        """Return what is done with an upload's file."""
 
     def walk_filter(self, root: str) -> WalkFilter | None:
-        """Return what a walk takes of a watched folder; None when the folder is not watched."""
+        """Return which files of a watched folder a walk takes; None when the folder is not watched."""
 
 
 class Finish:
-    """Ends every upload whose video is ready."""
+    """Finishes every upload whose video is ready."""
 
     def __init__(self, context: StageContext, rules: FinishRules, failure_handler: FailureHandler) -> None:
         self._shares, self._store, self._leases = context.shares, context.store, context.leases
         self._queues, self._clock, self._bus = context.queues, context.clock, context.bus
         self._rules, self._failure_handler = rules, failure_handler
         self._search = RenameSearch(context, rules.walk_filter)
-        self._finishers: PerShareWorkers[str] = PerShareWorkers(self._finish_guarded, FINISH_CONCURRENCY)
+        self._workers: PerShareWorkers[str] = PerShareWorkers(self._finish_guarded, FINISH_CONCURRENCY)
 
     @property
     def idle(self) -> bool:
-        """True when no upload waits to be finished or is looked for under another name."""
-        return not self._finishers.busy and self._search.idle
+        """True when no upload waits to be finished, and no renamed file is searched for."""
+        return not self._workers.busy and self._search.idle
 
     async def run(self) -> None:
         """Finish uploads until cancelled."""
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._finishers.run(), name="finish: finishers")
+            group.create_task(self._workers.run(), name="finish: workers")
             group.create_task(self._take_ready(), name="finish: ready")
             group.create_task(self._search.run(), name="finish: renamed files")
 
@@ -61,7 +61,7 @@ class Finish:
         while True:
             path = await self._queues.ready.next_due()
             if (upload := self._store.uploads.get(path)) is not None:
-                self._finishers.put(upload.root, path)
+                self._workers.put(upload.root, path)
 
     async def _finish_guarded(self, path: str) -> None:
         async def finish(upload: Upload) -> None:
@@ -70,15 +70,15 @@ class Finish:
         await self._leases.work(path, {State.FINISHING}, finish)
 
     async def finish(self, upload: Upload) -> None:
-        """Dispose of the file, write the ledger line, drop the upload. Raises our errors; may be called again."""
-        if await self._is_looked_for(upload):
-            return  # it is finished when it is known whether its file was renamed
+        """Dispose of the file, write the ledger line, drop the upload. May be repeated. Raises ``UploaderError``."""
+        if await self._is_searched_for(upload):
+            return  # it is finished after the search
         rule = await self._disposal(upload)
         if rule.action == "move":
-            done = await self._dispose(upload.path, await self._chosen(upload.path, rule))
+            done = await self._dispose(upload.path, await self._with_target(upload.path, rule))
             finished = await self._write_line(upload.path, rule.action, done.moved_to)
         else:
-            finished = await self._write_line(upload.path, rule.action)  # before the only local copy goes
+            finished = await self._write_line(upload.path, rule.action)  # before the local copy is deleted
             done = await self._dispose(upload.path, rule)
         upload = self._store.uploads[upload.path]
         lifecycle.advance(upload, Step.FINISHED)
@@ -91,7 +91,7 @@ class Finish:
             await self._failure_handler.look_again(upload)
 
     async def _disposal(self, upload: Upload) -> DisposalRule:
-        """Return what becomes of the file now. A move that had begun, and has taken the file already, is finished."""
+        """Return what is done with the file now. A move that has already taken the file away is completed."""
         upload = self._store.uploads[upload.path]
         rule = self._rules.disposal(upload)
         if upload.moving_to is None or rule == DisposalRule("move", upload.move_to):
@@ -102,10 +102,10 @@ class Finish:
         await self._store.save(replace(self._store.uploads[upload.path], moving_to=None))
         return rule
 
-    async def _is_looked_for(self, upload: Upload) -> bool:
-        """True when the file is missing under its name and is now looked for under another one, by one walk for all.
+    async def _is_searched_for(self, upload: Upload) -> bool:
+        """True when the file is missing and is now searched for under another name.
 
-        Of a file that is kept nothing else is needed, so a share that is away does not hold its end up.
+        A file that is kept is not needed any more, so its upload does not wait for a share that is offline.
         """
         try:
             return await self._search.wants(upload)
@@ -119,8 +119,8 @@ class Finish:
         await self._store.finish(finished)
         return finished
 
-    async def _chosen(self, path: str, rule: DisposalRule) -> DisposalRule:
-        """Choose where the file is moved to and save that before it is moved; after a crash the choice is known."""
+    async def _with_target(self, path: str, rule: DisposalRule) -> DisposalRule:
+        """Choose the path that the file is moved to, and save it before the move, so that a crash does not lose it."""
         upload = self._store.uploads[path]
         if upload.moving_to is None and rule.move_to is not None:
             target = await self._shares.of(upload.root).free_target(upload.where, _sent(upload), rule.move_to)
@@ -129,13 +129,13 @@ class Finish:
         return rule
 
     async def _dispose(self, path: str, rule: DisposalRule) -> Done:
-        """Do with the file what the rule says. Cancelled, it waits until nothing touches the file any more."""
+        """Keep, move or delete the file. When it is cancelled it waits until nothing touches the file any more."""
         upload = raise_if_paused(self._store, path)
         request = Request(upload.where, _sent(upload), rule.move_to, upload.moving_to)
         try:
             return await DISPOSALS[rule.action].act(self._shares.of(upload.root), request)
         except errors.FileChanged:
-            return Done("changed")  # another recording has this name now: it is seen and sent as a new one
+            return Done("changed")  # another recording has this name now: it is sent as a new one
 
 
 def _sent(upload: Upload) -> SentFile:

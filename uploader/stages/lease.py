@@ -1,9 +1,9 @@
-"""Who works on an upload: one party at a time, a stage or the operator.
+"""Leases: only one party works on an upload at a time, a stage or an operator command.
 
-A stage works on an upload inside ``work``, in a task of its own. Operator commands take the lease away with ``revoke``:
-the task is cancelled and has ended before the command goes on. A lease belongs to one upload, not to its path: when an
-upload was dropped and its file is sent anew, that is another upload. Leases outlive a reload of the configuration: work
-that hangs in a dead share keeps its lease until it really ends, so nobody does the same work beside it.
+A stage works on an upload inside ``work``, in a task of its own. An operator command takes the lease away with
+``revoke``, which cancels that task and waits for its end. A lease belongs to an upload, not to its path: when an upload
+is dropped and its file is sent again, that is another upload. Leases outlive a reload of the configuration: work that
+hangs in a dead share keeps its lease until it ends, so no second worker does the same work beside it.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from uploader.domain import errors
 from uploader.domain.model import State, Upload, shown
 from uploader.store import Store
 
-STAGE_END_TIMEOUT: Final = 2.0  # s that a stage that is stopped waits for its work on an upload to end
-REVOKE_TIMEOUT: Final = 20.0  # s that a command waits for it; the command itself is waited for 30 s
+STAGE_END_TIMEOUT: Final = 2.0  # s that a stopping stage waits for the end of its work on an upload
+REVOKE_TIMEOUT: Final = 20.0  # s that a command waits for that; its caller waits 30 s for the command
 
 R = TypeVar("R")
 
 
-class Paused(Exception):  # noqa: N818 - it says what the upload is
-    """The operator has paused the upload between two calls."""
+class Paused(Exception):  # noqa: N818 - it names a state, not an error
+    """The operator has paused the upload: no further call is made for it."""
 
 
 def raise_if_paused(store: Store, path: str) -> Upload:
-    """Return the upload as it is now, before another call is made for it. Raises ``Paused``."""
+    """Return the current value of the upload. Raises ``Paused``. To be called before each call for it."""
     upload = store.uploads[path]
     if store.is_paused(upload):
         raise Paused
@@ -40,40 +40,40 @@ def raise_if_paused(store: Store, path: str) -> Upload:
 class _Lease:
     path: str
     task: asyncio.Task[Any] | None = None  # None: an operator command, or a step without an await
-    missed: bool = False  # the upload came to a stage while it was held, and must be sent on at the end
+    missed: bool = False  # the upload came to a stage meanwhile, and must be sent on at the end
     ended: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class Leases:
-    """The leases that are held, by the serial number of the upload."""
+    """All leases that are held, by the serial number of the upload."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
         self._held: dict[int, _Lease] = {}
         self.send_on: Callable[[str], None] = lambda path: None
-        """Sends an upload to the stage of its state. Set by whoever runs the stages."""
+        """Sends the upload of a path to the stage of its state. Set by the application."""
 
     @property
     def busy(self) -> bool:
-        """True while any upload is worked on."""
+        """True while any lease is held."""
         return bool(self._held)
 
     def is_held(self, upload: Upload) -> bool:
-        """True while somebody works on this upload."""
+        """True while this upload is worked on."""
         return upload.serial in self._held
 
     def ask_again(self, upload: Upload) -> bool:
-        """Have a held upload sent on as soon as its lease ends. False when nobody holds it."""
+        """If the upload is held, have it sent on when its lease ends, and return True. False when it is free."""
         lease = self._held.get(upload.serial)
         if lease is not None:
             lease.missed = True
         return lease is not None
 
     async def work(self, path: str, states: Collection[State], act: Callable[[Upload], Awaitable[R]]) -> R | None:
-        """Let a stage work on the upload of *path*, if it is in one of *states* and nothing speaks against that.
+        """Hold the lease of the upload of *path* while *act* works on it, and return what *act* returns.
 
-        None when it was not begun (the upload has left this stage, is paused, waits for its time, or is held by
-        somebody else, after whom it is sent on) or was taken away by an operator command.
+        None without a call of *act* when the upload is not in one of *states*, is paused, is not due yet, or is held
+        (then it is sent on when that lease ends). None, too, when an operator command has taken the lease away.
         """
         upload = self._store.uploads.get(path)
         if upload is None or upload.state not in states or self._store.is_paused(upload):
@@ -90,14 +90,14 @@ class Leases:
         except asyncio.CancelledError:
             current = asyncio.current_task()
             if task.cancelled() and not (current is not None and current.cancelling()):
-                return None  # an operator command has taken the upload away
+                return None  # an operator command has taken the lease away
             task.cancel()
             await asyncio.wait({task}, timeout=STAGE_END_TIMEOUT)
             raise
 
     @contextmanager
     def step(self, upload: Upload) -> Iterator[bool]:
-        """Hold an upload for a step that nobody may come between. False when it is held already."""
+        """Hold an upload for a step without an await. Yields False when it is held already."""
         if self.ask_again(upload):
             yield False
             return
@@ -109,9 +109,9 @@ class Leases:
 
     @asynccontextmanager
     async def revoke(self, upload: Upload) -> AsyncIterator[Upload | None]:
-        """Take an upload from whoever works on it and hold it: its current value, or None when it has ended meanwhile.
+        """End the work on an upload and hold its lease. Yields its current value, or None when it has ended meanwhile.
 
-        Raises ``UploadBusy`` when the work does not end in time, as it may in a share that hangs.
+        Raises ``UploadBusy`` when the work does not end within ``REVOKE_TIMEOUT``, for example in a share that hangs.
         """
         try:
             async with asyncio.timeout(REVOKE_TIMEOUT):
@@ -121,8 +121,8 @@ class Leases:
                     await lease.ended.wait()
         except TimeoutError:
             raise errors.UploadBusy(
-                f"{shown(upload.where)}: what is being done with it does not end; does its folder answer?",
-                hint="nothing was changed: look at valt-uploader status, and try again",
+                f"{shown(upload.where)}: the work on it does not end; does its folder answer?",
+                hint="nothing was changed; see valt-uploader status, and try again",
             ) from None
         self._held[upload.serial] = lease = _Lease(upload.path)
         try:

@@ -1,7 +1,7 @@
-"""Clears orphans away: records of ours that will not be finished (docs/protocol.md, rule 7).
+"""Deletes orphans from the server: records that this program made and will not finish (docs/protocol.md, rule 7).
 
-Must never delete a record that holds a video, unless it is a test of our own (``check --probe``), nor one that is not
-in the state as an orphan: those, and only those, we made ourselves.
+Never deletes a record that holds a video, except the test data of ``check --probe``. Never deletes a record that the
+state does not list as an orphan: only those are known to be this program's.
 """
 
 from __future__ import annotations
@@ -17,34 +17,40 @@ from uploader.runtime.clock import Clock
 from uploader.runtime.log import get_logger
 from uploader.runtime.slices import in_slices
 from uploader.server.circuit_breaker import CircuitBreaker
-from uploader.server.valt import Valt
+from uploader.server.port import RecordServer
 from uploader.store import Store
 
 log = get_logger(__name__)
 
-ORPHAN_CHECK_INTERVAL: Final = 1.0  # s between two looks at the list of orphans
-AFTER_FAULT: Final = HOUR  # s until an orphan is looked at again that a fault of ours has hit
-ORPHAN_WITH_VIDEO_INTERVAL: Final = DAY  # s between two looks whether an orphan that holds a video is still there
+ORPHAN_CHECK_INTERVAL: Final = 1.0  # s between two checks for due orphans
+BUG_PAUSE: Final = HOUR  # s until an orphan is looked at again after a bug
+ORPHAN_WITH_VIDEO_INTERVAL: Final = DAY  # s between two looks at an orphan that holds a video
 
 
 class OrphanCleanup:
-    """Looks at each orphan when its settle time has passed."""
+    """Looks at each orphan when it is due, and deletes it if it is empty."""
 
     def __init__(
-        self, server: ServerConfig, store: Store, valt: Valt, breaker: CircuitBreaker, clock: Clock, bus: events.Bus
+        self,
+        server: ServerConfig,
+        store: Store,
+        valt: RecordServer,
+        breaker: CircuitBreaker,
+        clock: Clock,
+        bus: events.Bus,
     ) -> None:
-        self._longest = max(server.doubt_settle, MINUTE)  # s that a wait may be: more says a clock that was set
+        self._longest = max(server.doubt_settle, MINUTE)  # s; a longer wait comes from a clock that was set
         self._store, self._valt, self._breaker, self._clock, self._bus = store, valt, breaker, clock, bus
-        self._due: dict[str, tuple[float, float]] = {}  # by record: its ``next_look``, and that by our own clock
+        self._due: dict[str, tuple[float, float]] = {}  # by record: ``next_look``, also as monotonic time
 
     async def run(self) -> None:
-        """Sweep until cancelled."""
+        """Look at orphans that are due until cancelled."""
         while True:
             await self._clock.sleep(ORPHAN_CHECK_INTERVAL)
             await self.look_at_due()
 
     async def look_at_due(self) -> None:
-        """Look at every orphan whose time has come."""
+        """Look at every orphan that is due."""
         if len(self._due) > len(self._store.orphans):
             self._due = {record: due for record, due in self._due.items() if record in self._store.orphans}
         async for record in in_slices(self._store.orphans, self._clock):
@@ -54,7 +60,7 @@ class OrphanCleanup:
                 await self._look_guarded(orphan)
 
     def _is_due(self, orphan: Orphan) -> bool:
-        """True when the time has come, counted by the clock that nobody sets: a request may still be on its way."""
+        """True when the orphan is due by the monotonic clock. Before that a request to it may still be on its way."""
         now = self._clock.monotonic()
         next_look, due = self._due.get(orphan.record, (None, 0.0))
         if next_look != orphan.next_look:
@@ -68,22 +74,22 @@ class OrphanCleanup:
             await self.look(orphan)
         except errors.StateUnusable:
             raise  # without its state the daemon cannot go on
-        except Exception:  # a fault of ours with one orphan must not end the others, nor the daemon
+        except Exception:  # a bug with one orphan must not end the others, nor the daemon
             log.exception("fault", record=orphan.record)
-            await self._look_later(orphan, AFTER_FAULT)
+            await self._look_later(orphan, BUG_PAUSE)
             if (put_off := self._store.orphans.get(orphan.record)) is not None:
-                self._due[orphan.record] = put_off.next_look, self._clock.monotonic() + AFTER_FAULT
+                self._due[orphan.record] = put_off.next_look, self._clock.monotonic() + BUG_PAUSE
 
     async def look(self, orphan: Orphan) -> None:
-        """Clear one orphan away, or find that it must stay."""
-        await self._store.commit()  # it may have been put there a moment ago, and its save be under way
+        """Delete one orphan, unless it holds a video."""
+        await self._store.commit()  # that it is an orphan must be saved before it is deleted
         try:
             details = await self._valt.details(orphan.record)
             if stays := details.videos is not None and not orphan.probe:
                 await self._keep(orphan)
             else:
                 await self._valt.delete_record(orphan.record)
-        except errors.RecordGone:  # somebody else has deleted it: also the way in which one that holds a video ends
+        except errors.RecordGone:  # somebody has deleted it; so ends one that holds a video, too
             stays = False
         except errors.UploaderError as error:
             await self._put_off(orphan, error)
@@ -92,22 +98,22 @@ class OrphanCleanup:
             await self._drop(orphan)
 
     async def _put_off(self, orphan: Orphan, error: errors.UploaderError) -> None:
-        """Look again later. What is the server's failure holds every call, or a refused password would be tried on."""
-        if rule_of(error).level is FailureScope.SERVER:
+        """Look again later. A failure of the server pauses all calls, or a refused password would be tried again."""
+        if rule_of(error).scope is FailureScope.SERVER:
             await self._breaker.trip(error)
         await self._look_later(orphan, MINUTE)
 
     async def _look_later(self, orphan: Orphan, after: float) -> None:
-        if orphan.record in self._store.orphans:  # else a person has let go of it meanwhile
+        if orphan.record in self._store.orphans:  # else the operator has dropped it meanwhile
             self._store.put_orphan(replace(orphan, next_look=self._clock.now() + after))
             await self._store.commit()
 
     async def _keep(self, orphan: Orphan) -> None:
-        """Say, once, that a person must decide; look daily whether one has."""
+        """Publish once that the operator must decide. Look daily whether that was done."""
         await self._look_later(replace(orphan, landed=True), ORPHAN_WITH_VIDEO_INTERVAL)
         if not orphan.landed:
             hint = (
-                "compare it with the record that was finished, and delete the one that is too many on the server; "
+                "compare it with the finished record, and delete one of the two on the server; "
                 f"or, to keep both: valt-uploader forget {orphan.record}"
             )
             self._bus.publish(events.OrphanHasVideo(orphan.record, orphan.path, hint))

@@ -1,7 +1,4 @@
-"""Work that waits for shares, kept apart by share: one that hangs keeps none of the others waiting.
-
-Must never let an item of one share be behind an item of another, nor run more at once than a share was given.
-"""
+"""A worker pool per share, so that a share that hangs blocks only its own queue."""
 
 from __future__ import annotations
 
@@ -14,26 +11,26 @@ Item = TypeVar("Item")
 
 
 class PerShareWorkers(Generic[Item]):
-    """Does *work* on each item, for each share in the order in which they were put, *width* at the same time."""
+    """Does *work* on each item: per share in the order of ``put``, at most *width* at a time."""
 
     def __init__(self, work: Callable[[Item], Awaitable[None]], width: int) -> None:
         self._work, self._width = work, width
         self._waiting: dict[str, deque[Item]] = {}
-        self._at_work: Counter[str] = Counter()
+        self._active: Counter[str] = Counter()
         self._group: asyncio.TaskGroup | None = None
 
     @property
     def busy(self) -> bool:
         """True while an item waits or is worked on."""
-        return self._at_work.total() > 0 or bool(self._waiting)
+        return self._active.total() > 0 or bool(self._waiting)
 
     def put(self, root: str, item: Item) -> None:
-        """Let *item* of the share *root* be done in its turn."""
+        """Add *item* to the queue of the share *root*."""
         self._waiting.setdefault(root, deque()).append(item)
         self._start(root)
 
     async def run(self) -> None:
-        """Work until cancelled. What *work* raises ends it."""
+        """Work until cancelled. An exception of *work* ends it."""
         async with asyncio.TaskGroup() as group:
             self._group = group
             for root, waiting in tuple(self._waiting.items()):
@@ -42,9 +39,9 @@ class PerShareWorkers(Generic[Item]):
             await asyncio.Event().wait()
 
     def _start(self, root: str) -> None:
-        if self._group is not None and self._at_work[root] < self._width:
-            self._at_work[root] += 1
-            self._group.create_task(self._serve(root), name=f"apart: {root}")
+        if self._group is not None and self._active[root] < self._width:
+            self._active[root] += 1
+            self._group.create_task(self._serve(root), name=f"per share: {root}")
 
     async def _serve(self, root: str) -> None:
         try:
@@ -54,4 +51,4 @@ class PerShareWorkers(Generic[Item]):
                     del self._waiting[root]
                 await self._work(item)
         finally:
-            self._at_work[root] -= 1
+            self._active[root] -= 1

@@ -1,10 +1,11 @@
-"""The six stages a file passes, and the pipes between them. No stage calls another.
+"""The queues between the six stages. No stage calls another.
 
-    discover ──seen───▶ settle ──settled──▶ enqueue ──jobs──▶ transfer ──sent──▶ verify ──ready──▶ finish
-                                               ▲                 │                 │                │
-                                               └────again────────┴─────────────────┴────────────────┘
+    discover ─sightings─▶ settle ─settled─▶ enqueue ─jobs─▶ transfer ─sent─▶ verify ─ready─▶ finish
+                                                               │                │               │
+                                    dispatcher ◀─────again─────┴────────────────┴───────────────┘
 
-What travels is frozen: sightings, snapshots, or just the path of an upload whose value is in the ``Store``.
+They carry frozen values: sightings, settled files, or the path of an upload whose value is in the ``Store``. The
+dispatcher takes uploads from ``again`` when they are due, and puts them on the queue of their stage.
 """
 
 from __future__ import annotations
@@ -18,12 +19,12 @@ from uploader.domain.model import Identity, Sighting, Snapshot
 from uploader.runtime.clock import Clock
 from uploader.runtime.delay_queue import DelayQueue
 
-WAITING_BATCHES: Final = 16  # batches that wait for the settle stage: a scan goes no faster than it takes them in
+WAITING_BATCHES: Final = 16  # batches that may wait for the settle stage; then the scan waits, too
 
 
 @dataclass(frozen=True, slots=True)
 class SightingBatch:
-    """A part of what a look into a watched folder saw. What it does not name may be there all the same."""
+    """Some of the files that were seen in a watched folder. Files that it does not name may exist all the same."""
 
     root: str
     sightings: tuple[Sighting, ...]
@@ -31,7 +32,7 @@ class SightingBatch:
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """A file that is complete, and what it was then. ``unplayable``: why it is not sent as it is."""
+    """A complete file, as it was then. ``unplayable``: why it is not sent as it is; empty when it is sent."""
 
     path: str
     root: str
@@ -40,13 +41,13 @@ class Settled:
 
     @property
     def identity(self) -> Identity:
-        """Which content it had."""
+        """The content that it had."""
         return self.snapshot.identity
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class Job:
-    """A path in the queue of the workers; the smallest ``rank`` goes first. ``small``: one request is all it takes."""
+    """An upload that waits for a worker. The smallest ``rank`` goes first. ``small``: one request takes it all."""
 
     rank: tuple[int, int]
     path: str = field(compare=False)
@@ -54,7 +55,7 @@ class Job:
 
 
 class JobQueue(asyncio.Queue[Job]):
-    """What waits for a worker, by rank."""
+    """The jobs that wait for a worker, by rank."""
 
     def _init(self, maxsize: int) -> None:
         del maxsize
@@ -69,25 +70,25 @@ class JobQueue(asyncio.Queue[Job]):
         return heapq.heappop(min(heaps, key=lambda heap: heap[0]))
 
     def qsize(self) -> int:
-        """How many wait."""
+        """Return the number of waiting jobs."""
         return len(self._small) + len(self._large)
 
     def empty(self) -> bool:
-        """True when none does."""
+        """True when no job waits."""
         return not self.qsize()
 
     @property
     def small_waits(self) -> bool:
-        """True when a small one does: every worker is busy."""
+        """True when a small job waits, because every worker is busy."""
         return bool(self._small)
 
     def take_small(self) -> Job | None:
-        """Take the small one that goes first, if there is one, whatever waits before it."""
+        """Take the first small job, even if others are before it; None when there is none."""
         return heapq.heappop(self._small) if self._small else None
 
 
 class Queues:
-    """What passes between the stages."""
+    """All queues between the stages."""
 
     def __init__(self, clock: Clock) -> None:
         self.sightings: asyncio.Queue[SightingBatch] = asyncio.Queue(WAITING_BATCHES)
@@ -99,5 +100,5 @@ class Queues:
 
 
 def bug_reason(error: Exception) -> str:
-    """Say that a bug of ours has hit one file; the trace-back is for the log."""
-    return f"an unexpected fault of ours ({type(error).__name__}); the log has the details: please report it"
+    """Return the reason that is shown for a file after a bug; the trace-back goes to the log."""
+    return f"an unexpected bug in this program ({type(error).__name__}); the log has the details: please report it"

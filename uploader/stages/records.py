@@ -1,7 +1,7 @@
-"""Makes the record of an upload, and finds out what became of a create call whose answer was lost.
+"""Creates the record of an upload, and finds out what became of a create call whose answer was lost.
 
-create-upload has no key by which a repeated call could be told from a new one (docs/protocol.md, rule 6). So the intent
-is saved before the call, and a record that exists all the same is looked for by its exact name, user and age.
+The server cannot tell a repeated create call from a new one (docs/protocol.md, rule 6). So the intent is saved before
+the call, and after a lost answer the record is searched for by its exact name, user and age.
 """
 
 from __future__ import annotations
@@ -15,33 +15,38 @@ from uploader.domain import errors, events, lifecycle
 from uploader.domain.lifecycle import Step
 from uploader.domain.model import Orphan, RecordIds, Upload
 from uploader.server.capabilities import CapabilityTracker
-from uploader.server.valt import RecordDetails, RecordListed, Valt
+from uploader.server.port import RecordDetails, RecordListed, RecordServer
 from uploader.stages.context import StageContext
 from uploader.stages.lease import raise_if_paused
 
-SERVER_CLOCK_RESOLUTION: Final = 2.0  # s; a Date header and ``created`` are both whole seconds
+SERVER_CLOCK_RESOLUTION: Final = 2.0  # s; the Date header and ``created`` have whole seconds
 RECEIVED_STATUSES: Final = frozenset({"created", "ready"})
-SAME_NAME_PAUSE: Final = 1.0  # s, at least, until a record is made whose name is that of one in doubt
+SAME_NAME_PAUSE: Final = 1.0  # s, at least, until a record with the name of one in doubt is created
 
 
 class RecordCreator:
     """Creates records, one at a time for each name."""
 
     def __init__(
-        self, context: StageContext, username: str, doubt_settle: float, valt: Valt, capabilities: CapabilityTracker
+        self,
+        context: StageContext,
+        username: str,
+        doubt_settle: float,
+        valt: RecordServer,
+        capabilities: CapabilityTracker,
     ) -> None:
-        """*doubt_settle*: seconds after which the outcome of a lost request is known to the server."""
+        """*doubt_settle*: seconds after which the server has ended a request whose answer was lost."""
         self._store, self._clock, self._bus = context.store, context.clock, context.bus
         self._username, self._doubt_settle, self._valt, self._capabilities = username, doubt_settle, valt, capabilities
-        # One at a time, so that after a crash it is known whose a record of that name is (rule 6).
+        # One at a time, so that after a crash a record of that name belongs to one upload only (rule 6).
         self._names: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def create(self, path: str) -> None:
-        """Save the intent, make the record, save its ids."""
+        """Save the intent, create the record, save its ids. Raises ``UploaderError`` and ``Paused``."""
         name = self._store.uploads[path].record.name
         async with self._names.setdefault(name, asyncio.Lock()):
             if any(other.path != path for other in self._store.table.creating(name)):  # they could not be told apart
-                what = "whether the record of another file of the same name was made is not known yet"
+                what = "it is not known yet whether the record of another file of the same name was created"
                 raise errors.StillInDoubt(what, wait=max(SAME_NAME_PAUSE, self._doubt_settle))
             await self._valt.agree_on_time()  # the intent is timed by the server's clock
             raise_if_paused(self._store, path)
@@ -70,25 +75,25 @@ class RecordCreator:
         asked_for = self._valt.server_now() - (upload.intent_at or 0.0)
         if not found and -SERVER_CLOCK_RESOLUTION <= asked_for < self._doubt_settle:
             wait = self._doubt_settle - asked_for
-            raise errors.StillInDoubt("whether its record was made is not known yet", wait=wait)
+            raise errors.StillInDoubt("it is not known yet whether its record was created", wait=wait)
         record = found[0] if len(found) == 1 else None
         upload = self._store.uploads[upload.path]
-        if record is not None and record.videos is not None:  # it names its video
+        if record is not None and record.videos is not None:  # the video's id is known
             ids = RecordIds(record.record, next(iter(record.videos)))
             await self._store.save(lifecycle.advance(upload, Step.CREATED, ids=ids))
             self._bus.publish(events.RecordAdopted(upload.path, record.record))
             return
-        outcome = f"{len(found)} records may be it: left alone" if found else "no record was made"
+        outcome = f"{len(found)} records may be it: left alone" if found else "no record was created"
         if record is not None:
-            # Ours and empty, but its video's id was in the answer that was lost: it can only be cleared away.
+            # Its video's id was in the lost answer only, so nothing can be sent to it: it is deleted.
             now = self._clock.now()
             self._store.put_orphan(Orphan(record.record, record.name, upload.path, since=now, next_look=now))
-            outcome = f"record {record.record} was made; its video is not known, so it is cleared away"
+            outcome = f"record {record.record} was created; its video is not known, so it is deleted"
         await self._store.save(lifecycle.advance(upload, Step.NOT_CREATED))
         self._bus.publish(events.DoubtResolved(upload.path, "", outcome))
 
     async def _empty_records(self, upload: Upload) -> list[RecordDetails]:
-        """Look at every record that may be this upload's: those in which nothing has landed."""
+        """Return the records that may be this upload's and hold no data."""
         empty = []
         for row in await self._valt.find_records(upload.record.name):
             if self._may_be_own(row, raise_if_paused(self._store, upload.path)):

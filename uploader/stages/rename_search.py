@@ -1,7 +1,7 @@
-"""Looks for files that are missing under their name when their upload ends: they may have been renamed meanwhile.
+"""Searches for files that are missing when their upload ends: they may have been renamed meanwhile.
 
-Under the new name such a file would be sent again, and its disposal would miss it. All uploads of a folder that miss
-their file share one walk through it.
+Otherwise such a file would be sent again under its new name, and would not be moved or deleted. One walk through a
+folder serves all uploads that miss their file in it.
 """
 
 from __future__ import annotations
@@ -23,26 +23,26 @@ log = get_logger(__name__)
 
 
 class RenameSearch:
-    """Takes over uploads whose file is missing, and sends them on to the finish stage when the folder was searched."""
+    """Takes uploads whose file is missing, and puts them back on the ``ready`` queue after the search."""
 
     def __init__(self, context: StageContext, filter_of: Callable[[str], WalkFilter | None]) -> None:
-        """*filter_of*: what is taken of a watched folder (by its path); None when the folder is not watched."""
+        """*filter_of*: which files of a watched folder (by its path) a walk takes; None when it is not watched."""
         self._shares, self._store, self._leases = context.shares, context.store, context.leases
         self._queues, self._bus, self._filter_of = context.queues, context.bus, filter_of
         self._wanted: defaultdict[str, dict[int, Upload]] = defaultdict(dict)  # by folder and serial number
-        self._searched: dict[int, errors.UploaderError | None] = {}  # by serial number: why its search failed, if so
-        self._news = asyncio.Event()
-        self._searching = 0  # folders that are searched now
+        self._searched: dict[int, errors.UploaderError | None] = {}  # by serial number: error of the search
+        self._added = asyncio.Event()
+        self._searching = 0  # folders that are being searched
 
     @property
     def idle(self) -> bool:
-        """True when nothing is looked for."""
+        """True when nothing is searched for."""
         return not (self._searching or self._wanted)
 
     async def wants(self, upload: Upload) -> bool:
-        """True when the file of *upload* is missing and is looked for now; the upload comes back by itself.
+        """True when the file of *upload* is missing and is searched for now; the upload is put back after that.
 
-        Raises ``ShareNotReady``, also when the search has failed.
+        Raises ``ShareNotReady``, and the error of a search that has failed.
         """
         if upload.serial in self._searched:
             if (error := self._searched.pop(upload.serial)) is not None:
@@ -54,7 +54,7 @@ class RenameSearch:
         if what != "missing":
             return False
         self._wanted[upload.root][upload.serial] = upload
-        self._news.set()
+        self._added.set()
         return True
 
     async def run(self) -> None:
@@ -62,14 +62,14 @@ class RenameSearch:
         async with asyncio.TaskGroup() as group:
             tasks: dict[str, asyncio.Task[None]] = {}
             while True:
-                await self._news.wait()
-                self._news.clear()
+                await self._added.wait()
+                self._added.clear()
                 for root in tuple(self._wanted):
                     if root not in tasks or tasks[root].done():
                         tasks[root] = group.create_task(self._search(root), name=f"finish: search {root}")
 
     async def _search(self, root: str) -> None:
-        """Walk through a folder once for every upload that misses its file in it, until none is left."""
+        """Walk through a folder, once for all uploads that wait, until none is left."""
         while uploads := self._wanted.pop(root, {}):
             self._searching += 1
             failure: errors.UploaderError | None = None
@@ -77,7 +77,7 @@ class RenameSearch:
                 await self._walk(root, uploads)
             except errors.UploaderError as error:
                 failure = error
-            except Exception as error:  # a bug of ours about one folder must not end the daemon
+            except Exception as error:  # a bug with one folder must not end the daemon
                 log.exception("fault", folder=root)
                 failure = errors.UploaderError(bug_reason(error))
             finally:
@@ -90,18 +90,18 @@ class RenameSearch:
     async def _walk(self, root: str, uploads: dict[int, Upload]) -> None:
         wanted = {(upload.identity.size, upload.identity.mtime_ns) for upload in uploads.values()}
         names = {upload.where for upload in uploads.values()}
-        order = self._filter_of(root)
-        if order is None:
+        chosen = self._filter_of(root)
+        if chosen is None:
             return
-        # A removal that a crash has cut short is undone: what becomes of the file is decided anew.
-        order = replace(order, puts_back=lambda relpath: f"{root}/{relpath}" in names)
-        async for batch in self._shares.of(root).walk(order):
+        # A removal that a crash has interrupted is undone: what is done with the file is decided again.
+        chosen = replace(chosen, puts_back=lambda relpath: f"{root}/{relpath}" in names)
+        async for batch in self._shares.of(root).walk(chosen):
             for seen in batch.sightings:
                 if (seen.size, seen.mtime_ns) in wanted:
                     await self._compare(seen, uploads)
 
     async def _compare(self, seen: Sighting, uploads: dict[int, Upload]) -> None:
-        """Note the new name when *seen* is the file of one of *uploads*."""
+        """Note the new name if *seen* is the file of one of *uploads*."""
         if self._store.ledger.has(seen.path) or self._store.upload_at(seen.path) is not None:
             return  # that file has an upload of its own
         with suppress(errors.FileError):

@@ -1,6 +1,6 @@
-"""Stage 2: hold every file back until it is complete. ``completeness`` decides when that is.
+"""Stage 2: wait until each file is complete. ``completeness`` decides when it is.
 
-A file that is held back is looked at more rarely than one that changes.
+A file that is unchanged but not complete is looked at more rarely than one that changes.
 """
 
 from __future__ import annotations
@@ -26,41 +26,41 @@ log = get_logger(__name__)
 
 SETTLE_CONCURRENCY: Final = 4  # files of one share looked at at the same time
 HURRIED_LOOK_FRACTION: Final = 0.25  # of ``settle``: how soon a file that an event named may be looked at again
-FAULT_PAUSE: Final = 600.0  # s until a file that has hit a bug of ours is looked at again
+BUG_PAUSE: Final = 600.0  # s until a file is looked at again after a bug
 UNREADABLE_LOOK_INTERVAL: Final = 1.0  # s, at least, until a file that cannot be read is looked at again
 SIGHTINGS_PER_SLICE: Final = 200  # sightings handled before the event loop runs other tasks
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A file that we wait for. Times are monotonic."""
+    """A file that is waited for. Times are monotonic."""
 
     sighting: Sighting
     found_at: float
     looked_at: float | None = None
     stable: StableSince | None = None  # what it was at the last look, and since when
     reason: str = "not looked at yet"
-    held: bool = False  # it stands still, and yet something speaks against it
-    worth_waiting: bool = True  # it may well be complete within moments
+    held: bool = False  # it is unchanged, but another condition is not met
+    worth_waiting: bool = True  # it may be complete within moments
 
 
 class Settle:
-    """Holds every file that is new, or no longer what it was, until it is complete."""
+    """Waits for every new or changed file until it is complete."""
 
     def __init__(self, context: StageContext, rules_of: Callable[[str], CompletenessRules]) -> None:
-        """*rules_of*: what a watched folder (by its path) asks of a file."""
-        self._shares, self._settled, self._seen = context.shares, context.queues.settled, context.queues.sightings
+        """*rules_of* returns what a watched folder (by its path) requires of a file."""
+        self._shares, self._settled, self._sightings = context.shares, context.queues.settled, context.queues.sightings
         self._clock, self._bus, self._rules_of = context.clock, context.bus, rules_of
         self._candidates: dict[str, Candidate] = {}
         self.known = KnownFiles(context.store, self._candidates.keys())
         self._looks: DelayQueue[str] = DelayQueue(self._clock)
-        self._lookers: PerShareWorkers[str] = PerShareWorkers(self.look, SETTLE_CONCURRENCY)
+        self._workers: PerShareWorkers[str] = PerShareWorkers(self.look, SETTLE_CONCURRENCY)
         self._busy = 0
 
     @property
     def busy(self) -> bool:
-        """True while what was seen is taken in or a file looked at."""
-        return self._busy > 0 or self._lookers.busy
+        """True while sightings are handled or a file is looked at."""
+        return self._busy > 0 or self._workers.busy
 
     @property
     def candidates(self) -> Mapping[str, Candidate]:
@@ -68,27 +68,27 @@ class Settle:
         return MappingProxyType(self._candidates)
 
     async def run(self) -> None:
-        """Take in what was seen, look at what is due, until cancelled."""
+        """Handle sightings and look at files that are due, until cancelled."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._take_sightings(), name="settle: seen")
-            group.create_task(self._lookers.run(), name="settle: lookers")
+            group.create_task(self._workers.run(), name="settle: workers")
             group.create_task(self._look_when_due(), name="settle: due")
 
     async def _take_sightings(self) -> None:
         while True:
-            seen = await self._seen.get()
+            batch = await self._sightings.get()
             self._busy += 1
             try:
-                await self.take(seen)
+                await self.take(batch)
             finally:
                 self._busy -= 1
-                self._seen.task_done()
+                self._sightings.task_done()
 
-    async def take(self, seen: SightingBatch) -> None:
-        """Begin to wait for what is new. What is no longer there is noticed when it is looked at."""
-        for number, sighting in enumerate(seen.sightings, start=1):
+    async def take(self, batch: SightingBatch) -> None:
+        """Begin to wait for new files. That a file is gone is noticed at the next look at it."""
+        for number, sighting in enumerate(batch.sightings, start=1):
             self._see(sighting)
-            if number % SIGHTINGS_PER_SLICE == 0 or number == len(seen.sightings):
+            if number % SIGHTINGS_PER_SLICE == 0 or number == len(batch.sightings):
                 await self._clock.sleep(0)
 
     def _see(self, sighting: Sighting) -> None:
@@ -100,9 +100,9 @@ class Settle:
                 self._looks.put(path)
                 self._bus.publish(events.FileFound(path, sighting.size))
             return
-        moved_on = (sighting.size, sighting.mtime_ns) != (candidate.sighting.size, candidate.sighting.mtime_ns)
-        if moved_on and candidate.looked_at is not None:
-            # Look soon, so that the time of standing still is counted from now and not from the next due look.
+        changed = (sighting.size, sighting.mtime_ns) != (candidate.sighting.size, candidate.sighting.mtime_ns)
+        if changed and candidate.looked_at is not None:
+            # Look soon, so that the unchanged time counts from now, and not from the next due look.
             self._candidates[path] = replace(candidate, sighting=sighting)
             since_look = self._clock.monotonic() - candidate.looked_at
             soon = max(0.0, HURRIED_LOOK_FRACTION * self._rules_of(sighting.root).settle - since_look)
@@ -113,59 +113,59 @@ class Settle:
         while True:
             path = await self._looks.next_due()
             if (candidate := self._candidates.get(path)) is not None:
-                self._lookers.put(candidate.sighting.root, path)
+                self._workers.put(candidate.sighting.root, path)
 
     async def look(self, path: str) -> None:
-        """Look at a candidate: complete, not yet, or not readable yet."""
+        """Look at a candidate. Pass it on if it is complete, else set the time of the next look."""
         candidate = self._candidates.get(path)
         if candidate is None:
             return
         rules = self._rules_of(candidate.sighting.root)
-        still: StableSince | None
+        stable: StableSince | None
         try:
-            still, verdict = await self._judged(candidate, rules)
+            stable, result = await self._check(candidate, rules)
         except (errors.FileMissing, errors.NotAFile):
             self._drop(path)
             return
         except errors.ShareNotReady as error:
-            still, verdict = candidate.stable, NotYet(str(error), max(rules.settle, UNREADABLE_LOOK_INTERVAL))
-        except Exception as error:  # a bug of ours about one file must not end the others
+            stable, result = candidate.stable, NotYet(str(error), max(rules.settle, UNREADABLE_LOOK_INTERVAL))
+        except Exception as error:  # a bug with one file must not end the others
             log.exception("fault", path=path)
-            still, verdict = candidate.stable, NotYet(bug_reason(error), FAULT_PAUSE, held=True, worth_waiting=False)
-        if isinstance(verdict, NotYet):
-            self._wait(candidate, still, verdict)
-        elif still is not None:
-            self.known.judging[path] = still.snapshot.identity  # first: it is known at every moment
+            stable, result = candidate.stable, NotYet(bug_reason(error), BUG_PAUSE, held=True, worth_waiting=False)
+        if isinstance(result, NotYet):
+            self._wait(candidate, stable, result)
+        elif stable is not None:
+            self.known.classifying[path] = stable.snapshot.identity  # first: the path stays known
             self._drop(path)
-            self._bus.publish(events.FileSettled(path, still.snapshot.identity.size))
-            settled = Settled(path, candidate.sighting.root, still.snapshot, verdict.unplayable)
+            self._bus.publish(events.FileSettled(path, stable.snapshot.identity.size))
+            settled = Settled(path, candidate.sighting.root, stable.snapshot, result.unplayable)
             self._settled.put_nowait(settled)
 
-    async def _judged(self, candidate: Candidate, rules: CompletenessRules) -> tuple[StableSince, NotYet | Complete]:
-        """Ask of a file what is needed to judge it, the cheap questions first. Raises our errors."""
+    async def _check(self, candidate: Candidate, rules: CompletenessRules) -> tuple[StableSince, NotYet | Complete]:
+        """Check whether a file is complete, with the cheap checks first. Raises ``UploaderError``."""
         path, share = candidate.sighting.path, self._shares.of(candidate.sighting.root)
         snapshot = await share.snapshot(path)
         now = self._clock.monotonic()
-        still = completeness.observe(candidate.stable, snapshot, now)
-        if (wait := completeness.too_early(rules, still, candidate.stable, now)) is not None:
-            return still, wait
+        stable = completeness.observe(candidate.stable, snapshot, now)
+        if (wait := completeness.too_early(rules, stable, candidate.stable, now)) is not None:
+            return stable, wait
         marker, write_state = completeness.marker_of(rules, path), WriteState()
         if marker:
             ((_, what),) = await share.look([marker])
             marker = marker if what == "missing" else ""
         if not marker:
             write_state = await self._write_state(share, path, gate=rules.gate)
-        return still, completeness.check_complete(
-            rules, snapshot.identity.size, now - still.since, marker=marker, write_state=write_state
+        return stable, completeness.check_complete(
+            rules, snapshot.identity.size, now - stable.since, marker=marker, write_state=write_state
         )
 
     async def _write_state(self, share: Share, path: str, *, gate: bool) -> WriteState:
-        """Ask whether a file is closed. A bug in a container parser counts as "not closed": in the end it is parked."""
+        """Return whether a file may still be written. After a bug in a container parser it counts as unfinished."""
         try:
             return await share.write_state(path, gate=gate)
         except errors.UploaderError:
             raise
-        except Exception as error:  # parsers read bytes that anybody may have written
+        except Exception as error:  # the parsers read bytes from outside
             log.exception("fault", path=path)
             return WriteState(unfinished=bug_reason(error))
 
@@ -187,7 +187,7 @@ class Settle:
             held=wait.held,
             worth_waiting=wait.worth_waiting,
         )
-        due = self._looks.wait_of(path)  # it may have been seen to change meanwhile
+        due = self._looks.wait_of(path)  # set when a change was seen meanwhile
         self._looks.put(path, wait.after if due is None else min(due, wait.after))
 
     def _drop(self, path: str) -> None:

@@ -1,9 +1,9 @@
 """Stage 4: create the record, send chunk after chunk, save what was acknowledged.
 
-A worker drives one upload from its saved state to *every byte acknowledged*, along ``lifecycle.TABLE``. It acts only
-after the save that announces the act has returned, has one request in flight for each record, and never sends an
-acknowledged byte again. What cannot be solved at once goes back to a queue with a time. A large file steps aside
-between two chunks while a small one waits; no worker is reserved for small files.
+A worker brings one upload from its saved state to *every byte acknowledged*, along ``lifecycle.TABLE``. It saves each
+intent before it acts, has one request in flight for each record, and never sends an acknowledged byte again. After an
+error the upload goes back to a queue with a time, and the worker is free. A large upload steps aside between two chunks
+when a small one waits, so no worker is reserved for small files.
 """
 
 from __future__ import annotations
@@ -26,8 +26,7 @@ from uploader.files import Bookmark, Recording
 from uploader.runtime.monotonic_age import MonotonicAges
 from uploader.server.capabilities import CapabilityTracker
 from uploader.server.circuit_breaker import CircuitBreaker
-from uploader.server.valt import Valt
-from uploader.server.valt.wire import multipart_filename
+from uploader.server.port import RecordServer
 from uploader.stages.context import StageContext
 from uploader.stages.failure_handler import FailureHandler
 from uploader.stages.file_rules import NOT_TAKEN
@@ -48,36 +47,36 @@ class TransferRules(Protocol):
 
 
 class Outcome(Enum):
-    """How a worker's drive of an upload ended."""
+    """How the work of a worker on an upload ended."""
 
-    LEFT = "left"  # the upload left this stage, waits, or failed: it is on another queue, or over
-    STEPPED_ASIDE = "stepped-aside"  # a small file goes first; the upload goes on after it
+    LEFT = "left"  # the upload left this stage, waits for its time, or is parked
+    STEPPED_ASIDE = "stepped-aside"  # a small file goes first, and the upload after it
 
 
 @dataclass(slots=True)
 class _Memory:
-    """What this process remembers of an upload between two drives. Losing it costs reading, not correctness."""
+    """What a worker keeps in memory for the next worker of an upload. Without it more is read; nothing goes wrong."""
 
-    bookmark: Bookmark | None = None  # where the file stood, so that it is not read again
-    resent_at: int | None = None  # offset of a chunk that was sent again: a refusal of it says nothing about ranges
+    bookmark: Bookmark | None = None  # position in the file, so that it need not be read again
+    resent_at: int | None = None  # offset of a chunk sent again in doubt; its refusal says nothing about ranges
     aside: bool = False  # it has stepped aside for a small file
-    good: int = 0  # chunks of one size that were acknowledged in a row
+    good: int = 0  # chunks of the current size acknowledged in a row
 
 
 class Transfer:
-    """The pool of workers."""
+    """Sends uploads; each worker is one call of ``work``."""
 
     def __init__(
         self,
         context: StageContext,
         server: ServerConfig,
-        valt: Valt,
+        valt: RecordServer,
         breaker: CircuitBreaker,
         failure_handler: FailureHandler,
         lanes: Callable[[str], Lane],
         rules: TransferRules,
     ) -> None:
-        """*lanes* returns who says how fast the files of a watched folder may go."""
+        """*lanes* returns the bandwidth limit of a watched folder (by its path)."""
         self._shares, self._store, self._leases = context.shares, context.store, context.leases
         self._queues, self._clock, self._bus = context.queues, context.clock, context.bus
         self._server, self._valt, self._breaker, self._failure_handler, self._lanes = (
@@ -94,10 +93,10 @@ class Transfer:
         self._doubts = MonotonicAges(context.clock)
         self._records = RecordCreator(context, server.username, server.doubt_settle, valt, self._capabilities)
         self.active = 0
-        """Workers that are busy with an upload."""
+        """Number of workers that are busy with an upload."""
 
     async def work(self) -> None:
-        """Take job after job until ``stop``; one worker."""
+        """Run one worker: take job after job until ``stop``."""
         small: Job | None = None
         while not self._stopping.is_set():
             job = small or await self._queues.jobs.get()
@@ -109,7 +108,7 @@ class Transfer:
                 self._queues.jobs.put_nowait(job)
 
     async def _do(self, job: Job) -> Outcome | None:
-        """Drive the upload of one job as far as it goes. None when it is not this stage's any more."""
+        """Work on the upload of a job until it ends or steps aside. None when it was not begun or was taken away."""
         self.active += 1
         try:
             return await self._leases.work(job.path, TRANSFER_STATES, self._drive_guarded)
@@ -121,7 +120,7 @@ class Transfer:
                 self._doubts.forget(job.path)
 
     def stop(self) -> None:
-        """Begin nothing more; chunks that are in flight may end."""
+        """Begin nothing more. Chunks that are in flight may end."""
         self._stopping.set()
 
     async def _drive_guarded(self, upload: Upload) -> Outcome:
@@ -135,7 +134,7 @@ class Transfer:
         return outcome
 
     async def drive(self, path: str) -> Outcome:
-        """Bring one upload forward, state by state, until it has left this stage or steps aside. Raises our errors."""
+        """Advance an upload, state by state, until it leaves this stage or steps aside. Raises ``UploaderError``."""
         memory = self._memories.setdefault(path, _Memory())
         was_aside, memory.aside = memory.aside, False
         async with AsyncExitStack() as stack:
@@ -160,14 +159,14 @@ class Transfer:
                     if upload.state is State.QUEUED:
                         await self._records.create(path)
                     else:
-                        await self._send(upload, recording, tell=not was_aside)
+                        await self._send(upload, recording, announce=not was_aside)
                         if self._steps_aside(path):
                             memory.bookmark, memory.aside = recording.bookmark(), True
                             return Outcome.STEPPED_ASIDE
         return Outcome.LEFT
 
     async def _take_configuration(self, upload: Upload) -> bool:
-        """Bring an upload under the configuration in force before a record is made. False when it is sent no more."""
+        """Apply the configuration in force before a record is created. False when the file is not to be sent."""
         current = self._rules.reconfigured(upload, self._normal_chunk_size())
         if current is None:
             self._store.drop(upload)
@@ -181,47 +180,47 @@ class Transfer:
         return chunk_size_now(self._rules.config.upload, self._store.capabilities, now=self._clock.now())
 
     async def _drop_forgotten(self, upload: Upload) -> None:
-        """Drop an upload that the operator has forgotten, now that it is known whether its record was made."""
+        """Drop an upload after ``forget``, once it is known whether its record was created."""
         self._store.put_orphan(lifecycle.orphan_of(upload, now=self._clock.now(), settle=0.0))
         self._store.drop(upload)
         await self._store.commit()
 
     def _steps_aside(self, path: str) -> bool:
-        """True when a small file waits, and more than one chunk of this one is left."""
+        """True when a small file waits and more than one chunk of this one is left."""
         upload = self._store.uploads.get(path)
         if upload is None or upload.state is not State.SENDING or lifecycle.chunk_end(upload) == upload.identity.size:
             return False
         return self._queues.jobs.small_waits
 
     async def _resolve(self, upload: Upload) -> None:
-        """Ask what became of the chunk whose answer is not known, before anything else (rule 4)."""
+        """Find out what became of the chunk in doubt before anything else is sent (rule 4)."""
         ids = _ids(upload)
         details = await self._valt.details(ids.record)
-        landed = details.status_of(ids.video) is not None
+        arrived = details.status_of(ids.video) is not None
         raise_if_paused(self._store, upload.path)
         waited = self._time_in_doubt(upload)
-        if landed and upload.doubt_end == upload.identity.size:
+        if arrived and upload.doubt_end == upload.identity.size:
             await self._acknowledge(upload.path)
             self._bus.publish(events.DoubtResolved(upload.path, ids.record, "the last chunk had landed"))
-        elif not landed and await self._capabilities.resend_is_safe():
+        elif not arrived and await self._capabilities.resend_is_safe():
             self._memories[upload.path].resent_at = upload.offset
             await self._store.save(lifecycle.advance(self._store.uploads[upload.path], Step.RESEND))
             self._bus.publish(events.DoubtResolved(upload.path, ids.record, "sent again: that is safe here"))
         elif waited < self._server.doubt_settle:
-            what = "what became of its last request is not known yet"
+            what = "it is not known yet what became of its last request"
             raise errors.StillInDoubt(what, wait=self._server.doubt_settle - waited)
         else:
-            raise errors.RecordSpoilt("what became of a chunk cannot be learnt from this server")
+            raise errors.RecordSpoilt("this server does not show what became of a chunk")
 
     def _time_in_doubt(self, upload: Upload) -> float:
-        """Seconds that the answer has been missing."""
+        """Return the seconds for which the answer has been missing."""
         return self._doubts.of(upload.path, upload.doubt_at or 0.0)
 
-    async def _send(self, upload: Upload, recording: Recording, *, tell: bool) -> None:
-        """Send the next chunk; a token that has expired is replaced once, and the chunk sent again."""
+    async def _send(self, upload: Upload, recording: Recording, *, announce: bool) -> None:
+        """Send the next chunk. When the token has expired, log in once and send the chunk again."""
         if recording.position != upload.offset:
             await self._go_to_offset(upload, recording)
-            if tell:
+            if announce:
                 ids, size = _ids(upload), upload.identity.size
                 self._bus.publish(events.UploadResumed(upload.path, ids.record, upload.offset, size))
         self._memories[upload.path].bookmark = start = recording.bookmark()
@@ -236,10 +235,10 @@ class Transfer:
                 raise errors.RightMissing(what, hint="does this user have the right to upload?") from None
 
     async def _go_to_offset(self, upload: Upload, recording: Recording) -> None:
-        """Go to where the upload stands: by what we know from before if the file is still the same, else by reading."""
+        """Go to the offset of the upload: by the bookmark if the file is still the same, else by reading up to it."""
         mark = self._memories[upload.path].bookmark
-        stands = upload.offset, upload.digest
-        if mark is not None and (mark.position, mark.hash.hexdigest()) == stands and recording.is_as_at(mark):
+        acknowledged = upload.offset, upload.digest
+        if mark is not None and (mark.position, mark.hash.hexdigest()) == acknowledged and recording.is_as_at(mark):
             recording.return_to(mark)
         else:
             await recording.skip_to(upload.offset, upload.digest)
@@ -263,7 +262,7 @@ class Transfer:
         try:
             held = await self._valt.send_chunk(
                 ids,
-                multipart_filename(path),  # also if it has another name by now: it is constant over all chunks
+                path,  # of the name at first: it must be the same for all chunks
                 (upload.offset, end, size),
                 recording,
                 before_last_byte=before_last_byte,
@@ -288,13 +287,13 @@ class Transfer:
         await self._acknowledge(path)
 
     def _doubt_begins(self, path: str) -> None:
-        """Count the doubt's settle time from now: the request was alive until we gave it up. Saved by the setback."""
+        """Count the settle time of the doubt from now, when the request ended. Saved by the failure handler."""
         upload = self._store.uploads[path]
         if upload.state is State.IN_DOUBT:
             self._time_in_doubt(self._store.put(replace(upload, doubt_at=self._clock.now())))
 
     async def _not_taken(self, path: str) -> None:
-        """Note that a chunk was plainly refused, or not seen at all: nothing is in doubt."""
+        """Leave the doubt: the chunk was refused, or the server never saw it."""
         upload = self._store.uploads[path]
         if upload.state is State.IN_DOUBT:
             await self._store.save(lifecycle.advance(upload, Step.REFUSED))
@@ -314,13 +313,13 @@ class Transfer:
             self._queues.sent.put(upload.path, READY_POLL_FIRST)
 
     async def _check_in_place(self, upload: Upload) -> None:
-        """Raise ``FileChanged`` when another file has taken the name of the one that is being sent.
+        """Raise ``FileChanged`` when another file has the path of the one that is being sent.
 
-        One that is merely gone is sent to its end all the same: the open file may be all that is left of it.
+        A file that is merely missing is sent to its end: the open file may be the last copy of it.
         """
-        ((_, seen),) = await self._shares.of(upload.root).look([upload.where])
+        ((_, found),) = await self._shares.of(upload.root).look([upload.where])
         known = upload.identity.size, upload.identity.mtime_ns
-        if isinstance(seen, Sighting) and (seen.size, seen.mtime_ns) != known:
+        if isinstance(found, Sighting) and (found.size, found.mtime_ns) != known:
             raise errors.FileChanged(f"{shown(upload.where)} was replaced while it was being sent")
 
 

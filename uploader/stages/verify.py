@@ -1,7 +1,7 @@
-"""Stage 5: wait until the server says that the video is ready.
+"""Stage 5: wait until the server reports the video as ready.
 
-Nothing is ever sent again because a server is slow: it may process for as long as the size of the file allows, and it
-is asked ever more rarely.
+The server may process for ``ready_timeout`` plus a time that grows with the size of the file, and is asked ever more
+rarely. Nothing is sent again because a server is slow.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from uploader.domain.lifecycle import Step
 from uploader.domain.model import State, Upload
 from uploader.runtime.monotonic_age import MonotonicAges
 from uploader.server.circuit_breaker import CircuitBreaker
-from uploader.server.valt import Valt
+from uploader.server.port import RecordServer
 from uploader.stages.context import StageContext
 from uploader.stages.failure_handler import FailureHandler
 
@@ -24,13 +24,13 @@ READY_STATUS: Final = "ready"
 
 
 class Verify:
-    """Asks about every record that was sent, when its time has come."""
+    """Asks the server about each record that was sent, whenever it is due."""
 
     def __init__(
         self,
         context: StageContext,
         config: UploadConfig,
-        valt: Valt,
+        valt: RecordServer,
         breaker: CircuitBreaker,
         failure_handler: FailureHandler,
     ) -> None:
@@ -39,7 +39,7 @@ class Verify:
         self._config, self._valt, self._breaker, self._failure_handler = config, valt, breaker, failure_handler
         self._ages = MonotonicAges(context.clock)
         self.last_words: dict[str, str] = {}
-        """By path: what the server said last of each video that it is still processing."""
+        """By path: the last status of each video that the server is still processing."""
 
     async def run(self) -> None:
         """Ask until cancelled."""
@@ -61,7 +61,7 @@ class Verify:
         await self._failure_handler.guard(upload.path, lambda: self.ask(upload))
 
     async def ask(self, upload: Upload) -> None:
-        """Look at the record once: ready, or when to look again. Raises our errors."""
+        """Look at the record once: it is ready, or is looked at again later. Raises ``UploaderError``."""
         if upload.ids is None or upload.sent_at is None:
             raise lifecycle.IllegalStep("sent, but without a record or a time")
         details = await self._valt.details(upload.ids.record)
@@ -76,7 +76,7 @@ class Verify:
         elif age < retry.ready_limit(self._config.ready_timeout, upload.identity.size):
             self._queues.sent.put(upload.path, retry.poll_pause(age))
         else:
-            seen = "shows no video" if status is None else f"still says {status!r}"
+            answer = "shows no video" if status is None else f"still says {status!r}"
             raise errors.NotReadyInTime(
-                f"every byte was acknowledged, but the server {seen} after {age / 60:.0f} min; the file is kept"
+                f"every byte was acknowledged, but the server {answer} after {age / 60:.0f} min; the file is kept"
             )

@@ -1,8 +1,8 @@
-r"""``state.json`` and the lines of ``ledger.jsonl``: bytes ↔ values of ``model``. Pure.
+r"""Encodes and decodes ``state.json`` and the lines of ``ledger.jsonl``. Pure.
 
-Must never guess: what does not fit its type raises ``UnreadableContent`` with the place and what was expected there.
-Names that are not UTF-8 travel as lone surrogates in JSON escapes (``\\udcff``), so every path comes back as it
-was; that is also why no validation library sits here: those at hand refuse such strings.
+Nothing is guessed: what does not have its type raises ``UnreadableContent`` with the place and what was expected.
+Names that are not UTF-8 are written as lone surrogates in JSON escapes (``\\udcff``), so every path is read back as
+it was. The common validation libraries refuse such strings, so none is used.
 """
 
 from __future__ import annotations
@@ -24,33 +24,33 @@ from uploader.domain.model import MountIdentity, Orphan, ServerCapabilities, Sta
 FORMAT: Final = "valt-uploader state"
 VERSION: Final = 1
 
-Nanoseconds = NewType("Nanoseconds", int)  # the type of every field called ``mtime_ns``: shares say 1601, or 2446
-MOMENT_LIMIT: Final = 2**96  # ns; seconds of 64 bits fit
+Nanoseconds = NewType("Nanoseconds", int)  # of every ``mtime_ns``; shares report years like 1601 or 2446
+MOMENT_LIMIT: Final = 2**96  # ns; more than 2^63 seconds
 
 T = TypeVar("T")
 
 
-class UnreadableContent(ValueError):  # noqa: N818 - says what the file is
-    """What was read is not what we wrote."""
+class UnreadableContent(ValueError):  # noqa: N818 - it says what the file is
+    """The content of a file cannot be what this program wrote."""
 
 
 class NewerVersion(UnreadableContent):
-    """Written by a newer version than this one."""
+    """The file was written by a newer version of this program."""
 
 
 @dataclass(frozen=True, slots=True)
 class LedgerHead:
-    """Where the ledger ends: what its chain cannot show by itself."""
+    """Where the ledger ends. Its chain alone cannot show that lines are missing at the end."""
 
     count: int  # lines
-    last: str  # sha256 (hex) of the last one, without its line feed; zeros when there is none
+    last: str  # sha256 (hex) of the last one, without its line feed; zeros when there is no line
 
 
 @dataclass(frozen=True, slots=True)
 class StateSnapshot:
     """Everything that ``state.json`` holds. ``sequence`` counts the saves.
 
-    ``ledger``: where the ledger ended then, or before; None in a state that does not say (0.1.0 did not at first).
+    ``ledger``: where the ledger ended at that save; None in an old state that does not say.
     """
 
     sequence: int = 0
@@ -59,27 +59,27 @@ class StateSnapshot:
     capabilities: ServerCapabilities = field(default_factory=ServerCapabilities)
     ledger: LedgerHead | None = None
     mount_identities: tuple[MountIdentity, ...] = ()
-    paused: tuple[str, ...] = ()  # files and folders that a person has paused
+    paused: tuple[str, ...] = ()  # files and folders that the operator has paused
 
 
 class Rest(Protocol):
-    """What of a state is small: it is encoded anew at each save."""
+    """The small parts of a state, which are encoded at each save."""
 
     @property
     def capabilities(self) -> ServerCapabilities:
-        """What the server has taught us."""
+        """What was learnt about the server."""
 
     @property
     def mount_identities(self) -> tuple[MountIdentity, ...]:
-        """Where each watched folder lay."""
+        """The file system of each watched folder."""
 
     @property
     def paused(self) -> tuple[str, ...]:
-        """What a person has paused."""
+        """What the operator has paused."""
 
 
 def encode_head(sequence: int, sha256: str, *, now: float) -> bytes:
-    """Write the first line. *sha256*: of everything after it, in hex; *now*: Unix seconds."""
+    """Encode the first line. *sha256*: of everything after it, in hex; *now*: Unix seconds."""
     head = {
         "format": FORMAT,
         "version": VERSION,
@@ -91,17 +91,17 @@ def encode_head(sequence: int, sha256: str, *, now: float) -> bytes:
 
 
 def encode_rest(rest: Rest, ledger: LedgerHead | None) -> bytes:
-    """Write what comes after the last orphan."""
-    homes = ",\n".join("  " + to_json(home) for home in rest.mount_identities)
+    """Encode everything after the last orphan."""
+    identities = ",\n".join("  " + to_json(identity) for identity in rest.mount_identities)
     tail = "" if ledger is None else f',\n "ledger": {to_json(ledger)}'
     return (
-        f'\n ],\n "homes": [\n{homes}\n ],\n'
+        f'\n ],\n "homes": [\n{identities}\n ],\n'
         f' "paused": {json.dumps(rest.paused)},\n "learnt": {to_json(rest.capabilities)}{tail}\n}}\n'
     ).encode("ascii")
 
 
 def encode_state(saved: StateSnapshot, *, now: float) -> bytes:
-    """Write a whole state once, one upload to a line. See ``statewriter`` for who writes it again and again."""
+    """Encode a whole state, one upload to a line. ``statewriter`` does the same for repeated saves."""
     uploads = ",\n".join("  " + to_json(upload) for upload in saved.uploads)
     orphans = ",\n".join("  " + to_json(orphan) for orphan in saved.orphans)
     lists = f' "uploads": [\n{uploads}\n ],\n "orphans": [\n{orphans}'.encode("ascii")
@@ -110,7 +110,7 @@ def encode_state(saved: StateSnapshot, *, now: float) -> bytes:
 
 
 def decode_state(content: bytes) -> StateSnapshot:
-    """Read the state. Raises ``UnreadableContent``, or ``NewerVersion`` for a version that we do not know."""
+    """Decode the state. Raises ``UnreadableContent``, or ``NewerVersion`` for an unknown version."""
     document = _parse(content)
     if document.get("format") != FORMAT:
         raise UnreadableContent("it is not a state file of valt-uploader")
@@ -119,9 +119,9 @@ def decode_state(content: bytes) -> StateSnapshot:
         raise UnreadableContent("its version is not a number")
     if version > VERSION:
         raise NewerVersion(f"it was written by a newer valt-uploader (version {version}; this one knows {VERSION})")
-    # Without a sum (somebody edited the file and took it out) the shape alone is checked.
-    sum_written, rest = document.get("sha256"), content.partition(b"\n")[2]
-    if sum_written is not None and sum_written != hashlib.sha256(rest).hexdigest():
+    # Without a checksum (somebody has edited the file and removed it) only the types are checked.
+    checksum, rest = document.get("sha256"), content.partition(b"\n")[2]
+    if checksum is not None and checksum != hashlib.sha256(rest).hexdigest():
         raise UnreadableContent("its checksum does not match its content")
     saved = StateSnapshot(
         sequence=build(int, document.get("sequence"), "sequence"),
@@ -129,9 +129,9 @@ def decode_state(content: bytes) -> StateSnapshot:
         orphans=build(tuple[Orphan, ...], document.get("orphans"), "orphans"),
         capabilities=build(ServerCapabilities, document.get("learnt"), "learnt"),
         ledger=build(LedgerHead, document["ledger"], "ledger") if "ledger" in document else None,
-        # the first release knew none
+        # the first release wrote none
         mount_identities=build(tuple[MountIdentity, ...], document.get("homes", []), "homes"),
-        paused=build(tuple[str, ...], document.get("paused", []), "paused"),  # nor these
+        paused=build(tuple[str, ...], document.get("paused", []), "paused"),  # nor any of these
     )
     _check(saved)
     return saved
@@ -140,7 +140,7 @@ def decode_state(content: bytes) -> StateSnapshot:
 def _check(saved: StateSnapshot) -> None:
     paths = [upload.path for upload in saved.uploads]
     if len(set(paths)) != len(paths):
-        raise UnreadableContent("uploads: a path stands there twice")
+        raise UnreadableContent("uploads: a path appears twice")
     for index, upload in enumerate(saved.uploads):
         if upload.state is State.DONE:
             raise UnreadableContent(f"uploads[{index}]: a finished upload belongs in the ledger")
@@ -152,7 +152,7 @@ def _parse(content: bytes) -> dict[str, Any]:
     if not content.strip(b"\0 \n"):
         raise UnreadableContent("it is empty")
     try:
-        document = json.loads(content, parse_constant=_no_constant, object_pairs_hook=_no_twins)
+        document = json.loads(content, parse_constant=_no_constant, object_pairs_hook=_no_duplicates)
     except (ValueError, RecursionError) as error:
         raise UnreadableContent(f"it is not JSON: {error}") from None
     if not isinstance(document, dict):
@@ -164,36 +164,36 @@ def _no_constant(name: str) -> float:
     raise UnreadableContent(f"{name} is no number")
 
 
-def _no_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     document = dict(pairs)
     if len(document) != len(pairs):
-        raise UnreadableContent("a key stands there twice")
+        raise UnreadableContent("a key appears twice")
     return document
 
 
 def to_json(value: Any) -> str:
-    """Write a dataclass of ``model`` on one line, in ASCII; None and rare flags that are false are left out."""
+    """Encode a dataclass of ``model`` as one line of ASCII. None, and rare flags that are false, are left out."""
     rare = _rare(value.__class__)
-    return _SPELL({key: item for key, item in _plain(value).items() if item is not None and (item or key not in rare)})
+    return _ENCODE({key: item for key, item in _plain(value).items() if item is not None and (item or key not in rare)})
 
 
 def _plain(value: Any) -> dict[str, Any]:
-    """Return the fields of a dataclass by name. Not ``asdict``, which copies all below: nearly three times as slow."""
+    """Return the fields of a dataclass by name. ``asdict`` copies deeply and is nearly three times as slow."""
     return {name: getattr(value, name) for name in types_of(value.__class__)}
 
 
-_SPELL: Final = json.JSONEncoder(allow_nan=False, default=_plain).encode
+_ENCODE: Final = json.JSONEncoder(allow_nan=False, default=_plain).encode
 
 
 def from_json(kind: type[T], line: bytes) -> T:
-    """Read what ``to_json`` wrote. Raises ``UnreadableContent``."""
+    """Decode what ``to_json`` wrote. Raises ``UnreadableContent``."""
     return build(kind, _parse(line), kind.__name__.lower())
 
 
 def build(kind: type[T], value: Any, where: str) -> T:
-    """Make a *kind* from parsed JSON, or say where it does not fit. Raises ``UnreadableContent``.
+    """Make a *kind* from parsed JSON. Raises ``UnreadableContent`` with the place that does not fit.
 
-    Knows what ``model`` is made of: dataclasses, enums, literals, optional values, tuples and dicts of strings.
+    Supports what ``model`` uses: dataclasses, enums, literals, optional values, tuples and dicts of strings.
     """
     return typing.cast("T", _build(kind, value, where))
 
@@ -218,7 +218,7 @@ def _build(kind: Any, value: Any, where: str) -> Any:
     if issubclass(kind, Enum):
         return kind(_expect(value in list(kind), value, where, "one of " + ", ".join(kind)))
     if kind is float:
-        # Compared, not converted: JSON knows whole numbers that no float can hold.
+        # Compared before it is converted: JSON has whole numbers that no float can hold.
         good = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 2**63
         return float(_expect(good, value, where, "a number"))
     if kind is int:
@@ -237,9 +237,9 @@ def _build_dataclass(kind: Any, value: Any, where: str) -> Any:
     return kind(**{name: _build(hints[name], item, f"{where}.{name}") for name, item in value.items()})
 
 
-@cache  # of a handful of classes: working their hints out takes ten times as long as all the rest
+@cache  # for few classes: without it the type hints take ten times as long as all the rest
 def types_of(kind: Any) -> dict[str, Any]:
-    """The types of a dataclass's fields by name; fields that are never saved are left out."""
+    """Return the types of a dataclass's fields by name, without the fields that are not saved."""
     hints = typing.get_type_hints(kind)
     saved = [each.name for each in dataclasses.fields(kind) if each.metadata.get("saved", True)]
     return {name: Nanoseconds if name == "mtime_ns" else hints[name] for name in saved}
@@ -252,7 +252,7 @@ def _rare(kind: Any) -> frozenset[str]:
 
 @cache
 def _required(kind: Any) -> frozenset[str]:
-    """The names of the fields that must be there."""
+    """Return the names of the fields that have no default."""
     missing = dataclasses.MISSING
     return frozenset(
         each.name for each in dataclasses.fields(kind) if each.default is missing and each.default_factory is missing
@@ -261,7 +261,7 @@ def _required(kind: Any) -> frozenset[str]:
 
 def _expect(good: bool, value: Any, where: str, wanted: str) -> Any:
     if not good:
-        # Lists and objects are only named: what is nested deeply enough cannot be printed.
+        # Of lists and objects only the type is shown: deeply nested ones cannot be printed.
         got = type(value).__name__ if isinstance(value, list | dict) else repr(str(value)[:40])
         raise UnreadableContent(f"{where}: expected {wanted}, got {got}")
     return value

@@ -1,10 +1,10 @@
 """The state folder: its lock, and writes that are durable when they return.
 
-The only code that touches files in ``state.dir``. Synchronous; ``Store`` calls it on a thread of its own.
-Must never leave a file half written under its real name, and never follow a link.
+The only code that touches files in ``state.dir``. It is synchronous; ``Store`` calls it on a thread of its own. It
+never leaves a file half written under its real name, and never follows a link.
 
-A write is temporary file → fsync → rename → fsync of the folder. Of 40 power cuts on ext4, all 40 rolled back
-without the fsyncs, 34 lost the last save without the folder's, none with both (measured with a loop device).
+A write is: temporary file, fsync, rename, fsync of the folder. Measured with 40 power cuts on ext4 (loop device): all
+40 went back to an older save without the fsyncs, 34 without the folder's fsync, none with both.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Protocol
 from uploader.domain import errors
 
 LOCK_FILE = "lock"
-PREVIOUS_SUFFIX = ".1"  # suffix of the generation before
+PREVIOUS_SUFFIX = ".1"  # suffix of the generation before this one
 JOINED_WRITE_SIZE = 64 * 1024  # bytes up to which pieces are joined before they are written
 Piece = bytes | memoryview
 _NEW_FILE = os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_WRONLY
@@ -31,7 +31,7 @@ class Disk(Protocol):
     """What the store needs of a folder. Every write is durable when it returns, or raises ``OSError``."""
 
     def where(self, name: str) -> str:
-        """Say for people which file *name* is: with its folder."""
+        """Return the path of the file *name*, for messages."""
 
     def read(self, name: str) -> bytes | None:
         """Return the whole file; None when there is none. Raises ``StateUnusable``."""
@@ -43,36 +43,36 @@ class Disk(Protocol):
         """Return *length* bytes from *offset* on, fewer only at the end of the file. Raises ``StateUnusable``."""
 
     def replace(self, name: str, *content: Piece) -> None:
-        """Put *content*, in pieces, under *name* in one step; what was there before stays as ``name.1``."""
+        """Replace *name* by *content* (in pieces) in one step; what was there before stays as ``name.1``."""
 
     def append(self, name: str, content: bytes) -> None:
-        """Add *content* at the end of *name*, which is made if need be."""
+        """Append *content* to *name*, which is created if it is missing."""
 
     def truncate(self, name: str, size: int) -> None:
         """Cut *name* to *size* bytes."""
 
     def append_cache(self, name: str, content: bytes) -> None:
-        """Add *content* at the end of a file that may be lost: not durable."""
+        """Append *content* to a file that may be lost: not durable."""
 
     def replace_cache(self, name: str, content: bytes) -> None:
-        """Put *content* under the name of a file that may be lost: in one step, but not durable."""
+        """Replace a file that may be lost: in one step, but not durable."""
 
     def close(self) -> None:
-        """Give up the folder and its lock."""
+        """Close the folder and release its lock."""
 
 
 class StateFolder:
     """A ``Disk`` in a real folder, for one process at a time."""
 
     def __init__(self, folder: Path, *, lock: bool = True) -> None:
-        """Open *folder*, making it if need be (mode 0700).
+        """Open *folder*, and create it if it is missing (mode 0700).
 
         Raises ``AlreadyRunning`` when another process holds the lock and ``StateUnusable`` (exit 73) when the
-        folder cannot be made or written. With ``lock=False`` it is only read, and must exist.
+        folder cannot be created or written. With ``lock=False`` it is only read, and must exist.
         """
         self.folder = folder
         self._lock: int | None = None
-        self._unfinished: dict[str, int] = {}  # name: size before an append that could not be taken back
+        self._unfinished: dict[str, int] = {}  # by name: the size before an append that could not be undone
         try:
             if lock:
                 _make_private(folder)
@@ -84,7 +84,7 @@ class StateFolder:
             try:
                 self._take_lock()
                 self._make_durable()
-            except BaseException:  # whatever it was, the handle must not stay open behind it
+            except BaseException:  # the handle must be closed, whatever was raised
                 os.close(self._dir)
                 raise
 
@@ -92,7 +92,7 @@ class StateFolder:
         try:
             flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
             self._lock = os.open(LOCK_FILE, flags, 0o600, dir_fd=self._dir)
-            self._hand_over(self._lock)
+            self._give_to_owner(self._lock)
         except OSError as error:
             raise _unusable(self.folder, error) from None
         try:
@@ -104,22 +104,22 @@ class StateFolder:
                 raise _unusable(self.folder, error) from None
             raise errors.AlreadyRunning(
                 f"{self.folder}: process {holder or 'unknown'} already works on this state folder",
-                hint="stop it first, or give this one a [state] dir of its own",
+                hint="stop it first, or set another [state] dir for this one",
             ) from None
         os.ftruncate(self._lock, 0)
         os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
 
     def where(self, name: str) -> str:
-        """Say for people which file *name* is: with its folder."""
+        """Return the path of the file *name*, for messages."""
         return str(self.folder / name)
 
-    def _hand_over(self, fd: int) -> None:
-        """Give a file that root has made to the folder's owner: a daemon that is not root must be able to read it."""
+    def _give_to_owner(self, fd: int) -> None:
+        """Give a file that root has created to the folder's owner, so that a daemon that is not root can read it."""
         if os.geteuid() == 0 and self._owner.st_uid != 0:
             os.fchown(fd, self._owner.st_uid, self._owner.st_gid)
 
     def _make_durable(self) -> None:
-        """Sync what is there: a process may have died between a write and its fsync, and what we act upon must stay."""
+        """Sync all files: a process may have died between a write and its fsync, and what is read now must stay."""
         try:
             for name in os.listdir(self._dir):
                 if not stat.S_ISREG(os.stat(name, dir_fd=self._dir, follow_symlinks=False).st_mode):
@@ -144,7 +144,7 @@ class StateFolder:
             return None if fd is None else os.fstat(fd).st_size
 
     def read_at(self, name: str, offset: int, length: int) -> bytes:
-        """Return *length* bytes from *offset* on, fewer only at the end of the file; none of a file that is not there.
+        """Return *length* bytes from *offset* on, fewer only at the end of the file; none when there is no file.
 
         Raises ``StateUnusable`` (exit 78).
         """
@@ -153,7 +153,7 @@ class StateFolder:
 
     @contextlib.contextmanager
     def _opened(self, name: str) -> Iterator[int | None]:
-        """Open a file to be read; None when there is none. What goes wrong in the meantime is ``StateUnusable``."""
+        """Open a file to read it; None when there is none. Errors of the disk are raised as ``StateUnusable``."""
         fd = None
         try:
             with contextlib.suppress(FileNotFoundError):
@@ -173,7 +173,7 @@ class StateFolder:
         )
 
     def replace(self, name: str, *content: Piece) -> None:
-        """Put *content*, in pieces, under *name* in one step; what was there before stays as ``name.1``."""
+        """Replace *name* by *content* (in pieces) in one step; what was there before stays as ``name.1``."""
         temporary = name + ".tmp"
         self._write_new(temporary, *content)
         with contextlib.suppress(FileNotFoundError):
@@ -182,7 +182,7 @@ class StateFolder:
         os.fsync(self._dir)
 
     def _keep_previous(self, name: str) -> None:
-        """Give the present generation its second name; *name* itself is never missing in between."""
+        """Link the current generation as ``name.1``; *name* itself is never missing in between."""
         second = name + PREVIOUS_SUFFIX + ".tmp"
         with contextlib.suppress(FileNotFoundError):
             os.unlink(second, dir_fd=self._dir)
@@ -194,7 +194,7 @@ class StateFolder:
             os.unlink(name, dir_fd=self._dir)
         fd = os.open(name, _NEW_FILE, 0o600, dir_fd=self._dir)
         try:
-            self._hand_over(fd)
+            self._give_to_owner(fd)
             for piece in _of_useful_size(content):
                 _write_all(fd, piece)
             if durable:
@@ -203,28 +203,28 @@ class StateFolder:
             os.close(fd)
 
     def append_cache(self, name: str, content: bytes) -> None:
-        """Add *content* at the end of a file that may be lost: not durable, and a refused write may leave a part."""
+        """Append *content* to a file that may be lost: not durable, and a failed write may leave a part of it."""
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         fd = os.open(name, flags, 0o600, dir_fd=self._dir)
         try:
-            self._hand_over(fd)
+            self._give_to_owner(fd)
             _write_all(fd, content)
         finally:
             os.close(fd)
 
     def replace_cache(self, name: str, content: bytes) -> None:
-        """Put *content* under the name of a file that may be lost: in one step, but not durable."""
+        """Replace a file that may be lost: in one step, but not durable."""
         self._write_new(name + ".tmp", content, durable=False)
         os.rename(name + ".tmp", name, src_dir_fd=self._dir, dst_dir_fd=self._dir)
 
     def append(self, name: str, content: bytes) -> None:
-        """Add *content* at the end of *name*, which is made if need be."""
+        """Append *content* to *name*, which is created if it is missing."""
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         fd = os.open(name, flags, 0o600, dir_fd=self._dir)
         try:
             size = os.fstat(fd).st_size
             if size == 0:
-                self._hand_over(fd)
+                self._give_to_owner(fd)
             before = self._unfinished.setdefault(name, size)
             if size > before:
                 os.ftruncate(fd, before)
@@ -234,7 +234,7 @@ class StateFolder:
                 if before == 0:
                     os.fsync(self._dir)  # its name is new
             except OSError:
-                os.ftruncate(fd, before)  # a line that is half there would break the chain
+                os.ftruncate(fd, before)  # a partial line would break the chain
                 raise
             del self._unfinished[name]
         finally:
@@ -250,7 +250,7 @@ class StateFolder:
             os.close(fd)
 
     def close(self) -> None:
-        """Give up the folder and its lock."""
+        """Close the folder and release its lock."""
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
@@ -260,7 +260,7 @@ class StateFolder:
 
 
 def _read_exactly(fd: int, offset: int, length: int) -> bytes:
-    """Read *length* bytes, or what there is up to the end: one call may return fewer."""
+    """Read *length* bytes, or up to the end of the file; one call may return fewer."""
     pieces = []
     while length > 0 and (piece := os.pread(fd, length, offset)):
         pieces.append(piece)
@@ -269,7 +269,7 @@ def _read_exactly(fd: int, offset: int, length: int) -> bytes:
 
 
 def _of_useful_size(pieces: Sequence[Piece]) -> Sequence[Piece]:
-    """Join what is small: one call is cheaper than a copy is dear."""
+    """Join small pieces: copying them is cheaper than another system call."""
     return [b"".join(pieces)] if sum(map(len, pieces)) <= JOINED_WRITE_SIZE else pieces
 
 
@@ -280,7 +280,7 @@ def _write_all(fd: int, content: Piece) -> None:
 
 
 def _make_private(folder: Path) -> None:
-    """Make *folder* if it is missing, and see to it that it is ours alone (security: 0700)."""
+    """Create *folder* if it is missing, and close it to other users (mode 0700)."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     status = folder.stat()
     if status.st_mode & stat.S_IWOTH:
@@ -289,7 +289,7 @@ def _make_private(folder: Path) -> None:
         )
     if status.st_uid == os.geteuid() and stat.S_IMODE(status.st_mode) & 0o077:
         names = os.listdir(folder)
-        if LOCK_FILE in names or not names:  # else it is no state folder (yet): /var/lib, say, and root who named it
+        if LOCK_FILE in names or not names:  # else it is no state folder (yet), for example /var/lib, named by root
             folder.chmod(0o700)
 
 

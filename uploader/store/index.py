@@ -1,7 +1,7 @@
-"""Numbers of ledger lines by a key of 64 bits: what lets 200,000 lines be asked without being in memory.
+"""Finds the numbers of ledger lines by a key of 64 bits, so that 200,000 lines need not be in memory.
 
-Arrays instead of objects: 12 bytes a line, and 1 to 4 for the table in front of them. Must never be taken for an
-answer: equal keys do not prove equal things, and whoever asks proves each number that it gets.
+Arrays instead of objects: 12 bytes a line, and 1 to 4 for the table in front of them. Equal keys do not prove equal
+values: the caller checks each line that it is given.
 """
 
 from __future__ import annotations
@@ -9,13 +9,13 @@ from __future__ import annotations
 from array import array
 from typing import Final
 
-SMALLEST_TABLE: Final = 1024  # places in the table of an empty index
-GROWTH: Final = 4  # × when there are more lines than places; the work per line stays the same
+SMALLEST_TABLE: Final = 1024  # places in an empty index
+GROWTH: Final = 4  # the table grows by this factor when there are more lines than places
 KEY_MASK: Final = 2**64 - 1
 
 
 class Index:
-    """A table of chains: each place leads to the newest line whose key falls there, each line to the one before."""
+    """A hash table with chains: each place has the newest line whose key belongs there, each line the one before."""
 
     def __init__(self) -> None:
         self._heads = array("I", bytes(4 * SMALLEST_TABLE))
@@ -23,7 +23,7 @@ class Index:
         self._before = array("I")
 
     def add(self, key: int) -> None:
-        """Give the next line, which counts from 1, its *key*: 0 ≤ key < 2^64."""
+        """Add the *key* of the next line: 0 ≤ key < 2^64. Lines count from 1."""
         keys, heads = self._keys, self._heads
         keys.append(key)
         place = key % len(heads)
@@ -57,5 +57,5 @@ class Index:
 
 
 def key_of_value(value: object) -> int:
-    """Make a key of a text, a number or a tuple of them. Good for this process only."""
+    """Make a key of a text, a number or a tuple of these. It is valid in this process only."""
     return hash(value) & KEY_MASK

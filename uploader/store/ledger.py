@@ -1,9 +1,9 @@
-"""``ledger.jsonl``: one line for each finished upload, each carrying the hash of the line before it.
+"""The ledger, ``ledger.jsonl``: one line for each finished upload, with the hash of the line before it.
 
-Append-only and fsynced; it is also the list of what is done. In memory are indices alone, about 130 bytes a line;
-what a line says is read from the file when it is asked for. Must never be rewritten: a torn last line, which only a
-power cut in the middle of an append can leave and which nobody was told of, is the one thing that is cut off. Must
-never call a file sent because of a hash that is shorter than the chain's own.
+It is append-only and fsynced, and is also the list of what was sent. Memory holds indices alone, about 130 bytes a
+line; the lines are read from the file when they are needed. The file is never rewritten: it is the proof of what was
+sent. Only a torn last line is cut off, which a power cut during an append leaves, and which was never acknowledged.
+A file counts as sent only by a full sha256, never by a shorter key.
 """
 
 from __future__ import annotations
@@ -25,64 +25,64 @@ from uploader.store.line import IndexKeys, LedgerLine, index_keys_of
 from uploader.store.touched import Proofs, Touched, TouchedFile, fingerprint_of
 
 LEDGER_FILE: Final = "ledger.jsonl"
-GENESIS: Final = "0" * 64  # what the first line carries in place of a hash
+GENESIS: Final = "0" * 64  # the first line has this instead of a hash
 LEDGER_READ_BLOCK: Final = 1024 * 1024  # bytes of one read
-# bytes of a line; ours do not come near (three names of 4 KiB, in escapes: 75 KiB)
+# bytes of a line; the longest possible one has 75 KiB (three names of 4 KiB, in escapes)
 LINE_LENGTH_LIMIT: Final = 1024 * 1024
 FINGERPRINT_SIZE: Final = 32  # bytes of a sha256
 RESTORE_HINT: Final = "put the whole file back from a copy; it is never rewritten"
 
 
 class LedgerHeadMismatch(UnreadableContent):
-    """The lines that are there hold together, but the state has seen others, or more."""
+    """The chain of the lines is whole, but ``state.json`` has seen other lines, or more."""
 
 
 @dataclass(frozen=True, slots=True)
 class LedgerEntry:
-    """What the ledger says of a content: enough to tell a touched file from a new recording."""
+    """What the ledger says of a file that was sent; enough to tell a touched file from a new recording."""
 
     size: int
     mtime_ns: int
     edges: str
     sha256: str
     record: str
-    seq: int  # of its line
-    path: str  # that it was sent from
+    seq: int  # number of its line
+    path: str  # where it was sent from
     line: str = field(default="", compare=False)  # sha256 (hex) of its line
 
 
 class Ledger:
-    """The chain, as far as it must be in memory: where it ends, and how to find what a path or a content was.
+    """The ledger: appends lines, and answers what was sent from a path or with a content.
 
     ``append`` may run on another thread than everything else.
     """
 
     def __init__(self, disk: Disk, *, repair: bool = True, expected_head: LedgerHead | None = None) -> None:
-        """Read the ledger, proving every link, in constant memory.
+        """Read the ledger block by block, and check the hash of every line.
 
-        Raises ``UnreadableContent`` with the line that breaks it.
+        Raises ``UnreadableContent`` with the first line that is wrong.
 
-        *repair*: cut a torn last line off; without it (the daemon may be writing just now) it is passed over.
-        *expected_head*: how far the state has seen it; what is missing of that is ``LedgerHeadMismatch``.
+        *repair*: cut a torn last line off; without it (the daemon may be writing just now) it is ignored.
+        *expected_head*: where the state has seen the ledger end; ``LedgerHeadMismatch`` when that is missing.
         """
         self._disk = disk
-        self._lock = Lock()  # over what follows, for as long as it is looked at; never while the disk is
+        self._lock = Lock()  # for all that follows; never held during I/O
         self.head = LedgerHead(0, GENESIS)
-        self._ends = array("Q")  # of each line, its line feed included: where the next one begins
+        self._ends = array("Q")  # offset of the end of each line, its line feed included
         self._fingerprints, self._fingerprint_index = bytearray(), Index()
         self._paths, self._contents = Index(), Index()
         self._records = array("Q")
-        self._touched: dict[int, tuple[bytes, int, int]] = {}  # by path's key: seal, line, mtime; the newest of each
+        self._touched: dict[int, tuple[bytes, int, int]] = {}  # by key of path: newest fingerprint, line, mtime
         self._half_written = False
         self._touched_file = TouchedFile(disk)
         proofs = Proofs() if self._touched_file.is_there else None
         lines = Lines(disk)
-        for facts, raw, digest in chain(lines, expected_head):
-            self._remember(facts, len(raw) + 1)
-            self.head = LedgerHead(facts.seq, digest)
+        for keys, raw, digest in chain(lines, expected_head):
+            self._remember(keys, len(raw) + 1)
+            self.head = LedgerHead(keys.seq, digest)
             if proofs is not None:
-                proofs.add(facts.size, digest)
-        self.cut = lines.torn  # what a power cut had left of a last line
+                proofs.add(keys.size, digest)
+        self.cut = lines.torn  # what a power cut has left of a last line
         if self.cut and repair:
             disk.truncate(LEDGER_FILE, self._end)
         if proofs is not None:
@@ -91,7 +91,7 @@ class Ledger:
 
     @property
     def count(self) -> int:
-        """How many lines there are."""
+        """Number of lines."""
         return self.head.count
 
     @property
@@ -99,17 +99,17 @@ class Ledger:
         return self._ends[-1] if self._ends else 0
 
     def append(self, upload: FinishedUpload) -> None:
-        """Write the line, durably, and remember it. Raises ``OSError``; then it is as if it had not been tried."""
+        """Write the line durably, then index it. Raises ``OSError``; nothing has changed then."""
         raw = codec.to_json(LedgerLine(self.count + 1, self.head.last, upload)).encode("ascii")
-        facts = index_keys_of(raw)  # before it is written: what cannot be read again must not be
+        keys = index_keys_of(raw)  # before it is written: a line that cannot be read back must not be written
         if self._half_written and (self._disk.size(LEDGER_FILE) or 0) > self._end:
-            self._disk.truncate(LEDGER_FILE, self._end)  # a refused write may have left a piece, and the disk kept it
+            self._disk.truncate(LEDGER_FILE, self._end)  # a failed write may have left a part of a line
         self._half_written = True
         self._disk.append(LEDGER_FILE, raw + b"\n")
         self._half_written = False
         with self._lock:
-            self._remember(facts, len(raw) + 1)
-            self.head = LedgerHead(facts.seq, _hash(raw))  # in one step: a save must never see half of it
+            self._remember(keys, len(raw) + 1)
+            self.head = LedgerHead(keys.seq, _hash(raw))  # one assignment: a save sees count and hash together
 
     def _remember(self, keys: IndexKeys, length: int) -> None:
         fingerprint = fingerprint_of(keys.path, keys.size, keys.mtime_ns)
@@ -121,9 +121,9 @@ class Ledger:
         self._records.append(key_of_value(keys.record))
 
     def touch(self, path: str, entry: LedgerEntry, mtime_ns: int) -> bool:
-        """Remember, in memory, that *entry* content stands at *path* with this mtime: its own path or another.
+        """Note in memory that the file at *path* with this mtime has the content of *entry*.
 
-        False when that was known already. ``note_touched`` remembers it over a restart.
+        False when that was known already. ``note_touched`` keeps it for the next start.
         """
         touched = fingerprint_of(path, entry.size, mtime_ns), entry.seq, mtime_ns
         with self._lock:
@@ -132,7 +132,7 @@ class Ledger:
         return touched != before
 
     def note_touched(self, path: str, known: LedgerEntry, mtime_ns: int) -> None:
-        """Write down what ``touch`` has remembered. On the thread that appends; no error of the disk is raised."""
+        """Write what ``touch`` has noted to ``touched.jsonl``, on the thread that appends. Disk errors are ignored."""
         entry = Touched(path, mtime_ns, known.seq, known.line, fingerprint_of(path, known.size, mtime_ns).hex())
         self._touched_file.add(entry, len(self._touched), self._is_current)
 
@@ -142,11 +142,11 @@ class Ledger:
         return touched == (bytes.fromhex(entry.fingerprint), entry.seq, entry.mtime_ns)
 
     def has(self, path: str) -> bool:
-        """True when a line is probably of *path*: enough to spare a look, as every tenth scan looks all the same."""
+        """True when a line is probably of *path*. A scan may skip the file then; every tenth scan skips none."""
         return bool(self._from(path))
 
     def knows(self, path: str, size: int, mtime_ns: int) -> bool:
-        """True when this file, as its inode shows it, has been sent. Asks memory alone."""
+        """True when a file with this path, size and mtime was sent. Memory only."""
         fingerprint = fingerprint_of(path, size, mtime_ns)
         with self._lock:
             for number in self._fingerprint_index.find(_fingerprint_key(fingerprint)):
@@ -156,18 +156,18 @@ class Ledger:
         return touched is not None and touched[0] == fingerprint
 
     def may_have_alike(self, path: str, identity: Identity) -> bool:
-        """True when ``alike`` is likely to find something; False proves that it finds nothing. Asks memory alone."""
+        """True when ``alike`` probably finds something; False when it certainly does not. Memory only."""
         return bool(self._alike(path, identity))
 
     def may_have_elsewhere(self, identity: Identity, path: str) -> bool:
         """The same for ``alike_elsewhere``."""
         return bool(self._elsewhere(identity, path))
 
-    # What follows reads the lines that it speaks of. Raises ``LedgerUnreadable`` for one that cannot be read, or is no
-    # longer what it was: it vouches for nothing then, and says nothing against having been sent either.
+    # The methods below read lines from the file. They raise ``LedgerUnreadable`` for a line that cannot be read or was
+    # changed since the start: it proves neither that a file was sent nor that it was not.
 
     def of(self, path: str) -> tuple[LedgerEntry, ...]:
-        """Everything that was sent from *path*, oldest first; and at last what was touched there since."""
+        """Return everything that was sent from *path*, oldest first, and last what was touched there since."""
         known = [known for known in map(self._known, reversed(self._from(path))) if known.path == path]
         with self._lock:
             touched = self._touched.get(key_of_value(path))
@@ -197,13 +197,13 @@ class Ledger:
         here = key_of_value(path)
         with self._lock:
             numbers = self._contents.find(key_of_value((identity.size, identity.edges)))
-            # Two paths with one key are taken for one: then a copy is sent, and nothing is lost.
+            # Two paths with the same key count as one: then a copy is sent again, and nothing is lost.
             return [number for number in numbers if self._paths.key_of(number) != here]
 
     def holds(self, record: str) -> bool:
-        """True when the line of this very upload is written, whatever name its file had then.
+        """True when the ledger has the line of this record, under whatever path.
 
-        Raises ``LedgerUnreadable`` when it may be a line that cannot be read: no second one may be written then.
+        Raises ``LedgerUnreadable`` when it may be a line that cannot be read: no second line may be written then.
         """
         key, number, unreadable = key_of_value(record), 0, None
         while True:
@@ -236,7 +236,7 @@ class Ledger:
         return self._line(number)[0]
 
     def _line(self, number: int) -> tuple[LedgerLine, str]:
-        """Read a line and its sha256."""
+        """Read a line; return it with its sha256."""
         start, end = self._ends[number - 2] if number > 1 else 0, self._ends[number - 1]
         try:
             raw = self._disk.read_at(LEDGER_FILE, start, end - start - 1)
@@ -248,7 +248,7 @@ class Ledger:
         if line.seq != number:
             raise self._unreadable(number, f"it was changed since the start: it says it is line {line.seq}")
         if not self._is_as_indexed(number, line.upload):
-            raise self._unreadable(number, "it was changed since the start: it speaks of another file")
+            raise self._unreadable(number, "it was changed since the start: it is about another file")
         return line, _hash(raw)
 
     def _is_as_indexed(self, number: int, sent: FinishedUpload) -> bool:
@@ -260,9 +260,9 @@ class Ledger:
                 and self._contents.key_of(number) == key_of_value((sent.size, sent.edges))
             )
 
-    def _unreadable(self, number: int, how: str) -> errors.LedgerUnreadable:
+    def _unreadable(self, number: int, why: str) -> errors.LedgerUnreadable:
         return errors.LedgerUnreadable(
-            f"{self._disk.where(LEDGER_FILE)}: line {number} cannot be read: {how}", hint=RESTORE_HINT
+            f"{self._disk.where(LEDGER_FILE)}: line {number} cannot be read: {why}", hint=RESTORE_HINT
         )
 
 
@@ -271,10 +271,10 @@ class Lines:
 
     def __init__(self, disk: Disk) -> None:
         self._disk = disk
-        self.torn = b""  # once they are through: what follows the last line feed
+        self.torn = b""  # after the last line: what follows the last line feed
 
     def __iter__(self) -> Iterator[bytes]:
-        """Read as far as the file went at the start. Raises ``UnreadableContent`` for what is too long to be a line."""
+        """Read the file up to its size at the start. Raises ``UnreadableContent`` for a line that is too long."""
         size, offset, rest, number = self._disk.size(LEDGER_FILE) or 0, 0, b"", 0
         while offset < size and (
             block := self._disk.read_at(LEDGER_FILE, offset, min(LEDGER_READ_BLOCK, size - offset))
@@ -284,42 +284,42 @@ class Lines:
             yield from whole
             number += len(whole)
             if len(rest) > LINE_LENGTH_LIMIT:
-                raise UnreadableContent(f"line {number + 1}: it is longer than any line of ours")
+                raise UnreadableContent(f"line {number + 1}: it is longer than any line of this program")
         self.torn = rest
 
 
 def chain(lines: Iterable[bytes], expected_head: LedgerHead | None = None) -> Iterator[tuple[IndexKeys, bytes, str]]:
-    """Walk the lines, proving each link: what each says, its bytes and their hash.
+    """Check the hash of each line, and yield its index keys, its bytes and their hash.
 
-    *expected_head*: how far the state has seen them. Raises ``UnreadableContent`` at the first that breaks,
-    ``LedgerHeadMismatch`` where the state has seen another line, or more lines.
+    *expected_head*: where the state has seen the ledger end. Raises ``UnreadableContent`` at the first line that is
+    wrong, ``LedgerHeadMismatch`` where the state has seen another line, or more lines.
     """
     previous, number = GENESIS, 0
     for number, raw in enumerate(lines, start=1):
         try:
-            facts = index_keys_of(raw)
+            keys = index_keys_of(raw)
         except UnreadableContent as error:
             raise UnreadableContent(f"line {number}: {error}") from None
-        if facts.seq != number:
-            raise UnreadableContent(f"line {number}: it says it is line {facts.seq}; a line was added or taken out")
-        if facts.previous != previous:
+        if keys.seq != number:
+            raise UnreadableContent(f"line {number}: it says it is line {keys.seq}; a line was added or taken out")
+        if keys.previous != previous:
             raise UnreadableContent(f"line {number}: the line before it was changed")
         previous = _hash(raw)
         if expected_head is not None and number == expected_head.count and previous != expected_head.last:
             raise LedgerHeadMismatch(f"line {number}: it is not the line that the state has seen; it was changed")
-        yield facts, raw, previous
+        yield keys, raw, previous
     if expected_head is not None and number < expected_head.count:
         what = f"it ends after line {number}" if number else "it is missing or empty"
         raise LedgerHeadMismatch(f"{what}, but the state has seen line {expected_head.count}; its end was cut off")
 
 
 def unusable(disk: Disk, error: UnreadableContent) -> errors.StateUnusable:
-    """Say which file is damaged, where, and what to do about it."""
+    """Make the error that says which file is damaged, where, and what to do about it."""
     hint = RESTORE_HINT
     if isinstance(error, LedgerHeadMismatch):
         hint = (
-            "put the whole file back from a copy; if there is none, take ledger and sha256 out of state.json, "
-            "and what the lost lines vouched for is sent again"
+            "put the whole file back from a copy; if there is none, remove ledger and sha256 from state.json: "
+            "the files of the lost lines are then sent again"
         )
     return errors.StateUnusable(f"{disk.where(LEDGER_FILE)}: {error}", hint=hint)
 

@@ -1,7 +1,7 @@
-"""One line of the ledger: what it is, and the quick way to read the few of its fields that an index is made of.
+"""One line of the ledger, and a fast parser for the fields that the indices need: 3 µs a line instead of 43.
 
-Must never take what the strict codec would refuse, nor read it as anything else: the quick way knows exactly the
-spelling that ``codec.to_json`` gives a line, and leaves every other to the codec. Per line 3 µs instead of 43.
+The fast parser accepts only the exact spelling that ``codec.to_json`` writes. Every other line goes to the strict
+codec, so both give the same result for every line.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from uploader.store import codec
 
 @dataclass(frozen=True, slots=True)
 class LedgerLine:
-    """A finished upload in its chain."""
+    """A finished upload as one link of the chain."""
 
     seq: int  # counts from 1
     previous: str  # sha256 (hex) of the line before, without its line feed
@@ -28,7 +28,7 @@ class LedgerLine:
 
 
 class IndexKeys(NamedTuple):
-    """What of a line goes into the chain's proof and the indices."""
+    """The fields of a line that the check of the chain and the indices need."""
 
     seq: int
     previous: str
@@ -40,8 +40,8 @@ class IndexKeys(NamedTuple):
 
 
 def index_keys_of(raw: bytes) -> IndexKeys:
-    """Read one line, without its line feed. Raises ``UnreadableContent``."""
-    # a byte that is not ASCII becomes a character that the pattern refuses
+    """Parse one line, without its line feed. Raises ``UnreadableContent``."""
+    # Latin-1 turns a byte that is not ASCII into a character that the pattern refuses.
     match = _AS_WE_WRITE_IT(raw.decode("latin-1"))
     if match is None:
         line = codec.from_json(LedgerLine, raw)
@@ -60,7 +60,7 @@ def _text(body: str) -> str:
     return text
 
 
-# Everything these match is good JSON of that type, within the codec's bounds.
+# Whatever these match is valid JSON of that type, within the codec's bounds.
 _WHOLE: Final = r"(?:0|[1-9][0-9]{0,17})"
 _SIGNED: Final = r"-?(?:0|[1-9][0-9]{0,18})"
 _PLAIN: Final = r"[ !#-\[\]-\x7f]*"
@@ -68,7 +68,7 @@ _BODY: Final = rf'{_PLAIN}(?:\\(?:["\\/bfnrt]|u[0-9a-fA-F]{{4}}){_PLAIN})*'
 
 
 def _pattern(kind: Any, name: str = "") -> str:
-    """Spell the pattern of what ``to_json`` writes for *kind*; its groups are the fields of ``IndexKeys``."""
+    """Return the pattern of what ``to_json`` writes for *kind*; its groups are the fields of ``IndexKeys``."""
     if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         hints = codec.types_of(kind)
         fields = (f'"{each.name}": {_pattern(hints[each.name], each.name)}' for each in dataclasses.fields(kind))

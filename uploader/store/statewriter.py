@@ -1,8 +1,8 @@
-"""Writes ``state.json`` again and again, at a cost that follows what has changed.
+"""Encodes ``state.json`` for each save, at a cost that depends on what has changed, not on the size of the state.
 
-The encoded lines are kept in blocks, in the order of their last change. An upload that is at work is in the last
-block; the parked ones before it keep their bytes, and their blocks the sha256 of everything up to their end. A save
-encodes what has changed, hashes from the first block that has changed on, and writes the blocks as they are.
+The encoded lines are kept in blocks, in the order of their last change. Active uploads are in the last block; parked
+ones stay unchanged in the blocks before it, and each block keeps the sha256 of everything up to its end. A save encodes
+the changed uploads, hashes from the first changed block on, and writes all blocks.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ if TYPE_CHECKING:
 
 V = TypeVar("V")
 
-BLOCK_SIZE: Final = 128 * 1024  # bytes; what one change copies and hashes. A line has about 650
-_SEPARATOR: Final = b",\n  "  # before each line; of the first one, the comma and the line feed are left out
-_SKIPPED: Final = 2
+BLOCK_SIZE: Final = 128 * 1024  # bytes that one change copies and hashes; a line has about 650
+_SEPARATOR: Final = b",\n  "  # before each line
+_SKIPPED: Final = 2  # bytes of the first line's separator that are left out: comma and line feed
 _BEFORE_UPLOADS: Final = b' "uploads": [\n'
 _BEFORE_ORPHANS: Final = b'\n ],\n "orphans": [\n'
 
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """What a save changes: of uploads and orphans what is new or, as None, gone; all of the rest, which is small."""
+    """What a save changes: new or removed (None) uploads and orphans, and the small rest of the state as a whole."""
 
     sequence: int
     uploads: Mapping[str, Upload | None] = field(default_factory=dict)  # by path
@@ -42,28 +42,28 @@ class Changes:
 
 
 class StateWriter:
-    """The state as it is to be on the disk, encoded. ``hand_over`` may be called on any thread, the rest on one."""
+    """The encoded state. ``hand_over`` may be called on any thread, everything else on one thread."""
 
     def __init__(self) -> None:
-        self._handed: deque[Changes] = deque()
+        self._pending: deque[Changes] = deque()
         self._uploads, self._orphans = Section(), Section()
-        self._due_uploads: dict[str, Upload | None] = {}  # taken over, and not encoded yet
+        self._due_uploads: dict[str, Upload | None] = {}  # taken from ``_pending``, and not encoded yet
         self._due_orphans: dict[str, Orphan | None] = {}
         self._newest = Changes(0)
 
     def hand_over(self, changes: Changes) -> None:
-        """Let the next write hold these changes, also when the write that they were handed over for never ran."""
-        self._handed.append(changes)
+        """Add changes to the next write. They stay pending when the write that they were meant for did not run."""
+        self._pending.append(changes)
 
     def encode(self, ledger: LedgerHead | None, *, now: float) -> list[bytes | memoryview]:
-        """Return the whole state in pieces. One upload to a line; the first line has the sha256 of the rest."""
-        while self._handed:
-            self._newest = self._handed.popleft()
+        """Return the whole state in pieces: one upload to a line; the first line has the sha256 of all others."""
+        while self._pending:
+            self._newest = self._pending.popleft()
             _overlay(self._due_uploads, self._newest.uploads)
             _overlay(self._due_orphans, self._newest.orphans)
         self._uploads.apply(self._due_uploads)
         self._orphans.apply(self._due_orphans)
-        self._due_uploads, self._due_orphans = {}, {}  # not before: what cannot be encoded must fail the next one, too
+        self._due_uploads, self._due_orphans = {}, {}  # not before: a value that cannot be encoded fails each save
         rest = [_BEFORE_ORPHANS, *self._orphans.pieces(), codec.encode_rest(self._newest, ledger)]
         digest = self._uploads.digest_after(sha256(_BEFORE_UPLOADS)).copy()
         for piece in rest:
@@ -81,14 +81,14 @@ def _overlay(due: dict[str, V], changed: Mapping[str, V]) -> None:
 
 @dataclass(slots=True, eq=False)
 class Block:
-    """Some neighbouring lines, each with the separator before it."""
+    """Neighbouring lines, each with the separator before it."""
 
     content: bytes
-    lengths: dict[str, int]  # of each line in bytes, in their order, by key
+    lengths: dict[str, int]  # of each line in bytes, by key, in the order of the lines
     digest: _Hash | None = None  # of everything up to the end of this block; None: to be computed
 
     def remove(self, keys: Collection[str]) -> None:
-        """Take lines out."""
+        """Remove lines."""
         kept, at = [], 0
         for key, length in self.lengths.items():
             if key not in keys:
@@ -100,14 +100,14 @@ class Block:
 
 
 class Section:
-    """A list of the state, encoded line by line."""
+    """One list of the state (uploads or orphans), encoded line by line."""
 
     def __init__(self) -> None:
         self._blocks: list[Block] = []
         self._block_of: dict[str, Block] = {}
 
     def apply(self, changed: Mapping[str, object | None]) -> None:
-        """Put new lines at the end, and remove those of the same key. None removes alone."""
+        """Replace the lines of these keys; new lines go to the end. None removes a line."""
         if not changed:
             return
         lines = {
@@ -126,11 +126,11 @@ class Section:
         for key in keys:
             if (block := self._block_of.pop(key, None)) is not None:
                 gone.setdefault(id(block), (block, set()))[1].add(key)
-        for block, theirs in gone.values():
-            block.remove(theirs)
+        for block, removed in gone.values():
+            block.remove(removed)
 
     def _merge(self) -> None:
-        """Join small neighbours, from the first block that has changed on; of any two, one is more than half full."""
+        """Join small neighbouring blocks, from the first changed one on; of any two, one is more than half full."""
         first = next((at for at, block in enumerate(self._blocks) if block.digest is None), len(self._blocks))
         kept, rest = self._blocks[:first], self._blocks[first:]
         for block in rest:
@@ -145,7 +145,7 @@ class Section:
         self._blocks = kept
 
     def digest_after(self, before: _Hash) -> _Hash:
-        """Return the hash of all lines after what *before* has hashed, which must be the same each time."""
+        """Return *before* updated with all lines. *before* must have hashed the same bytes each time."""
         for piece, block in zip(self.pieces(), self._blocks, strict=True):
             if block.digest is None:
                 block.digest = before.copy()
@@ -154,13 +154,13 @@ class Section:
         return before
 
     def pieces(self) -> Iterator[bytes | memoryview]:
-        """Return the lines as they are in the file."""
+        """Return the lines as the file has them."""
         for at, block in enumerate(self._blocks):
             yield block.content if at else memoryview(block.content)[_SKIPPED:]
 
 
 def _blocks_of(lines: Mapping[str, bytes]) -> Iterator[Block]:
-    """Make blocks of new lines."""
+    """Put new lines into blocks."""
     pieces: list[bytes] = []
     lengths: dict[str, int] = {}
     size = 0

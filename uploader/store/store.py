@@ -1,9 +1,9 @@
-"""The state in memory and on disk: the one place that changes either.
+"""The state in memory and on disk. All changes to either are made here.
 
-Changes are made in memory at once and are durable when ``commit`` returns; commits that wait together are written
-as one. Must never answer before that, and never give up: while the disk refuses, callers wait, and with them every
-effect on the server or the folder that the save was to announce. A disk may also hang: then nothing can call the write
-back, no other may be begun, and only the end does not wait for it.
+A change is made in memory at once, and is durable when ``commit`` returns; commits that wait together are written as
+one. ``commit`` never returns before that, or an effect on the server or a folder could come before its save. While the
+disk refuses, callers wait and the write is tried again. While the disk hangs, no other write is begun; only ``close``
+stops waiting for it.
 """
 
 from __future__ import annotations
@@ -29,35 +29,35 @@ from uploader.store.uploads import UploadTable
 
 STATE_FILE: Final = "state.json"
 SAVE_RETRY_INTERVAL: Final = 5.0  # s between two tries while the disk refuses
-SLOW_WRITE_WARNING: Final = 30.0  # s that a write may take before it is said: disks that spin up take ten
-LEDGER_READ_TIMEOUT: Final = 15.0  # s that a look into the ledger may take: disks that spin up take ten
-STORE_CLOSE_TIMEOUT: Final = 2.0  # s that the end waits for the write that is under way
+SLOW_WRITE_WARNING: Final = 30.0  # s that a write may take before it is reported; disks that spin up take 10 s
+LEDGER_READ_TIMEOUT: Final = 15.0  # s that reading the ledger may take; disks that spin up take 10 s
+STORE_CLOSE_TIMEOUT: Final = 2.0  # s that ``close`` waits for a write that is under way
 
 R = TypeVar("R")
 
 
 class Store:
-    """Unfinished uploads by path, orphans, what was learnt, and the ledger."""
+    """Unfinished uploads, orphans, what was learnt about the server, pauses, and the ledger."""
 
     def __init__(self, disk: Disk, clock: Clock, bus: events.Bus) -> None:
-        """Load both files. Raises ``StateUnusable``; it never starts empty over something it cannot read."""
+        """Load both files. Raises ``StateUnusable``; a file that cannot be read is never replaced by an empty state."""
         self._disk, self._clock, self._bus = disk, clock, bus
         saved = load_state(disk)
         self.ledger = _ledger(disk, saved, repair=True)
-        self._writer_of_state = StateWriter()  # encodes on the state's own thread alone
+        self._state_writer = StateWriter()  # encodes on the state's own thread alone
         self.table = UploadTable(saved.uploads)
         self._orphans = Tracked({orphan.record: orphan for orphan in saved.orphans})
-        self._mount_identities = {home.root: home for home in saved.mount_identities}
+        self._mount_identities = {identity.root: identity for identity in saved.mount_identities}
         self._paused = dict.fromkeys(saved.paused)
         self.capabilities = saved.capabilities
         self._sequence = self._durable = saved.sequence
         self._writer = asyncio.Lock()
-        # A thread of its own: a hung share must not keep the state from being saved. One: writes are done in order.
+        # A thread of its own, so that a hung share does not delay saves. One, so that writes are done in order.
         self._thread = DaemonThreads("state", most=1)
-        self._readers = DaemonThreads("ledger", most=1)  # apart from it: a long write holds no question up
-        self._writing: tuple[str, float] | None = None  # what is written now, since when; set on the state's own thread
-        self._told_of: tuple[str, float] | None = None  # the write of which it was said that it does not come back
-        self._refusal = ""  # why the last write failed
+        self._readers = DaemonThreads("ledger", most=1)  # separate, so that a long write does not delay reads
+        self._writing: tuple[str, float] | None = None  # file and start of the current write; set on its thread
+        self._reported: tuple[str, float] | None = None  # the last write that was reported as hanging
+        self._refusal = ""  # why the last write failed; empty when it did not
         self._failing_since: float | None = None  # monotonic; until a write goes through
 
     @property
@@ -67,12 +67,12 @@ class Store:
 
     @property
     def begun(self) -> Mapping[str, Upload]:
-        """The uploads that ``state.json`` holds."""
+        """The uploads that ``state.json`` holds: ``UploadTable.begun``."""
         return self.table.begun
 
     @property
     def counts(self) -> Mapping[State, int]:
-        """How many uploads are in each state. Counted as they change: asking costs the same however many there are."""
+        """How many uploads are in each state. Kept up to date with each change, so reading it is cheap."""
         return self.table.counts
 
     def upload_at(self, name: str) -> Upload | None:
@@ -81,25 +81,25 @@ class Store:
 
     @property
     def mount_identities(self) -> Mapping[str, MountIdentity]:
-        """Where each watched folder lay when recordings were seen in it."""
+        """The file system of each watched folder when recordings were last seen in it."""
         return MappingProxyType(self._mount_identities)
 
     @property
     def orphans(self) -> Mapping[str, Orphan]:
-        """Records of ours that will not be finished, by id."""
+        """Records that will not be finished and are to be deleted, by id."""
         return MappingProxyType(self._orphans)
 
     @property
     def paused(self) -> Collection[str]:
-        """Files and folders that a person has paused; ``model.EVERYTHING`` is all."""
+        """Files and folders that the operator has paused; ``model.EVERYTHING`` pauses all."""
         return self._paused.keys()
 
     def is_paused(self, upload: Upload) -> bool:
-        """True when a person has paused this upload: nothing new is begun for it."""
+        """True when the operator has paused this upload: nothing new is begun for it."""
         return bool(self._paused) and (covers(self._paused, upload.path) or covers(self._paused, upload.where))
 
     def pause(self, path: str, *, paused: bool = True) -> bool:
-        """Pause a file, or all below a folder, or let it go on, in memory. False when that was so already."""
+        """Pause a file or all below a folder, or end the pause, in memory. False when nothing changes."""
         if (path in self._paused) is paused:
             return False
         if paused:
@@ -116,34 +116,34 @@ class Store:
         return upload
 
     def drop(self, upload: Upload) -> None:
-        """Forget an upload, in memory. Raises ``Stale`` when *upload* is not its current value."""
+        """Remove an upload, in memory. Raises ``Stale`` when *upload* is not its current value."""
         self.table.drop(upload)
         self._sequence += 1
 
     def put_mount_identity(self, identity: MountIdentity) -> None:
-        """Remember where a watched folder lies, in memory."""
+        """Store the file system of a watched folder, in memory."""
         self._mount_identities[identity.root] = identity
         self._sequence += 1
 
     def drop_mount_identity(self, root: str) -> None:
-        """Forget where a watched folder lay, in memory: it is taken as it is found next."""
+        """Remove the file system of a watched folder, in memory; the next one that is found there is accepted."""
         if self._mount_identities.pop(root, None) is not None:
             self._sequence += 1
 
     def put_orphan(self, orphan: Orphan | None) -> None:
-        """Remember a record that is to be cleared away, in memory; None is nothing to do."""
+        """Store a record that is to be deleted from the server, in memory. None: do nothing."""
         if orphan is not None:
             self._orphans[orphan.record] = orphan
             self._sequence += 1
 
     def drop_orphan(self, record: str) -> None:
-        """Forget a record that is gone, in memory."""
+        """Remove an orphan, in memory."""
         if self._orphans.pop(record, None) is not None:
             self._sequence += 1
 
-    def learn(self, **facts: float | str | None) -> None:
-        """Remember what the server has taught us, in memory: fields of ``model.ServerCapabilities``."""
-        self.capabilities = replace(self.capabilities, **facts)  # type: ignore[arg-type]  # each fact has its field's type
+    def learn(self, **found: float | str | None) -> None:
+        """Store what was learnt about the server, in memory: fields of ``model.ServerCapabilities``."""
+        self.capabilities = replace(self.capabilities, **found)  # type: ignore[arg-type]  # each has its field's type
         self._sequence += 1
 
     async def save(self, upload: Upload) -> Upload:
@@ -153,11 +153,11 @@ class Store:
         return upload
 
     async def commit(self) -> None:
-        """Return when everything that was changed up to now is durable."""
+        """Return when every change that was made before this call is durable."""
         target = self._sequence
         async with self._writer:
             if self._durable >= target:
-                return  # another commit, begun after our change, has carried it
+                return  # another commit, begun after this change, has saved it
             sequence = self._sequence
             changes = Changes(
                 sequence,
@@ -167,14 +167,14 @@ class Store:
                 tuple(self._mount_identities.values()),
                 tuple(self._paused),
             )
-            self._writer_of_state.hand_over(changes)  # if our caller is cancelled the next save has them
+            self._state_writer.hand_over(changes)  # if the caller is cancelled, the next save has them
             await self._until_written(STATE_FILE, self._write)
             self._durable = sequence
 
     async def sent_from(self, path: str) -> tuple[LedgerEntry, ...]:
         """Return everything that was sent from *path*: ``Ledger.of``.
 
-        This and the next two read the ledger on a thread of their own. They raise ``LedgerUnreadable``, and
+        This and the next two methods read the ledger on a thread of their own. They raise ``LedgerUnreadable``, and
         ``ShareNotReady`` when the state's disk does not answer.
         """
         return await self._read(lambda: self.ledger.of(path))
@@ -192,7 +192,7 @@ class Store:
         return await self._read(lambda: self.ledger.alike_elsewhere(identity, path))
 
     async def _read(self, question: Callable[[], R]) -> R:
-        """Ask the ledger where a disk that hangs keeps neither the event loop nor a save waiting."""
+        """Read from the ledger on a thread, so that a disk that hangs delays neither the event loop nor a save."""
         bound = asyncio.timeout(LEDGER_READ_TIMEOUT)
         try:
             async with bound:
@@ -204,9 +204,9 @@ class Store:
             raise errors.ShareNotReady(f"{where}: the disk has not answered for {LEDGER_READ_TIMEOUT:g} s") from None
 
     def touch(self, path: str, entry: LedgerEntry, mtime_ns: int) -> None:
-        """Remember, also over a restart, that the file at *path* with this mtime was read and is *entry* content.
+        """Note, also for the next start, that the file at *path* with this mtime has the content of *entry*.
 
-        It is not waited for, and not fsynced: a power cut costs reading the file once more.
+        The write is neither waited for nor fsynced: after a power cut the file is read once more.
         """
         if self.ledger.touch(path, entry, mtime_ns):
             note = partial(self.ledger.note_touched, path, entry, mtime_ns)
@@ -218,32 +218,32 @@ class Store:
             await self._until_written(ledger_file.LEDGER_FILE, lambda: self._append_once(finished))
 
     def _append_once(self, finished: FinishedUpload) -> None:
-        """Ask and append on the one thread: a caller that was cancelled may have left its append under way there."""
+        """Check and append on the same thread: the append of a cancelled caller may still be under way there."""
         if not self.ledger.holds(finished.record):
             self.ledger.append(finished)
 
     def _write(self) -> None:
-        """Save, and vouch for the ledger as it ends now: its lines are durable before they are counted."""
-        self._disk.replace(STATE_FILE, *self._writer_of_state.encode(self.ledger.head, now=self._clock.now()))
+        """Save the state, with the ledger's current end: its lines are durable before they are counted."""
+        self._disk.replace(STATE_FILE, *self._state_writer.encode(self.ledger.head, now=self._clock.now()))
 
     async def _until_written(self, name: str, write: Callable[[], R]) -> R:
-        """Do it on the state's own thread, again and again until the disk takes it."""
+        """Run *write* on the state's own thread, again and again until the disk accepts it."""
         loop, began = asyncio.get_running_loop(), self._clock.monotonic()
         while True:
-            # It goes on when our caller is cancelled: the write may hang all the same, and is to be told of.
-            answered = self._clock.later(SLOW_WRITE_WARNING, self._look_at_write)
+            # The timer is not stopped when the caller is cancelled: a write that hangs must be reported even then.
+            stop_timer = self._clock.later(SLOW_WRITE_WARNING, self._look_at_write)
             try:
                 result = await loop.run_in_executor(self._thread, self._timed, name, write)
             except OSError as error:
-                answered()
+                stop_timer()
                 self._refusal = (
-                    f"{self._disk.where(name)}: {error.strerror or error}: make room or mend the disk; "
+                    f"{self._disk.where(name)}: {error.strerror or error}: make room or repair the disk; "
                     "nothing new is begun until then"
                 )
-                self._not_saved(self._refusal, began, SAVE_RETRY_INTERVAL)
+                self._report_not_saved(self._refusal, began, SAVE_RETRY_INTERVAL)
                 await self._clock.sleep(SAVE_RETRY_INTERVAL)
             else:
-                answered()
+                stop_timer()
                 self._refusal = ""
                 if self._failing_since is not None:
                     self._bus.publish(events.StateSaved(self._clock.monotonic() - self._failing_since))
@@ -251,7 +251,7 @@ class Store:
                 return result
 
     def _timed(self, name: str, write: Callable[[], R]) -> R:
-        """Write, and let everybody see for how long. On the state's own thread."""
+        """Run *write*, and note since when it runs. On the state's own thread."""
         self._writing = name, self._clock.monotonic()
         try:
             return write()
@@ -260,47 +260,47 @@ class Store:
 
     @property
     def write_age(self) -> float:
-        """Seconds for which the write that is under way has gone on; 0.0 when there is none."""
+        """Seconds that the current write has taken so far; 0.0 when there is none."""
         writing = self._writing
         return 0.0 if writing is None else self._clock.monotonic() - writing[1]
 
     @property
     def not_saved(self) -> str:
-        """Why nothing can be saved now, and what to do; empty while nothing is known to be wrong."""
+        """Why nothing can be saved now, and what to do; empty when no fault is known."""
         writing = self._writing
         if writing is None or self._clock.monotonic() - writing[1] < SLOW_WRITE_WARNING:
             return self._refusal
-        return self._silence(writing[0])
+        return self._hang_text(writing[0])
 
-    def _silence(self, name: str) -> str:
+    def _hang_text(self, name: str) -> str:
         where = self._disk.where(name)
-        return f"{where}: the disk does not answer: mend it or its connection; nothing new is begun until then"
+        return f"{where}: the disk does not answer: check the disk and its connection; nothing new is begun until then"
 
     def _look_at_write(self) -> None:
-        """Say so, once, when a write does not come back."""
+        """Report a write that hangs, once."""
         if self._writing is None:
             return
-        if (rest := SLOW_WRITE_WARNING - self.write_age) > 0:  # it has begun later than it was asked for
+        if (rest := SLOW_WRITE_WARNING - self.write_age) > 0:  # it waited for the thread, and has begun later
             self._clock.later(rest, self._look_at_write)
         else:
-            self._tell_silence()
+            self._report_hang()
 
-    def _tell_silence(self) -> None:
+    def _report_hang(self) -> None:
         writing = self._writing
-        if writing is not None and writing is not self._told_of:
-            self._told_of = writing
-            self._not_saved(self._silence(writing[0]), writing[1], None)
+        if writing is not None and writing is not self._reported:
+            self._reported = writing
+            self._report_not_saved(self._hang_text(writing[0]), writing[1], None)
 
-    def _not_saved(self, reason: str, since: float, again_in: float | None) -> None:
+    def _report_not_saved(self, reason: str, since: float, again_in: float | None) -> None:
         if self._failing_since is None:
             self._failing_since = since
         self._bus.publish(events.StateNotSaved(reason, again_in))
 
     async def close(self) -> None:
-        """Give up folder and lock after the write that is under way; nothing is written any more.
+        """Close the folder and release the lock after the write that is under way; nothing is written after that.
 
-        A write that does not come back keeps both until the process ends, for which it is not waited for: whoever
-        came next would write beside it.
+        A write that hangs keeps the folder and the lock until the process ends, so that no other process writes beside
+        it. ``close`` does not wait for that.
         """
         self._readers.shutdown(cancel_futures=True)
         try:
@@ -310,11 +310,11 @@ class Store:
                 await closing
         except TimeoutError:
             self._thread.shutdown(cancel_futures=True)
-            self._tell_silence()
+            self._report_hang()
 
 
 def load_state(disk: Disk) -> codec.StateSnapshot:
-    """Read ``state.json``; a first start makes it. Raises ``StateUnusable`` with what to do about it."""
+    """Read ``state.json``; a first start creates it. Raises ``StateUnusable`` with what to do about it."""
     content, where = disk.read(STATE_FILE), disk.where(STATE_FILE)
     if content is None:
         return _first_start(disk)
@@ -329,16 +329,16 @@ def load_state(disk: Disk) -> codec.StateSnapshot:
 
 
 def read_state(disk: Disk) -> codec.StateSnapshot:
-    """Read ``state.json`` without making it; in a folder that has no past, nothing there is an empty state."""
+    """Read ``state.json`` without creating it; a folder that was never used has an empty state."""
     if disk.size(STATE_FILE) is not None:
         return load_state(disk)
-    _refuse_a_past(disk)
+    _refuse_lost_state(disk)
     return codec.StateSnapshot()
 
 
 def read_both(disk: Disk) -> tuple[codec.StateSnapshot, Ledger]:
-    """Read both files for whoever changes neither. Raises ``StateUnusable``."""
-    saved = read_state(disk)  # first: a daemon that is at work writes the line, then the state that counts it
+    """Read both files without changing them. Raises ``StateUnusable``."""
+    saved = read_state(disk)  # first: a running daemon writes a line before the state that counts it
     return saved, _ledger(disk, saved, repair=False)
 
 
@@ -347,7 +347,7 @@ def _ledger(disk: Disk, saved: codec.StateSnapshot, *, repair: bool) -> Ledger:
         return Ledger(disk, repair=repair, expected_head=saved.ledger)
     except codec.UnreadableContent as error:
         raise ledger_file.unusable(disk, error) from None
-    except OSError as error:  # of cutting a torn line off: reading has errors of its own
+    except OSError as error:  # from cutting off a torn line; errors of reading are StateUnusable
         raise _unwritable(disk, ledger_file.LEDGER_FILE, error) from None
 
 
@@ -357,18 +357,18 @@ def _unwritable(disk: Disk, name: str, error: OSError) -> errors.StateUnusable:
     )
 
 
-def _refuse_a_past(disk: Disk) -> None:
-    """Raise ``StateUnusable`` when only ``state.json`` is missing: it was lost, and this is no first start."""
+def _refuse_lost_state(disk: Disk) -> None:
+    """Raise ``StateUnusable`` when only ``state.json`` is missing: it was lost then, and this is no first start."""
     for name in (STATE_FILE + PREVIOUS_SUFFIX, ledger_file.LEDGER_FILE):
         if disk.size(name) is not None:
             raise errors.StateUnusable(
                 f"{disk.where(STATE_FILE)} is missing, but {name} is there",
-                hint=f"{_hint_for_damage(disk)}; or, to begin with nothing known, move {name} away too",
+                hint=f"{_hint_for_damage(disk)}; or, to start with an empty state, move {name} away too",
             )
 
 
 def _first_start(disk: Disk) -> codec.StateSnapshot:
-    _refuse_a_past(disk)
+    _refuse_lost_state(disk)
     saved = codec.StateSnapshot(sequence=1)
     try:
         disk.replace(STATE_FILE, codec.encode_state(saved, now=0.0))
@@ -383,6 +383,6 @@ def _hint_for_damage(disk: Disk) -> str:
         try:
             codec.decode_state(previous)
         except codec.UnreadableContent:
-            return f"{STATE_FILE}{PREVIOUS_SUFFIX} is no better; put {STATE_FILE} back from a copy"
+            return f"{STATE_FILE}{PREVIOUS_SUFFIX} is damaged, too; put {STATE_FILE} back from a copy"
         return f"the save before it, {STATE_FILE}{PREVIOUS_SUFFIX}, is whole: copy it to {STATE_FILE} and start again"
     return f"put {STATE_FILE} back from a copy"

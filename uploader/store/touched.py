@@ -1,8 +1,8 @@
-"""``touched.jsonl``: files that were read in full and have the content of a ledger line, under another time or name.
+"""``touched.jsonl``: a cache of files whose content is in the ledger, but under another mtime or path.
 
-A cache, so that a restart does not read them again: software on a NAS touches finished recordings by the thousand.
-Losing or damaging it costs that reading and nothing else, so it is not fsynced, and a line that cannot be read is
-passed over. It vouches for nothing by itself: an entry counts only while the ledger has the very line that it names.
+It saves reading them in full again after a restart: software on a NAS touches finished recordings by the thousand. If
+it is lost or damaged the files are read again, so it is not fsynced, and a line that cannot be read is skipped. It
+proves nothing by itself: an entry counts only if the ledger has the line that it names.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from uploader.store.disk import Disk
 TOUCHED_FILE: Final = "touched.jsonl"
 TOUCHED_READ_BLOCK: Final = 1024 * 1024  # bytes of one read
 TOUCHED_LINE_LIMIT: Final = 64 * 1024  # bytes of a line; a path of 4 KiB in escapes takes 24 KiB
-STALE_LINES_ALLOWED: Final = 1000  # lines that may be out of date before the file is written anew
+STALE_LINES_ALLOWED: Final = 1000  # lines that may be out of date before the file is rewritten
 SHA256: Final = 32  # bytes
 
 
@@ -33,16 +33,16 @@ class Touched:
     mtime_ns: int
     seq: int
     line: str  # sha256 (hex) of the ledger line, without its line feed
-    fingerprint: str  # ``fingerprint_of`` the file (hex): proves that nothing in this entry was damaged
+    fingerprint: str  # ``fingerprint_of`` the file (hex); shows that this entry is not damaged
 
 
 def fingerprint_of(path: str, size: int, mtime_ns: int) -> bytes:
-    """Stand for a file as its inode shows it, in full sha256: as good a proof as the chain itself."""
+    """Return the sha256 of path, size and mtime of a file."""
     return hashlib.sha256(b"%d %d " % (size, mtime_ns) + path.encode("utf-8", "surrogatepass")).digest()
 
 
 class Proofs:
-    """Size and sha256 of each ledger line: what the entries are held to at the start, and is forgotten then."""
+    """Size and sha256 of each ledger line, with which the entries are checked at the start."""
 
     def __init__(self) -> None:
         self._sizes, self._lines = array("Q"), bytearray()
@@ -53,7 +53,7 @@ class Proofs:
         self._lines += bytes.fromhex(line)
 
     def hold(self, entry: Touched) -> bool:
-        """True when the ledger has the line that *entry* names, and what it says of the file fits."""
+        """True when the ledger has the line that *entry* names, and the file's size in that line fits."""
         at = entry.seq - 1
         if not 0 <= at < len(self._sizes):
             return False
@@ -63,16 +63,16 @@ class Proofs:
 
 
 class TouchedFile:
-    """The file. Its methods raise no error of the disk: what could not be written or read is read again."""
+    """The cache file. Its methods ignore errors of the disk: what is missing in it is read again."""
 
     def __init__(self, disk: Disk) -> None:
         self._disk = disk
         self._count = 0  # lines of the file, readable or not
-        self._torn = False  # its last line has no line feed
+        self._torn = False  # its last line may have no line feed
 
     @property
     def is_there(self) -> bool:
-        """True when there is something to be read."""
+        """True when the file exists and is not empty."""
         with suppress(errors.StateUnusable, OSError):
             return bool(self._disk.size(TOUCHED_FILE))
         return False
@@ -86,9 +86,9 @@ class TouchedFile:
                 yield entry
 
     def add(self, entry: Touched, known: int, is_current: Callable[[Touched], bool]) -> None:
-        """Add an entry. When more than half of the lines are out of date, write those anew that are not.
+        """Append an entry. When more than half of the lines are out of date, rewrite the file with the current ones.
 
-        *known*: how many entries are current. Takes a few seconds for 100,000 of them, once in as many calls.
+        *known*: the number of current entries. Rewriting 100,000 takes a few seconds, once in as many calls.
         """
         with suppress(errors.StateUnusable, OSError):
             before, self._torn = b"\n" if self._torn else b"", True  # until it is known to be whole
@@ -109,7 +109,7 @@ class TouchedFile:
                 offset += len(block)
                 *whole, rest = (rest + block).split(b"\n")
                 yield from whole
-                rest = rest[: TOUCHED_LINE_LIMIT + 1]  # of what is longer than that no line of ours is made
+                rest = rest[: TOUCHED_LINE_LIMIT + 1]  # longer lines are no entries
             self._torn = bool(rest)
 
 
@@ -118,7 +118,7 @@ def _line(entry: Touched) -> bytes:
 
 
 def _entry(raw: bytes) -> Touched | None:
-    """Read a line; None when it is none of ours."""
+    """Read a line; None when it is no entry."""
     if len(raw) > TOUCHED_LINE_LIMIT:
         return None
     with suppress(codec.UnreadableContent):

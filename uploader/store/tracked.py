@@ -1,7 +1,4 @@
-"""A mapping that remembers which of its keys have changed since they were last asked for.
-
-It lets a save hand over what has changed and nothing else, however much the mapping holds. Not for several threads.
-"""
+"""A mapping that notes which of its keys have changed, so that a save encodes the changes alone. Not thread-safe."""
 
 from __future__ import annotations
 
@@ -12,14 +9,14 @@ V = TypeVar("V")
 
 
 class Tracked(MutableMapping[str, V]):
-    """Values by key. What it holds at first counts as changed."""
+    """Values by key. The initial values count as changed."""
 
     def __init__(self, values: Mapping[str, V]) -> None:
         self._values = dict(values)
         self._changed: dict[str, V | None] = dict(values)
 
     def take_changes(self) -> dict[str, V | None]:
-        """Return what has changed since the call before, in the order of the last change; None: it was removed."""
+        """Return what has changed since the last call, in the order of the changes; None: the key was removed."""
         changed, self._changed = self._changed, {}
         return changed
 
@@ -43,5 +40,5 @@ class Tracked(MutableMapping[str, V]):
         return len(self._values)
 
     def values(self) -> ValuesView[V]:
-        """Return the values themselves: the inherited view looks each of them up by its key."""
+        """Return a view of the values; the inherited one looks each of them up by its key, which is slower."""
         return self._values.values()

@@ -1,9 +1,9 @@
-"""Unfinished uploads in memory. A value is replaced only by one that was made from it.
+"""The unfinished uploads in memory. A value can be replaced only by one that was made from it.
 
 Every stored upload carries a ``serial`` (which upload it is, for as long as the process lives) and a ``revision``
 (which write made this value). ``dataclasses.replace`` copies both, so a new value names the revision that it was made
-from. A write from an older revision, or for an upload that was dropped meanwhile, raises ``Stale``: what was read
-before an await can never overwrite what was written since.
+from. A write from an older revision, or for an upload that was dropped meanwhile, raises ``Stale``. So a value that was
+read before an await never overwrites one that was written since.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ Key = tuple[object, ...]
 
 
 class Stale(Exception):  # noqa: N818 - it says what the value is
-    """A write was made from a value that is no longer the current one, or for an upload that was dropped."""
+    """A value cannot be written: the upload was changed or dropped since the value was read."""
 
 
 class UploadTable:
-    """Uploads by path, with the look-ups that the stages need. Memory only; ``Store`` makes it durable."""
+    """Uploads by path, with the look-ups that the stages need. In memory; ``Store`` makes changes durable."""
 
     def __init__(self, uploads: Iterable[Upload] = ()) -> None:
         self._uploads: dict[str, Upload] = {}
@@ -43,7 +43,7 @@ class UploadTable:
 
     @property
     def begun(self) -> Mapping[str, Upload]:
-        """The uploads that ``state.json`` holds: those that a scan alone would not bring back as they are."""
+        """The uploads that ``state.json`` holds: those for which ``worth_saving`` is true."""
         return MappingProxyType(self._begun)
 
     @property
@@ -67,7 +67,7 @@ class UploadTable:
         return self._find(("content", root, identity))
 
     def creating(self, record_name: str) -> list[Upload]:
-        """Return the uploads for which a record of this name is being created, or may have been."""
+        """Return the uploads whose record has this name and is being created, or may have been."""
         return self._find(("creating", record_name))
 
     def has_record(self, record: str) -> bool:
@@ -78,7 +78,7 @@ class UploadTable:
         return [self._uploads[path] for path in self._index.get(key, ())]
 
     def current(self, upload: Upload) -> Upload | None:
-        """Return the current value of this very upload; None when it was finished or dropped."""
+        """Return the current value of this upload (the same serial); None when it was finished or dropped."""
         now = self._uploads.get(upload.path)
         return now if now is not None and now.serial == upload.serial else None
 
@@ -102,7 +102,7 @@ class UploadTable:
         return upload
 
     def drop(self, upload: Upload) -> None:
-        """Forget an upload. Raises ``Stale`` when *upload* is not its current value."""
+        """Remove an upload. Raises ``Stale`` when *upload* is not its current value."""
         before = self._uploads.get(upload.path)
         if before is None or before.revision != upload.revision:
             raise Stale(f"{upload.path}: the upload was changed or dropped meanwhile")
@@ -120,7 +120,7 @@ class UploadTable:
 
 
 def worth_saving(upload: Upload) -> bool:
-    """True unless a scan alone would bring the upload back as it is: queued, never begun, nothing went wrong."""
+    """False for an upload that the next scan finds again as it is: queued, never begun, without failures."""
     return upload.state is not State.QUEUED or upload.trouble is not None or upload.restarts > 0
 
 

@@ -1,17 +1,18 @@
 """The VALT v3 API (docs/protocol.md).
 
-    wire.py    what goes over the wire and what comes back, as pure functions
-    body.py    the body of an upload request: known length, constant memory, the mark before the last byte
-    tls.py     how far TLS is trusted, and what to do when it is not
-    client.py  the only user of aiohttp's client: one log-in, one origin, every failure an error of ours
+    wire.py      payloads and answers, as pure functions
+    body.py      the body of an upload request: known length, constant memory, a callback before its last byte
+    sendfile.py  the socket beneath a connection, for bytes that are sent straight from a file
+    breaker.py   what the client needs of a circuit breaker
+    tls.py       TLS settings, and the errors of a connection that was never made
+    client.py    the only user of aiohttp's client: one log-in, one origin, every failure an ``UploaderError``
 
-Must never decide what happens to an upload: it reports, ``retry`` and ``lifecycle`` decide.
+The client reports; what happens to an upload is decided in ``domain.retry`` and ``domain.lifecycle``.
 
 Touches: the server's sockets, TLS.
 Imports: config, domain, files, runtime.
 """
 
 from uploader.server.valt.client import Valt
-from uploader.server.valt.wire import RecordDetails, RecordListed
 
-__all__ = ["RecordDetails", "RecordListed", "Valt"]
+__all__ = ["Valt"]

@@ -1,66 +1,43 @@
 """The body of an upload request: one multipart part of known length, streamed in constant memory.
 
-Bytes take one of two ways, chosen for each chunk. On a plain connection, from a file that allows it, they go from the
-page cache to the socket on the share's threads (``SocketWriter``): in two thirds of the time of a copy. Else, and
-always under TLS, block by block through aiohttp's writer, the next one being read and hashed while one is sent.
-``docs/performance.md`` has the figures of what else was tried.
+Each chunk is sent in one of two modes. On a plain connection, and from a file that allows it, the bytes go from the
+page cache to the socket on the share's threads (``SocketWriter``), which takes two thirds of the time of a copy.
+Otherwise, and always under TLS, they go block by block through aiohttp's writer; the next block is read and hashed
+while one is sent. ``docs/performance.md`` has the figures of what else was tried.
 
-The closing boundary is held back until ``before_last_byte`` has returned: servers hand a request to the
-application only when its whole body has arrived, so up to then the chunk is known not to have been seen (rules 3
-and 4 of docs/protocol.md). Must never be sent twice: a second try is a new body.
+The closing boundary is sent only after ``before_last_byte`` has returned. A server passes a request to its application
+when the whole body has arrived, so up to then the chunk has certainly not been seen (rules 3 and 4 of
+docs/protocol.md). A body is sent once: a retry needs a new one.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Final, Protocol
+from collections.abc import Awaitable, Callable
+from typing import Final
 
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.payload import Payload
 
 from uploader.files.sending import CannotPass
-from uploader.files.shared_fd import SharedFd
+from uploader.server.port import ByteSource, Throttle
 from uploader.server.valt.sendfile import SocketWriter
 
-# bytes handed over at a time at first: on a slow link a whole block would look like a stall
+# bytes written at a time at first: on a slow link a whole block would look like a stall
 FIRST_PIECE_SIZE: Final = 64 * 1024
-FAST_PIECE_TIME: Final = 0.05  # s: a piece that went faster may be twice as large next time
-SLOW_PIECE_TIME: Final = 0.5  # s: one that took longer is halved
-# bytes; larger ones cost more again: what the socket leaves is copied
+FAST_PIECE_TIME: Final = 0.05  # s: after a piece that was sent faster, the size is doubled
+SLOW_PIECE_TIME: Final = 0.5  # s: after one that took longer, the size is halved
+# bytes; larger pieces cost more again, since what the socket does not take is copied
 SMALLEST_PIECE, LARGEST_PIECE = 4 * 1024, 256 * 1024
-SENDFILE_BATCH: Final = 16 * 1024 * 1024  # bytes: one turn of hash and socket, side by side; a turn costs 0.2 ms
-SENDFILE_THRESHOLD: Final = 1024 * 1024  # bytes: up to one block the other way costs no more, and proves more
-
-WaitWritable = Callable[[], Awaitable[None]]
-
-
-class ByteSource(Protocol):
-    """Where a chunk's bytes come from."""
-
-    local: bool
-
-    def blocks(self, end: int) -> AsyncIterator[memoryview]:
-        """Yield the bytes from where it stands to *end*."""
-
-    async def pass_on(
-        self, socket: SharedFd, count: int, *, room: WaitWritable, on_progress: Callable[[int], None]
-    ) -> None:
-        """Send the next *count* bytes straight to a socket. Raises ``CannotPass`` before the first."""
-
-
-class Throttle(Protocol):
-    """Who says how many bytes may go now."""
-
-    async def take(self, wanted: int) -> int:
-        """Return how many bytes, 1 to *wanted*, may be sent now; wait while the limit says so."""
+SENDFILE_BATCH: Final = 16 * 1024 * 1024  # bytes hashed and sent side by side, per call; a call costs 0.2 ms
+SENDFILE_THRESHOLD: Final = 1024 * 1024  # bytes: a chunk of one block is copied, which costs no more and proves more
 
 
 class NoThrottle:
-    """A lane that is always free."""
+    """A throttle without a limit."""
 
     async def take(self, wanted: int) -> int:
-        """Allow it."""
+        """Allow all bytes at once."""
         return wanted
 
 
@@ -77,10 +54,10 @@ class ChunkBody(Payload):
         before_last_byte: Callable[[], Awaitable[None]],
         on_progress: Callable[[int], None],
     ) -> None:
-        """*span*: where the chunk begins in its file, where *source* stands, and where it ends.
+        """*span*: the chunk's start, where *source* is positioned, and its end (exclusive), as offsets in the file.
 
-        *on_progress* is told of each piece that the socket has taken, and with 0 when a lane gives way: time spent
-        waiting for our own limit is nobody's stall.
+        *on_progress* gets the size of each piece that the socket has taken, and 0 after each wait for *lane*: the time
+        spent waiting for the bandwidth limit is not a stall of the server.
         """
         super().__init__(source)
         self._head, self._tail = frame
@@ -89,19 +66,19 @@ class ChunkBody(Payload):
         self._before_last_byte = before_last_byte
         self._on_progress = on_progress
         self.last_byte_may_have_gone = False
-        self.failure: Exception | None = None  # what ended the body from our side: aiohttp wraps it beyond use
+        self.failure: Exception | None = None  # what ended the body on this side: aiohttp hides it in its own error
 
     @property
     def size(self) -> int:
-        """Bytes on the wire: what Content-Length says."""
+        """Bytes of the body: the value of Content-Length."""
         return len(self._head) + self._end - self._start + len(self._tail)
 
     def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
-        """Refuse: the content is never held in memory."""
+        """Raise TypeError: the content is never in memory as a whole."""
         raise TypeError("a chunk is streamed, never decoded")
 
     async def write(self, writer: AbstractStreamWriter) -> None:
-        """Stream the body. Whatever stops it is kept in ``failure``."""
+        """Stream the body. An exception is raised, and kept in ``failure``."""
         try:
             await writer.write(self._head)
             if not await self._pass_on(writer):
@@ -109,12 +86,12 @@ class ChunkBody(Payload):
             await self._before_last_byte()
             self.last_byte_may_have_gone = True
             await writer.write(self._tail)
-        except Exception as error:  # kept and passed on: only the client can still tell whose it was
+        except Exception as error:  # kept and raised: the client decides what it means
             self.failure = error
             raise
 
     async def _pass_on(self, writer: AbstractStreamWriter) -> bool:
-        """Send the chunk past the event loop; False when it, or the rest of it, must go the other way."""
+        """Send the chunk with sendfile; False when it, or the rest of it, must be copied."""
         left = self._end - self._start
         if not self._source.local or left <= SENDFILE_THRESHOLD:
             return False
@@ -123,7 +100,7 @@ class ChunkBody(Payload):
             return False
         with outlet:
             while left:
-                count = await self._turn(min(left, SENDFILE_BATCH))
+                count = await self._throttled(min(left, SENDFILE_BATCH))
                 outlet.check()
                 try:
                     await self._source.pass_on(
@@ -135,12 +112,12 @@ class ChunkBody(Payload):
         return True
 
     async def _copy(self, writer: AbstractStreamWriter) -> None:
-        """Send the chunk through aiohttp, in pieces as large as go in a moment."""
+        """Send the chunk through aiohttp, in pieces whose size follows the speed of the connection."""
         clock, most = asyncio.get_running_loop().time, FIRST_PIECE_SIZE
         async for block in self._source.blocks(self._end):
             rest = block
             while rest:
-                count = await self._turn(min(len(rest), most))
+                count = await self._throttled(min(len(rest), most))
                 began = clock()
                 await writer.write(rest[:count])
                 self._on_progress(count)
@@ -151,7 +128,7 @@ class ChunkBody(Payload):
                     most = max(SMALLEST_PIECE, most // 2)
                 rest = rest[count:]
 
-    async def _turn(self, wanted: int) -> int:
+    async def _throttled(self, wanted: int) -> int:
         count = await self._lane.take(wanted)
         self._on_progress(0)
         return count

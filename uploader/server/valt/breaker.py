@@ -1,4 +1,4 @@
-"""What the client needs of a circuit breaker: a slot for each call, and an ear for answers.
+"""The circuit breaker as the client uses it: a slot for each call, and a method to report good answers.
 
 ``uploader.server.circuit_breaker`` implements it for the daemon. ``NoBreaker`` is for commands that make a few calls
 and end.
@@ -15,7 +15,7 @@ class Slot(Protocol):
     """The right to have one call under way."""
 
     def free(self) -> bool:
-        """Let the next call begin, though this one may not have ended. False when that was so already."""
+        """Give the slot back, even before the call has ended. False when that was done already."""
 
 
 class Breaker(Protocol):
@@ -29,10 +29,10 @@ class Breaker(Protocol):
 
 
 class _AnySlot:
-    """A slot of which there are as many as anybody wants."""
+    """A slot of an unlimited number."""
 
     def free(self) -> bool:
-        """Say that nobody has waited for it."""
+        """Do nothing."""
         return False
 
 
@@ -41,8 +41,8 @@ class NoBreaker:
 
     @asynccontextmanager
     async def slot(self) -> AsyncIterator[Slot]:
-        """Allow it at once."""
+        """Give a slot at once."""
         yield _AnySlot()
 
     def record_success(self) -> None:
-        """Nothing depends on it."""
+        """Do nothing."""

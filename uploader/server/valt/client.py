@@ -1,9 +1,8 @@
-"""The only user of aiohttp's client: one origin, one log-in shared by all, every failure an error of ours.
+"""The HTTP client for one VALT server: one origin, one log-in for all workers, every failure an ``UploaderError``.
 
-Each call holds a slot of the circuit breaker, the log-in that it may need included.
-
-Must never follow a redirect, take a proxy from the environment, repeat a call that changes the server, wait for
-ever, or let a URL out: it holds the token.
+Each call, with the log-in that it may need, holds a slot of the circuit breaker, and is bounded by a time without
+progress. A call that changes the server is not repeated. The client never follows a redirect, never uses a proxy from
+the environment, and never shows a URL: they would give the token away.
 """
 
 from __future__ import annotations
@@ -26,29 +25,28 @@ from uploader.domain.model import RecordIds, RecordSpec
 from uploader.domain.retry import login_pause
 from uploader.runtime.clock import Clock
 from uploader.runtime.log import Redactor
+from uploader.server.port import ByteSource, RecordDetails, RecordListed, Throttle
 from uploader.server.valt import wire
-from uploader.server.valt.body import ByteSource, ChunkBody, NoThrottle, Throttle
+from uploader.server.valt.body import ChunkBody, NoThrottle
 from uploader.server.valt.breaker import Breaker, NoBreaker, Slot
 from uploader.server.valt.sendfile import connection
 from uploader.server.valt.tls import no_connection, tls_of
 from uploader.server.valt.wire import ApiAnswer, ApiCall
 
 API_PATH: Final = "/api/v3"
-CONNECT_TIMEOUT: Final = 10.0  # s, name and TLS included; the kernel's own would be two minutes
-# s that an address is believed to be the server's: then a new connection asks for its name anew
-DNS_CACHE_TIME: Final = 10
-ANSWER_TIMEOUT_FACTOR: Final = 5  # × stall_timeout: a server may move gigabytes between last byte and answer
+CONNECT_TIMEOUT: Final = 10.0  # s, with name lookup and TLS; the kernel's default is two minutes
+DNS_CACHE_TIME: Final = 10  # s after which a new connection looks the server's name up again
+ANSWER_TIMEOUT_FACTOR: Final = 5  # × stall_timeout: a server may copy gigabytes between last byte and answer
 TOKEN_LIFETIME: Final = 27_000.0  # s; no expiry is documented, the vendor's client logs in again every 28,800 s
-LIST_LIMIT: Final = 100  # rows asked for at a time when one record of an exact name is sought
-LIST_PAGES: Final = 20  # of such rows, at most: nobody has two thousand records of one name
-SHORT_PAGE: Final = 20  # rows; a page of fewer is the last one, whatever limit a server sets itself
-FAILURE_LIMIT: Final = 64 * 1024  # bytes of a failure's body that its words are sought in
-# s, at most, that an answer took whose Date tells the server's clock: to one second anyway
-PROMPT_ANSWER_TIME: Final = 2.0
-CLOCK_JUMP: Final = 1.0  # s that our two clocks have drifted apart: no clock goes so wrong, so one was set or stood
+LIST_LIMIT: Final = 100  # rows asked for in one call, when records of an exact name are searched
+LIST_PAGES: Final = 20  # such calls, at most: two thousand records of one name do not occur
+SHORT_PAGE: Final = 20  # rows; a page of fewer is taken as the last, whatever limit the server applies
+FAILURE_LIMIT: Final = 64 * 1024  # bytes of a failure's body that are searched for its message
+PROMPT_ANSWER_TIME: Final = 2.0  # s; the Date of an answer that took longer is not exact enough for the server's clock
+CLOCK_JUMP: Final = 1.0  # s between the two local clocks; more is no drift: one was set, or stood still in sleep
 DOWNLOAD_BLOCK: Final = 1024 * 1024  # bytes
 NO_THROTTLE: Final = NoThrottle()
-# Bytes of a body that its server has begun to take when the socket has taken them: the kernel keeps back 128 KiB.
+# bytes; when the socket has taken so many of a body, the server has begun to receive it: the kernel buffers 128 KiB
 BODY_MOVES: Final = 1024 * 1024
 
 HEADER_LIMIT: Final = 32 * 1024  # bytes of an answer's headers; aiohttp itself takes 128 of 8 KiB each
@@ -57,7 +55,7 @@ Remember = Callable[[str], None]
 
 
 class AnswerTooLarge(aiohttp.ClientError):
-    """No VALT server answers with so many headers."""
+    """An answer's headers are larger than ``HEADER_LIMIT``, so it is not from a VALT server."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +75,7 @@ class _Refusal:
 
 
 class Valt:
-    """A VALT server, as one user sees it. An async context manager."""
+    """A client of one VALT server, for one user. An async context manager."""
 
     def __init__(
         self,
@@ -89,9 +87,9 @@ class Valt:
         remember: Remember,
         breaker: Breaker | None = None,
     ) -> None:
-        """*password* is asked at each log-in; *remember* is told of every secret; without *breaker* every call goes.
+        """*password* is called for each log-in, *remember* with every secret, so that the log masks it.
 
-        With one, any call may raise ``BreakerOpen`` before anything was sent.
+        With *breaker*, any call may raise ``BreakerOpen`` before anything is sent.
         """
         self._server = server
         self._password = password
@@ -103,11 +101,11 @@ class Valt:
         self._token: _Token | None = None
         self._refusal: _Refusal | None = None
         self._logging_in = asyncio.Lock()
-        self._ahead: float | None = None  # the server's Unix time when our monotonic clock was at zero
-        self._apart = 0.0  # s between our two clocks when that was learnt: when it changes, one of them was set
-        self._timed = False  # learnt from an answer that came at once
+        self._ahead: float | None = None  # the server's Unix time when the local monotonic clock was at zero
+        self._apart = 0.0  # s between the two local clocks at that time: when it changes, one of them was set
+        self._timed = False  # whether that is from a prompt answer
         self._session: aiohttp.ClientSession | None = None
-        self.log_ins = 0  # good ones: after each the server may be another version
+        self.log_ins = 0  # number of good log-ins: after each the server may be of another version
 
     async def __aenter__(self) -> Self:
         tls = tls_of(self._server)
@@ -119,7 +117,7 @@ class Valt:
             trust_env=False,
             auto_decompress=False,
             cookie_jar=aiohttp.DummyCookieJar(),
-            # The default total of 300 s would end every long upload; what bounds a call is ``_within``.
+            # The default total of 300 s would end every long upload; ``_within`` bounds each call instead.
             timeout=aiohttp.ClientTimeout(total=None, connect=min(CONNECT_TIMEOUT, self._server.stall_timeout / 2)),
             headers={"User-Agent": f"valt-uploader/{__version__}", "Accept-Encoding": "identity"},
         )
@@ -130,73 +128,73 @@ class Valt:
             await self._session.close()
 
     def server_now(self) -> float:
-        """Unix seconds by the server's clock, as its Date headers tell (to one second); ours, before it has told."""
+        """Return the server's time in Unix seconds, from its Date headers (to one second), or else the local time."""
         return self._clock.now() if self._ahead is None else self._clock.monotonic() + self._ahead
 
     @property
     def skew(self) -> float:
-        """Seconds by which the server's clock is ahead of ours."""
+        """Seconds by which the server's clock is ahead of the local one."""
         return 0.0 if self._ahead is None else self.server_now() - self._clock.now()
 
     async def login_if_needed(self) -> None:
-        """See to it that there is a token. Raises ``PasswordRefused`` and others."""
+        """Log in unless there is a valid token. Raises ``PasswordRefused`` and others."""
         if self._fresh_token() is None:
             async with self._breaker.slot():
                 await self._token_now()
 
     async def agree_on_time(self) -> None:
-        """Log in if need be, and see to it that ``server_now`` can be believed. Raises as any call does.
+        """Log in if needed, and make a call if ``server_now`` may be wrong. Raises as any call does.
 
-        Our monotonic clock stands still while this machine sleeps; whether it has, only the other one can tell.
+        The monotonic clock stands still while this machine sleeps; a comparison with the other clock shows that.
         """
         await self.login_if_needed()
         if not self._timed or abs(self._clock.now() - self._clock.monotonic() - self._apart) > CLOCK_JUMP:
             await self.version()
 
     def forget_refusal(self) -> None:
-        """Let a password that was refused be tried again: the operator has mended something."""
+        """Let a password that was refused be tried again: the operator has asked for it."""
         self._refusal = None
 
     async def create_record(self, spec: RecordSpec) -> RecordIds:
-        """Make a record. Raises ``AnswerLost`` when one may exist all the same (rule 6)."""
+        """Create a record. Raises ``AnswerLost`` when one may exist all the same (rule 6)."""
         return wire.ids_of(await self._json_call(ApiCall.CREATE, "/records/create-upload", wire.create_payload(spec)))
 
-    async def details(self, record: str) -> wire.RecordDetails:
-        """Ask what the server knows of *record*. Raises ``RecordGone``."""
+    async def details(self, record: str) -> RecordDetails:
+        """Return the details of *record*. Raises ``RecordGone``."""
         return wire.details_of(await self._json_call(ApiCall.DETAILS, f"/records/{_checked(record)}"))
 
-    async def find_records(self, name: str) -> tuple[wire.RecordListed, ...]:
-        """List the records of exactly this *name*: the server's own search is not exact, and answers in pages."""
-        rows: dict[str, wire.RecordListed] = {}
+    async def find_records(self, name: str) -> tuple[RecordListed, ...]:
+        """List the records of exactly this *name*. The server's search is not exact, and answers in pages."""
+        rows: dict[str, RecordListed] = {}
         for _ in range(LIST_PAGES):
             body = {"search": name, "offset": len(rows), "limit": LIST_LIMIT}
             listed = wire.listed_of(await self._json_call(ApiCall.LIST, "/records", body))
             before = len(rows)
             for row in listed:
                 rows.setdefault(row.record, row)
-            if len(listed) < SHORT_PAGE or len(rows) == before:  # the last page; or a server that knows no pages
+            if len(listed) < SHORT_PAGE or len(rows) == before:  # the last page, or a server that ignores the offset
                 break
         return tuple(row for row in rows.values() if row.name == name)
 
     async def delete_record(self, record: str) -> None:
-        """Delete *record*; one that is gone already is fine."""
+        """Delete *record*. No error when it does not exist any more."""
         with contextlib.suppress(errors.RecordGone):
             await self._json_call(ApiCall.DELETE, f"/records/{_checked(record)}/delete", {})
 
     async def version(self) -> str | None:
-        """Ask the server's version; None when it is not told. Nothing depends on it enough to wait for it."""
+        """Return the server's version; None when it does not tell this user. Raises as any call does."""
         try:
             return wire.version_of(await self._json_call(ApiCall.VERSION, "/admin/general"))
         except (errors.ServerRefused, errors.CallFailed):
             return None
 
     async def download_link(self, ids: RecordIds) -> str:
-        """Ask for the link to a video. It lives 30 minutes and is a secret. Raises ``RecordGone``."""
+        """Return the link to a video, which is a secret and valid for 30 minutes. Raises ``RecordGone``."""
         path = f"/records/download/{_checked(ids.record)}/{_checked(ids.video)}"
         return wire.link_of(await self._json_call(ApiCall.LINK, path))
 
     async def download(self, ids: RecordIds) -> AsyncIterator[bytes]:
-        """Yield the bytes of a video as the server hands them out. The link must lead to the server's own host."""
+        """Yield the bytes of a video. Raises ``ServerRefused`` when its link leads to another host."""
         link = await self.download_link(ids)
         self._remember(link)
         url = self._own(link)
@@ -212,22 +210,22 @@ class Valt:
                 yield block
 
     def _own(self, link: str) -> URL:
-        """Return a link that the server gave as a URL that may be called: its own host, and TLS if we speak TLS."""
+        """Return a link as a URL if it leads to the server's own host, and uses TLS if the server's URL does."""
         try:
-            url, ours = URL(link, encoded=True), URL(self._server.url)
-            good = url.host == ours.host and url.user is None and url.password is None
+            url, own = URL(link, encoded=True), URL(self._server.url)
+            good = url.host == own.host and url.user is None and url.password is None
         except ValueError:
             good = False
         if not good:
             raise errors.ServerRefused(f"{ApiCall.LINK.label}: it leads to another host, which is never followed")
-        if url.scheme != "https" and ours.scheme == "https":
+        if url.scheme != "https" and own.scheme == "https":
             raise errors.ServerRefused(f"{ApiCall.LINK.label}: it leads out of TLS, where its secret could be read")
         return url
 
     async def send_chunk(
         self,
         ids: RecordIds,
-        filename: str,
+        path: str,
         span: tuple[int, int, int],
         source: ByteSource,
         *,
@@ -235,21 +233,21 @@ class Valt:
         on_progress: Callable[[int], None],
         lane: Throttle = NO_THROTTLE,
     ) -> int | None:
-        """Send the bytes *span* = (start, end, total) of a video; answer how many the server says it holds, if it does.
+        """Send the bytes *span* = (start, end, total) of a video; return how many bytes the server says it holds.
 
-        *source* stands at *start*; *lane* says when each piece may go.
+        None when it does not say. *source* is positioned at *start*; *lane* limits the bandwidth.
 
-        Raises ``ChunkCut`` when the server cannot have seen it, ``AnswerLost`` when it may have, what the body
-        itself raised, or what the server's no means.
+        Raises ``ChunkCut`` when the server cannot have seen the chunk, ``AnswerLost`` when it may have, what reading
+        the file raised, or the error that the server's refusal means (``wire.failure``).
         """
         async with self._breaker.slot() as slot:
-            return await self._send_chunk(slot, ids, filename, span, source, before_last_byte, on_progress, lane)
+            return await self._send_chunk(slot, ids, path, span, source, before_last_byte, on_progress, lane)
 
     async def _send_chunk(
         self,
         slot: Slot,
         ids: RecordIds,
-        filename: str,
+        path: str,
         span: tuple[int, int, int],
         source: ByteSource,
         before_last_byte: Callable[[], Awaitable[None]],
@@ -266,7 +264,7 @@ class Valt:
                 watchdog.moved()
                 taken += count
                 if taken >= BODY_MOVES:
-                    slot.free()  # it may be under way for hours: others need not wait for its answer
+                    slot.free()  # the call may take hours: the server is up, so others need not wait for its answer
                 if count:
                     on_progress(count)
 
@@ -275,7 +273,7 @@ class Valt:
                 watchdog.moved(ANSWER_TIMEOUT_FACTOR)
 
             body = ChunkBody(
-                wire.multipart_frame(boundary, filename),
+                wire.multipart_frame(boundary, wire.multipart_filename(path)),
                 source,
                 (start, end),
                 lane=lane,
@@ -300,7 +298,7 @@ class Valt:
         raise failure
 
     async def _json_call(self, call: ApiCall, path: str, payload: Mapping[str, Any] | None = None) -> ApiAnswer:
-        """Make a call with our token; after a 401 once more with a new one, in the same slot."""
+        """Make a call with the token; after a 401 once more with a new one, in the same slot."""
         async with self._breaker.slot():
             for attempt in (1, 2):
                 token = await self._token_now()
@@ -324,9 +322,9 @@ class Valt:
         return token if token is not None and now - token.since < TOKEN_LIFETIME else None
 
     async def _token_now(self) -> _Token:
-        """Return the shared token; the first who finds none, or an old one, logs in for all.
+        """Return the shared token. The first caller that finds none, or an old one, logs in for all.
 
-        It takes no slot: its caller holds one, while the breaker is half-open the only one.
+        It takes no slot: its caller holds one, and while the breaker is half-open there may be only that one.
         """
         async with self._logging_in:
             if (token := self._fresh_token()) is not None:
@@ -342,7 +340,7 @@ class Valt:
                 failure = self._no(ApiCall.LOGIN, answer)
                 if isinstance(failure, errors.PasswordRefused):
                     self._refusal = _Refusal(password, now + login_pause(1), failure)
-                elif isinstance(failure, errors.ServerRefused):  # without a token nothing at all can be asked
+                elif isinstance(failure, errors.ServerRefused):  # without a token no call can be made: all files wait
                     raise errors.ServerDown(failure.what, hint=failure.hint)
                 raise failure
             value = wire.token_of(answer)
@@ -357,14 +355,14 @@ class Valt:
         self._told(secret)
 
     def _no(self, call: ApiCall, answer: ApiAnswer) -> errors.UploaderError:
-        """Say what an answer that is not 2xx means; what it repeats of our secrets is masked before it is read."""
+        """Return the error that an answer other than 2xx means. Secrets that it repeats are masked first."""
         headers = {name: self._secrets.mask(value) for name, value in answer.headers.items()}
         body = self._secrets.mask(answer.body[:FAILURE_LIMIT].decode("utf-8", "surrogateescape"))
         masked = ApiAnswer(answer.status, headers, body.encode("utf-8", "surrogateescape"))
         return wire.failure(call, masked, now=self._clock.now())
 
     def _refuse_again(self, password: str, now: float) -> None:
-        """Answer for the server what it has said of this password: one of all who were on their way asks it."""
+        """Raise the server's refusal of this password again, for a while: one worker asks, and the others need not."""
         refusal = self._refusal
         if refusal is not None and refusal.password == password and now < refusal.until:
             raise errors.PasswordRefused(refusal.error.what, hint=refusal.error.hint)
@@ -388,14 +386,14 @@ class Valt:
         async with self._open().request(method, url, allow_redirects=False, **request) as response:
             answer = await _read(response)
             if not answer.good:
-                response.close()  # an early no: what is left of the body must not follow it
+                response.close()  # refused early: the rest of the body is not sent on this connection
         self._note_time(answer.headers.get("date"), at_once=self._clock.monotonic() - began <= PROMPT_ANSWER_TIME)
         if answer.good:
             self._breaker.record_success()
         return answer
 
     def _note_time(self, date: str | None, *, at_once: bool) -> None:
-        """Learn the server's clock from a Date header. One that was long under way is behind: better than none."""
+        """Learn the server's clock from a Date header. A slow answer's is used only until there is a better one."""
         if date is not None and (at_once or not self._timed):
             with contextlib.suppress(ValueError, OverflowError):
                 self._ahead = parsedate_to_datetime(date).timestamp() - self._clock.monotonic()
@@ -403,7 +401,7 @@ class Valt:
 
     @contextlib.asynccontextmanager
     async def _within(self, call: ApiCall) -> AsyncIterator[_Watchdog]:
-        """Bound a call by progress, and turn what aiohttp raises into our errors, without its texts (URLs)."""
+        """End a call without progress. Turns what aiohttp raises into an ``UploaderError`` without its text (URLs)."""
         watchdog = _Watchdog(self._server.stall_timeout)
         try:
             async with asyncio.timeout(self._server.stall_timeout) as timeout:
@@ -412,31 +410,31 @@ class Valt:
         except aiohttp.ConnectionTimeoutError:
             raise errors.ServerDown(f"{self._server.url}: cannot be reached: no connection in time") from None
         except TimeoutError:
-            raise watchdog.verdict(call, f"nothing moved for {self._server.stall_timeout:g} s") from None
+            raise watchdog.failure(call, f"no progress for {self._server.stall_timeout:g} s") from None
         except (aiohttp.ClientConnectorError, aiohttp.ServerFingerprintMismatch) as error:
             raise no_connection(error, self._server) from None
         except (aiohttp.ClientError, OSError, asyncio.IncompleteReadError) as error:
             failure = None if watchdog.body is None else watchdog.body.failure
             if failure is not None and not isinstance(failure, aiohttp.ClientError | OSError):
                 raise failure from None
-            raise watchdog.verdict(call, f"the connection broke ({type(error).__name__})") from None
+            raise watchdog.failure(call, f"the connection broke ({type(error).__name__})") from None
 
 
 class _Watchdog:
-    """Knows when a call last moved a byte, and what its end without an answer means."""
+    """Ends a call that makes no progress, and says what its end without an answer means."""
 
     def __init__(self, stall: float) -> None:
         self._stall = stall
         self.timeout: asyncio.Timeout | None = None
         self.body: ChunkBody | None = None
 
-    def moved(self, patience: int = 1) -> None:
-        """Begin the stall time anew, *patience* times as long."""
+    def moved(self, factor: int = 1) -> None:
+        """Note progress: the call may now stall for *factor* times the stall time."""
         if self.timeout is not None and not self.timeout.expired():
-            self.timeout.reschedule(asyncio.get_running_loop().time() + patience * self._stall)
+            self.timeout.reschedule(asyncio.get_running_loop().time() + factor * self._stall)
 
-    def verdict(self, call: ApiCall, what: str) -> errors.UploaderError:
-        """Say what it means that this call ended without an answer."""
+    def failure(self, call: ApiCall, what: str) -> errors.UploaderError:
+        """Return the error for a call that ended without an answer."""
         if self.body is not None and not self.body.last_byte_may_have_gone:
             return errors.ChunkCut(f"{call.label}: {what}, before its last byte")
         if call.changes:
@@ -445,7 +443,7 @@ class _Watchdog:
 
 
 def _checked(value: str) -> str:
-    """Return an id that may go into a URL; one that may not never left ``wire``, so this is our own assertion."""
+    """Return an id that may be put into a URL. ``wire`` lets no other id through, so this is an assertion."""
     if wire.safe_id(value) is None:
         raise errors.ServerRefused("an id that cannot stand in a URL")
     return value
@@ -457,7 +455,7 @@ async def _read(response: aiohttp.ClientResponse) -> ApiAnswer:
         response.close()
         raise AnswerTooLarge
     body = bytearray()
-    with contextlib.suppress(aiohttp.ClientPayloadError):  # torn; what came before, the status above all, counts
+    with contextlib.suppress(aiohttp.ClientPayloadError):  # cut off: the status and what has arrived are used
         async for block in response.content.iter_any():
             body += block
             if len(body) > wire.ANSWER_LIMIT:

@@ -1,8 +1,8 @@
-"""The socket beneath an aiohttp connection, for bytes that go to it straight from a file.
+"""The socket beneath an aiohttp connection, for bytes that are sent straight from a file.
 
-aiohttp has no way to send a file with a request, so its transport is stepped around: only while nothing of its own
-waits to be written, only on a plain connection, and by a descriptor of our own, so that a thread which is late writes
-into nobody else's connection. Must never be used beside ``writer.write``.
+aiohttp cannot use sendfile for a part of a request, so this bypasses its transport: only while the transport has
+nothing left to write, only on a plain connection, and on a duplicate of the descriptor, so that a late thread cannot
+write into another connection. It is not used at the same time as ``writer.write``: their bytes would be mixed up.
 """
 
 from __future__ import annotations
@@ -18,24 +18,25 @@ from aiohttp.abc import AbstractStreamWriter
 
 from uploader.files.shared_fd import SharedFd
 
-UNSENT_LIMIT: Final = 128 * 1024  # bytes that the kernel keeps beyond what is on its way; by itself it takes megabytes
+UNSENT_LIMIT: Final = 128 * 1024  # bytes not yet sent that the kernel accepts; its default is megabytes
 
 
 def connection(address: tuple[Any, ...]) -> socket.socket:
-    """Make a socket whose kernel takes hardly more than the wire does, for ``TCPConnector(socket_factory=…)``.
+    """Make a socket with a small send buffer (``UNSENT_LIMIT``), for ``TCPConnector(socket_factory=…)``.
 
-    Else the last byte of a chunk is handed over long before it leaves: on an uplink of 10 Mbit/s four megabytes are
-    three seconds, in which a broken line leaves a chunk in doubt that nobody has seen, and nothing seems to move.
+    With a large one the kernel takes the last byte of a chunk long before it is sent: on an uplink of 10 Mbit/s four
+    megabytes take three seconds. A connection that breaks then leaves a chunk in doubt that the server has not seen,
+    and progress seems to stop.
     """
     family, kind, protocol = address[:3]
     made = socket.socket(family, kind, protocol)
-    with contextlib.suppress(OSError):  # a kernel that does not know it sends all the same
+    with contextlib.suppress(OSError):  # a kernel without this option works, too
         made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_LIMIT)
     return made
 
 
 class SocketWriter:
-    """The way to the peer, past the event loop. A context manager; left by an error, it cuts the connection."""
+    """The socket of a connection, for threads. A context manager: an exception that leaves it cuts the connection."""
 
     def __init__(self, transport: asyncio.Transport, handle: SharedFd) -> None:
         self._transport = transport
@@ -43,14 +44,14 @@ class SocketWriter:
 
     @classmethod
     async def of(cls, writer: AbstractStreamWriter) -> SocketWriter | None:
-        """Return the outlet of a request's connection; None where there is none: TLS, or a writer of a test."""
+        """Return the writer for a request's connection; None if it cannot be used: TLS, a closing one, a test's."""
         transport: asyncio.Transport | None = getattr(writer, "transport", None)
         if transport is None or transport.get_extra_info("sslcontext") is not None:
             return None
         peer = transport.get_extra_info("socket")
         if peer is None or transport.is_closing():
             return None
-        transport.set_write_buffer_limits(0)  # so that drain returns when everything has gone
+        transport.set_write_buffer_limits(0)  # so that drain returns when everything is written
         try:
             await writer.drain()
         finally:
@@ -68,12 +69,12 @@ class SocketWriter:
         self.handle.close()
 
     def check(self) -> None:
-        """Raise ``ClientConnectionResetError`` when aiohttp has given the connection up."""
+        """Raise ``ClientConnectionResetError`` when aiohttp has closed the connection."""
         if self._transport.is_closing():
             raise ClientConnectionResetError("Cannot write to closing transport")
 
     async def writable(self) -> None:
-        """Return when the socket can take more, or has failed."""
+        """Return when the socket accepts more bytes, or has failed. Raises as ``check`` does."""
         self.check()
         loop = asyncio.get_running_loop()
         ready = loop.create_future()
@@ -91,6 +92,6 @@ class SocketWriter:
         self.check()
 
     def _cut(self) -> None:
-        """End the connection under a thread that may still be writing into it."""
+        """Shut the connection down, so that a thread that still writes to it stops."""
         with self.handle.held() as fd, socket.socket(fileno=os.dup(fd)) as peer, contextlib.suppress(OSError):
             peer.shutdown(socket.SHUT_RDWR)

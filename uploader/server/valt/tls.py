@@ -1,6 +1,6 @@
-"""Who the server is: how far TLS is to be trusted, and in which words it is told when a connection was never made.
+"""TLS settings of the client, and the errors of a connection that was never made.
 
-Must never speak anything older than TLS 1.2, nor fall back to less than what was configured.
+Never allows a version before TLS 1.2, nor less security than was configured: password and recordings would be exposed.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from uploader.domain import errors
 
 
 def no_connection(error: Exception, server: ServerConfig) -> errors.ServerDown:
-    """Put a connection that was never made into words: origin and reason, and for TLS what to do."""
+    """Turn the failure to connect into an error: origin and reason, and for TLS what to do."""
     if isinstance(error, aiohttp.ServerFingerprintMismatch):
         what = f"{server.url}: its certificate is not the one that server.pin_sha256 names"
         return errors.ServerDown(what, hint="find out why before you change the pin: somebody may stand in between")
@@ -43,7 +43,7 @@ def _tls_words(error: BaseException) -> str:
 def tls_of(server: ServerConfig) -> ssl.SSLContext | aiohttp.Fingerprint:
     """Make the TLS settings: TLS 1.2 and above, host name checked, unless the operator has said otherwise."""
     if server.pin_sha256 and server.tls_verify:
-        return aiohttp.Fingerprint(bytes.fromhex(server.pin_sha256))  # over a context of aiohttp's: TLS 1.2, no key log
+        return aiohttp.Fingerprint(bytes.fromhex(server.pin_sha256))  # with aiohttp's context: TLS 1.2, no key log
     context = ssl.create_default_context(cafile=None if server.ca_file is None else str(server.ca_file))
     if not server.tls_verify:
         context.check_hostname = False

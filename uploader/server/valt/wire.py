@@ -1,7 +1,7 @@
-"""What goes over the wire, and what an answer means: pure functions between payloads and values.
+"""Builds requests and reads answers of the VALT API: pure functions between payloads and values.
 
-The source of every rule here is docs/protocol.md. Must never do I/O or keep state, and no text made here may hold
-a URL or a token: errors are named by call and status.
+The source of every rule here is docs/protocol.md. No text made here ever holds a URL or a token: an error names the
+call and the status.
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ from urllib.parse import urlsplit
 from uploader.domain import errors
 from uploader.domain.model import RecordIds, RecordSpec, shown
 from uploader.domain.retry import retry_after
+from uploader.server.port import RecordDetails, RecordListed
 
-ANSWER_LIMIT: Final = 1024 * 1024  # bytes of an answer that are read; no answer of VALT comes near
+ANSWER_LIMIT: Final = 1024 * 1024  # bytes of an answer that are read; VALT's are far smaller
 FILENAME_LIMIT: Final = 200  # characters of the multipart file name
-ORIGIN_LIMIT: Final = 120  # characters of the origin that a redirect leads to
-EXCERPT_LIMIT: Final = 200  # characters of a foreign text that an error shows
+ORIGIN_LIMIT: Final = 120  # characters of a redirect's target that an error shows
+EXCERPT_LIMIT: Final = 200  # characters of a server's text that an error shows
 PART_NAME: Final = "file"  # the one part of an upload
 
 _ID = re.compile(r"[A-Za-z0-9-]{1,64}")
@@ -33,7 +34,7 @@ _URL = re.compile(r"https?:\S+|\S*access_token\S*", re.IGNORECASE)
 
 
 class ApiCall(Enum):
-    """The calls we make: a name for people, and whether the server changes by it."""
+    """The calls of the API: a name for people, and whether the call changes the server."""
 
     LOGIN = ("log-in", False)
     CREATE = ("create record", True)
@@ -47,12 +48,12 @@ class ApiCall(Enum):
 
     def __init__(self, label: str, changes: bool) -> None:
         self.label = label
-        self.changes = changes  # a lost answer leaves us in doubt
+        self.changes = changes  # when the answer is lost, the outcome is in doubt
 
 
 @dataclass(frozen=True, slots=True)
 class ApiAnswer:
-    """An answer, whole. Header names are lower case."""
+    """A complete answer. Header names are lower case."""
 
     status: int
     headers: Mapping[str, str]
@@ -64,37 +65,11 @@ class ApiAnswer:
         return 200 <= self.status < 300
 
 
-@dataclass(frozen=True, slots=True)
-class RecordDetails:
-    """What *record details* says. ``videos``: id → status word; None while nothing has landed."""
-
-    record: str
-    name: str
-    author: str
-    created: float  # epoch seconds by the server's clock
-    videos: Mapping[str, str] | None
-    duration: float = 0.0  # seconds; 0: not said
-
-    def status_of(self, video: str) -> str | None:
-        """The status word of our video: ``created``, ``ready``, another; None when it is not there."""
-        return None if self.videos is None else self.videos.get(video)
-
-
-@dataclass(frozen=True, slots=True)
-class RecordListed:
-    """One row of *list records*."""
-
-    record: str
-    name: str
-    author: str
-    created: float
-
-
-# What we send
+# Requests
 
 
 def create_payload(spec: RecordSpec) -> dict[str, Any]:
-    """Body of *create record*: empty optional parts are left out."""
+    """Return the body of *create record*. Empty optional parts are left out."""
     payload: dict[str, Any] = {"name": spec.name}
     if spec.template:
         payload["template"] = dict(spec.template)
@@ -105,14 +80,14 @@ def create_payload(spec: RecordSpec) -> dict[str, Any]:
 
 
 def content_range(start: int, end: int, total: int) -> str:
-    """``bytes START-END/TOTAL`` with END inclusive, for the bytes from *start* to *end* (exclusive)."""
+    """Return ``bytes START-END/TOTAL``, END inclusive, for the bytes from *start* to *end* (exclusive)."""
     if not 0 <= start < end <= total:
         raise ValueError(f"no range: {start}-{end} of {total}")
     return f"bytes {start}-{end - 1}/{total}"
 
 
 def multipart_frame(boundary: str, filename: str) -> tuple[bytes, bytes]:
-    """What stands before and after the one part of an upload (RFC 7578)."""
+    """Return the bytes before and after the one part of an upload (RFC 7578)."""
     before = (
         f"--{boundary}\r\n"
         f'Content-Disposition: form-data; name="{PART_NAME}"; filename="{filename}"\r\n'
@@ -136,11 +111,11 @@ def multipart_filename(path: str) -> str:
     return name.replace("\r", "%0D").replace("\n", "%0A").replace('"', "%22")
 
 
-# What comes back
+# Answers
 
 
 def token_of(answer: ApiAnswer) -> str:
-    """Read the token of a good log-in. Raises ``ServerDown``: whoever answers like that is no VALT server."""
+    """Read the token of a good log-in. Raises ``ServerDown`` when there is none: it is not a VALT server."""
     data = _object(_json(answer)).get("data")
     token = data.get("access_token") if isinstance(data, dict) else None
     if not isinstance(token, str) or not _TOKEN.fullmatch(token):
@@ -152,11 +127,11 @@ def token_of(answer: ApiAnswer) -> str:
 
 
 def ids_of(answer: ApiAnswer) -> RecordIds:
-    """Read what *create record* named. Raises ``AnswerLost``: a record may exist, and we do not know which."""
+    """Read the ids of *create record*. Raises ``AnswerLost`` without usable ids: a record may exist all the same."""
     document = _object(_json(answer))
     inner = document.get("data")
     if isinstance(inner, dict) and "id" in inner:
-        document = inner  # the other calls wrap their answers; believed here too
+        document = inner  # the other calls wrap their answers, so a wrapped one is accepted here, too
     videos = document.get("videos")
     record, video = safe_id(document.get("id")), safe_id(videos[0] if isinstance(videos, list) and videos else None)
     if record is None or video is None:
@@ -165,7 +140,7 @@ def ids_of(answer: ApiAnswer) -> RecordIds:
 
 
 def details_of(answer: ApiAnswer) -> RecordDetails:
-    """Read *record details*. Raises ``ServerDown`` when it is not understood."""
+    """Read *record details*. Raises ``ServerDown`` when the answer has another form."""
     data = _object(_json(answer)).get("data")
     record = safe_id(data.get("id")) if isinstance(data, dict) else None
     if not isinstance(data, dict) or record is None:
@@ -175,7 +150,7 @@ def details_of(answer: ApiAnswer) -> RecordDetails:
 
 
 def listed_of(answer: ApiAnswer) -> tuple[RecordListed, ...]:
-    """Read *list records* in either of its two shapes. Rows that are not understood are left out."""
+    """Read *list records* in either of its two forms. Rows without an id are left out. Raises ``ServerDown``."""
     data = _object(_json(answer)).get("data")
     rows = data.get("records") if isinstance(data, dict) else data
     if not isinstance(rows, list):
@@ -189,7 +164,7 @@ def listed_of(answer: ApiAnswer) -> tuple[RecordListed, ...]:
 
 
 def link_of(answer: ApiAnswer) -> str:
-    """Read a download link: a secret, and a URL that the client must still check. Raises ``ServerDown``."""
+    """Read a download link, which is a secret. The client must check its host. Raises ``ServerDown``."""
     document = _object(_json(answer))
     inner = document.get("data")
     url = document.get("url") or (inner.get("url") if isinstance(inner, dict) else None)
@@ -199,27 +174,27 @@ def link_of(answer: ApiAnswer) -> str:
 
 
 def version_of(answer: ApiAnswer) -> str | None:
-    """Read the server's version; None when it is not said."""
+    """Read the server's version; None when the answer has none."""
     data = _object(_json(answer)).get("data")
     version = data.get("version") if isinstance(data, dict) else None
     return shown(version, 40) if isinstance(version, str) else None
 
 
 def held_of(answer: ApiAnswer) -> int | None:
-    """Read ``Range: 0-N`` of a good chunk answer: N+1 bytes are held (rule 2). None without one."""
+    """Return N+1 for ``Range: 0-N`` in a good answer to a chunk: the bytes that the server holds (rule 2), or None."""
     match = re.fullmatch(r"(?:bytes=)?0-(\d{1,18})", answer.headers.get("range", "").strip())
     return int(match[1]) + 1 if match else None
 
 
 def safe_id(value: object) -> str | None:
-    """Return an id that may go into a URL (``[A-Za-z0-9-]{1,64}``; a number is taken too), else None."""
+    """Return an id that may be put into a URL (``[A-Za-z0-9-]{1,64}``; a number is accepted, too), else None."""
     if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
         value = str(value)
     return value if isinstance(value, str) and _ID.fullmatch(value) else None
 
 
 def failure(call: ApiCall, answer: ApiAnswer, *, now: float) -> errors.UploaderError:
-    """Say what an answer that is not 2xx means. *now*: Unix seconds, for a Retry-After that is a date."""
+    """Return the error that an answer other than 2xx means. *now*: Unix seconds, for a Retry-After with a date."""
     status, message = answer.status, message_of(answer)
     what = f"{call.label}: answered {status}" + (f" ({message})" if message else "")
     if 300 <= status < 400:
@@ -235,7 +210,7 @@ def failure(call: ApiCall, answer: ApiAnswer, *, now: float) -> errors.UploaderE
     if status in {429, 503} and (status == 429 or "retry-after" in answer.headers):
         return errors.ServerBusy(what, retry_after=retry_after(answer.headers.get("retry-after"), now=now))
     if status == 400 and call is ApiCall.UPLOAD:
-        # PHP drops a form that is over its post_max_size, so "not transferred" may mean *too large* (rule 5).
+        # PHP drops a form larger than its post_max_size, so "not transferred" may mean *too large* (rule 5).
         too_large = "not transferred" in message.lower()
         return errors.ChunkTooLarge(what) if too_large else errors.ChunkRefused(what)
     if status >= 500 or status in {408, 425}:
@@ -244,7 +219,7 @@ def failure(call: ApiCall, answer: ApiAnswer, *, now: float) -> errors.UploaderE
 
 
 def _redirected(what: str, location: str) -> errors.ServerDown:
-    """Name where a redirect leads to, its origin alone: something stands before the server, for every file alike."""
+    """Return the error for a redirect, with the origin of its target and no more. It concerns all files."""
     try:
         parts = urlsplit(location)
         origin = f"{parts.scheme}://{parts.hostname}" + (f":{parts.port}" if parts.port else "")
@@ -256,7 +231,7 @@ def _redirected(what: str, location: str) -> errors.ServerDown:
 
 
 def _server_error(call: ApiCall, status: int, what: str) -> errors.UploaderError:
-    """Tell VALT's client error that wears a 500 from an outage, and both from an answer that leaves us in doubt."""
+    """Distinguish a client error that VALT reports as 500, an outage, and an answer that leaves a doubt."""
     words = what.lower()
     if status == 500 and "invalid request payload" in words:
         return errors.PayloadRefused(what, hint="look at [watch.record]: template fields and share ids")
@@ -264,8 +239,8 @@ def _server_error(call: ApiCall, status: int, what: str) -> errors.UploaderError
         full = errors.NoRoom if status == 500 and call.changes else errors.ServerFull
         return full(what, hint="make room on the server")
     if call.changes and status not in {408, 425, 503}:
-        return errors.AnswerLost(what)  # 500, 502, 504: the work may have been done behind it
-    # To a log-in it is the server's: nothing can be asked without one. To another call it may be one record's.
+        return errors.AnswerLost(what)  # 500, 502, 504: the server may have carried out the call all the same
+    # A failed log-in concerns all files. Another call may fail for one record only.
     return errors.CallFailed(what) if status == 500 and call is not ApiCall.LOGIN else errors.ServerDown(what)
 
 
@@ -285,7 +260,7 @@ def _not_found(call: ApiCall, what: str) -> errors.UploaderError:
 
 
 def message_of(answer: ApiAnswer) -> str:
-    """Find the words in a failure body of any of its four shapes, or in a proxy's HTML; safe to print."""
+    """Extract the message from the body of a failure, in any of its four forms or in a proxy's HTML; safe to print."""
     try:
         document = json.loads(answer.body)
     except (ValueError, RecursionError):
@@ -311,7 +286,7 @@ def _html_words(body: bytes) -> str:
 
 
 def _excerpt(text: str) -> str:
-    """Make a server's words safe to print and to keep: some repeat the request's URL, and our token is in that."""
+    """Make a server's text safe to print and to save: some repeat the request's URL, which holds the token."""
     return shown(_URL.sub("(URL)", text), EXCERPT_LIMIT)
 
 
@@ -331,7 +306,7 @@ def _text(value: Any) -> str:
 
 
 def _number(value: Any) -> float:
-    # Compared, not converted: JSON knows whole numbers that no float can hold. NaN compares false, too.
+    # Compared before it is converted: JSON allows integers that no float can hold. NaN compares false, too.
     good = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 2**63
     return float(value) if good else 0.0
 
@@ -345,9 +320,9 @@ def _videos(data: dict[str, Any]) -> Mapping[str, str] | None:
     rows = data.get("videos")
     if rows is None or rows in ([], {}):
         return None
-    if isinstance(rows, dict):  # what PHP makes of a list with a gap in it
+    if isinstance(rows, dict):  # PHP encodes a list with a gap so
         rows = list(rows.values())
-    if not isinstance(rows, list):  # never read as *nothing has landed*: such a record may be deleted
+    if not isinstance(rows, list):  # an error and not "no video": a record without a video may be deleted
         raise errors.ServerDown(f"{ApiCall.DETAILS.label}: its videos are given, but not as a VALT server does")
     videos: dict[str, str] = {}
     for row in rows:

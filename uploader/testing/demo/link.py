@@ -1,8 +1,8 @@
-"""A line to the server that is as slow as a real one, so that there is something to see.
+"""A link to the server that is as slow as a real one, so that progress can be seen.
 
-On the loopback a chunk disappears into the kernel's buffers at once: no bar would move, and nothing could be cut in
-the middle. Here every byte towards the server waits for its turn on one line, and buffers are those of an Ethernet.
-Must never change, reorder or invent a byte; what comes from the server passes at full speed.
+On the loopback a chunk disappears into the kernel's buffers at once: no bar would move, and no chunk could be
+interrupted. Here all bytes to the server share one rate, and the buffers are as small as those of an Ethernet. Bytes
+are passed on unchanged and in order. Those from the server pass at full speed.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from typing import Final
 from uploader.runtime.clock import Clock
 
 HOST: Final = "127.0.0.1"
-PIECE: Final = 32 * 1024  # bytes that pass at a time: 250 a second at 64 Mbit/s, so uploads share the line evenly
+PIECE: Final = 32 * 1024  # bytes passed at a time: 250 pieces a second at 64 Mbit/s, so uploads share the link evenly
 WINDOW: Final = 64 * 1024  # bytes of receive buffer
-SEGMENT: Final = 1400  # bytes; the loopback's own 64 KiB segments earn a sender buffers of megabytes
+SEGMENT: Final = 1400  # bytes; with the loopback's 64 KiB segments, send buffers grow to megabytes
 
 
 class Link:
-    """One line of *rate* bytes per second, shared by all connections."""
+    """A link of *rate* bytes per second, shared by all connections."""
 
     def __init__(self, rate: float, clock: Clock) -> None:
         self._rate, self._clock = rate, clock
@@ -30,7 +30,7 @@ class Link:
         self._carriers: set[asyncio.Task[None]] = set()
 
     async def open(self, target: int, port: int = 0) -> int:
-        """Lead from *port* (0: any free one) to the port *target* of this machine; answer the port."""
+        """Forward *port* (0: any free one) to the port *target* of this machine; return the port."""
 
         def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             carrier = asyncio.create_task(self._carry(target, reader, writer))
@@ -38,7 +38,7 @@ class Link:
 
             def ended(_: object) -> None:
                 self._carriers.discard(carrier)
-                if carrier.cancelled():  # perhaps before its first step, with nobody else to hang up
+                if carrier.cancelled():  # perhaps before its first step: then it has not closed the connection
                     writer.transport.abort()
 
             carrier.add_done_callback(ended)
@@ -57,7 +57,7 @@ class Link:
         return bound
 
     async def close(self) -> None:
-        """Cut every connection and let nobody in. It may be opened again."""
+        """Cut every connection and accept no more. It may be opened again."""
         if self._server is not None:
             self._server.close()
         for carrier in self._carriers:
@@ -65,7 +65,7 @@ class Link:
         await asyncio.gather(*self._carriers, return_exceptions=True)
 
     async def _carry(self, target: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Carry one connection until either end closes it, or the line is cut."""
+        """Carry one connection until either end closes it, or the link is closed."""
         writers = [writer]
         try:
             far_reader, far_writer = await asyncio.open_connection(HOST, target)
@@ -75,7 +75,7 @@ class Link:
             for end in writers:
                 end.transport.abort()
             raise
-        except OSError:  # one end is gone: so is the connection
+        except OSError:  # one end is gone, so the connection ends
             pass
         finally:
             for end in writers:
@@ -93,9 +93,9 @@ class Link:
             await writer.drain()
 
 
-async def _first_of(*ways: Coroutine[None, None, None]) -> None:
-    """Return when one of *ways* has ended; the others are cancelled."""
-    tasks = [asyncio.create_task(way) for way in ways]
+async def _first_of(*directions: Coroutine[None, None, None]) -> None:
+    """Return when one of *directions* has ended; the others are cancelled."""
+    tasks = [asyncio.create_task(direction) for direction in directions]
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         for task in done:

@@ -1,7 +1,7 @@
-"""What a person sees of the demonstration while it runs, and what it must remember to judge it in the end.
+"""Prints what happens during the demonstration, and records what the comparison at the end needs.
 
-Two listeners of the event bus. On a terminal bars show where each file stands and lines tell the story; in a pipe
-the lines tell it all. Must never decide anything about a file.
+Two listeners of the event bus. On a terminal, bars show the progress of each file and lines report events; in a pipe
+the lines report everything.
 """
 
 from __future__ import annotations
@@ -27,19 +27,20 @@ AT_REST: Final = frozenset({State.QUEUED, State.SENDING, State.VERIFYING, State.
 
 
 class Witness:
-    """Remembers what happened, and knows the moment to cut the line."""
+    """Records what happened, and finds the moment to switch the server off."""
 
     def __init__(self, uploads: Mapping[str, Upload], clock: Clock) -> None:
-        """*uploads*: those that are not finished, as the store keeps them up to date."""
+        """*uploads*: the unfinished ones, as the store keeps them up to date."""
         self.finished: dict[str, events.UploadFinished] = {}
-        self.settled_at: dict[str, float] = {}  # by path: when it was first taken for complete; monotonic
-        self.parked: dict[str, str] = {}  # by path: why
-        self.mid_chunk: asyncio.Future[str] = asyncio.get_running_loop().create_future()  # the path it happens to
+        self.settled_at: dict[str, float] = {}  # by path: when it was first considered complete; monotonic
+        self.parked: dict[str, str] = {}  # by path: the reason
+        # The path of a file in the middle of a chunk, when the server can be switched off.
+        self.mid_chunk: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self.server_missed = asyncio.Event()
         self._uploads, self._clock = uploads, clock
 
     def hear(self, event: events.Event) -> None:
-        """Take in an event."""
+        """Record an event."""
         match event:
             case events.BytesSent(path, position, _):
                 if not self.mid_chunk.done() and self.finished and self._is_mid_chunk(path, position):
@@ -56,7 +57,7 @@ class Witness:
                 pass
 
     def _is_mid_chunk(self, path: str, position: int) -> bool:
-        """True while a later chunk of *path* is on its way, its last byte still here, and nothing else in doubt."""
+        """True while a later chunk of *path* is being sent, not yet its last byte, and no other upload is in doubt."""
         upload = self._uploads.get(path)
         if upload is None or upload.state is not State.SENDING:
             return False
@@ -65,7 +66,7 @@ class Witness:
 
 
 class Narrator:
-    """Says what happens, one line each, with the seconds since the start."""
+    """Prints one line per event, with the seconds since the start."""
 
     def __init__(self, console: Console, clock: Clock) -> None:
         self._console, self._clock = console, clock
@@ -84,30 +85,30 @@ class Narrator:
         self._console.print(line)
 
     def _detail(self, who: Who, what: str) -> None:
-        """Print a line that says what the bars of a terminal show."""
+        """Print a line that a terminal does not need, since its bars show the same."""
         if not self._console.is_terminal:
             self.say(who, what)
 
     def hear(self, event: events.Event) -> None:
-        """Take in an event."""
+        """Print a line about an event."""
         match event:
             case events.UploadResumed(path, _, offset, size):
-                self.say("daemon", f"goes on with {name(path)} at byte {offset:,} of {size:,}")
+                self.say("daemon", f"resumes {name(path)} at byte {offset:,} of {size:,}")
             case events.UploadRetryScheduled(path, reason, _):
                 self.say("daemon", f"{name(path)} waits: {reason}")
             case events.UploadInDoubt(path, _, _):
                 self.say(
                     "daemon",
-                    f"cannot know what became of the last chunk of {name(path)}: asks, sends nothing",
+                    f"does not know whether the last chunk of {name(path)} arrived: asks the server, sends nothing",
                 )
             case events.DoubtResolved(path, _, outcome):
                 self.say("daemon", f"{name(path)}: {outcome}")
             case events.UploadStartedOver(path, _, _):
-                self.say("daemon", f"begins {name(path)} again on a new record; the old one will be cleared away")
+                self.say("daemon", f"starts {name(path)} over on a new record; the old one will be deleted")
             case events.OrphanCleared(path=path):
-                self.say("daemon", f"has cleared away the record that {name(path)} had left behind")
-            case events.UploadParked(path, reason, turn):
-                self.say("daemon", f"sets {name(path)} aside: {reason} (whose turn: {turn})")
+                self.say("daemon", f"has deleted the orphan record of {name(path)}")
+            case events.UploadParked(path, reason, action_by):
+                self.say("daemon", f"parks {name(path)}: {reason} (who must act: {action_by})")
             case _:
                 self._hear_of_server(event)
                 self._hear_of_files(event)
@@ -115,12 +116,12 @@ class Narrator:
     def _hear_of_server(self, event: events.Event) -> None:
         match event:
             case events.LoggedIn():
-                self.say("daemon", "logs in again: its token is no longer known" if self._logged_in else "logs in")
+                self.say("daemon", "logs in again: its token is no longer valid" if self._logged_in else "logs in")
                 self._logged_in = True
             case events.OutageBegan(_, again_in):
-                self.say("daemon", f"finds no server; nothing is lost, it asks again in {again_in:.1f} s")
+                self.say("daemon", f"cannot reach the server; uploads wait, it tries again in {again_in:.1f} s")
             case events.OutageEnded(after):
-                self.say("daemon", f"has its server back after {after:.1f} s")
+                self.say("daemon", f"reaches the server again after {after:.1f} s")
             case _:
                 pass
 
@@ -128,9 +129,9 @@ class Narrator:
         match event:
             case events.FileStillChanging(path, _) if path not in self._growing:
                 self._growing.add(path)
-                self.say("daemon", f"sees {name(path)} grow, and waits until it stands still")
+                self.say("daemon", f"sees {name(path)} grow, and waits until it no longer changes")
             case events.FileSettled(path, size) if path in self._growing:
-                self.say("daemon", f"{name(path)} has stood still: {format_bytes(size)}, complete, to be sent")
+                self.say("daemon", f"{name(path)} no longer changes: {format_bytes(size)}, complete, to be sent")
             case events.RecordCreated(path=path):
                 self._detail("daemon", f"sends {name(path)}")
             case events.UploadSent(path, _, _, chunks, _):
@@ -142,7 +143,7 @@ class Narrator:
 
 
 def name(path: str) -> str:
-    """Show a file's name as it stands in a sentence."""
+    """Quote a file's name for use in a sentence."""
     return f"“{shown(PurePath(path).name)}”"
 
 

@@ -1,6 +1,6 @@
-"""What the demonstration plays on: a temporary folder, a server behind a line, and films that drop in.
+"""The environment of the demonstration: a temporary folder, a server behind a slow link, and videos that appear.
 
-Must never touch anything outside of the folder it is given, nor talk to anything but the loopback.
+It touches only the folder that it is given, and the loopback.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from uploader.testing.simulator import Settings, Simulator
 
 RATE: Final = 8_000_000.0  # bytes/s, 64 Mbit/s: 65 MB take eight seconds
 PROCESSING: Final = 1.0  # s from the last byte until a video is ready
-SETTLE: Final = 1.0  # s that a file must stand still
+SETTLE: Final = 1.0  # s that a file must not change
 LIVE_FRAMES, LIVE_PAUSE = 6, 0.25  # frames at a time, s between: the 24 frames a second of a camera
-ROOM: Final = 250_000_000  # bytes: every film on both sides, and as much again for what is begun twice
+NEEDED: Final = 250_000_000  # bytes: every video on both sides, and as much again for uploads that start over
 
 CONFIG: Final = """\
 [server]
 url = {url}
 username = {username}
 password_file = {password_file}
-doubt_settle = "1s"     # an answer that is lost here was never on its way for long
+doubt_settle = "1s"     # on the loopback, a request whose answer was lost is processed quickly
 
 [upload]
 workers = 2
@@ -55,7 +55,7 @@ level = "error"
 
 @dataclass(frozen=True, slots=True)
 class Film:
-    """A video that drops in. *at*: seconds after the start; *live*: written frame by frame, as a recorder does."""
+    """A video that appears. *at*: seconds after the start; *live*: written frame by frame, as a recorder does."""
 
     name: str  # below the watched folder
     frames: int
@@ -64,12 +64,12 @@ class Film:
 
     @property
     def video(self) -> Video:
-        """What is filmed: each one has its own colour."""
+        """The video's content: each film has its own colour."""
         return Video(frames=self.frames, seed=self.frames)
 
     @property
     def size(self) -> int:
-        """Bytes."""
+        """The size in bytes."""
         return self.video.size
 
 
@@ -85,10 +85,10 @@ FILMS: Final = (
 
 @contextmanager
 def temporary_folder(*, keep: bool) -> Iterator[Path]:
-    """Make a folder of our own, and remove it with all that is in it, unless it is to be kept."""
+    """Make a temporary folder, and remove it with all its content at the end unless *keep* is true."""
     place = tempfile.gettempdir()
-    if (free := shutil.disk_usage(place).free) < ROOM:
-        what = f"{place} has {format_bytes(free)} left, and the demonstration needs {format_bytes(ROOM)}"
+    if (free := shutil.disk_usage(place).free) < NEEDED:
+        what = f"{place} has {format_bytes(free)} left, and the demonstration needs {format_bytes(NEEDED)}"
         raise errors.UploaderError(what, hint="name another folder with TMPDIR")
     folder = Path(tempfile.mkdtemp(prefix="valt-demo-"))
     try:
@@ -99,22 +99,22 @@ def temporary_folder(*, keep: bool) -> Iterator[Path]:
 
 
 class StageSet:
-    """The server with its line, and the watched folder. An async context manager."""
+    """The server with its link, and the watched folder. An async context manager."""
 
     def __init__(self, folder: Path, clock: Clock) -> None:
         self.recordings = folder / "recordings"
         self.config = folder / "config.toml"
         self.simulator = Simulator(folder / "server", Settings(processing=PROCESSING), clock=clock)
-        self.url = ""  # where the daemon finds the server
+        self.url = ""  # the server's address for the daemon
         self.restarts = 0
-        self.written_at: dict[str, float] = {}  # by path: when the last byte so far was written; monotonic
+        self.written_at: dict[str, float] = {}  # by path: when bytes were last written; monotonic
         self._folder, self._clock = folder, clock
         self._link = Link(RATE, clock)
-        self._ports = 0, 0  # the server's own, the line's
+        self._ports = 0, 0  # the server's own, the link's
 
     @property
     def log_ins(self) -> int:
-        """How often the server has handed out a token."""
+        """How often the server has issued a token."""
         return sum(call.name == "login" and call.status == 200 for call in self.simulator.calls)
 
     async def __aenter__(self) -> Self:
@@ -127,12 +127,12 @@ class StageSet:
         await self.switch_off()
 
     async def switch_off(self) -> None:
-        """Let the server vanish: connections break, tokens are forgotten, its folder stays."""
+        """Stop the server: connections break and tokens are forgotten; its folder stays."""
         await self._link.close()
         await self.simulator.stop()
 
     async def switch_on_again(self) -> None:
-        """Start the server where it was, over what it had."""
+        """Start the server again on the same port and folder."""
         await self._switch_on()
         self.restarts += 1
 
@@ -157,11 +157,11 @@ class StageSet:
         self.config.write_text(text, encoding="utf-8")
 
     def path_of(self, film: Film) -> str:
-        """Where a film lies, as the daemon names it."""
+        """Return the path of a film, as the daemon names it."""
         return str(self.recordings / film.name)
 
     async def drop(self, film: Film) -> None:
-        """Let a film appear in the watched folder: at once, or as slowly as it is recorded."""
+        """Write a film into the watched folder: at once, or as slowly as it is recorded."""
         target = self.recordings / film.name
         target.parent.mkdir(exist_ok=True)
         pieces = film.video.pieces()
@@ -172,11 +172,11 @@ class StageSet:
 
 
 def _append(target: Path, pieces: list[bytes]) -> None:
-    """Write to the page cache: some milliseconds at most, so no thread is needed that would outlive a Ctrl-C."""
+    """Write to the page cache. It takes milliseconds, so it needs no thread, which could outlive a Ctrl-C."""
     with target.open("ab") as file:
         file.writelines(pieces)
 
 
 def _quoted(value: str | Path) -> str:
-    """Write a text as TOML does; JSON's strings are TOML's."""
+    """Quote a text for TOML, whose strings include those of JSON."""
     return json.dumps(str(value), ensure_ascii=False)

@@ -1,6 +1,7 @@
-"""How it ended: both sides of every file side by side, and whatever is not as it must be, in plain sentences.
+"""Compares the files of the demonstration with the server's copies, and lists what is wrong.
 
-The judgement is pure. Must never take anybody's word: checksums are taken here, of the bytes that lie on either side.
+Checksums are computed here, from the bytes on both sides; nothing that the daemon reports is believed. The comparison
+itself is pure.
 """
 
 from __future__ import annotations
@@ -25,20 +26,20 @@ RECORD: Final = 8  # characters of a record's id that are shown
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One file: what lies here, and what lies on the server under the record it became."""
+    """One file here, and the copy in its record on the server."""
 
     name: str
     size: int = 0  # bytes here
     here: str = ""  # sha256 (hex) of the local file
-    record: str | None = None  # its id, None: never finished
-    there: str | None = None  # sha256 (hex) of the server's bytes, None: it has none
-    seconds: float = 0.0  # from the record's making to ready
+    record: str | None = None  # its id; None: the upload was not finished
+    there: str | None = None  # sha256 (hex) of the server's bytes; None: it has none
+    seconds: float = 0.0  # from the creation of the record to ready
 
 
 async def compare(
     names: Mapping[str, str], finished: Mapping[str, events.UploadFinished], records: Sequence[RecordView]
 ) -> list[Row]:
-    """Take the checksums of both sides. *names*: path → name; *finished*: what the daemon says, by path."""
+    """Compute the checksums of both sides. *names*: path → name; *finished*: what the daemon reported, by path."""
     by_id = {record.id: record for record in records}
 
     def row(path: str, name: str) -> Row:
@@ -59,7 +60,7 @@ def _sha256(path: str) -> str:
 
 
 def what_is_wrong(rows: Sequence[Row], records: Sequence[RecordView], log_ins: int, restarts: int) -> list[str]:
-    """Say everything that is not as promised: one file, one finished record, equal bytes, nothing twice."""
+    """List what is wrong. Each file must have one finished record with equal bytes, and nothing may be stored twice."""
     by_id = {record.id: record for record in records}
     wrong: list[str] = []
     for row in rows:
@@ -71,9 +72,9 @@ def what_is_wrong(rows: Sequence[Row], records: Sequence[RecordView], log_ins: i
             wrong += [f"{row.name}: {fault}" for fault in _faults_of(row, record)]
     wrong += [f"record {left.id} ({left.name}) on the server belongs to no file" for left in by_id.values()]
     if log_ins != restarts + 1:
-        wrong.append(f"the daemon logged in {log_ins} times, where {restarts + 1} are called for")
+        wrong.append(f"the daemon logged in {log_ins} times instead of {restarts + 1}")
     if restarts != 1:
-        wrong.append("the server was to be restarted once")
+        wrong.append("the server should have been restarted once")
     return wrong
 
 
@@ -84,7 +85,7 @@ def _faults_of(row: Row, record: RecordView) -> list[str]:
         faults.append(f"its record is {record.status}")
     if row.there != row.here:
         faults.append("the server holds other bytes")
-    # Each range that was acknowledged begins where the one before it ended: none twice, none left out.
+    # Each acknowledged range begins where the one before it ended: none is repeated or missing.
     ends = [0, *(chunk.end + 1 for chunk in record.ranges)]
     starts = [*(chunk.start for chunk in record.ranges), row.size]
     if starts != ends or record.strays:
@@ -93,7 +94,7 @@ def _faults_of(row: Row, record: RecordView) -> list[str]:
 
 
 def table_of(rows: Sequence[Row]) -> Table:
-    """Lay the rows out for a terminal of 80 columns, or a pipe."""
+    """Make the table, for a terminal of 80 columns or a pipe."""
     table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
     table.add_column("file", overflow="ellipsis", no_wrap=True)
     table.add_column("record", no_wrap=True, style="dim")
@@ -114,7 +115,7 @@ def table_of(rows: Sequence[Row]) -> Table:
 
 
 def summary(rows: Sequence[Row], records: Sequence[RecordView], log_ins: int, restarts: int) -> str:
-    """Put a good end into one line."""
+    """Summarise a successful run in one line."""
     return (
         f"{len(rows)} files, {len(records)} records on the server, equal byte for byte; {log_ins} log-ins, "
         f"{restarts} restart survived, nothing stored twice."

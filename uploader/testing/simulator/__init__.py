@@ -1,7 +1,17 @@
 """The built-in VALT server: every call and failure of protocol.md, five kinds of receiver, faults on demand.
 
-``Simulator`` is all that a test or a command needs. Must never be reached by the product's own stages: they talk to
-it over HTTP like to any server.
+Tests and commands start a ``Simulator``. The daemon reaches it only over HTTP, like any server.
+
+    server.py      HTTP: receives requests, applies faults, sends answers
+    api.py         what each call does
+    wire.py        payloads and answers as values; pure
+    intake.py      receives request bodies
+    semantics.py   what a chunk means to each kind of receiver; pure
+    records.py     the records on disk
+    tokens.py      access tokens and download links
+    faults.py      scripted faults
+    page.py        the records as a web page and JSON
+    command.py     ``valt-uploader simulate``
 
 Touches: a port of the loopback, a folder of its own.
 Imports: domain, runtime.

@@ -1,6 +1,6 @@
-"""What each call of the server does: from what was asked to a ``SimulatedAnswer``.
+"""Carries out the calls of the server: from a request's content to a ``SimulatedAnswer``.
 
-Must never know HTTP beyond that: ``server`` receives bodies, plays faults and sends answers.
+``server`` does the rest of HTTP: it receives bodies, applies faults and sends answers.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ LINK_LIFETIME = 1800.0  # seconds, as the vendor says
 
 @dataclass(frozen=True)
 class Settings:
-    """What kind of server the simulator is. Times are seconds, sizes are bytes."""
+    """Settings of the simulator. Times in seconds, sizes in bytes."""
 
     username: str = "uploader"
-    password: str = "secret"  # noqa: S105 - it guards nothing
+    password: str = "secret"  # noqa: S105 - it protects nothing
     semantics: Semantics = Semantics.OFFSET
     token_lifetime: float = 28_800.0
     single_token: bool = False  # a new log-in ends the tokens before it
@@ -39,7 +39,7 @@ class Settings:
 
 
 class Api:
-    """The calls of protocol.md. ``base_url`` is where download links lead."""
+    """The calls of protocol.md. ``base_url``: of the download links."""
 
     def __init__(self, records: Records, settings: Settings, clock: Clock) -> None:
         self.base_url = ""
@@ -50,19 +50,19 @@ class Api:
         self._links: ExpiringTokens[Record] = ExpiringTokens(LINK_LIFETIME, clock)
 
     def forget_passes(self, *, links: bool = False) -> None:
-        """End every token, and on demand every download link."""
+        """End every token and, with *links*, every download link."""
         self._tokens.forget_all()
         if links:
             self._links.forget_all()
 
     def gatekeep(self, token: str | None) -> SimulatedAnswer | None:
-        """The 401 that *token* earns, or None when it is good."""
+        """Return the 401 answer to *token*, or None when it is valid."""
         if not token:
             return wire.NO_TOKEN
         return None if self._tokens.opens(token) else wire.BAD_TOKEN
 
     def login(self, body: bytes) -> SimulatedAnswer:
-        """Hand out an access token."""
+        """Issue an access token."""
         payload = wire.parse_object(body) or {}
         asked = (payload.get("username"), payload.get("password"))
         if asked != (self._settings.username, self._settings.password):
@@ -72,7 +72,7 @@ class Api:
         return SimulatedAnswer(200, {"data": {"access_token": self._tokens.issue(self._settings.username)}})
 
     def create(self, body: bytes) -> SimulatedAnswer:
-        """Make a record with one video, of which nothing has come yet."""
+        """Make a record with one video, which has no bytes yet."""
         spec = wire.parse_create(body)
         if spec is None:
             return wire.BAD_PAYLOAD
@@ -90,12 +90,12 @@ class Api:
     async def upload(
         self, record_id: str, video_id: str, header: str | None, form: Form, length: int
     ) -> SimulatedAnswer:
-        """Take one chunk. *length* is that of the whole request; the form's file is used up."""
+        """Take one chunk. *length*: of the whole request's body. The form's file is moved or removed."""
         record = self._records.get(record_id)
         if record is None or record.video != video_id:
             return wire.NOT_FOUND
         async with record.lock:
-            if self._records.get(record_id) is None:  # deleted while this one waited
+            if self._records.get(record_id) is None:  # deleted while this request waited
                 return wire.NOT_FOUND
             if self._settings.form_limit is not None and length > self._settings.form_limit:
                 form = Form()
@@ -113,7 +113,7 @@ class Api:
         return SimulatedAnswer(201, headers=headers)
 
     def details(self, record_id: str) -> SimulatedAnswer:
-        """One record, with its video once that is complete."""
+        """Return one record, with its video once that is complete."""
         record = self._records.get(record_id)
         if record is None:
             return wire.NOT_FOUND
@@ -122,7 +122,7 @@ class Api:
         return SimulatedAnswer(200, {"data": _entry(record) | {"videos": videos}})
 
     def list(self, body: bytes) -> SimulatedAnswer:
-        """The records that are asked for, the newest first."""
+        """Return the records that match a query, the newest first."""
         query = wire.parse_query(body)
         if query is None:
             return wire.BAD_PAYLOAD
@@ -132,7 +132,7 @@ class Api:
         return SimulatedAnswer(200, {"data": page if self._settings.list_shape == "bare" else {"records": page}})
 
     def link(self, record_id: str, video_id: str) -> SimulatedAnswer:
-        """A link to the video's bytes that is good for half an hour."""
+        """Return a link to the video's bytes, valid for ``LINK_LIFETIME``."""
         record = self._records.get(record_id)
         if record is None or record.video != video_id or record.completed_at is None:
             return wire.NOT_FOUND
@@ -141,7 +141,7 @@ class Api:
         return SimulatedAnswer(200, {"url": f"{self.base_url}/distribution/{record.id}/{record.video}.mp4?{query}"})
 
     def linked(self, record_id: str, video_id: str, secret: str) -> Record | None:
-        """The record whose video a download link leads to, while the link is good."""
+        """Return the record that a download link leads to, while the link is valid; else None."""
         record = self._links.opens(secret)
         same = record is not None and (record.id, record.video) == (record_id, video_id)
         return record if same and self._records.get(record_id) is record else None
@@ -158,19 +158,19 @@ class Api:
         return SimulatedAnswer(200, {"data": {"id": record_id}})
 
     def version(self) -> SimulatedAnswer:
-        """The server's version."""
+        """Return the server's version."""
         return SimulatedAnswer(200, {"data": {"version": self._settings.version}})
 
 
 def _announced(header: str | None, size: int) -> ContentRange | None:
-    """The range a request speaks of; without a header it is the whole file, as PHP takes it."""
+    """Return the range of a request; without a header it is the whole file, as in PHP."""
     if header is not None:
         return parse_content_range(header)
     return ContentRange(0, size - 1, size) if size else None
 
 
 def _fault_of(header: str | None, chunk: ContentRange | None, form: Form) -> SimulatedAnswer | None:
-    """What is wrong with an upload before any receiver looks at it."""
+    """Return the answer to an upload that is refused before any receiver sees it; else None."""
     if form.file is None and header is None:
         return wire.MISSING_FILE
     if form.size == 0:
@@ -181,13 +181,13 @@ def _fault_of(header: str | None, chunk: ContentRange | None, form: Form) -> Sim
 
 
 def _entry(record: Record) -> dict[str, object]:
-    """A record as ``list`` shows it; ``details`` adds its videos."""
+    """Return a record as ``list`` shows it; ``details`` adds its videos."""
     return {
         "id": record.id,
         "name": record.spec.name,
         "type": "record",
         "created": int(record.created),
         "author": {"id": 1, "name": record.author},
-        "duration": 0,  # unknown: nothing here looks into a video
+        "duration": 0,  # unknown: videos are not decoded
         "template": record.spec.template,
     }

@@ -1,6 +1,6 @@
-"""``valt-uploader simulate``: the built-in server in the foreground, one line per call.
+"""``valt-uploader simulate``: the built-in server in the foreground, with one line per call.
 
-Must never be a server for real recordings: its user and password are known to everybody.
+Not for real recordings: its user and password are public.
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ from uploader.testing.simulator import SeenCall, Semantics, Settings, Simulator
 async def serve(
     *, port: int, semantics: str, folder: Path | None, processing: float, token_lifetime: float, body_limit: int | None
 ) -> int:
-    """Serve until SIGINT or SIGTERM. Raises ``UploaderError`` when the port is taken, or the folder of no use."""
+    """Serve until SIGINT or SIGTERM. Raises ``UploaderError`` when the port is taken or the folder cannot be used."""
     settings = Settings(
         semantics=Semantics(semantics), processing=processing, token_lifetime=token_lifetime, body_limit=body_limit
     )
     kept = folder or Path(tempfile.mkdtemp(prefix="valt-simulator-"))
     simulator = _simulator(kept, settings)
-    simulator.on_call = _tell
+    simulator.on_call = _print_call
     stop, loop = asyncio.Event(), asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
     try:
         url = await simulator.start(port=port)
     except OSError as error:
-        hint = "another program may have it; --port 0 takes any that is free"
+        hint = "another program may use it; --port 0 takes any free port"
         raise UploaderError(f"port {port} cannot be listened on: {error.strerror}", hint=hint) from None
     click.echo(f"VALT simulator at {url} (user {settings.username}, password {settings.password}, {semantics})")
-    click.echo(f"What it gets is kept in {kept} and shown at {url}/")
+    click.echo(f"Recordings are stored in {kept} and listed at {url}/")
     try:
         await stop.wait()
     finally:
@@ -48,13 +48,13 @@ def _simulator(folder: Path, settings: Settings) -> Simulator:
     try:
         return Simulator(folder, settings)
     except OSError as error:
-        hint = "name another --folder, or none for a new one"
+        hint = "name another --folder, or leave it out for a new one"
         raise UploaderError(f"{shown(folder)} cannot be used: {error.strerror}", hint=hint) from None
     except (ValueError, KeyError, TypeError) as error:
         hint = "empty it, or name another --folder"
-        raise UploaderError(f"{shown(folder)} holds what is no simulator's: {error!r}", hint=hint) from None
+        raise UploaderError(f"{shown(folder)} holds files that are not a simulator's: {error!r}", hint=hint) from None
 
 
-def _tell(call: SeenCall) -> None:
+def _print_call(call: SeenCall) -> None:
     parts = (call.name, call.record, call.content_range, call.status or "no answer", call.fault)
     click.echo("  ".join(shown(str(part)) for part in parts if part is not None))

@@ -1,7 +1,7 @@
 """Scripted faults: what goes wrong, at which call, how often.
 
-A test, or the operator of a simulator, appends a ``Fault`` to ``Simulator.faults``; ``strike`` picks the one that is
-due. Must never act by itself: ``intake`` and ``server`` carry out what a fault says.
+A test appends a ``Fault`` to ``Simulator.faults``. ``strike`` picks the one that is due; ``intake`` and ``server``
+apply it.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ CallName = Literal["login", "create", "upload", "details", "list", "link", "dele
 FaultKind = Literal[
     "cut-body",  # abort the connection after ``after_bytes`` of the body; nothing is done
     "lose-answer",  # do the work, then abort the connection without an answer
-    "late",  # abort the connection once the body is there, do the work after ``seconds`` or ``release()``
+    "late",  # abort the connection once the whole body is there; do the work after ``seconds`` or ``release()``
     "status",  # answer ``status``, ``headers``, ``body`` without the work; after ``after_bytes``, if given
     "store-then-status",  # do the work, then answer ``status``, ``headers``, ``body``
-    "garbage",  # do the work, then answer 200 with a body that means nothing
-    "stall",  # stand still in the body at ``after_bytes``, else before the answer; as long as "late"
+    "garbage",  # do the work, then answer 200 with a meaningless body
+    "stall",  # stop reading the body at ``after_bytes``, else before the answer; for as long as "late"
     "slow",  # read the body at ``rate`` bytes per second
-    "expire-token",  # forget every token first, then go on as always
+    "expire-token",  # forget every token first, then continue as usual
 ]
 
 BAD_GATEWAY = (
@@ -35,7 +35,7 @@ BAD_GATEWAY = (
 
 @dataclass(eq=False, kw_only=True)
 class Fault:
-    """One thing that goes wrong: the first *skip* calls pass, the next *times* are struck (None: all of them)."""
+    """One fault: the first *skip* calls pass, the next *times* are affected (None: all of them)."""
 
     call: CallName
     kind: FaultKind
@@ -48,13 +48,11 @@ class Fault:
     seconds: float | None = None  # None: until ``release()``
     rate: float = 1 << 20  # bytes per second
     struck: asyncio.Event = field(default_factory=asyncio.Event, repr=False)  # set at the first strike
-    standing: asyncio.Event = field(
-        default_factory=asyncio.Event, repr=False
-    )  # set once it makes something stand still
+    standing: asyncio.Event = field(default_factory=asyncio.Event, repr=False)  # set once a request stands still
     released: asyncio.Event = field(default_factory=asyncio.Event, repr=False)
 
     def release(self) -> None:
-        """Let everything that stands still because of this fault go on."""
+        """Let every request continue that stands still because of this fault."""
         self.released.set()
 
     async def stand_still(self, clock: Clock) -> None:
@@ -75,12 +73,12 @@ class Fault:
 
 
 def fault_answer(fault: Fault) -> SimulatedAnswer:
-    """The answer that a ``status`` or ``store-then-status`` fault gives."""
+    """Return the answer of a ``status`` or ``store-then-status`` fault."""
     return SimulatedAnswer(fault.status, fault.body, fault.headers)
 
 
 def strike(faults: list[Fault], call: CallName) -> Fault | None:
-    """Return the fault that is due at this *call*, counting it; one that is used up leaves the list."""
+    """Return the fault that is due at this *call*, and count it; one that is used up is removed from the list."""
     for fault in faults:
         if fault.call != call:
             continue

@@ -1,7 +1,7 @@
-"""How request bodies come in: whole, before anything looks at them, in memory that does not grow with them.
+"""Receives request bodies as a whole before anything processes them, in memory that does not grow with their size.
 
-This is what nginx and PHP do: a request that is cut before its last byte is never seen by the application. The
-file of an upload form goes to a spool file on the way. Must never decide what a request means.
+nginx and PHP do the same: the application never sees a request that is cut before its last byte. The file of an upload
+form is written to a spool file meanwhile.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from uploader.runtime.clock import Clock
 from uploader.testing.simulator.faults import Fault, fault_answer
 from uploader.testing.simulator.wire import SimulatedAnswer
 
-READ_SIZE = 1 << 20  # bytes asked of the connection at a time
-_WRITE_SIZE = 4 << 20  # bytes gathered per write, so that a gigabyte costs 256 hops to a thread
-_PAYLOAD_LIMIT = 1 << 20  # bytes of a JSON payload that are kept; no honest one comes near
+READ_SIZE = 1 << 20  # bytes read from the connection at a time
+_WRITE_SIZE = 4 << 20  # bytes collected per write, so that a gigabyte costs 256 calls to a thread
+_PAYLOAD_LIMIT = 1 << 20  # bytes of a JSON payload that are kept; real ones are much smaller
 
 
 class BodyCutError(Exception):
-    """The body did not come to its end: the client went away, or a fault cut the connection."""
+    """The body did not arrive completely: the client went away, or a fault cut the connection."""
 
 
 @contextmanager
 def _cuts() -> Iterator[None]:
-    """Turn what aiohttp raises for a body that ends too soon into ours."""
+    """Turn what aiohttp raises for a body that ends too soon into ``BodyCutError``."""
     try:
         yield
     except (ConnectionError, web.RequestPayloadError) as error:
@@ -38,7 +38,7 @@ def _cuts() -> Iterator[None]:
 
 
 class EarlyAnswerError(Exception):
-    """A fault answers while the body is still on its way."""
+    """A fault answers while the body is still arriving."""
 
     def __init__(self, answer: SimulatedAnswer) -> None:
         super().__init__(answer.status)
@@ -47,29 +47,29 @@ class EarlyAnswerError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """What PHP makes of an upload form: the part ``file``, spooled, and its size. None and 0 without one."""
+    """An upload form as PHP sees it: the part ``file``, spooled, and its size. None and 0 without one."""
 
     file: Path | None = None
     size: int = 0
 
 
 class Intake:
-    """One request's body, with the fault that strikes it on its way."""
+    """Receives one request's body, and applies a fault to it."""
 
     def __init__(self, request: web.Request, fault: Fault | None, clock: Clock) -> None:
         self._request = request
         self._fault = fault
         self._clock = clock
-        self._slowed = 0  # bytes that a slow fault has already paid for
+        self._slowed = 0  # bytes that a slow fault has already delayed
         self._stalled = False
 
     @property
     def received(self) -> int:
-        """Bytes of the body that have come in so far."""
+        """Bytes of the body that have arrived so far."""
         return self._request.content.total_bytes
 
     async def payload(self) -> bytes:
-        """Receive a small body whole; of a large one only the beginning is kept."""
+        """Receive a body; of one larger than ``_PAYLOAD_LIMIT`` only the beginning is kept."""
         kept = bytearray()
         async for piece in self._pieces():
             if len(kept) < _PAYLOAD_LIMIT:
@@ -77,14 +77,14 @@ class Intake:
         return bytes(kept)
 
     async def form(self, spool: Path) -> Form:
-        """Receive an upload form whole, its part ``file`` into *spool*. The last one counts, as in PHP."""
+        """Receive a whole upload form, its part ``file`` into *spool*. The last such part counts, as in PHP."""
         await self._gate()
         form = Form()
         if self._request.content_type == "multipart/form-data":
             try:
                 with _cuts():
                     form = await self._parts(spool)
-            except (ValueError, HttpProcessingError):  # not a form after all
+            except (ValueError, HttpProcessingError):  # not a form
                 form = Form()
         async for _ in self._pieces():
             pass
@@ -104,7 +104,7 @@ class Intake:
         return form
 
     async def _spool(self, part: BodyPartReader, spool: Path) -> int:
-        """Write the part's bytes to *spool*, each batch in a thread while the next one comes in."""
+        """Write the part's bytes to *spool*, each batch in a thread while the next one arrives; return their number."""
         loop = asyncio.get_running_loop()
         size = 0
         batch: list[bytes] = []
@@ -126,7 +126,7 @@ class Intake:
         return size + gathered
 
     async def _pieces(self) -> AsyncIterator[bytes]:
-        """What is left of the body, to its very end."""
+        """Yield the rest of the body, to its end."""
         await self._gate()
         with _cuts():
             while piece := await self._request.content.readany():
@@ -134,7 +134,7 @@ class Intake:
                 await self._gate()
 
     async def _gate(self) -> None:
-        """Let the fault have its way with the body, as far as it has come."""
+        """Apply the fault to the body as far as it has arrived."""
         fault = self._fault
         if fault is None:
             return

@@ -1,6 +1,6 @@
-"""What the simulator shows of itself: its records as frozen values, as JSON and as one plain page.
+"""Shows the simulator's records: as frozen values, as JSON and as one plain web page.
 
-Names come from outside and are escaped. Must never show a token or a password; it is handed none.
+Names come from outside and are escaped.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ class RecordView:
     sha256: str | None  # hexadecimal, of a complete video
     requests: int  # upload requests that the application saw
     ranges: tuple[ContentRange, ...]  # those it took, in the order they came
-    strays: tuple[int, ...]  # sizes of the files that went astray
+    strays: tuple[int, ...]  # sizes of the stray files beside the video
     created: float
-    path: Path  # where the video's bytes lie
+    path: Path  # of the video's bytes
 
 
 def view(records: Records, record: Record, now: float, processing: float) -> RecordView:
-    """Look at *record* at the time *now* (Unix seconds)."""
+    """Return *record* as it is at the time *now* (Unix seconds)."""
     return RecordView(
         id=record.id,
         video=record.video,
@@ -54,7 +54,7 @@ def view(records: Records, record: Record, now: float, processing: float) -> Rec
 
 
 def as_json(seen: RecordView) -> dict[str, object]:
-    """A record for ``/simulator/records``."""
+    """Return a record for ``/simulator/records``."""
     return {
         "id": seen.id,
         "video": seen.video,
@@ -87,7 +87,7 @@ code {{ font-size: .8rem; overflow-wrap: anywhere; }}
 </head>
 <body>
 <h1>VALT simulator</h1>
-<p>{count} on this server; chunks are taken the way of <b>{semantics}</b>.</p>
+<p>{count} on this server; kind of receiver: <b>{semantics}</b>.</p>
 <table>
 <thead><tr><th>Name</th><th>Status</th><th>Bytes</th><th>SHA-256</th><th>Requests</th></tr></thead>
 <tbody>
@@ -100,7 +100,7 @@ code {{ font-size: .8rem; overflow-wrap: anywhere; }}
 
 
 def as_page(seen: Iterable[RecordView], semantics: str) -> str:
-    """All records as one page that needs nothing else, the newest first."""
+    """Return all records as one self-contained page, the newest first."""
     rows = [_row(record) for record in seen][::-1]
     count = "1 record" if len(rows) == 1 else f"{len(rows)} records"
     return _PAGE.format(count=count, semantics=escape(semantics), rows="\n".join(rows))

@@ -1,15 +1,15 @@
-"""What the simulator keeps: one folder per record, on disk so that a restart goes on with it.
+"""Stores the simulator's records on disk, one folder per record, so that they survive a restart.
 
 ::
 
-    <folder>/<record>/record.json   what was asked for and, once complete, when and which sha256; replaced atomically
+    <folder>/<record>/record.json   the payload and, once complete, time and sha256; replaced atomically
     <folder>/<record>/requests.log  one line per upload request that the application saw
-    <folder>/<record>/video.mp4     the bytes; strays lie beside it as stray-1.mp4 …
-    <folder>/.spool/                request bodies on their way in; emptied at every start
+    <folder>/<record>/video.mp4     the bytes; strays are beside it as stray-1.mp4 …
+    <folder>/.spool/                request bodies that are arriving; emptied at every start
 
-``requests.log`` played through ``semantics.receive`` is what the receiver holds, so a chunk costs one short line
-whatever came before it. Bytes are written first, then ``record.json``, then the line: what has no line was never
-acknowledged. Must never decide what a range means, and never syncs: it outlives a kill, not a power cut.
+Replaying ``requests.log`` through ``semantics.receive`` gives what the receiver holds, so a chunk costs one short line
+however many came before. Bytes are written first, then ``record.json``, then the line: what has no line was not
+acknowledged. Nothing is synced: the store survives a kill, not a power cut.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ from uploader.testing.simulator.semantics import ContentRange, Held, Semantics, 
 
 Status = Literal["incomplete", "created", "ready"]
 
-_COPY_SIZE = 4 << 20  # bytes: large enough to leave the speed to the page cache, small enough for any machine
-_NO_RANGE = "-"  # in requests.log, for a request whose range made no sense
+_COPY_SIZE = 4 << 20  # bytes: large enough for the full speed of the page cache, small enough for any machine
+_NO_RANGE = "-"  # in requests.log, for a request with an invalid range
 
 
 @dataclass
 class Record:
-    """One record and what its receiver holds. Only ``Records`` changes it."""
+    """One record, and what its receiver holds. Only ``Records`` changes it."""
 
     id: str
     video: str
     spec: RecordSpec
     author: str
     created: float  # Unix seconds
-    semantics: Semantics  # a record keeps the receiver that it began with
+    semantics: Semantics  # of the receiver that it began with
     held: Held = field(default_factory=Held)
     requests: int = 0  # upload requests that the application saw
     ranges: list[ContentRange] = field(default_factory=list)  # those it took, in the order they came
@@ -51,17 +51,17 @@ class Record:
     lock: asyncio.Lock = field(default_factory=asyncio.Lock, repr=False)  # one change at a time
 
     def status(self, now: float, processing: float) -> Status:
-        """Where the video stands at *now*, when processing takes so many seconds."""
+        """Return the video's status at *now*, when *processing* takes so many seconds."""
         if self.completed_at is None:
             return "incomplete"
         return "ready" if now >= self.completed_at + processing else "created"
 
 
 class Records:
-    """The records under one folder. ``take`` and ``forget`` do long disk work; call them in a thread."""
+    """The records in one folder. ``take`` and ``forget`` block for long; call them in a thread."""
 
     def __init__(self, folder: Path) -> None:
-        """Go on with what *folder* holds; make it when it does not exist."""
+        """Load the records in *folder*, made when it does not exist."""
         self.folder = folder
         self.spool = folder / ".spool"
         self.sweep()
@@ -69,30 +69,30 @@ class Records:
         self._records = {record.id: record for record in sorted(loaded, key=lambda record: record.created)}
 
     def __iter__(self) -> Iterator[Record]:
-        """All records, the oldest first."""
+        """Iterate over all records, the oldest first."""
         return iter(tuple(self._records.values()))
 
     def get(self, record_id: str) -> Record | None:
-        """The record of this id, or None."""
+        """Return the record with this id, or None."""
         return self._records.get(record_id)
 
     def path(self, record: Record, file: int = 0) -> Path:
-        """Where the bytes of the video (0) or of one of its strays (1…) lie."""
+        """Return the path of the video's bytes (0) or of one of its strays (1…)."""
         return self.folder / record.id / ("video.mp4" if file == 0 else f"stray-{file}.mp4")
 
     def add(self, record: Record) -> None:
-        """Begin to keep *record*."""
+        """Store a new *record*."""
         (self.folder / record.id).mkdir()
         self._save(record)
         self._records[record.id] = record
 
     def refuse(self, record: Record, chunk: ContentRange | None) -> None:
-        """Note an upload request that was answered 400."""
+        """Log an upload request that was answered 400."""
         self._note(record, 400, chunk)
         record.requests += 1
 
     def take(self, record: Record, chunk: ContentRange, taken: Taken, body: Path, now: float) -> None:
-        """Put the bytes in the file *body* where *taken* says, using the file up."""
+        """Move the bytes in the file *body* to the place that *taken* names."""
         target = self.path(record, taken.file)
         if taken.at == 0 and not target.exists():
             body.replace(target)
@@ -109,7 +109,7 @@ class Records:
         record.held = taken.held
 
     def forget(self, record: Record) -> None:
-        """Remove *record* and its bytes for good."""
+        """Delete *record* and its bytes."""
         del self._records[record.id]
         shutil.rmtree(self.folder / record.id)
 
@@ -159,14 +159,14 @@ class Records:
         log = folder / "requests.log"
         for line in log.read_text("utf-8").splitlines() if log.exists() else []:
             _replay(record, line)
-        if record.completed_at is not None:  # killed before its last line was written, at worst
+        if record.completed_at is not None:  # its last line may be missing after a kill
             record.held = replace(record.held, complete=True)
         else:
             self._trim(record)
         return record
 
     def _trim(self, record: Record) -> None:
-        """Cut off bytes whose line was never written: their request counts as not seen."""
+        """Cut off bytes that have no line in the log: their request counts as not seen."""
         ends = [record.held.spans[-1][1]] if record.held.spans else list(record.held.sizes)
         for file, end in enumerate(ends):
             path = self.path(record, file)
@@ -175,7 +175,7 @@ class Records:
 
 
 def _replay(record: Record, line: str) -> None:
-    """Live through one line of ``requests.log`` again."""
+    """Apply one line of ``requests.log`` to *record*."""
     status, _, header = line.partition(" ")
     chunk = parse_content_range(header)
     record.requests += 1
@@ -188,7 +188,7 @@ def _replay(record: Record, line: str) -> None:
 
 
 def _copy_into(target: Path, offset: int, body: Path) -> None:
-    """Write the whole of *body* at *offset* of *target*, which may have a gap before it; then remove *body*."""
+    """Write all of *body* at *offset* of *target*, which may leave a gap before it; then remove *body*."""
     source = os.open(body, os.O_RDONLY)
     sink = os.open(target, os.O_WRONLY | os.O_CREAT, 0o600)
     try:

@@ -1,8 +1,8 @@
-"""What a chunk means to a server: five receivers as one pure function of what is held and what arrives.
+"""Five kinds of receiver for chunks, as one pure function of what is held and what arrives.
 
-The upload call is documented without saying which of the public servers of its convention stands behind it, so
-each of them is played here (protocol.md, *What a chunk means to a server is not documented*). Must never touch the
-disk: ``receive`` says which bytes go where, ``records`` puts them there.
+The documentation of the upload call does not say which of the public servers with this convention is used, so each of
+them is simulated here (protocol.md, *What a chunk means to a server is not documented*). ``receive`` decides which
+bytes go where; ``records`` writes them.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18})")
 
 
 class Semantics(StrEnum):
-    """Which receiver the simulator plays."""
+    """The kind of receiver that is simulated."""
 
-    OFFSET = "offset"  # writes each range where it belongs, in any order, as often as it comes
+    OFFSET = "offset"  # writes each range at its offset, in any order, as often as it comes
     STRICT = "strict"  # takes the next range only
-    BLUEIMP = "blueimp"  # lets everything but the next range go astray, and answers 2xx all the same
-    APPEND = "append"  # appends whatever comes, so that a repeat duplicates bytes
+    BLUEIMP = "blueimp"  # appends the next range; writes any other to a stray file, and still answers 2xx
+    APPEND = "append"  # appends every range, so that a repeated one duplicates bytes
     WHOLE = "whole"  # takes the whole file as one range, and nothing else
 
 
@@ -34,17 +34,17 @@ class ContentRange:
 
     @property
     def size(self) -> int:
-        """How many bytes the range holds."""
+        """The number of bytes in the range."""
         return self.end - self.start + 1
 
     @property
     def last(self) -> bool:
-        """Whether the range reaches the end of the file."""
+        """True when the range reaches the end of the file."""
         return self.end + 1 == self.total
 
     @property
     def whole(self) -> bool:
-        """Whether the range is the whole file."""
+        """True when the range is the whole file."""
         return self.start == 0 and self.last
 
     def __str__(self) -> str:
@@ -62,10 +62,10 @@ def parse_content_range(header: str) -> ContentRange | None:
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """What a receiver has of one video. Bytes throughout; *spans* are half-open and never touch each other."""
+    """What a receiver holds of one video, in bytes. *spans* are half-open and never touch each other."""
 
     sizes: tuple[int, ...] = (0,)  # bytes held by the video's file, then by each stray beside it
-    spans: tuple[tuple[int, int], ...] = ()  # offset: which parts of the video's file are filled
+    spans: tuple[tuple[int, int], ...] = ()  # offset: the filled parts of the video's file
     total: int | None = None  # offset and strict: the size that the first range announced
     complete: bool = False
 
@@ -74,14 +74,14 @@ class Held:
 class Taken:
     """A range was taken: its bytes go to byte *at* of file number *file* (0 is the video, 1… its strays)."""
 
-    held: Held  # what is held from now on
+    held: Held  # what is held after it
     file: int
     at: int
-    acknowledged: int | None = None  # blueimp: the bytes that its ``Range: 0-N`` answer speaks of
+    acknowledged: int | None = None  # blueimp: the bytes that its answer ``Range: 0-N`` counts
 
 
 def receive(semantics: Semantics, held: Held, chunk: ContentRange) -> Taken | None:
-    """Decide what becomes of *chunk*; None is the 400 "Invalid Content-Range header value"."""
+    """Decide what to do with *chunk*; None stands for 400 "Invalid Content-Range header value"."""
     match semantics:
         case Semantics.OFFSET:
             return _offset(held, chunk)
@@ -96,7 +96,7 @@ def receive(semantics: Semantics, held: Held, chunk: ContentRange) -> Taken | No
 
 
 def _offset(held: Held, chunk: ContentRange) -> Taken | None:
-    """Each range to its place; done when none is missing. A finished video may be written over."""
+    """Write each range at its offset; complete when none is missing. A finished video may be overwritten."""
     if held.total not in {None, chunk.total}:
         return None
     spans = add_span(held.spans, chunk.start, chunk.end + 1)
@@ -106,7 +106,7 @@ def _offset(held: Held, chunk: ContentRange) -> Taken | None:
 
 
 def _strict(held: Held, chunk: ContentRange) -> Taken | None:
-    """The next range or nothing; after the last one there is no next."""
+    """Take only the next range; after the last one there is none."""
     if chunk.start != held.sizes[0] or held.total not in {None, chunk.total}:
         return None
     after = Held((chunk.end + 1,), total=chunk.total, complete=chunk.last)
@@ -114,10 +114,10 @@ def _strict(held: Held, chunk: ContentRange) -> Taken | None:
 
 
 def _blueimp(held: Held, chunk: ContentRange) -> Taken:
-    """The next range is appended; any other becomes, or continues, a stray, which its answer speaks of.
+    """Append the next range; any other becomes or continues a stray file, whose size the answer gives.
 
-    The stray is the first one that holds exactly the bytes before the range, else a new one: this is how the
-    original finds a free file name. A finished video lets every further range go astray.
+    The stray is the first one that holds exactly the bytes before the range, else a new one: so the original finds a
+    free file name. After a finished video every further range goes to a stray.
     """
     fits = (number for number, size in enumerate(held.sizes) if size == chunk.start and (number or not held.complete))
     file = next(fits, len(held.sizes))
@@ -130,23 +130,23 @@ def _blueimp(held: Held, chunk: ContentRange) -> Taken:
 
 
 def _append(held: Held, chunk: ContentRange) -> Taken:
-    """Whatever comes goes to the end, of a finished video too: a repeated last range spoils it."""
+    """Append every range, to a finished video too: a repeated last range damages it."""
     at = held.sizes[0]
     after = Held((at + chunk.size,), complete=held.complete or chunk.last)
     return Taken(after, file=0, at=at)
 
 
 def _whole(held: Held, chunk: ContentRange) -> Taken | None:
-    """One range, once."""
+    """Take the whole file as one range, once."""
     if held.complete or not chunk.whole:
         return None
     return Taken(Held((chunk.total,), complete=True), file=0, at=0)
 
 
 def add_span(spans: tuple[tuple[int, int], ...], start: int, end: int) -> tuple[tuple[int, int], ...]:
-    """Add the half-open span *start*…*end*, melting together what overlaps or touches."""
+    """Add the half-open span *start*…*end*, merging spans that overlap or touch."""
     apart = [span for span in spans if span[1] < start or end < span[0]]
-    melted = [span for span in spans if not (span[1] < start or end < span[0])]
-    low = min([start, *(span[0] for span in melted)])
-    high = max([end, *(span[1] for span in melted)])
+    merged = [span for span in spans if not (span[1] < start or end < span[0])]
+    low = min([start, *(span[0] for span in merged)])
+    high = max([end, *(span[1] for span in merged)])
     return tuple(sorted([*apart, (low, high)]))

@@ -1,7 +1,7 @@
-"""The simulator: a VALT v3 server on plain HTTP, for trying things out and for tests.
+"""The simulator: a VALT v3 server on plain HTTP, for trying the program out and for tests.
 
-It receives requests whole, plays the scripted faults, lets ``api`` do the work, and keeps a record of the calls.
-Must never write a token or a password anywhere, and never start work that ``stop`` does not end.
+It receives whole requests, applies the scripted faults, lets ``api`` do the work, and keeps a list of the calls. It
+never writes a token or a password anywhere. ``stop`` ends all work that it has started.
 """
 
 from __future__ import annotations
@@ -41,19 +41,19 @@ _ROUTES: tuple[tuple[str, str, CallName], ...] = (
 
 @dataclass(frozen=True, slots=True)
 class SeenCall:
-    """One call as it went. It never holds a token or a password."""
+    """One call that was made. It never holds a token or a password."""
 
     name: CallName
     status: int | None  # None: no answer was given
-    record: str | None  # the record it spoke of
+    record: str | None  # the id of its record
     content_range: str | None
     received: int  # bytes of its body
     at: float  # Unix seconds, when it ended
-    fault: FaultKind | None = None  # what struck it
+    fault: FaultKind | None = None  # the fault that was applied
 
 
 class Simulator:
-    """A VALT server that keeps what it gets under *folder*, and goes on with what is there."""
+    """A VALT server that stores its records in *folder*, and loads those that are there."""
 
     def __init__(self, folder: Path, settings: Settings | None = None, *, clock: Clock | None = None) -> None:
         self.settings = settings or Settings()
@@ -75,7 +75,7 @@ class Simulator:
             access_log=None,  # its lines would hold tokens
             read_bufsize=READ_SIZE,
             lingering_time=_LINGERING,
-            shutdown_timeout=0.1,  # stop() has ended every handler before
+            shutdown_timeout=0.1,  # stop() ends every handler before
         )
         await runner.setup()
         self._runner = runner
@@ -89,7 +89,7 @@ class Simulator:
         return self.url
 
     async def stop(self) -> None:
-        """Cut every connection, let no work go on, forget tokens and links. It may be started again."""
+        """Cut every connection, end all work, forget tokens and links. It may be started again."""
         runner, self._runner = self._runner, None
         if runner is None:
             return
@@ -103,7 +103,7 @@ class Simulator:
         self._api.forget_passes(links=True)
 
     def records(self) -> list[RecordView]:
-        """Every record as it stands now, the oldest first."""
+        """Return every record as it is now, the oldest first."""
         now = self._clock.now()
         return [view(self._records, record, now, self.settings.processing) for record in self._records]
 
@@ -120,8 +120,8 @@ class Simulator:
     async def _track(
         self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
     ) -> web.StreamResponse:
-        """Know every running handler, and answer what has no route the server's way."""
-        if self._runner is None:  # stopping: an idle connection has come to life
+        """Keep track of every running handler, and answer unknown routes as the real server does."""
+        if self._runner is None:  # stopping: a request on an idle connection
             _abort(request)
             return web.Response()
         task = asyncio.current_task()
@@ -150,13 +150,13 @@ class Simulator:
             self._note(name, request, fault, answer)
             if answer is None:
                 _abort(request)
-                return web.Response()  # goes nowhere: the connection is no more
+                return web.Response()  # not sent: the connection is closed
             return _response(answer, close=close)
 
         return handle
 
     async def _exchange(self, name: CallName, request: web.Request, fault: Fault | None) -> SimulatedAnswer | None:
-        """Receive, work, and let *fault* have its way; None is no answer at all."""
+        """Receive a request, do its work, apply *fault*; None: no answer is sent."""
         limit = self.settings.body_limit
         if limit is not None and (request.content_length or 0) > limit:
             raise EarlyAnswerError(wire.TOO_LARGE)
@@ -174,12 +174,12 @@ class Simulator:
                 await fault.stand_still(self._clock)
             answer = await self._work(name, request, body, intake.received)
         finally:
-            if self._runner is not None:  # else a job may still read it, and stop() sweeps
+            if self._runner is not None:  # else a job may still read it, and stop() empties the spool
                 spool.unlink(missing_ok=True)
-        return await self._spoil(answer, fault)
+        return await self._faulty(answer, fault)
 
-    async def _spoil(self, answer: SimulatedAnswer, fault: Fault | None) -> SimulatedAnswer | None:
-        """What becomes of the *answer* to work that was done."""
+    async def _faulty(self, answer: SimulatedAnswer, fault: Fault | None) -> SimulatedAnswer | None:
+        """Apply *fault* to the *answer* to work that was done; None: no answer is sent."""
         if fault is None:
             return answer
         match fault.kind:
@@ -194,7 +194,7 @@ class Simulator:
         return answer
 
     async def _work(self, name: CallName, request: web.Request, body: bytes | Form, received: int) -> SimulatedAnswer:
-        """Do what was asked, to its end even when the connection or the simulator goes away meanwhile."""
+        """Do the work of a call, to its end even when the connection or the simulator goes away meanwhile."""
         job = asyncio.create_task(self._answer(name, request, body, received))
         self._jobs.add(job)
         job.add_done_callback(self._jobs.discard)
@@ -263,6 +263,6 @@ def _response(answer: SimulatedAnswer, *, close: bool = False) -> web.Response:
 
 
 def _abort(request: web.Request) -> None:
-    """Cut the connection without another word."""
+    """Cut the connection without an answer."""
     if request.transport is not None:
         request.transport.abort()

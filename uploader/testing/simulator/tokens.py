@@ -1,6 +1,6 @@
-"""Secrets that open something for a while: access tokens and download links.
+"""Secrets that give access for a limited time: access tokens and download links.
 
-They live in memory alone, so a restart forgets them as the real server's does. Must never be written or shown.
+They are kept in memory only, so a restart forgets them, as the real server does. They are never written or shown.
 """
 
 from __future__ import annotations
@@ -16,34 +16,34 @@ T = TypeVar("T")
 
 
 class ExpiringTokens(Generic[T]):
-    """What each secret opens, for *lifetime* seconds. It remembers no more than those still good."""
+    """Secrets that are valid for *lifetime* seconds, and what each gives access to. Expired ones are forgotten."""
 
     def __init__(self, lifetime: float, clock: Clock) -> None:
         self._lifetime = lifetime
         self._clock = clock
-        self._good: dict[str, tuple[float, T]] = {}  # in the order they end
+        self._valid: dict[str, tuple[float, T]] = {}  # in the order in which they expire
 
     def issue(self, opens: T, *, form: str = "{}") -> str:
-        """Make a new secret that opens *opens*; *form* puts random text in a shape."""
+        """Make a new secret for *opens*; *form*: a format string for its random text."""
         now = self._clock.monotonic()
-        self._good = {secret: entry for secret, entry in self._good.items() if now < entry[0]}
+        self._valid = {secret: entry for secret, entry in self._valid.items() if now < entry[0]}
         secret = form.format(secrets.token_urlsafe(32))
-        self._good[secret] = (now + self._lifetime, opens)
+        self._valid[secret] = (now + self._lifetime, opens)
         return secret
 
     def opens(self, secret: str) -> T | None:
-        """What *secret* opens, or None when it is unknown or too old."""
-        until, opens = self._good.get(secret, (0.0, None))
+        """Return what *secret* gives access to, or None when it is unknown or expired."""
+        until, opens = self._valid.get(secret, (0.0, None))
         return opens if self._clock.monotonic() < until else None
 
     def forget_all(self) -> None:
-        """Nothing issued so far opens anything any more."""
-        self._good.clear()
+        """Make all secrets issued so far invalid."""
+        self._valid.clear()
 
 
 def _base64url(data: bytes) -> str:
     return base64.urlsafe_b64encode(data).rstrip(b"=").decode("ascii")
 
 
-# Download links carry a JSON Web Token; ours has its head, and random text for the rest.
+# Real download links carry a JSON Web Token; this one has its head, and random text for the rest.
 JWT_FORM = _base64url(json.dumps({"typ": "JWT", "alg": "HS256"}).encode()) + ".{0}.{0}"

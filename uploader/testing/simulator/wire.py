@@ -1,7 +1,6 @@
-"""The server's side of the wire: what its payloads mean and what its answers look like.
+"""The server's side of the wire format: reads payloads, and makes answers.
 
-Pure functions of values, after protocol.md, *Calls* and its four failure shapes. Must never know a connection, a
-disk or a clock.
+Pure functions, after protocol.md, *Calls* and its four failure shapes.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ NAME_LIMIT = 255  # characters of a record's name; longer ones are refused like 
 
 @dataclass(frozen=True, slots=True)
 class SimulatedAnswer:
-    """What a call is answered: *body* is JSON unless it is already text; None is an empty body."""
+    """The answer to a call. *body*: JSON unless it is already text; None: an empty body."""
 
     status: int
     body: object = None
@@ -27,7 +26,7 @@ class SimulatedAnswer:
 
     @property
     def text(self) -> str:
-        """The body as it goes over the wire."""
+        """The body as it is sent."""
         if self.body is None:
             return ""
         return self.body if isinstance(self.body, str) else json.dumps(self.body, ensure_ascii=False)
@@ -83,7 +82,7 @@ def parse_object(body: bytes) -> dict[str, Any] | None:
 
 
 def parse_create(body: bytes) -> RecordSpec | None:
-    """Read a create-upload payload; None is the 500 "Invalid request payload"."""
+    """Read a create-upload payload; None stands for 500 "Invalid request payload"."""
     payload = parse_object(body)
     if payload is None:
         return None
@@ -106,12 +105,12 @@ def _parse_share(value: object) -> RecordSharing | None:
 
 
 def _is_ids(value: object) -> bool:
-    return isinstance(value, list) and all(type(number) is int for number in value)  # True is no id
+    return isinstance(value, list) and all(type(number) is int for number in value)  # True is not an id
 
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """What ``list`` asks for. *since* and *until* bound ``created`` (Unix seconds, half-open)."""
+    """The query of a ``list`` call. *since* and *until* bound ``created`` (Unix seconds, half-open)."""
 
     search: str = ""
     since: float | None = None
@@ -120,7 +119,7 @@ class Query:
     limit: int | None = None
 
     def matches(self, spec: RecordSpec, created: float) -> bool:
-        """Whether a record is asked for: full text over its metadata, and its day."""
+        """True when a record matches: by full text of its metadata, and by its day."""
         texts = [spec.name, *spec.template.values()]
         if not any(self.search.casefold() in text.casefold() for text in texts):
             return False
@@ -128,7 +127,7 @@ class Query:
 
 
 def parse_query(body: bytes) -> Query | None:
-    """Read a list payload, every key optional; None is the 500 "Invalid request payload"."""
+    """Read a list payload, whose keys are all optional; None stands for 500 "Invalid request payload"."""
     payload = parse_object(body) if body.strip() else {}
     if payload is None:
         return None
@@ -154,5 +153,5 @@ def _is_count(value: object) -> bool:
 
 
 def _day(text: Any) -> datetime | None:
-    """Read ``MM-DD-YYYY``; the simulator's days are those of UTC."""
+    """Read ``MM-DD-YYYY``; the simulator's days are in UTC."""
     return None if text is None else datetime.strptime(text, "%m-%d-%Y").replace(tzinfo=UTC)
