@@ -1,4 +1,4 @@
-"""The promises at full size, against the built-in server: too slow for every run of the tests, one command by hand.
+"""Checks the promises at full size against the built-in server. Too slow for every test run, so it is run manually.
 
     python tests/acceptance.py mixed     200 files of 1 byte to 300 MiB under each kind of receiver, each run twice
     python tests/acceptance.py kill      2 GB, and ten kill -9 at random moments (--seed N plays a run again)
@@ -170,7 +170,7 @@ def memory(place: Path, _: int) -> list[str]:
     """A sparse file of 10 GiB, sent by ``once``; its peak memory as the kernel counted it."""
     (place / "drop").mkdir()
     with (place / "drop" / "sparse.mp4").open("wb") as file:
-        file.write(b"recording" * 10_000)  # a file of nothing but zeros is one that nobody has begun to write
+        file.write(b"recording" * 10_000)  # a file of zeros alone counts as not written yet
         file.truncate(10 * 1024 * MIB)
     with server(place / "server") as url:
         began = time.monotonic()

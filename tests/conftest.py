@@ -1,4 +1,4 @@
-"""What every test runs under: the same examples each time for property tests, one rule for what is quick, one option.
+"""Sets up every test run: repeatable property tests, the marks ``quick`` and ``slow``, and two options.
 
 ``--worlds few|some|full`` says how many simulated worlds are played (see ``simulation/amount.py``).
 """
@@ -16,10 +16,10 @@ import pace
 import pytest
 import pytest_asyncio
 from aiohttp import ClientResponse
+from fault_stats import FaultStats
 from hypothesis import settings
 from simulation.amount import AMOUNTS
 from simulation.run import Figures, Report
-from tally import Tally
 from warm import Warm, warmed
 
 settings.register_profile("repeatable", derandomize=True, deadline=None, database=None, max_examples=80)
@@ -27,7 +27,7 @@ settings.load_profile("repeatable")
 
 
 class _MockedResponse(ClientResponse):
-    """The answer that aioresponses makes up: 0.7.9 does not know an argument that aiohttp 3.14 wants."""
+    """A response of aioresponses with the argument that aiohttp 3.14 requires and aioresponses 0.7.9 omits."""
 
     def __init__(self, *args: Any, **more: Any) -> None:
         super().__init__(*args, **{"stream_writer": SimpleNamespace(output_size=0)} | more)
@@ -40,7 +40,7 @@ guard = pace.Guard()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Let the command line say how many worlds are played, and where a process is killed."""
+    """Add options for how many worlds are played and at which moments a process is killed."""
     parser.addoption("--worlds", choices=list(AMOUNTS), default="some", help="how many simulated worlds to play")
     parser.addoption(
         "--kill-seed", type=int, metavar="N", help="kill -9 at the moments of this seed, as a failure said"
@@ -49,13 +49,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what is quick and what is slow, before ``-m`` chooses among it."""
+    """Mark each test quick or slow before ``-m`` selects by these marks."""
     pace.mark(items)
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
-    """Let no test that counts as quick start a process."""
+    """Fail a test that is marked quick and starts a process."""
     guard.quick = item.get_closest_marker("quick") is not None
     try:
         return (yield)
@@ -65,34 +65,34 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def warm() -> AsyncIterator[Warm]:
-    """Processes of the program that start quickly; the tests of the module must share its event loop."""
+    """Start processes of the program quickly; the tests of the module must share its event loop."""
     async with warmed() as warm:
         yield warm
 
 
 @pytest.fixture
-def tally(record_property: Report) -> Tally:
-    """Count what a test of faults does, for the end of the run."""
-    counted = Tally()
+def stats(record_property: Report) -> FaultStats:
+    """Count what a test of faults does; the totals are printed at the end of the run."""
+    counted = FaultStats()
     record_property("faults", counted)
     return counted
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Let what a test wrote and counted travel between the processes of a run: odd names and plain values alone do."""
+    """Make what a test wrote and counted fit for transport between the processes of a run: plain dicts, valid UTF-8."""
     report = yield
     report.user_properties = [
-        (name, dict(value) if isinstance(value, Tally) else value) for name, value in report.user_properties
+        (name, dict(value) if isinstance(value, FaultStats) else value) for name, value in report.user_properties
     ]
     report.sections = [(name, text.encode("utf-8", "backslashreplace").decode()) for name, text in report.sections]
     return report
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say what the product has been through, simulated and in truth, over all processes of the run."""
+    """Print the totals of all processes of the run: simulated worlds, and faults in real processes."""
     passed = terminalreporter.stats.get("passed", [])
-    parts: dict[str, type[Figures | Tally]] = {"simulation": Figures, "faults": Tally}
+    parts: dict[str, type[Figures | FaultStats]] = {"simulation": Figures, "faults": FaultStats}
     for part, kind in parts.items():
         found = [value for report in passed for name, value in report.user_properties if name == part]
         if found:
@@ -101,7 +101,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    """End with one line on what was skipped: how much, and what would let it run."""
+    """End with one line about skipped tests: how many, and what to install so that they run."""
     reporter: pytest.TerminalReporter | None = config.pluginmanager.get_plugin("terminalreporter")
     skipped = reporter.stats.get("skipped", []) if reporter is not None else []
     if reporter is not None and skipped:

@@ -1,8 +1,8 @@
-"""Places at which a process kills itself, or a call of the system fails, by name. The product knows none of it.
+"""Makes a process kill itself at a named place, or makes a system call fail or hang. The product has no code for it.
 
-``arm`` stands between the program and the system in a process of the tests' own: round each step of a save, of the
-ledger and of a removal (``os`` itself is wrapped, so nothing private is relied on), and round each call to the server.
-A place has a name like ``save in-doubt: named``; a call that fails is named like ``fsync state.json.tmp``.
+``arm`` wraps, in a process of the tests, each step of a save, of the ledger and of a removal (``os`` itself is wrapped,
+so that no private name is needed) and each call to the server. A place has a name like ``save in-doubt: named``; a call
+that fails is named like ``fsync state.json.tmp``.
 """
 
 from __future__ import annotations
@@ -19,34 +19,34 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, TypedDict
 
-FSYNCED_AGAIN = signal.SIGUSR2  # ends a process that believes an fsync after one that has failed (fsyncgate)
+FSYNCED_AGAIN = signal.SIGUSR2  # ends a process that repeats an fsync on a file whose fsync has failed (fsyncgate)
 
 
 class Plan(TypedDict, total=False):
-    """What is to go wrong in a process."""
+    """What goes wrong in a process."""
 
-    kill: str  # the place at which it kills itself, the first time it comes there
+    kill: str  # the place at which it kills itself, the first time it is reached
     fail: str  # the call that fails
-    error: str  # with this error, as ``errno`` names it
-    hang: str  # the call that never returns, as it is with a dead share; or the place that is never left
-    skip: int  # after so many that went well
-    times: int  # and then so often
-    save_again: float  # seconds between two tries of a save that was refused
-    answer: float  # seconds after which a write is said not to come back
+    error: str  # the error of that call, as ``errno`` names it
+    hang: str  # the call that never returns, as with a dead share; or the place that is never left
+    skip: int  # calls that succeed before the first failure
+    times: int  # calls that fail then
+    save_again: float  # s between two tries of a save that was refused
+    answer: float  # s after which a write counts as hanging
 
 
 class Armed:
-    """One plan at work."""
+    """Carries out one plan."""
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
         self._seen: Counter[str] = Counter()
         self._suspect: set[int] = set()  # descriptors whose fsync has failed
-        self._label = ""  # of the save that is under way
+        self._label = ""  # of the current save
         self._begun = False  # an upload has been in the state
 
     def place(self, name: str) -> None:
-        """Be at a place: perhaps the last one."""
+        """Note that a place is reached: kill the process or hang, if the plan says so."""
         if name == self._plan.get("kill"):
             os.kill(os.getpid(), signal.SIGKILL)
         if name == self._plan.get("hang"):
@@ -55,7 +55,7 @@ class Armed:
     # The system
 
     def wrap_system(self) -> None:
-        """Stand before each call that changes a file."""
+        """Wrap each system call that changes a file."""
         for name in ("open", "write", "fsync", "rename", "unlink"):
             setattr(os, name, self._wrapped(name, getattr(os, name), getattr(self, f"_{name}", _nothing)))
         real = os.close
@@ -88,12 +88,12 @@ class Armed:
         if call != self._plan.get("fail"):
             return
         if call.startswith("open") and not arguments[0] & os.O_CREAT:
-            return  # it is only looked at
+            return  # it is only read
         self._seen[call] += 1
         skip = self._plan.get("skip", 0)
         if skip < self._seen[call] <= skip + self._plan.get("times", 1):
             if call.startswith("fsync") and stat.S_ISREG(os.fstat(first).st_mode):
-                self._suspect.add(first)  # a folder may be asked again: each try renames anew
+                self._suspect.add(first)  # not a folder: each try of a save renames again, so its fsync may be repeated
             number = getattr(errno, self._plan["error"])
             raise OSError(number, os.strerror(number))
 
@@ -122,7 +122,7 @@ class Armed:
             self.place("removal: gone")
 
     def _label_of(self, content: bytes) -> str:
-        """Say what a save is about: the state of its one upload, and whether an orphan is in it."""
+        """Return the label of a save: the state of its one upload, and whether it holds an orphan."""
         document = json.loads(content)
         label = "done" if self._begun else "empty"
         for upload in document["uploads"]:
@@ -135,7 +135,7 @@ class Armed:
     # The server
 
     def wrap_server(self) -> None:
-        """Stand before and after each call."""
+        """Wrap each call to the server: a place before it and one after it."""
         from uploader.server.valt import Valt
 
         for name in ("login_if_needed", "create_record", "details", "delete_record", "find_records"):
@@ -177,11 +177,11 @@ class Armed:
 
 
 def arm(plan: Plan) -> None:
-    """Let *plan* come true in this process."""
+    """Carry out *plan* in this process."""
     from uploader.store import store
 
     if "save_again" in plan:
-        store.SAVE_RETRY_INTERVAL = plan["save_again"]  # type: ignore[misc]  # constant for everybody else
+        store.SAVE_RETRY_INTERVAL = plan["save_again"]  # type: ignore[misc]  # a constant elsewhere
     if "answer" in plan:
         store.SLOW_WRITE_WARNING = plan["answer"]  # type: ignore[misc]  # the same
     if plan.keys() & {"kill", "fail", "hang"}:
@@ -191,7 +191,7 @@ def arm(plan: Plan) -> None:
 
 
 def _name(target: Any) -> str | None:
-    """The file name that a call is about."""
+    """Return the file name that a call is about; None when there is none."""
     try:
         return Path(f"/proc/self/fd/{target}").readlink().name if isinstance(target, int) else Path(target).name
     except (OSError, TypeError):
@@ -199,4 +199,4 @@ def _name(target: Any) -> str | None:
 
 
 def _nothing(*_: Any) -> None:
-    """No place is here."""
+    """Do nothing: this call has no place."""

@@ -1,4 +1,4 @@
-"""Stand-ins for what a test must have in its hand: time, a disk that refuses, and uploads in every state."""
+"""Fakes that a test controls: a virtual clock, disks in memory or with failures, and uploads in every state."""
 
 from __future__ import annotations
 
@@ -33,19 +33,19 @@ async def idle() -> None:
 async def until(condition: Callable[[], object]) -> None:
     """Run the event loop until *condition* holds; for what a thread or a socket brings about."""
     async with asyncio.timeout(CONDITION_TIMEOUT):
-        while not condition():  # noqa: ASYNC110 - any condition will do
+        while not condition():  # noqa: ASYNC110 - there is no event for any condition
             await asyncio.sleep(0)
 
 
 class VirtualClock:
-    """A ``Clock`` on which a sleep ends only when the test advances it. ``chance``: where in its range a roll falls."""
+    """A ``Clock`` whose sleeps end only when the test advances it. ``chance``: where ``uniform`` falls in its range."""
 
     def __init__(self, now: float = EPOCH, *, chance: float = 1.0) -> None:
         self.chance = chance
         self._now, self._monotonic = now, 1000.0
         self._order = count()
         self._sleepers: list[tuple[float, int, asyncio.Future[None]]] = []
-        self._alarms: set[asyncio.Future[None]] = set()  # those of them that nobody sleeps in
+        self._alarms: set[asyncio.Future[None]] = set()  # those made by ``later``, in which no task sleeps
 
     @property
     def sleepers(self) -> int:
@@ -53,11 +53,11 @@ class VirtualClock:
         return sum(not future.done() and future not in self._alarms for _, _, future in self._sleepers)
 
     def now(self) -> float:
-        """Wall clock, Unix seconds."""
+        """Return the time of the wall clock, in Unix seconds."""
         return self._now
 
     def set_wall(self, by: float) -> None:
-        """Set the wall clock forward by so many seconds, or back."""
+        """Set the wall clock forward by *by* seconds, or back."""
         self._now += by
 
     def monotonic(self) -> float:
@@ -65,7 +65,7 @@ class VirtualClock:
         return self._monotonic
 
     def uniform(self, low: float, high: float) -> float:
-        """The point of the range that the test has chosen."""
+        """Return the point of the range that the test has chosen."""
         return low + (high - low) * self.chance
 
     async def sleep(self, seconds: float) -> None:
@@ -78,7 +78,7 @@ class VirtualClock:
         await future
 
     def later(self, seconds: float, call: Callable[[], None]) -> Callable[[], None]:
-        """Do *call* when the test has advanced the clock by *seconds*, unless the answer was called before."""
+        """Do *call* when the test has advanced the clock by *seconds*. Returns a function that cancels it."""
         future = asyncio.get_running_loop().create_future()
         future.add_done_callback(lambda done: None if done.cancelled() else call())
         self._alarms.add(future)
@@ -91,7 +91,7 @@ class VirtualClock:
         return cancel
 
     async def advance(self, seconds: float) -> None:
-        """Let *seconds* pass: every sleep that ends in them ends in its turn, and what it wakes runs until idle."""
+        """Let *seconds* pass. Sleeps end in the order of their times, and what each one wakes runs until idle."""
         end = self._monotonic + seconds
         await idle()
         while self._sleepers and self._sleepers[0][0] <= end:
@@ -104,7 +104,7 @@ class VirtualClock:
         await idle()
 
     def jump(self, seconds: float) -> None:
-        """Set the wall clock forward or back, as people and time servers do; nothing wakes."""
+        """Set the wall clock forward or back, as people and time servers do. No sleep ends."""
         self._now += seconds
 
     def _pass(self, seconds: float) -> None:
@@ -113,13 +113,13 @@ class VirtualClock:
 
 
 class MemoryDisk:
-    """A ``Disk`` of names and bytes."""
+    """A ``Disk`` in memory."""
 
     def __init__(self, **files: bytes) -> None:
         self.files = dict(files)
 
     def where(self, name: str) -> str:
-        """The name alone: there is no folder."""
+        """Return the name alone: there is no folder."""
         return name
 
     def read(self, name: str) -> bytes | None:
@@ -161,7 +161,7 @@ class MemoryDisk:
 
 
 class FailingDisk:
-    """A ``Disk`` around another: it refuses what ``refuses`` names, and every write waits for ``gate``."""
+    """A ``Disk`` that wraps another one: it refuses what ``refuses`` names, and every write waits for ``gate``."""
 
     def __init__(self, disk: Disk, *refuses: str, error: int = errno.ENOSPC) -> None:
         self.disk, self.refuses, self.error = disk, set(refuses), error
@@ -172,7 +172,7 @@ class FailingDisk:
         self.refused = 0
 
     def where(self, name: str) -> str:
-        """What the disk inside says."""
+        """Return what the wrapped disk says."""
         return self.disk.where(name)
 
     def read(self, name: str) -> bytes | None:
@@ -221,13 +221,13 @@ class FailingDisk:
         self.disk.replace_cache(name, content)
 
     def close(self) -> None:
-        """Close the disk inside."""
+        """Close the wrapped disk."""
         self.disk.close()
 
     def _write(self, operation: str) -> None:
         self.begun.append(operation)
         if not self.gate.wait(CONDITION_TIMEOUT):
-            raise AssertionError("nobody opened the gate")
+            raise AssertionError("the gate was not opened in time")
         if operation in self.refuses:
             self.refused += 1
             raise OSError(self.error, os.strerror(self.error))
@@ -238,7 +238,7 @@ TROUBLE: Final = LastError("the server said no", ActionBy.OPERATOR, attempts=2, 
 
 
 def next_value(store: Store, upload: Upload) -> Upload:
-    """*upload* as the next write over what the store holds of its path now."""
+    """Return *upload* with the serial and revision that let it replace what the store holds at its path."""
     now = store.uploads.get(upload.path)
     return upload if now is None else replace(upload, serial=now.serial, revision=now.revision)
 
@@ -251,7 +251,7 @@ def an_upload(
     parked_from: State = State.SENDING,
     **changes: Any,
 ) -> Upload:
-    """A legal upload of *size* bytes in chunks of 40, as it is in *state*; *changes* are fields of their own."""
+    """Return a legal upload of *size* bytes in chunks of 40, as it is in *state*. *changes* replace single fields."""
     stands = parked_from if state is State.PARKED else state
     facts: dict[str, Any] = {}
     if stands is not State.QUEUED:
@@ -272,7 +272,7 @@ def an_upload(
 
 
 def a_finish(path: str = "/rec/a.mp4", record: str = "record-1", **changes: Any) -> FinishedUpload:
-    """A finished upload."""
+    """Return a finished upload."""
     finished = FinishedUpload(
         path=path,
         size=100,
@@ -292,12 +292,12 @@ def a_finish(path: str = "/rec/a.mp4", record: str = "record-1", **changes: Any)
 
 
 def content(size: int, seed: int = 0) -> bytes:
-    """Bytes in which no two blocks are alike."""
+    """Return *size* bytes in which no two blocks are alike."""
     return hashlib.shake_128(seed.to_bytes(4, "big")).digest(size)
 
 
 def made(path: Path, data: bytes = b"recording") -> Path:
-    """A file with *data* in it."""
+    """Make a file that holds *data*. Returns its path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data)
     return path

@@ -1,7 +1,7 @@
-"""A whole house on the table: the built-in server, a watched folder, a state folder, and the daemon's stages over them.
+"""The whole application under test: the built-in server, a watched folder, a state folder, and the daemon's stages.
 
-``Rig`` is for tests that need all of it, over real sockets and real files. Nothing here sleeps: a test waits for the
-event that it wants to see, for a bounded time, and fails at once when the house has died.
+``Rig`` is for tests that need all of it, over real sockets and real files. A test never sleeps for a fixed time: it
+waits for an event, for a bounded time, and fails at once when the application has ended.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ from uploader.store.store import read_state
 from uploader.testing.simulator import CallName, Fault, FaultKind, RecordView, SeenCall, Settings
 from uploader.testing.simulator.records import Record
 
-RIG_TIMEOUT: Final = 40.0  # s until a test that waits gives up: a busy machine is no failure
+RIG_TIMEOUT: Final = 40.0  # s until a test that waits gives up; long, so that a busy machine fails no test
 RIG_CHECK_INTERVAL: Final = 0.05  # s
 
 E = TypeVar("E", bound=events.Event)
 
 
 class Rig:
-    """A server, a watched folder, and a house that can be stopped, killed and begun anew. An async context manager.
+    """A server, a watched folder, and an application that can be stopped, killed and restarted. A context manager.
 
     *server*, *upload* and *watch* are keys of the configuration's tables that differ from the rig's own; *watches*
     replaces its one folder. Everything lies below *folder*: ``watch/``, ``state/``, ``server/``, ``config.toml``.
@@ -65,7 +65,7 @@ class Rig:
         self.simulator = WatchfulSimulator(folder / "server", settings or ready_at_once())
         self.bus = events.Bus()
         self.bus.listen(self._hear)
-        self.heard: list[events.Event] = []  # everything that was published, over all lives
+        self.heard: list[events.Event] = []  # everything that was published, over all restarts
         self.most_attempts = 0  # the highest count of failures that any upload ever had
         self.environ = {"VALT_UPLOADER_PASSWORD": "secret"}
         self._server = {"username": "uploader", "stall_timeout": "10s", "doubt_settle": "100ms"} | (server or {})
@@ -73,7 +73,7 @@ class Rig:
         common = {"path": str(self.watch), "settle": "50ms", "mode": "poll", "rescan": "10m"} | (watch or {})
         self._watches = [common] if watches is None else [common | each for each in watches]
         self._discover = discover
-        self._news = asyncio.Event()
+        self._changed = asyncio.Event()
         self._application: Application | None = None
         self._operator: Operator | None = None
         self._disk: MortalDisk | None = None
@@ -91,33 +91,33 @@ class Rig:
         finally:
             await self.simulator.stop()
 
-    # The house
+    # The application
 
     @property
     def application(self) -> Application:
-        """The house that works, or worked last."""
+        """The application that runs now, or ran last."""
         assert self._application is not None
         return self._application
 
     @property
     def operator(self) -> Operator:
-        """The operator's commands to it."""
+        """The interface for the operator's commands."""
         assert self._operator is not None
         return self._operator
 
     async def retry(self, path: str) -> bool:
-        """Do what ``valt-uploader retry`` asks of the daemon."""
+        """Do what the daemon does for ``valt-uploader retry``."""
         await self.operator.try_server_again()
         return await self.operator.retry(path)
 
     @property
     def store(self) -> Store:
-        """Its store."""
+        """The store of the running application."""
         assert self._store is not None
         return self._store
 
     def config(self) -> Config:
-        """Write the configuration down and load it, as the daemon does."""
+        """Write the configuration file and load it, as the daemon does."""
         path = self.folder / "config.toml"
         tables = [_table("[server]", {"url": self.simulator.url} | self._server), _table("[upload]", self._upload)]
         tables += [_table("[[watch]]", watch) for watch in self._watches]
@@ -126,16 +126,16 @@ class Rig:
         return load(path, {})
 
     async def start(self) -> Application:
-        """Open the state folder and let a new house work over it."""
-        assert self._task is None, "the last house still works"
+        """Open the state folder and run a new application on it."""
+        assert self._task is None, "the last application still runs"
         self.build()
         self._stop = asyncio.Event()
         self._task = asyncio.create_task(self.application.run(self._stop, discover=self._discover))
-        self._task.add_done_callback(lambda _: self._news.set())
+        self._task.add_done_callback(lambda _: self._changed.set())
         return self.application
 
     def build(self) -> Application:
-        """Open the state folder and build a house over it that does not work yet."""
+        """Open the state folder and build an application on it without running it."""
         config = self.config()
         self._disk = MortalDisk(config.state.dir)
         self._store = Store(self._disk, self.clock, self.bus)
@@ -146,7 +146,7 @@ class Rig:
         return self._application
 
     async def stop(self) -> None:
-        """End the house as SIGTERM does: chunks in flight may end, and what is known is saved."""
+        """Stop the application as SIGTERM does: chunks in flight may end, and the state is saved."""
         assert self._task is not None
         self._stop.set()
         async with asyncio.timeout(RIG_TIMEOUT):
@@ -155,7 +155,7 @@ class Rig:
         await self._close()
 
     async def kill(self) -> None:
-        """End the house as SIGKILL does: what is not on the disk by now never was."""
+        """End the application as SIGKILL does: what is not on the disk by now is lost."""
         if self._disk is not None:
             self._disk.dead = True
         task, self._task = self._task, None
@@ -164,11 +164,11 @@ class Rig:
             with suppress(asyncio.CancelledError):
                 await task
             with warnings.catch_warnings(action="ignore", category=ResourceWarning):
-                gc.collect(1)  # what a killed process has left open, the system closes
+                gc.collect(1)  # closes what was left open, as the system does for a killed process
         await self._close()
 
     async def restart(self) -> Application:
-        """Kill the house and begin a new one over what the disk holds."""
+        """Kill the application and start a new one from what the disk holds."""
         await self.kill()
         return await self.start()
 
@@ -179,7 +179,7 @@ class Rig:
             await store.close()
 
     def saved(self) -> StateSnapshot:
-        """What ``state.json`` holds at this moment."""
+        """Read what ``state.json`` holds now."""
         disk = StateFolder(self.folder / "state", lock=False)
         try:
             return read_state(disk)
@@ -187,13 +187,13 @@ class Rig:
             disk.close()
 
     def on_disk(self, path: str) -> Upload:
-        """The upload of *path* as ``state.json`` has it."""
+        """Read the upload of *path* from ``state.json``."""
         return next(upload for upload in self.saved().uploads if upload.path == path)
 
     def prepare(
         self, *uploads: Upload, orphans: tuple[Orphan, ...] = (), capabilities: ServerCapabilities | None = None
     ) -> None:
-        """Let the state folder hold these, as if an earlier house had left them there."""
+        """Write these into the state folder, as if an earlier run had left them there."""
         disk = StateFolder(self.folder / "state")
         try:
             saved = StateSnapshot(1, uploads, orphans, capabilities or ServerCapabilities())
@@ -204,7 +204,7 @@ class Rig:
     # The folder
 
     def write(self, name: str, content: bytes, *, folder: Path | None = None) -> str:
-        """Put a file into the watched folder in one step; its path."""
+        """Put a file into the watched folder in one step. Returns its path."""
         target = (folder or self.watch) / name
         target.parent.mkdir(parents=True, exist_ok=True)
         hidden = target.with_name(f".{os.getpid()}.new")
@@ -213,63 +213,63 @@ class Rig:
         return str(target)
 
     async def drop(self, name: str, content: bytes, *, folder: Path | None = None) -> str:
-        """Put a file into the watched folder and let the house look; its path."""
+        """Put a file into the watched folder and scan. Returns its path."""
         path = self.write(name, content, folder=folder)
         await self.scan()
         return path
 
     async def scan(self) -> None:
-        """Let the house look at its folders now."""
+        """Scan the watched folders now."""
         await self.application.discover.scan_all()
 
-    # What happens
+    # Events
 
     def _hear(self, event: events.Event) -> None:
         self.heard.append(event)
-        self._news.set()
+        self._changed.set()
         if self._store is not None:
             troubles = (upload.trouble for upload in self._store.uploads.values())
             counts = (trouble.attempts for trouble in troubles if trouble is not None)
             self.most_attempts = max(self.most_attempts, *counts, 0)
 
     def seen(self, kind: type[E], **fields: object) -> list[E]:
-        """Every event of this *kind* with these *fields* so far."""
+        """Return every event of this *kind* with these *fields* so far."""
         return [event for event in self.heard if isinstance(event, kind) and _has(event, fields)]
 
     async def event(self, kind: type[E], *, count: int = 1, **fields: object) -> E:
-        """Wait for the *count*-th event of this *kind* with these *fields*, counted from the first life on."""
+        """Wait for the *count*-th event of this *kind* with these *fields*, counted from the first start."""
         await self.until(lambda: len(self.seen(kind, **fields)) >= count, f"{kind.__name__} {fields}")
         return self.seen(kind, **fields)[count - 1]
 
     async def until(self, condition: Callable[[], object], what: str = "it") -> None:
-        """Wait until *condition* holds; it is asked after every event, and now and then for what no event tells of."""
+        """Wait until *condition* holds; it is checked after every event and every ``RIG_CHECK_INTERVAL``."""
         try:
             async with asyncio.timeout(RIG_TIMEOUT):
                 while not condition():
-                    self._news.clear()
+                    self._changed.clear()
                     if self._task is not None and self._task.done():
                         self._task.result()
-                        raise AssertionError(f"the house has ended before {what}")
+                        raise AssertionError(f"the application has ended before {what}")
                     with suppress(TimeoutError):
-                        await asyncio.wait_for(self._news.wait(), RIG_CHECK_INTERVAL)
+                        await asyncio.wait_for(self._changed.wait(), RIG_CHECK_INTERVAL)
         except TimeoutError:
-            raise AssertionError(f"{what} never came; last: {self.heard[-8:]}") from None
+            raise AssertionError(f"timeout while waiting for {what}; last events: {self.heard[-8:]}") from None
 
     async def finished(self, *paths: str) -> None:
-        """Wait until each of these is finished."""
+        """Wait until each of these files is finished."""
         for path in paths:
             await self.event(events.UploadFinished, path=path)
 
     async def swept(self) -> None:
-        """Wait until no record of ours waits to be cleared away."""
-        await self.until(lambda: not self.store.orphans, "the sweep")
-        await self.store.commit()  # behind the sweep's own, after which it is announced
+        """Wait until no orphan is left."""
+        await self.until(lambda: not self.store.orphans, "the orphan cleanup")
+        await self.store.commit()  # follows the save of the cleanup, which announces its event after that save
 
-    # What the server saw
+    # The server
 
     @property
     def records(self) -> list[RecordView]:
-        """Every record on the server, the oldest first."""
+        """All records on the server, the oldest first."""
         return self.simulator.records()
 
     @property
@@ -279,17 +279,17 @@ class Rig:
         return record
 
     def fault(self, call: CallName, kind: FaultKind, **more: Any) -> Fault:
-        """Let something go wrong at the server: see ``simulator.Fault``."""
+        """Let the server fail in this way: see ``simulator.Fault``."""
         fault = Fault(call=call, kind=kind, **more)
         self.simulator.faults.append(fault)
         return fault
 
     def become(self, settings: Settings) -> None:
-        """Let the server be of another kind from now on."""
+        """Change the settings of the running server."""
         self.simulator.settings = self.simulator._api._settings = settings
 
     def plant(self, name: str, *, author: str = "uploader", age: float = 0.0, video: bool = False) -> str:
-        """Put a record on the server that this house has not made; its id."""
+        """Put a record on the server that the application has not made. Returns its id."""
         now = time.time()
         record = Record(
             id=str(uuid.uuid4()),
@@ -304,11 +304,11 @@ class Rig:
         return record.id
 
     def calls(self, name: CallName) -> list[SeenCall]:
-        """The calls of this *name* that have ended."""
+        """Return the calls of this *name* that have ended."""
         return [call for call in self.simulator.calls if call.name == name]
 
     def state_of(self, path: str) -> State | None:
-        """Where the upload of *path* stands; None when it is not known, or done."""
+        """Return the state of the upload of *path*; None when it is unknown or done."""
         upload = self.store.uploads.get(path)
         return None if upload is None else upload.state
 

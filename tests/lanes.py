@@ -1,4 +1,4 @@
-"""Lanes at work on a virtual clock: what each of them was allowed to send, and when."""
+"""Runs bandwidth lanes on a virtual clock and logs what each of them was allowed to send, and when."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ E = TypeVar("E", bound=events.Event)
 
 
 def configured(*roots: str, settle: str = "10s", **upload: Any) -> Config:
-    """A configuration with these keys of ``[upload]`` and these watched folders."""
+    """Build a configuration with these keys of ``[upload]`` and these watched folders."""
     return Config.model_validate(
         {
             "server": {"url": "https://valt.example.com", "username": "uploader"},
@@ -33,22 +33,22 @@ def configured(*roots: str, settle: str = "10s", **upload: Any) -> Config:
 
 
 def limited(*lanes: Lane) -> list[bool]:
-    """Which of them may have to wait now."""
+    """Say of each lane whether it is limited now."""
     return [lane.limited for lane in lanes]
 
 
 @dataclass
 class Traffic:
-    """What went: at which moment, on which lane, how many bytes."""
+    """What was sent: the moment, the lane and the number of bytes of each piece."""
 
     log: list[tuple[float, int, int]] = field(default_factory=list)
 
     def between(self, start: float, end: float, lane: int | None = None) -> int:
-        """Bytes of one lane, or of all."""
+        """Count the bytes of one lane, or of all."""
         return sum(count for at, number, count in self.log if start <= at < end and lane in {None, number})
 
     def busiest(self, length: float = WINDOW) -> int:
-        """The most bytes in any window of so many seconds, both its ends included."""
+        """Return the most bytes in any window of *length* seconds, both ends included."""
         most = total = first = 0
         for at, _, count in self.log:
             total += count
@@ -65,7 +65,7 @@ class Site:
     def __init__(self, clock: VirtualClock, config: Config) -> None:
         self.clock, self.bus = clock, events.Bus()
         self.heard: list[events.Event] = []
-        self.share: float | None = None  # what the pressure is read as
+        self.share: float | None = None  # the pressure that the next reading gives
         self.readings = 0
         self.bandwidth = Bandwidth(config, clock, self.bus, pressure=self._read)
         self.traffic = Traffic()
@@ -77,7 +77,7 @@ class Site:
         return self.share
 
     def send(self, lane: Lane, number: int, wishes: Callable[[Lane], int], after: float = 0.0) -> asyncio.Task[None]:
-        """Send on *lane* without end, from *after* seconds on, each time as much as *wishes* says."""
+        """Send on *lane* until cancelled, after *after* seconds, each time as much as *wishes* says."""
         task = asyncio.ensure_future(self._send(lane, number, wishes, after))
         self._tasks.append(task)
         return task
@@ -90,23 +90,23 @@ class Site:
             assert 1 <= count <= wanted
             self.traffic.log.append((self.clock.monotonic(), number, count))
             if not lane.limited:
-                await self.clock.sleep(0.01)  # a network takes its time, too
+                await self.clock.sleep(0.01)  # a network takes time, too
 
     def workers(self, count: int, root: str = ROOT) -> list[asyncio.Task[None]]:
-        """So many lanes that always want more."""
+        """Start *count* lanes that always want to send more."""
         return [self.send(self.bandwidth.lane(root), number, lambda _: MUCH) for number in range(count)]
 
     def of(self, kind: type[E]) -> list[E]:
-        """The events of this kind so far."""
+        """Return the events of this kind so far."""
         return [event for event in self.heard if isinstance(event, kind)]
 
     @property
     def said(self) -> list[str]:
-        """How each change of the limit was told."""
+        """The reason of each announced change of the limit."""
         return [event.reason for event in self.of(events.BandwidthChanged)]
 
     async def end(self) -> None:
-        """Cancel everything that was begun."""
+        """Cancel every task that was started. Raises the first error of one."""
         for task in self._tasks:
             task.cancel()
         outcomes: Iterable[object] = await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -117,7 +117,7 @@ class Site:
 
 @asynccontextmanager
 async def site(config: Config, clock: VirtualClock | None = None) -> AsyncIterator[Site]:
-    """A ``Site`` that is at work."""
+    """Start a ``Site`` and end it."""
     here = Site(clock or VirtualClock(), config)
     await idle()
     try:

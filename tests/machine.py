@@ -1,7 +1,7 @@
-"""What some tests need of the machine: a program, or a right. One can be installed; the other cannot.
+"""Skips tests that need a program or a right which this machine does not have.
 
-So a missing program fails where a machine checks everything (``CI=true``) and is skipped elsewhere; a right that this
-machine gives nobody is skipped everywhere, with its name.
+A missing program can be installed, so it fails the test where everything is checked (``CI=true``) and skips it
+elsewhere. A missing right skips the test everywhere, and the reason names it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ SYSTEM = "/usr/sbin:/sbin"  # programs that are not in everybody's PATH
 
 
 def needs(program: str, package: str) -> str:
-    """Where a program is."""
+    """Return the path of a program; skip or fail the test if it is missing."""
     found = shutil.which(program, path=f"{os.environ.get('PATH', '')}:{SYSTEM}")
     if found is None:
         missing(program, package)
@@ -26,7 +26,7 @@ def needs(program: str, package: str) -> str:
 
 
 def missing(program: str, package: str) -> NoReturn:
-    """Skip the test for want of a program; where a machine checks everything, fail it."""
+    """Skip the test because a program is missing; fail it where everything is checked."""
     why = f"{program} is not installed: apt install {package}"
     if os.environ.get("CI") == "true":
         pytest.fail(why)
@@ -34,20 +34,23 @@ def missing(program: str, package: str) -> NoReturn:
 
 
 def works(*command: str) -> bool:
-    """Whether a command ends well."""
+    """True when a command exits with 0."""
     return subprocess.run(command, capture_output=True, timeout=PROCESS_TIMEOUT).returncode == 0
 
 
 def strace() -> str:
-    """How to trace a process."""
+    """Return the path of strace; skip the test where processes cannot be traced."""
     program = needs("strace", "strace")
     if not works(program, "-o", os.devnull, "true"):
-        pytest.skip("this machine allows nobody to trace a process")
+        pytest.skip("this machine does not allow tracing a process")
     return program
 
 
-def in_a_room_of_its_own(*prepare: str) -> tuple[str, ...]:
-    """How to start the program with mounts that nobody else sees; *prepare*: shell commands, $0 is the state folder."""
+def in_mount_namespace(*prepare: str) -> tuple[str, ...]:
+    """Return a command prefix that starts a program in a mount namespace of its own.
+
+    *prepare*: shell commands that run there before the program; $0 is the state folder.
+    """
     unshare = needs("unshare", "util-linux")
     if not works(unshare, "-rm", "true"):
         pytest.skip("this machine allows no user namespaces")

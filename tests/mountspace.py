@@ -1,7 +1,7 @@
-"""A mount table of the daemon's own: what is mounted and taken away there, the machine never sees.
+"""Runs the daemon in a mount namespace of its own, in which tests mount and unmount without changing the machine.
 
-The daemon is started in a mount namespace of its own (in a user namespace too, when the tests do not run as root), and
-what is mounted is mounted in there, by ``nsenter``. All of it is gone with the daemon.
+When the tests do not run as root, it is in a user namespace of its own, too. Tests mount with ``nsenter``. The
+namespace ends with the daemon.
 """
 
 from __future__ import annotations
@@ -26,25 +26,25 @@ UNSHARE = ("unshare", "-m") if ROOT else ("unshare", "-rm")
 
 
 def need_mounts() -> None:
-    """Go on only where a process may have a mount table of its own."""
+    """Skip the test where a process cannot have a mount namespace of its own."""
     if not all(map(shutil.which, ("unshare", "nsenter", "mount", "umount"))):
         missing("unshare", "util-linux")
     if subprocess.run([*UNSHARE, "mount", "-t", "tmpfs", "none", "/tmp"], capture_output=True).returncode:
-        pytest.skip("this machine lets nobody have a mount table of his own")
+        pytest.skip("this machine allows no mount namespaces")
 
 
 def need_fuse() -> None:
-    """Go on only where a folder can be shown again through FUSE."""
+    """Skip the test where a folder cannot be mounted through FUSE."""
     need_mounts()
     if not ROOT or not os.access("/dev/fuse", os.R_OK | os.W_OK):
-        pytest.skip("a FUSE mount takes root and /dev/fuse")
+        pytest.skip("a FUSE mount needs root and /dev/fuse")
     if not shutil.which("bindfs"):
         missing("bindfs", "bindfs")
 
 
 @dataclass
 class Space:
-    """The daemon, and its mount table."""
+    """The daemon and its mount namespace."""
 
     site: Site
     daemon: Process
@@ -56,21 +56,21 @@ class Space:
         return ["nsenter", "-t", str(self.daemon.pid), "-m", *more]
 
     async def do(self, *command: str | Path) -> None:
-        """Run a command in there, which must succeed."""
+        """Run a command in the namespace; it must succeed."""
         run = await asyncio.create_subprocess_exec(*self._inside, *map(str, command), stdout=PIPE, stderr=PIPE)
         out, err = await run.communicate()
         assert run.returncode == 0, (command, out, err)
 
     async def mount(self, *arguments: str | Path) -> None:
-        """Mount something in there."""
+        """Mount something in the namespace."""
         await self.do("mount", *arguments)
 
     async def umount(self, point: Path) -> None:
-        """Take a mount away, at once even if it is in use."""
+        """Unmount *point* at once, even if it is in use."""
         await self.do("umount", "-l", point)
 
     async def show(self, source: Path, point: Path) -> asyncio.subprocess.Process:
-        """Show *source* at *point* through FUSE; the process that serves it."""
+        """Mount *source* at *point* through FUSE. Returns the process that serves it."""
         server = await asyncio.create_subprocess_exec(
             *self._inside, "bindfs", "-f", str(source), str(point), stdin=DEVNULL, stdout=DEVNULL, stderr=DEVNULL
         )
@@ -82,8 +82,8 @@ class Space:
 
 
 @contextlib.asynccontextmanager
-async def at_work_apart(site: Site, *arguments: str | Path) -> AsyncIterator[Space]:
-    """The daemon of *site* at work in a mount namespace of its own."""
+async def at_work_in_namespace(site: Site, *arguments: str | Path) -> AsyncIterator[Space]:
+    """Run the daemon of *site* in a mount namespace of its own."""
     daemon = await site.launch(*(arguments or ("run", "-c", site.config)), program=(*UNSHARE, *COMMAND))
     space = Space(site, daemon)
     try:

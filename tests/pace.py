@@ -1,7 +1,7 @@
-"""Which tests are slow: those that start a process, or a whole application with its server. By rule, not by list.
+"""Marks tests as slow that start a process, or a whole application with its server; all others are quick.
 
-A test is judged by what its code can reach: the names that it, its fixtures and the helpers of the tests mention. So a
-new test is quick or slow without anybody's doing. A quick test that starts a process all the same fails (``Guard``).
+A test is slow by what its code can reach: the names that it, its fixtures and its helpers mention. So a new test needs
+no mark. A quick test that starts a process nevertheless fails (``Guard``).
 """
 
 from __future__ import annotations
@@ -17,16 +17,17 @@ import pytest
 
 HERE: Final = Path(__file__).parent
 SLOW_MODULES: Final = frozenset({"harness", "process", "warm", "mountspace", "subprocess", "multiprocessing"})
+SLOW_PRODUCT: Final = frozenset({"uploader.files.watching"})  # it listens in a process of its own
 STARTS_A_PROCESS: Final = frozenset({"subprocess.Popen", "os.exec", "os.fork", "os.forkpty", "os.posix_spawn"})
 
 
 def is_slow(functions: Iterable[Any]) -> bool:
-    """Whether any of these can reach something slow: a test, and the fixtures that it uses."""
-    return any(_home(value) in SLOW_MODULES for value in _reached(functions))
+    """True when any of these functions (a test and its fixtures) can reach something slow."""
+    return any(_home(value) in SLOW_MODULES or _module(value) in SLOW_PRODUCT for value in _reached(functions))
 
 
 def mark(items: Iterable[pytest.Item]) -> None:
-    """Mark each test ``quick`` or ``slow``, and keep the tests of a file together; worlds are spread one by one."""
+    """Mark each test ``quick`` or ``slow``. Tests of one file run in one process, except for simulated worlds."""
     for item in items:
         assert isinstance(item, pytest.Function)
         fixtures = [fixture.func for found in item._fixtureinfo.name2fixturedefs.values() for fixture in found]
@@ -37,19 +38,19 @@ def mark(items: Iterable[pytest.Item]) -> None:
 
 
 class Guard:
-    """Fails a quick test that starts a process. There is one for the run: an audit hook cannot be taken back."""
+    """Fails a quick test that starts a process. There is one for the run, as an audit hook cannot be removed."""
 
     def __init__(self) -> None:
-        self.quick = False  # whether the test that runs now is a quick one
+        self.quick = False  # True while a quick test runs
         sys.addaudithook(self._hear)
 
     def _hear(self, event: str, _: tuple[object, ...]) -> None:
         if self.quick and event in STARTS_A_PROCESS:
-            raise AssertionError("a quick test starts a process: tests/pace.py does not see how, and has to")
+            raise AssertionError("a quick test starts a process: tests/pace.py does not detect how, and has to")
 
 
 def _reached(functions: Iterable[Any]) -> Iterator[Any]:
-    """Everything that the code of these mentions, and what the helpers among it mention in turn."""
+    """Yield everything that the code of these mentions, directly or through helpers of the tests."""
     waiting, seen = [_bare(function) for function in functions], set[int]()
     while waiting:
         value = waiting.pop()
@@ -58,15 +59,15 @@ def _reached(functions: Iterable[Any]) -> Iterator[Any]:
         seen.add(id(value))
         yield value
         mentioned: list[Any] = []
-        if isinstance(value, FunctionType) and _is_ours(value.__code__.co_filename):
+        if isinstance(value, FunctionType) and _is_test_code(value.__code__.co_filename):
             mentioned = [value.__globals__.get(name) for name in _names(value.__code__)]
-        elif isinstance(value, type) and _is_ours(getattr(sys.modules[value.__module__], "__file__", None) or ""):
+        elif isinstance(value, type) and _is_test_code(getattr(sys.modules[value.__module__], "__file__", None) or ""):
             mentioned = [*vars(value).values(), *value.__bases__]
         waiting += [one for one in map(_bare, mentioned) if isinstance(one, FunctionType | type | ModuleType)]
 
 
 def _bare(value: Any) -> Any:
-    """The function that a decorator, a method or a property wraps; anything else as it is."""
+    """Return the function that a decorator, a method or a property wraps; anything else as it is."""
     if isinstance(value, ModuleType | type):
         return value
     if isinstance(value, property):
@@ -75,15 +76,18 @@ def _bare(value: Any) -> Any:
 
 
 def _names(code: CodeType) -> set[str]:
-    """The names that a function mentions, and the functions inside it."""
+    """Return the names that a function and its inner functions mention."""
     inner = [_names(constant) for constant in code.co_consts if isinstance(constant, CodeType)]
     return set(code.co_names).union(*inner)
 
 
-def _is_ours(file: str) -> bool:
+def _is_test_code(file: str) -> bool:
     return Path(file).is_relative_to(HERE)
 
 
+def _module(value: Any) -> str:
+    return str(value.__name__ if isinstance(value, ModuleType) else value.__module__)
+
+
 def _home(value: Any) -> str:
-    name = value.__name__ if isinstance(value, ModuleType) else value.__module__
-    return str(name).partition(".")[0]
+    return _module(value).partition(".")[0]

@@ -1,4 +1,4 @@
-"""What a rig is made of: a hurried clock, a disk that dies, a watchful server; and words for files and ranges."""
+"""Parts of a ``Rig``: a fast clock, a state folder that a kill stops, a counting server; and helpers for contents."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from uploader.testing.simulator import CallName, Fault, RecordView, Settings, Si
 from uploader.testing.simulator.wire import SimulatedAnswer
 
 CHUNK: Final = 64 * 1024  # bytes: the smallest that may be configured
-SPEED: Final = 20
+SPEED: Final = 20  # times as fast as the machine's clock
 
 
 class BriskClock(SystemClock):
-    """The machine's clock, but every wait takes a twentieth of its time, and every roll of the dice falls low.
+    """The machine's clock with waits that take a twentieth of their time and random numbers at their lower bound.
 
-    What is written down is the true time.
+    ``now`` is the true time.
     """
 
     def uniform(self, low: float, high: float) -> float:
-        """The shortest of all pauses."""
+        """Return *low*: the shortest pause."""
         del high
         return low
 
     def monotonic(self) -> float:
-        """Seconds that never jump, twenty to a second."""
+        """Count twenty seconds for each second that passes."""
         return super().monotonic() * SPEED
 
     async def sleep(self, seconds: float) -> None:
@@ -39,33 +39,33 @@ class BriskClock(SystemClock):
         await super().sleep(seconds / SPEED)
 
     def later(self, seconds: float, call: Callable[[], None]) -> Callable[[], None]:
-        """Do it after a twentieth of *seconds*."""
+        """Do *call* after a twentieth of *seconds*."""
         return super().later(seconds / SPEED, call)
 
 
 class MortalDisk(StateFolder):
-    """A state folder that no write reaches any more once its process counts as killed."""
+    """A state folder that ignores all writes once ``dead`` is set, as after a kill of its process."""
 
     dead = False
 
     def replace(self, name: str, *content: Piece) -> None:
-        """Replace, while alive."""
+        """Replace, unless dead."""
         if not self.dead:
             super().replace(name, *content)
 
     def append(self, name: str, content: bytes) -> None:
-        """Append, while alive."""
+        """Append, unless dead."""
         if not self.dead:
             super().append(name, content)
 
     def append_cache(self, name: str, content: bytes) -> None:
-        """Append, while alive."""
+        """Append, unless dead."""
         if not self.dead:
             super().append_cache(name, content)
 
 
 class WatchfulSimulator(Simulator):
-    """The built-in server, which also notes how many upload requests of one record it ever had at once."""
+    """The built-in server, which also counts the concurrent upload requests of each record."""
 
     def __init__(self, folder: Path, settings: Settings) -> None:
         super().__init__(folder, settings)
@@ -85,12 +85,12 @@ class WatchfulSimulator(Simulator):
 
 
 def sha256(content: bytes) -> str:
-    """The digest of *content*, as events, ledger and server show it."""
+    """Return the sha256 of *content* in hexadecimal, as events, ledger and server show it."""
     return hashlib.sha256(content).hexdigest()
 
 
 def content_of(size: int, seed: int = 1) -> bytes:
-    """*size* bytes of which no two chunks are alike, other ones for each *seed*."""
+    """Return *size* bytes of which no two chunks are alike; they differ for each *seed*."""
     block = b"".join(
         hashlib.sha256(f"{seed}:{number}".encode()).digest() for number in range(min(size, CHUNK) // 32 + 1)
     )
@@ -99,20 +99,20 @@ def content_of(size: int, seed: int = 1) -> bytes:
 
 
 def spans(record: RecordView) -> list[tuple[int, int]]:
-    """The ranges that a record took, in their order: first byte, and first byte after."""
+    """Return the ranges that a record took, in order, as (start, end) with *end* exclusive."""
     return [(chunk.start, chunk.end + 1) for chunk in record.ranges]
 
 
 def chunked(size: int, chunk: int = CHUNK) -> list[tuple[int, int]]:
-    """The ranges that a file of *size* bytes is sent in."""
+    """Return the ranges in which a file of *size* bytes is sent, as (start, end) with *end* exclusive."""
     return [(start, min(start + chunk, size)) for start in range(0, size, chunk)]
 
 
 def at(path: str) -> Path:
-    """The file of that name."""
+    """Return *path* as a ``Path``."""
     return Path(path)
 
 
 def ready_at_once(**more: Any) -> Settings:
-    """A server whose videos are ready as soon as they are whole."""
+    """Settings of a server whose videos are ready as soon as their last byte has arrived."""
     return Settings(**({"processing": 0.0} | more))

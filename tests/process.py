@@ -1,6 +1,6 @@
-"""The program as a user runs it: a real process, its log read line by line, and a server for it to talk to.
+"""Runs the program as a user does: a real process, its log read line by line, and a server for it.
 
-Everything that is started here is ended here, by its process id; every wait is bounded by ``PROCESS_TIMEOUT``.
+Every process that is started here is ended here, by its id. Every wait is bounded by ``PROCESS_TIMEOUT``.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from typing import Any
 from uploader.testing.simulator import Settings, Simulator
 
 COMMAND = (sys.executable, "-m", "uploader")
-PROCESS_TIMEOUT = 40.0  # seconds for anything that a test waits for: a busy machine is no failure
-LOOK = 0.01  # seconds between two looks at a condition that nobody reports
+PROCESS_TIMEOUT = 40.0  # s for anything that a test waits for; long, so that a busy machine fails no test
+POLL_INTERVAL = 0.01  # s between two checks of a condition
 MIB = 1024 * 1024
 
 
 @dataclass(frozen=True)
 class Ended:
-    """How a command ended, and what it said."""
+    """The exit code and the output of a command."""
 
     code: int
     out: str
@@ -37,33 +37,33 @@ class Ended:
 
     @property
     def lines(self) -> list[str]:
-        """The lines of its standard output."""
+        """The lines of the standard output."""
         return self.out.splitlines()
 
     @property
     def complaints(self) -> list[str]:
-        """What it said on the standard error besides its log."""
+        """The lines of the standard error that are not log events."""
         return [line for line in self.err.splitlines() if not line.startswith("{")]
 
 
 @dataclass
 class Process:
-    """A process that runs, with all that it has said so far."""
+    """A running process and its output so far."""
 
     process: asyncio.subprocess.Process
-    log: list[dict[str, Any]] = field(default_factory=list)  # its events, in order
-    err: list[str] = field(default_factory=list)  # every line of its standard error
+    log: list[dict[str, Any]] = field(default_factory=list)  # log events, in order
+    err: list[str] = field(default_factory=list)  # every line of the standard error
     out: list[str] = field(default_factory=list)
-    _news: asyncio.Event = field(default_factory=asyncio.Event)
+    _changed: asyncio.Event = field(default_factory=asyncio.Event)
     _readers: list[asyncio.Task[None]] = field(default_factory=list)
 
     @property
     def pid(self) -> int:
-        """Its process id."""
+        """The process id."""
         return self.process.pid
 
     def read(self) -> None:
-        """Begin to take in what it says."""
+        """Begin to read the output."""
         pairs = ((self.process.stdout, self.out), (self.process.stderr, self.err))
         self._readers = [asyncio.create_task(self._take(stream, into)) for stream, into in pairs if stream]
 
@@ -72,56 +72,56 @@ class Process:
             into.append(line.removesuffix("\n"))
             if line.startswith("{") and into is self.err:
                 self.log.append(json.loads(line))
-            self._news.set()
+            self._changed.set()
 
     def events(self, name: str, since: int = 0, **fields: object) -> list[dict[str, Any]]:
-        """Every event of this *name* with these *fields*, from log line *since* on."""
+        """Return every event of this *name* with these *fields*, from log line *since* on."""
         wanted = {"event": name, **fields}
         return [line for line in self.log[since:] if all(line.get(key) == value for key, value in wanted.items())]
 
     async def event(self, name: str, since: int = 0, **fields: object) -> dict[str, Any]:
-        """Wait for an event of this *name* with these *fields*; it may have been there before."""
+        """Return the first event of this *name* with these *fields*; wait for it if there is none yet."""
         await self._until(lambda: bool(self.events(name, since, **fields)), f"no {name} {fields or ''}")
         return self.events(name, since, **fields)[0]
 
     async def line(self, text: str) -> str:
-        """Wait for a line of its standard output that holds *text*."""
-        await self._until(lambda: any(text in line for line in self.out), f"nobody said {text!r}")
+        """Wait for a line of the standard output that holds *text*."""
+        await self._until(lambda: any(text in line for line in self.out), f"no line with {text!r}")
         return next(line for line in self.out if text in line)
 
     async def _until(self, condition: Callable[[], bool], complaint: str) -> None:
         try:
             async with asyncio.timeout(PROCESS_TIMEOUT):
                 while not condition():
-                    assert any(not reader.done() for reader in self._readers), f"{complaint}: {self._told()}"
-                    self._news.clear()
+                    assert any(not reader.done() for reader in self._readers), f"{complaint}: {self._output()}"
+                    self._changed.clear()
                     if not condition():
-                        news = asyncio.ensure_future(self._news.wait())
-                        await asyncio.wait({news, *self._readers}, return_when=asyncio.FIRST_COMPLETED)
-                        news.cancel()
+                        change = asyncio.ensure_future(self._changed.wait())
+                        await asyncio.wait({change, *self._readers}, return_when=asyncio.FIRST_COMPLETED)
+                        change.cancel()
         except TimeoutError:
-            raise AssertionError(f"{complaint}: {self._told()}") from None
+            raise AssertionError(f"{complaint}: {self._output()}") from None
 
-    def _told(self) -> str:
+    def _output(self) -> str:
         return "\n".join(["", *self.out, *self.err])
 
     def send(self, number: signal.Signals) -> None:
-        """Send it a signal, if it still runs."""
+        """Send a signal, if the process still runs."""
         with suppress(ProcessLookupError):
             self.process.send_signal(number)
 
     async def ended(self) -> Ended:
-        """Wait for its end."""
+        """Wait until the process has ended."""
         try:
             async with asyncio.timeout(PROCESS_TIMEOUT):
                 code = await self.process.wait()
                 await asyncio.gather(*self._readers)
         except TimeoutError:
-            raise AssertionError(f"it does not end: {self._told()}") from None
+            raise AssertionError(f"the process does not end: {self._output()}") from None
         return Ended(code, "".join(f"{line}\n" for line in self.out), "".join(f"{line}\n" for line in self.err))
 
     async def stop(self, number: signal.Signals = signal.SIGTERM) -> Ended:
-        """Send it a signal, and wait for its end."""
+        """Send a signal and wait until the process has ended."""
         self.send(number)
         return await self.ended()
 
@@ -157,7 +157,7 @@ class Site:
         return self.path / "password"
 
     def configure(self, *, server: str = "", upload: str = "", watch: str = "", more: str = "") -> Path:
-        """Write the configuration; each argument is TOML that is added to its table, the last one after all."""
+        """Write the configuration. Each argument is TOML for its table; *more* is added at the end."""
         lines = [
             "[server]",
             f'url = "{self.url}"' if "url =" not in server else "",
@@ -181,7 +181,7 @@ class Site:
         return self.config
 
     def record(self, name: str, size: int = 200_000, *, seed: int = 1) -> Path:
-        """Put a recording of *size* random bytes into the watched folder."""
+        """Put a recording of *size* random bytes into the watched folder. Returns its path."""
         path = self.recordings / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(random.Random(f"{seed} {name}").randbytes(size))  # noqa: S311 - not a secret
@@ -221,19 +221,19 @@ class Site:
         return await (await self.launch(*arguments, **options)).ended()
 
     def stored(self) -> dict[str, Any]:
-        """What ``state.json`` holds."""
+        """Read ``state.json``."""
         document: dict[str, Any] = json.loads((self.state / "state.json").read_text())
         return document
 
     def ledger(self) -> list[dict[str, Any]]:
-        """The lines of the ledger."""
+        """Read the lines of the ledger."""
         path = self.state / "ledger.jsonl"
         return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 @asynccontextmanager
 async def at_work(path: Path, settings: Settings | None = None, **tables: str) -> AsyncIterator[Site]:
-    """Serve, write a configuration (*tables* as in ``Site.configure``), and end every process that was started."""
+    """Start a server and write a configuration (*tables* as in ``Site.configure``). In the end, end every process."""
     simulator = Simulator(path / "server", settings or Settings(processing=0.0))
     url = await simulator.start()
     environ = {"PATH": os.environ.get("PATH", ""), "HOME": str(path), "LANG": "C.UTF-8"}
@@ -253,16 +253,16 @@ async def at_work(path: Path, settings: Settings | None = None, **tables: str) -
         await simulator.stop()
 
 
-async def until(condition: Callable[[], bool], what: str, *, patience: float = PROCESS_TIMEOUT) -> None:
-    """Wait for a *condition* that nobody reports, for at most *patience* seconds."""
+async def until(condition: Callable[[], bool], what: str, *, timeout: float = PROCESS_TIMEOUT) -> None:
+    """Poll until *condition* holds, for at most *timeout* seconds."""
     try:
-        async with asyncio.timeout(patience):
-            while not condition():  # noqa: ASYNC110 - another process makes it true, and tells nobody
-                await asyncio.sleep(LOOK)
+        async with asyncio.timeout(timeout):
+            while not condition():  # noqa: ASYNC110 - another process makes it true, without an event
+                await asyncio.sleep(POLL_INTERVAL)
     except TimeoutError:
-        raise AssertionError(f"not within {patience:g} s: {what}") from None
+        raise AssertionError(f"not within {timeout:g} s: {what}") from None
 
 
 def sha256(path: Path) -> str:
-    """The sha256 (hex) of a file."""
+    """Return the sha256 of a file in hexadecimal."""
     return hashlib.sha256(path.read_bytes()).hexdigest()

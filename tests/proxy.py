@@ -1,7 +1,7 @@
-"""A TCP proxy between the daemon and a server, in which the line fails as lines do: one request, one ``LineFault``.
+"""A TCP proxy between the daemon and a server that makes the connection fail: one ``LineFault`` for each request.
 
-It knows no more of HTTP than this: what the client sends first, or first after something came back, begins a request.
-Its receive buffers are small, so that a large chunk is still on its way when the line fails.
+All that it knows of HTTP: the first bytes that the client sends, or sends after an answer, begin a request. Its receive
+buffers are small, so that a large chunk is still being sent when the connection fails.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ UPLOAD, CREATE = b"/videos/", b"/create-upload"
 
 @dataclass(eq=False)
 class LineFault:
-    """What becomes of requests whose first line holds *request*: the first *skip* pass, the next *times* are struck."""
+    """A fault of requests whose first line holds *request*: the first *skip* pass, the next *times* are affected."""
 
     request: bytes
     act: Literal[
         "reset",  # both ends, after *after* bytes of the request
-        "black-hole",  # nothing passes any more, and nobody is told
+        "black-hole",  # nothing passes any more, and neither end gets an error
         "answer",  # *answer* comes from the proxy, after *after* bytes; the server sees the request cut
         "lose-answer",  # the request passes, and a reset comes in place of its answer
         "replace-answer",  # the request passes, and *answer* comes in place of the server's
@@ -44,23 +44,23 @@ class LineFault:
 
 
 def an_answer(status: str, body: str) -> bytes:
-    """An answer of a proxy's own, after which it hangs up."""
+    """Build an answer that the proxy itself gives before it closes the connection."""
     head = f"HTTP/1.1 {status}\r\nContent-Type: text/html\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
     return (head + body).encode()
 
 
 @dataclass(eq=False)
 class Proxy:
-    """A line to the port *target* of this machine. *rate*: bytes per second towards the server, of each connection."""
+    """A proxy to the port *target* of this machine. *rate*: bytes per second towards the server, of each connection."""
 
     target: int
-    troubles: list[LineFault] = field(default_factory=list)
+    faults: list[LineFault] = field(default_factory=list)
     rate: float | None = None
-    struck: int = 0  # how many requests
+    struck: int = 0  # requests that a fault has affected
     _lines: set[asyncio.Task[None]] = field(default_factory=set)
 
     async def open(self) -> asyncio.Server:
-        """Listen on a port of its own."""
+        """Listen on a free port."""
         entrance = socket.socket()
         entrance.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, WINDOW)
         entrance.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, SEGMENT)
@@ -68,7 +68,7 @@ class Proxy:
         return await asyncio.start_server(self._carry, sock=entrance, limit=PIECE)
 
     async def close(self) -> None:
-        """Cut every line."""
+        """Abort every connection."""
         for line in self._lines:
             line.cancel()
         await asyncio.gather(*self._lines, return_exceptions=True)
@@ -79,13 +79,13 @@ class Proxy:
         self._lines.add(task)
         try:
             far_reader, far_writer = await asyncio.open_connection(HOST, self.target)
-        except OSError:  # the server has gone home
+        except OSError:  # the server has stopped
             self._lines.discard(task)
             return writer.transport.abort()
         line = _Line(self, reader, writer, far_reader, far_writer)
         try:
             await line.carry()
-        except asyncio.CancelledError:  # by ``close``: the server's own end of it must not hear of that
+        except asyncio.CancelledError:  # by ``close``; asyncio's server would log it
             pass
         finally:
             self._lines.discard(task)
@@ -93,21 +93,21 @@ class Proxy:
                 end.transport.abort()
         return None
 
-    def trouble_for(self, head: bytes) -> LineFault | None:
-        """Return what strikes the request that begins so, counting it."""
+    def fault_for(self, head: bytes) -> LineFault | None:
+        """Return the fault of the request that begins with *head*, and count it."""
         first = head.partition(b"\r\n")[0]
-        for trouble in self.troubles:
-            if trouble.request not in first:
+        for fault in self.faults:
+            if fault.request not in first:
                 continue
-            trouble.skip -= 1
-            if trouble.skip < 0 <= trouble.times + trouble.skip:
+            fault.skip -= 1
+            if fault.skip < 0 <= fault.times + fault.skip:
                 self.struck += 1
-                return trouble
+                return fault
         return None
 
 
 class _Line:
-    """One connection, and the trouble of the request that is on it."""
+    """One connection, and the fault of its current request."""
 
     def __init__(
         self,
@@ -120,20 +120,20 @@ class _Line:
         self._proxy, self._reader, self._writer = proxy, reader, writer
         self._far_reader, self._far_writer = far_reader, far_writer
         self._fresh = True  # what the client sends next begins a request
-        self._trouble: LineFault | None = None
+        self._fault: LineFault | None = None
         self._passed = 0  # bytes of the request
         self._ended = asyncio.Event()
 
     async def carry(self) -> None:
-        """Carry until either end closes it, or its trouble does."""
-        ways = [asyncio.create_task(self._up()), asyncio.create_task(self._down())]
-        ways.append(asyncio.create_task(self._end()))
+        """Pass bytes on until either end, or a fault, closes the connection."""
+        directions = [asyncio.create_task(self._up()), asyncio.create_task(self._down())]
+        directions.append(asyncio.create_task(self._end()))
         try:
-            await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(directions, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for way in ways:
-                way.cancel()
-            await asyncio.gather(*ways, return_exceptions=True)
+            for direction in directions:
+                direction.cancel()
+            await asyncio.gather(*directions, return_exceptions=True)
 
     async def _end(self) -> None:
         await self._ended.wait()
@@ -142,49 +142,49 @@ class _Line:
         while piece := await self._reader.read(PIECE):
             if self._fresh:
                 self._fresh, self._passed = False, 0
-                self._trouble = self._proxy.trouble_for(piece)
+                self._fault = self._proxy.fault_for(piece)
             if self._proxy.rate is not None:
                 await asyncio.sleep(len(piece) / self._proxy.rate)
-            trouble = self._trouble
-            if trouble is not None and trouble.act in {"reset", "black-hole", "answer"}:
-                room = trouble.after - self._passed
+            fault = self._fault
+            if fault is not None and fault.act in {"reset", "black-hole", "answer"}:
+                room = fault.after - self._passed
                 if len(piece) > room:
                     await self._send(self._far_writer, piece[:room])
-                    return await self._strike(trouble)
+                    return await self._strike(fault)
             self._passed += len(piece)
             await self._send(self._far_writer, piece)
         return None
 
-    async def _strike(self, trouble: LineFault) -> None:
-        if trouble.act == "reset":
+    async def _strike(self, fault: LineFault) -> None:
+        if fault.act == "reset":
             self._reset(self._far_writer)
             self._reset(self._writer)
-        elif trouble.act == "black-hole":
+        elif fault.act == "black-hole":
             await asyncio.Event().wait()
         else:
             self._reset(self._far_writer)
-            await self._send(self._writer, trouble.answer)
-            while await self._reader.read(PIECE):  # until the client has understood: an RST could overtake the answer
+            await self._send(self._writer, fault.answer)
+            while await self._reader.read(PIECE):  # until the client closes: an RST could overtake the answer
                 pass
 
     async def _down(self) -> None:
         while piece := await self._far_reader.read(PIECE):
-            trouble, self._fresh = self._trouble, True
-            if trouble is None or trouble.act in {"reset", "answer"}:
+            fault, self._fresh = self._fault, True
+            if fault is None or fault.act in {"reset", "answer"}:
                 await self._send(self._writer, piece)
-            elif trouble.act == "lose-answer":
+            elif fault.act == "lose-answer":
                 return self._reset(self._writer)
-            elif trouble.act == "replace-answer":
-                await self._send(self._writer, trouble.answer)
+            elif fault.act == "replace-answer":
+                await self._send(self._writer, fault.answer)
                 return self._ended.set()
-            elif trouble.act == "drip":
+            elif fault.act == "drip":
                 for at in range(len(piece)):
                     await self._send(self._writer, piece[at : at + 1])
-                    await asyncio.sleep(trouble.pause)
+                    await asyncio.sleep(fault.pause)
             else:
                 await asyncio.Event().wait()
-        if self._trouble is not None and self._trouble.act in {"black-hole", "answer"}:
-            await asyncio.Event().wait()  # what has become of the server is not heard of
+        if self._fault is not None and self._fault.act in {"black-hole", "answer"}:
+            await asyncio.Event().wait()  # the client does not see that the server has closed
         return None
 
     async def _send(self, writer: asyncio.StreamWriter, piece: bytes) -> None:
@@ -202,9 +202,9 @@ class _Line:
 
 
 @asynccontextmanager
-async def line_to(url: str, *troubles: LineFault, rate: float | None = None) -> AsyncIterator[tuple[Proxy, str]]:
-    """Put a proxy before the server at *url*: the proxy, and its own address."""
-    proxy = Proxy(int(url.rpartition(":")[2]), list(troubles), rate)
+async def line_to(url: str, *faults: LineFault, rate: float | None = None) -> AsyncIterator[tuple[Proxy, str]]:
+    """Put a proxy before the server at *url*. Yields the proxy and its address."""
+    proxy = Proxy(int(url.rpartition(":")[2]), list(faults), rate)
     server = await proxy.open()
     try:
         yield proxy, f"http://{HOST}:{server.sockets[0].getsockname()[1]}"

@@ -1,4 +1,4 @@
-"""Shares and what lies in them, for tests: one call each, by path."""
+"""Helpers for shares and their files that take a path."""
 
 from __future__ import annotations
 
@@ -21,31 +21,31 @@ PathPredicate = Callable[[str], bool]
 
 
 def share_of(root: str | Path) -> MountedShare:
-    """The share that *root* is."""
+    """Return the share at *root*."""
     return MountedShare(str(root), SystemClock())
 
 
 async def identify(path: str | Path) -> Identity:
-    """Which content a path has."""
+    """Return the identity of the file at *path*."""
     return (await share_of(Path(path).parent).snapshot(str(path))).identity
 
 
 def sha256_of(path: str | Path) -> str:
-    """The hash of a whole file."""
+    """Return the sha256 of a file in hexadecimal."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextlib.asynccontextmanager
 async def opened(path: str | Path, identity: Identity) -> AsyncIterator[Recording]:
-    """A recording, open for sending."""
+    """Open a recording for sending."""
     async with share_of(Path(path).parent).open(str(path), identity) as recording:
         yield recording
 
 
 @dataclass(frozen=True)
 class Scan:
-    """What one whole walk saw."""
+    """The result of one whole walk."""
 
     root: str
     sightings: tuple[Sighting, ...]
@@ -63,7 +63,7 @@ def scan(
     passes: PathPredicate = match_nothing,
     start: str = "",
 ) -> Scan:
-    """Walk through *root* from end to end."""
+    """Walk through all of *root*."""
     fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
     try:
         walk = Walk(fd, str(root), WalkFilter(takes, enters, passes, start))
@@ -93,29 +93,29 @@ def _root_of(path: str, root: str | None) -> Iterator[tuple[int, str]]:
 
 
 def was_sent(path: str | Path, identity: Identity, digest: str) -> SentFile:
-    """What the state would say of a file that has just been sent."""
+    """Return what the state would hold of a file that has just been sent."""
     status = os.lstat(path) if os.path.lexists(path) else None
     return SentFile(identity, digest, None if status is None else (status.st_dev, status.st_ino))
 
 
 def disposer() -> Disposer:
-    """What removals of one run have in common."""
+    """Return the ``Disposer`` that all removals of one run share."""
     return Disposer(lambda: uuid.uuid4().hex[:16], uuid.uuid4().hex[:16])
 
 
 def delete(path: str, sent: SentFile, by: Disposer | None = None) -> bool:
-    """Delete, as the last stage does."""
+    """Delete a file as the finish stage does."""
     with _root_of(path, None) as (fd, name):
         return dispose.delete(fd, name, sent, by or disposer())
 
 
 def move(path: str, sent: SentFile, target: str, by: Disposer | None = None) -> str | None:
-    """Move, as the last stage does; *target* lies in the archive itself."""
+    """Move a file as the finish stage does; *target* lies directly in the archive."""
     with _root_of(path, None) as (fd, name), opened_archive(str(Path(target).parent), None) as archive:
         return dispose.move(fd, name, sent, archive, target, by or disposer())
 
 
 def free_target(path: str, root: str, move_to: str, sent: SentFile) -> str:
-    """Choose a name below *move_to*."""
+    """Choose a free name below *move_to*."""
     with _root_of(path, root) as (fd, relpath):
         return dispose.free_target(fd, relpath, move_to, sent, disposer())

@@ -1,4 +1,4 @@
-"""What a chunk is read from, without a file: the ``ByteSource`` of tests that are about bodies and connections."""
+"""A ``ByteSource`` without a file, for tests of request bodies and connections."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from uploader.server.port import WaitWritable
 
 
 class Blocks:
-    """These blocks, and perhaps an error; nothing that a socket could take by itself."""
+    """Yields these blocks and then raises *then*, if given. It does not support ``sendfile``."""
 
     local = False
 
@@ -17,7 +17,7 @@ class Blocks:
         self._blocks, self._then = blocks, then
 
     async def blocks(self, end: int) -> AsyncIterator[memoryview]:
-        """One after the other."""
+        """Yield the blocks in order."""
         del end
         for block in self._blocks:
             yield memoryview(block)
@@ -27,6 +27,6 @@ class Blocks:
     async def pass_on(
         self, socket: SharedFd, count: int, *, room: WaitWritable, on_progress: Callable[[int], None]
     ) -> None:
-        """Refuse: it is not local."""
+        """Raise: the source is not a local file."""
         del socket, count, room, on_progress
         raise AssertionError("only local files are passed on")

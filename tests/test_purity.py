@@ -1,7 +1,6 @@
-"""Who may touch the world: a table of modules, and what of it they may import. All others are handed what they need.
+"""Which modules may import clocks, files, sockets and other parts of the system: a table. All others import none.
 
-What is not in the table may import nothing of the world. That is what lets the simulation run the product's own stages:
-clock, chance, disk, folders and server come in as arguments.
+So the simulation can run the product's own stages: clock, random numbers, disk, folders and server are arguments.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ import pytest
 
 PRODUCT: Final = Path(__file__).parent.parent / "uploader"
 
-# Modules by which the world is reached. ``Path`` does I/O, ``PurePath`` and ``PurePosixPath`` do not.
+# Modules that give access to the system. ``Path`` does I/O, ``PurePath`` and ``PurePosixPath`` do not.
 WORLD: Final = frozenset(
     {"aiofiles", "aiohttp", "asyncio", "concurrent", "fcntl", "logging", "multiprocessing", "os", "pathlib", "random"}
     | {"secrets", "select", "shutil", "signal", "socket", "ssl", "structlog", "subprocess", "sys", "tempfile"}
@@ -23,7 +22,7 @@ WORLD: Final = frozenset(
 )
 PURE_NAMES: Final = frozenset({("pathlib", "PurePath"), ("pathlib", "PurePosixPath")})
 
-# They decide: neither the world nor even waiting for it.
+# Pure decisions: no access to the system, and no waiting.
 DECISIONS: Final = frozenset(
     {
         "domain/completeness",
@@ -41,7 +40,7 @@ DECISIONS: Final = frozenset(
     | {"container/mpeg", "container/reader", "container/riff"}
 )
 
-# They wait, and are handed everything else: queues, locks, tasks.
+# These wait (queues, locks, tasks); all else is passed in.
 STAGES: Final = frozenset(
     {
         "runtime/delay_queue",
@@ -62,11 +61,11 @@ STAGES: Final = frozenset(
             "finish",
             "settle",
             "failure_handler",
+            "transfer",
+            "verify",
             "lease",
             "records",
             "rename_search",
-            "transfer",
-            "verify",
         )
     }
 )
@@ -75,22 +74,22 @@ WAITS: Final = frozenset({"asyncio"})
 ALLOWED: Final[dict[str, frozenset[str]]] = {
     **dict.fromkeys(DECISIONS, frozenset()),
     **dict.fromkeys(STAGES, WAITS),
-    "stages/file_rules": frozenset({"pathlib"}),  # the configuration holds folders as ``Path``; no I/O
-    "runtime/clock": frozenset({"asyncio", "random", "time"}),  # the only time, sleep and chance
-    "stages/discover": frozenset({"asyncio", "watchfiles"}),  # events are hints; worlds are only scanned
+    "runtime/clock": frozenset({"asyncio", "random", "time"}),  # the only source of time, sleep and random numbers
+    "stages/discover": frozenset({"asyncio", "watchfiles"}),  # the simulation only scans
+    "stages/file_rules": frozenset({"pathlib"}),  # paths of the configuration
     "store/disk": frozenset({"fcntl", "os", "pathlib"}),
-    "store/ledger": frozenset({"threading"}),  # a lock: it is asked from the threads of shares, too
+    "store/ledger": frozenset({"threading"}),  # a lock: threads of shares ask it, too
     "store/store": WAITS,
-    "runtime/threads": frozenset({"concurrent", "threading"}),  # those of the state and of shares
+    "runtime/threads": frozenset({"concurrent", "threading"}),  # the threads of the state and of shares
     "server/valt/__init__": frozenset(),
     "server/valt/body": frozenset({"aiohttp", "asyncio"}),
     "server/valt/tls": frozenset({"aiohttp", "os", "ssl"}),
-    "server/valt/sendfile": frozenset({"aiohttp", "asyncio", "os", "socket"}),  # the one way past aiohttp to its socket
+    "server/valt/sendfile": frozenset({"aiohttp", "asyncio", "os", "socket"}),  # the only use of aiohttp's socket
     "server/valt/client": frozenset({"aiohttp", "asyncio", "os", "ssl", "uuid"}),
     "app/application": frozenset({"asyncio", "pathlib"}),
     "runtime/log": frozenset({"asyncio", "logging", "os", "pathlib", "select", "structlog", "sys", "threading"}),
 }
-# these are the edge: what they import is their own
+# The edge: these may import anything.
 EDGES: Final = ("files/", "testing/simulator/", "testing/demo/", "cli/", "config/")
 EDGE_MODULES: Final = frozenset(
     {
@@ -111,18 +110,18 @@ EDGE_MODULES: Final = frozenset(
 
 
 def modules() -> list[str]:
-    """Every module of the product that is not of the edge, by its path below ``uploader``."""
+    """Return every module of the product outside of the edge, by its path below ``uploader``."""
     names = [path.relative_to(PRODUCT).with_suffix("").as_posix() for path in sorted(PRODUCT.rglob("*.py"))]
     return [name for name in names if name in DECISIONS or not (name.startswith(EDGES) or name in EDGE_MODULES)]
 
 
 def tree_of(name: str) -> ast.Module:
-    """The syntax tree of a module."""
+    """Return the syntax tree of a module."""
     return ast.parse((PRODUCT / f"{name}.py").read_text(encoding="utf-8"))
 
 
 def imports(tree: ast.Module) -> Iterator[str]:
-    """Name the modules of the world that are imported anywhere, also inside of functions."""
+    """Yield the modules that are imported anywhere, also inside of functions."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name.partition(".")[0] for alias in node.names)
@@ -133,22 +132,22 @@ def imports(tree: ast.Module) -> Iterator[str]:
 
 
 def dotted(node: ast.expr) -> str:
-    """Spell ``a.b.c``; empty for what is no plain name."""
+    """Return ``a.b.c`` as text; empty for any other expression."""
     if isinstance(node, ast.Attribute):
         return f"{dotted(node.value)}.{node.attr}"
     return node.id if isinstance(node, ast.Name) else ""
 
 
 @pytest.mark.parametrize("name", modules())
-def test_a_module_touches_no_more_of_the_world_than_it_may(name: str) -> None:
-    """Its imports are within the table's."""
+def test_a_module_imports_only_the_system_modules_of_its_row(name: str) -> None:
+    """As the table allows them."""
     touched = {module for module in imports(tree_of(name)) if module in WORLD}
     assert touched <= ALLOWED.get(name, frozenset())
 
 
 @pytest.mark.parametrize("name", [name for name in modules() if name != "runtime/clock"])
-def test_time_and_threads_are_asked_of_nobody_else(name: str) -> None:
-    """No sleep but the clock's, no thread but the ports', no wall clock by way of ``datetime``."""
+def test_only_the_ports_use_time_and_threads(name: str) -> None:
+    """No sleep but the clock's, no thread but those of ``threads``, no wall clock of ``datetime``."""
     used = {dotted(node) for node in ast.walk(tree_of(name)) if isinstance(node, ast.Attribute)}
     forbidden = {
         "asyncio.sleep",
@@ -161,8 +160,8 @@ def test_time_and_threads_are_asked_of_nobody_else(name: str) -> None:
     assert not used & forbidden
 
 
-def test_every_module_of_the_table_is_there() -> None:
-    """A permission of a module that is gone is a permission for whatever comes next under its name."""
+def test_every_module_of_the_table_exists() -> None:
+    """A permission of a removed module would apply to the next one of its name."""
     known = {path.relative_to(PRODUCT).with_suffix("").as_posix() for path in PRODUCT.rglob("*.py")}
     assert (ALLOWED.keys() | EDGE_MODULES) - known == set()
 
@@ -177,6 +176,6 @@ def test_every_module_of_the_table_is_there() -> None:
         ("def f():\n    from random import random", {"random"}),
     ],
 )
-def test_an_import_is_seen_however_it_is_written(source: str, found: set[str]) -> None:
+def test_an_import_is_found_however_it_is_written(source: str, found: set[str]) -> None:
     """At the top or inside of a function, whole or by name."""
     assert set(imports(ast.parse(source))) & WORLD == found

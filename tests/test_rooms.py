@@ -22,12 +22,12 @@ WIRING: Final = frozenset({"app/application", "server/readonly"})  # choose the 
 
 
 def docstring(package: str) -> str:
-    """What a package says of itself."""
+    """Return the docstring of a package."""
     return ast.get_docstring(ast.parse((PRODUCT / package / "__init__.py").read_text(encoding="utf-8"))) or ""
 
 
 def allowed(text: str) -> frozenset[str]:
-    """Which packages its docstring lets it import."""
+    """Return the packages that a docstring allows to import."""
     (line,) = re.findall(r"^Imports: (.+)\.$", text, re.MULTILINE)
     return frozenset() if line == "nothing" else frozenset(line.split(", "))
 
@@ -44,7 +44,7 @@ def names_imported(source: str) -> Iterator[str]:
 
 
 def imported(source: str) -> Iterator[str]:
-    """Name the top-level packages of ours that a module imports anywhere, also inside of functions."""
+    """Yield the top-level packages of this program that a module imports, also inside of functions."""
     yield from (name.split(".")[1] for name in names_imported(source))
 
 
@@ -54,7 +54,7 @@ def names_the_client(source: str) -> bool:
 
 
 def modules_of(package: str) -> Iterator[Path]:
-    """Yield its modules; those of a package inside of it are that one's own business, unless it is a top-level one."""
+    """Yield its modules, with those of inner packages if it is a top-level one."""
     for path in sorted((PRODUCT / package).rglob("*.py")):
         if package in ROOMS or path.parent == PRODUCT / package:
             yield path
@@ -77,14 +77,14 @@ def test_a_package_says_what_it_is_for_and_what_it_touches(package: str) -> None
 
 
 @pytest.mark.parametrize("package", PACKAGES)
-def test_a_permission_that_nobody_uses_is_none(package: str) -> None:
-    """A docstring names no package that is not there, and none that its modules do not import."""
+def test_a_docstring_names_no_unused_package(package: str) -> None:
+    """Each package that it names exists, and its modules import it."""
     found = {name for path in modules_of(package) for name in imported(path.read_text(encoding="utf-8"))}
     assert allowed(docstring(package)) <= found & ROOMS
 
 
-def test_the_daemon_needs_nothing_that_is_for_trying_it_out() -> None:
-    """Only the commands, and what is in it, import ``testing``."""
+def test_only_the_commands_import_testing() -> None:
+    """The daemon does not need it."""
     users = {name for name in PACKAGES if "testing" in allowed(docstring(name))}
     assert users <= {"cli"}
 
@@ -96,8 +96,8 @@ def test_only_the_wiring_names_the_client_of_the_server() -> None:
     assert {name for name in users if not name.startswith("server/valt/")} == WIRING
 
 
-def test_no_module_stands_outside_of_a_package() -> None:
-    """The top level can be read at a glance."""
+def test_no_module_is_outside_of_a_package() -> None:
+    """But for ``__init__`` and ``__main__``, so that the top level is short."""
     assert {path.name for path in PRODUCT.glob("*.py")} == {"__init__.py", "__main__.py"}
 
 
@@ -110,7 +110,7 @@ def test_no_module_stands_outside_of_a_package() -> None:
         ("import uploaders.files", set()),
     ],
 )
-def test_an_import_of_ours_is_seen_however_it_is_written(source: str, found: set[str]) -> None:
+def test_an_internal_import_is_found_however_it_is_written(source: str, found: set[str]) -> None:
     """At the top or inside of a function, a module or a name of it."""
     assert set(imported(source)) == found
 

@@ -1,8 +1,8 @@
-"""Many processes of the program for the price of one: an interpreter that has everything imported forks each of them.
+"""Starts processes of the program quickly: an interpreter that has imported everything forks each of them.
 
 Each is a process of its own, with its own id, environment, folder and signals; only the half second of imports is
 shared. ``python warm.py`` is the interpreter; ``warmed`` starts and ends it. A process may carry a ``failpoints`` plan:
-where it is to kill itself, or which call of the system is to fail.
+where it kills itself, or which system call fails.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from typing import Any, NoReturn
 import failpoints
 from process import PROCESS_TIMEOUT, Ended, Site
 
-TOGETHER = 8  # processes at the same time: they wait more than they work
+TOGETHER = 8  # concurrent processes; more than cores, as they mostly wait
 
-NO_AUTHORITIES = {"SSL_CERT_FILE": "/dev/null", "SSL_CERT_DIR": "/"}  # to read them all is most of what a start costs
+NO_AUTHORITIES = {"SSL_CERT_FILE": "/dev/null", "SSL_CERT_DIR": "/"}  # reading them takes most of the time of a start
 
 
 @dataclass
 class Running:
-    """A process that was forked, and where it says what it has to say."""
+    """A forked process and the files of its output."""
 
     pid: int
     out: Path
@@ -40,25 +40,25 @@ class Running:
     ended: asyncio.Future[int]
 
     async def end(self) -> Ended:
-        """Wait for its end."""
+        """Wait until the process has ended."""
         try:
             async with asyncio.timeout(PROCESS_TIMEOUT):
                 code = await asyncio.shield(self.ended)
         except TimeoutError:
-            raise AssertionError(f"it does not end: {self.said()}") from None
-        return Ended(code, self.out.read_text("utf-8", "replace"), self.said())
+            raise AssertionError(f"the process does not end: {self.errors()}") from None
+        return Ended(code, self.out.read_text("utf-8", "replace"), self.errors())
 
-    def said(self) -> str:
-        """Its standard error so far."""
+    def errors(self) -> str:
+        """Read the standard error so far."""
         return self.err.read_text("utf-8", "replace")
 
     def events(self, name: str) -> list[dict[str, Any]]:
-        """Its events of this *name* so far."""
-        lines = [json.loads(line) for line in self.said().splitlines() if line.startswith("{") and line.endswith("}")]
+        """Return the log events of this *name* so far."""
+        lines = [json.loads(line) for line in self.errors().splitlines() if line.startswith("{") and line.endswith("}")]
         return [line for line in lines if line["event"] == name]
 
     def send(self, number: signal.Signals) -> None:
-        """Send it a signal, if it still runs."""
+        """Send a signal, if the process still runs."""
         if not self.ended.done():
             os.kill(self.pid, number)
 
@@ -73,7 +73,7 @@ class Warm:
     _slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(TOGETHER))
 
     async def listen(self) -> None:
-        """Hear of every birth and death, until the interpreter ends."""
+        """Read every report of a start or an end, until the interpreter ends."""
         assert self.process.stdout is not None
         while line := await self.process.stdout.readline():
             number, value = json.loads(line)
@@ -105,13 +105,13 @@ class Warm:
             return Running(await born, out, err, ended)
 
     async def run(self, site: Site, *arguments: str | Path, plan: failpoints.Plan | None = None) -> Ended:
-        """Run the program with *site*'s configuration to its end; a few at a time."""
+        """Run the program with *site*'s configuration to its end; at most ``TOGETHER`` at a time."""
         async with self._slots:
             return await (await self.start(site, *arguments, plan=plan)).end()
 
 
 def place(folder: Path, number: int) -> Path:
-    """Make a folder for one of several sites."""
+    """Make the folder of site number *number* in *folder*."""
     made = folder / str(number)
     made.mkdir()
     return made
@@ -119,7 +119,7 @@ def place(folder: Path, number: int) -> Path:
 
 @asynccontextmanager
 async def warmed() -> AsyncIterator[Warm]:
-    """Start the interpreter; end it and whatever it has forked."""
+    """Start the interpreter. In the end, kill it and whatever it has forked."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, __file__, stdin=PIPE, stdout=PIPE, process_group=0, limit=2**20
     )
@@ -135,10 +135,10 @@ async def warmed() -> AsyncIterator[Warm]:
 
 
 def serve() -> None:
-    """Fork a process for each line of standard input; say when each is born and how each ends."""
+    """Fork a process for each line of standard input; report its process id and, later, its exit code."""
     import uploader.__main__  # noqa: F401 - what the forks share
 
-    gc.freeze()  # what is shared stays shared
+    gc.freeze()  # so that the collector does not copy shared memory
     orders = os.fdopen(os.dup(0), "rb", buffering=0)
     children: dict[int, int] = {}  # process id: number of the order
     poll = select.poll()
@@ -171,7 +171,7 @@ def _say(number: int, value: int) -> None:
 
 
 def _become(order: Mapping[str, Any]) -> NoReturn:
-    """Be the program from here on."""
+    """Turn this forked process into the program."""
     from uploader.__main__ import main
 
     for number, path in enumerate(("/dev/null", order["out"], order["err"])):

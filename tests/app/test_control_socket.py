@@ -1,4 +1,4 @@
-"""The operator's hand, over a real socket in the state folder."""
+"""The control socket: operator commands to the running daemon, over a real socket in the state folder."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ async def raw(folder: Path, request: bytes) -> bytes:
     return answer
 
 
-async def test_a_question_is_answered(tmp_path: Path) -> None:
+async def test_a_request_is_answered(tmp_path: Path) -> None:
     """Command and paths arrive as they were given, names that are not UTF-8 included."""
     paths = ["/rec/a b.mp4", os.fsdecode(b"/rec/\xff\n.mp4"), "/rec/録画.mp4"]
     async with ControlSocket(tmp_path, echo):
@@ -55,15 +55,15 @@ async def test_a_question_is_answered(tmp_path: Path) -> None:
         assert await asked(tmp_path, "status") == {"do": "status", "paths": []}
 
 
-async def test_many_may_ask_at_once(tmp_path: Path) -> None:
-    """Each gets its own answer."""
+async def test_concurrent_requests_each_get_their_own_answer(tmp_path: Path) -> None:
+    """Several clients ask at the same time."""
     async with ControlSocket(tmp_path, echo):
         answers = await asyncio.gather(*(asked(tmp_path, str(number)) for number in range(8)))
     assert [answer["do"] for answer in answers] == [str(number) for number in range(8)]
 
 
-async def test_a_folder_s_path_may_be_longer_than_an_address(tmp_path: Path) -> None:
-    """A socket's address ends after 107 bytes; a state folder may lie as deep as it likes."""
+async def test_the_state_folder_may_have_a_path_longer_than_a_socket_address(tmp_path: Path) -> None:
+    """A socket's address ends after 107 bytes; the path of a state folder may be longer."""
     folder = tmp_path.joinpath(*["a folder of some length" * 4] * 4)
     folder.mkdir(parents=True)
     assert len(str(folder)) > 300
@@ -72,8 +72,8 @@ async def test_a_folder_s_path_may_be_longer_than_an_address(tmp_path: Path) -> 
         assert await asked(folder, "status") == {"do": "status", "paths": []}
 
 
-async def test_the_socket_is_for_its_owner_alone(tmp_path: Path) -> None:
-    """0600, whatever the umask; and gone when the daemon has ended."""
+async def test_only_the_owner_can_use_the_socket(tmp_path: Path) -> None:
+    """Its mode is 0600 whatever the umask, and it is removed when the daemon has ended."""
     before = os.umask(0)
     try:
         async with ControlSocket(tmp_path, echo):
@@ -83,8 +83,8 @@ async def test_the_socket_is_for_its_owner_alone(tmp_path: Path) -> None:
     assert not (tmp_path / SOCKET_NAME).exists()
 
 
-async def test_only_root_and_our_own_user_are_heard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who is at the other end is known from the kernel: anybody else gets no answer but a no."""
+async def test_only_root_and_the_daemon_s_own_user_are_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel tells which user has connected; any other user gets only a refusal."""
     async with ControlSocket(tmp_path, echo):
         for user, heard in ((0, True), (os.geteuid(), True), (os.geteuid() + 1, False)):
             peer = (4711).to_bytes(4, "little") + user.to_bytes(4, "little") + bytes(4)
@@ -98,8 +98,8 @@ async def test_only_root_and_our_own_user_are_heard(tmp_path: Path, monkeypatch:
 
 
 @pytest.mark.parametrize("count", [0, 1, control_socket.ROWS, control_socket.ROWS + 1, 1000])
-async def test_an_answer_by_rows_is_one_with_a_list(tmp_path: Path, count: int) -> None:
-    """However many rows it has, the client reads one JSON object with everything in its place."""
+async def test_an_answer_sent_in_rows_is_read_as_one_json_object(tmp_path: Path, count: int) -> None:
+    """However many rows it has, the client gets one object with a list of them."""
     rows = [{"path": os.fsdecode(b"/rec/\xff"), "number": number} for number in range(count)]
 
     async def answer(_do: str, _paths: list[str]) -> dict[str, Any]:
@@ -110,8 +110,8 @@ async def test_an_answer_by_rows_is_one_with_a_list(tmp_path: Path, count: int) 
 
 
 @given(st.dictionaries(st.text(), st.lists(st.integers() | st.text())))
-def test_pieces_of_an_answer_make_up_its_json(answer: dict[str, Any]) -> None:
-    """Whatever is in it, given as lists or by rows."""
+def test_the_parts_of_an_answer_join_to_valid_json(answer: dict[str, Any]) -> None:
+    """Whatever values it holds, given as lists or row by row."""
     line = b"".join(control_socket.encoded(answer))
     assert line == b"".join(control_socket.encoded({key: iter(value) for key, value in answer.items()}))
     assert line.endswith(b"\n")
@@ -119,8 +119,8 @@ def test_pieces_of_an_answer_make_up_its_json(answer: dict[str, Any]) -> None:
     assert json.loads(line) == answer
 
 
-async def test_rows_are_made_beside_the_event_loop_and_no_faster_than_they_are_taken(tmp_path: Path) -> None:
-    """A client that does not read holds up neither the others nor more than some pieces in memory."""
+async def test_rows_are_made_in_a_thread_and_only_as_fast_as_they_are_read(tmp_path: Path) -> None:
+    """A client that does not read delays no other client, and only a few rows are held in memory for it."""
     count, made, places = 4000, 0, set[int]()
 
     def rows() -> Iterator[dict[str, Any]]:
@@ -149,8 +149,8 @@ async def test_rows_are_made_beside_the_event_loop_and_no_faster_than_they_are_t
     assert threading.get_ident() not in places
 
 
-async def test_a_client_that_goes_away_in_the_middle_of_an_answer_disturbs_nobody(tmp_path: Path) -> None:
-    """What is left of its rows is not made; the next is answered."""
+async def test_a_client_that_disconnects_during_an_answer_affects_no_other(tmp_path: Path) -> None:
+    """The remaining rows are not made, and the next request is answered."""
     made = 0
 
     def rows() -> Iterator[str]:
@@ -194,8 +194,8 @@ async def test_a_client_that_goes_away_in_the_middle_of_an_answer_disturbs_nobod
         b'{"do": NaN, "paths": []}\n',
     ],
 )
-async def test_garbage_is_no_request(tmp_path: Path, line: bytes) -> None:
-    """It is told so, reaches nobody, and the next request is heard."""
+async def test_garbage_is_refused(tmp_path: Path, line: bytes) -> None:
+    """The client gets an error, no command runs, and the next request is answered."""
     async with ControlSocket(tmp_path, echo):
         assert json.loads(await raw(tmp_path, line)) == NOT_ONE
         assert await asked(tmp_path, "status") == {"do": "status", "paths": []}
@@ -203,21 +203,21 @@ async def test_garbage_is_no_request(tmp_path: Path, line: bytes) -> None:
 
 @given(st.binary(max_size=200))
 def test_no_line_crashes_the_reader(line: bytes) -> None:
-    """A request, or none: whatever the bytes."""
+    """Any bytes are read as a request or refused."""
     assert _request(line) is None or line.startswith(b"{")
 
 
 @pytest.mark.parametrize("request_", [b"", b'{"do": "status"', b"x" * (REQUEST_LIMIT + 1000)])
 async def test_a_request_without_an_end_is_dropped(tmp_path: Path, request_: bytes) -> None:
-    """Whoever hangs up early, or never comes to an end, gets nothing; the next is heard."""
+    """A client that disconnects early, or never ends its line, gets no answer; the next request is answered."""
     async with ControlSocket(tmp_path, echo):
         with suppress(ConnectionError):  # hung up on before all of it was sent
             assert await raw(tmp_path, request_) == b""
         assert await asked(tmp_path, "status") == {"do": "status", "paths": []}
 
 
-async def test_a_no_reaches_the_operator(tmp_path: Path) -> None:
-    """With its reason and its hint."""
+async def test_a_refusal_reaches_the_operator(tmp_path: Path) -> None:
+    """The error arrives with its reason and its hint."""
 
     async def refuse(do: str, paths: list[str]) -> dict[str, Any]:
         raise errors.FileMissing(f"nothing is known of {paths[0]}", hint="is it spelt right?")
@@ -227,8 +227,8 @@ async def test_a_no_reaches_the_operator(tmp_path: Path) -> None:
             await asked(tmp_path, "forget", ["/x"])
 
 
-async def test_a_daemon_that_is_not_there_does_not_answer(tmp_path: Path) -> None:
-    """No folder, no socket, or the socket of a daemon that was killed: then the state is asked."""
+async def test_without_a_daemon_there_is_no_answer(tmp_path: Path) -> None:
+    """With no folder, no socket, or the socket of a killed daemon, the command uses the saved state."""
     assert await asked(tmp_path / "nowhere", "status") is None
     assert await asked(tmp_path, "status") is None
     with socket.socket(socket.AF_UNIX) as listener:
@@ -237,16 +237,16 @@ async def test_a_daemon_that_is_not_there_does_not_answer(tmp_path: Path) -> Non
     assert await asked(tmp_path, "status") is None
 
 
-async def test_a_new_daemon_takes_a_killed_one_s_place(tmp_path: Path) -> None:
-    """The socket that was left behind is replaced."""
+async def test_a_new_daemon_replaces_the_socket_of_a_killed_one(tmp_path: Path) -> None:
+    """The socket file that was left behind is replaced."""
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(tmp_path / SOCKET_NAME))
     async with ControlSocket(tmp_path, echo):
         assert await asked(tmp_path, "status") == {"do": "status", "paths": []}
 
 
-async def test_a_folder_that_is_none_is_an_error_not_a_silence(tmp_path: Path) -> None:
-    """Something is there, and it is not a daemon's."""
+async def test_a_path_that_is_not_a_state_folder_is_an_error(tmp_path: Path) -> None:
+    """It is reported, and not taken for a daemon that is stopped."""
     path = tmp_path / "file"
     path.write_bytes(b"")
     with pytest.raises(errors.UploaderError, match="the daemon does not answer: Not a directory"):
@@ -254,8 +254,8 @@ async def test_a_folder_that_is_none_is_an_error_not_a_silence(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("half", [b"", b'{"do": "sta'])
-async def test_a_daemon_that_ends_in_the_middle_is_said_so(tmp_path: Path, half: bytes) -> None:
-    """Half an answer is none."""
+async def test_a_daemon_that_ends_during_an_answer_is_reported(tmp_path: Path, half: bytes) -> None:
+    """A partial answer is not used."""
 
     async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readline()
@@ -273,8 +273,8 @@ def open_handles() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
-async def test_a_control_that_cannot_listen_leaves_nothing_open(tmp_path: Path) -> None:
-    """A folder that is gone: the error is told, and no handle stays."""
+async def test_a_control_socket_that_cannot_listen_leaves_no_handle_open(tmp_path: Path) -> None:
+    """The folder is gone: the error is raised, and every handle is closed."""
     before = open_handles()
     with pytest.raises(FileNotFoundError):
         async with ControlSocket(tmp_path / "nowhere", echo):

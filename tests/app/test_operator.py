@@ -1,4 +1,4 @@
-"""Operator commands and a reload reach an upload at any point of its life, and what they have done is not undone."""
+"""Operator commands and a reload reach an upload at any point of its life, and stages do not undo them."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ async def reload(rig: Rig, **watch: Any) -> None:
     rig._task = asyncio.create_task(rig.application.run(rig._stop, discover=True))
 
 
-async def test_forgetting_a_large_upload_that_stands_aside_leaves_the_workers_free(tmp_path: Path) -> None:
-    """It had made way for a small file, and is forgotten meanwhile: the next file is sent (B1 of the review)."""
+async def test_forgetting_a_large_upload_that_made_way_leaves_the_workers_free(tmp_path: Path) -> None:
+    """It had made way for a small file and is forgotten meanwhile: the next file is sent (B1 of the review)."""
     async with Rig(tmp_path, upload={"workers": 1}) as rig:
         first = rig.fault("upload", "stall")
         await rig.start()
@@ -74,7 +74,7 @@ async def test_an_upload_that_is_forgotten_while_the_server_is_asked_is_not_brou
 
 
 @pytest.mark.parametrize("state", [State.SENDING, State.VERIFYING], ids=["half sent", "sent"])
-async def test_turning_disposal_off_holds_for_files_that_are_on_their_way(tmp_path: Path, state: State) -> None:
+async def test_turning_disposal_off_applies_to_files_in_progress(tmp_path: Path, state: State) -> None:
     """``after_upload`` goes from "delete" to "keep" while they are queued, half sent or processed (B2)."""
     call: CallName = "upload" if state is State.SENDING else "details"
     async with Rig(tmp_path, upload={"workers": 1, "drain": "0s"}, watch={"after_upload": "delete"}) as rig:
@@ -91,8 +91,8 @@ async def test_turning_disposal_off_holds_for_files_that_are_on_their_way(tmp_pa
         assert {event.file for event in rig.seen(events.UploadFinished)} == {"kept"}
 
 
-async def test_a_restart_with_another_disposal_holds_for_files_that_are_on_their_way(tmp_path: Path) -> None:
-    """What the state remembers of an upload does not outlive the configuration that said it."""
+async def test_a_restart_with_another_disposal_applies_to_files_in_progress(tmp_path: Path) -> None:
+    """The saved disposal of an upload does not override the configuration."""
     async with Rig(tmp_path, watch={"after_upload": "delete"}) as rig:
         rig.fault("details", "stall")
         await rig.start()
@@ -106,8 +106,8 @@ async def test_a_restart_with_another_disposal_holds_for_files_that_are_on_their
         assert at(path).exists()
 
 
-async def test_queued_uploads_take_a_new_configuration_whole(tmp_path: Path) -> None:
-    """The record of a file that the server knows nothing of yet is named by the rule that holds now."""
+async def test_queued_uploads_follow_a_new_configuration(tmp_path: Path) -> None:
+    """The record of a queued file is named by the rule that is in force now."""
     async with Rig(tmp_path, upload={"workers": 1, "drain": "0s"}) as rig:
         stall = rig.fault("upload", "stall")
         await rig.start()
@@ -125,7 +125,7 @@ async def test_queued_uploads_take_a_new_configuration_whole(tmp_path: Path) -> 
 async def test_a_disposal_that_hangs_is_not_begun_again_by_a_reload(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hangs: str
 ) -> None:
-    """One party at a time deals with a file, however often it is asked for (B3)."""
+    """One party at a time disposes of a file, however often it is asked for (B3)."""
     at_once, most, gate = 0, 0, asyncio.Event()
     real = getattr(MountedShare, hangs)
 
@@ -160,7 +160,7 @@ async def test_a_disposal_that_hangs_is_not_begun_again_by_a_reload(
 
 
 async def test_commands_know_a_file_by_the_name_that_it_has_now(tmp_path: Path) -> None:
-    """Renamed while it waits for its second chunk, it is retried and forgotten by its new name and by its old (B8)."""
+    """Renamed while it waits for its second chunk, it is found by its new name and by its old one (B8)."""
     async with Rig(tmp_path, upload={"chunk_size": CHUNK}) as rig:
         rig.fault("upload", "status", status=400, body="{}", skip=1, times=100)
         await rig.start()
@@ -179,8 +179,8 @@ async def test_commands_know_a_file_by_the_name_that_it_has_now(tmp_path: Path) 
         assert not rig.store.uploads
 
 
-async def test_forgetting_an_upload_whose_record_may_exist_finds_out_first(tmp_path: Path) -> None:
-    """The answer to create-upload was lost: the record is cleared away before the upload is dropped."""
+async def test_forget_first_finds_out_whether_a_record_in_doubt_exists(tmp_path: Path) -> None:
+    """The answer to create-upload was lost: the record is deleted before the upload is dropped."""
     async with Rig(tmp_path, server={"doubt_settle": "300ms"}) as rig:
         rig.fault("create", "lose-answer")
         await rig.start()
@@ -193,7 +193,7 @@ async def test_forgetting_an_upload_whose_record_may_exist_finds_out_first(tmp_p
         assert rig.records == []
 
 
-async def test_forgetting_a_landed_upload_leaves_its_record_alone(tmp_path: Path) -> None:
+async def test_forgetting_a_landed_upload_keeps_its_record(tmp_path: Path) -> None:
     """Every byte is there: the record is neither deleted nor reported as one that will be (B20)."""
     async with Rig(tmp_path, Settings(processing=60.0)) as rig:
         await rig.start()
@@ -206,7 +206,7 @@ async def test_forgetting_a_landed_upload_leaves_its_record_alone(tmp_path: Path
         assert len(rig.records) == 1
 
 
-async def test_forgetting_takes_out_an_upload_in_every_state(tmp_path: Path) -> None:
+async def test_forget_drops_an_upload_in_every_state(tmp_path: Path) -> None:
     """Also with the daemon stopped: only one whose record may exist stays until that is known."""
     states = [state for state in State if state is not State.DONE]
     async with Rig(tmp_path) as rig:

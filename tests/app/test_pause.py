@@ -1,4 +1,4 @@
-"""A file or folder that the operator has paused: nothing new is begun for it until it is resumed."""
+"""Pause and resume: nothing new begins for a paused file, a chunk in flight ends, and resume lets it go on."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ DATA = content_of(3 * CHUNK)
         ([], "/rec/a.mp4", False),
     ],
 )
-def test_a_folder_covers_what_lies_below_it(paused: list[str], path: str, covered: bool) -> None:
-    """Itself and what is below; a name that only begins like it is another."""
+def test_a_paused_folder_covers_everything_below_it(paused: list[str], path: str, covered: bool) -> None:
+    """The folder itself and all below it, but no other name that only begins like it."""
     assert covers(paused, path) is covered
 
 
 @pytest.mark.parametrize("scope", ["everything", "folder", "file"])
-async def test_nothing_is_begun_for_what_is_paused(tmp_path: Path, scope: str) -> None:
-    """No record is made until it is resumed; what is not paused goes on."""
+async def test_nothing_begins_for_a_paused_file(tmp_path: Path, scope: str) -> None:
+    """No record is made until it is resumed; other files are sent."""
     async with Rig(tmp_path) as rig:
         await rig.start()
         held = str(rig.watch / "ward" / "a.mp4")
@@ -56,8 +56,8 @@ async def test_nothing_is_begun_for_what_is_paused(tmp_path: Path, scope: str) -
         await rig.finished(held, free)
 
 
-async def test_a_chunk_in_flight_comes_to_its_end(tmp_path: Path) -> None:
-    """The next one is not begun, also over a restart; then the upload goes on in the same record."""
+async def test_a_pause_lets_the_chunk_in_flight_end(tmp_path: Path) -> None:
+    """The next chunk does not begin, also after a restart; resumed, the upload goes on in the same record."""
     async with Rig(tmp_path) as rig:
         stall = rig.fault("upload", "stall")
         await rig.start()
@@ -81,7 +81,7 @@ async def test_a_chunk_in_flight_comes_to_its_end(tmp_path: Path) -> None:
 
 
 async def test_a_local_file_is_not_touched_while_paused(tmp_path: Path) -> None:
-    """It was sent and is not asked about, and not deleted; resumed, both are made up for."""
+    """It is sent, but neither asked about nor deleted; both happen after resume."""
     async with Rig(tmp_path, Settings(processing=3600.0), watch={"after_upload": "delete"}) as rig:
         await rig.start()
         path = await rig.drop("a.mp4", DATA)
@@ -98,8 +98,8 @@ async def test_a_local_file_is_not_touched_while_paused(tmp_path: Path) -> None:
         assert not at(path).exists()
 
 
-async def test_a_pause_that_is_waited_out_is_not_cut_short(tmp_path: Path) -> None:
-    """Resume lets a pause end, not the time that a failed upload has to wait."""
+async def test_resume_does_not_shorten_a_retry_wait(tmp_path: Path) -> None:
+    """Resume ends a pause, but not the time that a failed upload has to wait."""
     async with Rig(tmp_path) as rig:
         rig.fault("create", "status", status=403, times=None)
         await rig.start()
@@ -111,8 +111,8 @@ async def test_a_pause_that_is_waited_out_is_not_cut_short(tmp_path: Path) -> No
         assert len(rig.calls("create")) == 1
 
 
-async def test_pause_and_resume_by_command(tmp_path: Path) -> None:
-    """With the daemon stopped and with it running: said, shown in status, ended by resume, of everything or of one."""
+async def test_pause_and_resume_work_with_the_daemon_running_or_stopped(tmp_path: Path) -> None:
+    """For everything or one path: the command reports it, status shows it, and resume ends it."""
     async with at_work(tmp_path) as site:
         ended = await site.run("pause")  # before the first start
         assert (ended.code, ended.lines) == (0, ["everything: paused by operator; to continue: valt-uploader resume"])

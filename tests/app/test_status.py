@@ -1,4 +1,4 @@
-"""The same words for every reader: status, explain, and systemd's line."""
+"""Status, explain and the status line for systemd use the same words."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ def sent(path: Path) -> ledger.LedgerEntry:
     return ledger.LedgerEntry(status.st_size, status.st_mtime_ns, "e1", "d1", "record-1", 3, str(path))
 
 
-def test_status_is_one_document_for_everybody(tmp_path: Path) -> None:
-    """Counts per state, every unfinished file in order, orphans and warnings; and it is JSON."""
+def test_status_is_one_json_document(tmp_path: Path) -> None:
+    """It has counts per state, every unfinished file in order, orphans and warnings."""
     uploads = [an_upload(state, path=f"/rec/{state}.mp4") for state in State if state is not State.DONE]
     orphan = Orphan("record-9", "a", "/rec/a.mp4", EPOCH, EPOCH, landed=True)
     everything = known(*uploads, orphans=[orphan], done=7, settling=[SETTLING], process=42, warnings=["careful"])
@@ -65,7 +65,7 @@ def test_status_is_one_document_for_everybody(tmp_path: Path) -> None:
     assert document["orphans"] == [{"record": "record-9", "path": "/rec/a.mp4", "landed": True}]
 
 
-def test_each_file_says_where_it_stands_why_and_what_is_next(tmp_path: Path) -> None:
+def test_each_file_has_its_state_its_reason_and_its_next_step(tmp_path: Path) -> None:
     """For scripts: bytes, ids, the reason, who must act, and when."""
     document = report.status_document(
         config_of(tmp_path), known(an_upload(State.PARKED), an_upload(path="/rec/b.mp4")), EPOCH
@@ -80,14 +80,14 @@ def test_each_file_says_where_it_stands_why_and_what_is_next(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("state", [state for state in State if state is not State.DONE])
-def test_there_is_always_something_next(state: State) -> None:
-    """No state leaves whoever looks without an answer."""
+def test_every_state_has_a_next_step(state: State) -> None:
+    """No state is shown without what happens next."""
     assert report.what_next(an_upload(state), EPOCH)
 
 
 @pytest.mark.parametrize("turn", ActionBy)
-def test_what_waits_says_for_whom_or_until_when(turn: ActionBy) -> None:
-    """It names the time of the next try, who must act, and what to type. A time that has passed is now."""
+def test_a_waiting_upload_says_who_must_act_or_when_it_is_tried_again(turn: ActionBy) -> None:
+    """With a time it shows the time; without one, who must act; a time in the past is shown as now."""
     parked = an_upload(State.PARKED, trouble=LastError("why", turn))
     assert report.what_next(parked, EPOCH) == report.NEXT_ACTION[turn]
     waiting = replace(parked, trouble=LastError("why", turn, next_try=EPOCH + 90))
@@ -120,8 +120,8 @@ def test_what_an_operator_types_can_be_copied_into_a_shell(name: str, line: str)
     assert report.typed("resume", name) == line
 
 
-def test_one_line_says_what_goes_on(tmp_path: Path) -> None:
-    """For systemd: states that hold something, then what is done; a server that is down comes first."""
+def test_the_status_line_sums_up_all_states(tmp_path: Path) -> None:
+    """States that hold uploads, then how many are done; a server that is down comes first."""
     config = config_of(tmp_path)
 
     def line(*uploads: Upload, **more: Any) -> str:
@@ -150,16 +150,16 @@ class Touched(Collection[Upload]):
             yield upload
 
 
-def test_one_line_looks_at_no_upload() -> None:
-    """It is made of the counts alone, so that it costs the same with ten uploads and with a hundred thousand."""
+def test_the_status_line_reads_no_upload() -> None:
+    """It is made from the counts alone, so that it costs the same with ten uploads as with a hundred thousand."""
     uploads = Touched(*(an_upload(path=f"/rec/{number}.mp4") for number in range(50)))
     everything = replace(known(process=1, done=3), uploads=uploads, counts={State.QUEUED: 50})
     assert report.one_line(report.summary(everything, EPOCH)) == "50 queued; 3 done"
     assert uploads.count == 0
 
 
-def test_rows_of_a_status_are_made_when_they_are_read(tmp_path: Path) -> None:
-    """Whoever sends them makes one after the other: to begin with, none."""
+def test_status_rows_are_made_only_when_they_are_read(tmp_path: Path) -> None:
+    """None is made in advance."""
     uploads = Touched(*(an_upload(path=f"/rec/{number}.mp4") for number in range(3)))
     everything = replace(known(process=1), uploads=uploads, counts={State.QUEUED: 3})
     document = report.status_by_rows(config_of(tmp_path), everything, EPOCH)
@@ -170,10 +170,10 @@ def test_rows_of_a_status_are_made_when_they_are_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("count", [0, 1, 4, 5, 23])
-def test_uploads_come_in_order_however_many_are_sorted_at_once(
+def test_uploads_are_listed_by_path_whatever_the_sort_batch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int
 ) -> None:
-    """Every one of them, once, by its path."""
+    """Each appears once."""
     monkeypatch.setattr(report, "SORTED_AT_ONCE", 4)
     paths = [f"/rec/{number:02}.mp4" for number in range(count)]
     uploads = [an_upload(path=path) for path in (*paths[::-2], *paths[-2::-2])]
@@ -181,8 +181,8 @@ def test_uploads_come_in_order_however_many_are_sorted_at_once(
     assert [row["path"] for row in document["uploads"]] == paths
 
 
-def test_counts_that_are_kept_are_those_that_would_be_counted(tmp_path: Path) -> None:
-    """With the daemon running or stopped, the document is the same."""
+def test_maintained_counts_equal_recounted_ones(tmp_path: Path) -> None:
+    """The document is the same with the daemon running or stopped."""
     uploads = [an_upload(state, path=f"/rec/{state}.mp4") for state in State if state is not State.DONE]
     counted, kept = known(*uploads), known(*uploads, counts=Counter(upload.state for upload in uploads))
     assert report.status_document(config_of(tmp_path), counted, EPOCH) == report.status_document(
@@ -191,7 +191,7 @@ def test_counts_that_are_kept_are_those_that_would_be_counted(tmp_path: Path) ->
 
 
 def test_a_renamed_file_is_shown_under_both_names(tmp_path: Path) -> None:
-    """The name that it was sent under stays the key; ``file`` says what it is called now."""
+    """The name at its first sight stays the key; ``file`` is its name now."""
     renamed = an_upload(State.SENDING, path="/rec/a.mp4", renamed_to="/rec/b\x1b.mp4")
     document = report.status_document(config_of(tmp_path), known(renamed, an_upload(path="/rec/c.mp4")), EPOCH)
     assert [(row["path"], row["file"]) for row in document["uploads"]] == [
@@ -205,7 +205,7 @@ def test_a_renamed_file_is_shown_under_both_names(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["a.mp4", "b.mp4"])
 def test_explain_knows_a_renamed_file_by_either_name(tmp_path: Path, name: str) -> None:
-    """By the one that its upload began with, and by the one that it has now; both are said."""
+    """By the name that its upload began with and by its name now; both are shown."""
     renamed = an_upload(State.SENDING, path=str(tmp_path / "a.mp4"), renamed_to=str(tmp_path / "b.mp4"))
     text = explained(tmp_path, tmp_path / name, known(renamed))
     assert "state    sending, 40 of 100 bytes acknowledged" in text
@@ -214,8 +214,8 @@ def test_explain_knows_a_renamed_file_by_either_name(tmp_path: Path, name: str) 
 
 
 @pytest.mark.parametrize(("word", "said"), [("failed", True), ("created", False), ("ready", False), ("", False)])
-def test_what_the_server_says_of_a_video_is_shown_if_it_is_unexpected(tmp_path: Path, word: str, *, said: bool) -> None:
-    """A server that says "failed" is not heard only when the patience with it is over."""
+def test_an_unexpected_video_status_is_shown(tmp_path: Path, word: str, *, said: bool) -> None:
+    """A server that says "failed" is reported at once, not only after the ready time-out."""
     upload = an_upload(State.VERIFYING)
     document = report.status_document(config_of(tmp_path), known(upload, last_words={upload.path: word}), EPOCH)
     assert document["uploads"][0]["server_says"] == (word if said else None)
@@ -225,8 +225,8 @@ def test_what_the_server_says_of_a_video_is_shown_if_it_is_unexpected(tmp_path: 
     assert ("reason   the server says: failed" in lines) is said
 
 
-def test_a_server_s_word_cannot_forge_a_line(tmp_path: Path) -> None:
-    """It is foreign text, and shown as such."""
+def test_a_status_word_of_the_server_cannot_forge_a_line(tmp_path: Path) -> None:
+    """It is foreign text and is shown escaped."""
     upload = an_upload(State.VERIFYING)
     document = report.status_document(
         config_of(tmp_path), known(upload, last_words={upload.path: "failed\nresult   ok"}), EPOCH
@@ -234,8 +234,8 @@ def test_a_server_s_word_cannot_forge_a_line(tmp_path: Path) -> None:
     assert "  why:  the server says: failed\\x0aresult   ok" in report.status_lines(document)
 
 
-async def test_a_share_that_hangs_holds_no_look(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever asks gets an answer: that there is none."""
+async def test_a_hung_share_does_not_delay_explain(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file is shown as unreadable, with the reason."""
     gate = threading.Event()
     monkeypatch.setattr(report, "FILE_LOOK_TIMEOUT", 0.05)
     monkeypatch.setattr(files, "look", lambda *_: gate.wait())
@@ -246,7 +246,7 @@ async def test_a_share_that_hangs_holds_no_look(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_an_outage_is_shown_with_its_reason(tmp_path: Path) -> None:
-    """Why nothing moves, and when it is tried again."""
+    """Status says why no upload moves, and when the server is tried again."""
     down = known(process=1, outage=90.0, outage_reason="cannot be reached")
     document = report.status_document(config_of(tmp_path), down, EPOCH)
     assert (document["outage"], document["outage_reason"]) == (90.0, "cannot be reached")
@@ -256,7 +256,7 @@ def test_an_outage_is_shown_with_its_reason(tmp_path: Path) -> None:
 
 
 def test_a_state_that_cannot_be_saved_is_shown_with_its_reason(tmp_path: Path) -> None:
-    """Before a server that is down: nothing at all goes on without the state's disk."""
+    """It comes before a server that is down, as no upload can go on without the state's disk."""
     both = known(process=1, not_saved="state.json: full: make room; until then", outage=9.0, outage_reason="no server")
     document = report.status_document(config_of(tmp_path), both, EPOCH)
     assert document["not_saved"] == "state.json: full: make room; until then"
@@ -266,7 +266,7 @@ def test_a_state_that_cannot_be_saved_is_shown_with_its_reason(tmp_path: Path) -
 
 
 def test_a_refused_password_is_seen_with_the_daemon_stopped(tmp_path: Path) -> None:
-    """The state remembers it."""
+    """It is part of the saved state."""
     learnt = ServerCapabilities(login_refusals=1, login_not_before=EPOCH + 300)
     document = report.status_document(config_of(tmp_path), known(capabilities=learnt), EPOCH)
     assert (document["daemon"], document["outage"]) == (None, 300.0)
@@ -275,8 +275,8 @@ def test_a_refused_password_is_seen_with_the_daemon_stopped(tmp_path: Path) -> N
     assert (later["outage"], later["outage_reason"]) == (None, None)
 
 
-def test_people_see_names_made_safe_and_scripts_the_real_ones(tmp_path: Path) -> None:
-    """A name that would turn a terminal round is spelt out; the document keeps it."""
+def test_text_output_escapes_names_and_json_keeps_them(tmp_path: Path) -> None:
+    """A name that would control the terminal is escaped in text; the JSON document keeps it."""
     path = "/rec/\x1b[31m\u202ea\udcff.mp4"
     settling = replace(SETTLING, sighting=replace(SETTLING.sighting, path=path))
     orphans = [Orphan("record-9", "a", path, EPOCH, EPOCH)]
@@ -330,7 +330,7 @@ def test_explain_names_the_rule_and_ends_with_the_result(tmp_path: Path) -> None
 
 
 def test_explain_says_why_a_file_is_not_taken(tmp_path: Path) -> None:
-    """By name, by place, or because there is none."""
+    """Because of its name, its place, or because it does not exist."""
     (tmp_path / "a.txt").write_bytes(b"x")
     text = explained(tmp_path, tmp_path / "a.txt", known())
     assert "its name matches no include pattern" in text
@@ -345,8 +345,8 @@ def test_explain_says_why_a_file_is_not_taken(tmp_path: Path) -> None:
     assert explained(tmp_path, tmp_path / "empty.mp4", known()).endswith("result   not sent: it is empty")
 
 
-def test_explain_knows_the_folder_that_was_faster(tmp_path: Path) -> None:
-    """A folder that would take it, too, says that another has it."""
+def test_explain_names_the_first_folder_that_takes_the_file(tmp_path: Path) -> None:
+    """Another folder that would take it as well says which one has it."""
     config = config_of(tmp_path, {"path": str(tmp_path)}, {"path": str(tmp_path / "room")})
     path = str(tmp_path / "room" / "a.mp4")
     text = "\n".join(report.explanation(config, path, report.FileFacts(), EPOCH, "missing"))
@@ -354,8 +354,8 @@ def test_explain_knows_the_folder_that_was_faster(tmp_path: Path) -> None:
     assert f"watch[1] {tmp_path}/room: the file belongs to an earlier [[watch]]" in text
 
 
-def test_explain_tells_an_upload_s_story(tmp_path: Path) -> None:
-    """Where it stands, the reason with its count, and what happens next."""
+def test_explain_shows_state_reason_and_next_step_of_an_upload(tmp_path: Path) -> None:
+    """With the number of failures, and what happens next."""
     path = str(tmp_path / "a.mp4")
     text = explained(tmp_path, path, known(an_upload(State.PARKED, path=path, trouble=replace(TROUBLE, next_try=None))))
     assert "state    parked, 40 of 100 bytes acknowledged" in text
@@ -363,8 +363,8 @@ def test_explain_tells_an_upload_s_story(tmp_path: Path) -> None:
     assert text.endswith(f"result   not finished: {report.NEXT_ACTION[ActionBy.OPERATOR]}")
 
 
-def test_explain_knows_what_settles_and_what_was_sent(tmp_path: Path) -> None:
-    """A file that is waited for gives its reason; one that was sent names its ledger line."""
+def test_explain_covers_settling_and_sent_files(tmp_path: Path) -> None:
+    """A settling file has its reason; a sent one its ledger line."""
     path = tmp_path / "a.mp4"
     path.write_bytes(b"x")
     settling = replace(SETTLING, sighting=replace(SETTLING.sighting, path=str(path)))
@@ -374,8 +374,8 @@ def test_explain_knows_what_settles_and_what_was_sent(tmp_path: Path) -> None:
     assert text.endswith("result   uploaded; it is sent again only if its content changes")
 
 
-def test_an_absurd_time_of_a_share_is_shown_all_the_same(tmp_path: Path) -> None:
-    """Beyond every calendar, as seconds."""
+def test_an_mtime_outside_of_the_calendar_is_shown_in_seconds(tmp_path: Path) -> None:
+    """Shares report such times."""
     assert report.iso(1e18) == "@1000000000000000000"
     assert report.iso(-1e18) == "@-1000000000000000000"
     path = tmp_path / "a.mp4"
@@ -384,8 +384,8 @@ def test_an_absurd_time_of_a_share_is_shown_all_the_same(tmp_path: Path) -> None
     assert "last written 2242-03-1" in explained(tmp_path, path, known())
 
 
-def test_what_is_switched_off_is_said_every_time(tmp_path: Path) -> None:
-    """Unchecked TLS, plain text, resending; a careful configuration is silent."""
+def test_every_switched_off_protection_is_a_warning(tmp_path: Path) -> None:
+    """Unchecked TLS, plain text, resending; a careful configuration has no warning."""
     assert report.standing_warnings(config_of(tmp_path), {}) == []
     risky = config_of(
         tmp_path, url="http://valt.example.com", allow_plaintext=True, tls_verify=False, resend_is_safe=True

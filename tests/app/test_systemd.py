@@ -1,4 +1,4 @@
-"""What systemd hears from the daemon, over a real datagram socket."""
+"""What the daemon tells systemd, over a real datagram socket."""
 
 from __future__ import annotations
 
@@ -61,13 +61,13 @@ def notifier(supervisor: Supervisor) -> Notifier:
 
 
 def test_ready_and_its_status_arrive_together(supervisor: Supervisor, notifier: Notifier) -> None:
-    """One datagram says that we are up and what we do: systemctl never shows one without the other."""
+    """They are one datagram, so that systemctl never shows one without the other."""
     notifier.ready("watching 2 folders")
     assert supervisor.heard() == ["READY=1", "STATUS=watching 2 folders"]
 
 
-def test_each_sign_has_the_word_systemd_knows(supervisor: Supervisor, notifier: Notifier) -> None:
-    """Status, watchdog and stopping are the assignments of sd_notify(3)."""
+def test_status_watchdog_and_stopping_are_sd_notify_assignments(supervisor: Supervisor, notifier: Notifier) -> None:
+    """As sd_notify(3) defines them."""
     notifier.status("sending a.mp4")
     notifier.watchdog()
     notifier.stopping()
@@ -79,19 +79,19 @@ def test_each_sign_has_the_word_systemd_knows(supervisor: Supervisor, notifier: 
 
 
 def test_reloading_carries_the_monotonic_time_in_microseconds(supervisor: Supervisor, notifier: Notifier) -> None:
-    """RELOADING=1 comes with the time of the clock that was handed in."""
+    """RELOADING=1 comes with the time of the clock that was passed in."""
     notifier.reloading()
     assert supervisor.heard() == ["RELOADING=1", "MONOTONIC_USEC=43200250000"]
 
 
-def test_a_status_cannot_smuggle_in_a_second_assignment(supervisor: Supervisor, notifier: Notifier) -> None:
+def test_a_status_cannot_contain_a_second_assignment(supervisor: Supervisor, notifier: Notifier) -> None:
     """A file name with a line break stays inside STATUS."""
     notifier.status("sending a\nWATCHDOG=trigger\r\u202e.mp4")
     assert supervisor.heard() == ["STATUS=sending a\\x0aWATCHDOG=trigger\\x0d\\u202e.mp4"]
 
 
-def test_a_name_that_is_not_utf8_can_be_told(supervisor: Supervisor, notifier: Notifier) -> None:
-    """Undecodable bytes of a file name are escaped; the datagram is valid UTF-8."""
+def test_a_name_that_is_not_utf8_is_escaped(supervisor: Supervisor, notifier: Notifier) -> None:
+    """The datagram is valid UTF-8."""
     notifier.status("sending \udcff.mp4")
     assert supervisor.heard() == ["STATUS=sending \\xff.mp4"]
 
@@ -114,12 +114,12 @@ def test_without_a_usable_socket_nothing_is_sent(supervisor: Supervisor, address
 
 
 @pytest.mark.parametrize("name", ["gone", "x" * 200])
-def test_a_socket_that_is_gone_does_not_reach_the_daemon(tmp_path: Path, name: str) -> None:
-    """No listener, or a path that no socket can have: the note is lost and nothing is raised."""
+def test_a_missing_notify_socket_raises_nothing(tmp_path: Path, name: str) -> None:
+    """Without a listener, or with an impossible path, the message is lost."""
     Notifier({"NOTIFY_SOCKET": str(tmp_path / name)}, lambda: NOON).ready("up")
 
 
-def test_a_full_queue_loses_the_note_and_does_not_hang(supervisor: Supervisor, notifier: Notifier) -> None:
+def test_a_full_notify_queue_loses_the_message_and_does_not_block(supervisor: Supervisor, notifier: Notifier) -> None:
     """When systemd does not read, each call returns within its time-out."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as filler:
         filler.settimeout(0.1)
@@ -133,21 +133,19 @@ def test_a_full_queue_loses_the_note_and_does_not_hang(supervisor: Supervisor, n
     assert set(backlog) == {"STATUS=busy"}
 
 
-def test_signs_of_life_are_due_at_half_of_the_watchdog_time() -> None:
-    """WatchdogSec=120 asks for one every 60 seconds."""
+def test_the_watchdog_is_fed_at_half_of_its_time() -> None:
+    """WatchdogSec=120 asks for one message every 60 seconds."""
     assert watchdog_interval({"WATCHDOG_USEC": "120000000"}) == 60.0
 
 
-def test_only_the_process_that_is_meant_feeds_the_watchdog() -> None:
-    """$WATCHDOG_PID of another process means no watchdog for us."""
+def test_another_process_id_in_the_environment_means_no_watchdog() -> None:
+    """$WATCHDOG_PID names the process that feeds it."""
     assert watchdog_interval({"WATCHDOG_USEC": "2000000", "WATCHDOG_PID": str(os.getpid())}) == 1.0
     assert watchdog_interval({"WATCHDOG_USEC": "2000000", "WATCHDOG_PID": str(os.getpid() + 1)}) is None
 
 
-async def test_the_watchdog_is_fed_for_as_long_as_the_state_s_disk_answers(
-    tmp_path: Path, supervisor: Supervisor
-) -> None:
-    """A write may take the watchdog's whole time; after that nobody is told that we live, until it is done."""
+async def test_the_watchdog_is_fed_only_while_the_state_s_disk_answers(tmp_path: Path, supervisor: Supervisor) -> None:
+    """A write may take the watchdog's whole time; a longer one ends the messages until it is done."""
     clock, disk = VirtualClock(), FailingDisk(MemoryDisk())
     store = Store(disk, clock, events.Bus())
     environ = {"NOTIFY_SOCKET": supervisor.address, "WATCHDOG_USEC": "120000000"}
@@ -172,8 +170,8 @@ async def test_the_watchdog_is_fed_for_as_long_as_the_state_s_disk_answers(
     await store.close()
 
 
-async def test_the_watchdog_is_fed_until_it_is_said_why_it_will_not_be(tmp_path: Path, supervisor: Supervisor) -> None:
-    """However short its time is: the reason stands in the journal before the start that it explains."""
+async def test_the_watchdog_is_fed_until_the_reason_is_logged(tmp_path: Path, supervisor: Supervisor) -> None:
+    """However short the watchdog's time is, the journal has the reason before the restart."""
     clock, disk, heard = VirtualClock(), FailingDisk(MemoryDisk()), list[events.Event]()
     bus = events.Bus()
     bus.listen(heard.append)
@@ -198,6 +196,6 @@ async def test_the_watchdog_is_fed_until_it_is_said_why_it_will_not_be(tmp_path:
 
 @pytest.mark.parametrize("usec", ["", "0", "-5", "soon", "²"])
 def test_no_watchdog_time_means_no_watchdog(usec: str) -> None:
-    """Nothing, zero and nonsense all switch the signs of life off."""
+    """An empty, zero or meaningless time switches it off."""
     assert watchdog_interval({"WATCHDOG_USEC": usec}) is None
     assert watchdog_interval({}) is None

@@ -1,4 +1,4 @@
-"""The limit of a running house: it follows the timetable, the configuration, growing files and the disk."""
+"""The bandwidth limit of a running application: it follows timetable, configuration, growing files and the disk."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ def in_utc(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def found(path: str = f"{ROOT}/new.mp4") -> events.Event:
-    """A file that nobody knew."""
+    """A file that was not known before."""
     return events.FileFound(path, 1)
 
 
-async def test_the_timetable_turns_while_bytes_are_on_their_way() -> None:
-    """To the second, told once, and the chunk that is being sent goes on at the new rate."""
+async def test_a_timetable_step_applies_to_a_chunk_in_flight() -> None:
+    """To the second, announced once; the chunk goes on at the new rate."""
     steps = [["00:00", "8 kbit/s"], ["08:00", "800 kbit/s"], ["08:01", "80 kbit/s"]]
     async with site(configured(bandwidth=steps), VirtualClock(EIGHT - 10.25)) as here:
         here.workers(4)
@@ -47,8 +47,8 @@ async def test_the_timetable_turns_while_bytes_are_on_their_way() -> None:
         assert here.said == ["800 kbit/s by the timetable", "80 kbit/s by the timetable"]
 
 
-async def test_the_timetable_ends_a_long_wait() -> None:
-    """Who waits a second for one byte is let go when the limit is."""
+async def test_a_lane_that_waits_is_released_when_the_limit_ends() -> None:
+    """Even when it would have waited a second for each byte."""
     steps = [["00:00", "8 bit/s"], ["08:00", "unlimited"]]
     async with site(configured(bandwidth=steps), VirtualClock(EIGHT - 0.5)) as here:
         lanes = [here.bandwidth.lane(ROOT) for _ in range(3)]
@@ -60,7 +60,7 @@ async def test_the_timetable_ends_a_long_wait() -> None:
         assert [wait.result() for wait in waits] == [MUCH] * 3
 
 
-async def test_a_new_weekday_is_a_new_day() -> None:
+async def test_steps_for_weekdays_change_at_midnight() -> None:
     """1 January 2027 is a Friday; the weekend begins at midnight."""
     steps = [["mon-fri 00:00", "8 kbit/s"], ["sat,sun 00:00", "unlimited"]]
     friday = 1_798_761_600.0
@@ -72,8 +72,8 @@ async def test_a_new_weekday_is_a_new_day() -> None:
         assert here.said == ["unlimited by the timetable"]
 
 
-async def test_times_are_those_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where its clock is an hour ahead, so is the timetable."""
+async def test_the_timetable_uses_the_machine_s_local_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the clock is an hour ahead, so is the timetable."""
     monkeypatch.setenv("TZ", "CET-1")
     time.tzset()
     steps = [["00:00", "8 kbit/s"], ["08:30", "unlimited"]]
@@ -82,7 +82,7 @@ async def test_times_are_those_of_the_machine(monkeypatch: pytest.MonkeyPatch) -
 
 
 async def test_a_wall_clock_that_jumps_is_followed() -> None:
-    """A time server sets it right: within a second the rate is that of the new time."""
+    """Within a second of the jump the rate is that of the new time."""
     steps = [["00:00", "8 kbit/s"], ["08:00", "unlimited"]]
     async with site(configured(bandwidth=steps), VirtualClock(EIGHT - 7200)) as here:
         lane = here.bandwidth.lane(ROOT)
@@ -93,7 +93,7 @@ async def test_a_wall_clock_that_jumps_is_followed() -> None:
 
 
 async def test_a_reload_is_in_force_at_once() -> None:
-    """A lane that waits is judged by the new limit; it is told once, and what is the same is not told."""
+    """A waiting lane gets the new limit; it is announced once, and an unchanged limit is not announced."""
     async with site(configured(bandwidth="8 bit/s")) as here:
         lane = here.bandwidth.lane(ROOT)
         await lane.take(MUCH)
@@ -109,8 +109,8 @@ async def test_a_reload_is_in_force_at_once() -> None:
         assert [event.rate for event in here.of(events.BandwidthChanged)] == [1e6, None]
 
 
-async def test_a_limit_that_comes_by_reload_holds_for_who_is_on_the_way() -> None:
-    """A lane that never had to wait does from now on, also by a timetable that was not there before."""
+async def test_a_limit_set_by_reload_applies_to_lanes_in_use() -> None:
+    """A lane without a limit is limited from now on, also by a new timetable."""
     async with site(configured(), VirtualClock(EIGHT - 30)) as here:
         here.workers(2)
         await here.clock.advance(1)
@@ -122,7 +122,7 @@ async def test_a_limit_that_comes_by_reload_holds_for_who_is_on_the_way() -> Non
 
 
 async def test_a_growing_file_slows_its_own_folder() -> None:
-    """All uploads of that folder together; those of another one go on as they were."""
+    """All uploads of that folder together; those of other folders go on as before."""
     async with site(
         configured(ROOT, "/mnt/share", bandwidth="800 kbit/s", recording_aware=True, recording_bandwidth="160 kbit/s")
     ) as here:
@@ -141,8 +141,8 @@ async def test_a_growing_file_slows_its_own_folder() -> None:
         assert [event.folder for event in here.of(events.BandwidthChanged)] == [ROOT]
 
 
-async def test_a_slowed_folder_is_slow_without_any_other_limit() -> None:
-    """And full speed comes back some seconds after the file has settled."""
+async def test_recording_bandwidth_applies_without_any_other_limit() -> None:
+    """Full speed is back some seconds after the file has settled."""
     async with site(configured(**AWARE)) as here:
         lane, other = here.bandwidth.lane(ROOT), here.bandwidth.lane("/elsewhere")
         here.bus.publish(found())
@@ -160,8 +160,8 @@ async def test_a_slowed_folder_is_slow_without_any_other_limit() -> None:
         ]
 
 
-async def test_a_recording_that_is_seen_to_grow_now_and_then_slows_all_along() -> None:
-    """Looks are as far apart as the folder's settle time: in between nothing is known, and nothing flaps."""
+async def test_the_limit_does_not_flap_between_two_looks_at_a_growing_file() -> None:
+    """Looks are a settle time apart, and the limit holds in between."""
     async with site(configured(settle="2m", **AWARE)) as here:
         here.bus.publish(found(f"{ROOT}/a/long.mp4"))
         for _ in range(20):
@@ -184,7 +184,7 @@ async def test_many_short_recordings_do_not_make_the_limit_flap() -> None:
         assert len(here.said) == 1
 
 
-async def test_a_file_of_no_folder_slows_only_where_it_lies() -> None:
+async def test_a_file_of_no_watched_folder_slows_only_its_own_folder() -> None:
     """A file named on the command line is sent from the folder that it lies in."""
     async with site(configured(**AWARE)) as here:
         lane, watched = here.bandwidth.lane("/home/me"), here.bandwidth.lane(ROOT)
@@ -193,8 +193,8 @@ async def test_a_file_of_no_folder_slows_only_where_it_lies() -> None:
         assert (lane.limited, watched.limited) == (True, False)
 
 
-async def test_who_is_not_aware_of_recordings_is_not_slowed() -> None:
-    """The disk is not even looked at, and nothing wakes up each second."""
+async def test_without_recording_aware_nothing_is_slowed() -> None:
+    """The disk's pressure is not read, and nothing wakes up each second."""
     async with site(configured(recording_aware=False)) as here:
         here.share = 100.0
         here.bus.publish(found())
@@ -205,7 +205,7 @@ async def test_who_is_not_aware_of_recordings_is_not_slowed() -> None:
 
 
 async def test_awareness_can_be_switched_on_and_off_by_reload() -> None:
-    """Off lets go at once what was slowed down."""
+    """Switched off, it releases at once what was slowed down."""
     async with site(configured()) as here:
         here.share = 90.0
         lane = here.bandwidth.lane(ROOT)
@@ -216,8 +216,8 @@ async def test_awareness_can_be_switched_on_and_off_by_reload() -> None:
         assert here.said == ["8 kbit/s while the disk is under pressure", "unlimited again: the disk keeps up"]
 
 
-async def test_pressure_on_the_disk_slows_all() -> None:
-    """Every folder, all together, until it is over; each change is told once."""
+async def test_pressure_on_the_disk_slows_all_folders() -> None:
+    """Together, until it is over; each change is announced once."""
     async with site(configured(ROOT, "/mnt/share", **AWARE)) as here:
         lanes = [here.bandwidth.lane(root) for root in (ROOT, "/mnt/share")]
         here.share = PRESSURE_ON + 1
@@ -234,16 +234,16 @@ async def test_pressure_on_the_disk_slows_all() -> None:
         assert here.said == ["8 kbit/s while the disk is under pressure", "unlimited again: the disk keeps up"]
 
 
-async def test_a_kernel_that_tells_no_pressure_has_none() -> None:
-    """Old, switched off, or hidden: uploads go on as they would."""
+async def test_a_kernel_without_pressure_figures_slows_nothing() -> None:
+    """They may be missing, switched off or hidden."""
     async with site(configured(**AWARE)) as here:
         await here.clock.advance(60)
         assert here.said == []
         assert limited(here.bandwidth.lane(ROOT)) == [False]
 
 
-async def test_the_disk_is_looked_at_once_a_second_at_most() -> None:
-    """Whatever happens in between: files that are found, reloads, minutes that begin."""
+async def test_pressure_is_read_at_most_once_a_second() -> None:
+    """Whatever happens in between: new files, reloads, the next minute."""
     async with site(configured(**AWARE), VirtualClock(EIGHT - 5.5)) as here:
         for number in range(100):
             here.bus.publish(found(f"/{number}/x.mp4"))
@@ -252,15 +252,15 @@ async def test_the_disk_is_looked_at_once_a_second_at_most() -> None:
         assert here.readings <= 11
 
 
-async def test_a_house_that_has_ended_listens_no_more() -> None:
-    """The bus lives longer than a house: what it tells is for the next one."""
+async def test_an_application_that_has_ended_no_longer_listens() -> None:
+    """The bus lives longer than an application."""
     async with site(configured(**AWARE)) as here:
         pass
     here.bus.publish(found())
     assert here.bandwidth._growth._until == {}
 
 
-async def test_what_grows_is_forgotten_again() -> None:
+async def test_growing_files_are_forgotten_again() -> None:
     """Memory does not grow with the number of files that ever came."""
     async with site(configured(settle="1s", **AWARE)) as here:
         for number in range(500):

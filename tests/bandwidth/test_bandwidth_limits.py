@@ -1,4 +1,4 @@
-"""What limits uploads at a moment: the timetable by the clock on the wall, growing files, the pressure on the disk."""
+"""Which limit applies at a moment: the timetable by local time, growing files, and pressure on the disk."""
 
 from __future__ import annotations
 
@@ -49,13 +49,13 @@ def test_the_step_in_force_is_the_latest_that_began(day: int, hour: int, minute:
 
 
 def test_one_step_a_week_holds_all_week() -> None:
-    """Also on its own day before its time: it began a week ago."""
+    """Also on its own day before its time, as it began a week ago."""
     weekly = (RateStep(720, 1000.0, frozenset({2})),)
     assert {rate_now(weekly, MONDAY + timedelta(hours=hour)) for hour in range(24 * 7)} == {1000.0}
 
 
-def test_the_seconds_of_the_minute_before_do_not_count() -> None:
-    """A step begins when its minute does."""
+def test_a_step_begins_with_its_minute() -> None:
+    """Not a second earlier."""
     assert rate_now(OFFICE, MONDAY + timedelta(hours=7, minutes=59, seconds=59.999)) is None
 
 
@@ -96,15 +96,15 @@ def test_a_step_in_the_hour_that_is_skipped_begins_after_it(local: Callable[[dat
     assert [rate_now(NIGHT, moment) for moment in told] == [1e6, 2e6, 3e6]
 
 
-def test_the_hour_that_comes_twice_has_its_rates_twice(local: Callable[[datetime], datetime]) -> None:
-    """31 October 2027: 02:59 is followed by 02:00; the clock on the wall says which rate holds."""
+def test_the_repeated_hour_has_its_rates_twice(local: Callable[[datetime], datetime]) -> None:
+    """31 October 2027: 02:59 is followed by 02:00; the local time says which rate applies."""
     moments = [local(datetime(2027, 10, 31, tzinfo=UTC) + timedelta(minutes=after)) for after in (15, 45, 75, 105, 150)]
     assert [f"{moment:%H:%M}" for moment in moments] == ["02:15", "02:45", "02:15", "02:45", "03:30"]
     assert [rate_now(NIGHT, moment) for moment in moments] == [1e6, 2e6, 1e6, 2e6, 3e6]
 
 
-def test_a_timetable_without_steps_is_a_bug() -> None:
-    """The configuration never lets one through."""
+def test_a_timetable_without_steps_raises() -> None:
+    """The configuration never makes one."""
     with pytest.raises(ValueError, match="without steps"):
         rate_now((), MONDAY)
 
@@ -120,7 +120,7 @@ def test_a_timetable_without_steps_is_a_bug() -> None:
         (Limits(None, 100.0, pressed=True), 100.0, 100.0, 100.0),
     ],
 )
-def test_the_lowest_of_what_holds_counts(
+def test_the_lowest_applicable_limit_counts(
     limits: Limits, total: float | None, here: float | None, there: float | None
 ) -> None:
     """A growing file slows its own folder, pressure slows all, and neither makes anything faster."""
@@ -140,10 +140,10 @@ FAST, SLOWED = Limits(None, 1.25e6), Limits(None, 1.25e6, recorded=frozenset({"/
         (Limits(2.5e6, 1.25e6), FAST, ["unlimited by the timetable"]),
         (FAST, Limits(None, 1.25e6, pressed=True), ["10 Mbit/s while the disk is under pressure"]),
         (Limits(2.5e6, 1.25e6, pressed=True), Limits(2.5e6, 1.25e6), ["20 Mbit/s again: the disk keeps up"]),
-        # What changes no rate is not told.
+        # A change that changes no rate is not announced.
         (Limits(1e6, 1.25e6), Limits(1e6, 1.25e6, recorded=frozenset({"/rec"})), []),
         (Limits(1e6, 1.25e6), Limits(1e6, 1.25e6, pressed=True), []),
-        # A folder that is slowed down all along follows the others, which is told once.
+        # A folder that is slowed down already follows the others, which is announced once.
         (
             Limits(2.5e6, 1.25e6, recorded=frozenset({"/rec"})),
             Limits(1e6, 1.25e6, recorded=frozenset({"/rec"})),
@@ -152,12 +152,12 @@ FAST, SLOWED = Limits(None, 1.25e6), Limits(None, 1.25e6, recorded=frozenset({"/
         (SLOWED, Limits(None, 2.5e6, recorded=frozenset({"/rec"})), ["20 Mbit/s while a file grows in /rec"]),
     ],
 )
-def test_each_change_of_a_rate_is_told_once(before: Limits, after: Limits, said: list[str]) -> None:
-    """With the rate that holds from now on, and why."""
+def test_each_change_of_a_rate_is_announced_once(before: Limits, after: Limits, said: list[str]) -> None:
+    """With the rate that applies from now on, and why."""
     assert [event.reason for event in changes(before, after, "by the timetable")] == said
 
 
-def test_a_file_grows_until_it_has_been_still() -> None:
+def test_a_file_counts_as_growing_until_it_has_settled() -> None:
     """Until its next look is overdue, or a little after it has settled; only below its own folders."""
     growth, roots = Growth(), ("/rec", "/rec/a", "/rec/ab", "/other")
     growth.changed("/rec/a/x.mp4", 10.0, now=0.0)
@@ -179,7 +179,7 @@ def test_settling_late_does_not_prolong_the_growth() -> None:
 
 
 def test_pressure_begins_high_and_ends_low() -> None:
-    """Between the two it stays what it was; and it ends only after a time of calm."""
+    """Between the two thresholds it stays as it was; and it ends only after a time of calm."""
     strain = DiskPressure()
     strain.feel(PRESSURE_ON - 0.1, 0.0)
     assert not strain.pressed(0.0)
@@ -221,21 +221,21 @@ def test_pressure_does_not_flap(readings: list[float | None]) -> None:
         ("", None),
     ],
 )
-def test_pressure_is_the_first_number_of_the_first_kind(text: str, share: float | None) -> None:
-    """What is anything else is no reading."""
+def test_pressure_is_the_avg10_of_the_some_line(text: str, share: float | None) -> None:
+    """Any other content is no reading."""
     assert some_avg10(text) == share
 
 
 @given(st.text() | st.text("some avg10=.0129 \n"))
-def test_whatever_stands_in_the_file_is_a_share_or_nothing(text: str) -> None:
-    """No exception, and no number that is none."""
+def test_any_content_of_the_pressure_file_gives_a_share_or_none(text: str) -> None:
+    """It raises nothing and gives no invalid number."""
     share = some_avg10(text)
     assert share is None or 0 <= share <= 100
 
 
 @pytest.mark.parametrize("content", [None, b"", b"\xff\xfe\x00", b"some avg10=5", b"x" * 10**6])
-def test_no_reading_is_no_pressure(tmp_path: Path, content: bytes | None) -> None:
-    """The file may be missing, a folder, or hold what it likes."""
+def test_without_a_reading_there_is_no_pressure(tmp_path: Path, content: bytes | None) -> None:
+    """The file may be missing, a folder, or have any content."""
     file = tmp_path / "io"
     if content is not None:
         file.write_bytes(content)
@@ -243,8 +243,8 @@ def test_no_reading_is_no_pressure(tmp_path: Path, content: bytes | None) -> Non
     assert io_pressure(tmp_path) is None
 
 
-def test_the_pressure_of_a_file_is_read_anew_each_time(tmp_path: Path) -> None:
-    """As the kernel writes it."""
+def test_the_pressure_file_is_read_anew_each_time(tmp_path: Path) -> None:
+    """In the kernel's format."""
     file = tmp_path / "io"
     for share in (1.5, 70.0):
         file.write_text(f"some avg10={share:.2f} avg60=0.00 avg300=0.00 total=0\n")

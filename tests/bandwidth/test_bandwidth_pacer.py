@@ -1,4 +1,4 @@
-"""The limit itself: exact, smooth and fair, at any rate, for any number of lanes, whatever is cancelled."""
+"""The pacer is exact, smooth and fair, at any rate, for any number of lanes, whatever is cancelled."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ class LateClock(VirtualClock):
 
 @pytest.mark.parametrize("lanes", [1, 4, 16])
 @pytest.mark.parametrize("rate", RATES)
-async def test_ten_seconds_carry_what_the_limit_says(rate: str, lanes: int) -> None:
-    """To 3 %, also when timers are late, and never more than twice the rate in any 200 ms."""
+async def test_ten_seconds_carry_what_the_limit_allows(rate: str, lanes: int) -> None:
+    """To 3 %, also with late timers, and never more than twice the rate in any 200 ms."""
     async with site(configured(bandwidth=rate), LateClock(0.03)) as here:
         start = here.clock.monotonic()
         here.workers(lanes)
@@ -47,7 +47,7 @@ async def test_ten_seconds_carry_what_the_limit_says(rate: str, lanes: int) -> N
         assert here.traffic.busiest() <= 2 * parse_rate(rate) * WINDOW
 
 
-async def test_what_was_not_used_is_not_saved_up() -> None:
+async def test_unused_bandwidth_is_not_saved_up() -> None:
     """After an idle hour, ten seconds carry as much as any other ten."""
     async with site(configured(bandwidth="20 Mbit/s")) as here:
         lane = here.bandwidth.lane(ROOT)
@@ -129,8 +129,8 @@ def wish_for(count: int, _: Lane) -> int:
     return count
 
 
-async def test_a_lane_that_asks_for_little_gets_its_share_too() -> None:
-    """Bytes are shared, not turns; a lane that comes later begins with the others and is owed nothing."""
+async def test_lanes_share_bytes_and_not_grants() -> None:
+    """A lane with small requests gets as many bytes; a later lane begins with the others and gets no arrears."""
     async with site(configured(bandwidth="8 Mbit/s")) as here:
         for number, wish in enumerate((MUCH, 5000, 700, MUCH)):
             here.send(here.bandwidth.lane(ROOT), number, partial(wish_for, wish), after=5.0 if number == 3 else 0.0)
@@ -142,8 +142,8 @@ async def test_a_lane_that_asks_for_little_gets_its_share_too() -> None:
         assert late == pytest.approx([2.5e6] * 4, rel=0.05)
 
 
-async def test_a_lane_alone_has_all_of_it() -> None:
-    """What others do not ask for is not kept for them."""
+async def test_a_single_lane_gets_the_whole_rate() -> None:
+    """What other lanes do not ask for is not reserved for them."""
     async with site(configured(bandwidth="8 Mbit/s")) as here:
         idle_lanes = [here.bandwidth.lane(ROOT) for _ in range(15)]
         here.workers(1)
@@ -153,7 +153,7 @@ async def test_a_lane_alone_has_all_of_it() -> None:
 
 
 async def test_without_a_limit_nothing_waits() -> None:
-    """The wish is granted as it is, before the event loop gets a turn, even by a house that does not run yet."""
+    """A request is granted whole and without a step of the event loop, even before the application runs."""
     async with site(configured()) as here:
         lane = here.bandwidth.lane(ROOT)
         taking = lane.take(123_456_789)
@@ -167,23 +167,23 @@ async def test_without_a_limit_nothing_waits() -> None:
     ("rate", "piece"),
     [("8 kbit/s", 20), ("100 bit/s", 1), ("20 Mbit/s", 50_000), ("10 Gbit/s", LARGEST_GRANT)],
 )
-async def test_a_lane_says_which_pieces_are_smooth(rate: str, piece: int) -> None:
-    """A fiftieth of a second's worth; a lane that asks for more gets as much."""
+async def test_a_lane_grants_a_fiftieth_of_a_second_at_a_time(rate: str, piece: int) -> None:
+    """A lane that asks for more gets as much."""
     async with site(configured(bandwidth=rate)) as here:
         lane = here.bandwidth.lane(ROOT)
         assert (lane.limited, lane.piece) == (True, piece)
         assert await lane.take(MUCH * 2) == piece
 
 
-async def test_nothing_cannot_be_sent() -> None:
-    """A wish for no byte is a bug of the caller's, limit or not."""
+async def test_a_request_for_zero_bytes_raises() -> None:
+    """With a limit or without."""
     async with site(configured()) as here:
         with pytest.raises(ValueError, match="0 bytes"):
             await here.bandwidth.lane(ROOT).take(0)
 
 
 async def test_lanes_that_are_cancelled_leave_no_gap() -> None:
-    """Whoever gives up while waiting is no longer in the queue: the others share all of it."""
+    """A cancelled lane leaves the queue, and the others share the whole rate."""
     async with site(configured(bandwidth="8 kbit/s")) as here:
         tasks = here.workers(8)
         await here.clock.advance(0.3)
@@ -194,8 +194,8 @@ async def test_lanes_that_are_cancelled_leave_no_gap() -> None:
         assert here.traffic.between(start, start + 10, 0) == pytest.approx(10_000, rel=0.03)
 
 
-async def test_a_turn_that_comes_too_late_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Granted and cancelled in the same moment: those bytes did not go, and another lane may have them at once."""
+async def test_a_grant_to_a_cancelled_lane_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its bytes did not go, so another lane may have them at once."""
     async with site(configured(bandwidth="8 kbit/s")) as here:
         pacer = here.bandwidth._pacer
         first, second = (here.bandwidth.lane(ROOT) for _ in range(2))
@@ -214,8 +214,8 @@ async def test_a_turn_that_comes_too_late_is_given_back(monkeypatch: pytest.Monk
         assert (doomed.cancelled(), waiting.done()) == (True, True)
 
 
-async def test_a_turn_of_one_that_is_being_cancelled_goes_to_the_next() -> None:
-    """Its task has not run since, and its place in the queue is still there."""
+async def test_a_grant_skips_a_lane_that_is_being_cancelled() -> None:
+    """Its task has not run since, and it is still in the queue."""
     async with site(configured(bandwidth="8 kbit/s")) as here:
         first, second = (here.bandwidth.lane(ROOT) for _ in range(2))
         await first.take(MUCH)
@@ -229,8 +229,8 @@ async def test_a_turn_of_one_that_is_being_cancelled_goes_to_the_next() -> None:
         assert (doomed.cancelled(), waiting.done()) == (True, True)
 
 
-async def test_a_worker_that_stops_takes_its_wish_with_it() -> None:
-    """A hundred cancelled wishes cost no bytes and leave nothing behind."""
+async def test_cancelled_requests_cost_no_bytes() -> None:
+    """A hundred of them leave nothing behind."""
     async with site(configured(bandwidth="8 kbit/s")) as here:
         lane = here.bandwidth.lane(ROOT)
         await lane.take(MUCH)
@@ -247,8 +247,8 @@ async def test_a_worker_that_stops_takes_its_wish_with_it() -> None:
         assert here.clock.monotonic() == pytest.approx(start + GRANT_TIME)
 
 
-async def test_who_waits_costs_nothing() -> None:
-    """Sixteen lanes that wait are two sleeps for each turn at most, not many short ones for each of them."""
+async def test_waiting_lanes_cost_at_most_two_sleeps_a_grant() -> None:
+    """Sixteen lanes do not each poll."""
     async with site(configured(bandwidth="8 kbit/s")) as here:
         here.workers(16)
         await here.clock.advance(10)
@@ -257,8 +257,8 @@ async def test_who_waits_costs_nothing() -> None:
         assert next(here.clock._order) <= 2 * pieces + 2  # sleeps that were ever begun
 
 
-def test_a_meter_makes_up_for_a_little_lateness_only() -> None:
-    """A tenth of a second; what is older is lost, so that it cannot come all at once."""
+def test_a_meter_makes_up_for_at_most_a_tenth_of_a_second() -> None:
+    """What is older is lost, so that it cannot come all at once."""
     meter = Meter(1000.0, 0.0)
     meter.spend(20, 0.05)
     assert meter.wait(0.05) == 0.0
@@ -275,8 +275,8 @@ def test_a_meter_makes_up_for_a_little_lateness_only() -> None:
     later=st.floats(0, 2000),
 )
 @example(before=1.0, after=17884689.0, spent=517, later=256.0)
-def test_a_change_of_rate_leaves_no_old_debts(before: float, after: float, spent: int, later: float) -> None:
-    """Nobody waits longer than before, in seconds or bytes, and no credit becomes more of either."""
+def test_a_change_of_rate_adds_no_wait_and_no_credit(before: float, after: float, spent: int, later: float) -> None:
+    """In seconds or bytes."""
     assume(before != after)
     meter = Meter(before, 0.0)
     meter.spend(spent, 0.0)
@@ -289,8 +289,8 @@ def test_a_change_of_rate_leaves_no_old_debts(before: float, after: float, spent
     assert gained * after <= CATCH_UP_TIME * max(before, after) * (1 + 1e-9)
 
 
-def test_a_limit_that_comes_into_force_begins_with_nothing() -> None:
-    """Neither credit nor debt: what went without a limit does not count."""
+def test_a_new_limit_begins_without_credit_or_debt() -> None:
+    """What went without a limit does not count."""
     meter = Meter(None, 0.0)
     meter.spend(10**9, 5.0)
     meter.give_back(10**9)

@@ -54,7 +54,7 @@ async def test_help_names_every_command_in_whole_sentences(tmp_path: Path) -> No
         assert all(line.endswith(".") and not line.endswith("..") for line in listed), listed
 
 
-async def test_each_command_explains_itself(tmp_path: Path) -> None:
+async def test_each_command_has_a_help_page(tmp_path: Path) -> None:
     """-h says how a command is used, and exits 0."""
     async with at_work(tmp_path) as site:
         for command, ended in zip(
@@ -65,8 +65,8 @@ async def test_each_command_explains_itself(tmp_path: Path) -> None:
             assert ("-c, --config PATH" in ended.out) == (command not in {"demo", "simulate"})
 
 
-async def test_no_command_shows_the_help_and_is_a_usage_error(tmp_path: Path) -> None:
-    """Who types the name alone sees what there is, not an error in front of it."""
+async def test_without_a_command_the_help_is_shown_and_the_exit_code_is_2(tmp_path: Path) -> None:
+    """No error message comes before the help."""
     async with at_work(tmp_path) as site:
         ended = await site.run_bare()
         assert (ended.code, ended.out) == (2, "")
@@ -91,7 +91,7 @@ async def test_no_command_shows_the_help_and_is_a_usage_error(tmp_path: Path) ->
 async def test_usage_errors_say_what_is_wrong_and_where_help_is(
     tmp_path: Path, arguments: list[str], complaint: str, where: str
 ) -> None:
-    """One line says what is wrong, one where to read more; exit 2."""
+    """One line names the error, one says where to read more; exit 2."""
     async with at_work(tmp_path) as site:
         ended = await site.run_bare(*arguments)
         assert (ended.code, ended.out) == (2, "")
@@ -102,8 +102,8 @@ async def test_usage_errors_say_what_is_wrong_and_where_help_is(
         assert where in second
 
 
-async def test_a_reader_that_has_seen_enough_is_no_error(tmp_path: Path) -> None:
-    """``ledger | head -1``: the closed pipe ends the command quietly."""
+async def test_a_closed_pipe_is_no_error(tmp_path: Path) -> None:
+    """``ledger | head -1``: the command ends quietly."""
     async with at_work(tmp_path) as site:
         for number in range(3):
             site.record(f"{number}.mp4", 1000)
@@ -118,7 +118,7 @@ async def test_a_reader_that_has_seen_enough_is_no_error(tmp_path: Path) -> None
 
 
 async def test_once_sends_everything_and_a_second_once_nothing(tmp_path: Path) -> None:
-    """What is complete is sent, byte for byte, and said in one line; the second run makes no record."""
+    """Complete files are sent byte for byte and summed up in one line; the second run makes no record."""
     async with at_work(tmp_path) as site:
         files = [site.record("a.mp4", 300_000), site.record("sub/b two.mov", 1), site.record("-c.mkv", 65_536)]
         first = await site.run("once")
@@ -129,8 +129,8 @@ async def test_once_sends_everything_and_a_second_once_nothing(tmp_path: Path) -
         assert len(site.simulator.records()) == 3
 
 
-async def test_once_says_which_folder_s_share_is_silent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A share that hangs holds up no more than its own look; what is wrong with the others is said beside it."""
+async def test_once_names_the_folder_whose_share_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other folders are looked at, and their problems are reported as well."""
     gate = threading.Event()
 
     def look(path: str, *, writable: bool) -> str | None:
@@ -157,8 +157,8 @@ async def test_once_says_which_folder_s_share_is_silent(tmp_path: Path, monkeypa
     assert gone == "/rec/gone: is missing ([[watch]] path): create it, mount it, or give this user access"
 
 
-async def test_once_tells_what_is_not_ready_and_why(tmp_path: Path) -> None:
-    """An empty file is no reason to leave the others behind; it gets a line of its own, and the exit code is 1."""
+async def test_once_lists_what_is_not_ready_with_its_reason(tmp_path: Path) -> None:
+    """An empty file delays no other file; it has a line of its own, and the exit code is 1."""
     async with at_work(tmp_path) as site:
         site.record("a.mp4")
         empty = site.record("empty.mp4", 0)
@@ -171,7 +171,7 @@ async def test_once_tells_what_is_not_ready_and_why(tmp_path: Path) -> None:
 
 
 async def test_once_leaves_a_file_that_grows_to_the_next_run(tmp_path: Path) -> None:
-    """A file that never stands still is waited for, but not for ever; then it is named, and nothing of it is sent."""
+    """A file that never stands still is waited for in bounded time; then it is named, and nothing of it is sent."""
     async with at_work(tmp_path, watch='settle = "1s"') as site:
         growing = site.record("growing.mp4", 1000)
 
@@ -194,7 +194,7 @@ async def test_once_leaves_a_file_that_grows_to_the_next_run(tmp_path: Path) -> 
 
 
 async def test_a_signal_ends_once_in_good_order(tmp_path: Path) -> None:
-    """SIGINT lets the chunk in flight end, says that not everything was looked at, and the next run goes on."""
+    """SIGINT lets the chunk in flight end, reports that not everything was looked at, and the next run goes on."""
     async with at_work(tmp_path) as site:
         file = site.record("a.mp4", 4 * MIB)
         slow = Fault(call="upload", kind="slow", rate=MIB, times=None)
@@ -213,8 +213,8 @@ async def test_a_signal_ends_once_in_good_order(tmp_path: Path) -> None:
         assert record.sha256 == sha256(file)
 
 
-async def test_a_second_signal_ends_once_at_once(tmp_path: Path) -> None:
-    """Who cannot wait for the chunk in flight need not: nothing is lost by it."""
+async def test_a_second_signal_ends_once_without_waiting(tmp_path: Path) -> None:
+    """The chunk in flight is cut, and nothing is lost by it."""
     async with at_work(tmp_path, upload='drain = "1h"') as site:
         site.record("a.mp4")
         still = Fault(call="upload", kind="stall", times=None)
@@ -252,7 +252,7 @@ async def test_simulate_serves_a_page_and_keeps_what_it_gets(tmp_path: Path) -> 
 
 
 async def test_simulate_says_why_it_cannot_start(tmp_path: Path) -> None:
-    """A port that is taken and a folder that cannot be made are one line each."""
+    """A port that is taken, or a folder that cannot be made, is one line of error."""
     async with at_work(tmp_path) as site:
         port = site.url.rpartition(":")[2]
         taken, folder = await asyncio.gather(

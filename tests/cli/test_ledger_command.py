@@ -1,4 +1,4 @@
-"""``ledger`` and ``link``: what was finished, proof that the list is whole, and what the server holds of it."""
+"""``ledger`` and ``link``: finished uploads, proof that the list is whole, and comparison with the server."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ async def test_the_ledger_lists_what_was_finished(tmp_path: Path) -> None:
         assert (verified.code, verified.out) == (0, "3 lines, each linked to the one before it\n")
 
 
-async def test_a_line_that_was_changed_is_found(tmp_path: Path) -> None:
-    """Exit 78, and where; only what is vouched for by a line after it is listed."""
+async def test_a_changed_ledger_line_is_found(tmp_path: Path) -> None:
+    """Exit 78 with the line; only lines that a later line confirms are listed."""
     async with at_work(tmp_path) as site:
         await finished(site)
         ledger = site.state / "ledger.jsonl"
@@ -58,7 +58,7 @@ async def test_a_line_that_was_changed_is_found(tmp_path: Path) -> None:
             assert len(ended.err.splitlines()) == 1
 
 
-async def test_a_line_that_was_taken_out_is_found(tmp_path: Path) -> None:
+async def test_a_removed_ledger_line_is_found(tmp_path: Path) -> None:
     """A gap breaks the chain as a change does."""
     async with at_work(tmp_path) as site:
         await finished(site)
@@ -70,8 +70,8 @@ async def test_a_line_that_was_taken_out_is_found(tmp_path: Path) -> None:
         assert "line 2: it says it is line 3; a line was added or taken out" in ended.err
 
 
-async def test_a_tail_that_was_cut_off_or_changed_is_found(tmp_path: Path) -> None:
-    """No line after the last would show it, but the state has seen it; every command that reads it says so."""
+async def test_a_changed_or_missing_end_of_the_ledger_is_found(tmp_path: Path) -> None:
+    """The state holds the hash of the last line; every command that reads the ledger reports it."""
     async with at_work(tmp_path) as site:
         files = await finished(site)
         ledger = site.state / "ledger.jsonl"
@@ -96,8 +96,8 @@ async def test_a_tail_that_was_cut_off_or_changed_is_found(tmp_path: Path) -> No
         assert (await site.run("link", files[2])).code == 0
 
 
-async def test_a_damaged_state_hides_nothing_that_is_done(tmp_path: Path) -> None:
-    """The list and the links are there all the same; only the proof wants the state, which has seen the end."""
+async def test_the_ledger_can_be_read_with_a_damaged_state(tmp_path: Path) -> None:
+    """Its list and links are shown; only the proof needs the state, which holds the hash of the last line."""
     async with at_work(tmp_path) as site:
         files = await finished(site)
         (site.state / "state.json").write_text("{")
@@ -110,7 +110,7 @@ async def test_a_damaged_state_hides_nothing_that_is_done(tmp_path: Path) -> Non
 
 
 async def test_download_compares_every_byte_with_what_was_sent(tmp_path: Path) -> None:
-    """Equal, differing and missing are told apart for each file; anything but equal is exit 1."""
+    """Equal, differing and missing files are told apart; anything but equal is exit 1."""
     async with at_work(tmp_path) as site:
         files = await finished(site)
         good = await site.run("ledger", "--verify", "--download")
@@ -140,8 +140,8 @@ async def test_download_compares_every_byte_with_what_was_sent(tmp_path: Path) -
         assert bad.lines[-1] == "1 equal, 1 differ, 1 unavailable"
 
 
-async def test_a_server_that_is_down_says_nothing_about_recordings(tmp_path: Path) -> None:
-    """--download ends with that one error, and calls no file missing."""
+async def test_download_calls_no_file_missing_when_the_server_is_down(tmp_path: Path) -> None:
+    """--download ends with that one error."""
     async with at_work(tmp_path) as site:
         await finished(site)
         await site.simulator.stop()
@@ -152,7 +152,7 @@ async def test_a_server_that_is_down_says_nothing_about_recordings(tmp_path: Pat
 
 
 def test_the_link_of_a_path_is_that_of_its_newest_record(tmp_path: Path) -> None:
-    """A recorder that writes under one name again and again has a record for each."""
+    """A recorder that reuses a name has a record for each recording."""
     disk = StateFolder(tmp_path)
     store = Store(disk, SystemClock(), Bus())
     for number in range(1, 4):
@@ -161,8 +161,8 @@ def test_the_link_of_a_path_is_that_of_its_newest_record(tmp_path: Path) -> None
     assert ledger_audit.find(tmp_path, "/rec/a.mp4") == RecordIds("record-3", "video-1")
 
 
-async def test_a_link_leads_to_the_bytes(tmp_path: Path) -> None:
-    """``link`` prints it and nothing else; a file that was not uploaded has none."""
+async def test_link_prints_the_download_link_alone(tmp_path: Path) -> None:
+    """It leads to the bytes of the recording; a file that was not uploaded has none."""
     async with at_work(tmp_path) as site:
         files = await finished(site)
         link = await site.run("link", "recordings/b two.mp4")

@@ -1,4 +1,4 @@
-"""How the process ends: one line for people and the right exit code, also out of the middle of task groups."""
+"""How the process ends: one line of error and the right exit code, also for errors inside of task groups."""
 
 from __future__ import annotations
 
@@ -67,17 +67,17 @@ def test_a_group_of_exceptions_does_not_hide_the_exit_code(
     faults: tuple[Exception, ...],
     code: int,
 ) -> None:
-    """78 keeps systemd from starting the daemon again; 1 does not. Our own error is said, not the bug beside it."""
+    """78 keeps systemd from restarting the daemon, 1 does not; a known error comes before a bug beside it."""
     monkeypatch.setattr(*part, fails_with(*faults))
     assert run([command, "-c", config]) == code
     assert capsys.readouterr().err == f"error: {faults[-1]}\n"
 
 
 @pytest.mark.parametrize("grouped", [False, True])
-def test_a_fault_of_ours_is_one_line_of_the_log(
+def test_an_unexpected_error_is_one_line_of_the_log(
     config: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], grouped: bool
 ) -> None:
-    """Exit code 1 and no trace-back on the screen; the log has what it was, without the groups around it."""
+    """Exit code 1 and no trace-back on the screen; the log has the error without the groups around it."""
     bug = ZeroDivisionError("a bug")
 
     async def work(*_: object) -> None:
@@ -91,8 +91,8 @@ def test_a_fault_of_ours_is_one_line_of_the_log(
     assert "Traceback" not in capsys.readouterr().err
 
 
-def test_the_first_error_of_ours_counts() -> None:
-    """However deep it lies; without one, the first of all."""
+def test_the_first_known_error_of_a_group_counts() -> None:
+    """However deep it is nested; without one, the first error of all."""
     bug, other = ZeroDivisionError(), KeyError()
     assert errors.first_of(bug) is bug
     assert errors.first_of(ExceptionGroup("", [ExceptionGroup("", [bug, other])])) is bug

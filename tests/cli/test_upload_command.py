@@ -1,4 +1,4 @@
-"""``upload``: named files, and what is said of each; status, explain, retry and forget around it."""
+"""``upload``: named files and their result lines; status, explain, retry and forget for them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ID = r"[0-9a-f-]{36}"
 
 
 async def test_each_file_gets_one_line_and_the_rest_is_log(tmp_path: Path) -> None:
-    """In a pipe: stdout is one line for each file, in the order given; stderr is nothing but the log."""
+    """In a pipe, stdout is one line for each file in the order given; stderr is the log alone."""
     async with at_work(tmp_path) as site:
         files = [site.record("b.mp4", 2048), site.record("with space.mov", 1)]
         ended = await site.run("upload", *files)
@@ -31,7 +31,7 @@ async def test_each_file_gets_one_line_and_the_rest_is_log(tmp_path: Path) -> No
 
 
 async def test_a_file_that_was_uploaded_before_is_not_sent_again(tmp_path: Path) -> None:
-    """It says so, and exits 0: whoever asks twice gets the same recording once."""
+    """The line says so, and the exit code is 0."""
     async with at_work(tmp_path) as site:
         file = site.record("a.mp4")
         first = await site.run("upload", file)
@@ -41,8 +41,8 @@ async def test_a_file_that_was_uploaded_before_is_not_sent_again(tmp_path: Path)
         assert len(site.simulator.records()) == 1
 
 
-async def test_new_content_that_is_not_ready_is_not_taken_for_the_old(tmp_path: Path) -> None:
-    """A path whose earlier content was uploaded, and whose new content is empty, is not called ready."""
+async def test_an_empty_file_is_not_reported_as_its_earlier_upload(tmp_path: Path) -> None:
+    """Its path had other content that was uploaded; the file is reported as not ready."""
     async with at_work(tmp_path) as site:
         file = site.record("a.mp4")
         assert (await site.run("upload", file)).code == 0
@@ -53,7 +53,7 @@ async def test_new_content_that_is_not_ready_is_not_taken_for_the_old(tmp_path: 
 
 
 async def test_names_and_template_fields_come_from_the_command_line(tmp_path: Path) -> None:
-    """``--name`` and each ``--template K=V`` have the last word on the record."""
+    """``--name`` and each ``--template K=V`` override the configuration."""
     more = '[watch.record]\nname = "configured"\ntemplate = { "1" = "configured", "2" = "{stem}" }'
     async with at_work(tmp_path, more=more) as site:
         file = site.record("a.mp4")
@@ -67,8 +67,8 @@ async def test_names_and_template_fields_come_from_the_command_line(tmp_path: Pa
         assert "expected K=V" in faulty.err
 
 
-async def test_relative_paths_and_names_that_look_like_options(tmp_path: Path) -> None:
-    """A path counts from where the command was given; after ``--`` a leading dash is part of a name."""
+async def test_relative_paths_and_names_with_a_leading_dash_are_taken(tmp_path: Path) -> None:
+    """A path counts from the current folder; after ``--`` a leading dash is part of a name."""
     async with at_work(tmp_path) as site:
         files = [site.record(name, 1000) for name in ("plain.mp4", "--name.mp4", "-v.mp4")]
         names = ("plain.mp4", "--name.mp4", "../recordings/-v.mp4")
@@ -79,7 +79,7 @@ async def test_relative_paths_and_names_that_look_like_options(tmp_path: Path) -
 
 
 async def test_upload_needs_no_watched_folder(tmp_path: Path) -> None:
-    """A server and a state are enough; where nothing is watched, ``once`` has nothing to do and says so."""
+    """A server and a state folder are enough; ``once`` without watched folders reports that it has nothing to do."""
     async with at_work(tmp_path) as site:
         file = site.record("a.mp4")
         assert (await site.run("upload", file)).code == 0
@@ -116,7 +116,7 @@ def drained(terminal: int) -> str:
     try:
         while block := os.read(terminal, 65_536):
             said += block
-    except OSError:  # EIO: nobody has it open any more
+    except OSError:  # EIO: no process has it open any more
         pass
     finally:
         os.close(terminal)
@@ -149,7 +149,7 @@ async def with_troubles(site: Site) -> dict[str, Path]:
 
 
 async def test_status_and_explain_use_the_same_words_running_and_stopped(tmp_path: Path) -> None:
-    """What stands where, why, and what happens next; the daemon's own answer and the one from its state agree."""
+    """State, reason and next step: the daemon's answer and the one from the saved state agree."""
     async with at_work(tmp_path) as site:
         files = await with_troubles(site)
         daemon = await site.start("run")
@@ -186,8 +186,8 @@ async def test_status_and_explain_use_the_same_words_running_and_stopped(tmp_pat
         assert "not below this folder" in stopped[2 + 3].out
 
 
-async def test_explain_knows_a_file_that_settles_and_one_that_waits_for_the_daemon(tmp_path: Path) -> None:
-    """With the daemon running it says what is waited for; without, that the daemon is."""
+async def test_explain_says_what_an_unsent_file_waits_for(tmp_path: Path) -> None:
+    """With the daemon running, for the settle time; without it, for the daemon."""
     async with at_work(tmp_path, watch='settle = "1h"') as site:
         file = site.record("a.mp4")
         before = await site.run("explain", file)
@@ -200,7 +200,7 @@ async def test_explain_knows_a_file_that_settles_and_one_that_waits_for_the_daem
 
 
 async def test_retry_lets_a_parked_upload_go_on(tmp_path: Path) -> None:
-    """By name or all, with the daemon running or stopped; an unknown path is told, and exit 1."""
+    """By name or all, with the daemon running or stopped; an unknown path is reported, with exit 1."""
     async with at_work(tmp_path) as site:
         file = site.record("a.mp4")
         site.simulator.faults.append(Fault(call="create", kind="status", status=403, times=2))
@@ -239,8 +239,8 @@ async def test_forget_says_that_a_record_which_may_exist_is_looked_for_first(tmp
         assert again.lines == [f"{text} when the daemon runs (or type: valt-uploader once)"]
 
 
-async def test_forget_takes_an_upload_out_and_clears_its_record_away(tmp_path: Path) -> None:
-    """With the daemon running or stopped; what is not known is told for each path, and the others are done."""
+async def test_forget_drops_an_upload_and_deletes_its_record(tmp_path: Path) -> None:
+    """With the daemon running or stopped; each unknown path is reported, and the others are done."""
     async with at_work(tmp_path) as site:
         files = [site.record("a.mp4"), site.record("b.mp4")]
         body = json.dumps({"error": {"code": 403, "message": "full"}})
@@ -263,8 +263,8 @@ async def test_forget_takes_an_upload_out_and_clears_its_record_away(tmp_path: P
         assert (stored["uploads"], [orphan["path"] for orphan in stored["orphans"]]) == ([], [str(files[1])])
 
 
-async def test_asking_before_the_first_start_leaves_nothing_behind(tmp_path: Path) -> None:
-    """status, explain, retry, forget and ledger answer without a state folder, and make none."""
+async def test_commands_before_the_first_start_make_no_state_folder(tmp_path: Path) -> None:
+    """status, explain, retry, forget and ledger answer without one."""
     async with at_work(tmp_path) as site:
         file = site.record("a.mp4")
         asked = [("status",), ("explain", file), ("retry",), ("retry", file), ("forget", file), ("ledger",)]
@@ -274,8 +274,8 @@ async def test_asking_before_the_first_start_leaves_nothing_behind(tmp_path: Pat
         assert not site.state.exists()
 
 
-async def test_a_server_that_is_slow_to_process_is_waited_for(tmp_path: Path) -> None:
-    """``upload`` is done when the server says ready, not before."""
+async def test_upload_waits_until_the_server_has_processed_the_video(tmp_path: Path) -> None:
+    """It ends when the server says ready, not before."""
     async with at_work(tmp_path, Settings(processing=0.8)) as site:
         file = site.record("a.mp4")
         process = await site.start("upload", file)

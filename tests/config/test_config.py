@@ -1,4 +1,4 @@
-"""The configuration: what a file and the environment become, and how each key's value is read."""
+"""The configuration: what the file and the environment become, and how the value of each key is read."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ def with_server(lines: str) -> str:
     return LEAST.replace("[server]", f"[server]\n{lines}")
 
 
-def test_the_least_configuration_is_address_account_and_folder(loaded: Loader) -> None:
-    """Everything else has a default, as the documentation gives it."""
+def test_the_smallest_configuration_is_address_account_and_folder(loaded: Loader) -> None:
+    """Everything else has a default, as documented."""
     config = loaded()
     assert config.server == ServerConfig(url="https://valt.example.com", username="uploader")
     assert config.watch == (WatchConfig(path=Path("/srv/recordings")),)
@@ -65,7 +65,7 @@ def test_the_environment_alone_can_be_the_configuration() -> None:
 
 
 def test_the_environment_overrides_the_file_key_by_key(loaded: Loader) -> None:
-    """One variable replaces one key and leaves its neighbours alone; texts are read as in the file."""
+    """One variable replaces one key and leaves the others alone; texts are read as in the file."""
     config = loaded(
         with_server('stall_timeout = "10s"'),
         VALT_UPLOADER_SERVER__USERNAME="12345",
@@ -111,7 +111,7 @@ def test_every_key_can_be_set_in_the_environment(loaded: Loader) -> None:
 
 
 def test_the_process_environment_is_never_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only what is handed in counts."""
+    """Only the environment that is passed in counts."""
     monkeypatch.setenv("VALT_UPLOADER_UPLOAD__WORKERS", "9")
     monkeypatch.setenv("STATE_DIRECTORY", "/elsewhere")
     config = load(None, ENVIRON)
@@ -119,7 +119,7 @@ def test_the_process_environment_is_never_read(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_the_password_in_the_environment_is_no_part_of_the_configuration() -> None:
-    """It is accepted, and it is nowhere in what was loaded."""
+    """It is accepted, and nothing of it is in what was loaded."""
     config = load(None, {**ENVIRON, "VALT_UPLOADER_PASSWORD": "hunter2", "VALT_UPLOADER_CONFIG": "/x"})
     assert "hunter2" not in repr(config)
 
@@ -132,7 +132,7 @@ def test_the_password_in_the_environment_is_no_part_of_the_configuration() -> No
         ({"VALT_UPLOADER_CONFIG": "/opt/here.toml"}, "/opt/here.toml"),
     ],
 )
-def test_the_file_is_the_named_one_or_the_usual_one(environ: dict[str, str], path: str) -> None:
+def test_the_configuration_file_is_the_named_one_or_the_default(environ: dict[str, str], path: str) -> None:
     """$VALT_UPLOADER_CONFIG names it; otherwise it is in /etc."""
     assert find_config(environ) == Path(path)
 
@@ -148,7 +148,7 @@ def test_the_file_is_the_named_one_or_the_usual_one(environ: dict[str, str], pat
 def test_the_state_folder_is_configured_or_the_one_systemd_made(
     loaded: Loader, text: str, variable: str, folder: str
 ) -> None:
-    """The key comes first, then the first folder of $STATE_DIRECTORY, then the usual place."""
+    """The key comes first, then the first folder of $STATE_DIRECTORY, then the default."""
     assert loaded(LEAST + text, STATE_DIRECTORY=variable).state.dir == Path(folder)
 
 
@@ -164,13 +164,13 @@ def test_the_state_folder_is_configured_or_the_one_systemd_made(
         ("http://localhost:1", "http://localhost:1"),
     ],
 )
-def test_an_address_is_an_origin_and_https_unless_it_says_otherwise(loaded: Loader, given: str, url: str) -> None:
-    """Plain http needs no permission to the own machine."""
+def test_an_address_is_an_origin_and_https_by_default(loaded: Loader, given: str, url: str) -> None:
+    """Plain http to the machine itself needs no permission."""
     assert loaded(LEAST.replace("https://valt.example.com", given)).server.url == url
 
 
 def test_plain_http_to_another_machine_needs_permission(loaded: Loader) -> None:
-    """The operator may say that it is wanted."""
+    """``allow_plaintext`` gives it."""
     text = with_server("allow_plaintext = true").replace("https:", "http:")
     assert loaded(text).server.url == "http://valt.example.com"
 
@@ -181,8 +181,8 @@ def test_a_pin_is_normalised(loaded: Loader) -> None:
     assert loaded(with_server(f'pin_sha256 = "{pin}"')).server.pin_sha256 == "ab" * 32
 
 
-def test_an_empty_text_unsets_what_is_optional(loaded: Loader, tmp_path: Path) -> None:
-    """That is how the environment takes a key of the file away."""
+def test_an_empty_text_unsets_an_optional_key(loaded: Loader, tmp_path: Path) -> None:
+    """The environment can so remove a key of the file."""
     text = with_server(f'password_file = "/p"\nca_file = "{tmp_path}/config.toml"\npin_sha256 = "{"a" * 64}"')
     assert loaded(text).server.password_file == Path("/p")
     names = ("PASSWORD_FILE", "CA_FILE", "PIN_SHA256")
@@ -218,37 +218,37 @@ def test_a_record_rule_is_ready_to_use(loaded: Loader) -> None:
 
 
 def test_folders_may_lie_within_each_other(loaded: Loader) -> None:
-    """Each has its own rules; only the very same folder twice is a fault."""
+    """Each has its own rules; only the same folder twice is a fault."""
     assert len(loaded(LEAST + '[[watch]]\npath = "/srv/recordings/special"').watch) == 2
 
 
-def test_a_configuration_without_folders_can_be_asked_for() -> None:
+def test_a_configuration_without_folders_can_be_loaded() -> None:
     """Sending single files needs none."""
     environ = {name: value for name, value in ENVIRON.items() if "WATCH" not in name}
     assert load(None, environ, need_watch=False).watch == ()
 
 
 def test_a_configuration_cannot_be_changed() -> None:
-    """It is one value that every part of the house may keep."""
+    """It is an immutable value, so that every part of the application may keep it."""
     config = load(None, ENVIRON)
     with pytest.raises(ValidationError, match="frozen"):
         config.server.url = "https://elsewhere.example"  # type: ignore[misc]  # the very thing that must not work
 
 
 def test_two_configurations_that_say_the_same_are_equal(loaded: Loader) -> None:
-    """A reload that changes nothing can be told from one that does."""
+    """A reload that changes nothing can so be recognised."""
     text = LEAST + "[watch.record]\nmatch = '(?P<room>.+)'"
     assert loaded(text) == loaded(text.replace("/srv/recordings", "/srv/recordings/"))
     assert loaded(text) != loaded(text, VALT_UPLOADER_UPLOAD__WORKERS="5")
 
 
-def test_nothing_is_out_of_force_by_default() -> None:
-    """Whoever asks for nothing special is told nothing."""
+def test_the_defaults_use_no_key_without_effect() -> None:
+    """They cause no warning."""
     assert load(None, ENVIRON).not_in_force() == []
 
 
-def test_keys_that_this_version_does_not_act_on_are_named(loaded: Loader) -> None:
-    """Each is named, and only when it asks for more than there is."""
+def test_keys_without_effect_in_this_version_are_named(loaded: Loader) -> None:
+    """Each one, and only when its value differs from the default."""
     config = loaded(
         LEAST
         + """mode = "poll"
@@ -266,7 +266,7 @@ def test_keys_that_this_version_does_not_act_on_are_named(loaded: Loader) -> Non
     ]
 
 
-def test_what_the_environment_asks_for_in_vain_is_named_too() -> None:
-    """A key is written out wherever it stands."""
+def test_keys_without_effect_in_the_environment_are_named_too() -> None:
+    """A key is written in full wherever it is set."""
     environ = {**ENVIRON, "VALT_UPLOADER_STATUS__LISTEN": "127.0.0.1:8484"}
     assert load(None, environ).not_in_force() == ["status.listen"]

@@ -1,4 +1,4 @@
-"""docs/configuration.md: what it shows can be loaded, and does what it says."""
+"""docs/configuration.md: each example can be loaded and does what the page says."""
 
 from __future__ import annotations
 
@@ -35,20 +35,20 @@ def the_one(tmp_path: Path, line: str) -> Config:
 
 
 def test_every_block_of_toml_is_an_example() -> None:
-    """None is overlooked because its fence is written in another way."""
+    """No block is missed because its fence is written differently."""
     assert len(EXAMPLES) == PAGE.lower().count("toml\n[") == 5
 
 
 @pytest.mark.parametrize("text", EXAMPLES)
 def test_every_example_is_a_whole_configuration(tmp_path: Path, text: str) -> None:
-    """It loads without a fault, asks for nothing in vain, and leaves verification on."""
+    """It loads without a fault, sets no key without effect, and keeps TLS verification on."""
     config = loaded(text, tmp_path)
     assert config.not_in_force() == []
     assert config.server.tls_verify
 
 
 def test_the_clinic_room_gets_the_records_of_its_table(tmp_path: Path) -> None:
-    """File by file: the record's name, its two fields, and a warning for the one that does not match."""
+    """For each file: the record's name, its two fields, and a warning for the one that does not match."""
     rule = the_one(tmp_path, "match =").watch[0].record
     rows = re.findall(r"(?m)^\| `([^`]+)` \| `([^`]+)` \| (?:`(.*?)`)? ?\| (?:`(.*?)`)? ?\|$", PAGE)
     assert len(rows) == 3
@@ -60,13 +60,13 @@ def test_the_clinic_room_gets_the_records_of_its_table(tmp_path: Path) -> None:
         assert (mapped.warning is None) is bool(fields)
 
 
-def test_the_share_is_scanned_and_emptied(tmp_path: Path) -> None:
-    """As the text around it says."""
+def test_the_example_of_a_share_deletes_uploaded_files(tmp_path: Path) -> None:
+    """In mode auto, and without an archive."""
     (watch,) = the_one(tmp_path, "after_upload =").watch
     assert (watch.mode, watch.after_upload, watch.move_to) == ("auto", "delete", None)
 
 
-def test_the_shared_link_is_ours_at_night_and_at_weekends(tmp_path: Path) -> None:
+def test_the_example_of_a_shared_link_has_full_speed_at_nights_and_weekends(tmp_path: Path) -> None:
     """As its table says, hour by hour of a week."""
     upload = the_one(tmp_path, "bandwidth =").upload
     assert (upload.recording_aware, upload.recording_bandwidth) == (True, 1e6)
@@ -76,8 +76,8 @@ def test_the_shared_link_is_ours_at_night_and_at_weekends(tmp_path: Path) -> Non
         assert rate_now(upload.bandwidth, monday + timedelta(hours=hour)) == (2.5e6 if office else None)
 
 
-def test_the_appliance_is_known_by_its_pin_or_by_its_certificate(tmp_path: Path) -> None:
-    """One example for each; the pin is as openssl prints it."""
+def test_the_example_of_an_appliance_pins_its_certificate(tmp_path: Path) -> None:
+    """One example with the fingerprint as openssl prints it, one with the certificate."""
     pinned, trusted = the_one(tmp_path, "pin_sha256 ="), the_one(tmp_path, "ca_file =")
     assert pinned.server.pin_sha256 is not None
     assert pinned.server.ca_file is None
@@ -95,7 +95,7 @@ def test_the_example_of_the_environment_is_a_whole_configuration() -> None:
 
 
 def test_the_order_of_precedence_is_as_listed(tmp_path: Path) -> None:
-    """Variable of the key, variable of the table, file, $STATE_DIRECTORY, default: each gives way to the one before."""
+    """Variable of the key, variable of the table, file, $STATE_DIRECTORY, default: earlier ones win."""
     path = tmp_path / "config.toml"
     least = "[server]\nurl = 'valt.example.com'\nusername = 'uploader'\n[[watch]]\npath = '/srv'\n"
     places: list[tuple[str, dict[str, str], str]] = [

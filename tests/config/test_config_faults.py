@@ -1,4 +1,4 @@
-"""The configuration's faults: all at once, in plain words, with the place and the way out, and never a secret."""
+"""Faults of the configuration: reported all at once, with place and remedy, and without secrets."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def test_a_fault_in_server_says_what_is_expected(faults: Faults, line: str, faul
     ],
 )
 def test_a_fault_in_a_watched_folder_names_the_folder_and_the_key(faults: Faults, line: str, fault: str) -> None:
-    """Counting from zero, as the file has them."""
+    """Folders are counted from zero, in the order of the file."""
     body = WATCH if not line.startswith("path") else "[[watch]]\n"
     (found,) = faults(f"{SERVER}{body}{line}")
     assert found.startswith(f"config.toml: watch[0].{fault}")
@@ -139,19 +139,19 @@ def test_a_fault_in_a_watched_folder_names_the_folder_and_the_key(faults: Faults
     ],
 )
 def test_a_fault_in_a_record_rule_is_found_at_load(faults: Faults, line: str, fault: str) -> None:
-    """Not when the first file comes."""
+    """Not only when the first file comes."""
     (found,) = faults(f"{SERVER}{WATCH}[watch.record]\n{line}")
     assert found.startswith(f"config.toml: watch[0].record.{fault}")
 
 
 def test_a_broken_rule_does_not_make_its_groups_unknown(faults: Faults) -> None:
-    """One fault is one line: what may be right once the rule is mended is not complained about."""
+    """One fault is one line: references to groups of a broken rule are not reported."""
     (found,) = faults(f"{SERVER}{WATCH}[watch.record]\nmatch = '(?P<room>'\nname = '{{room}}'")
     assert "record.match" in found
 
 
-def test_all_faults_of_a_timetable_are_told_at_once(faults: Faults) -> None:
-    """Each step counts from zero, as the file has it, beside what is wrong elsewhere."""
+def test_all_faults_of_a_timetable_are_reported_at_once(faults: Faults) -> None:
+    """Steps are counted from zero; faults elsewhere are reported, too."""
     steps = [
         '["08:00", "20 Mbit/s"]',
         '["25:00", "20 Mbit/s"]',
@@ -189,8 +189,8 @@ def test_all_faults_of_a_timetable_are_told_at_once(faults: Faults) -> None:
         ("[sever]\nx = 1", "sever: unknown key; did you mean server?"),
     ],
 )
-def test_a_fault_elsewhere_is_told_the_same_way(faults: Faults, text: str, fault: str) -> None:
-    """Every table speaks the same language."""
+def test_faults_in_every_table_have_the_same_form(faults: Faults, text: str, fault: str) -> None:
+    """They name table, key and remedy."""
     (found,) = faults(SERVER + WATCH + text)
     assert found.startswith(f"config.toml: {fault}")
 
@@ -204,8 +204,8 @@ def test_a_fault_elsewhere_is_told_the_same_way(faults: Faults, text: str, fault
         ("server = 3\n" + WATCH, "server: expected a [server] table, got 3"),
     ],
 )
-def test_a_table_of_the_wrong_shape_is_told_by_its_brackets(faults: Faults, text: str, fault: str) -> None:
-    """What an administrator types is what the fault speaks of."""
+def test_a_table_of_the_wrong_shape_is_named_with_its_brackets(faults: Faults, text: str, fault: str) -> None:
+    """As it is written in the file."""
     (found,) = faults(text)
     assert found.startswith(f"config.toml: {fault}")
 
@@ -224,8 +224,8 @@ def test_an_empty_file_asks_for_what_has_no_default(faults: Faults) -> None:
         (b"[server]\n\nurl = '\xe9'", "config.toml: line 3: not UTF-8 text; save the file as UTF-8"),
     ],
 )
-def test_a_file_that_is_not_toml_is_told_by_line_and_column(faults: Faults, text: str | bytes, fault: str) -> None:
-    """Together with what is wrong in the environment, which can be judged without it."""
+def test_a_toml_error_has_its_line_and_column(faults: Faults, text: str | bytes, fault: str) -> None:
+    """Faults in the environment are reported with it."""
     found = faults(text, VALT_UPLOADER_LOG__LEVLE="info")
     assert found[0].startswith(fault)
     assert found[1].startswith("environment: VALT_UPLOADER_LOG__LEVLE: unknown variable")
@@ -240,7 +240,7 @@ def test_a_byte_order_mark_is_no_fault(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("name", "reason"), [("none.toml", "No such file or directory"), (".", "Is a directory")])
 def test_a_file_that_cannot_be_read_is_a_clear_fault(tmp_path: Path, name: str, reason: str) -> None:
-    """The system's reason, and what to do."""
+    """It names the system's reason and what to do."""
     with pytest.raises(ConfigError) as caught:
         load(tmp_path / name, {})
     assert caught.value.faults == [
@@ -248,7 +248,7 @@ def test_a_file_that_cannot_be_read_is_a_clear_fault(tmp_path: Path, name: str, 
     ]
 
 
-def test_without_a_file_what_is_missing_is_told_of_the_configuration() -> None:
+def test_without_a_file_missing_keys_are_reported_without_a_file_name() -> None:
     """There is no file to name."""
     with pytest.raises(ConfigError) as caught:
         load(None, {})
@@ -271,7 +271,7 @@ def test_without_a_file_what_is_missing_is_told_of_the_configuration() -> None:
     ],
 )
 def test_a_fault_in_the_environment_names_the_variable(name: str, value: str, fault: str) -> None:
-    """Not the file, which is not to blame."""
+    """Not the file, which is not at fault."""
     with pytest.raises(ConfigError) as caught:
         load(None, {**ENVIRON, f"VALT_UPLOADER_{name}": value})
     (found,) = caught.value.faults
@@ -297,7 +297,7 @@ def test_a_fault_in_the_environment_names_the_variable(name: str, value: str, fa
         "http://192.168.1.5",
     ],
 )
-def test_what_is_no_address_is_refused_without_repeating_it(url: str) -> None:
+def test_an_invalid_address_is_refused_without_repeating_it(url: str) -> None:
     """It may hold a password, and faults end up in logs."""
     with pytest.raises(ConfigError) as caught:
         load(None, {**ENVIRON, "VALT_UPLOADER_SERVER__URL": url})
@@ -321,7 +321,7 @@ def test_what_is_no_address_is_refused_without_repeating_it(url: str) -> None:
     ],
 )
 def test_a_password_in_the_wrong_place_is_never_repeated(environ: dict[str, str]) -> None:
-    """Not in the faults, and not in the errors that lie behind them."""
+    """Neither in the faults nor in the errors that caused them."""
     with pytest.raises(ConfigError) as caught:
         load(None, {**ENVIRON, **environ})
     error: BaseException | None = caught.value
@@ -333,7 +333,7 @@ def test_a_password_in_the_wrong_place_is_never_repeated(environ: dict[str, str]
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
 def test_a_certificate_that_may_not_be_read_is_a_fault(faults: Faults, tmp_path: Path) -> None:
-    """Better at load than at the first connection."""
+    """It is found at load, not at the first connection."""
     certificate = tmp_path / "ca.pem"
     certificate.touch(mode=0)
     (found,) = faults(f'{SERVER}ca_file = "{certificate}"\n{WATCH}')

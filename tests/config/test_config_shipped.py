@@ -1,4 +1,4 @@
-"""The file that is shipped: it documents every key, says what the defaults are, and promises nothing in vain."""
+"""The shipped configuration file documents every key and its default, and sets no key without effect."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def known_keys() -> dict[str, set[str]]:
 
 
 def test_the_shipped_file_documents_every_key_and_no_other() -> None:
-    """What is not in it does not exist, and what is in it does."""
+    """Every key of the program is in it, and every key in it exists."""
     assert documented_keys() == known_keys()
 
 
@@ -68,13 +68,13 @@ def test_the_shipped_file_says_what_the_defaults_are() -> None:
     assert load(SHIPPED, {}) == load(None, LEAST)
 
 
-def test_the_shipped_file_asks_for_nothing_in_vain() -> None:
-    """Whoever copies it and changes what is theirs is not warned about keys they never touched."""
+def test_the_shipped_file_sets_no_key_without_effect() -> None:
+    """A copy of it causes no warning."""
     assert load(SHIPPED, {}).not_in_force() == []
 
 
 def test_the_shipped_file_writes_out_every_default() -> None:
-    """Commented out are only keys whose being unset says something of its own."""
+    """Only keys are commented out that have a meaning when unset."""
     shipped: dict[str, Any] = tomllib.loads(TEXT)
     watch = shipped.pop("watch")[0]
     written = {**shipped, "watch.record": watch.pop("record"), "watch": watch}
@@ -91,7 +91,7 @@ def test_the_shipped_file_writes_out_every_default() -> None:
 
 
 def test_the_examples_of_the_shipped_file_can_be_used(tmp_path: Path) -> None:
-    """Each key that is commented out is valid once its # is taken away."""
+    """Each commented key is valid once its # is removed."""
     text = re.sub(r"(?m)^# ([a-z_0-9]+ = )", r"\1", TEXT)
     config = loaded(text.replace("/etc/ssl/our-ca.pem", str(SHIPPED)), tmp_path)
     assert config.server.pin_sha256 is not None
@@ -99,8 +99,8 @@ def test_the_examples_of_the_shipped_file_can_be_used(tmp_path: Path) -> None:
     assert config.watch[0].record.match is not None
 
 
-def test_the_shipped_file_says_which_keys_are_not_in_force() -> None:
-    """Each of them is introduced by a comment that says so, and no other key is."""
+def test_the_shipped_file_says_which_keys_have_no_effect() -> None:
+    """A comment before each of them says so, and before no other key."""
     remarked = set()
     for block in TEXT.split("\n\n"):
         if "ccepted, not yet in force in this version" in block:

@@ -1,4 +1,4 @@
-"""The gate's eye on real recordings: closed ones pass, cut and half-copied ones do not, and nothing makes it fail."""
+"""The container check on real recordings: finished ones pass, cut or half-copied ones do not, and none raises."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ INDEX_LAST = ["mp4", "hybrid", "mov"]
 
 @pytest.mark.parametrize("name", KINDS)
 def test_finished_recording_passes(name: str) -> None:
-    """What a muxer has closed is known by its container, and nothing is held against it, whatever it is called."""
+    """A recording that a muxer has closed passes, whatever it is called."""
     for suffix in (KINDS[name].suffix, "", ".mp4", ".bin"):
         assert judged(recording(name), suffix) == ContainerState(KINDS[name].container, "")
 
@@ -51,21 +51,21 @@ def test_made_videos_pass(faststart: bool) -> None:
         ("wmv", "its header has no file size yet: the recorder did not close this file"),
     ],
 )
-def test_recording_that_was_never_closed_is_told(name: str, reason: str) -> None:
-    """A recorder that was killed leaves a file that says what it lacks."""
+def test_a_recording_that_was_never_closed_is_unfinished(name: str, reason: str) -> None:
+    """The reason names what a killed recorder left out."""
     assert judged(left_open(name), KINDS[name].suffix) == ContainerState(KINDS[name].container, reason)
 
 
 @pytest.mark.parametrize("name", ["ts", "m2ts", "mpg", "vob"])
-def test_stream_may_end_anywhere(name: str) -> None:
-    """Streams have no end to be missed: what was recorded of one until now is not held back."""
+def test_a_stream_may_end_anywhere(name: str) -> None:
+    """A stream has no end marker, so what was recorded so far is complete."""
     assert judged(left_open(name), KINDS[name].suffix) == ContainerState(KINDS[name].container, "")
 
 
 @pytest.mark.parametrize("name", SELF_SIZED)
 @given(st.data())
-def test_any_cut_is_seen(name: str, data: st.DataObject) -> None:
-    """A recording that says how long it is, without its last bytes, is unfinished as soon as it is known what it is."""
+def test_any_cut_is_found(name: str, data: st.DataObject) -> None:
+    """A recording with a stated length is unfinished without its last bytes, once its format is known."""
     whole = recording(name)
     end = data.draw(
         st.integers(SHORTEST, len(whole) - 1)
@@ -77,8 +77,8 @@ def test_any_cut_is_seen(name: str, data: st.DataObject) -> None:
 
 @pytest.mark.parametrize("name", INDEX_LAST)
 @given(st.data())
-def test_copy_that_announced_its_size_is_seen_until_its_index_is_there(name: str, data: st.DataObject) -> None:
-    """Full size at once, content in order: until the last box of the index has come, what is missing is zeros."""
+def test_a_preallocated_copy_is_unfinished_until_its_index_is_there(name: str, data: st.DataObject) -> None:
+    """Full size at once, content in order: until the last box of the index has come, zeros are in its place."""
     whole = recording(name)
     end = data.draw(st.integers(0, len(whole) - 160) | st.integers(len(whole) - 1200, len(whole) - 160))
     assert judged(whole[:end] + bytes(len(whole) - end), KINDS[name].suffix).unfinished
@@ -86,8 +86,8 @@ def test_copy_that_announced_its_size_is_seen_until_its_index_is_there(name: str
 
 @pytest.mark.parametrize("name", ["mkv", "webm", "avi"])
 @given(st.data())
-def test_copy_that_announced_its_size_is_seen_until_its_index_begins(name: str, data: st.DataObject) -> None:
-    """The same where the index is one element: it is missed while it has not begun."""
+def test_a_preallocated_copy_is_unfinished_until_its_index_begins(name: str, data: st.DataObject) -> None:
+    """The same where the index is one element."""
     whole = recording(name)
     index = whole.rfind(b"idx1" if name == "avi" else b"\x1c\x53\xbb\x6b")
     end = data.draw(st.integers(0, index))
@@ -96,8 +96,8 @@ def test_copy_that_announced_its_size_is_seen_until_its_index_begins(name: str, 
 
 @pytest.mark.parametrize("name", ["faststart", "mkv, index in front", "mkv, live", "ts", "m2ts", "mpg", "vob", "wmv"])
 @given(st.data())
-def test_unwritten_end_is_seen(name: str, data: st.DataObject) -> None:
-    """Where the media come last, 64 KiB of zeros give away that the rest was reserved and never written."""
+def test_an_unwritten_end_of_the_media_is_found(name: str, data: st.DataObject) -> None:
+    """Where the media come last, 64 KiB of zeros show that the rest was reserved and never written."""
     whole = recording(name)
     end = data.draw(st.integers(5000, len(whole) - ZEROS))
     verdict = judged(whole[:end] + bytes(len(whole) - end), KINDS[name].suffix)
@@ -106,16 +106,16 @@ def test_unwritten_end_is_seen(name: str, data: st.DataObject) -> None:
 
 
 @pytest.mark.parametrize("name", ["mp4", "mkv", "avi", "wmv", "mpg", "ts"])
-def test_nothing_but_zeros_is_no_recording(name: str) -> None:
-    """Room that was reserved for a recording and not begun is unfinished, by its name."""
+def test_a_video_of_zeros_is_unfinished(name: str) -> None:
+    """Its space was reserved and not written yet; its name tells that it is a video."""
     verdict = judged(bytes(100_000), KINDS[name].suffix)
     assert verdict.container == ""
     assert verdict.unfinished.startswith("zeros from byte 0 to 16384: ")
 
 
 @pytest.mark.parametrize("name", ["fragmented", "dash"])
-def test_fragments_may_end_between_but_not_inside(name: str) -> None:
-    """Without its closing index a fragmented file is whole at the end of every fragment, and nowhere else."""
+def test_a_fragmented_file_may_end_between_fragments_only(name: str) -> None:
+    """Also without its closing index."""
     whole = recording(name)
     boxes = list(_boxes(whole))
     index = next(start for kind, start, _ in boxes if kind == b"mfra")
@@ -137,8 +137,8 @@ def _boxes(data: bytes) -> Iterator[tuple[bytes, int, int]]:
 
 
 @given(st.binary(max_size=3000), st.sampled_from(["", ".mp4", ".mkv", "avi", ".ts", ".WMV", ".txt", "."]))
-def test_any_bytes_get_a_verdict(data: bytes, suffix: str) -> None:
-    """Random bytes never raise, and never cost more than is promised."""
+def test_random_bytes_never_raise(data: bytes, suffix: str) -> None:
+    """They cost no more reads than promised."""
     assert isinstance(judged(data, suffix), ContainerState)
 
 
@@ -168,15 +168,15 @@ WORDS = st.sampled_from(
 
 
 @given(st.sampled_from(MAGICS), st.lists(WORDS | st.binary(max_size=12), max_size=120), st.binary(max_size=3))
-def test_any_structure_gets_a_verdict(magic: bytes, parts: list[bytes], rest: bytes) -> None:
-    """The words of the formats in any order never raise either."""
+def test_random_structures_never_raise(magic: bytes, parts: list[bytes], rest: bytes) -> None:
+    """Elements of the formats in any order."""
     assert isinstance(judged(magic + b"".join(parts) + rest, ".mp4"), ContainerState)
 
 
 @pytest.mark.parametrize("name", KINDS)
 @given(st.data())
-def test_any_damage_gets_a_verdict(name: str, data: st.DataObject) -> None:
-    """A real recording with bytes changed where its structure is, and cut, never raises."""
+def test_damaged_recordings_never_raise(name: str, data: st.DataObject) -> None:
+    """A real recording with changed bytes in its structure, and cut."""
     whole = bytearray(recording(name)[: data.draw(st.integers(0, 200_000))])
     places = st.integers(0, 700) | st.integers(0, max(0, len(whole) - 1))
     for place, word in data.draw(st.lists(st.tuples(places, WORDS | st.binary(min_size=1, max_size=9)), max_size=12)):
@@ -186,20 +186,20 @@ def test_any_damage_gets_a_verdict(name: str, data: st.DataObject) -> None:
 
 
 @given(st.integers(0, 1 << 64), st.integers(0, 255), st.sampled_from(MAGICS))
-def test_any_size_gets_a_verdict(size: int, filler: int, magic: bytes) -> None:
-    """A file may be said to have any size at all."""
+def test_any_stated_size_of_a_file_is_taken(size: int, filler: int, magic: bytes) -> None:
+    """It never raises."""
     file = pieces((0, magic), size=size, filler=bytes([filler]))
     assert isinstance(inspect(file, size, ".mp4"), ContainerState)
 
 
-def test_endless_boxes_are_given_up_and_pass() -> None:
-    """A file of a million tiny boxes costs no more than any other, and has the benefit of the doubt."""
+def test_a_million_boxes_cost_no_more_than_other_files() -> None:
+    """The check stops early, and the file passes."""
     data = FTYP + box(b"free", bytes(8200)) * 1000
     assert judged(data, ".mp4") == ContainerState("mp4", "")
 
 
-def test_share_that_fails_is_the_callers_business() -> None:
-    """What the read raises passes through."""
+def test_a_read_error_passes_through() -> None:
+    """The caller handles it."""
 
     def read(offset: int, length: int) -> bytes:
         raise OSError(5, f"no {length} bytes at {offset}")
@@ -210,14 +210,14 @@ def test_share_that_fails_is_the_callers_business() -> None:
 
 @pytest.mark.parametrize("left", [0, 20, 17_000])
 def test_file_that_became_shorter_is_unfinished(left: int) -> None:
-    """A file with fewer bytes than it was said to have is being written anew."""
+    """A file with fewer bytes than stated is being written anew."""
     whole = recording("mp4")[:left]
     verdict = inspect(lambda offset, length: whole[offset : offset + length], len(recording("mp4")), ".mp4")
     assert "became shorter" in verdict.unfinished
 
 
-def test_reader_that_gives_too_much_is_cut_short() -> None:
-    """Only as many bytes as were asked for are looked at."""
+def test_surplus_bytes_of_a_read_are_ignored() -> None:
+    """Only as many bytes as were asked for are used."""
     whole = recording("mp4")
     assert inspect(lambda offset, length: whole[offset : offset + 2 * length], len(whole), ".mp4").unfinished == ""
 
@@ -239,8 +239,8 @@ def test_reader_that_gives_too_much_is_cut_short() -> None:
         (b"RIFF" + bytes(99), ".mkv", "zeros from byte 4 to 103: "),
     ],
 )
-def test_suffix_is_only_a_hint(data: bytes, suffix: str, reason: str) -> None:
-    """What begins like no container is held back only when its name promises a video and zeros stand in its place."""
+def test_the_suffix_matters_only_for_unknown_content(data: bytes, suffix: str, reason: str) -> None:
+    """A file of no known format is held back only when it has a video's suffix and begins with zeros."""
     verdict = judged(data, suffix)
     assert verdict.container == ""
     assert verdict.unfinished.startswith(reason)
@@ -251,8 +251,8 @@ GIB = 1 << 30
 
 
 @pytest.mark.parametrize(("order", "reads", "taken"), [("moov last", 4, 24_596), ("moov first", 5, 32_768)])
-def test_two_gigabytes_cost_a_few_reads(order: str, reads: int, taken: int) -> None:
-    """A long recording is judged by its heads: the figures of docs/decisions.md."""
+def test_a_recording_of_two_gigabytes_costs_a_few_reads(order: str, reads: int, taken: int) -> None:
+    """Only its heads are read: the figures of docs/decisions.md."""
     index = moov(codecs=(b"avc1", b"mp4a"), table=400_000)
     media = box(b"mdat", size=2 * GIB)
     head = FTYP + (media if order == "moov last" else index + media)
@@ -266,8 +266,8 @@ def test_two_gigabytes_cost_a_few_reads(order: str, reads: int, taken: int) -> N
     assert MAX_BYTES <= 512 * 1024
 
 
-def test_reason_names_box_and_bytes() -> None:
-    """What an operator reads: which box, how much is missing, whose fault."""
+def test_the_reason_names_the_box_and_the_missing_bytes() -> None:
+    """And what the probable cause is."""
     data = FTYP + moov() + box(b"mdat", b"\x01" * 5000, size=8 + 5000 + 10485760)
     reason = "its mdat box ends 10485760 bytes past the end of the file: the copy is not complete"
     assert judged(data, ".mp4") == ContainerState("mp4", reason)

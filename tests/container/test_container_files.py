@@ -1,4 +1,4 @@
-"""The recordings that the gate is tried on: made by a real muxer, and a look at whether they are what they claim."""
+"""Recordings for the tests of the container check, made by a real muxer; and proof that they are what they claim."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ class Reader:
 
 
 def judged(data: bytes, suffix: str = "") -> ContainerState:
-    """The verdict on these bytes; an AssertionError if it cost more than is promised."""
+    """Check these bytes; raises AssertionError if it cost more reads than promised."""
     return inspect(Reader(lambda offset, length: data[offset : offset + length], len(data)), len(data), suffix)
 
 
@@ -193,22 +193,22 @@ FTYP = box(b"ftyp", b"isom\0\0\2\0isomavc1")
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_recordings_play(name: str) -> None:
-    """What the gate is tried on is real: a demuxer finds every frame of it."""
+def test_the_test_recordings_can_be_decoded(name: str) -> None:
+    """A demuxer finds every frame of them."""
     with av.open(io.BytesIO(recording(name)), "r") as source:
         assert sum(1 for _ in source.decode(video=0)) == FRAMES
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_recordings_are_long_enough_to_be_cut(name: str) -> None:
-    """They have more bytes than one read takes, and more than the zeros that are looked for."""
+def test_the_test_recordings_are_long_enough_to_be_cut(name: str) -> None:
+    """They are longer than one read and than the run of zeros that the check looks for."""
     assert len(recording(name)) > 150_000 or name == "webm"
     assert len(recording(name)) > 100_000
 
 
 @pytest.mark.parametrize("name", ["faststart", "fragmented", "mkv", "avi"])
-def test_a_player_does_not_notice_a_cut(name: str) -> None:
-    """Why the gate has eyes of its own: a demuxer takes two thirds of these for a shorter video."""
+def test_a_demuxer_accepts_most_cut_recordings(name: str) -> None:
+    """It takes two thirds of them for shorter videos, so the check cannot rely on one."""
     data = recording(name)
     with av.open(io.BytesIO(data[: len(data) * 2 // 3]), "r") as source:
         assert sum(packet.size > 0 for packet in source.demux(video=0)) > FRAMES // 3

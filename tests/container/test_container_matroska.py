@@ -37,12 +37,12 @@ def seek_head(*positions: bytes) -> bytes:
 
 
 def mkv(*parts: bytes, size: int | None = -1) -> ContainerState:
-    """The verdict on a Segment of these parts."""
+    """Check a Segment of these parts."""
     return judged(HEADER + element("18538067", *parts, size=size), ".mkv")
 
 
 def test_segment_of_known_size_must_fit() -> None:
-    """A Segment says how long it is; what follows it is nobody's business."""
+    """What follows the Segment does not matter."""
     whole = HEADER + element("18538067", INFO, TRACKS, cluster())
     assert judged(whole) == FINE
     assert judged(whole + bytes(100_000)) == FINE
@@ -58,12 +58,12 @@ def test_segment_of_known_size_must_fit() -> None:
 @pytest.mark.parametrize("parts", [(INFO, TRACKS), (seek_head(b"\x40"), INFO, TRACKS), (TRACKS,)])
 @pytest.mark.parametrize("size", [UNKNOWN, -1])
 def test_live_recording_may_end_after_any_cluster(parts: tuple[bytes, ...], size: int | None) -> None:
-    """Without a size, and without room that was to be filled in, a Segment is whole as it is."""
+    """Without a size and without a reserved Void, a Segment is complete as it is."""
     assert mkv(*parts, cluster(size=size), cluster(size=size), size=UNKNOWN) == FINE
 
 
-def test_live_recording_that_ends_inside_a_cluster_is_seen_when_the_cluster_tells() -> None:
-    """A last cluster of known size must fit too; one of unknown size may end anywhere."""
+def test_a_live_recording_may_not_end_inside_a_cluster_of_known_size() -> None:
+    """A last cluster of unknown size may end anywhere."""
     whole = HEADER + element("18538067", INFO, TRACKS, cluster(), cluster(), size=UNKNOWN)
     reason = "its last Cluster ends 300 bytes past the end of the file: the copy is not complete"
     assert judged(whole[:-300]) == ContainerState("matroska", reason)
@@ -72,14 +72,14 @@ def test_live_recording_that_ends_inside_a_cluster_is_seen_when_the_cluster_tell
 
 
 def test_media_that_look_like_a_cluster_are_not_taken_for_one() -> None:
-    """Four bytes are no cluster: it must go on as one."""
+    """Four bytes are no cluster: what follows them must be one, too."""
     stray = element("a3", b"\x81\0\0\x80" + b"\x1f\x43\xb6\x75\x01\0\0\0\0\xff\xff\xff\x99" + bytes(100))
     assert mkv(INFO, TRACKS, cluster(stray), size=UNKNOWN) == FINE
     assert mkv(INFO, TRACKS, cluster(), b"\x1f\x43\xb6\x75", size=UNKNOWN) == FINE
 
 
-def test_room_for_a_seek_head_that_was_not_filled_in_is_a_killed_recorder() -> None:
-    """A recorder that can seek reserves a Void at the beginning and fills it, and the size, in at closing."""
+def test_an_unfilled_void_at_the_beginning_is_a_killed_recorder() -> None:
+    """A recorder that can seek reserves a Void and fills it, and the size, in at closing."""
     room = element("ec", bytes(152))
     for duration in (element("ec", bytes(2)), element("4489", b"\x3f\x80\0\0")):  # FFmpeg; libwebm
         info = element("1549a966", element("2ad7b1", b"\x0f\x42\x40"), duration)
@@ -88,21 +88,21 @@ def test_room_for_a_seek_head_that_was_not_filled_in_is_a_killed_recorder() -> N
         assert mkv(info, room, TRACKS, cluster(), size=UNKNOWN) == FINE
 
 
-def test_room_that_nobody_meant_to_fill_in_is_no_sign() -> None:
-    """Live muxers that reserve a Void all the same have no room for a duration."""
+def test_a_void_of_a_live_muxer_is_no_sign_of_a_killed_recorder() -> None:
+    """Such muxers leave no space for a duration."""
     assert mkv(element("ec", bytes(152)), INFO, TRACKS, cluster(), size=UNKNOWN) == FINE
     assert mkv(element("ec", bytes(152)), TRACKS, INFO, cluster(), size=UNKNOWN) == FINE
 
 
 def test_seek_head_without_positions_is_a_killed_recorder() -> None:
-    """GStreamer writes positions of all ones and puts the true ones in at closing."""
+    """GStreamer writes positions of all ones and replaces them at closing."""
     assert mkv(seek_head(ONES, ONES), INFO, TRACKS, cluster(), size=UNKNOWN).unfinished == UNTOLD
     assert mkv(seek_head(b"\x50", ONES), INFO, TRACKS, cluster(), size=UNKNOWN).unfinished == UNTOLD
     assert mkv(seek_head(ONES), INFO, TRACKS, cluster()) == FINE
 
 
 def test_seek_head_may_not_point_to_zeros() -> None:
-    """A copy that announced its size and stalled lacks what the SeekHead names."""
+    """A preallocated copy that stalled lacks what the SeekHead names."""
     head = seek_head(b"\x01\x00\x00")
     reserved = bytes((1 << 16) + 10 - len(head))
     verdict = mkv(head, reserved)
@@ -113,8 +113,8 @@ def test_seek_head_may_not_point_to_zeros() -> None:
     )
 
 
-def test_void_at_the_end_is_no_unwritten_room() -> None:
-    """Editors leave a Void where something was taken out: zeros with an owner."""
+def test_a_void_at_the_end_is_not_an_unwritten_end() -> None:
+    """Editors leave a Void where something was removed."""
     assert mkv(INFO, TRACKS, cluster(), element("ec", bytes(200_000))) == FINE
     assert mkv(INFO, TRACKS, cluster(), element("ec", bytes(200_000)), size=UNKNOWN) == FINE
     assert "only zeros" in mkv(INFO, TRACKS, cluster(), bytes(200_000)).unfinished
@@ -123,7 +123,7 @@ def test_void_at_the_end_is_no_unwritten_room() -> None:
 
 @pytest.mark.parametrize("codec", [b"A_PCM/INT/LIT", b"V_UNCOMPRESSED", b"V_PRORES", b"V_SOMETHING"])
 def test_zeros_of_media_that_may_be_zeros_pass(codec: bytes) -> None:
-    """PCM silence and black raw video may end in zeros, and of an unknown codec nothing is known."""
+    """PCM silence and black raw video may end in zeros, and so may an unknown codec."""
     assert mkv(INFO, element("1654ae6b", element("86", codec)), cluster(), bytes(200_000)) == FINE
 
 
@@ -134,14 +134,14 @@ def test_recorded_silence_passes() -> None:
 
 
 @pytest.mark.parametrize("name", ["mkv", "mkv, live", "webm"])
-def test_every_beginning_of_a_recording_gets_a_reason(name: str) -> None:
-    """As long as there is not even a first cluster, the file is unfinished, live or not."""
+def test_every_beginning_of_a_recording_is_unfinished(name: str) -> None:
+    """As long as there is no first cluster, live or not."""
     whole = recording(name)
     for end in range(5, whole.find(b"\x18\x53\x80\x67") + 13):
         assert judged(whole[:end], ".mkv").unfinished, end
         assert judged(whole[:end] + bytes(100_000), ".mkv").unfinished, end
 
 
-def test_other_ebml_files_are_not_judged() -> None:
-    """What has an EBML header and no Segment is not ours."""
+def test_an_ebml_file_without_a_segment_passes() -> None:
+    """It is no Matroska file."""
     assert judged(HEADER + element("12345678", b"something else" * 9)) == FINE

@@ -1,4 +1,4 @@
-"""MP4 and MOV box by box: what recorders, cameras and copies leave, and what must pass."""
+"""The check of MP4 and MOV, box by box: what recorders, cameras and copies leave, and what must pass."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def fragment(media: int = 5000) -> bytes:
 
 
 def mp4(*parts: bytes) -> ContainerState:
-    """The verdict on these boxes in a row."""
+    """Check these boxes in a row."""
     return judged(b"".join(parts), ".mp4")
 
 
@@ -46,19 +46,19 @@ def mp4(*parts: bytes) -> ContainerState:
     ],
 )
 def test_closed_files_pass(parts: tuple[bytes, ...]) -> None:
-    """Boxes in whatever order they are allowed in, with index and media, are a finished recording."""
+    """Boxes in any allowed order, with index and media, are a finished recording."""
     assert mp4(*parts) == FINE
 
 
 @pytest.mark.parametrize("rest", [TRAILER, PADDING, bytes(3), b"\1\2\3", b"zzzz" * 20])
-def test_what_a_camera_appends_is_not_held_against_it(rest: bytes) -> None:
-    """Behind a whole index and whole media may come what is no box, or room that was reserved for more."""
+def test_anything_may_follow_index_and_media(rest: bytes) -> None:
+    """A camera may append data that is no box, or reserved space."""
     assert mp4(FTYP, MEDIA, moov(), rest) == FINE
     assert mp4(FTYP, moov(), MEDIA, rest) == FINE
 
 
-def test_box_behind_all_that_is_cut_is_seen() -> None:
-    """A box that is known by its name and runs past the end shows that something is missing."""
+def test_a_cut_box_after_index_and_media_is_found() -> None:
+    """A known box that runs past the end shows that something is missing."""
     verdict = mp4(FTYP, MEDIA, moov(), box(b"udta", bytes(40), size=58))
     assert verdict.unfinished == "its udta box ends 10 bytes past the end of the file: the copy is not complete"
     assert mp4(FTYP, MEDIA, moov(), box(b"udta", bytes(40), size=49)).unfinished.startswith(
@@ -67,7 +67,7 @@ def test_box_behind_all_that_is_cut_is_seen() -> None:
 
 
 def test_sizes_of_sixty_four_bits_are_read() -> None:
-    """Size 1 means that the true one stands behind the kind."""
+    """Size 1 means that the true size follows the kind."""
     media = struct.pack(">I4sQ", 1, b"mdat", 16 + 3000) + b"\x65" * 3000
     assert mp4(FTYP, media, moov()) == FINE
     assert "mdat box ends 1000 bytes" in mp4(FTYP, moov(), media[:-1000]).unfinished
@@ -76,7 +76,7 @@ def test_sizes_of_sixty_four_bits_are_read() -> None:
 
 
 def test_size_of_zero_means_up_to_the_end() -> None:
-    """With the index before it, media of size 0 are allowed; without it they are a recorder's placeholder."""
+    """After the index, media of size 0 are allowed; without it the size is a recorder's placeholder."""
     media = box(b"mdat", b"\x65" * 3000, size=0)
     assert mp4(FTYP, moov(), media) == FINE
     assert mp4(FTYP, media).unfinished == "no moov box: the recorder did not close this file"
@@ -84,8 +84,8 @@ def test_size_of_zero_means_up_to_the_end() -> None:
 
 
 @pytest.mark.parametrize("size", [0, 1, 15])
-def test_placeholder_of_a_large_size_is_seen(size: int) -> None:
-    """A recorder that announces a large box and has not told its size yet is not done."""
+def test_a_large_box_without_its_size_is_unfinished(size: int) -> None:
+    """The recorder fills the size in at the end."""
     media = struct.pack(">I4sQ", 1, b"mdat", size) + b"\x65" * 3000
     assert mp4(FTYP, media).unfinished == "no moov box: the recorder did not close this file"
     assert mp4(media).unfinished == "its first box has no size yet: the recorder did not close this file"
@@ -112,25 +112,25 @@ def test_placeholder_of_a_large_size_is_seen(size: int) -> None:
         ((FTYP, moov()[:-9]), "its moov box ends 9 bytes past the end of the file: the copy is not complete"),
     ],
 )
-def test_what_is_missing_is_named(parts: tuple[bytes, ...], reason: str) -> None:
-    """The reason says which box, and whose fault."""
+def test_the_reason_names_the_missing_box(parts: tuple[bytes, ...], reason: str) -> None:
+    """And the probable cause."""
     assert mp4(*parts).unfinished.replace(f"byte {len(FTYP + moov())}", "byte 389") == reason
 
 
-def test_room_that_was_reserved_shows_where_the_recording_stops() -> None:
-    """Zeros behind the media, and no index: the recorder is at work, or died, or the copy stalled."""
+def test_an_avi_with_zeros_in_place_of_its_index_is_unfinished() -> None:
+    """Without an index: the recorder still writes, or died, or the copy stalled."""
     verdict = mp4(FTYP, MEDIA, PADDING)
     assert verdict.unfinished.startswith(f"no moov box, only zeros from byte {len(FTYP + MEDIA)} on: ")
 
 
 @pytest.mark.parametrize("kind", [b"meta", b"styp"])
-def test_files_that_have_no_index_by_nature_pass(kind: bytes) -> None:
+def test_files_of_kinds_without_an_index_pass(kind: bytes) -> None:
     """Pictures (HEIF) and single pieces of a stream need no moov box."""
     assert mp4(box(b"ftyp", b"heic\0\0\0\0"), box(kind, bytes(20)), MEDIA) == FINE
 
 
-def test_index_that_is_only_partly_there_is_seen_at_every_byte() -> None:
-    """A copy that announced its size and stalled inside the index leaves zeros for the rest of it."""
+def test_a_partly_copied_index_is_found_at_every_byte() -> None:
+    """A preallocated copy that stalled inside the index has zeros in place of the rest."""
     index = moov(codecs=(b"avc1", b"mp4a"), chunks=(1000, 2000))
     for written in range(8, len(index) - 4):
         verdict = mp4(FTYP, MEDIA, index[:written], bytes(len(index) - written))
@@ -138,15 +138,15 @@ def test_index_that_is_only_partly_there_is_seen_at_every_byte() -> None:
     assert mp4(FTYP, MEDIA, index) == FINE
 
 
-def test_what_an_index_holds_besides_boxes_is_not_held_against_it() -> None:
-    """Only zeros show that something is missing, and more of them than a terminator has."""
+def test_an_index_may_hold_more_than_boxes() -> None:
+    """Only a run of zeros longer than a terminator shows that something is missing."""
     whole = moov()[8:]
     for more in (TRAILER, bytes(15), bytes(8) + TRAILER, box(b"udta", bytes(40), size=4000)):
         assert mp4(FTYP, MEDIA, box(b"moov", whole, more)) == FINE
     assert mp4(FTYP, MEDIA, box(b"moov", whole, bytes(16))).unfinished.startswith("its moov box is empty from byte")
 
 
-def test_index_of_large_offsets_is_judged_likewise() -> None:
+def test_an_index_with_64_bit_offsets_is_checked_the_same() -> None:
     """co64 instead of stco: its last entry may not be zero either."""
     for offset, passes in ((1 << 33, True), (0, False)):
         table = box(b"stbl", box(b"stsd", bytes(8)), box(b"co64", struct.pack(">IIQ", 0, 1, offset)))
@@ -155,8 +155,8 @@ def test_index_of_large_offsets_is_judged_likewise() -> None:
 
 
 @pytest.mark.parametrize("codec", [b"avc1", b"hvc1", b"mp4v", b"av01", b"vp09"])
-def test_unwritten_end_of_media_is_seen(codec: bytes) -> None:
-    """Index first: the copy that stalls leaves an end of zeros, which no compressed media have."""
+def test_an_unwritten_end_of_the_media_is_found(codec: bytes) -> None:
+    """Index first: a stalled copy ends in zeros, which compressed media never do."""
     head = FTYP + moov(codecs=(codec, b"mp4a"))
     verdict = mp4(head, box(b"mdat", b"\x65" * 200_000, bytes(65536)))
     start = len(head) + 8 + 200_000
@@ -169,7 +169,7 @@ def test_unwritten_end_of_media_is_seen(codec: bytes) -> None:
     "codecs", [(b"avc1", b"sowt"), (b"avc1", b"twos"), (b"raw ",), (b"AVdn",), (b"mx5n",), (b"????",)]
 )
 def test_zeros_of_media_that_may_be_zeros_pass(codecs: tuple[bytes, ...]) -> None:
-    """PCM silence, black raw video, padded frames and whatever is not known may end in zeros."""
+    """PCM silence, black raw video, padded frames and unknown codecs may end in zeros."""
     assert mp4(FTYP, moov(codecs=codecs), box(b"mdat", b"\x65" * 200_000, bytes(300_000))) == FINE
 
 
@@ -182,12 +182,12 @@ def test_recorded_silence_passes(options: dict[str, str]) -> None:
 
 
 def test_media_before_the_index_may_hold_anything() -> None:
-    """When the index has come behind them, zeros in the media were meant."""
+    """As the index after them is there, zeros in the media are part of the recording."""
     assert mp4(FTYP, box(b"mdat", PADDING), moov()) == FINE
 
 
 def test_stalled_copy_of_a_large_file_is_found_in_few_reads() -> None:
-    """Where the zeros begin is found by halving, to the byte, and still within the bounds."""
+    """The beginning of the zeros is found by bisection, to the byte, within the promised reads."""
     head = FTYP + moov() + box(b"mdat", size=3000 * MIB)
     written = 1234 * MIB + 567
     size = len(head) - 8 + 3000 * MIB
@@ -222,8 +222,8 @@ def test_announced_fragments_must_come() -> None:
         (fragment(100) + box(b"free", PADDING), ""),
     ],
 )
-def test_end_inside_a_fragment_is_seen(end: bytes, reason: str) -> None:
-    """A fragment that is not whole, or room without one, is named; between two nothing can be said."""
+def test_an_end_inside_a_fragment_is_found(end: bytes, reason: str) -> None:
+    """An incomplete fragment is named; an end between two fragments passes."""
     for before in (1, 100):
         data = FRAGMENTED + fragment() * before
         unfinished = judged(data + end, ".mp4").unfinished.replace(f"byte {len(data)},", "byte 5345,")
@@ -260,8 +260,8 @@ def endless(count: int, end: bytes = b"") -> Reader:
         (box(b"mfra", bytes(9000), box(b"mfro", struct.pack(">II", 0, 9024))), ""),
     ],
 )
-def test_hundred_thousand_fragments_are_judged_by_their_end(end: bytes, reason: str) -> None:
-    """The way through them is not walked: the closing index or the last moof tells, in some dozens of reads."""
+def test_a_hundred_thousand_fragments_are_checked_by_their_end(end: bytes, reason: str) -> None:
+    """The closing index or the last moof decides, in some dozens of reads."""
     file = endless(100_000, end)
     verdict = inspect(file, file.size, ".mp4")
     assert verdict.unfinished.startswith(reason)
@@ -269,15 +269,15 @@ def test_hundred_thousand_fragments_are_judged_by_their_end(end: bytes, reason: 
     assert file.reads <= 40
 
 
-def test_closing_index_spares_the_walk() -> None:
-    """With mfra at the end a file of any length costs three reads."""
+def test_a_file_with_a_closing_index_costs_three_reads() -> None:
+    """With mfra at the end, whatever its length."""
     file = endless(100_000, box(b"mfra", bytes(90), box(b"mfro", struct.pack(">II", 0, 114))))
     assert inspect(file, file.size, ".mp4") == FINE
     assert file.reads == 3
 
 
-def test_index_at_the_end_that_is_none_is_not_believed() -> None:
-    """The mfro box must point to an mfra box; otherwise the fragments are looked at."""
+def test_an_mfro_box_that_points_to_no_mfra_is_ignored() -> None:
+    """Then the fragments are looked at."""
     stray = box(b"mfro", struct.pack(">II", 0, 99))
     assert mp4(FRAGMENTED, fragment()[:-200], stray).unfinished.startswith("its last mdat box ends 184 bytes")
 

@@ -1,4 +1,4 @@
-"""AVI, MPEG-TS, MPEG-PS and ASF: what their heads tell."""
+"""The check of AVI, MPEG-TS, MPEG-PS and ASF by their heads."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ IDX1 = chunk(b"idx1", struct.pack("<4sIII", b"00dc", 16, 4, 3001) * 5)
 
 
 def avi(*parts: bytes, size: int | None = None, behind: bytes = b"") -> ContainerState:
-    """The verdict on a RIFF of these parts, and what is *behind* it."""
+    """Check a RIFF of these parts, and what is *behind* it."""
     return judged(chunk(b"RIFF", b"AVI ", *parts, size=size) + behind, ".avi")
 
 
@@ -55,7 +55,7 @@ def avi(*parts: bytes, size: int | None = None, behind: bytes = b"") -> Containe
     ],
 )
 def test_closed_avi_passes(parts: tuple[bytes, ...]) -> None:
-    """Header, media and the index that was announced are a finished recording, whatever is behind it."""
+    """Header, media and the announced index are a finished recording, whatever follows."""
     assert avi(*parts) == AVI
     assert avi(*parts, behind=b"something") == AVI
     assert avi(*parts, behind=bytes(100_000)) == AVI
@@ -78,19 +78,19 @@ def test_closed_avi_passes(parts: tuple[bytes, ...]) -> None:
         (avi(header(), MOVI, chunk(b"idx1", bytes(64), size=70)), f"its idx1 chunk ends 6 bytes {PAST}"),
     ],
 )
-def test_what_an_avi_lacks_is_named(verdict: ContainerState, reason: str) -> None:
-    """The reason says which chunk, and whose fault."""
+def test_the_reason_names_the_missing_chunk_of_an_avi(verdict: ContainerState, reason: str) -> None:
+    """And the probable cause."""
     assert verdict == ContainerState("avi", reason)
 
 
-def test_room_that_was_reserved_shows_where_the_recording_stops() -> None:
-    """A copy that announced its size leaves zeros where the index should be."""
+def test_an_avi_with_zeros_in_place_of_its_index_is_unfinished() -> None:
+    """A preallocated copy has stalled."""
     begun = header() + MOVI
     assert avi(begun, bytes(len(IDX1))).unfinished.startswith(f"only zeros from byte {12 + len(begun)} on")
 
 
 def test_riff_that_counts_its_own_head_passes() -> None:
-    """Some recorders write the file's length where 8 less is right; the index is whole, so nothing is missing."""
+    """Some recorders write the file's length, which is 8 too much; the index is complete, so nothing is missing."""
     whole = header() + MOVI + IDX1
     assert avi(whole, size=12 + len(whole)) == AVI
     assert avi(whole, size=13 + len(whole)).unfinished == f"its RIFF ends 9 bytes {PAST}"
@@ -118,7 +118,7 @@ def test_large_avi_passes(riffs: int) -> None:
     assert file.reads <= 3 + riffs
 
 
-def test_large_avi_that_lacks_bytes_is_seen() -> None:
+def test_a_large_avi_with_missing_bytes_is_found() -> None:
     """Cut inside a RIFF, exactly between two, and with zeros in the place of the last one."""
     head, size, marks = opendml(riffs=3)
     parts = ((0, head), *marks.items())
@@ -135,7 +135,7 @@ def test_large_avi_that_lacks_bytes_is_seen() -> None:
     )
 
 
-def test_large_avi_that_was_not_closed_is_seen() -> None:
+def test_a_large_avi_that_was_not_closed_is_found() -> None:
     """The RIFF that was being written when the recorder died has no size."""
     head, size, marks = opendml(riffs=3)
     marks[2 * GIB] = b"RIFF\xff\xff\xff\xffAVIX"
@@ -144,8 +144,8 @@ def test_large_avi_that_was_not_closed_is_seen() -> None:
 
 
 @pytest.mark.parametrize(("length", "start"), [(188, 0), (192, 4), (204, 0)])
-def test_transport_streams_are_known_by_their_step(length: int, start: int) -> None:
-    """Packets of 188, 192 and 204 bytes; two are too few to be sure."""
+def test_transport_streams_are_recognised_by_their_packet_size(length: int, start: int) -> None:
+    """Packets of 188, 192 and 204 bytes; two packets are not enough."""
     packet = bytes(start) + b"G" + bytes(length - start - 2) + b"\1"
     assert judged(packet * 3) == ContainerState("mpeg-ts", "")
     assert judged(packet * 50 + packet[:77]) == ContainerState("mpeg-ts", "")
@@ -181,14 +181,14 @@ BEYOND = (1 << 40) - len(recording("wmv"))
     ],
     ids=lambda value: value.hex() if isinstance(value, bytes) else None,
 )
-def test_what_an_asf_tells_of_itself(offset: int, value: bytes, reason: str) -> None:
-    """Sizes and the broadcast flag are filled in at closing, and must fit the file."""
+def test_an_asf_must_have_its_closing_fields_and_fit_them(offset: int, value: bytes, reason: str) -> None:
+    """Sizes and the broadcast flag are filled in at closing."""
     whole = bytearray(recording("wmv"))
     assert judged(bytes(whole)) == ContainerState("asf", "")
     whole[offset : offset + len(value)] = value
     assert judged(bytes(whole)) == ContainerState("asf", reason)
 
 
-def test_what_follows_an_asf_is_not_its_business() -> None:
-    """The header says how long the file is; room behind it was reserved and not needed."""
+def test_anything_may_follow_an_asf() -> None:
+    """The header states the length; reserved space after it was not needed."""
     assert judged(recording("wmv") + bytes(100_000)) == ContainerState("asf", "")

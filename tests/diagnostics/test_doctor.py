@@ -1,4 +1,4 @@
-"""``check``: one line for everything that could keep recordings from arriving; exit 0 when nothing does."""
+"""``check``: one line for each thing that could keep recordings from arriving; exit 0 when there is no fault."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def errors_of(ended: Ended) -> list[str]:
     return [line for line in ended.lines if line.startswith("error ")]
 
 
-async def test_all_good_is_exit_0_and_says_what_was_looked_at(tmp_path: Path) -> None:
-    """Each thing has its line; nothing is made, neither here nor on the server."""
+async def test_without_faults_each_check_has_a_line_and_the_exit_code_is_0(tmp_path: Path) -> None:
+    """Nothing is made, neither locally nor on the server."""
     async with at_work(tmp_path) as site:
         ended = await site.run("check")
         assert (ended.code, ended.err) == (0, "")
@@ -103,7 +103,7 @@ def _nobody_there(site: Site) -> None:
 async def test_each_fault_is_found_and_is_exit_1(
     tmp_path: Path, spoil: Callable[[Site], None], thing: str, text: str
 ) -> None:
-    """Exactly that line is bad, it says what to do, and the rest is looked at all the same."""
+    """Only its line is bad, it says what to do, and the other checks are made nevertheless."""
     async with at_work(tmp_path) as site:
         spoil(site)
         ended = await site.run("check")
@@ -115,7 +115,7 @@ async def test_each_fault_is_found_and_is_exit_1(
 
 
 async def test_all_faults_are_found_at_once(tmp_path: Path) -> None:
-    """It never stops at the first."""
+    """A fault does not end the check."""
     async with at_work(tmp_path) as site:
         for spoil in (_no_folder, _open_password, _damaged_state):
             spoil(site)
@@ -136,8 +136,8 @@ async def test_what_is_no_fault_and_yet_worth_a_word_is_a_warning(tmp_path: Path
         assert "secret" not in ended.out
 
 
-async def test_the_daemon_is_seen_at_work_or_stopped(tmp_path: Path) -> None:
-    """``check`` beside a running daemon disturbs nothing."""
+async def test_check_says_whether_the_daemon_runs(tmp_path: Path) -> None:
+    """``check`` does not disturb it."""
     async with at_work(tmp_path) as site:
         site.record("a.mp4")
         daemon = await site.start("run")
@@ -162,8 +162,8 @@ async def test_a_folder_that_files_cannot_be_moved_to_is_an_error(tmp_path: Path
 # How a folder is watched
 
 
-async def test_mode_delay_and_clock_of_a_folder_are_told(tmp_path: Path) -> None:
-    """On a local disk: events, and why; that they come, and how soon; that the clocks agree; nothing is left behind."""
+async def test_check_shows_mode_delay_and_clock_of_each_folder(tmp_path: Path) -> None:
+    """On a local disk: events and why, how soon they come, and that the clocks agree; nothing is left behind."""
     async with at_work(tmp_path) as site:
         out = (await site.run("check")).out
         assert re.search(rf"folder +{site.recordings}: events and scans \(\w+ is local\), every 0.3 s", out)
@@ -217,10 +217,10 @@ POLLED, HEARD = Mode(events=False, why="cifs"), Mode(events=True, why="ext4 is l
         ),
     ],
 )
-async def test_what_the_hidden_file_tells(
+async def test_the_test_file_shows_missing_events_and_a_wrong_clock(
     monkeypatch: pytest.MonkeyPatch, check: EventCheck, mode: Mode, severity: str, text: str
 ) -> None:
-    """Whether the mode keeps its promise, and whose clock is off."""
+    """Whether the watch mode works, and which clock is off."""
 
     async def sing(*_: object) -> EventCheck:
         return check
@@ -230,8 +230,8 @@ async def test_what_the_hidden_file_tells(
     assert (finding.severity, text in finding.text) == (severity, True), finding
 
 
-async def test_folders_are_counted_against_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each wants a watch: hidden ones too. With too many the sysctl is named."""
+async def test_folders_are_counted_against_the_inotify_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each needs a watch, hidden ones too; with too many, the sysctl is named."""
     for number in range(5):
         (tmp_path / f".{number}").mkdir()
     share = MountedShare(str(tmp_path), SystemClock())
@@ -245,8 +245,8 @@ async def test_folders_are_counted_against_the_limit(tmp_path: Path, monkeypatch
     assert (await doctor._inotify(share)).severity == "warning"
 
 
-async def test_status_shows_how_each_folder_stands(tmp_path: Path) -> None:
-    """At work: mode and why, names and folders at the last scan; stopped: what would be."""
+async def test_status_shows_mode_and_last_scan_of_each_folder(tmp_path: Path) -> None:
+    """With the daemon running; with it stopped, what the mode would be."""
     async with at_work(tmp_path) as site:
         (site.recordings / "day").mkdir()
         daemon = await site.start("run")
@@ -271,7 +271,7 @@ def _status(site: Site) -> list[str]:
     return status.status_lines(document)
 
 
-def test_status_shows_what_events_have_missed_and_what_cannot_be_read() -> None:
+def test_status_shows_missed_events_and_unreadable_parts() -> None:
     """Beside the figures of the last scan."""
     stats = FolderStats(
         "/rec", mode="events and scans (ext4 is local)", scans=3, folders=2, names=7, scanned_at=0.0, missed=5

@@ -1,4 +1,4 @@
-"""``check --probe``: what it finds out about each kind of server, that it claims no more, and leaves nothing behind."""
+"""``check --probe``: what it finds about each kind of server, that it claims no more, and that it cleans up."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ class Bench:
 
     @property
     def severities(self) -> set[str]:
-        """How good all of it is."""
+        """The levels of all findings."""
         return {finding.severity for finding in self.found}
 
 
@@ -131,10 +131,10 @@ TABLE: list[tuple[Semantics, str, str, bool, bool]] = [
 
 
 @pytest.mark.parametrize(("semantics", "chunks", "repeat", "whole", "safe"), TABLE)
-async def test_each_kind_of_server_is_known_for_what_it_is(
+async def test_each_kind_of_server_is_recognised(
     tmp_path: Path, semantics: Semantics, chunks: str, repeat: str, whole: bool, safe: bool
 ) -> None:
-    """What it does with chunks and repeats, which settings that wants, and no record is left."""
+    """How it handles chunks and repeats, which settings it needs; no record is left."""
     async with bench(tmp_path, Settings(semantics=semantics, processing=0.0)) as table:
         found = await table.probe()
         assert "downloaded byte for byte" in found["one request"].text
@@ -154,8 +154,8 @@ async def test_each_kind_of_server_is_known_for_what_it_is(
 
 
 @pytest.mark.parametrize("limit", ["body_limit", "form_limit"])
-async def test_a_limit_is_found_by_halving(tmp_path: Path, limit: str) -> None:
-    """The largest chunk that is taken is the setting; it is remembered for a month."""
+async def test_the_largest_accepted_chunk_is_found_by_halving(tmp_path: Path, limit: str) -> None:
+    """It becomes the recommended setting and is remembered for a month."""
     settings = Settings(processing=0.0, **{limit: 1_000_000})  # type: ignore[arg-type]  # one of its limits
     async with bench(tmp_path, settings, upload={"chunk_size": 4096 * KIB}) as table:
         found = await table.probe()
@@ -168,7 +168,7 @@ async def test_a_limit_is_found_by_halving(tmp_path: Path, limit: str) -> None:
 
 
 async def test_a_limit_below_the_probe_s_own_video_is_a_fault(tmp_path: Path) -> None:
-    """A server that takes not even 150 KiB in one request cannot be worked with, and nothing more is asked."""
+    """A server that does not take 150 KiB in one request is unusable, and the probe ends."""
     async with bench(tmp_path, Settings(processing=0.0, body_limit=100_000)) as table:
         found = await table.probe()
         assert found["one request"].severity == "error"
@@ -177,8 +177,8 @@ async def test_a_limit_below_the_probe_s_own_video_is_a_fault(tmp_path: Path) ->
         assert (table.simulator.records(), table.diary.learnt) == ([], None)
 
 
-async def test_a_server_that_never_makes_a_video_of_it_is_a_fault(tmp_path: Path) -> None:
-    """It takes all and shows nothing: that is not called a success."""
+async def test_a_server_that_never_shows_the_video_is_a_fault(tmp_path: Path) -> None:
+    """It takes every byte, but that is not reported as a success."""
 
     class Hole(Simulator):
         async def _work(self, name: Any, request: web.Request, body: Any, received: int) -> Any:
@@ -197,8 +197,8 @@ async def test_a_server_that_never_makes_a_video_of_it_is_a_fault(tmp_path: Path
 
 
 @pytest.mark.parametrize("semantics", [Semantics.OFFSET, Semantics.APPEND])
-async def test_without_its_bytes_nothing_is_claimed(tmp_path: Path, semantics: Semantics) -> None:
-    """A user who may not download: an offset writer and an appender look alike, and neither is called safe."""
+async def test_without_a_download_nothing_is_claimed(tmp_path: Path, semantics: Semantics) -> None:
+    """Without it, an offset writer and an appender look alike, and neither is called safe."""
     async with bench(tmp_path, Settings(semantics=semantics, processing=0.0)) as table:
         table.simulator.faults.append(Fault(call="link", kind="status", status=403, times=None))
         found = await table.probe()
@@ -209,8 +209,8 @@ async def test_without_its_bytes_nothing_is_claimed(tmp_path: Path, semantics: S
         assert table.diary.learnt.resend_is_safe is None
 
 
-async def test_a_server_that_hands_out_other_bytes_proves_nothing(tmp_path: Path) -> None:
-    """One that transcodes: what it stored cannot be told from what it hands out."""
+async def test_a_server_that_transcodes_proves_nothing(tmp_path: Path) -> None:
+    """What it stored cannot be told from what it returns."""
 
     class Transcoder(Simulator):
         async def _download(self, request: web.Request) -> web.StreamResponse:
@@ -225,8 +225,8 @@ async def test_a_server_that_hands_out_other_bytes_proves_nothing(tmp_path: Path
         assert (table.diary.learnt.resend_is_safe, table.diary.learnt.whole_only_until) == (None, None)
 
 
-async def test_a_video_that_is_not_ready_in_time_is_looked_at_as_it_is(tmp_path: Path) -> None:
-    """The server is slow: said, with a note; what it hands out counts all the same."""
+async def test_a_video_that_is_not_ready_in_time_is_downloaded_nevertheless(tmp_path: Path) -> None:
+    """A note says that the server is slow; the downloaded bytes count."""
     async with bench(tmp_path, Settings(processing=1e9)) as table:
         found = await table.probe()
         assert "not ready after 2 min 19 s (its status is 'created')" in found["one request"].text
@@ -237,8 +237,8 @@ async def test_a_video_that_is_not_ready_in_time_is_looked_at_as_it_is(tmp_path:
 
 @pytest.mark.parametrize("kind", ["lose-answer", "cut-body", "status"])
 @pytest.mark.parametrize("skip", [1, 5])
-async def test_what_goes_wrong_on_the_way_is_no_finding(tmp_path: Path, kind: Any, skip: int) -> None:
-    """A lost answer or a 502 within a question: not known, which is not *unsafe* and not *whole only* either."""
+async def test_a_failed_request_makes_the_finding_unknown(tmp_path: Path, kind: Any, skip: int) -> None:
+    """A lost answer or a 502 proves neither *unsafe* nor *whole only*."""
     async with bench(tmp_path) as table:
         table.simulator.faults.append(Fault(call="upload", kind=kind, skip=skip))
         found = await table.probe()
@@ -259,7 +259,7 @@ async def test_a_setting_that_spoils_recordings_is_a_fault(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("keeps", ["the daemon", None])
 async def test_a_record_that_cannot_be_removed_is_named(tmp_path: Path, keeps: str | None) -> None:
-    """By its id, with who must delete it; if the state could be written, the record is still listed there."""
+    """By its id, with who removes it; where a state is kept, it stays on its list of orphans."""
     async with bench(tmp_path, Settings(semantics=Semantics.WHOLE, processing=0.0)) as table:
         table.diary.keeps = keeps
         table.simulator.faults.append(Fault(call="delete", kind="status", status=403))
@@ -274,8 +274,8 @@ async def test_a_record_that_cannot_be_removed_is_named(tmp_path: Path, keeps: s
         assert found["remembered"].severity == ("ok" if keeps else "warning")
 
 
-async def test_nobody_else_s_record_is_touched(tmp_path: Path) -> None:
-    """Not even one of the same name: only what was made just now, by its id."""
+async def test_no_other_record_is_touched(tmp_path: Path) -> None:
+    """Not even one of the same name: only the probe's own, by its id."""
     async with bench(tmp_path) as table:
         async with Valt(
             table.config.server,
@@ -289,8 +289,8 @@ async def test_nobody_else_s_record_is_touched(tmp_path: Path) -> None:
         assert [record.id for record in table.simulator.records()] == [theirs.record]
 
 
-async def test_a_probe_that_is_interrupted_removes_what_it_was_at(tmp_path: Path) -> None:
-    """Ctrl-C in the middle of a request: its record goes, too."""
+async def test_an_interrupted_probe_removes_its_record(tmp_path: Path) -> None:
+    """Ctrl-C in the middle of a request."""
     async with bench(tmp_path) as table:
         stall = Fault(call="upload", kind="stall", skip=2)
         table.simulator.faults.append(stall)
@@ -304,8 +304,8 @@ async def test_a_probe_that_is_interrupted_removes_what_it_was_at(tmp_path: Path
         assert table.simulator.records() == []
 
 
-def test_its_video_is_small_and_comes_in_several_chunks() -> None:
-    """A second, three chunks, less than a photograph."""
+def test_the_probe_s_video_is_small_and_sent_in_several_chunks() -> None:
+    """One second, three chunks, smaller than a photograph."""
     assert 2 * PROBE_CHUNK_SIZE < PROBE_VIDEO.size < 3 * PROBE_CHUNK_SIZE
     assert PROBE_VIDEO.duration == 1.0
 
@@ -319,8 +319,8 @@ def learnt(site: Site) -> dict[str, Any]:
     return found
 
 
-async def test_the_command_with_the_daemon_stopped(tmp_path: Path) -> None:
-    """Before the first start nobody remembers it; then the state does. It makes no state folder."""
+async def test_the_probe_s_results_are_saved_with_the_daemon_stopped(tmp_path: Path) -> None:
+    """Before the first start they are not saved, and no state folder is made."""
     async with at_work(tmp_path) as site:
         ended = await site.run("check", "--probe")
         assert ended.code == 0
@@ -337,8 +337,8 @@ async def test_the_command_with_the_daemon_stopped(tmp_path: Path) -> None:
         assert site.simulator.records() == []
 
 
-async def test_the_command_with_the_daemon_at_work(tmp_path: Path) -> None:
-    """The daemon remembers it, and clears away what could not be removed, by itself."""
+async def test_the_running_daemon_saves_the_probe_s_results(tmp_path: Path) -> None:
+    """It also deletes a record that the probe could not remove."""
     async with at_work(tmp_path) as site:
         daemon = await site.start("run")
         await daemon.event("started")
@@ -355,8 +355,8 @@ async def test_the_command_with_the_daemon_at_work(tmp_path: Path) -> None:
         assert (await daemon.stop()).code == 0
 
 
-async def test_the_command_does_not_begin_where_check_finds_a_fault(tmp_path: Path) -> None:
-    """A wrong password is said once; no record is made."""
+async def test_the_probe_does_not_begin_when_check_finds_a_fault(tmp_path: Path) -> None:
+    """A wrong password is reported once; no record is made."""
     async with at_work(tmp_path) as site:
         site.password.write_text("another\n")
         ended = await site.run("check", "--probe")

@@ -1,4 +1,4 @@
-"""The made videos, as a real decoder sees them."""
+"""The generated videos, checked with a real decoder."""
 
 from __future__ import annotations
 
@@ -86,8 +86,8 @@ def test_picture_moves() -> None:
     assert all(before != after for before, after in pairwise(lines))
 
 
-def test_neighbours_are_told_apart() -> None:
-    """Two IDR pictures in a row differ in idr_pic_id, as H.264, 7.4.3 demands; every other one is the same."""
+def test_neighbouring_pictures_have_different_idr_ids() -> None:
+    """As H.264, 7.4.3 demands of two IDR pictures in a row."""
     heads = [piece[4:9] for piece in list(SMALL.pieces())[1:-1]]
     assert heads[0::2] == [heads[0]] * 6
     assert heads[1::2] == [heads[1]] * 6
@@ -137,7 +137,7 @@ def test_no_start_code_is_hidden_in_the_samples(seed: int) -> None:
     ],
 )
 def test_size_is_known_beforehand(video: Video) -> None:
-    """``size`` is the number of bytes that come, and they can be decoded."""
+    """``size`` is the number of bytes that are generated, and they can be decoded."""
     data = made(video)
     assert len(data) == video.size
     assert len(decoded(data)) == video.frames
@@ -150,7 +150,7 @@ def test_index_follows_the_pictures_unless_asked_otherwise() -> None:
 
 
 def test_movie_beyond_four_gigabytes_has_a_long_box() -> None:
-    """The head of such a movie announces its size in 64 bits."""
+    """Its head states the size in 64 bits."""
     video = Video(frames=40_000, width=320, height=240)
     assert video.size > 1 << 32
     head = next(video.pieces())
@@ -159,8 +159,8 @@ def test_movie_beyond_four_gigabytes_has_a_long_box() -> None:
     assert video.size - long == pytest.approx(600, abs=400)
 
 
-def test_pieces_are_frames() -> None:
-    """A movie comes as head, frames and index, so that it can grow like a recording does."""
+def test_a_movie_is_generated_as_head_frames_and_index() -> None:
+    """So it can grow as a recording does."""
     assert len(list(SMALL.pieces())) == 1 + SMALL.frames + 1
     assert len(list(replace(SMALL, faststart=True).pieces())) == 1 + SMALL.frames
 
@@ -178,6 +178,6 @@ def test_make_mp4_writes_a_path_or_a_file(tmp_path: Path) -> None:
     [(0, 320, 240, 25), (1, 320, 240, 0), (1, 100, 240, 25), (1, 320, 8, 25), (1, 0, 16, 25), (1, 16_000, 16_000, 1)],
 )
 def test_impossible_video_is_refused(frames: int, width: int, height: int, fps: int) -> None:
-    """A video without frames, of odd size or beyond every level is a ValueError."""
+    """A video without frames, of odd size or beyond every level raises ValueError."""
     with pytest.raises(ValueError, match=r"frame|multiples"):
         Video(frames=frames, width=width, height=height, fps=fps)

@@ -1,4 +1,4 @@
-"""When a file is complete, and what becomes of one that never will be: parked with its reason, by all who are asked."""
+"""When a file is complete; and a file that never will be is parked with its reason, which all commands show."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ SNAPSHOT: Final = Snapshot(Identity(100, 5, "e"), 7, (1, 2))
 
 
 def verdict(size: int = 100, stable_for: float = 10.0, *, marker: str = "", write_state: WriteState = CLOSED) -> object:
-    """Judge a file."""
+    """Decide about a file."""
     return check_complete(RULES, size, stable_for, marker=marker, write_state=write_state)
 
 
 def wait(size: int = 100, stable_for: float = 10.0, *, marker: str = "", write_state: WriteState = CLOSED) -> NotYet:
-    """Judge a file that has to wait."""
+    """Decide about a file that has to wait."""
     answer = verdict(size, stable_for, marker=marker, write_state=write_state)
     assert isinstance(answer, NotYet)
     return answer
@@ -60,8 +60,8 @@ def wait(size: int = 100, stable_for: float = 10.0, *, marker: str = "", write_s
         replace(SNAPSHOT, inode=(1, 3)),
     ],
 )
-def test_whatever_moves_begins_the_time_anew(change: Snapshot) -> None:
-    """Size, time, ends, ctime, inode: standing still counts from the look that saw the last of them move."""
+def test_any_change_starts_the_settle_time_again(change: Snapshot) -> None:
+    """Size, time, ends, ctime or inode: it counts from the look that saw the last change."""
     before = StableSince(SNAPSHOT, 100.0)
     assert observe(before, SNAPSHOT, 105.0) is before
     after = observe(before, change, 105.0)
@@ -72,8 +72,8 @@ def test_whatever_moves_begins_the_time_anew(change: Snapshot) -> None:
     assert early.after == RULES.settle
 
 
-def test_time_of_standing_still_is_waited_for_to_its_end() -> None:
-    """Not a moment less than ``settle``, by our own clock, and no look more than is needed."""
+def test_a_file_waits_for_its_whole_settle_time() -> None:
+    """Measured by the monotonic clock, with no more looks than needed."""
     still = StableSince(SNAPSHOT, 100.0)
     first = too_early(RULES, still, None, 100.0)
     assert first is not None
@@ -87,13 +87,13 @@ def test_time_of_standing_still_is_waited_for_to_its_end() -> None:
 # What speaks against it
 
 
-def test_nothing_speaks_against_it() -> None:
-    """Still, closed, with content: it goes on."""
+def test_a_still_closed_file_with_content_is_complete() -> None:
+    """It goes on to be sent."""
     assert verdict() == Complete()
 
 
-def test_what_is_asked_first_is_said_first() -> None:
-    """The marker, then the writer, then the content: the reason is the nearest thing to wait for."""
+def test_the_first_unmet_condition_is_the_reason() -> None:
+    """In this order: the marker, the writer, the content."""
     both = WriteState(writer=True, unfinished="it has no moov box")
     assert "marker" in wait(0, marker="/w/a.done", write_state=both).reason
     assert "open for writing" in wait(0, write_state=both).reason
@@ -104,12 +104,12 @@ def test_what_is_asked_first_is_said_first() -> None:
 
 
 def test_writer_is_waited_for_however_long_it_takes() -> None:
-    """An open handle never times out: a paused recording may be a day old."""
+    """An open handle never times out: a paused recording may last a day."""
     assert wait(stable_for=1e6, write_state=WriteState(writer=True)).held
 
 
-def test_unfinished_container_is_given_up_after_its_time() -> None:
-    """Before that it waits and says for how much longer; then it says what helps."""
+def test_an_unfinished_container_is_given_up_after_gate_timeout() -> None:
+    """Before that the reason says how long it still waits; afterwards, what helps."""
     assert "parked unless it changes within 1 min" in wait(stable_for=540.0, write_state=LACKS).reason
     assert wait(stable_for=599.0, write_state=LACKS).after == 1.0
     given_up = verdict(stable_for=600.0, write_state=LACKS)
@@ -119,8 +119,8 @@ def test_unfinished_container_is_given_up_after_its_time() -> None:
     )
 
 
-def test_what_is_held_back_is_looked_at_ever_more_rarely() -> None:
-    """A quarter of its age, between ``settle`` and ``rescan``; and a house that is to end does not wait for it."""
+def test_a_file_that_is_held_back_is_looked_at_less_and_less_often() -> None:
+    """After a quarter of its wait, between ``settle`` and ``rescan``; an application that ends does not wait for it."""
     pauses = [wait(stable_for=age, write_state=LACKS).after for age in (10.0, 100.0, 200.0, 300.0)]
     assert pauses == [10.0, 25.0, 50.0, 60.0]
     assert not wait(write_state=LACKS).worth_waiting
@@ -142,8 +142,8 @@ def test_what_is_held_back_is_looked_at_ever_more_rarely() -> None:
         ("READY", "/w/{name}.mp4", "/w/READY"),
     ],
 )
-def test_marker_stands_beside_its_file(pattern: str, path: str, marker: str) -> None:
-    """Named after the whole name, after the stem, or for the whole folder."""
+def test_the_marker_lies_beside_its_file(pattern: str, path: str, marker: str) -> None:
+    """It is named after the whole name, after the stem, or for the whole folder."""
     assert marker_of(replace(RULES, done_marker=pattern), path) == marker
 
 
@@ -164,7 +164,7 @@ def mkv() -> tuple[str, bytes, bytes, str]:
 
 @pytest.mark.parametrize("kind", ["no index", "cut short", "mkv"])
 async def test_unfinished_recording_is_parked_and_released_when_it_is_completed(tmp_path: Path, kind: str) -> None:
-    """After ``gate_timeout`` with its reason, with no record made, over a restart; completed, it is sent once."""
+    """After ``gate_timeout``, without a record, also over a restart; completed, it is sent once."""
     name, cut, whole, word = mkv() if kind == "mkv" else CUT[kind]
     async with Rig(tmp_path, watch={"gate_timeout": "2s"}) as rig:
         await rig.start()
@@ -199,8 +199,8 @@ async def test_unfinished_recording_that_is_completed_in_time_is_never_parked(tm
         assert rig.record.sha256 == sha256(whole)
 
 
-async def test_retry_sends_it_as_it_is(tmp_path: Path) -> None:
-    """The operator knows better: half a recording may be all there is."""
+async def test_retry_sends_an_unfinished_recording_as_it_is(tmp_path: Path) -> None:
+    """The operator may know that half of a recording is all there is."""
     name, cut, _, _ = CUT["no index"]
     async with Rig(tmp_path, watch={"gate_timeout": "0s"}) as rig:
         await rig.start()
@@ -216,8 +216,8 @@ async def test_retry_sends_it_as_it_is(tmp_path: Path) -> None:
         assert len(rig.records) == 2
 
 
-async def test_gate_that_is_off_lets_everything_through(tmp_path: Path) -> None:
-    """``gate = false``: what stands still is sent."""
+async def test_without_the_gate_every_still_file_is_sent(tmp_path: Path) -> None:
+    """``gate = false``."""
     name, cut, _, _ = CUT["cut short"]
     async with Rig(tmp_path, watch={"gate": False}) as rig:
         await rig.start()
@@ -225,8 +225,8 @@ async def test_gate_that_is_off_lets_everything_through(tmp_path: Path) -> None:
         assert rig.record.sha256 == sha256(cut)
 
 
-async def test_commands_tell_of_it(tmp_path: Path) -> None:
-    """``once`` names it and is exit 1; ``status`` and ``explain`` say why, and ``retry`` what it did."""
+async def test_commands_report_an_unfinished_recording(tmp_path: Path) -> None:
+    """``once`` names it and exits with 1; ``status`` and ``explain`` say why, and ``retry`` what it did."""
     name, cut, _, _ = CUT["no index"]
     async with at_work(tmp_path, watch='gate_timeout = "100ms"') as site:
         path = site.recordings / name
@@ -246,8 +246,8 @@ async def test_commands_tell_of_it(tmp_path: Path) -> None:
         assert len(site.simulator.records()) == 1
 
 
-async def test_folder_that_is_not_looked_at_is_no_success(tmp_path: Path) -> None:
-    """``once`` with another file system at the place of the one it knows: the folder is named, and exit 1."""
+async def test_once_fails_when_a_folder_is_on_another_file_system(tmp_path: Path) -> None:
+    """The folder is named, and the exit code is 1."""
     async with at_work(tmp_path) as site:
         (site.recordings / "a.mp4").write_bytes(VIDEO)
         assert (await site.run("once")).code == 0

@@ -1,4 +1,4 @@
-"""Events: one name each, and a bus that tells everybody in order."""
+"""Events: each kind has one name, and the bus passes each event to every listener in order."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ EVERY = [kind for kind in vars(events).values() if isinstance(kind, type) and is
 
 
 def test_every_event_has_one_name_in_kebab_case() -> None:
-    """The same word in code, log and page, and no two alike."""
+    """Code, log and page use the same name, and no two kinds share one."""
     names = [kind.name() for kind in EVERY]
     assert all(re.fullmatch(r"[a-z]+(-[a-z]+)*", name) for name in names)
     assert len(set(names)) == len(names)
@@ -25,7 +25,7 @@ def test_every_event_has_one_name_in_kebab_case() -> None:
 
 @pytest.mark.parametrize("kind", EVERY, ids=lambda kind: str(kind.name()))
 def test_an_event_is_a_frozen_value(kind: type[Event]) -> None:
-    """It says how loud it is, why it exists, and cannot be changed by a listener."""
+    """It has a level and a docstring, and no listener can change it."""
     assert dataclasses.is_dataclass(kind)
     assert kind.level in {None, "debug", "info", "warning", "error"}
     assert kind.__doc__
@@ -34,8 +34,8 @@ def test_an_event_is_a_frozen_value(kind: type[Event]) -> None:
         setattr(event, dataclasses.fields(kind)[0].name, "another")
 
 
-def test_everybody_hears_everything_in_order() -> None:
-    """At once, each listener in the order in which they came."""
+def test_every_listener_gets_every_event_in_order() -> None:
+    """At once, in the order in which the listeners were added."""
     bus, heard = Bus(), list[tuple[str, Event]]()
     bus.listen(lambda event: heard.append(("first", event)))
     bus.listen(lambda event: heard.append(("second", event)))
@@ -45,8 +45,8 @@ def test_everybody_hears_everything_in_order() -> None:
     assert heard == [("first", one), ("second", one), ("first", two), ("second", two)]
 
 
-def test_a_listener_that_leaves_hears_no_more() -> None:
-    """Even one that leaves while it is being told takes nothing from the others."""
+def test_a_removed_listener_gets_no_more_events() -> None:
+    """Removing it during an event takes nothing from the others."""
     bus, heard = Bus(), list[str]()
 
     def once(_: Event) -> None:
@@ -79,7 +79,7 @@ def fails(event: Event) -> None:
     raise ValueError(event.name())
 
 
-def test_a_listener_that_raises_is_nobody_else_s_concern(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_listener_that_raises_affects_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
     """The publisher goes on, and so do the listeners before and after it."""
     monkeypatch.setattr(events, "log", Log())
     bus, heard = Bus(), list[str]()
@@ -91,7 +91,7 @@ def test_a_listener_that_raises_is_nobody_else_s_concern(monkeypatch: pytest.Mon
 
 
 def test_a_listener_that_raises_is_logged_once_for_each_kind_of_event(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the event that it was told of: it may fail at every chunk, and each listener is one of its own."""
+    """It may fail at every chunk; each listener counts by itself."""
     monkeypatch.setattr(events, "log", log := Log())
     bus, other = Bus(), partial(fails)
     bus.listen(fails)
@@ -118,7 +118,7 @@ def test_a_log_that_fails_too_stops_nothing(monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.mark.parametrize("ending", [asyncio.CancelledError, KeyboardInterrupt, SystemExit])
 def test_cancellation_and_the_end_of_the_process_pass_through(ending: type[BaseException]) -> None:
-    """They are no bug of a listener."""
+    """They are not errors of a listener."""
 
     def end(_: Event) -> None:
         raise ending

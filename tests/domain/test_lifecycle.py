@@ -1,4 +1,4 @@
-"""The life of an upload: every step of the table, and nothing else."""
+"""The life cycle of an upload: each step of the table is possible, and no other one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from uploader.domain import lifecycle
 from uploader.domain.lifecycle import TABLE, IllegalStep, Step, acknowledge, advance, broken_rule, park, start_over
 from uploader.domain.model import Identity, State, Upload
 
-# What docs/protocol.md and the design say, written down a second time, by hand.
+# The table of docs/protocol.md and the design, written a second time.
 ROWS = """
 queued      intend        creating
 creating    created       sending
@@ -59,13 +59,13 @@ def facts(upload: Upload, step: Step) -> dict[str, Any]:
 
 
 def test_the_table_is_what_the_design_says() -> None:
-    """No row more and no row less than the list above, which was written by hand."""
+    """It has exactly the rows of the list above."""
     assert dict(TABLE) == LEGAL
 
 
 @pytest.mark.parametrize(("state", "step"), LEGAL, ids=str)
-def test_every_row_leads_where_it_says(state: State, step: Step) -> None:
-    """Each step of the table leads from its state to its target, and breaks no rule."""
+def test_every_step_leads_to_its_target(state: State, step: Step) -> None:
+    """From its state, without breaking a rule."""
     upload = an_upload(state)
     after = advance(upload, step, **facts(upload, step))
     assert after.state is LEGAL[state, step]
@@ -77,16 +77,16 @@ def test_every_row_leads_where_it_says(state: State, step: Step) -> None:
     [pair for pair in product(State, Step) if pair not in LEGAL and pair != (State.PARKED, Step.RELEASE)],
     ids=str,
 )
-def test_what_is_not_in_the_table_raises(state: State, step: Step) -> None:
-    """Every other pair of state and step is refused, whatever comes with it."""
+def test_a_step_that_is_not_in_the_table_raises(state: State, step: Step) -> None:
+    """Every other pair of state and step, whatever facts come with it."""
     upload = an_upload(state)
     with pytest.raises(IllegalStep, match="is no step from"):
         advance(upload, step, **facts(upload, step))
 
 
 @pytest.mark.parametrize("state", UNFINISHED)
-def test_a_parked_upload_goes_on_where_it_stood(state: State) -> None:
-    """Park and release lead back to the same value, doubt and all; only the reason stays until it comes forward."""
+def test_a_released_upload_continues_where_it_was_parked(state: State) -> None:
+    """Park and release lead back to the same value; only the reason stays until the next progress."""
     before = an_upload(state)
     parked = park(before, TROUBLE)
     assert (parked.state, parked.parked_from, parked.trouble) == (State.PARKED, state, TROUBLE)
@@ -95,7 +95,7 @@ def test_a_parked_upload_goes_on_where_it_stood(state: State) -> None:
 
 
 def test_parking_again_only_changes_the_reason() -> None:
-    """What is parked already stays parked from where it was."""
+    """The state that it was parked from stays."""
     other = replace(TROUBLE, reason="another")
     parked = park(park(an_upload(State.IN_DOUBT), TROUBLE), other)
     assert (parked.parked_from, parked.trouble) == (State.IN_DOUBT, other)
@@ -103,7 +103,7 @@ def test_parking_again_only_changes_the_reason() -> None:
 
 @pytest.mark.parametrize("state", [*UNFINISHED[:-1], State.PARKED])
 def test_starting_over_leaves_an_orphan_exactly_when_there_was_a_record(state: State) -> None:
-    """A new record is asked for from the first byte; the old one is remembered, to be looked at after the settle."""
+    """The file is sent from its first byte to a new record; the old one is looked at after the settle time."""
     upload = an_upload(state, restarts=2)
     fresh, orphan = start_over(upload, now=EPOCH, settle=20.0)
     assert (fresh.state, fresh.ids, fresh.offset, fresh.digest, fresh.chunks) == (State.QUEUED, None, 0, "", 0)
@@ -116,55 +116,55 @@ def test_starting_over_leaves_an_orphan_exactly_when_there_was_a_record(state: S
         assert (orphan.since, orphan.next_look, orphan.landed) == (EPOCH, EPOCH + 20.0, False)
 
 
-def test_a_record_that_holds_nothing_yet_is_an_orphan_too() -> None:
-    """It stands on the server all the same, under the name of the recording."""
+def test_an_empty_record_is_an_orphan_too() -> None:
+    """It exists on the server under the name of the recording."""
     _, orphan = start_over(an_upload(State.SENDING, offset=0, digest="", chunks=0), now=EPOCH, settle=0.0)
     assert orphan is not None
 
 
 def test_a_video_that_is_ready_is_never_started_over() -> None:
-    """When the server has said ready, there is nothing to begin again."""
+    """Once the server has said ready, the step is refused."""
     with pytest.raises(IllegalStep):
         start_over(an_upload(State.FINISHING), now=EPOCH, settle=20.0)
 
 
 @pytest.mark.parametrize("step", sorted(BRINGS_FORWARD))
 def test_only_failures_in_a_row_are_counted(step: Step) -> None:
-    """A step that brings the upload forward clears its trouble."""
+    """A step that makes progress clears the failures."""
     state = next(state for state, each in LEGAL if each is step)
     upload = an_upload(state, trouble=TROUBLE)
     assert advance(upload, step, **facts(upload, step)).trouble is None
 
 
 @pytest.mark.parametrize("step", sorted(set(Step) - BRINGS_FORWARD - {Step.PARK, Step.RELEASE}))
-def test_a_step_that_leads_nowhere_new_keeps_the_count(step: Step) -> None:
-    """Trying again, being refused or starting over is no progress: the failures before it still count."""
+def test_a_step_without_progress_keeps_the_failure_count(step: Step) -> None:
+    """Trying again, a refusal and starting over are no progress."""
     state = next(state for state, each in LEGAL if each is step)
     upload = an_upload(state, trouble=TROUBLE)
     assert advance(upload, step, **facts(upload, step)).trouble == TROUBLE
 
 
-def test_an_acknowledged_chunk_becomes_bytes_that_are_held() -> None:
-    """Offset and digest move to what was in doubt, the chunk is counted, and no doubt is left."""
+def test_an_acknowledged_chunk_moves_the_offset() -> None:
+    """Offset and digest move to the end of the chunk, it is counted, and no doubt is left."""
     after = acknowledge(an_upload(State.IN_DOUBT), now=EPOCH)
     assert (after.state, after.offset, after.digest, after.chunks) == (State.SENDING, 80, "d2", 2)
     assert (after.doubt_end, after.doubt_digest, after.doubt_at, after.sent_at) == (None, "", None, None)
 
 
 def test_the_last_acknowledged_chunk_ends_the_sending() -> None:
-    """When every byte is acknowledged the server's turn has come, and the time is noted."""
+    """The upload waits for the server to process it, and the time is noted."""
     after = acknowledge(an_upload(State.IN_DOUBT, offset=80, doubt_end=100), now=EPOCH + 9)
     assert (after.state, after.offset, after.sent_at) == (State.VERIFYING, 100, EPOCH + 9)
 
 
-def test_nothing_can_be_acknowledged_that_was_not_in_doubt() -> None:
-    """An answer to nothing is a bug of ours."""
+def test_an_answer_without_a_chunk_in_doubt_is_refused() -> None:
+    """It would be a bug."""
     with pytest.raises(IllegalStep, match="nothing is in doubt"):
         acknowledge(an_upload(State.SENDING), now=EPOCH)
 
 
 def test_a_step_that_would_break_a_rule_is_refused() -> None:
-    """The table alone does not make a step legal: its facts must fit, too."""
+    """A step must be in the table, and its facts must fit, too."""
     with pytest.raises(IllegalStep, match="a record is needed here"):
         advance(an_upload(State.CREATING), Step.CREATED)
     with pytest.raises(IllegalStep, match="not every byte"):
@@ -176,7 +176,7 @@ def test_a_step_that_would_break_a_rule_is_refused() -> None:
     [(100, 0, 40, 40), (100, 40, 40, 80), (100, 80, 40, 100), (100, 0, 0, 100), (100, 0, 500, 100), (80, 40, 40, 80)],
 )
 def test_a_chunk_ends_at_its_size_or_with_the_file(size: int, offset: int, chunk_size: int, end: int) -> None:
-    """Offset + chunk size, never beyond the file; 0 is the whole file."""
+    """At offset + chunk size, never beyond the file; 0 means the whole file."""
     assert lifecycle.chunk_end(an_upload(size=size, offset=offset, chunk_size=chunk_size)) == end
 
 
@@ -203,14 +203,14 @@ BROKEN = [
 
 
 @pytest.mark.parametrize(("state", "changes", "rule"), BROKEN)
-def test_a_value_that_cannot_be_is_named(state: State, changes: dict[str, Any], rule: str) -> None:
-    """Each rule finds its fault, in a parked upload as well as in one that runs."""
+def test_an_impossible_value_is_named(state: State, changes: dict[str, Any], rule: str) -> None:
+    """Each rule finds its fault, in a parked upload as in one that runs."""
     assert rule in (broken_rule(replace(an_upload(state), **changes)) or "nothing")
 
 
 @given(st.data(), st.integers(1, 300), st.integers(0, 400))
-def test_no_way_through_the_table_breaks_a_rule_or_loses_a_byte(data: st.DataObject, size: int, chunk: int) -> None:
-    """Whatever happens in whatever order: no rule breaks, and the offset only grows until a record is given up."""
+def test_no_path_through_the_table_breaks_a_rule_or_loses_a_byte(data: st.DataObject, size: int, chunk: int) -> None:
+    """In any order of steps, the offset only grows until a record is given up."""
     upload = Upload("/rec/a.mp4", "/rec", Identity(size, 1, "e1"), an_upload().record, chunk)
     for _ in range(data.draw(st.integers(1, 40))):
         steps = [step for state, step in LEGAL if state is upload.state]

@@ -1,4 +1,4 @@
-"""Which record a file becomes: placeholders, the rule on names, and names made to trip somebody up."""
+"""The record that a file becomes: placeholders, rules for names, and hostile names."""
 
 from __future__ import annotations
 
@@ -65,15 +65,15 @@ def test_placeholders_are_filled_from_the_path(text: str, name: str) -> None:
 
 
 @pytest.mark.usefixtures("new_york")
-def test_the_time_is_the_clock_on_the_wall() -> None:
-    """The file's time in the machine's own zone, in the format asked for or in a plain one."""
+def test_the_time_is_local_time() -> None:
+    """The file's mtime in the machine's time zone, in the given format or in a plain one."""
     assert name_of("a.mp4", "{mtime:%d.%m.%Y %H:%M}") == "14.11.2023 17:13"
     assert name_of("a.mp4", "{mtime}") == "2023-11-14 17:13"
 
 
 @pytest.mark.parametrize("mtime", [-1e300, -1e12, -1.0, 0.0, 1e12, 1e300])
-def test_an_absurd_time_is_brought_into_range(mtime: float) -> None:
-    """Shares report anything; no file is held up by it."""
+def test_an_impossible_mtime_is_brought_into_range(mtime: float) -> None:
+    """Shares report any time; no file is held up by it."""
     assert re.fullmatch(
         r"[0-9]{4}-[0-9]{2}-[0-9]{2} [0-9]{2}:[0-9]{2}", mapped("a", mtime=mtime, name="{mtime}").record.name
     )
@@ -92,7 +92,7 @@ def test_an_absurd_time_is_brought_into_range(mtime: float) -> None:
     ],
 )
 def test_the_suffix_is_what_follows_the_last_dot_of_a_name(relpath: str, stem: str, suffix: str) -> None:
-    """A leading dot begins no suffix, a folder's dot is not the file's, and a leading dash is a character."""
+    """A leading dot begins no suffix, a dot in a folder's name does not count, a leading dash is a character."""
     assert name_of(relpath, "[{stem}][{suffix}]") == f"[{stem}][{suffix}]"
     assert fill_names("[{stem}][{suffix}]", relpath.rpartition("/")[2]) == f"[{stem}][{suffix}]"
 
@@ -134,7 +134,7 @@ def test_a_placeholder_that_is_added_later_changes_no_rule_that_has_a_group_of_i
 
 
 def test_named_groups_fill_name_and_template() -> None:
-    """What the rule finds in the name becomes the record's name and its additional information."""
+    """What the rule matches becomes the record's name and its template fields."""
     found = mapped(
         "Room 1_Miller.mp4",
         match=ROOM.pattern,
@@ -149,25 +149,25 @@ def test_named_groups_fill_name_and_template() -> None:
 
 
 def test_the_rule_sees_the_whole_relative_path_without_suffix() -> None:
-    """Folders can be part of what is matched."""
+    """Names of folders can be matched."""
     found = mapped("2024/Defence.mp4", match=r"(?P<year>[0-9]+)/(?P<title>.+)", name="{title} ({year})")
     assert found.record.name == "Defence (2024)"
 
 
-def test_a_rule_about_names_holds_in_sub_folders_too() -> None:
-    """When the path does not match, the bare stem gets a second chance."""
+def test_a_rule_for_names_applies_in_sub_folders_too() -> None:
+    """When the path does not match, the stem alone is tried."""
     found = mapped("2024/May/Lab_Smith.mp4", match=ROOM.pattern, name="{room}/{subject}")
     assert found == Mapped(found.record, None)
     assert found.record.name == "Lab/Smith"
 
 
 def test_a_rule_must_match_from_end_to_end() -> None:
-    """A part of the name is not enough."""
+    """A match of a part is not enough."""
     assert mapped("Lab_Smith_2.mp4", match="(?P<room>Lab)", name="{room}").warning is not None
 
 
-def test_a_file_the_rule_does_not_match_is_sent_under_its_stem_with_what_needs_no_group() -> None:
-    """It is never held back; the warning names the rule, the file and what was left out."""
+def test_a_file_that_the_rule_does_not_match_is_sent_under_its_stem() -> None:
+    """It is never held back; the warning names the rule, the file and the fields that were left out."""
     found = mapped(
         "odd.mp4", match=ROOM.pattern, name="{subject}", template={"1": "{room}", "2": "fixed", "3": "{stem}"}
     )
@@ -179,28 +179,28 @@ def test_a_file_the_rule_does_not_match_is_sent_under_its_stem_with_what_needs_n
 
 
 def test_a_name_that_needs_no_group_is_kept_when_the_rule_does_not_match() -> None:
-    """Only what depends on the rule falls with it."""
+    """Only fields that use a group of the rule are left out."""
     found = mapped("odd.mp4", match=ROOM.pattern, name="Capture {stem}", template={"1": "{room}"})
     assert found.record.name == "Capture odd"
     assert found.warning is not None
     assert "the name" not in found.warning
 
 
-def test_a_group_that_took_no_part_is_empty_and_its_field_is_not_sent() -> None:
-    """An optional group is no reason for a warning."""
+def test_an_unmatched_optional_group_leaves_its_field_out() -> None:
+    """Without a warning."""
     found = mapped("Lab.mp4", match=r"(?P<room>\w+?)(_(?P<who>\w+))?", name="{room}{who}", template={"1": "{who}"})
     assert found.record.name == "Lab"
     assert found.record.template == {}
     assert found.warning is None
 
 
-def test_what_a_file_is_called_is_never_taken_for_a_placeholder() -> None:
-    """Braces in names are characters."""
+def test_braces_in_a_file_name_are_no_placeholder() -> None:
+    """They are characters like any other."""
     assert name_of("{name.__class__}{mtime}{{.mp4") == "{name.__class__}{mtime}{{"
 
 
-def test_a_rule_meets_composed_and_decomposed_names_alike() -> None:
-    """MacOS writes ü as u and two dots; the rule and the server see one character."""
+def test_a_rule_matches_composed_and_decomposed_names_alike() -> None:
+    """MacOS writes ü as u and two dots; rule and server get one character."""
     found = mapped("Bu\u0308hne_x.mp4", match="(?P<room>B\u00fchne)_x", name="{room}")
     assert found.record.name == "B\u00fchne"
 
@@ -217,7 +217,7 @@ def test_a_rule_meets_composed_and_decomposed_names_alike() -> None:
     ],
 )
 def test_names_are_made_fit_for_one_line(relpath: str, name: str) -> None:
-    """Control and bidi characters and foreign bytes are shown, spaces at the ends go, the rest stays."""
+    """Control and bidi characters and invalid bytes are escaped, spaces at the ends are removed."""
     assert name_of(relpath) == name
 
 
@@ -227,8 +227,8 @@ def test_an_empty_name_falls_back_to_the_stem_and_then_to_a_plain_word(relpath: 
     assert name_of(relpath, "  ") == name
 
 
-def test_long_names_that_differ_at_their_end_stay_apart() -> None:
-    """A name is cut at its limit, and a digest of the whole keeps it distinct and stable."""
+def test_long_names_that_differ_at_their_end_stay_different() -> None:
+    """A name is cut at its limit, with a digest of the whole."""
     first, second = (name_of("x" * 300 + end + ".mp4") for end in "ab")
     assert len(first) == len(second) == RECORD_NAME_LIMIT
     assert first != second
@@ -237,12 +237,12 @@ def test_long_names_that_differ_at_their_end_stay_apart() -> None:
 
 
 def test_a_name_of_exactly_the_limit_is_left_alone() -> None:
-    """Nothing is cut that fits."""
+    """Nothing is cut."""
     assert name_of("y" * RECORD_NAME_LIMIT) == "y" * RECORD_NAME_LIMIT
 
 
 def test_template_values_have_a_limit_of_their_own() -> None:
-    """A path of thousands of characters does not travel in every request."""
+    """A path of thousands of characters is not sent with every request."""
     value = mapped("d/" * 2000 + "a.mp4", template={"1": "{relpath}"}).record.template["1"]
     assert len(value) == TEMPLATE_VALUE_LIMIT
 
@@ -265,7 +265,7 @@ def test_template_values_have_a_limit_of_their_own() -> None:
         ("stem}", "a brace is not closed"),
     ],
 )
-def test_a_text_that_cannot_be_filled_is_refused_beforehand(text: str, complaint: str) -> None:
+def test_an_invalid_placeholder_is_refused_at_load(text: str, complaint: str) -> None:
     """Unknown names, attributes, indices, conversions and broken braces, each in plain words."""
     with pytest.raises(ValueError, match=re.escape(complaint)):
         check_placeholders(text, ["room"])
@@ -308,7 +308,7 @@ _RULES = st.sampled_from(
 @example(rule=RecordConfig(), relpath="a\u200d\u030c", mtime=0.0)
 @example(rule=RecordConfig(name="{relpath}"), relpath="\u202e" * 85 + "/x", mtime=0.0)
 def test_every_file_gets_a_record_that_any_server_can_take(rule: RecordConfig, relpath: str, mtime: float) -> None:
-    """Whatever its name is made of: within the limits, on one line, in composed form, as UTF-8 and as JSON."""
+    """For every name: within the limits, on one line, in composed form, as UTF-8 and as JSON."""
     found = record_for(rule, relpath=relpath, mtime=mtime)
     assert 1 <= len(found.record.name) <= RECORD_NAME_LIMIT
     assert all(1 <= len(value) <= TEMPLATE_VALUE_LIMIT for value in found.record.template.values())
@@ -323,8 +323,8 @@ def test_every_file_gets_a_record_that_any_server_can_take(rule: RecordConfig, r
 
 
 @given(st.text(), st.text())
-def test_cutting_keeps_different_texts_apart(one: str, other: str) -> None:
-    """However short the limit, what was different stays different."""
+def test_cut_texts_stay_different(one: str, other: str) -> None:
+    """However short the limit."""
     first, second = clean(one), clean(other)
     if first != second:
         assert cut(first, 10) != cut(second, 10)

@@ -1,4 +1,4 @@
-"""How names and foreign texts are shown."""
+"""How file names and texts from outside are shown."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ from uploader.domain.model import SHOWN_TEXT_LIMIT, Identity, shown
         ("👩\u200d🚀", "👩\u200d🚀"),
     ],
 )
-def test_a_name_is_shown_on_one_line_without_tricks(name: str, text: str) -> None:
-    """Letters of every script stay; what controls a terminal, turns a line round or is no UTF-8 is spelt out."""
+def test_a_name_is_shown_on_one_line_with_control_characters_escaped(name: str, text: str) -> None:
+    """Letters of every script stay; bidi characters and invalid UTF-8 are escaped, too."""
     assert shown(name) == text
 
 
 def test_a_path_is_shown_like_its_text() -> None:
-    """Paths may be handed in as they are."""
+    """A ``Path`` can be passed as it is."""
     assert shown(PurePath("/rec/a\n.mp4")) == "/rec/a\\x0a.mp4"
 
 
-def test_a_long_text_is_cut_and_says_so() -> None:
-    """At most the limit, with an ellipsis at the end; what fits exactly is left alone."""
+def test_a_long_text_is_cut_with_an_ellipsis() -> None:
+    """At the limit; a text that fits exactly is left alone."""
     assert shown("x" * SHOWN_TEXT_LIMIT) == "x" * SHOWN_TEXT_LIMIT
     assert shown("x" * (SHOWN_TEXT_LIMIT + 1)) == "x" * (SHOWN_TEXT_LIMIT - 1) + "…"
     assert shown("abcdef", 4) == "abc…"
@@ -47,7 +47,7 @@ def test_a_long_text_is_cut_and_says_so() -> None:
 
 @given(st.text(st.characters(), max_size=400))
 def test_whatever_is_shown_can_be_printed(text: str) -> None:
-    """One line, encodable, bounded, and free of control and bidi characters: for every text there is."""
+    """Every text becomes one line, encodable, bounded, and free of control and bidi characters."""
     safe = shown(text)
     safe.encode("utf-8")
     assert len(safe) <= SHOWN_TEXT_LIMIT
@@ -58,12 +58,12 @@ def test_whatever_is_shown_can_be_printed(text: str) -> None:
 
 @given(st.binary(max_size=60))
 def test_every_name_that_a_disk_can_hold_can_be_shown(name: bytes) -> None:
-    """Bytes come back as they were, and are fit to print."""
+    """Its bytes come back as they were, and the shown form can be printed."""
     text = name.decode("utf-8", "surrogateescape")
     assert text.encode("utf-8", "surrogateescape") == name
     shown(text).encode("utf-8")
 
 
-def test_a_ledger_line_vouches_for_one_content() -> None:
-    """Its identity is what the file was when it was sent."""
+def test_a_ledger_line_has_the_identity_of_the_sent_file() -> None:
+    """As the file was when it was sent."""
     assert a_finish(size=7, mtime_ns=8, edges="e").identity == Identity(7, 8, "e")

@@ -1,4 +1,4 @@
-"""What follows from an error: one test per class of the table, and the bounds of every pause."""
+"""What follows from each error: one test for each class of errors, and the bounds of every pause."""
 
 from __future__ import annotations
 
@@ -33,21 +33,21 @@ def lowest(low: float, high: float) -> float:
 
 
 @pytest.mark.parametrize("kind", [errors.FileMissing, errors.FileEmpty, errors.NotAFile])
-def test_a_file_that_cannot_be_sent_waits_for_the_file(kind: Callable[[str], errors.UploaderError]) -> None:
-    """It is parked without a time: only the file itself can change that."""
+def test_a_file_that_cannot_be_sent_is_parked_until_it_changes(kind: Callable[[str], errors.UploaderError]) -> None:
+    """It is parked without a time for the next try."""
     verdict = decide(kind("why"), FailureHistory(), highest)
     assert (verdict.action, verdict.after, verdict.trouble.turn) == (Action.PARK, None, ActionBy.FILE)
     assert verdict.trouble.reason == "why"
 
 
 def test_a_file_that_changed_settles_again() -> None:
-    """What was begun is forgotten at once, and nothing is held against the file."""
+    """Its upload is dropped at once, and no failure is counted."""
     verdict = decide(errors.FileChanged("it grew"), FailureHistory(attempts=3), highest)
     assert (verdict.action, verdict.after, verdict.trouble.attempts) == (Action.RESETTLE, 0.0, 3)
 
 
 def test_a_file_that_is_gone_before_anything_was_sent_is_forgotten() -> None:
-    """The server knows nothing of it: there is nothing to keep, and it is found again when it comes back."""
+    """The server knows nothing of it, and a scan finds it when it comes back."""
     verdict = decide(errors.FileMissing("gone"), FailureHistory(begun=False), highest)
     assert (verdict.action, verdict.after) == (Action.RESETTLE, 0.0)
 
@@ -63,21 +63,21 @@ def test_a_file_that_is_gone_before_anything_was_sent_is_forgotten() -> None:
         (errors.PasswordUnusable("no password"), ActionBy.OPERATOR),
     ],
 )
-def test_what_is_nobody_s_fault_counts_against_no_file(error: errors.UploaderError, turn: ActionBy) -> None:
-    """The whole server is held, for all files; the file's own failures stay what they were, however many."""
+def test_a_server_failure_counts_against_no_file(error: errors.UploaderError, turn: ActionBy) -> None:
+    """All calls wait; the failures of the file stay as many as they were."""
     verdict = decide(error, FailureHistory(attempts=100, restarts=100), highest)
     assert (verdict.action, verdict.server_level, verdict.trouble.attempts) == (Action.TRY_AGAIN, True, 100)
     assert verdict.trouble.turn is turn
 
 
-def test_doubt_waits_as_long_as_it_says() -> None:
-    """A request that may still be on its way is asked about after its wait, and is no failure."""
+def test_a_doubt_waits_for_its_settle_time() -> None:
+    """A request that may still arrive is asked about after it, and is no failure."""
     verdict = decide(errors.StillInDoubt("not known", wait=7.5), FailureHistory(attempts=7), highest)
     assert (verdict.action, verdict.after, verdict.trouble.attempts) == (Action.TRY_AGAIN, 7.5, 7)
 
 
-def test_a_share_that_is_not_ready_is_asked_for_ever() -> None:
-    """EIO and its kin never park a file, however often they come; they are looked at ever more rarely."""
+def test_a_share_that_is_not_ready_is_retried_without_limit() -> None:
+    """EIO and similar errors never park a file; the pauses grow."""
     for times, longest in ((0, 8.0), (1, 16.0), (4, 128.0), (100, retry.BACKOFF_CAP)):
         verdict = decide(errors.ShareNotReady("EIO"), FailureHistory(attempts=7, not_ready=times), highest)
         assert (verdict.action, verdict.after) == (Action.TRY_AGAIN, longest)
@@ -85,8 +85,8 @@ def test_a_share_that_is_not_ready_is_asked_for_ever() -> None:
 
 
 @pytest.mark.parametrize("kind", [errors.ChunkCut, errors.AnswerLost, errors.TokenExpired, errors.CallFailed])
-def test_what_passes_by_itself_is_tried_eight_times(kind: Callable[[str], errors.UploaderError]) -> None:
-    """Seven failures in a row are tried again, ever later, at the server's budget's cost; the eighth parks the file."""
+def test_a_transient_failure_is_tried_eight_times(kind: Callable[[str], errors.UploaderError]) -> None:
+    """Each retry takes from the server's retry budget; the eighth failure in a row parks the file."""
     for attempts in range(7):
         verdict = decide(kind("cut"), FailureHistory(attempts=attempts), highest)
         assert (verdict.action, verdict.after) == (Action.TRY_AGAIN, min(300.0, 2.0 ** (attempts + 1)))
@@ -99,8 +99,8 @@ def test_what_passes_by_itself_is_tried_eight_times(kind: Callable[[str], errors
 
 
 @pytest.mark.parametrize("kind", [errors.ChunkCut, errors.AnswerLost, errors.TokenExpired, errors.CallFailed])
-def test_what_an_outage_takes_counts_against_no_file(kind: Callable[[str], errors.UploaderError]) -> None:
-    """While the server has not answered since it failed others, a failure is the outage's, however many there were."""
+def test_a_failure_during_an_outage_counts_against_no_file(kind: Callable[[str], errors.UploaderError]) -> None:
+    """Until the server answers again after failing other calls, however many failures there were."""
     verdict = decide(kind("cut"), FailureHistory(attempts=7, outage=True), highest)
     assert (verdict.action, verdict.server_level, verdict.trouble.attempts) == (Action.TRY_AGAIN, True, 7)
     assert not verdict.costs  # its pause is the outage's, which is long enough
@@ -108,7 +108,7 @@ def test_what_an_outage_takes_counts_against_no_file(kind: Callable[[str], error
 
 @pytest.mark.parametrize("outage", [False, True])
 def test_a_chunk_that_is_cut_again_and_again_is_halved(outage: bool) -> None:
-    """Rule 5: a limit may cut it off where it cannot be read as a 413. The fourth cut tells, also in an outage."""
+    """Rule 5: a limit may cut it without a readable 413. It happens at the fourth cut, also in an outage."""
     for cuts in range(3):
         history = FailureHistory(cuts=cuts, chunk_size=MB, size=9 * MB, outage=outage)
         verdict = decide(errors.ChunkCut("cut"), history, highest)
@@ -123,34 +123,34 @@ def test_a_chunk_that_is_cut_again_and_again_is_halved(outage: bool) -> None:
 @pytest.mark.parametrize("outage", [False, True])
 @pytest.mark.parametrize(("chunk_size", "size"), [(0, 99 * MB), (SMALLEST_HALVED_CHUNK, 9 * MB)])
 def test_a_cut_chunk_that_cannot_be_smaller_parks_with_its_reason(chunk_size: int, size: int, outage: bool) -> None:
-    """A whole file, or the smallest of chunks: after eight cuts a person should look, and is told at what."""
+    """A whole file, or the smallest chunk: after eight cuts the operator must look, and the reason says at what."""
     history = FailureHistory(attempts=2, cuts=7, chunk_size=chunk_size, size=size, outage=outage)
     verdict = decide(errors.ChunkCut("upload chunk: the connection broke"), history, highest)
     assert (verdict.action, verdict.trouble.turn, verdict.after) == (Action.PARK, ActionBy.OPERATOR, 1.1 * DAY)
     assert "8 times: the link breaks, or a limit on the way is below this size" in verdict.trouble.reason
 
 
-def test_a_plain_no_parks_at_once() -> None:
-    """The same question gets the same answer: a person must act, and it is tried once a day."""
+def test_a_definite_refusal_parks_at_once() -> None:
+    """The operator must act; it is tried again once a day."""
     verdict = decide(errors.ServerRefused("403", hint="give the right"), FailureHistory(), highest)
     assert (verdict.action, verdict.after, verdict.trouble.turn) == (Action.PARK, 1.1 * DAY, ActionBy.OPERATOR)
     assert verdict.trouble.reason == "403; give the right"
 
 
-def test_a_missing_right_is_looked_for_hourly() -> None:
-    """Whoever gives it need not tell us: 403 is asked again within the hour, not within the day."""
+def test_a_missing_right_is_retried_hourly() -> None:
+    """After a 403 the right may be given at any time, so it is tried every hour and not every day."""
     verdict = decide(errors.RightMissing("403"), FailureHistory(), highest)
     assert (verdict.action, verdict.after, verdict.trouble.turn) == (Action.PARK, 1.1 * HOUR, ActionBy.OPERATOR)
 
 
-def test_a_no_that_may_be_a_passing_fault_gets_three_tries() -> None:
-    """A 500 for a payload is either VALT's way of saying *invalid* or an accident: three tries tell."""
+def test_a_refusal_that_may_be_transient_gets_three_tries() -> None:
+    """A 500 for a payload is VALT's form of *invalid*, or an accident."""
     actions = [decide(errors.PayloadRefused("500"), FailureHistory(attempts=n), highest).action for n in range(3)]
     assert actions == [Action.TRY_AGAIN, Action.TRY_AGAIN, Action.PARK]
 
 
-def test_a_spoilt_record_is_begun_again_five_times() -> None:
-    """A new record each time, after a growing pause; then a person should look."""
+def test_an_unusable_record_is_replaced_five_times() -> None:
+    """Each time after a longer pause; then the operator must look."""
     for restarts in range(5):
         verdict = decide(
             errors.RecordSpoilt("x"), FailureHistory(restarts=restarts, chunk_size=MB, size=9 * MB), highest
@@ -161,8 +161,8 @@ def test_a_spoilt_record_is_begun_again_five_times() -> None:
     assert (last.action, last.trouble.turn, last.after) == (Action.PARK, ActionBy.OPERATOR, 1.1 * DAY)
 
 
-def test_a_record_that_is_removed_twice_is_removed_by_somebody() -> None:
-    """Begun again once, whatever else had begun it again before; the second time a person is told."""
+def test_a_record_that_is_deleted_twice_parks_the_upload() -> None:
+    """It is replaced once, whatever else was replaced before; the second time the operator must look."""
     first = decide(errors.RecordGone("404"), FailureHistory(restarts=3, chunk_size=MB, size=9 * MB), highest)
     assert (first.action, first.gone) == (Action.START_OVER, True)
     second = decide(errors.RecordGone("404"), FailureHistory(gone=1, chunk_size=MB, size=9 * MB), highest)
@@ -178,14 +178,14 @@ def test_a_refused_range_falls_back_to_the_whole_file() -> None:
 
 
 @pytest.mark.parametrize("chunk_size", [0, 2 * MB, 3 * MB])
-def test_a_refused_whole_file_is_the_operator_s(chunk_size: int) -> None:
-    """A range that was the whole file already has nothing to fall back to."""
+def test_a_refused_whole_file_parks_for_the_operator(chunk_size: int) -> None:
+    """The range was the whole file already, so there is no fallback."""
     verdict = decide(errors.ChunkRefused("400"), FailureHistory(chunk_size=chunk_size, size=2 * MB), highest)
     assert (verdict.action, verdict.trouble.turn, verdict.whole_only) == (Action.PARK, ActionBy.OPERATOR, False)
 
 
 def test_a_request_that_is_too_large_is_halved() -> None:
-    """Rule 5: smaller chunks, however often that has happened. Acknowledged bytes stay; else on a new record."""
+    """Rule 5: however often it happens. Acknowledged bytes stay; without any, a new record is made."""
     for chunk_size, size in ((16 * MB, 99 * MB), (16 * MB, 2 * MB), (SMALLEST_HALVED_CHUNK + 1, 9 * MB)):
         history = FailureHistory(restarts=9, chunk_size=chunk_size, size=size)
         verdict = decide(errors.ChunkTooLarge("413"), history, highest)
@@ -236,8 +236,8 @@ EVERY_ERROR = [
 ]
 
 
-def test_no_error_that_a_stage_can_meet_is_left_out() -> None:
-    """The list above has every class of the tree's first two branches."""
+def test_every_error_class_is_tested() -> None:
+    """The list above has every class of the first two branches of the tree."""
     branches = {*errors.RetryableError.__subclasses__(), *errors.FileError.__subclasses__()}
     assert branches <= {type(error) for error in EVERY_ERROR}
 
@@ -255,10 +255,10 @@ histories = st.builds(
 
 
 @given(st.sampled_from(EVERY_ERROR), histories, st.floats(0, 1))
-def test_whatever_happens_the_answer_is_whole(
+def test_every_error_leads_to_a_reason_and_a_bounded_pause(
     error: errors.UploaderError, history: FailureHistory, chance: float
 ) -> None:
-    """Every error in every history has an answer with a reason, and a pause that is neither negative nor a year."""
+    """For every history: the pause is not negative and shorter than a year."""
     verdict: Decision = decide(error, history, lambda low, high: low + (high - low) * chance)
     assert verdict.trouble.reason
     assert verdict.after is None or 0 <= verdict.after <= 1.1 * DAY
@@ -268,14 +268,14 @@ def test_whatever_happens_the_answer_is_whole(
 
 @given(st.integers(0, 10_000))
 def test_backoff_is_full_jitter_below_five_minutes(attempts: int) -> None:
-    """Between nothing and min(300 s, 2^n): many clients that fail together do not come back together."""
+    """Between 0 and min(300 s, 2^n): clients that failed together do not all come back together."""
     assert retry.backoff(attempts, lowest) == 0.0
     assert retry.backoff(attempts, highest) == min(300.0, 2.0 ** min(attempts, 60))
 
 
 @given(st.integers(1, 10_000))
-def test_an_outage_is_probed_ever_more_rarely(failures: int) -> None:
-    """2 to 16 s for what a restart takes; from the fifth failure on 30 s, doubling to 15 min; at least half of each."""
+def test_pauses_of_an_outage_grow(failures: int) -> None:
+    """2 to 16 s, as for a restart; from the fifth failure on 30 s, doubling to 15 min; at least half of each."""
     top = 2.0**failures if failures < 5 else min(15 * MINUTE, 30 * 2.0 ** min(failures - 5, 60))
     assert retry.outage_pause(failures, lowest) == top / 2
     assert retry.outage_pause(failures, highest) == top
@@ -296,20 +296,22 @@ def test_an_outage_is_probed_ever_more_rarely(failures: int) -> None:
         (errors.AnswerLost("in an outage"), 2, 1, 4.0),
     ],
 )
-def test_how_long_no_call_is_made(error: errors.UploaderError, failures: int, refusals: int, pause: float) -> None:
-    """The row of the table says it: by how often the server has failed, or has refused our password, in a row."""
+def test_breaker_pauses_follow_the_table(
+    error: errors.UploaderError, failures: int, refusals: int, pause: float
+) -> None:
+    """By how many failures, or refusals of the password, came in a row."""
     assert retry.breaker_pause(error, failures, refusals, highest) == pause
 
 
-def test_every_error_that_holds_the_whole_server_has_a_pause_of_the_breaker() -> None:
-    """And no row for one upload has one: what is read in the table is what happens."""
+def test_every_server_error_and_no_other_has_a_breaker_pause() -> None:
+    """The table is complete."""
     of_one = {retry.Delay.BACKOFF, retry.Delay.BACKOFF_SLOW, retry.Delay.STATED}
     for kind, rule in retry.RULES:
         assert (rule.delay in of_one) is (rule.scope is not retry.FailureScope.SERVER), kind
 
 
 def test_the_budget_is_twenty_retries_and_one_for_five_answers() -> None:
-    """The twentieth retry without an answer is the last; five answers buy another; more than twenty are not saved."""
+    """Without answers the twentieth retry is the last; five answers allow another; at most twenty are saved up."""
     budget = retry.RetryBudget()
     assert [budget.spend() for _ in range(20)] == [False] * 19 + [True]
     for _ in range(9):
@@ -324,17 +326,17 @@ def test_the_budget_is_twenty_retries_and_one_for_five_answers() -> None:
 
 
 def test_a_wrong_password_is_tried_at_five_fifteen_and_sixty_minutes() -> None:
-    """Accounts get locked by less; from the third time on it is once an hour."""
+    """More tries could lock the account; from the third time on it is once an hour."""
     assert [retry.login_pause(n) / MINUTE for n in (0, 1, 2, 3, 4, 1000)] == [5, 5, 15, 60, 60, 60]
 
 
-def test_a_record_is_looked_at_after_a_quarter_of_its_age() -> None:
-    """Soon at first, then ever more rarely, at least once a minute; a clock that was set back does no harm."""
+def test_a_record_is_looked_at_after_a_quarter_of_its_wait() -> None:
+    """Soon at first, at least once a minute; a clock that was set back does no harm."""
     assert [retry.poll_pause(age) for age in (-50.0, 0.0, 4.0, 100.0, 240.0, 1e6)] == [0.5, 0.5, 1.0, 25.0, 60.0, 60.0]
 
 
-def test_patience_grows_with_the_file() -> None:
-    """One second more for each megabyte: a long recording takes long to process."""
+def test_the_ready_timeout_grows_with_the_file() -> None:
+    """By one second for each megabyte."""
     assert retry.ready_limit(1800.0, 0) == 1800.0
     assert retry.ready_limit(1800.0, 3_600_000_000) == 5400.0
 
@@ -363,13 +365,13 @@ def test_patience_grows_with_the_file() -> None:
     ],
 )
 def test_retry_after_is_seconds_or_a_date(header: str | None, seconds: float) -> None:
-    """RFC 9110, 10.2.3, in all three date forms; nonsense is a minute, and nothing is longer than an hour."""
+    """RFC 9110, 10.2.3, in all three date forms; an invalid value is a minute, the maximum an hour."""
     assert datetime.fromtimestamp(EPOCH, UTC).isoformat() == "2027-01-15T08:00:00+00:00"
     assert retry.retry_after(header, now=EPOCH) == seconds
 
 
-def test_a_date_without_a_zone_is_no_local_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The old asctime form means UTC, wherever this machine stands."""
+def test_a_date_without_a_zone_is_utc(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The asctime form means UTC, wherever this machine is."""
     with monkeypatch.context() as patch:
         patch.setenv("TZ", "Asia/Tokyo")
         time.tzset()
@@ -385,8 +387,8 @@ def test_a_date_without_a_zone_is_no_local_time(monkeypatch: pytest.MonkeyPatch)
 )
 @example("Mon, 01 Jan 0001 00:00:00 +2359")
 @example("Mon, 01 Jan 9999 00:00:00 -0000")
-def test_no_retry_after_raises_or_lasts(header: str) -> None:
-    """Whatever a server or a proxy sends: between nothing and an hour."""
+def test_any_retry_after_is_read_as_at_most_an_hour(header: str) -> None:
+    """Whatever a server or a proxy sends."""
     assert 0.0 <= retry.retry_after(header, now=EPOCH) <= HOUR
 
 

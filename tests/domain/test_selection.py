@@ -1,4 +1,4 @@
-"""Which files are ours: names against patterns, and folders within folders."""
+"""Which files are taken: names against patterns, and folders within folders."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def watch(path: str = "/rec", **settings: Any) -> WatchConfig:
         (Path("/rec"), "/rec/a.mp4", "a.mp4"),
     ],
 )
-def test_a_path_is_below_a_folder_or_not(root: str | Path, path: str, relpath: str | None) -> None:
-    """By whole names: /recordings is not below /rec."""
+def test_paths_are_compared_by_whole_names(root: str | Path, path: str, relpath: str | None) -> None:
+    """/recordings is not below /rec."""
     assert relative(root, path) == relpath
 
 
@@ -57,12 +57,12 @@ def test_recordings_are_taken(name: str) -> None:
     ],
 )
 def test_a_refusal_says_why(name: str, why: str) -> None:
-    """The pattern's kind, and which part of the path it caught."""
+    """It names the kind of pattern and the matched part of the path."""
     assert refusal(watch(), name) == why
 
 
-def test_a_pattern_with_a_slash_is_held_against_the_path() -> None:
-    """One without is held against the name alone."""
+def test_a_pattern_with_a_slash_matches_the_path() -> None:
+    """One without matches the name alone."""
     rooms = watch(include=["room*/*.mp4"], exclude=["room9/*"])
     assert refusal(rooms, "room1/a.mp4") is None
     assert refusal(rooms, "a.mp4") == "its name matches no include pattern"
@@ -93,7 +93,7 @@ def test_no_patterns_exclude_nothing_and_include_nothing() -> None:
 
 
 def test_the_first_folder_that_takes_a_file_owns_it() -> None:
-    """Folders may lie within each other: the order of the configuration decides, and one file has one owner."""
+    """Folders may be nested: the first one of the configuration that takes the file has it."""
     videos, room, everything = watch("/rec", include=["*.mp4"]), watch("/rec/room"), watch("/", include=["*"])
     watches = (videos, room, everything)
     assert owner(watches, "/rec/room/a.mp4") is videos
@@ -103,16 +103,16 @@ def test_the_first_folder_that_takes_a_file_owns_it() -> None:
     assert owner((), "/rec/a.mp4") is None
 
 
-def test_what_was_moved_away_is_nobody_s() -> None:
-    """Even inside a watched folder: a finished file would be sent again under its new name."""
+def test_files_in_the_archive_are_taken_by_no_folder() -> None:
+    """Even inside a watched folder: else a finished file would be sent again."""
     moving = watch("/rec", after_upload="move", move_to="/rec/done")
     assert owner((moving,), "/rec/a.mp4") is moving
     assert owner((moving, watch("/rec/done")), "/rec/done/a.mp4") is None
 
 
 @given(st.text(st.characters(exclude_characters="/\0"), min_size=1, max_size=30))
-def test_what_is_entered_and_what_is_taken_agree(name: str) -> None:
-    """No file is taken from a folder that is not entered, whatever the folder is called."""
+def test_files_are_taken_only_from_entered_folders(name: str) -> None:
+    """Whatever the folder is called."""
     rule = watch()
     if refusal(rule, f"{name}/a.mp4") is None:
         assert enters(rule, name)

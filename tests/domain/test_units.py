@@ -1,4 +1,4 @@
-"""Human units: what is understood, what is refused, and what comes back out."""
+"""Units in the configuration: what is understood, what is refused, and how values are written."""
 
 from __future__ import annotations
 
@@ -69,8 +69,8 @@ def test_durations_become_seconds(text: object, seconds: float) -> None:
         "9" * 400,
     ],
 )
-def test_what_is_no_duration_is_refused_with_an_example(text: object) -> None:
-    """Nothing is guessed, and the text shows how to write it."""
+def test_an_invalid_duration_is_refused_with_an_example(text: object) -> None:
+    """Nothing is guessed, and the error shows how to write it."""
     with pytest.raises(ValueError, match=re.escape('expected a duration like "10s"')):
         parse_duration(text)
 
@@ -87,8 +87,8 @@ def test_sizes_become_bytes(text: object, count: int) -> None:
 @pytest.mark.parametrize(
     "text", ["16 MBB", "", "MiB", "16 MiB and more", "-1 MB", -1, 1.5, True, None, {}, "1_000", "16 MiB\n1"]
 )
-def test_what_is_no_size_is_refused_with_an_example(text: object) -> None:
-    """Also what only begins like a size."""
+def test_an_invalid_size_is_refused_with_an_example(text: object) -> None:
+    """Also a text that only begins like a size."""
     with pytest.raises(ValueError, match=re.escape('expected a size like "16 MiB"')):
         parse_size(text)
 
@@ -101,7 +101,7 @@ def test_chunk_sizes_are_sizes_or_the_whole_file(text: object, count: int) -> No
 
 @pytest.mark.parametrize("text", ["63 KiB", 0, "0", 65_535])
 def test_a_chunk_below_64_kib_is_refused(text: object) -> None:
-    """Requests that small carry less than they cost."""
+    """Smaller requests cost more than they carry."""
     with pytest.raises(ValueError, match="at least"):
         parse_chunk_size(text)
 
@@ -118,26 +118,26 @@ def test_rates_become_bytes_per_second(text: str, rate: float) -> None:
 @pytest.mark.parametrize(
     "text", ["20 Mb/s", "20 Mbit", "20", 20, "fast", "0 Mbit/s", "7 bit/s", "unlimited", None, True]
 )
-def test_a_rate_that_could_mean_two_things_or_nothing_is_refused(text: object) -> None:
-    """``Mb`` means bits to some and bytes to others; a bare number says neither, and nothing at all is no rate."""
+def test_an_ambiguous_rate_is_refused(text: object) -> None:
+    """``Mb`` may mean bits or bytes; so may a bare number."""
     with pytest.raises(ValueError, match=re.escape('expected a rate like "20 Mbit/s"')):
         parse_rate(text)
 
 
-def test_one_rate_holds_all_day() -> None:
+def test_one_rate_applies_all_day() -> None:
     """A single rate, or none, is a day of one step."""
     assert parse_schedule("unlimited") == UNLIMITED == (RateStep(0, None),)
     assert parse_schedule("20 Mbit/s") == (RateStep(0, 2.5e6),)
 
 
-def test_the_steps_of_a_day_begin_at_midnight_with_what_the_evening_set() -> None:
-    """Steps may be given in any order; the last one holds until the first one of the next day."""
+def test_the_last_step_of_a_day_applies_until_the_first_of_the_next() -> None:
+    """Steps may be given in any order."""
     steps = parse_schedule([["18:00", "unlimited"], ["8:05", "20 Mbit/s"]])
     assert steps == (RateStep(0, None), RateStep(485, 2.5e6), RateStep(1080, None))
 
 
 def test_a_day_that_has_a_step_at_midnight_is_taken_as_it_is() -> None:
-    """Nothing is put before 00:00."""
+    """No step is added before it."""
     assert parse_schedule([["00:00", "8 kbit/s"]]) == (RateStep(0, 1000),)
 
 
@@ -179,8 +179,8 @@ def test_the_same_time_on_other_days_is_another_time() -> None:
         parse_schedule([["08:05", "1 MB/s"], ["mon-sun 8:05", "2 MB/s"]])
 
 
-def test_every_step_of_a_timetable_is_judged_by_itself() -> None:
-    """Each in its place: what is wrong with one does not hide what is wrong with another."""
+def test_every_step_of_a_timetable_is_checked() -> None:
+    """A fault in one step does not hide a fault in another."""
     found = schedule_steps(
         [["08:00", "slow"], ["mon 8:00", "1 MB/s"], ["funday 09:00", "1 MB/s"], ["mon 8:00", "1 MB/s"]]
     )
@@ -211,7 +211,7 @@ def test_every_step_of_a_timetable_is_judged_by_itself() -> None:
         None,
     ],
 )
-def test_a_schedule_that_is_not_one_is_refused(value: object) -> None:
+def test_an_invalid_timetable_is_refused(value: object) -> None:
     """Wrong times, wrong rates, wrong shapes, and the same time twice."""
     with pytest.raises(ValueError, match=r"expected|twice"):
         parse_schedule(value)
@@ -254,7 +254,7 @@ def test_rates_are_written_in_bits(rate: float, text: str) -> None:
     ],
 )
 def test_durations_are_written_in_their_two_largest_units(seconds: float, text: str) -> None:
-    """No more than a person wants to know, and nothing that is zero."""
+    """Without units that are zero."""
     assert format_duration(seconds) == text
 
 
@@ -280,8 +280,8 @@ def test_a_written_duration_is_as_long_as_what_was_given(seconds: float) -> None
 
 @pytest.mark.parametrize("parse", [parse_duration, parse_size, parse_rate, parse_chunk_size])
 @given(value=st.text() | st.integers() | st.floats() | st.none() | st.lists(st.text(), max_size=3))
-def test_whatever_is_given_is_read_or_refused_on_one_line(parse: Callable[[object], float], value: object) -> None:
-    """No other exception than ValueError leaves the parsers, and every number is finite and not negative."""
+def test_any_text_is_read_or_refused_with_a_one_line_error(parse: Callable[[object], float], value: object) -> None:
+    """The parsers raise only ValueError, and every number is finite and not negative."""
     try:
         outcome: float | str = parse(value)
     except ValueError as refusal:

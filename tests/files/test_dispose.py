@@ -1,4 +1,4 @@
-"""What becomes of a file that was sent: deleted or moved, and never by mistake."""
+"""Disposal of a file that was sent: it is deleted or moved, and no other file ever is."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def refuse_with(code: int) -> Callable[..., None]:
 
 
 async def test_a_sent_file_is_deleted(tmp_path: Path) -> None:
-    """Once; when it is gone already that is fine."""
+    """Once; a file that is gone already is no error."""
     path = made(tmp_path / "a.mp4")
     sent_file = await sent(path)
     assert delete(str(path), sent_file) is True
@@ -75,8 +75,8 @@ def a_folder(path: Path) -> None:
 
 
 @pytest.mark.parametrize("change", [rewritten, touched, grown, a_link, a_folder])
-async def test_what_is_not_the_file_that_was_sent_is_left_alone(tmp_path: Path, change: object) -> None:
-    """Neither deleted nor moved: another recording, or no recording at all."""
+async def test_any_other_file_under_the_name_is_left_alone(tmp_path: Path, change: object) -> None:
+    """Neither deleted nor moved, whether it is another recording or no recording at all."""
     assert callable(change)
     path = made(tmp_path / "a.mp4")
     sent_file = await sent(path)
@@ -93,7 +93,7 @@ async def test_what_is_not_the_file_that_was_sent_is_left_alone(tmp_path: Path, 
 async def test_a_file_that_cannot_be_deleted_or_moved_is_tried_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A read-only share: *not yet*, with the reason; the file is still there."""
+    """A read-only share raises *not ready* with the reason, and the file is still there."""
     path = made(tmp_path / "a.mp4")
     sent_file = await sent(path)
 
@@ -110,7 +110,7 @@ async def test_a_file_that_cannot_be_deleted_or_moved_is_tried_again(
 
 @pytest.fixture(params=["same disk", "other disk", "no links", "no unnamed files", "no ways at all"])
 def done(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The folder that finished files are moved to: where they are, on another disk, or where less is to be had.
+    """The folder that finished files are moved to: on the same disk, on another, or on one with fewer abilities.
 
     *no links* and *no unnamed files* are exFAT or SMB, which can still rename to a free name; *no ways at all* cannot.
     """
@@ -150,8 +150,8 @@ def later(copy: Path, source: Path) -> None:
         os.utime(copy, ns=(times.st_atime_ns, times.st_mtime_ns))
 
 
-async def test_a_sent_file_is_moved_the_same_way_below(tmp_path: Path, done: Path) -> None:
-    """Folders and all, with its bytes and its time; nothing is left behind."""
+async def test_a_moved_file_keeps_its_relative_path(tmp_path: Path, done: Path) -> None:
+    """With its folders, bytes and time; nothing is left behind."""
     path = made(tmp_path / "in" / "room" / "a.mp4", content(3 * READ_BLOCK))
     os.utime(path, ns=(5, 1_700_000_000_000_000_000))
     sent_file = await sent(path)
@@ -163,7 +163,7 @@ async def test_a_sent_file_is_moved_the_same_way_below(tmp_path: Path, done: Pat
 
 
 async def test_a_name_that_is_taken_gets_a_number(tmp_path: Path, done: Path) -> None:
-    """Files of other recordings are never overwritten, however often a name comes back."""
+    """Files of other recordings are never overwritten, however often a name is used again."""
     for number, name in enumerate(["a.mp4", "a (1).mp4", "a (2).mp4"]):
         path = made(tmp_path / "in" / "a.mp4", content(100, seed=number))
         assert moved(path, tmp_path / "in", done, await sent(path)) == name
@@ -175,7 +175,7 @@ async def test_a_name_that_is_taken_gets_a_number(tmp_path: Path, done: Path) ->
 
 
 async def test_a_name_that_is_taken_in_the_last_moment_is_not_overwritten(tmp_path: Path, done: Path) -> None:
-    """The next number is taken in the same step, and the answer is where the file really is."""
+    """The next number is taken in the same step, and the returned path is where the file is."""
     path = made(tmp_path / "in" / "a.mp4")
     sent_file = await sent(path)
     target = free_target(str(path), str(tmp_path / "in"), str(done), sent_file)
@@ -189,7 +189,7 @@ async def test_a_name_that_is_taken_in_the_last_moment_is_not_overwritten(tmp_pa
 async def test_a_move_that_was_cut_short_is_finished(
     tmp_path: Path, done: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A crash between the new name and the removal of the old: one file under the first name, no numbered twin."""
+    """A crash between the new name and the removal of the old: one file under the first name, without a copy."""
     path = made(tmp_path / "in" / "a.mp4", content(READ_BLOCK + 1))
     sent_file = await sent(path)
     rename = os.rename
@@ -212,8 +212,8 @@ async def test_a_move_that_was_cut_short_is_finished(
     assert not path.exists()
 
 
-async def test_the_folder_itself_by_another_way_is_no_half_done_move(tmp_path: Path) -> None:
-    """A link leads from the target back to the source: the one file there is keeps a name."""
+async def test_a_link_from_the_archive_to_the_source_is_no_half_done_move(tmp_path: Path) -> None:
+    """The one file that is there keeps a name."""
     path = made(tmp_path / "in" / "a.mp4")
     (tmp_path / "done").symlink_to(tmp_path / "in")
     assert moved(path, tmp_path / "in", tmp_path / "done", await sent(path)) == "a (1).mp4"
@@ -224,7 +224,7 @@ async def test_the_folder_itself_by_another_way_is_no_half_done_move(tmp_path: P
 async def test_a_copy_that_differs_never_replaces_the_file(
     tmp_path: Path, done: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Across file systems the copy is read back: if one bit is wrong, it goes and the file stays."""
+    """Across file systems the copy is read back: if one bit is wrong, it is removed and the file stays."""
     path = made(tmp_path / "in" / "a.mp4")
     sent_file = await sent(path)
 
@@ -238,8 +238,8 @@ async def test_a_copy_that_differs_never_replaces_the_file(
     assert below(done) == {}
 
 
-async def test_what_a_crash_left_of_a_copy_is_thrown_away(tmp_path: Path, done: Path) -> None:
-    """A half copy under our own name is not in the way; somebody's own .part file is not touched."""
+async def test_a_partial_copy_left_by_a_crash_is_removed(tmp_path: Path, done: Path) -> None:
+    """One with the daemon's own hidden name; another program's .part file is not touched."""
     path = made(tmp_path / "in" / "a.mp4")
     sent_file = await sent(path)
     made(done / "a.mp4.part", b"somebody's own")
@@ -250,13 +250,13 @@ async def test_what_a_crash_left_of_a_copy_is_thrown_away(tmp_path: Path, done: 
 
 
 async def test_a_name_of_full_length_can_be_moved(tmp_path: Path, done: Path) -> None:
-    """255 bytes leave no room for a longer temporary name."""
+    """A name of 255 bytes leaves no space for a longer temporary name."""
     path = made(tmp_path / "in" / ("x" * 251 + ".mp4"))
     assert moved(path, tmp_path / "in", done, await sent(path)) == path.name
 
 
 async def test_a_removal_that_was_cut_short_is_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A crash after the file was set aside: the next try removes it from there, and nothing is left."""
+    """After a crash the next try removes the file that was set aside, and nothing is left."""
     path = made(tmp_path / "a.mp4")
     sent_file = await sent(path)
 
@@ -278,7 +278,7 @@ async def test_a_removal_that_was_cut_short_is_finished(tmp_path: Path, monkeypa
 async def test_a_file_that_takes_the_name_in_the_last_moment_is_never_removed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, knows: tuple[str, ...], taken: bool
 ) -> None:
-    """Between the look and the removal another recording takes the name: it keeps a name that scans see."""
+    """Another recording takes the name between the check and the removal: it keeps a visible name."""
     path, rename = made(tmp_path / "a.mp4"), os.rename
     sent_file = await sent(path)
 
@@ -309,7 +309,7 @@ async def test_a_file_that_takes_the_name_in_the_last_moment_is_never_removed(
 
 
 async def test_a_file_of_another_inode_is_proved_by_its_whole_content(tmp_path: Path) -> None:
-    """Shares hand out new inodes: the same bytes are the file that was sent, and one bit in the middle is not."""
+    """Shares give new inodes: equal bytes are the file that was sent, one changed bit in the middle is not."""
     path = made(tmp_path / "a.mp4", content(3 * READ_BLOCK))
     sent_file = replace(await sent(path), inode=(1, 1))
     times = path.stat()

@@ -1,4 +1,4 @@
-"""Disposal under crashes, rivals and wrong mounts: no recording is replaced, hidden for good, or on the wrong disk."""
+"""Disposal under crashes, rivals and wrong mounts: no recording is overwritten, left hidden, or on the wrong disk."""
 
 from __future__ import annotations
 
@@ -64,10 +64,10 @@ def name_of(fd: int) -> str:
 # Two moves at once
 
 
-async def test_two_recordings_of_equal_content_are_moved_at_once(
+async def test_two_recordings_of_equal_content_can_be_moved_concurrently(
     tmp_path: Path, far: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One is copied while the other is in the middle of it: both arrive whole, and nothing else is left."""
+    """One is copied while the other is half copied: both arrive whole, and nothing else is left."""
     one, two = made(tmp_path / "one" / "a.mp4", content(SIZE)), made(tmp_path / "two" / "a.mp4", content(SIZE))
     os.utime(one, ns=(1, 10**18))  # they are two recordings, not one and its copy
     sent_one, sent_two, target = await sent(one), await sent(two), str(far / "a.mp4")
@@ -80,10 +80,10 @@ async def test_two_recordings_of_equal_content_are_moved_at_once(
     assert not two.exists()
 
 
-async def test_one_file_moved_twice_at_once_is_whole(
+async def test_a_file_that_is_moved_twice_concurrently_stays_whole(
     tmp_path: Path, far: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever the slower one says, each name in the archive leads to all of the file, and the next try finds it."""
+    """Each name in the archive leads to the whole file, and the next try of the slower move finds it."""
     path, target = made(tmp_path / "a.mp4", content(SIZE)), str(far / "a.mp4")
     sent_file = await sent(path)
     in_the_middle(monkeypatch, lambda: move(str(path), sent_file, target))
@@ -93,10 +93,10 @@ async def test_one_file_moved_twice_at_once_is_whole(
     assert move(str(path), sent_file, target) == target
 
 
-async def test_a_hidden_copy_whose_name_is_taken_by_another_file_is_not_believed(
+async def test_a_hidden_copy_that_another_file_replaced_is_not_used(
     tmp_path: Path, far: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The bytes that were proved are those of the open file: under another inode they prove nothing."""
+    """The verified bytes are those of the open file; another inode under its name was not verified."""
     monkeypatch.setattr(syscalls, "open_unnamed", lambda folder: None)
     path = made(tmp_path / "a.mp4", content(SIZE))
     sent_file = await sent(path)
@@ -114,10 +114,10 @@ async def test_a_hidden_copy_whose_name_is_taken_by_another_file_is_not_believed
     assert (name[0], data) == (".", b"a part of it")
 
 
-async def test_only_hidden_copies_that_nobody_writes_are_cleared_away(
+async def test_only_abandoned_hidden_copies_are_removed(
     tmp_path: Path, far: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What a crash left goes with the next copy there; a copy at work, and what is not ours, stays."""
+    """With the next copy into that folder; a copy in progress and other programs' files stay."""
     monkeypatch.setattr(syscalls, "open_unnamed", lambda folder: None)
     left, busy = made(far / f".valt-uploader-{'0' * 16}.part"), made(far / f".valt-uploader-{'1' * 16}.part")
     kept = [made(far / name) for name in (".valt-uploader-share", "a.mp4.part", f".valt-uploader-{'2' * 15}.part")]
@@ -130,8 +130,8 @@ async def test_only_hidden_copies_that_nobody_writes_are_cleared_away(
     assert all(each.exists() for each in (busy, *kept))
 
 
-async def test_a_file_that_is_gone_is_where_it_was_to_go(tmp_path: Path, far: Path) -> None:
-    """The crash came after the move, before that was saved: the answer is the path, if all its bytes are there."""
+async def test_a_missing_file_is_looked_for_at_its_target(tmp_path: Path, far: Path) -> None:
+    """After a crash between move and save, the target is returned if all bytes of the file are there."""
     path, target = made(tmp_path / "a.mp4"), str(far / "a.mp4")
     sent_file = await sent(path)
     assert move(str(path), sent_file, target) == target
@@ -143,7 +143,7 @@ async def test_a_file_that_is_gone_is_where_it_was_to_go(tmp_path: Path, far: Pa
 async def test_a_move_is_finished_in_the_archive_in_which_it_began(
     tmp_path: Path, far: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The configuration names another archive since the crash: the file is not copied a second time."""
+    """Also when the configuration names another archive since the crash; the file is not copied again."""
     path, target = made(tmp_path / "in" / "a.mp4"), str(far / "a.mp4")
     sent_file = await sent(path)
     with monkeypatch.context() as patch:
@@ -191,10 +191,10 @@ async def _set_aside_by_a_crash(
 
 
 @pytest.mark.parametrize("taken", [True, False])
-async def test_a_recording_that_was_set_aside_unseen_is_put_back_by_the_next_try(
+async def test_another_recording_that_was_set_aside_is_put_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, taken: bool
 ) -> None:
-    """The crash came before it was looked at, and a third file may have its name by now: each has a visible one."""
+    """It took the name just before, and the crash came before the check; all files have visible names again."""
     path = made(tmp_path / "a.mp4")
     sent_file = await _set_aside_by_a_crash(path, monkeypatch, swapped=b"second, never sent")
     expected = {"a.mp4": b"second, never sent"}
@@ -209,7 +209,7 @@ async def test_a_recording_that_was_set_aside_unseen_is_put_back_by_the_next_try
 async def test_the_file_that_was_sent_is_removed_from_where_it_was_set_aside(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another recording took its name after the crash: that one stays, and the one that was sent is not sent again."""
+    """Another recording has taken its name since the crash: that one stays, and the sent one is not sent again."""
     path = made(tmp_path / "a.mp4")
     sent_file = await _set_aside_by_a_crash(path, monkeypatch)
     made(path, b"another recording")
@@ -220,7 +220,7 @@ async def test_the_file_that_was_sent_is_removed_from_where_it_was_set_aside(
 async def test_a_move_goes_on_from_where_the_file_was_set_aside(
     tmp_path: Path, far: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Should the copy be gone, the hidden file is what is moved: it is the only one."""
+    """If the copy is gone, the hidden file is moved, as it is the only one."""
     path = made(tmp_path / "in" / "a.mp4", content(SIZE))
     sent_file = await _set_aside_by_a_crash(path, monkeypatch)
     assert move(str(path), sent_file, str(far / "a.mp4")) == str(far / "a.mp4")
@@ -251,8 +251,8 @@ async def _scan(share: MountedShare, walk_filter: WalkFilter = ALL) -> None:
         pass
 
 
-async def test_a_scan_puts_back_what_no_upload_knows_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The state was lost, or the upload forgotten: the recording is visible again, beside one that has its name."""
+async def test_a_scan_puts_back_hidden_files_without_an_upload(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The state was lost or the upload forgotten: the recording is visible again, beside one with its name."""
     path = made(tmp_path / "in" / "day" / ("r" * 251 + ".mp4"))
     await _set_aside_by_a_crash(path, monkeypatch)
     made(path, b"another recording")
@@ -273,15 +273,15 @@ async def test_a_scan_puts_back_what_no_upload_knows_of(tmp_path: Path, monkeypa
 
 
 async def test_a_scan_does_not_touch_what_this_run_has_set_aside(tmp_path: Path) -> None:
-    """A removal that is at work owns its hidden name."""
+    """The hidden name belongs to a removal in progress."""
     share = share_of(tmp_path)
     hidden = made(tmp_path / set_aside.hidden_name("a.mp4", share._disposer))
     await _scan(share)
     assert hidden.exists()
 
 
-async def test_what_cannot_be_put_back_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The folder is read-only, for instance: the walk was not whole, and says why."""
+async def test_a_failure_to_put_a_file_back_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folder is read-only, for instance: the walk is incomplete and says why."""
     made(tmp_path / set_aside.hidden_name("a.mp4", disposer()))
     monkeypatch.setattr(os, "link", _read_only)
     with pytest.raises(errors.ShareNotReady, match=r"set aside cannot be put back: .*Read-only"):
@@ -324,7 +324,7 @@ async def test_a_removal_counts_when_the_folder_is_synced(
 
 
 async def test_a_folder_that_is_made_in_the_archive_is_durable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The folder above is synced, else a power cut would take the new one with all that is in it."""
+    """The folder above it is synced, so that a power cut does not remove it."""
     synced: list[str] = []
     fsync = os.fsync
 
@@ -358,7 +358,7 @@ class Remembered:
 
 
 async def test_an_archive_whose_disk_is_not_mounted_is_refused(tmp_path: Path) -> None:
-    """It lay on another file system when it was first used: nothing is moved or made, and it is said why."""
+    """It was on another file system at its first use: nothing is moved or made, and the error says why."""
     watch, done, known = tmp_path / "in", tmp_path / "done", Remembered()
     first, second = made(watch / "a.mp4"), made(watch / "b.mp4")
     fstype = ["ext4"]
@@ -389,7 +389,7 @@ async def test_an_archive_whose_disk_is_not_mounted_is_refused(tmp_path: Path) -
 
 
 async def test_an_archive_that_was_removed_is_made_again_on_its_own_disk(tmp_path: Path) -> None:
-    """An empty archive may be cleared away; what tells is the file system that it lay on."""
+    """An empty archive may be removed; its file system is what counts."""
     watch, done, known = tmp_path / "in", tmp_path / "done" / "deep", Remembered()
     share = MountedShare(str(watch), SystemClock(), archives=known)
     for name in ("a.mp4", "b.mp4"):
@@ -403,10 +403,10 @@ async def test_an_archive_that_was_removed_is_made_again_on_its_own_disk(tmp_pat
 # Cancellation
 
 
-async def test_a_move_that_is_cancelled_stops_between_two_blocks_before_the_cancellation_passes(
+async def test_a_cancelled_move_stops_before_the_cancellation_returns(
     tmp_path: Path, far: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whoever cancels and waits knows that nothing touches the file any more; it is whole, and nothing is left."""
+    """Between two blocks; the file is whole, no copy is left, and no thread touches it any more."""
     path = made(tmp_path / "in" / "a.mp4", content(SIZE))
     sent_file = await sent(path)
     copies, goes_on = threading.Event(), threading.Event()
@@ -433,7 +433,7 @@ async def test_a_move_that_is_cancelled_stops_between_two_blocks_before_the_canc
 
 
 async def test_a_call_that_has_not_begun_is_dropped_when_it_is_cancelled(tmp_path: Path) -> None:
-    """All threads of the share are busy: there is nothing to wait for."""
+    """All threads of the share are busy, so there is nothing to wait for."""
     path = made(tmp_path / "a.mp4")
     sent_file, share, free = await sent(path), share_of(tmp_path), threading.Event()
     await share.check()
@@ -453,6 +453,6 @@ async def test_a_call_that_has_not_begun_is_dropped_when_it_is_cancelled(tmp_pat
 
 
 def test_every_after_upload_has_its_disposal() -> None:
-    """What the configuration may say is what the table knows."""
+    """Each value that the configuration allows is in the table."""
     assert set(DISPOSALS) == set(get_args(AfterUpload))
     assert [name for name, disposal in DISPOSALS.items() if not disposal.takes_away] == ["keep"]

@@ -1,4 +1,4 @@
-"""A share is known again: by its mount, its place in it, and a marker; what is another one is not touched."""
+"""A share is recognised by its mount, its place in it and a marker file; another one at its path is not touched."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ async def at_home(table: Table, tmp_path: Path) -> MountIdentity:
 
 
 async def test_network_share_gets_a_marker_and_is_known_by_it(table: Table, tmp_path: Path) -> None:
-    """Type, source, place and an id that no other share has."""
+    """Type, source, place, and an id that no other share has."""
     home = await at_home(table, tmp_path)
     assert (home.fstype, home.source) == ("cifs", "//nas/rec")
     assert home.marker == (tmp_path / "watch" / MARKER_NAME).read_text().strip()
@@ -125,7 +125,7 @@ def _other_marker(_: Table, watch: Path) -> None:
 async def test_another_share_at_the_same_path_is_not_touched(
     table: Table, tmp_path: Path, change: Any, why: str
 ) -> None:
-    """It is away, it says what helps, every call is *not ready*, and nothing is made there; accepted, it is taken."""
+    """Its folder is offline with a hint, each call is *not ready*, nothing is made there; ``retry`` accepts it."""
     home = await at_home(table, tmp_path)
     change(table, tmp_path / "watch")
     before = sorted((tmp_path / "watch").iterdir())
@@ -144,10 +144,8 @@ async def test_another_share_at_the_same_path_is_not_touched(
     assert await share_at(table, tmp_path, taken).check() == share.status
 
 
-async def test_share_that_takes_no_marker_goes_without(
-    table: Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Read-only: it is known by its source and place, and another one is still told from it."""
+async def test_a_read_only_share_has_no_marker(table: Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is recognised by source and place, and another share is still told from it."""
     real = os.open
 
     def refuse(path: Any, flags: int, *more: Any, **others: Any) -> int:
@@ -163,8 +161,8 @@ async def test_share_that_takes_no_marker_goes_without(
     assert "//nas/other" in (await share_at(table, tmp_path, home).check()).away
 
 
-async def test_mount_table_that_does_not_tell_settles_nothing(table: Table, tmp_path: Path) -> None:
-    """Without /proc no home is remembered, lest the folder were another one as soon as there is."""
+async def test_without_a_mount_table_no_identity_is_saved(table: Table, tmp_path: Path) -> None:
+    """Else the folder would count as another one as soon as there is a mount table."""
     share = MountedShare(str(tmp_path / "watch"), SystemClock(), mountinfo=str)
     assert (await share.check()).away == ""
     assert await share.record_identity() is None
@@ -174,7 +172,7 @@ async def test_mount_table_that_does_not_tell_settles_nothing(table: Table, tmp_
 
 
 async def test_folder_that_is_exchanged_between_check_and_call_is_not_read(tmp_path: Path) -> None:
-    """A handle is proved to be the folder that was checked; then the share is checked anew, and goes on."""
+    """Each handle is proved to be the checked folder; then the share is checked again and goes on."""
     root = tmp_path / "watch"
     root.mkdir()
     (root / "a.mp4").write_bytes(b"old")
@@ -189,8 +187,8 @@ async def test_folder_that_is_exchanged_between_check_and_call_is_not_read(tmp_p
     assert share.status.inode != first.inode
 
 
-async def test_dead_mount_is_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A FUSE mount whose process has died, an NFS handle gone stale: away, with the kernel's word for it."""
+async def test_a_dead_mount_is_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A FUSE mount without its process, or a stale NFS handle: offline, with the kernel's error."""
     real = os.open
     error = errno.ENOTCONN
 
@@ -215,7 +213,7 @@ async def test_dead_mount_is_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 @asynccontextmanager
 async def on_the_share(table: Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Rig]:
-    """A house whose folder lies on the share."""
+    """Run an application whose folder is on the share."""
 
     def mounted(self: Application, root: str) -> MountedShare:
         return MountedShare(root, self.clock, identity=self.store.mount_identities.get(root), mountinfo=table)
@@ -228,7 +226,7 @@ async def on_the_share(table: Table, tmp_path: Path, monkeypatch: pytest.MonkeyP
 async def test_marker_is_made_only_when_recordings_were_seen(
     table: Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An empty folder may be the mount point of a share that comes later: nothing is made in it."""
+    """An empty folder may be the mount point of a share that is mounted later, so nothing is made in it."""
     async with on_the_share(table, tmp_path, monkeypatch) as rig:
         await rig.start()
         watched = await rig.event(events.FolderWatched)
@@ -245,7 +243,7 @@ async def test_marker_is_made_only_when_recordings_were_seen(
 async def test_restart_remembers_the_share_and_another_one_waits_for_the_operator(
     table: Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What began on one share is kept while another stands there, whose files are not sent until a person says so."""
+    """Uploads of the share are kept; files of another one are not sent until the operator accepts it."""
     async with on_the_share(table, tmp_path, monkeypatch) as rig:
         await rig.start()
         path = await rig.drop("a.mp4", content_of(3 * CHUNK))
@@ -273,7 +271,7 @@ async def test_restart_remembers_the_share_and_another_one_waits_for_the_operato
 async def test_share_that_comes_back_goes_on_by_itself(
     table: Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Away and back: said once each, its upload goes on at once, and on its record."""
+    """Offline and back are each reported once; its upload goes on at once, on the same record."""
     async with on_the_share(table, tmp_path, monkeypatch) as rig:
         await rig.start()
         path = await rig.drop("a.mp4", content_of(3 * CHUNK))
@@ -291,10 +289,10 @@ async def test_share_that_comes_back_goes_on_by_itself(
         assert len(rig.seen(events.FolderOffline)) == len(rig.seen(events.FolderBack)) == 1
 
 
-async def test_files_of_our_own_are_no_recordings(
+async def test_the_daemon_s_own_files_are_not_sent(
     table: Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever the patterns say: neither the marker nor what is set aside for a moment is sent."""
+    """Neither the marker nor a file that is set aside, whatever the patterns are."""
     async with on_the_share(table, tmp_path, monkeypatch) as rig:
         rig._watches[0] |= {"include": ["*"], "exclude": []}
         await rig.start()
@@ -306,8 +304,8 @@ async def test_files_of_our_own_are_no_recordings(
         assert {event.path for event in rig.seen(events.FileFound)} == {path, str(rig.watch / "b")}
 
 
-async def test_open_proves_what_was_settled(tmp_path: Path) -> None:
-    """A file that is not the one that was identified is not opened for sending."""
+async def test_a_file_with_another_identity_is_not_opened(tmp_path: Path) -> None:
+    """Only the file that has settled is opened for sending."""
     path = tmp_path / "a.mp4"
     path.write_bytes(b"content")
     share = MountedShare(str(tmp_path), SystemClock())
@@ -322,8 +320,8 @@ async def test_open_proves_what_was_settled(tmp_path: Path) -> None:
             pass
 
 
-async def test_closing_that_hangs_keeps_nobody_waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file of a dead share cannot be closed either (sshfs waits for its server): the upload, and an end, go on."""
+async def test_a_close_that_hangs_delays_no_upload_and_no_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file of a dead share cannot be closed (sshfs waits for its server)."""
     path = tmp_path / "a.mp4"
     path.write_bytes(b"content")
     share = MountedShare(str(tmp_path), SystemClock())

@@ -25,7 +25,7 @@ a line that is none
 
 
 def test_the_mount_table_is_read_by_its_mount_ids() -> None:
-    """Optional fields or none, escapes undone; what is no line of one is passed over."""
+    """With optional fields or without, escapes undone; an invalid line is skipped."""
     table = parse(TABLE)
     assert table[36] == Mount(36, "/", "/mnt/nas", "cifs", "//nas/rec")
     assert table[37] == Mount(37, "/day", "/mnt/one two", "fuse.sshfs", "user@host:/srv")
@@ -39,7 +39,7 @@ def test_the_mount_table_is_read_by_its_mount_ids() -> None:
         *((name, False) for name in ("ext4", "xfs", "btrfs", "tmpfs", "overlay", "fuseblk", "exfat", "zfs")),
     ],
 )
-def test_what_others_may_write_to_is_polled(fstype: str, *, network: bool) -> None:
+def test_file_systems_that_other_hosts_write_to_are_polled(fstype: str, *, network: bool) -> None:
     """``auto``: events on a local disk, scans alone on a share; the reason names the file system."""
     mode = mode_for("auto", Mount(1, "/", "/mnt", fstype, "somewhere"))
     assert mode.events is not network
@@ -47,8 +47,8 @@ def test_what_others_may_write_to_is_polled(fstype: str, *, network: bool) -> No
     assert ("scans alone" in str(mode)) is network
 
 
-def test_the_operator_has_the_last_word_on_the_mode() -> None:
-    """``events`` and ``poll`` hold whatever lies there; where nothing is known events are tried, scans go on anyway."""
+def test_a_configured_mode_overrides_the_detected_one() -> None:
+    """``events`` and ``poll`` apply everywhere; on an unknown file system events are tried beside scans."""
     nas = Mount(1, "/", "/mnt", "nfs4", "nas:/rec")
     assert str(mode_for("events", nas)) == 'events and scans (mode = "events")'
     assert str(mode_for("poll", None)) == 'scans alone (mode = "poll")'
@@ -56,7 +56,7 @@ def test_the_operator_has_the_last_word_on_the_mode() -> None:
 
 
 def test_an_open_folder_is_found_in_the_table(tmp_path: Path) -> None:
-    """By its handle, so that whatever is mounted at its path a moment later changes nothing."""
+    """By its handle, so that a later mount at its path changes nothing."""
     fd = os.open(tmp_path, os.O_RDONLY)
     try:
         found = mount_of(fd)
@@ -68,8 +68,8 @@ def test_an_open_folder_is_found_in_the_table(tmp_path: Path) -> None:
     assert mount_of(fd) is None
 
 
-def test_a_home_is_the_place_inside_its_file_system(tmp_path: Path) -> None:
-    """The same through whichever mount it is seen; a share is known by its source, a local disk is not."""
+def test_a_mount_identity_is_the_place_inside_the_file_system(tmp_path: Path) -> None:
+    """It is the same through each mount; it has the source of a share, but not of a local disk."""
     (tmp_path / "rec").mkdir()
     fd = os.open(tmp_path / "rec", os.O_RDONLY)
     try:
@@ -84,8 +84,8 @@ def test_a_home_is_the_place_inside_its_file_system(tmp_path: Path) -> None:
         os.close(fd)
 
 
-def test_limits_are_read_where_they_are_told(tmp_path: Path) -> None:
-    """As numbers; where there are none, or nonsense, nothing is known."""
+def test_inotify_limits_are_read_from_proc(tmp_path: Path) -> None:
+    """As numbers; a missing or invalid one is unknown."""
     (tmp_path / "max_user_watches").write_text("8192\n")
     (tmp_path / "odd").write_text("many")
     assert inotify_limit("max_user_watches", tmp_path) == 8192
@@ -93,8 +93,8 @@ def test_limits_are_read_where_they_are_told(tmp_path: Path) -> None:
     assert inotify_limit("not there", tmp_path) is None
 
 
-def test_too_many_folders_are_told_beforehand_with_the_sysctl() -> None:
-    """Reaching the limit at work is silent, so nine tenths of it are the end; the number asked for would do."""
+def test_too_many_folders_are_reported_with_the_sysctl() -> None:
+    """From nine tenths of the limit on, as exceeding it is silent; the recommended number is large enough."""
     assert too_many(8_999, 10_000) == ""
     assert too_many(8_999, None) == ""
     assert "9000 folders need a watch each, and fs.inotify.max_user_watches = 10000" in too_many(9_000, 10_000)
@@ -110,13 +110,13 @@ def test_too_many_folders_are_told_beforehand_with_the_sysctl() -> None:
         ("RuntimeError: Unable to decode path", ""),
     ],
 )
-def test_what_a_watcher_dies_of_names_its_limit(words: str, sysctl: str) -> None:
-    """The two limits of inotify are told apart; anything else is none of them."""
+def test_an_error_of_the_watcher_names_its_inotify_limit(words: str, sysctl: str) -> None:
+    """The two limits are told apart; any other error names none."""
     said = out_of_inotify(words)
     assert bool(said) is bool(sysctl)
     assert sysctl in said
 
 
 def test_the_table_of_this_process_is_read() -> None:
-    """It holds at least the root."""
+    """It has at least the root."""
     assert "/" in {mount.point for mount in parse(mounts.read_mountinfo()).values()}

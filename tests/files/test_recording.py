@@ -1,4 +1,4 @@
-"""A recording, told apart from others and read once, front to back."""
+"""A recording: its identity, and reading it once from front to back."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ async def test_an_identity_is_size_time_and_both_ends(tmp_path: Path, size: int)
 
 @given(st.integers(0, 3 * EDGE_SIZE - 1))
 def test_a_change_at_either_end_is_another_identity(place: int) -> None:
-    """A byte in the first or last block makes a difference; the middle is left to the hash of what is sent."""
+    """A byte in the first or last block counts; the middle is left to the hash of what is sent."""
     data = bytearray(content(3 * EDGE_SIZE))
     with tempfile.TemporaryDirectory() as folder:
         path = made(Path(folder) / "a.mp4", bytes(data))
@@ -55,8 +55,8 @@ def test_a_change_at_either_end_is_another_identity(place: int) -> None:
     ],
     ids=["missing", "folder", "link", "FIFO"],
 )
-async def test_what_is_no_file_has_no_identity(tmp_path: Path, make: object, error: type[Exception]) -> None:
-    """It is neither followed nor waited for: a FIFO without a writer answers at once."""
+async def test_only_a_regular_file_has_an_identity(tmp_path: Path, make: object, error: type[Exception]) -> None:
+    """Links are not followed, and a FIFO without a writer is not waited for."""
     assert callable(make)
     path = tmp_path / "a.mp4"
     make(path)
@@ -69,16 +69,16 @@ async def test_what_is_no_file_has_no_identity(tmp_path: Path, make: object, err
 
 
 def test_a_device_is_not_read() -> None:
-    """It would never end, or move a tape: what is no regular file is let go as soon as it is seen to be none."""
+    """Reading could be endless or move a tape; anything but a regular file is closed at once."""
     with pytest.raises(errors.NotAFile, match="is no regular file but a device"):
         open_regular("/dev/zero")
 
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.EACCES, errno.EBUSY, errno.ESTALE, errno.ENAMETOOLONG])
-async def test_a_share_s_error_is_no_verdict_on_the_file(
+async def test_an_error_of_the_share_means_not_ready(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
-    """EIO, EACCES, EBUSY, ESTALE mean *not yet*, wherever they come from."""
+    """EIO, EACCES, EBUSY, ESTALE, from whichever call."""
     path = made(tmp_path / "a.mp4")
     identity = await identify(path)
 
@@ -107,8 +107,8 @@ async def test_a_recording_is_read_front_to_back_in_blocks(tmp_path: Path) -> No
     assert b"".join(blocks) == data
 
 
-async def test_a_chunk_ends_where_it_is_told(tmp_path: Path) -> None:
-    """The next chunk begins there, and the digest is that of all so far."""
+async def test_a_chunk_ends_at_its_given_end(tmp_path: Path) -> None:
+    """The next chunk begins there, and the digest is that of all bytes so far."""
     data = content(100)
     path = made(tmp_path / "a.mp4", data)
     async with opened(path, await identify(path)) as recording:
@@ -120,7 +120,7 @@ async def test_a_chunk_ends_where_it_is_told(tmp_path: Path) -> None:
 
 
 async def test_a_bookmark_gives_the_same_chunk_again(tmp_path: Path) -> None:
-    """A chunk may be sent twice, or broken off in the middle, without reading what came before."""
+    """A chunk can be sent twice, or broken off, without reading what came before."""
     data = content(2 * READ_BLOCK)
     path = made(tmp_path / "a.mp4", data)
     async with opened(path, await identify(path)) as recording:
@@ -137,8 +137,8 @@ async def test_a_bookmark_gives_the_same_chunk_again(tmp_path: Path) -> None:
             assert recording.digest == hashlib.sha256(data[: READ_BLOCK + 5]).hexdigest()
 
 
-async def test_going_on_proves_that_it_is_the_same_beginning(tmp_path: Path) -> None:
-    """After a restart the bytes that were acknowledged are read again and compared."""
+async def test_resuming_compares_the_acknowledged_bytes(tmp_path: Path) -> None:
+    """After a restart they are read again and their digest is compared."""
     data = content(100)
     path = made(tmp_path / "a.mp4", data)
     async with opened(path, await identify(path)) as recording:
@@ -151,7 +151,7 @@ async def test_going_on_proves_that_it_is_the_same_beginning(tmp_path: Path) -> 
 
 
 async def test_a_file_that_is_cut_is_never_padded(tmp_path: Path) -> None:
-    """Reading past its end is a change, not zeros."""
+    """A read past its end raises that the file has changed, and gives no zeros."""
     path = made(tmp_path / "a.mp4", content(100))
     async with opened(path, await identify(path)) as recording:
         os.truncate(path, 60)
@@ -164,7 +164,7 @@ async def test_a_file_that_is_cut_is_never_padded(tmp_path: Path) -> None:
 
 
 async def test_a_file_that_grows_or_is_written_is_noticed(tmp_path: Path) -> None:
-    """Before the last byte of each chunk goes, size and mtime are compared."""
+    """Size and mtime are compared before the last byte of each chunk goes."""
     path = made(tmp_path / "a.mp4", content(100))
     identity = await identify(path)
     async with opened(path, identity) as recording:

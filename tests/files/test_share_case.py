@@ -1,4 +1,4 @@
-"""A share that takes large and small letters for the same, as Windows does: one file has one name, the listed one."""
+"""A share that ignores case, as Windows does: each file has one name, the listed one."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def _caseless_share(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def test_name_that_changes_in_case_alone_while_it_is_sent_is_followed(tmp_path: Path) -> None:
-    """The old name still leads to the file, and yet it is no second one: one record, and a line under its new name."""
+    """The old name still leads to the file: there is one record, and a ledger line under the new name."""
     async with Rig(tmp_path) as rig:
         stall = rig.fault("upload", "stall", skip=1)
         await rig.start()
@@ -56,8 +56,8 @@ async def test_name_that_changes_in_case_alone_while_it_is_sent_is_followed(tmp_
         assert [known.record for known in rig.store.ledger.of(str(new))] == [rig.records[0].id]
 
 
-async def test_another_name_of_the_same_file_is_no_new_spelling(tmp_path: Path) -> None:
-    """A hard link that is made while it is sent differs in more than case: it is sent, too, under its own name."""
+async def test_a_hard_link_is_not_taken_for_a_change_of_case(tmp_path: Path) -> None:
+    """It is sent under its own name as well."""
     async with Rig(tmp_path) as rig:
         stall = rig.fault("upload", "stall", skip=1)
         await rig.start()

@@ -1,4 +1,4 @@
-"""The threads of a share: what hangs there, hangs alone."""
+"""The threads of a share: a call that hangs delays only its own share."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def named(name: str) -> int:
     return sum(thread.name == name for thread in threading.enumerate())
 
 
-async def test_a_result_and_an_error_come_back() -> None:
-    """What the call returns or raises is its caller's."""
+async def test_a_call_returns_the_result_or_raises_the_error() -> None:
+    """As in a direct call."""
     pool = ShareThreads("plain")
     assert await pool.call(lambda: 7) == 7
     with pytest.raises(FileNotFoundError):
@@ -42,7 +42,7 @@ async def test_a_result_and_an_error_come_back() -> None:
 
 
 async def test_a_call_that_hangs_is_given_up_and_the_others_go_on() -> None:
-    """Its caller hears *not ready* after its patience; the event loop and the other calls wait for nothing."""
+    """Its caller gets *not ready* after the time-out; the event loop and other calls do not wait."""
     pool = ShareThreads("one hangs")
     with hanging() as (began, gate):
 
@@ -58,8 +58,8 @@ async def test_a_call_that_hangs_is_given_up_and_the_others_go_on() -> None:
             await waiting
 
 
-async def test_a_share_that_hangs_altogether_holds_so_many_threads_and_no_more() -> None:
-    """Every further call is given up in time, and never begun once nobody waits for it."""
+async def test_a_hung_share_holds_a_bounded_number_of_threads() -> None:
+    """Further calls time out, and are not begun once no caller waits for them."""
     pool = ShareThreads("all hang", most=3)
     late: list[int] = []
     with hanging() as (_, gate):
@@ -72,8 +72,8 @@ async def test_a_share_that_hangs_altogether_holds_so_many_threads_and_no_more()
     assert late == []
 
 
-async def test_what_comes_late_is_tidied_up() -> None:
-    """A handle that a hung call brings in the end is closed, though nobody waits for it any more."""
+async def test_a_handle_that_a_hung_call_returns_late_is_closed() -> None:
+    """No caller waits for it any more."""
     pool = ShareThreads("late")
     closed: list[str] = []
     with hanging() as (began, gate):
@@ -94,8 +94,8 @@ async def test_what_comes_late_is_tidied_up() -> None:
         await until(lambda: closed == ["handle", "handle"])
 
 
-async def test_time_out_of_the_share_itself_is_its_own_error() -> None:
-    """ETIMEDOUT from the kernel is an answer: it is passed on, and is no hang of ours."""
+async def test_etimedout_of_a_call_is_passed_on() -> None:
+    """The kernel has answered, so the call did not hang."""
     pool = ShareThreads("timed out")
 
     def time_out() -> None:
@@ -106,7 +106,7 @@ async def test_time_out_of_the_share_itself_is_its_own_error() -> None:
 
 
 async def test_threads_without_work_end() -> None:
-    """A reload leaves the old ones behind: after a while without a call they are gone, and a new call starts one."""
+    """After some time without a call; a new call starts one again."""
     pool = ShareThreads("ends", idle=0.05)
     with hanging() as (_, gate):
         calls = [asyncio.ensure_future(pool.call(gate.wait)) for _ in range(3)]
@@ -117,8 +117,8 @@ async def test_threads_without_work_end() -> None:
     assert await pool.call(lambda: "again") == "again"
 
 
-async def test_threads_are_shared_before_another_is_started() -> None:
-    """One call after the other needs one thread."""
+async def test_successive_calls_use_one_thread() -> None:
+    """A new thread starts only when all are busy."""
     pool = ShareThreads("thrifty")
     for number in range(50):
         assert await pool.call(partial(abs, number)) == number
@@ -127,7 +127,7 @@ async def test_threads_are_shared_before_another_is_started() -> None:
 
 
 async def test_no_call_is_lost_or_done_twice() -> None:
-    """A thousand calls from several threads at once, with threads that come and go."""
+    """A thousand calls from several threads, while threads start and end."""
     pool = ShareThreads("many", most=4, idle=0.001)
     done: list[int] = []
 
@@ -144,8 +144,8 @@ async def test_no_call_is_lost_or_done_twice() -> None:
     assert sorted(done) == sorted([*range(250)] * 4)
 
 
-def test_process_ends_though_its_share_hangs() -> None:
-    """Neither the end of the event loop nor that of the interpreter waits for a thread that is stuck."""
+def test_the_process_ends_though_a_share_hangs() -> None:
+    """Neither the end of the event loop nor that of the interpreter waits for a stuck thread."""
     code = """
 import asyncio, threading
 from uploader.domain import errors

@@ -1,4 +1,4 @@
-"""The watched folders on a real disk: what a walk sees, and what it does not take for granted."""
+"""A walk through a watched folder on a real disk: what it sees, and what it reports."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def test_a_scan_sees_every_file_below_its_root(tmp_path: Path) -> None:
     assert (seen.root, seen.size, seen.mtime_ns) == (str(tmp_path), 7, 1_234_567_890_123_456_789)
 
 
-def test_a_scan_asks_what_to_take_and_where_to_go(tmp_path: Path) -> None:
-    """Names that are not wanted are not looked at; folders that are not wanted are not entered."""
+def test_a_scan_applies_the_filters_for_files_and_folders(tmp_path: Path) -> None:
+    """Excluded names cost no stat, and excluded folders are not entered."""
     for name in ("a.mp4", "a.txt", "sub/b.mp4", "skip/c.mp4"):
         made(tmp_path / name)
     result = scan(tmp_path, takes=lambda name: name.endswith(".mp4"), enters=lambda name: name != "skip")
@@ -55,15 +55,15 @@ def test_a_scan_may_begin_in_a_subfolder(tmp_path: Path) -> None:
         scan(tmp_path, start="never/there")
 
 
-def test_what_needs_no_look_is_not_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file that is known by its name costs a name and no more."""
+def test_a_known_name_can_be_skipped_without_a_stat(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It costs only the listing of its name."""
     for name in ("known.mp4", "new.mp4"):
         made(tmp_path / name)
     assert found(scan(tmp_path, passes=lambda name: name == "known.mp4")) == {"new.mp4"}
 
 
 def test_a_walk_goes_step_by_step_and_lists_each_folder_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However many names a folder holds, a step looks at so many of them and no more."""
+    """A step looks at a bounded number of names, however many a folder has."""
     for number in range(2 * NAMES_PER_BATCH + 10):
         (tmp_path / f"{number}.mp4").touch()
     (tmp_path / "sub").mkdir()
@@ -84,8 +84,8 @@ def test_a_walk_goes_step_by_step_and_lists_each_folder_once(tmp_path: Path, mon
     assert len(listed) == 2
 
 
-def test_links_are_not_followed_and_odd_things_are_named(tmp_path: Path) -> None:
-    """A link, a FIFO and a socket are reported for what they are; what lies behind a link is not seen."""
+def test_links_are_not_followed_and_special_files_are_reported(tmp_path: Path) -> None:
+    """Links, FIFOs and sockets are reported with their kind; what a link leads to is not seen."""
     outside = made(tmp_path / "outside" / "secret.mp4").parent
     root = tmp_path / "root"
     root.mkdir()
@@ -109,8 +109,8 @@ def test_links_are_not_followed_and_odd_things_are_named(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     "name", [b"bad\xff\xfe.mp4", b"line\nbreak\r.mp4", b"-rf.mp4", "é.mp4".encode(), b"x" * 251 + b".mp4"]
 )
-def test_no_name_is_too_odd(tmp_path: Path, name: bytes) -> None:
-    """Names that are not UTF-8, with line breaks, of full length: found and identified like any other."""
+def test_odd_names_are_found(tmp_path: Path, name: bytes) -> None:
+    """Names that are not UTF-8, with line breaks, of full length."""
     path = made(tmp_path / os.fsdecode(name))
     (seen,) = scan(tmp_path).sightings
     assert os.fsencode(seen.path) == os.fsencode(path)
@@ -119,7 +119,7 @@ def test_no_name_is_too_odd(tmp_path: Path, name: bytes) -> None:
 
 @pytest.mark.parametrize("folder", ["", "sub/"])
 def test_a_file_that_vanishes_during_a_scan_hides_no_other(tmp_path: Path, folder: str) -> None:
-    """Recorders rename their temporary files: that one is gone, the rest is seen, and the scan is whole."""
+    """A recorder has renamed it: the other files are seen, and the scan is complete."""
     for number in range(20):
         made(tmp_path / f"{folder}{number}.mp4")
     gone: list[str] = []
@@ -136,7 +136,7 @@ def test_a_file_that_vanishes_during_a_scan_hides_no_other(tmp_path: Path, folde
 
 
 def test_a_folder_that_cannot_be_read_does_not_end_the_scan() -> None:
-    """The others are seen; the walk says what it could not read."""
+    """The others are seen, and the walk says what it could not read."""
     code = """
 import os, sys
 from shares import scan
@@ -158,8 +158,8 @@ print(sorted(sighting.path for sighting in result.sightings), result.problem)
     assert run.stdout == f"['{name}/a/1.mp4', '{name}/c/3.mp4'] {name}/b: Permission denied\n"
 
 
-def test_a_tree_without_end_is_left_at_some_depth(tmp_path: Path) -> None:
-    """Folders within folders up to the limit: a loop made by a bind mount ends there."""
+def test_a_walk_ends_at_a_depth_limit(tmp_path: Path) -> None:
+    """A loop made by a bind mount ends there."""
     deep = tmp_path.joinpath(*["d"] * (DEPTH_LIMIT + 2))
     deep.mkdir(parents=True)
     for level in (DEPTH_LIMIT, DEPTH_LIMIT + 1):
@@ -167,8 +167,8 @@ def test_a_tree_without_end_is_left_at_some_depth(tmp_path: Path) -> None:
     assert {Path(path).name for path in found(scan(tmp_path))} == {f"{DEPTH_LIMIT}.mp4"}
 
 
-def test_one_look_at_one_file(tmp_path: Path) -> None:
-    """A regular file is seen; anything else is not there for us."""
+def test_only_a_regular_file_can_be_looked_at_by_path(tmp_path: Path) -> None:
+    """Anything else is treated as missing."""
     path = made(tmp_path / "a.mp4", b"123")
     (tmp_path / "link.mp4").symlink_to(path)
     seen = files.look(str(path), str(tmp_path))
@@ -178,7 +178,7 @@ def test_one_look_at_one_file(tmp_path: Path) -> None:
     assert files.look(str(tmp_path / "gone.mp4"), str(tmp_path)) is None
 
 
-def test_what_stands_at_a_path_has_a_plain_name(tmp_path: Path) -> None:
+def test_every_kind_of_file_has_a_plain_name(tmp_path: Path) -> None:
     """The words that status and explain use."""
     path = made(tmp_path / "a.mp4")
     (tmp_path / "link").symlink_to(path)
@@ -187,8 +187,8 @@ def test_what_stands_at_a_path_has_a_plain_name(tmp_path: Path) -> None:
     assert files.kind_of(str(path / "below")) == "unreadable (Not a directory)"
 
 
-def test_a_folder_that_cannot_serve_says_why(tmp_path: Path) -> None:
-    """Missing and of the wrong kind; a good one, or a link to one, is no problem."""
+def test_an_unusable_folder_is_reported_with_the_reason(tmp_path: Path) -> None:
+    """Missing or not a folder; a folder, or a link to one, is no problem."""
     path = made(tmp_path / "file")
     (tmp_path / "link").symlink_to(tmp_path)
     assert files.folder_problem(str(tmp_path / "link"), writable=True) is None

@@ -1,4 +1,4 @@
-"""A walk through a folder that changes under it, or answers slowly: nothing outside is seen, and it always ends."""
+"""A walk through a folder that changes during it, or answers slowly: it sees nothing outside, and always ends."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from uploader.files.walk import match_nothing as nothing
 
 
 def test_folder_that_becomes_a_link_between_two_looks_is_not_entered(tmp_path: Path) -> None:
-    """Listed as a folder, a link when it is opened: what lies behind it stays unseen, and the walk is whole."""
+    """Listed as a folder and a link when opened: its target stays unseen, and the walk is complete."""
     outside = made(tmp_path / "outside" / "secret.mp4").parent
     root = tmp_path / "root"
     made(root / "sub" / "a.mp4")
@@ -33,8 +33,8 @@ def test_folder_that_becomes_a_link_between_two_looks_is_not_entered(tmp_path: P
 
 
 @pytest.mark.parametrize("start", ["link", "link/deeper", "sub/link"])
-def test_walk_never_begins_behind_a_link(tmp_path: Path, start: str) -> None:
-    """An event may name one: neither it nor what is below it is walked through."""
+def test_a_walk_does_not_begin_at_or_below_a_link(tmp_path: Path, start: str) -> None:
+    """An event may name one."""
     made(tmp_path / "outside" / "deeper" / "secret.mp4")
     root = tmp_path / "root"
     (root / "sub").mkdir(parents=True)
@@ -45,7 +45,7 @@ def test_walk_never_begins_behind_a_link(tmp_path: Path, start: str) -> None:
 
 
 def test_step_of_a_slow_share_is_short(tmp_path: Path) -> None:
-    """A tenth of a second for each name: a step ends long before the share would count as one that hangs."""
+    """With a tenth of a second for each name, a step ends long before the share counts as hung."""
     for number in range(3 * NAMES_PER_BATCH):
         (tmp_path / f"{number}.mp4").touch()
     ticks = count()
@@ -64,8 +64,8 @@ def handles() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
-def test_no_handle_is_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a walk to its end, of one that is broken off in the depth, and of one that cannot begin."""
+def test_a_walk_leaves_no_handle_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether it ends, is broken off, or cannot begin."""
     for number in range(3):
         made(tmp_path / f"{number}" / "deep" / "er" / "a.mp4")
     before = handles()

@@ -1,4 +1,4 @@
-"""Things that are due at a time, by a clock that the test holds."""
+"""The delay queue: items that are due at a time, by a virtual clock."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ async def test_nothing_is_due_before_its_time() -> None:
 
 
 async def test_putting_an_item_again_moves_it() -> None:
-    """One entry per item: the last word counts, later or sooner."""
+    """Each item has one entry: the last time counts, whether later or sooner."""
     clock = VirtualClock()
     queue: DelayQueue[str] = DelayQueue(clock)
     queue.put("a", 1.0)
@@ -52,7 +52,7 @@ async def test_putting_an_item_again_moves_it() -> None:
 
 
 async def test_a_dropped_item_never_falls_due() -> None:
-    """Dropping takes it off; dropping what is not there is nothing."""
+    """Dropping an item that is not there does nothing."""
     clock = VirtualClock()
     queue: DelayQueue[str] = DelayQueue(clock)
     queue.put("a", 1.0)
@@ -67,7 +67,7 @@ async def test_a_dropped_item_never_falls_due() -> None:
 
 
 async def test_a_waiter_with_nothing_to_wait_for_is_woken_by_the_first_item() -> None:
-    """An empty agenda costs nothing and misses nothing."""
+    """An empty queue needs no sleep."""
     clock = VirtualClock()
     queue: DelayQueue[str] = DelayQueue(clock)
     waiter = asyncio.create_task(queue.next_due())
@@ -79,7 +79,7 @@ async def test_a_waiter_with_nothing_to_wait_for_is_woken_by_the_first_item() ->
 
 
 async def test_two_items_at_once_wake_two_waiters() -> None:
-    """A waiter that takes one item hides no other from its neighbour, however the loop runs them."""
+    """A waiter that takes one item leaves the other for its neighbour, in whatever order they run."""
     clock = VirtualClock()
     queue: DelayQueue[str] = DelayQueue(clock)
     queue.put("late", 100.0)
@@ -92,8 +92,8 @@ async def test_two_items_at_once_wake_two_waiters() -> None:
     assert {first.result(), second.result()} == {"a", "b"}
 
 
-async def test_however_many_wait_one_watches_the_time() -> None:
-    """The others wait for their turn: an item wakes one of them, and one that is due later wakes nobody."""
+async def test_many_waiters_share_one_sleep() -> None:
+    """An item wakes one of them, and an item that is due later wakes none."""
     clock = VirtualClock()
     queue: DelayQueue[str] = DelayQueue(clock)
     queue.put("a", 5.0)
@@ -110,8 +110,8 @@ async def test_however_many_wait_one_watches_the_time() -> None:
     assert clock.sleepers == 0
 
 
-async def test_a_cancelled_waiter_takes_nothing_with_it() -> None:
-    """Whoever stops waiting leaves the item, and no sleep behind."""
+async def test_a_cancelled_waiter_leaves_the_item() -> None:
+    """And no sleep."""
     clock = VirtualClock()
     queue: DelayQueue[str] = DelayQueue(clock)
     queue.put("a", 5.0)
@@ -124,7 +124,7 @@ async def test_a_cancelled_waiter_takes_nothing_with_it() -> None:
 
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 100)), max_size=40))
 def test_every_item_falls_due_once_at_its_last_time(puts: list[tuple[int, int]]) -> None:
-    """However items are put and put again, each comes once, in the order of the times that were said last."""
+    """However items are put again, each comes once, in the order of their last times."""
 
     async def play() -> None:
         clock = VirtualClock()
@@ -142,7 +142,7 @@ def test_every_item_falls_due_once_at_its_last_time(puts: list[tuple[int, int]])
 
 
 async def test_either_ends_with_the_event_or_with_the_time() -> None:
-    """The first of the two is enough, and the other is not left running."""
+    """The first of the two ends the wait, and the other is not left running."""
     clock, event = VirtualClock(), asyncio.Event()
     timed = asyncio.create_task(wait_for(event, clock, 5.0))
     await clock.advance(5.0)
@@ -154,8 +154,8 @@ async def test_either_ends_with_the_event_or_with_the_time() -> None:
     assert (told.done(), clock.sleepers) == (True, 0)
 
 
-async def test_the_machine_s_clock_is_a_clock() -> None:
-    """The real one keeps the promises that the tests' one makes: time goes on, dice stay in range, a sleep ends."""
+async def test_the_system_clock_behaves_as_the_virtual_one() -> None:
+    """Time goes on, random numbers stay in range, a sleep ends."""
     clock = SystemClock()
     before = clock.monotonic()
     await clock.sleep(0)
@@ -164,8 +164,8 @@ async def test_the_machine_s_clock_is_a_clock() -> None:
     assert all(2.0 <= clock.uniform(2.0, 3.0) <= 3.0 for _ in range(100))
 
 
-async def test_many_things_that_are_due_leave_the_event_loop_to_others() -> None:
-    """Whoever takes one after the other, and waits for nothing else, lets the others go on now and then."""
+async def test_taking_many_due_items_yields_to_other_tasks() -> None:
+    """Also when the taker waits for nothing else."""
     queue: DelayQueue[int] = DelayQueue(SystemClock())
     for item in range(10 * IN_A_ROW):
         queue.put(item)
@@ -186,8 +186,8 @@ async def test_many_things_that_are_due_leave_the_event_loop_to_others() -> None
     await asyncio.gather(taking, return_exceptions=True)
 
 
-async def test_a_taker_that_is_cancelled_in_between_loses_nothing() -> None:
-    """What it has not got is there for the next."""
+async def test_a_cancelled_taker_loses_no_item() -> None:
+    """What it has not got is there for the next taker."""
     queue: DelayQueue[int] = DelayQueue(SystemClock())
     for item in range(IN_A_ROW + 1):
         queue.put(item)
@@ -201,8 +201,8 @@ async def test_a_taker_that_is_cancelled_in_between_loses_nothing() -> None:
     assert await queue.next_due() == IN_A_ROW
 
 
-async def test_moving_things_again_and_again_takes_no_memory() -> None:
-    """What is left of their earlier times is cleared away, and not all of it in one go when it falls due."""
+async def test_moving_items_repeatedly_takes_no_memory() -> None:
+    """Outdated entries are removed in small steps."""
     clock = VirtualClock()
     queue: DelayQueue[int] = DelayQueue(clock)
     count = 2 * STALE

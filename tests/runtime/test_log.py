@@ -1,4 +1,4 @@
-"""What the log looks like; that no foreign text can forge it, and that it never stops or holds the daemon."""
+"""The log: its formats, and that it cannot be forged, never stops the daemon and never delays it."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_a_line_is_json_with_time_level_and_event_first(written: Log) -> None:
     assert list(event.values())[1:] == ["info", "chunk sent", "uploader.stages.transfer", 16, "b.mp4", True, None]
 
 
-def test_auto_means_json_where_no_terminal_is(written: Log) -> None:
+def test_auto_means_json_without_a_terminal(written: Log) -> None:
     """A file, a pipe and the journal get JSON."""
     written.configure(fmt="auto", JOURNAL_STREAM="8:1234")
     log.get_logger("uploader").warning("low on disk")
@@ -96,7 +96,7 @@ def test_auto_means_json_where_no_terminal_is(written: Log) -> None:
 
 @pytest.mark.parametrize(("environ", "coloured"), [({}, True), ({"NO_COLOR": "1"}, False), ({"TERM": "dumb"}, False)])
 def test_auto_means_console_on_a_terminal(written: Log, environ: dict[str, str], coloured: bool) -> None:
-    """People get a readable line, in colour unless they ask for none."""
+    """Lines are readable, in colour unless $NO_COLOR says otherwise."""
     master, slave = pty.openpty()
     with os.fdopen(slave, "w", encoding="utf-8") as terminal:
         log.configure("info", "auto", environ=environ, stream=terminal)
@@ -131,21 +131,21 @@ def test_a_hostile_name_stays_on_its_line(written: Log, fmt: log.Format) -> None
 
 
 def test_an_escaped_name_is_still_legible(written: Log) -> None:
-    """What is escaped can be read back by a person."""
+    """A person can read back what is escaped."""
     written.configure()
     log.get_logger("uploader").info("seen", path=Path(HOSTILE))
     assert written.events[0]["path"] == HARMLESS
 
 
 def test_a_field_cannot_pass_for_one_of_the_fixed_keys(written: Log) -> None:
-    """A field called like a key of ours, or of the renderers, gets an underscore."""
+    """A field named like a fixed key gets an underscore."""
     written.configure()
     log.get_logger("uploader").info("seen", time=1, level="x", logger="y", exception="z", stack="s")
     assert [*written.events[0]][4:] == ["time_", "level_", "logger_", "exception_", "stack_"]
 
 
 def test_values_without_a_json_form_still_make_json(written: Log) -> None:
-    """Infinity, exceptions, objects and bottomless nests are written as text."""
+    """Infinity, exceptions, objects and endless nests are written as text."""
     written.configure()
     bottomless: list[object] = []
     bottomless.append(bottomless)
@@ -154,8 +154,8 @@ def test_values_without_a_json_form_still_make_json(written: Log) -> None:
     assert (event["a"], event["b"], event["c"]) == ("inf", "KeyError: 'k'", "<class 'object'>")
 
 
-def test_the_level_is_for_our_own_events(written: Log) -> None:
-    """Libraries are heard from WARNING on, at debug too, whatever level they set for themselves."""
+def test_the_level_applies_to_the_program_s_own_events(written: Log) -> None:
+    """Libraries log from WARNING on, also at debug, whatever level they set for themselves."""
     written.configure(level="debug")
     log.get_logger("uploader.files").debug("ours")
     for name in ("aiohttp.client", "asyncio", "watchfiles.main", "uploaderish"):
@@ -178,13 +178,13 @@ def test_events_below_the_level_are_left_out(written: Log) -> None:
 
 
 def test_an_unknown_level_is_refused(written: Log) -> None:
-    """A level that is none is an error at once."""
+    """It raises at once."""
     with pytest.raises(ValueError, match="unknown log level: loud"):
         written.configure(level="loud")
 
 
 def test_warnings_become_events(written: Log) -> None:
-    """What a library warns of goes through the log."""
+    """Python warnings go through the log."""
     with warnings.catch_warnings():
         warnings.simplefilter("always")
         written.configure()
@@ -216,8 +216,8 @@ def test_an_exception_is_one_line_with_frames_and_cause_and_no_locals(written: L
     assert "a-local-value" not in line
 
 
-async def test_what_nobody_caught_is_logged(written: Log) -> None:
-    """The main thread, another thread, a destructor and the event loop all end in the log."""
+async def test_uncaught_exceptions_are_logged(written: Log) -> None:
+    """Of the main thread, another thread, a destructor and the event loop."""
     written.configure()
     loop = asyncio.get_running_loop()
     log.install_hooks(loop)
@@ -235,7 +235,7 @@ async def test_what_nobody_caught_is_logged(written: Log) -> None:
     assert all("boom" in event["trace"] for event in (events[0], events[2], events[3]))
 
 
-def test_an_orderly_end_is_not_an_exception(written: Log) -> None:
+def test_an_orderly_end_logs_no_exception(written: Log) -> None:
     """Ctrl-C and a thread that exits write nothing."""
     written.configure()
     log.install_hooks()
@@ -254,7 +254,7 @@ class Explosive:
 
 
 def test_an_event_that_cannot_be_formatted_is_dropped_and_counted(written: Log) -> None:
-    """A wrong format string and a hostile object cost their own line and nothing else."""
+    """A wrong format string or an object that raises costs only its own line."""
     written.configure()
     log.get_logger("uploader").info("odd", thing=Explosive())
     logging.getLogger("aiohttp").warning("%d chunks", "one")
@@ -264,15 +264,15 @@ def test_an_event_that_cannot_be_formatted_is_dropped_and_counted(written: Log) 
 
 
 def test_a_full_disk_drops_the_line(written: Log) -> None:
-    """ENOSPC does not reach the caller."""
+    """ENOSPC is not raised to the caller."""
     with Path("/dev/full").open("w", encoding="utf-8") as full:
         log.configure("info", "json", environ={}, stream=full)
         log.get_logger("uploader").info("lost")
     assert log.dropped() == 1
 
 
-def test_a_reader_that_left_drops_the_line(written: Log, pipe: tuple[io.FileIO, TextIO]) -> None:
-    """A broken pipe does not reach the caller, and leaves nothing behind that fails at exit."""
+def test_a_closed_pipe_drops_the_line(written: Log, pipe: tuple[io.FileIO, TextIO]) -> None:
+    """A broken pipe is not raised to the caller, and fails nothing at exit."""
     reader, writer = pipe
     log.configure("info", "json", environ={}, stream=writer)
     reader.close()
@@ -281,8 +281,8 @@ def test_a_reader_that_left_drops_the_line(written: Log, pipe: tuple[io.FileIO, 
     writer.close()
 
 
-def test_a_reader_that_stopped_holds_nobody(written: Log, pipe: tuple[io.FileIO, TextIO]) -> None:
-    """With the pipe full, lines are dropped at once; when it is read again, whole lines arrive again."""
+def test_a_full_pipe_delays_no_caller(written: Log, pipe: tuple[io.FileIO, TextIO]) -> None:
+    """Lines are dropped at once; when the pipe is read again, whole lines arrive again."""
     reader, writer = pipe
     log.configure("info", "json", environ={}, stream=writer)
     logger = log.get_logger("uploader")

@@ -1,4 +1,4 @@
-"""No secret leaves through the log: not in a message, an argument, a field, a trace or a library's line."""
+"""No secret is written to the log: not in a message, argument, field, trace-back or library's line."""
 
 from __future__ import annotations
 
@@ -107,10 +107,10 @@ FORMS: dict[str, Callable[[str], str]] = {
 @pytest.mark.parametrize("form", FORMS.values(), ids=FORMS.keys())
 @pytest.mark.parametrize("channel", CHANNELS)
 @pytest.mark.parametrize("secret", [TOKEN, PASSWORD], ids=["token", "password"])
-def test_a_remembered_secret_never_comes_out(
+def test_a_remembered_secret_is_never_written(
     output: io.StringIO, secret: str, channel: Callable[[str], None], form: Callable[[str], str]
 ) -> None:
-    """Whatever way it takes and however it was encoded before, no part of it is in the output."""
+    """However it gets into a line and however it is encoded, no part of it is in the output."""
     channel(form(secret))
     written = output.getvalue()
     assert written
@@ -132,8 +132,8 @@ UNKNOWN = [
 
 
 @pytest.mark.parametrize("text", UNKNOWN)
-def test_what_looks_like_a_secret_is_masked_without_being_known(output: io.StringIO, text: str) -> None:
-    """The value behind a telling name goes, in a URL, a JSON text or a quoted one."""
+def test_a_value_with_a_telling_name_is_masked_in_any_text(output: io.StringIO, text: str) -> None:
+    """Although it is not known as a secret: in a URL, a JSON text or a quoted one."""
     OURS.info(text, body=text, path=[text])
     OURS.error("failed", exc_info=ValueError(text))
     THEIRS.warning("answer: %s", text)
@@ -142,14 +142,14 @@ def test_what_looks_like_a_secret_is_masked_without_being_known(output: io.Strin
 
 
 def test_a_field_with_a_telling_name_is_masked(output: io.StringIO) -> None:
-    """A field called password says nothing, whatever it holds."""
+    """A field called password is masked whatever its value is."""
     OURS.info("logging in", password=1234567, body={"Access_Token": ["s3cret"]})
     assert "1234567" not in output.getvalue()
     assert "s3cret" not in output.getvalue()
 
 
 def test_the_text_around_a_secret_is_kept() -> None:
-    """Only the secret goes; what helps to find the fault stays."""
+    """Only the secret is masked."""
     redactor = log.Redactor()
     redactor.remember("hunter22")
     assert redactor.clean("GET /x?access_token=abc&limit=5 as hunter22!") == "GET /x?access_token=***&limit=5 as ***!"
@@ -168,7 +168,7 @@ def test_the_last_sixteen_secrets_are_masked() -> None:
 
 @pytest.mark.parametrize("secret", ["", "a", "abc"])
 def test_a_secret_of_a_few_letters_is_not_searched_for(secret: str) -> None:
-    """Masking every "a" would garble the log; where it has a telling name it is still masked."""
+    """Masking every "a" would garble the log; under a telling name it is still masked."""
     redactor = log.Redactor()
     redactor.remember(secret)
     assert redactor.clean("a cab, abc") == "a cab, abc"

@@ -1,4 +1,4 @@
-"""Ages of what is saved with its time on the wall, whatever is done to that clock."""
+"""The time since a saved moment, whatever is done to the wall clock."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ WAIT = st.floats(0, 1e6)
 
 
 @given(ago=st.floats(-1e6, 1e6), moves=st.lists(st.tuples(WAIT, SETTING), max_size=10))
-def test_an_age_grows_as_time_does_however_the_clock_is_set(ago: float, moves: list[tuple[float, float]]) -> None:
-    """The first answer is by the wall, and never below zero; each later one is that and the time since."""
+def test_the_age_grows_with_the_monotonic_clock(ago: float, moves: list[tuple[float, float]]) -> None:
+    """The first answer uses the wall clock and is not negative; later ones add the monotonic time since."""
 
     async def play() -> None:
         clock = VirtualClock()
@@ -32,8 +32,8 @@ def test_an_age_grows_as_time_does_however_the_clock_is_set(ago: float, moves: l
     asyncio.run(play())
 
 
-def test_another_moment_is_another_age() -> None:
-    """What happened anew under the same path begins anew; what is forgotten is measured anew."""
+def test_another_moment_is_measured_anew() -> None:
+    """A new moment under the same path starts again, and so does one that was forgotten."""
     clock = VirtualClock()
     ages = MonotonicAges(clock)
     assert (ages.of("a", EPOCH - 9), ages.of("b", EPOCH), ages.of("a", EPOCH - 5)) == (9, 0, 5)

@@ -1,4 +1,4 @@
-"""Long loops that give the event loop its turn."""
+"""Long loops that yield to the event loop."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from uploader.runtime.slices import in_slices
 
 
 @pytest.mark.parametrize(("count", "turns"), [(0, 0), (9, 0), (10, 1), (35, 3)])
-async def test_the_event_loop_gets_its_turn_after_each_slice(count: int, turns: int) -> None:
-    """Whatever else waits goes on between two slices, and not more often."""
+async def test_other_tasks_run_after_each_slice(count: int, turns: int) -> None:
+    """And not more often."""
     done, seen = False, list[int]()
 
     async def others() -> int:
@@ -31,8 +31,8 @@ async def test_the_event_loop_gets_its_turn_after_each_slice(count: int, turns: 
     assert await waiting == turns
 
 
-async def test_what_is_taken_away_meanwhile_is_yielded_all_the_same() -> None:
-    """Every item there was at the beginning: whoever goes through a table looks whether it is still in it."""
+async def test_items_removed_meanwhile_are_yielded_nevertheless() -> None:
+    """It yields every item that was there at the beginning, so the caller must check."""
     table = dict.fromkeys(range(5), "here")
     seen: list[int] = []
     async for item in in_slices(table, SystemClock(), size=1):

@@ -1,4 +1,4 @@
-"""The body of an upload request: its length is known, and its end is held back."""
+"""The body of an upload request: its length is known, and its end is held back until the mark is saved."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ async def test_a_body_is_as_long_as_it_says() -> None:
 
 
 async def test_the_end_goes_only_after_its_mark() -> None:
-    """Rule 4: until the mark is saved, the server cannot have seen the chunk; and progress follows each piece."""
+    """Rule 4: until the mark is saved, the server cannot have seen the chunk; progress follows each piece."""
     wire = Wire()
     body = body_of(wire, Blocks(b"abc", b"de"), 5)
     await write(body, wire)
@@ -74,8 +74,8 @@ async def test_the_end_goes_only_after_its_mark() -> None:
     assert body.failure is None
 
 
-async def test_large_blocks_go_in_pieces_as_large_as_the_link_is_quick() -> None:
-    """So that a slow link is seen to move, and a fast one is not held up by it."""
+async def test_the_size_of_pieces_follows_the_speed_of_the_link() -> None:
+    """So that progress of a slow link is visible, and a fast one is not slowed down."""
     wire = Wire()
     await write(body_of(wire, Blocks(b"x" * (8 * FIRST_PIECE_SIZE)), 8 * FIRST_PIECE_SIZE), wire)
     assert [entry for entry in wire.log if isinstance(entry, int)] == [
@@ -87,8 +87,8 @@ async def test_large_blocks_go_in_pieces_as_large_as_the_link_is_quick() -> None
 
 
 @pytest.mark.parametrize("where", ["file", "mark"])
-async def test_what_stops_a_body_is_kept_and_its_end_is_not_sent(where: str) -> None:
-    """A file that changed, or a mark that could not be set: the server never gets a whole request."""
+async def test_an_error_during_a_body_leaves_its_end_unsent(where: str) -> None:
+    """A changed file, or a mark that cannot be saved: the server never gets a whole request."""
     wire, error = Wire(), ValueError("stopped")
     source = Blocks(b"abc", then=error if where == "file" else None)
     body = body_of(wire, source, 3, fails=error if where == "mark" else None)
@@ -98,8 +98,8 @@ async def test_what_stops_a_body_is_kept_and_its_end_is_not_sent(where: str) -> 
     assert (body.last_byte_may_have_gone, body.failure) == (False, error)
 
 
-async def test_a_chunk_is_never_held_as_text() -> None:
-    """It is streamed; nobody may ask for it in one piece."""
+async def test_a_body_cannot_be_read_as_one_piece() -> None:
+    """It is streamed, so that memory stays bounded."""
     with pytest.raises(TypeError, match="never decoded"):
         body_of(Wire(), Blocks(), 0).decode()
 
@@ -116,8 +116,8 @@ class Turnstile:
         return self.granted[-1]
 
 
-async def test_every_byte_takes_its_turn_once() -> None:
-    """The limit is asked once for each piece, for as much as then goes."""
+async def test_the_bandwidth_limit_is_asked_once_for_each_piece() -> None:
+    """For as many bytes as are then sent."""
     wire, lane = Wire(), Turnstile(1000)
     await write(body_of(wire, Blocks(b"x" * 2500, b"y" * 300), 2800, lane=lane), wire)
     assert lane.granted[1:] == [1000, 1000, 500, 300]

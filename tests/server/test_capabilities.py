@@ -1,4 +1,4 @@
-"""What a server's ways were found to be: used, and forgotten when the server is another version."""
+"""The capabilities of a server: learnt, used, and forgotten when the server has another version."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ def proven(rig: Rig, **changes: Any) -> ServerCapabilities:
     return ServerCapabilities(**(facts | changes))
 
 
-async def test_a_server_that_was_proven_gets_a_chunk_in_doubt_again(tmp_path: Path) -> None:
-    """Into the same record: nothing starts over."""
+async def test_a_chunk_in_doubt_is_resent_to_a_server_that_was_proved_safe(tmp_path: Path) -> None:
+    """Into the same record: the upload does not start over."""
     async with Rig(tmp_path) as rig:
         await deliver(rig, capabilities=proven(rig))
         assert len(rig.calls("create")) == 1
@@ -64,15 +64,15 @@ async def test_a_server_that_was_proven_gets_a_chunk_in_doubt_again(tmp_path: Pa
         {"probed_at": None},
     ],
 )
-async def test_what_was_not_proven_of_this_version_is_not_done(tmp_path: Path, changes: dict[str, Any]) -> None:
-    """Not safe, not known, another version, an unknown one, or long ago: the upload starts over."""
+async def test_a_chunk_in_doubt_is_resent_only_when_it_is_proved_safe(tmp_path: Path, changes: dict[str, Any]) -> None:
+    """Unsafe, unknown, another version, or proved long ago: the upload starts over."""
     async with Rig(tmp_path, settings(Semantics.APPEND)) as rig:
         await deliver(rig, capabilities=proven(rig, **changes))
         assert len(rig.calls("create")) == 2
 
 
-async def test_what_the_operator_has_written_counts(tmp_path: Path) -> None:
-    """resend_is_safe = false in the configuration is a decision, whatever a probe has seen."""
+async def test_the_configuration_overrides_a_probe(tmp_path: Path) -> None:
+    """resend_is_safe = false stays in force, whatever a probe has found."""
     async with Rig(tmp_path, server={"resend_is_safe": False}) as rig:
         await deliver(rig, capabilities=proven(rig))
         assert len(rig.calls("create")) == 2
@@ -82,8 +82,8 @@ async def test_what_the_operator_has_written_counts(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "fault", [{"kind": "status", "status": status} for status in (403, 500, 502, 503)] + [{"kind": "lose-answer"}]
 )
-async def test_a_version_that_is_not_told_now_proves_nothing(tmp_path: Path, fault: dict[str, Any]) -> None:
-    """The call may fail: nothing waits for it, nothing is resent, and nothing is forgotten."""
+async def test_an_unknown_version_keeps_but_does_not_use_what_was_learnt(tmp_path: Path, fault: dict[str, Any]) -> None:
+    """The call for it may fail: nothing waits for it, nothing is resent, and nothing is forgotten."""
     async with Rig(tmp_path, clock=SystemClock()) as rig:  # in a hurried one our clock would seem to be set
         rig.fault("version", times=None, **fault)
         await deliver(rig, capabilities=proven(rig))
@@ -92,16 +92,16 @@ async def test_a_version_that_is_not_told_now_proves_nothing(tmp_path: Path, fau
         assert rig.seen(events.OutageBegan) == []
 
 
-async def test_a_server_that_never_tells_its_version_is_believed_for_a_month(tmp_path: Path) -> None:
-    """A probe that was not told the version either: then its age alone counts."""
+async def test_a_probe_of_a_server_without_a_version_is_valid_for_a_month(tmp_path: Path) -> None:
+    """Only its time counts."""
     async with Rig(tmp_path) as rig:
         rig.fault("version", "status", times=None, status=403)
         await deliver(rig, capabilities=proven(rig, version="", probed_at=rig.clock.now() - 29 * DAY))
         assert len(rig.calls("create")) == 1
 
 
-async def test_another_version_is_a_stranger(tmp_path: Path) -> None:
-    """All that was learnt of the one before is forgotten, and said; files go in chunks again."""
+async def test_another_version_resets_the_capabilities(tmp_path: Path) -> None:
+    """An event reports it, and files are sent in chunks again."""
     async with Rig(tmp_path, clock=SystemClock()) as rig:  # its two clocks do not drift apart
         until = rig.clock.now() + DAY
         rig.prepare(
@@ -116,8 +116,8 @@ async def test_another_version_is_a_stranger(tmp_path: Path) -> None:
         assert len(rig.calls("version")) == 1
 
 
-async def test_what_refusals_taught_is_tied_to_the_version_at_the_next_log_in(tmp_path: Path) -> None:
-    """A refusal does not say from whom it comes; nothing learnt, and the version is not asked for."""
+async def test_a_capability_learnt_from_a_refusal_gets_the_version_at_the_next_log_in(tmp_path: Path) -> None:
+    """A refusal carries no version; without anything learnt, the version is not asked for."""
     async with Rig(tmp_path, settings(Semantics.WHOLE)) as rig:
         await rig.start()
         await rig.finished(await rig.drop("a.mp4", DATA))
@@ -128,8 +128,8 @@ async def test_what_refusals_taught_is_tied_to_the_version_at_the_next_log_in(tm
         assert len(rig.calls("version")) <= 2
 
 
-async def test_a_no_to_a_chunk_that_was_sent_again_is_no_word_about_ranges(tmp_path: Path) -> None:
-    """A strict server whose operator wrote resend_is_safe: the upload starts over, and in chunks."""
+async def test_a_refusal_of_a_resent_chunk_does_not_mean_whole_only(tmp_path: Path) -> None:
+    """With resend_is_safe on a strict server, the upload starts over, in chunks."""
     async with Rig(tmp_path, settings(Semantics.STRICT), server={"resend_is_safe": True}) as rig:
         await deliver(rig)
         assert rig.store.capabilities.whole_only_until is None
@@ -139,8 +139,8 @@ async def test_a_no_to_a_chunk_that_was_sent_again_is_no_word_about_ranges(tmp_p
 # What a probe tells
 
 
-async def test_news_touch_nothing_but_a_probe_s_own_records(tmp_path: Path) -> None:
-    """Neither an orphan of an upload, nor what is remembered of a refused password."""
+async def test_a_probe_s_results_change_only_its_own_orphans(tmp_path: Path) -> None:
+    """Not the orphans of uploads, nor what is saved of a refused password."""
     async with Rig(tmp_path) as rig:
         rig.build()
         ours = Orphan("r1", "a", "/rec/a.mp4", since=0.0, next_look=9e9)
@@ -159,8 +159,8 @@ async def test_news_touch_nothing_but_a_probe_s_own_records(tmp_path: Path) -> N
         assert set(rig.store.orphans) == {"r1"}
 
 
-def test_news_come_back_as_they_were_told() -> None:
-    """Over the socket, as JSON; what is none is an error of ours."""
+def test_a_probe_s_results_survive_the_control_socket() -> None:
+    """They are sent as JSON and read back equal; invalid ones raise."""
     news = ProbeResult(
         (Orphan("r", "n", "", 1.0, 2.0, probe=True),), ("x",), ServerCapabilities(chunk_limit=7, version="6")
     )

@@ -1,4 +1,4 @@
-"""Whether the server may be called: one answer for all, by a clock that the test holds."""
+"""The circuit breaker: whether the server may be called, by a virtual clock."""
 
 from __future__ import annotations
 
@@ -94,13 +94,13 @@ async def line() -> AsyncIterator[Line]:
 
 
 async def test_a_server_that_has_not_failed_may_be_called(line: Line) -> None:
-    """At once, without a turn of the loop."""
+    """At once, without a step of the event loop."""
     assert line.outage.wait == 0.0
     await line.outage.clear()
 
 
 async def test_every_call_waits_for_a_server_that_is_down(line: Line) -> None:
-    """All workers at once, until the pause is over and one has gone ahead; the reason can be read meanwhile."""
+    """Until the pause is over and one call has gone ahead; the reason can be read meanwhile."""
     pause = await line.outage.trip(DOWN)
     assert (pause, line.outage.wait, line.outage.reason) == (2.0, 2.0, "cannot be reached")
     workers = [asyncio.create_task(line.outage.clear()) for _ in range(3)]
@@ -115,8 +115,8 @@ async def test_every_call_waits_for_a_server_that_is_down(line: Line) -> None:
     assert line.said[:1] == [events.OutageBegan("cannot be reached", 2.0)]
 
 
-async def test_workers_that_fail_together_are_one_failure(line: Line) -> None:
-    """Calls that were under way when the pause began make it no longer, and are not said again."""
+async def test_concurrent_failures_count_as_one(line: Line) -> None:
+    """Calls in flight when the pause began neither prolong it nor are reported again."""
     first = await line.outage.trip(DOWN)
     await line.clock.advance(0.5)
     assert await line.outage.trip(DOWN) == first - 0.5
@@ -125,8 +125,8 @@ async def test_workers_that_fail_together_are_one_failure(line: Line) -> None:
     assert len(line.said) == 2
 
 
-async def test_a_dead_server_is_probed_ever_more_rarely(line: Line) -> None:
-    """A few short pauses for a restart, then doubling up to a quarter of an hour; never a hectic loop."""
+async def test_a_dead_server_is_tried_less_and_less_often(line: Line) -> None:
+    """A few short pauses for a restart, then doubling up to a quarter of an hour."""
     pauses = []
     for _ in range(12):
         pauses.append(await line.outage.trip(DOWN))
@@ -135,7 +135,7 @@ async def test_a_dead_server_is_probed_ever_more_rarely(line: Line) -> None:
 
 
 async def test_an_answer_ends_the_outage(line: Line) -> None:
-    """It is said once, with how long it took, and the next outage begins anew."""
+    """It is reported once, with the length of the outage, and the next outage begins anew."""
     for _ in range(3):
         await line.clock.advance(await line.outage.trip(DOWN))
     line.outage.record_success()
@@ -146,8 +146,8 @@ async def test_an_answer_ends_the_outage(line: Line) -> None:
     assert await line.outage.trip(DOWN) == 2.0
 
 
-async def test_an_answer_to_an_older_call_ends_the_pause_of_a_broken_line(line: Line) -> None:
-    """The server lives: whoever waits goes on at once."""
+async def test_an_answer_to_an_older_call_ends_the_pause_after_a_broken_connection(line: Line) -> None:
+    """The server works, so waiting calls go on at once."""
     await line.outage.trip(DOWN)
     worker = asyncio.create_task(line.outage.clear())
     await idle()
@@ -157,8 +157,8 @@ async def test_an_answer_to_an_older_call_ends_the_pause_of_a_broken_line(line: 
 
 
 @pytest.mark.parametrize("error", [errors.ServerBusy("429", retry_after=600.0), REFUSED])
-async def test_what_the_server_asked_for_is_kept_to(line: Line, error: errors.UploaderError) -> None:
-    """A Retry-After, or a refused password: a good answer to a call that was on its way does not end that."""
+async def test_a_pause_that_the_server_asked_for_is_kept(line: Line, error: errors.UploaderError) -> None:
+    """After a Retry-After or a refused password, an answer to an older call does not end it."""
     pause = await line.outage.trip(error)
     await line.clock.advance(1.0)
     line.outage.record_success()
@@ -169,14 +169,14 @@ async def test_what_the_server_asked_for_is_kept_to(line: Line, error: errors.Up
     assert isinstance(line.said[-1], events.OutageEnded)
 
 
-async def test_a_busy_server_is_left_alone_for_as_long_as_it_says(line: Line) -> None:
+async def test_a_busy_server_is_not_called_during_its_retry_after(line: Line) -> None:
     """Not a second less."""
     assert await line.outage.trip(errors.ServerBusy("429", retry_after=77.0)) == 77.0
     assert line.outage.wait == 77.0
 
 
-async def test_a_wrong_password_is_tried_ever_more_rarely(line: Line) -> None:
-    """At 5, 15 and 60 minutes, then hourly: accounts get locked by less; and each refusal is saved."""
+async def test_a_wrong_password_is_tried_less_and_less_often(line: Line) -> None:
+    """After 5, 15 and 60 minutes, then hourly, as more tries could lock the account; each refusal is saved."""
     pauses = []
     for _ in range(5):
         pauses.append(await line.outage.trip(REFUSED))
@@ -186,7 +186,7 @@ async def test_a_wrong_password_is_tried_ever_more_rarely(line: Line) -> None:
 
 
 async def test_a_restart_does_not_try_a_refused_password_again(line: Line) -> None:
-    """The pause goes on where it stood, and the next refusal is the second."""
+    """The pause continues, and the next refusal counts as the second."""
     await line.outage.trip(REFUSED)
     await line.clock.advance(MINUTE)
     await line.restarted()
@@ -197,8 +197,8 @@ async def test_a_restart_does_not_try_a_refused_password_again(line: Line) -> No
     assert await line.outage.trip(REFUSED) == 15 * MINUTE
 
 
-async def test_one_alone_tries_a_password_that_was_refused_before_the_restart(line: Line) -> None:
-    """When its time has come: several at once would be several refusals."""
+async def test_only_one_call_tries_a_password_refused_before_the_restart(line: Line) -> None:
+    """Several at once would be several refusals."""
     await line.outage.trip(REFUSED)
     await line.restarted()
     callers = line.callers(4)
@@ -210,16 +210,16 @@ async def test_one_alone_tries_a_password_that_was_refused_before_the_restart(li
         await caller.ends()
 
 
-async def test_a_clock_that_was_set_back_does_not_hold_us_for_a_year(line: Line) -> None:
-    """What an earlier run has saved counts for an hour at most."""
+async def test_a_saved_pause_counts_for_an_hour_at_most(line: Line) -> None:
+    """The clock may have been set back since."""
     await line.outage.trip(REFUSED)
     line.clock.jump(-365 * 24 * HOUR)
     await line.restarted()
     assert line.outage.wait == HOUR
 
 
-async def test_a_password_that_is_taken_clears_the_record(line: Line) -> None:
-    """The next refusal, whenever it comes, is the first again."""
+async def test_an_accepted_password_clears_the_refusals(line: Line) -> None:
+    """The next refusal counts as the first again."""
     for _ in range(2):
         await line.clock.advance(await line.outage.trip(REFUSED))
     line.outage.record_success()
@@ -228,7 +228,7 @@ async def test_a_password_that_is_taken_clears_the_record(line: Line) -> None:
 
 
 async def test_the_operator_ends_every_pause(line: Line) -> None:
-    """Whoever has mended something need not wait: the workers that sleep are woken at once."""
+    """After ``retry``, all waiting workers go on at once."""
     await line.outage.trip(REFUSED)
     workers = [asyncio.create_task(line.outage.clear()) for _ in range(3)]
     await idle()
@@ -239,8 +239,8 @@ async def test_the_operator_ends_every_pause(line: Line) -> None:
     assert (line.outage.wait, line.clock.sleepers) == (0.0, 0)
 
 
-async def test_a_pause_that_grew_while_we_waited_is_waited_for(line: Line) -> None:
-    """Whoever wakes looks again before calling."""
+async def test_a_pause_that_was_prolonged_is_waited_for(line: Line) -> None:
+    """A waiting call checks again before it goes on."""
     await line.outage.trip(DOWN)
     worker = asyncio.create_task(line.outage.clear())
     await idle()
@@ -256,7 +256,7 @@ async def test_a_pause_that_grew_while_we_waited_is_waited_for(line: Line) -> No
 
 
 async def test_one_calls_first_then_two_then_all(line: Line) -> None:
-    """After an outage the server gets one call; when that is answered two; after the next answer all who wait."""
+    """After an outage one call is let in; after its answer two; after the next answer all."""
     await line.outage.trip(DOWN)
     callers = line.callers(6)
     await line.clock.advance(2.0)
@@ -272,7 +272,7 @@ async def test_one_calls_first_then_two_then_all(line: Line) -> None:
 
 
 async def test_an_outage_costs_one_call_per_pause(line: Line) -> None:
-    """However many wait: the one whose turn it is fails, and all wait again. Never files times retries."""
+    """However many wait: when it fails, all wait again."""
     callers = line.callers(9)
     await idle()
     for caller in callers:
@@ -292,7 +292,7 @@ async def test_an_outage_costs_one_call_per_pause(line: Line) -> None:
 
 
 async def test_first_come_first_served(line: Line) -> None:
-    """One file whose call fails again and again goes to the end of the row each time: it starves nobody."""
+    """A file whose call fails again and again goes to the end of the queue each time."""
     await line.outage.trip(DOWN)
     first, *others = line.callers(3)
     await line.clock.advance(2.0)
@@ -305,8 +305,8 @@ async def test_first_come_first_served(line: Line) -> None:
         await caller.ends()
 
 
-async def test_a_turn_that_came_to_no_call_is_handed_on(line: Line) -> None:
-    """The file was gone, the worker was stopped: the next in the row is the probe, at once."""
+async def test_an_unused_slot_goes_to_the_next(line: Line) -> None:
+    """The file was gone or the worker stopped: the next in the queue calls at once."""
     await line.outage.trip(DOWN)
     waits, first, second, third = line.callers(4)
     await idle()
@@ -320,8 +320,8 @@ async def test_a_turn_that_came_to_no_call_is_handed_on(line: Line) -> None:
     await third.ends()
 
 
-async def test_a_newcomer_does_not_push_in(line: Line) -> None:
-    """Who comes at the very moment at which a turn ends goes behind those who wait."""
+async def test_a_new_call_goes_to_the_end_of_the_queue(line: Line) -> None:
+    """Also when it comes at the moment at which a slot becomes free."""
     await line.outage.trip(DOWN)
     first, waits = line.callers(2)
     await line.clock.advance(2.0)
@@ -334,8 +334,8 @@ async def test_a_newcomer_does_not_push_in(line: Line) -> None:
 
 
 @pytest.mark.parametrize("steps", range(12))
-async def test_nobody_waits_for_one_who_has_left(line: Line, steps: int) -> None:
-    """A waiter that is cancelled while it is its turn, however far it has come, hands it on."""
+async def test_a_cancelled_waiter_passes_its_slot_on(line: Line, steps: int) -> None:
+    """However far it has come."""
     await line.outage.trip(DOWN)
     first, leaves, last = line.callers(3)
     await line.clock.advance(2.0)
@@ -351,8 +351,8 @@ async def test_nobody_waits_for_one_who_has_left(line: Line, steps: int) -> None
 # Too many failures of single files
 
 
-async def test_five_failures_in_a_row_are_the_server_s(line: Line) -> None:
-    """Whatever calls they were; an answer in between begins the count anew. Then it is 30 s, not two."""
+async def test_five_failures_in_a_row_are_an_outage(line: Line) -> None:
+    """Of any calls; an answer in between starts the count again. The pause is 30 s, not two."""
     broken = errors.AnswerLost("upload chunk: the connection broke")
     for _ in range(4):
         await line.outage.record_failure(broken)
@@ -365,8 +365,8 @@ async def test_five_failures_in_a_row_are_the_server_s(line: Line) -> None:
     assert line.outage.reason == "upload chunk: the connection broke, and too many calls have failed before it"
 
 
-async def test_more_retries_than_answers_are_the_server_s(line: Line) -> None:
-    """A server that answers now and then, and fails more: beyond twenty, one retry for every five answers."""
+async def test_too_many_retries_are_an_outage(line: Line) -> None:
+    """Beyond twenty, one retry is allowed for every five answers."""
     retries = 0
     while line.outage.wait == 0.0 and retries < 100:
         await line.outage.record_failure(errors.AnswerLost("lost"))
@@ -381,15 +381,15 @@ async def test_more_retries_than_answers_are_the_server_s(line: Line) -> None:
     assert line.outage.wait == 30.0
 
 
-async def test_a_server_without_room_is_asked_rarely(line: Line) -> None:
-    """It takes a person there: every quarter of an hour, from the first time on."""
+async def test_a_server_without_disk_space_is_called_every_quarter_of_an_hour(line: Line) -> None:
+    """From the first failure on, as an administrator must act."""
     for error in (errors.ServerFull("507"), errors.NoRoom("500")):
         assert await line.outage.trip(error) == 15 * MINUTE
         await line.clock.advance(15 * MINUTE)
 
 
-async def test_a_retry_after_of_nothing_is_no_hectic_loop(line: Line) -> None:
-    """What a server asks for is the least; our own pauses grow all the same."""
+async def test_a_retry_after_of_zero_does_not_shorten_the_pauses(line: Line) -> None:
+    """The server's wish is a minimum; the breaker's own pauses grow nevertheless."""
     pauses = []
     for _ in range(6):
         pauses.append(await line.outage.trip(errors.ServerBusy("503", retry_after=0.0)))
@@ -402,7 +402,7 @@ async def test_a_retry_after_of_nothing_is_no_hectic_loop(line: Line) -> None:
 
 @pytest.mark.parametrize("restart", [False, True])
 async def test_a_changed_password_is_tried_at_once(line: Line, restart: bool) -> None:
-    """Within seconds, by whoever waits; also after a restart. The same one waits its time."""
+    """Within seconds, by one waiting call, also after a restart. The same password waits for its time."""
     await line.outage.trip(REFUSED)
     if restart:
         await line.restarted()
@@ -415,8 +415,8 @@ async def test_a_changed_password_is_tried_at_once(line: Line, restart: bool) ->
     assert line.outage.wait == 0.0
 
 
-async def test_a_password_that_cannot_be_read_is_not_another(line: Line) -> None:
-    """While it is being changed its file may be missing: that is no reason to try."""
+async def test_an_unreadable_password_is_not_a_changed_one(line: Line) -> None:
+    """While it is being changed its file may be missing."""
     await line.outage.trip(REFUSED)
     line.password = None
     assert line.outage.refused()
@@ -426,8 +426,8 @@ async def test_a_password_that_cannot_be_read_is_not_another(line: Line) -> None
     assert line.outage.refused()
 
 
-async def test_another_password_that_is_refused_waits_longer(line: Line) -> None:
-    """A change is tried at once, but it does not begin the count anew: guessing is no way in."""
+async def test_a_changed_password_that_is_refused_prolongs_the_pause(line: Line) -> None:
+    """The count of refusals goes on, so that passwords cannot be guessed."""
     pauses = []
     for number in range(4):
         line.password = f"guess-{number}"
@@ -436,8 +436,8 @@ async def test_another_password_that_is_refused_waits_longer(line: Line) -> None
     assert pauses == [5 * MINUTE, 15 * MINUTE, HOUR, HOUR]
 
 
-async def test_only_a_refused_password_is_looked_at(line: Line) -> None:
-    """Another outage has nothing to do with it, also when a refusal lies behind us."""
+async def test_the_password_is_watched_only_while_it_is_refused(line: Line) -> None:
+    """Not during another outage, also after an earlier refusal."""
     await line.clock.advance(await line.outage.trip(REFUSED))
     await line.outage.trip(DOWN)
     line.password = "another"
@@ -445,8 +445,8 @@ async def test_only_a_refused_password_is_looked_at(line: Line) -> None:
     assert line.outage.wait > 0
 
 
-async def test_the_state_knows_the_password_again_and_cannot_tell_it(line: Line) -> None:
-    """A salted fingerprint: neither the password nor the same text for the same password twice."""
+async def test_the_state_holds_a_salted_fingerprint_of_the_password(line: Line) -> None:
+    """Neither the password itself, nor the same text twice for one password."""
     await line.outage.trip(REFUSED)
     first = line.store.capabilities.login_refused
     await line.clock.advance(HOUR)
@@ -456,8 +456,8 @@ async def test_the_state_knows_the_password_again_and_cannot_tell_it(line: Line)
     assert b"wr0ng-pass" not in b"".join(line.disk.files.values())
 
 
-async def test_a_command_by_hand_does_not_try_it_either(line: Line) -> None:
-    """A timer that runs it every minute would lock the account; another password, or its time, lets it through."""
+async def test_a_command_does_not_try_a_refused_password(line: Line) -> None:
+    """A timer that runs it every minute would lock the account; another password, or the end of the pause, lets it."""
     await line.outage.trip(REFUSED)
     learnt, now = line.store.capabilities, line.clock.now()
     with pytest.raises(errors.PasswordRefused, match=r"not tried again for 5 min.*valt-uploader retry"):
@@ -473,7 +473,7 @@ async def test_a_command_by_hand_does_not_try_it_either(line: Line) -> None:
 
 
 async def test_calls_that_began_before_the_outage_take_no_slot(line: Line) -> None:
-    """Four bodies that are sent for hours: after the pause the others are let in as if they were not there."""
+    """Bodies that are sent for hours do not keep other calls from going on after the pause."""
     bodies = line.callers(4)
     await idle()
     await line.outage.trip(DOWN)
@@ -489,8 +489,8 @@ async def test_calls_that_began_before_the_outage_take_no_slot(line: Line) -> No
         await caller.ends()
 
 
-async def test_a_body_that_the_server_takes_hands_its_slot_on(line: Line) -> None:
-    """The first call after the pause may be a body of 50 GB: once it moves the next one goes, and only that one."""
+async def test_a_body_that_moves_passes_its_slot_on(line: Line) -> None:
+    """The first call after the pause may be a body of 50 GB: once it moves, the next call goes, and only one."""
     await line.outage.trip(DOWN)
     await line.clock.advance(2.0)
     async with line.outage.slot() as body:
@@ -508,7 +508,7 @@ async def test_a_body_that_the_server_takes_hands_its_slot_on(line: Line) -> Non
 
 
 async def test_a_body_that_moves_is_no_answer(line: Line) -> None:
-    """A proxy takes a whole body before it says 502: the pauses grow all the same, and the server is not *back*."""
+    """A proxy may take a whole body before it says 502: the pauses grow, and the outage has not ended."""
     pauses = []
     for _ in range(3):
         async with line.outage.slot() as body:
@@ -519,8 +519,8 @@ async def test_a_body_that_moves_is_no_answer(line: Line) -> None:
     assert not any(isinstance(event, events.OutageEnded) for event in line.said)
 
 
-async def test_a_job_that_does_not_call_soon_keeps_nobody_waiting(line: Line) -> None:
-    """It was let in and reads 80 GiB first: after five seconds the next one goes, and the late one when it can."""
+async def test_an_unused_slot_is_passed_on_after_five_seconds(line: Line) -> None:
+    """A job may read 80 GiB before its first call; it calls when a slot is free again."""
     await line.outage.trip(DOWN)
     await line.clock.advance(2.0)
     await line.outage.clear()  # and reads
@@ -542,8 +542,8 @@ async def one_call(breaker: CircuitBreaker) -> None:
         pass
 
 
-async def test_a_job_that_was_let_in_finds_its_slot(line: Line) -> None:
-    """Between its leave and its first call nobody else takes it, however long the row."""
+async def test_a_job_keeps_its_slot_until_its_first_call(line: Line) -> None:
+    """No other call takes it, however long the queue."""
     await line.outage.trip(DOWN)
     await line.clock.advance(2.0)
     await line.outage.clear()
@@ -560,7 +560,7 @@ async def test_a_job_that_was_let_in_finds_its_slot(line: Line) -> None:
 
 
 async def test_a_call_in_the_middle_of_a_job_does_not_wait_for_an_outage_to_end(line: Line) -> None:
-    """Its file would be held open for hours: nothing is called, and that is no further failure of the server."""
+    """Its file would be held open for hours: it raises at once, and no further failure is counted."""
     pause = await line.outage.trip(DOWN)
     with pytest.raises(errors.BreakerOpen, match="cannot be reached"):
         await one_call(line.outage)
@@ -570,8 +570,8 @@ async def test_a_call_in_the_middle_of_a_job_does_not_wait_for_an_outage_to_end(
     assert await line.outage.trip(DOWN) == 4.0  # the second failure, not the third
 
 
-async def test_a_call_that_waits_for_the_probe_ends_with_it(line: Line) -> None:
-    """Half-open, one is calling; when it fails, whoever waited in the middle of a job does not wait for the next."""
+async def test_a_call_within_a_job_does_not_wait_for_the_next_trial(line: Line) -> None:
+    """When the trial call of a half-open breaker fails, it raises."""
     await line.outage.trip(DOWN)
     (probe,) = line.callers(1)
     await line.clock.advance(2.0)
@@ -585,8 +585,8 @@ async def test_a_call_that_waits_for_the_probe_ends_with_it(line: Line) -> None:
     await probe.ends()
 
 
-async def test_a_failure_is_judged_before_the_next_one_calls(line: Line) -> None:
-    """Until somebody says what it means its slot is taken; for five seconds at most."""
+async def test_a_failed_call_keeps_its_slot_until_the_failure_is_classified(line: Line) -> None:
+    """For five seconds at most."""
     await line.outage.trip(DOWN)
     await line.clock.advance(2.0)
     with pytest.raises(errors.AnswerLost):

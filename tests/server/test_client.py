@@ -1,4 +1,4 @@
-"""The client of the server: what each answer, each silence and each broken connection means, and what never leaks."""
+"""The client: the meaning of each answer, time-out and broken connection, and that no secret leaks."""
 
 from __future__ import annotations
 
@@ -151,10 +151,10 @@ ANSWERS = [
 
 
 @pytest.mark.parametrize(("call", "status", "body", "kind"), ANSWERS)
-async def test_answer_becomes_an_error_of_ours(
+async def test_every_bad_answer_becomes_a_known_error(
     call: str, status: int, body: Any, kind: type[errors.UploaderError]
 ) -> None:
-    """Each no, and each yes that is none, has its one meaning; what was wrong is named without URL or token."""
+    """Each refusal, and each 2xx without its content; the text names the problem without URL or token."""
     async with mocked() as (home, server):
         server.post(LOGIN, payload=TOKEN)
         said: dict[str, Any] = {"body": body} if isinstance(body, str) else {"payload": body}
@@ -180,7 +180,7 @@ async def test_answer_becomes_an_error_of_ours(
     [("7", 7, 7), ("100000", 3600, 3600), ("-5", 60, 60), ("soon", 60, 60), (None, 60, 60)],
 )
 async def test_busy_server_says_how_long(header: str | None, low: float, high: float) -> None:
-    """429 carries its Retry-After, capped at an hour; nonsense and nothing are a minute."""
+    """429 has its Retry-After, at most an hour; an invalid or missing one is a minute."""
     async with mocked() as (home, server):
         server.post(LOGIN, payload=TOKEN)
         server.post(CREATE, status=429, headers={} if header is None else {"Retry-After": header})
@@ -190,7 +190,7 @@ async def test_busy_server_says_how_long(header: str | None, low: float, high: f
 
 
 async def test_busy_until_a_date() -> None:
-    """A Retry-After that is a date is measured from now; one that is over is no wait."""
+    """A Retry-After that is a date is measured from now; a past one is no wait."""
     async with mocked() as (home, server):
         server.post(LOGIN, payload=TOKEN)
         server.post(CREATE, status=503, headers={"Retry-After": "Thu, 01 Jan 1970 00:00:00 GMT"})
@@ -200,7 +200,7 @@ async def test_busy_until_a_date() -> None:
 
 
 async def test_answers_of_a_good_server() -> None:
-    """Ids, details, both shapes of a list, the link and the version are read; only good answers are told."""
+    """Ids, details, both shapes of a list, the link and the version are read; only good answers are counted."""
     async with mocked() as (home, server):
         server.post(LOGIN, payload=TOKEN)
         server.post(CREATE, payload={"id": "rec-1", "videos": ["vid-1"]})
@@ -224,8 +224,8 @@ async def test_answers_of_a_good_server() -> None:
         assert home.answers == 8
 
 
-async def test_a_record_is_sought_on_every_page() -> None:
-    """Many records match the words of a name: pages are asked for until one is short, or brings nothing new."""
+async def test_a_record_is_searched_for_on_every_page() -> None:
+    """Pages are read until one is short or brings nothing new."""
 
     def rows(first: int, count: int) -> dict[str, Any]:
         names = {number: "lecture" if number in {7, 130} else "lecture 2" for number in range(first, first + count)}
@@ -244,8 +244,8 @@ async def test_a_record_is_sought_on_every_page() -> None:
         assert calls_of(server, "/api/v3/records") == 5
 
 
-async def test_deleting_what_is_gone_is_fine() -> None:
-    """A record that is no longer there has been deleted."""
+async def test_deleting_a_missing_record_succeeds() -> None:
+    """It has been deleted already."""
     async with mocked() as (home, server):
         server.post(LOGIN, payload=TOKEN)
         server.post(DELETE, status=404)
@@ -253,8 +253,8 @@ async def test_deleting_what_is_gone_is_fine() -> None:
         assert calls_of(server, "/rec-1/delete") == 1
 
 
-async def test_absurd_date_of_the_server_is_passed_over() -> None:
-    """A Date header that no calendar knows changes nothing; a good one tells the server's clock."""
+async def test_an_invalid_date_of_the_server_is_ignored() -> None:
+    """A valid Date header gives the server's clock."""
     async with mocked() as (home, server):
         server.post(LOGIN, payload=TOKEN, headers={"Date": "Mon, 01 Jan 99999999999 00:00:00 GMT"})
         await home.valt.login_if_needed()
@@ -265,8 +265,8 @@ async def test_absurd_date_of_the_server_is_passed_over() -> None:
         assert home.valt.server_now() == pytest.approx(10, abs=1)
 
 
-async def test_our_clock_may_be_set_and_the_servers_time_stays_known() -> None:
-    """It is told by our monotonic clock; since that stands while a machine sleeps, the server is asked again."""
+async def test_the_server_s_time_does_not_depend_on_the_wall_clock() -> None:
+    """It follows the monotonic clock; since that stops while a machine sleeps, the server is asked again."""
     date = {"Date": format_datetime(datetime.fromtimestamp(EPOCH + 30, UTC), usegmt=True)}
     async with mocked() as (home, server):
         home.valt._clock = clock = VirtualClock()
@@ -282,8 +282,8 @@ async def test_our_clock_may_be_set_and_the_servers_time_stays_known() -> None:
         assert calls_of(server, "/general") == 1
 
 
-async def test_an_answer_that_was_long_under_way_does_not_put_the_servers_clock_back() -> None:
-    """Its Date was true when it was written; one that came at once is believed."""
+async def test_a_late_answer_does_not_set_the_server_s_clock_back() -> None:
+    """Its Date was true when it was written; that of a quick answer is used."""
     async with mocked() as (home, server):
         home.valt._clock = clock = VirtualClock()
         date = {"Date": format_datetime(datetime.fromtimestamp(EPOCH, UTC), usegmt=True)}
@@ -304,7 +304,7 @@ async def test_an_answer_that_was_long_under_way_does_not_put_the_servers_clock_
 
 
 async def test_log_in_is_shared() -> None:
-    """Ten calls at once log in once, and every secret is handed to whoever keeps it out of the log."""
+    """Ten concurrent calls log in once, and every secret is passed to the log's redactor."""
     async with mocked() as (home, server):
         server.post(LOGIN, payload=TOKEN)
         server.get(DETAILS, payload={"data": {"id": "rec-1", "videos": None}}, repeat=True)
@@ -315,7 +315,7 @@ async def test_log_in_is_shared() -> None:
 
 
 async def test_expired_token_is_replaced_once_for_all() -> None:
-    """Ten calls whose token has expired log in once more, and each is made again."""
+    """Ten calls with an expired token log in once more, and each is repeated."""
     async with mocked() as (home, server):
         server.post(LOGIN, payload=TOKEN)
         await home.valt.login_if_needed()
@@ -332,7 +332,7 @@ async def test_expired_token_is_replaced_once_for_all() -> None:
 
 
 async def test_401_after_a_good_log_in_is_a_missing_right() -> None:
-    """A call that is refused with a token just made is not tried for ever."""
+    """A call that is refused with a new token is not repeated again."""
     async with mocked() as (home, server):
         server.post(LOGIN, payload=TOKEN, repeat=True)
         server.get(DETAILS, status=401, repeat=True)
@@ -342,7 +342,7 @@ async def test_401_after_a_good_log_in_is_a_missing_right() -> None:
 
 
 async def test_refused_password_is_tried_once_for_all() -> None:
-    """Of ten calls that want to log in with a wrong password one does: accounts get locked by less."""
+    """Of ten calls one logs in with a wrong password, as more tries could lock the account."""
     async with mocked() as (home, server):
         server.post(LOGIN, status=401, payload={"data": "Invalid username or password"}, repeat=True)
         results = await asyncio.gather(*(home.valt.details("rec-1") for _ in range(10)), return_exceptions=True)
@@ -354,8 +354,8 @@ async def test_refused_password_is_tried_once_for_all() -> None:
         assert home.answers == 0
 
 
-async def test_mended_password_is_tried_at_once() -> None:
-    """A refusal holds for the password that was refused, and only until somebody says to try again."""
+async def test_a_corrected_password_is_tried_at_once() -> None:
+    """A refusal holds only for the password that was refused, and until the operator says to try again."""
     async with mocked() as (home, server):
         server.post(LOGIN, status=401)
         server.post(LOGIN, status=401)
@@ -371,8 +371,8 @@ async def test_mended_password_is_tried_at_once() -> None:
 
 
 @pytest.mark.parametrize("body", ["<html>Welcome to the hotel</html>", '{"data":{"access_token":"a b\\r\\n"}}', "{}"])
-async def test_log_in_that_is_none(body: str) -> None:
-    """A portal that says 200, or a token that cannot stand in a URL, is a server that is not there."""
+async def test_a_log_in_without_a_usable_token_is_a_server_that_is_down(body: str) -> None:
+    """A portal that answers 200, or a token that cannot be part of a URL."""
     async with mocked() as (home, server):
         server.post(LOGIN, body=body)
         with pytest.raises(errors.ServerDown, match="not as a VALT server does"):
@@ -383,7 +383,7 @@ async def test_log_in_that_is_none(body: str) -> None:
 
 
 async def test_each_call_holds_one_slot_and_its_log_in_none_of_its_own() -> None:
-    """Also the second try after an expired token: while the breaker is half-open there is only one slot."""
+    """Also when it is repeated after an expired token, as a half-open breaker has only one slot."""
     async with mocked() as (home, server):
         server.post(LOGIN, payload=TOKEN, repeat=True)
         server.get(DETAILS, status=401)
@@ -397,7 +397,7 @@ async def test_each_call_holds_one_slot_and_its_log_in_none_of_its_own() -> None
 
 
 async def test_a_log_in_alone_holds_a_slot() -> None:
-    """It is a call like any other; what it raises leaves none taken."""
+    """As any other call; it is freed when the log-in raises."""
     async with mocked() as (home, server):
         server.post(LOGIN, status=503)
         server.post(LOGIN, payload=TOKEN)
@@ -408,7 +408,7 @@ async def test_a_log_in_alone_holds_a_slot() -> None:
 
 
 async def test_nothing_is_called_while_the_breaker_is_open() -> None:
-    """Neither a call nor the log-in for one; half-open, one slot is enough for both."""
+    """Neither a call nor its log-in; half-open, one slot is enough for both."""
     clock, bus = VirtualClock(), events.Bus()
     store = Store(MemoryDisk(), clock, bus)
     outage = CircuitBreaker(store, clock, bus)

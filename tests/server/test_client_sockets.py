@@ -1,4 +1,4 @@
-"""Calls over real sockets: what a chunk's end means, connections that are torn or never made, and downloads."""
+"""Calls over real sockets: how chunks end, broken and missing connections, and downloads."""
 
 from __future__ import annotations
 
@@ -65,8 +65,8 @@ async def send(
         (302, "", errors.ServerDown),
     ],
 )
-async def test_answer_to_a_chunk(tmp_path: Any, status: int, body: str, kind: type[errors.UploaderError]) -> None:
-    """What a no to a chunk means: too large, wrong range, gone, or in doubt."""
+async def test_refusals_of_a_chunk(tmp_path: Any, status: int, body: str, kind: type[errors.UploaderError]) -> None:
+    """Too large, wrong range, gone, or in doubt: each has its error."""
     async with simulated(tmp_path) as (home, simulator):
         ids = await home.valt.create_record(SPEC)
         simulator.faults.append(Fault(call="upload", kind="status", status=status, body=body))
@@ -76,8 +76,8 @@ async def test_answer_to_a_chunk(tmp_path: Any, status: int, body: str, kind: ty
         assert "canary" not in str(caught.value)
 
 
-async def test_gateway_that_answers_early_leaves_nothing_in_doubt(tmp_path: Any) -> None:
-    """A 502 that comes before the last byte went is a cut: nobody behind that gateway has seen the chunk."""
+async def test_an_early_answer_of_a_gateway_leaves_no_doubt(tmp_path: Any) -> None:
+    """A 502 before the last byte went: no server behind the gateway has seen the whole chunk."""
     async with simulated(tmp_path) as (home, simulator):
         ids = await home.valt.create_record(SPEC)
         simulator.faults.append(Fault(call="upload", kind="status", status=502, after_bytes=1000))
@@ -85,8 +85,8 @@ async def test_gateway_that_answers_early_leaves_nothing_in_doubt(tmp_path: Any)
             await send(home, ids, bytes(40 * 1024 * 1024))
 
 
-async def test_a_body_that_moves_hands_its_slot_on(tmp_path: Any) -> None:
-    """Once the server takes a body others need not wait for its answer; for a small one they do."""
+async def test_a_large_body_that_moves_passes_its_slot_on(tmp_path: Any) -> None:
+    """Other calls need not wait for its answer; for that of a small body they do."""
     async with simulated(tmp_path) as (home, simulator):
         ids = await home.valt.create_record(SPEC)
         await send(home, ids, b"data")
@@ -111,7 +111,7 @@ async def test_a_body_that_moves_hands_its_slot_on(tmp_path: Any) -> None:
     ],
 )
 async def test_chunk_without_an_answer(tmp_path: Any, kind: Any, after: int | None, expected: type[Exception]) -> None:
-    """Ended before its last byte it was never seen; ended after it, it is in doubt."""
+    """It is in doubt only when its last byte has gone; ended before, the server has never seen it."""
     async with simulated(tmp_path, stall_timeout=0.3) as (home, simulator):
         ids = await home.valt.create_record(SPEC)
         simulator.faults.append(Fault(call="upload", kind=kind, after_bytes=after))
@@ -119,8 +119,8 @@ async def test_chunk_without_an_answer(tmp_path: Any, kind: Any, after: int | No
             await send(home, ids, bytes(40 * 1024 * 1024 if after else 100))
 
 
-async def test_silent_server_is_given_up(tmp_path: Any) -> None:
-    """A chunk that is taken and never answered is in doubt when our patience is over, several stall times later."""
+async def test_a_server_that_never_answers_is_given_up(tmp_path: Any) -> None:
+    """Its chunk is in doubt after several stall times."""
     async with simulated(tmp_path, stall_timeout=0.1) as (home, simulator):
         ids = await home.valt.create_record(SPEC)
         simulator.faults.append(Fault(call="upload", kind="stall"))
@@ -132,7 +132,7 @@ async def test_silent_server_is_given_up(tmp_path: Any) -> None:
 
 
 async def test_error_of_the_body_is_passed_on(tmp_path: Any) -> None:
-    """What stops the body from our side is raised as it was, whatever aiohttp makes of it."""
+    """An error that stops the body is raised unchanged, whatever aiohttp makes of it."""
 
     async def changed() -> None:
         raise errors.FileChanged("it grew")
@@ -148,8 +148,8 @@ async def test_error_of_the_body_is_passed_on(tmp_path: Any) -> None:
             await send(home, ids, b"data", bug)
 
 
-async def test_accepted_chunk_counts_though_its_answer_is_torn() -> None:
-    """2xx is success whatever the body is: here the connection breaks within it."""
+async def test_a_2xx_to_a_chunk_counts_though_its_body_is_cut() -> None:
+    """The status is the success, whatever the body is."""
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = await reader.readuntil(b"\r\n\r\n")
@@ -170,8 +170,8 @@ async def test_accepted_chunk_counts_though_its_answer_is_torn() -> None:
             assert await send(home, IDS, b"data") is None
 
 
-async def test_connection_that_is_never_made(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A server that swallows connections is down, for every call, and nothing is in doubt: no byte went."""
+async def test_a_server_that_accepts_no_connection_is_down(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For every call, and nothing is in doubt, as no byte went."""
     monkeypatch.setattr(client, "CONNECT_TIMEOUT", 0.2)
     with socket.socket() as full, socket.socket() as first, socket.socket() as second:
         full.bind(("127.0.0.1", 0))
@@ -191,8 +191,8 @@ async def test_connection_that_is_never_made(monkeypatch: pytest.MonkeyPatch) ->
                     await call()
 
 
-async def test_refused_connection() -> None:
-    """A closed port is a server that is down, for every call."""
+async def test_a_server_with_a_closed_port_is_down() -> None:
+    """For every call."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         home = Home(f"http://127.0.0.1:{free.getsockname()[1]}")
@@ -225,8 +225,10 @@ class Names:
 
 
 @pytest.mark.parametrize("number", WORDS)
-async def test_a_name_that_leads_nowhere(tmp_path: Any, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
-    """No name service, or no such name: the server is down, with the reason; known again, the next call is made."""
+async def test_an_unresolvable_server_name_is_a_server_that_is_down(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """The error has the reason; when the name is known again, the next call is made."""
     names = Names(monkeypatch, number)
     async with simulated(tmp_path) as (_, simulator):
         home = Home(simulator.url.replace("127.0.0.1", "valt.example"), allow_plaintext=True)
@@ -239,7 +241,7 @@ async def test_a_name_that_leads_nowhere(tmp_path: Any, monkeypatch: pytest.Monk
 
 
 async def test_a_server_that_has_moved_is_found_at_its_new_address(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its old address is believed for some seconds more; then each new connection goes where its name leads by then."""
+    """The old address is cached for some seconds; then new connections use the new one."""
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
@@ -276,10 +278,10 @@ async def test_a_server_that_has_moved_is_found_at_its_new_address(monkeypatch: 
         ("details", 0, errors.ServerDown, 2),  # a question may be repeated
     ],
 )
-async def test_a_kept_connection_that_is_closed_as_a_call_begins(
+async def test_a_call_on_a_connection_that_is_being_closed_is_not_repeated(
     call: str, size: int, expected: type[Exception], requests: int
 ) -> None:
-    """The server has had enough of waiting: what changes something is sent once, and ends as on any broken line."""
+    """When it changes something, it is sent once, and ends as on any broken connection."""
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         lines.append((await reader.readuntil(b"\r\n\r\n")).split(b"\r\n")[0])
@@ -307,7 +309,7 @@ async def test_a_kept_connection_that_is_closed_as_a_call_begins(
 
 
 async def test_download_stays_with_its_host(tmp_path: Any) -> None:
-    """The bytes of a video come back; a link to another host is never followed."""
+    """The bytes of a video are returned; a link to another host is not followed."""
     async with simulated(tmp_path) as (home, _):
         ids = await home.valt.create_record(SPEC)
         await send(home, ids, b"data")
@@ -331,8 +333,8 @@ ECHOES = (
 
 @pytest.mark.parametrize("status", [302, 400, 403, 404, 409, 413, 500, 502, 503, 507])
 @pytest.mark.parametrize("secret", ["token", "password"])
-async def test_what_an_answer_repeats_of_our_secrets_is_masked(tmp_path: Any, status: int, secret: str) -> None:
-    """An error's text becomes the reason in state and status: masked before it is cut or put anywhere."""
+async def test_secrets_that_an_answer_repeats_are_masked(tmp_path: Any, status: int, secret: str) -> None:
+    """An error's text becomes the reason in state and status, so it is masked before it is cut."""
     async with simulated(tmp_path) as (home, simulator):
         ids = await home.valt.create_record(SPEC)
         value = {"token": home.secrets[-1], "password": home.secrets[0]}[secret]

@@ -1,4 +1,4 @@
-"""The password: where it is looked for, what is refused, and that it never shows up in an error."""
+"""The password: where it is looked for, what is refused, and that no error shows it."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def refusal(password_file: Path | None = None, **environ: str) -> str:
 
 
 def test_the_password_is_the_file_without_its_newline(secret_file: Path) -> None:
-    """Editors end a file with a newline; it is no part of the password."""
+    """Editors end a file with a newline."""
     assert read_password(server(secret_file), {}) == SECRET
 
 
@@ -61,7 +61,7 @@ def test_the_password_is_the_file_without_its_newline(secret_file: Path) -> None
     [("pw", "pw"), ("pw\r\n", "pw"), ("pw\n\n", "pw"), (" p w ", " p w "), ("\ufeffpw\r\n", "pw")],
 )
 def test_only_line_ends_and_a_byte_order_mark_are_taken_off(secret_file: Path, content: str, password: str) -> None:
-    """Spaces may be meant."""
+    """Spaces are part of the password."""
     secret_file.write_bytes(content.encode())
     assert read_password(server(secret_file), {}) == password
 
@@ -74,7 +74,7 @@ def test_the_password_is_read_anew_each_time(secret_file: Path) -> None:
 
 
 def test_the_systemd_credential_comes_first(secret_file: Path, tmp_path: Path) -> None:
-    """Its mode is systemd's business: 0440 is what some versions make."""
+    """Its mode is not checked: some versions of systemd set 0440."""
     folder = tmp_path / "credentials"
     folder.mkdir()
     credential = folder / "valt-password"
@@ -84,19 +84,19 @@ def test_the_systemd_credential_comes_first(secret_file: Path, tmp_path: Path) -
     assert read_password(server(secret_file), environ) == "from systemd"
 
 
-def test_credentials_for_other_things_are_passed_over(secret_file: Path, tmp_path: Path) -> None:
-    """A credentials folder without ours changes nothing."""
+def test_other_credentials_in_the_folder_are_ignored(secret_file: Path, tmp_path: Path) -> None:
+    """A credentials folder without the daemon's changes nothing."""
     assert read_password(server(secret_file), {"CREDENTIALS_DIRECTORY": str(tmp_path)}) == SECRET
 
 
 def test_the_file_comes_before_the_environment(secret_file: Path) -> None:
-    """What every process of the same user can see is the last resort."""
+    """Every process of the same user can read the environment, so it comes last."""
     assert read_password(server(secret_file), {"VALT_UPLOADER_PASSWORD": "other"}) == SECRET
     assert read_password(server(), {"VALT_UPLOADER_PASSWORD": "other"}) == "other"
 
 
 def test_without_any_password_the_three_places_are_named() -> None:
-    """So that the operator can choose one."""
+    """The operator can choose one."""
     assert refusal() == (
         "no password is configured; "
         "set server.password_file, the systemd credential valt-password, or $VALT_UPLOADER_PASSWORD"
@@ -104,8 +104,8 @@ def test_without_any_password_the_three_places_are_named() -> None:
 
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o444, 0o620, 0o601])
-def test_a_file_that_others_can_use_is_refused_with_the_way_out(secret_file: Path, mode: int) -> None:
-    """Even when another source could serve; the hint also speaks to users of Docker secrets."""
+def test_a_file_that_others_can_use_is_refused_with_a_hint(secret_file: Path, mode: int) -> None:
+    """Also when another source has a password; the hint covers Docker secrets."""
     secret_file.chmod(mode)
     text = refusal(secret_file, VALT_UPLOADER_PASSWORD="other")
     assert f"{secret_file} can be used by others (mode {mode:04o}); chmod 600 {secret_file}" in text
@@ -132,7 +132,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 
 def test_a_folder_or_a_fifo_is_no_password_file(tmp_path: Path) -> None:
-    """Neither is waited for."""
+    """A FIFO is not waited for."""
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo, 0o600)
     assert f"{fifo} is not a regular file" in refusal(fifo)
@@ -149,14 +149,14 @@ def test_a_folder_or_a_fifo_is_no_password_file(tmp_path: Path) -> None:
         (SECRET.encode() * PASSWORD_SIZE_LIMIT, f"is longer than {PASSWORD_SIZE_LIMIT} bytes"),
     ],
 )
-def test_what_cannot_be_a_password_is_refused(secret_file: Path, content: bytes, complaint: str) -> None:
-    """Empty, in another encoding, or the wrong file altogether."""
+def test_invalid_content_of_a_password_file_is_refused(secret_file: Path, content: bytes, complaint: str) -> None:
+    """Empty, in another encoding, or of another kind of file."""
     secret_file.write_bytes(content)
     assert f"server.password_file {secret_file} {complaint}" in refusal(secret_file)
 
 
-def test_a_credential_that_is_there_and_cannot_be_used_is_an_error(secret_file: Path, tmp_path: Path) -> None:
-    """It is not passed over in silence: the operator meant it."""
+def test_an_unusable_credential_is_an_error(secret_file: Path, tmp_path: Path) -> None:
+    """No other source is used instead."""
     (tmp_path / "valt-password").write_bytes(b"")
     text = refusal(secret_file, CREDENTIALS_DIRECTORY=str(tmp_path))
     assert text.startswith("the systemd credential valt-password is empty")
@@ -170,7 +170,7 @@ def test_an_unusable_password_in_the_environment_is_refused(value: str, complain
 
 @pytest.fixture
 def credentials(tmp_path: Path) -> str:
-    """The folder of systemd's credentials, with ours in it."""
+    """The folder of systemd's credentials, with the daemon's in it."""
     folder = tmp_path / "credentials"
     folder.mkdir()
     (folder / "valt-password").write_text("credential", encoding="utf-8")
@@ -180,10 +180,10 @@ def credentials(tmp_path: Path) -> str:
 @pytest.mark.parametrize("with_credential", [True, False])
 @pytest.mark.parametrize("with_file", [True, False])
 @pytest.mark.parametrize("with_variable", [True, False])
-def test_the_source_is_told_as_the_password_is_taken(
+def test_the_named_source_is_the_one_that_is_used(
     secret_file: Path, credentials: str, *, with_credential: bool, with_file: bool, with_variable: bool
 ) -> None:
-    """The first of the three places that has one, whichever of them there are; nothing when there is none."""
+    """The first of the three places that has a password; none when there is none."""
     secret_file.write_text("file", encoding="utf-8")
     environ = {"CREDENTIALS_DIRECTORY": credentials} if with_credential else {}
     environ |= {"VALT_UPLOADER_PASSWORD": "environment"} if with_variable else {}
@@ -204,15 +204,15 @@ def test_the_source_is_told_as_the_password_is_taken(
         (None, {"CREDENTIALS_DIRECTORY": ""}, None),
     ],
 )
-def test_a_source_that_cannot_be_used_is_still_the_source(
+def test_an_unusable_source_is_still_named(
     tmp_path: Path, password_file: str | None, environ: dict[str, str], source: PasswordSource | None
 ) -> None:
-    """Nothing is opened, so a missing file or an empty variable is no error here."""
+    """It is not opened, so a missing file or an empty variable is no error here."""
     assert password_source(server(tmp_path / password_file if password_file else None), environ) == source
 
 
-def test_telling_the_source_waits_for_nothing(tmp_path: Path) -> None:
-    """A dangling link or a FIFO in the credential's place is told without being opened."""
+def test_naming_the_source_opens_no_file(tmp_path: Path) -> None:
+    """A dangling link or a FIFO in the place of the credential is named without being opened."""
     (tmp_path / "valt-password").symlink_to(tmp_path / "none")
     environ = {"CREDENTIALS_DIRECTORY": str(tmp_path), "VALT_UPLOADER_PASSWORD": "other"}
     assert password_source(server(), environ) == "credential"
@@ -226,8 +226,8 @@ def test_telling_the_source_waits_for_nothing(tmp_path: Path) -> None:
 
 @given(st.text(max_size=40), st.text(max_size=40))
 @settings(max_examples=15)
-def test_a_fingerprint_knows_its_secret_again(secret: str, other: str) -> None:
-    """And no other; no two fingerprints of one secret are alike, and it is in none of them."""
+def test_a_fingerprint_matches_its_secret_alone(secret: str, other: str) -> None:
+    """Two fingerprints of one secret differ, and none contains it."""
     made = fingerprint(secret)
     assert is_of(made, secret)
     assert is_of(made, other) == (secret == other)
@@ -236,13 +236,13 @@ def test_a_fingerprint_knows_its_secret_again(secret: str, other: str) -> None:
 
 
 @pytest.mark.parametrize("made", ["", "scrypt", "scrypt:zz:00", "md5:00:00", "scrypt:é:00", "scrypt:00:é", "\udcff"])
-def test_what_is_no_fingerprint_is_of_nothing(made: str) -> None:
-    """Whatever stands in the state: no error, and no secret fits."""
+def test_an_invalid_fingerprint_matches_no_secret(made: str) -> None:
+    """Without an error, whatever the state holds."""
     assert not is_of(made, "secret")
 
 
 def test_an_account_is_server_user_and_password(secret_file: Path) -> None:
-    """A change of any of them is a change of what was refused."""
+    """A change of any of them is another account."""
     ours = server(secret_file)
     one = account(ours, {})
     assert account(ours, {}) == one
@@ -252,8 +252,8 @@ def test_an_account_is_server_user_and_password(secret_file: Path) -> None:
     assert account(ours, {}) != one
 
 
-def test_a_watch_works_the_fingerprint_out_only_when_something_has_changed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is looked at every few seconds for as long as a password is refused, and scrypt is slow on purpose."""
+def test_the_fingerprint_is_computed_only_after_a_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The password is checked every few seconds while it is refused, and scrypt is slow on purpose."""
     secret, compared = ["one"], []
     watch, made = PasswordWatch(lambda: secret[0]), fingerprint("one")
 

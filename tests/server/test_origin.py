@@ -1,4 +1,4 @@
-"""One origin: no redirect is followed, no proxy taken, no link to elsewhere called; and answers are bounded."""
+"""One origin: no redirect is followed, no proxy used, no link elsewhere called; and answers are bounded."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ CALLS: dict[str, Callable[[Home], Awaitable[object]]] = {
 @pytest.mark.parametrize("target", ["elsewhere", "itself", "path"])
 @pytest.mark.parametrize("call", CALLS)
 async def test_no_redirect_is_followed(call: str, target: str, status: int) -> None:
-    """To another host, to the same address again, to a path: one request, none behind it, and its origin is named."""
+    """To another host, to the same address, to a path: one request is made, and the error names the origin."""
     async with peer() as elsewhere, peer() as server:
         home = Home(server.url)
         where = {"elsewhere": elsewhere.url + "/x?access_token=canary-token", "itself": server.url, "path": "/x"}[
@@ -100,7 +100,7 @@ async def test_no_redirect_is_followed(call: str, target: str, status: int) -> N
 
 
 async def test_no_proxy_is_taken_from_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nor credentials from a .netrc: what this machine's owner set up for a browser is not asked."""
+    """Nor credentials from a .netrc."""
     async with peer() as proxy, peer() as server:
         for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"):
             monkeypatch.setenv(name, proxy.url)
@@ -129,8 +129,8 @@ async def test_no_proxy_is_taken_from_the_environment(tmp_path: Path, monkeypatc
         ("https://127.0.0.1:9", "http://127.0.0.1:8000/x.mp4?access_token=jwt"),
     ],
 )
-async def test_a_download_link_leads_to_the_server_itself(ours: str, link: str) -> None:
-    """Another host, somebody else's name before an @, nonsense, or out of TLS: never called, and never shown."""
+async def test_a_download_link_to_another_host_is_refused(ours: str, link: str) -> None:
+    """Also with another name before an @, nonsense, or plain http: it is neither called nor shown."""
     home = Home(ours)
     with pytest.raises(errors.ServerRefused) as caught:
         home.valt._own(link)
@@ -147,12 +147,12 @@ async def test_a_download_link_leads_to_the_server_itself(ours: str, link: str) 
     ],
 )
 async def test_a_download_link_may_lead_to_another_port(ours: str, link: str) -> None:
-    """VALT hands its videos out on port 8000; the link is called to the letter."""
+    """VALT serves its videos on port 8000; the link is called unchanged."""
     assert str(Home(ours).valt._own(link)) == link
 
 
-async def test_a_link_elsewhere_is_not_called() -> None:
-    """The download itself keeps to that."""
+async def test_a_download_from_another_host_is_refused() -> None:
+    """The download checks the link, too."""
     async with mocked() as (home, server):
         server.post(LOGIN, payload=TOKEN)
         server.get(LINK, payload={"url": "http://elsewhere.example/x.mp4"})
@@ -161,8 +161,8 @@ async def test_a_link_elsewhere_is_not_called() -> None:
         assert home.secrets[-1] == "http://elsewhere.example/x.mp4"
 
 
-async def test_a_token_of_odd_characters_is_one_parameter_and_comes_back() -> None:
-    """Whatever is printed in it: it neither ends the query nor begins another path, and the server reads the same."""
+async def test_a_token_of_odd_characters_stays_one_parameter() -> None:
+    """It neither ends the query nor begins another path, and the server reads the same text."""
     odd = "".join(map(chr, range(0x21, 0x7F)))
     good = json.dumps({"data": {"access_token": odd}}).encode()
 
@@ -198,7 +198,7 @@ ENDLESS: dict[str, bytes] = {
 
 @pytest.mark.parametrize("what", ENDLESS)
 async def test_an_answer_is_bounded(what: str) -> None:
-    """Whatever is poured over us: no more is taken in than any server says, and it ends as an outage or a doubt."""
+    """No more is read than any real server sends, and the call ends as an outage or a doubt."""
     async with peer(lambda line: b"" if b"/login" in line else ENDLESS[what]) as server:
         home = Home(server.url)
         async with home.valt:
@@ -208,7 +208,7 @@ async def test_an_answer_is_bounded(what: str) -> None:
                 await home.valt.create_record(SPEC)
 
 
-async def test_headers_of_a_good_server_are_taken() -> None:
+async def test_headers_of_usual_size_are_accepted() -> None:
     """The limit is far above what a proxy or two add."""
     async with peer(lambda line: b"" if b"/login" in line else _headers(40, 500)) as server:
         home = Home(server.url)

@@ -1,4 +1,4 @@
-"""The short way of a local file: from the page cache to the socket, hashed meanwhile, and what that proves."""
+"""``sendfile`` of a local file: bytes go from the page cache to the socket and are hashed meanwhile."""
 
 from __future__ import annotations
 
@@ -61,8 +61,8 @@ async def passed(recording: Recording, count: int) -> bytes:
         return theirs.recv(count, socket.MSG_WAITALL)
 
 
-async def test_what_is_passed_on_is_hashed_and_counted(tmp_path: Path) -> None:
-    """The peer gets the bytes, the digest is theirs, and the place is behind them."""
+async def test_sent_bytes_are_hashed_and_counted(tmp_path: Path) -> None:
+    """The peer gets the bytes, the digest is theirs, and the position is behind them."""
     async with a_recording(tmp_path, 1000) as (_, recording):
         assert await passed(recording, 400) == content(1000)[:400]
         assert recording.digest == hashlib.sha256(content(1000)[:400]).hexdigest()
@@ -84,7 +84,7 @@ def overwrite(path: Path, *, hide: bool) -> None:
 @pytest.mark.parametrize("hide", [False, True])
 @pytest.mark.parametrize("moment", ["check_unchanged", "confirm"])
 async def test_a_write_while_bytes_are_under_way_is_a_change(tmp_path: Path, moment: str, *, hide: bool) -> None:
-    """Pages are sent, not copies: a write until the answer is there spoils the chunk, even with mtime set back."""
+    """Pages are sent without a copy: a write before the answer spoils the chunk, even with mtime set back."""
     async with a_recording(tmp_path, 1000) as (path, recording):
         await passed(recording, 1000)
         if moment == "confirm":
@@ -95,7 +95,7 @@ async def test_a_write_while_bytes_are_under_way_is_a_change(tmp_path: Path, mom
 
 
 async def test_a_rename_while_bytes_are_under_way_is_no_change(tmp_path: Path) -> None:
-    """It moves ctime alone: the chunk is read again, and is what it was."""
+    """Only ctime changes, so the chunk is read again and compared."""
     async with a_recording(tmp_path, 1000) as (path, recording):
         await passed(recording, 1000)
         path.rename(path.with_name("b.mp4"))
@@ -113,7 +113,7 @@ async def test_a_file_that_is_cut_short_is_never_padded(tmp_path: Path) -> None:
 
 
 async def test_a_bookmark_serves_another_opening_of_the_same_file_alone(tmp_path: Path) -> None:
-    """The digest goes on from it while nothing has happened to the file, not even what moves ctime alone."""
+    """The digest continues from it only if the file is the same and not even its ctime has changed."""
     async with a_recording(tmp_path, 1000) as (path, recording):
         await passed(recording, 400)
         bookmark = recording.bookmark()
@@ -129,7 +129,7 @@ async def test_a_bookmark_serves_another_opening_of_the_same_file_alone(tmp_path
 
 
 async def test_a_full_socket_is_waited_for_without_a_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Threads are the share's: while the peer takes nothing, the event loop waits."""
+    """While the peer takes nothing, the event loop waits, and the share's threads are free."""
     at_it, pass_on = [], sending.pass_on
 
     def watched(*args: Any) -> int:
@@ -155,8 +155,8 @@ async def test_a_full_socket_is_waited_for_without_a_thread(tmp_path: Path, monk
         assert bytes(got) == content(SIZE)
 
 
-async def test_a_handle_is_not_closed_under_a_thread() -> None:
-    """Its number could be another file's by the time the thread comes back to it."""
+async def test_a_handle_is_not_closed_while_a_thread_uses_it() -> None:
+    """Its number could be that of another file by then."""
     end, other = os.pipe()
     handle = SharedFd(end)
     with handle.held() as fd:
@@ -196,8 +196,8 @@ def counted(monkeypatch: pytest.MonkeyPatch, name: str) -> list[int]:
     return calls
 
 
-async def test_a_local_file_goes_by_reference(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Over plain HTTP no byte of it passes through this process but for the hash, which reads each once."""
+async def test_a_local_file_is_sent_without_a_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Over plain HTTP this process reads each byte only once, for the hash."""
     went, hashed, read = (counted(monkeypatch, name) for name in ("pass_on", "hash_up", "read_block"))
     async with simulated(tmp_path) as (home, simulator), a_recording(tmp_path) as (_, recording):
         ids = await home.valt.create_record(SPEC)
@@ -209,8 +209,8 @@ async def test_a_local_file_goes_by_reference(tmp_path: Path, monkeypatch: pytes
 
 
 @pytest.mark.parametrize("why", ["small", "network share", "sendfile refuses"])
-async def test_other_files_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, why: str) -> None:
-    """What is not worth it, is not local, or is not made for it goes block by block, each byte read once."""
+async def test_other_files_are_sent_in_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, why: str) -> None:
+    """Small or remote files, or those over TLS; each byte is read once."""
     size = SENDFILE_THRESHOLD if why == "small" else SIZE
     read = counted(monkeypatch, "read_block")
     if why == "sendfile refuses":
@@ -232,20 +232,20 @@ LARGE = 40 * 1024 * 1024  # bytes: more than the buffers of a connection take in
 
 
 @pytest.mark.parametrize("kind", ["cut-body", "stall", "status"])
-async def test_a_connection_that_fails_under_sendfile_is_a_cut(tmp_path: Path, kind: Any) -> None:
-    """Torn, stalled or answered early: the chunk was not seen, and the thread lets go of file and socket."""
+async def test_a_connection_that_fails_during_sendfile_is_a_cut(tmp_path: Path, kind: Any) -> None:
+    """Broken, stalled or answered early: the chunk was not seen, and the thread releases file and socket."""
     async with simulated(tmp_path, stall_timeout=0.5) as (home, simulator), a_recording(tmp_path, LARGE) as (_, file):
         ids = await home.valt.create_record(SPEC)
         simulator.faults.append(Fault(call="upload", kind=kind, status=502, after_bytes=1000))
         with pytest.raises(errors.ChunkCut):
             await send_file(home, ids, file, LARGE)
         async with asyncio.timeout(5):
-            while file._handle._holders > 1:  # noqa: ASYNC110 - a thread tells nobody
+            while file._handle._holders > 1:  # noqa: ASYNC110 - a thread ends without an event
                 await asyncio.sleep(0.01)
 
 
 async def test_a_slow_peer_is_no_stall_under_sendfile(tmp_path: Path) -> None:
-    """As long as bytes move, however few at a time, patience is not at its end."""
+    """As long as bytes move, however few, the call does not time out."""
     async with simulated(tmp_path, stall_timeout=1.0) as (home, simulator), a_recording(tmp_path, LARGE) as (_, file):
         ids = await home.valt.create_record(SPEC)
         simulator.faults.append(Fault(call="upload", kind="slow", rate=25e6))
@@ -253,8 +253,8 @@ async def test_a_slow_peer_is_no_stall_under_sendfile(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("way", ["by reference", "block by block"])
-async def test_what_a_line_does_not_take_is_not_handed_over(tmp_path: Path, way: str) -> None:
-    """The kernel keeps no megabytes for it: what seems sent is on its way, so a chunk is in doubt for a moment only."""
+async def test_little_is_buffered_in_the_kernel(tmp_path: Path, way: str) -> None:
+    """So a chunk is in doubt only for a moment, as bytes that seem sent are on their way."""
     async with (
         simulated(tmp_path) as (_, simulator),
         a_recording(tmp_path, LARGE) as (_, file),
@@ -277,7 +277,7 @@ async def test_what_a_line_does_not_take_is_not_handed_over(tmp_path: Path, way:
 
 
 async def test_a_cancelled_chunk_cuts_its_connection(tmp_path: Path) -> None:
-    """Not when a thread is done with it, but at once: the server must not wait for the rest."""
+    """At once, not when its thread is done: the server must not wait for the rest."""
     async with simulated(tmp_path) as (home, simulator), a_recording(tmp_path, LARGE) as (_, file):
         ids = await home.valt.create_record(SPEC)
         stall = Fault(call="upload", kind="stall", after_bytes=1000)
@@ -294,8 +294,8 @@ async def test_a_cancelled_chunk_cuts_its_connection(tmp_path: Path) -> None:
         assert (await home.valt.details(ids.record)).videos is None
 
 
-async def test_a_write_before_the_answer_never_ends_in_the_ledger(tmp_path: Path) -> None:
-    """The last byte has gone and the file is written to: what the server has may be either; the new content is sent."""
+async def test_a_file_written_before_the_answer_is_sent_again(tmp_path: Path) -> None:
+    """The server may hold the old or the new bytes, so the record is not finished."""
     data = content(2 * SENDFILE_THRESHOLD)
     async with Rig(tmp_path, upload={"chunk_size": "whole"}) as rig:
         stall = rig.fault("upload", "stall")
@@ -312,8 +312,8 @@ async def test_a_write_before_the_answer_never_ends_in_the_ledger(tmp_path: Path
         assert line.sha256 == hashlib.sha256(b"other" + data[5:]).hexdigest()
 
 
-async def test_an_outlet_that_is_left_by_an_error_cuts_even_where_a_thread_hangs() -> None:
-    """A disk that does not answer keeps its thread, but not the connection: the server is not left waiting."""
+async def test_an_error_cuts_the_connection_even_when_a_thread_hangs() -> None:
+    """A disk that does not answer blocks its thread, but not the end of the connection."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
         outlet = SocketWriter(cast("asyncio.Transport", None), SharedFd.copy_of(ours.fileno()))

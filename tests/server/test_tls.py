@@ -1,4 +1,4 @@
-"""Who the server is: each doubtful certificate is refused with its reason before a password is sent, in every mode."""
+"""TLS: each doubtful certificate is refused with its reason before a password is sent."""
 
 from __future__ import annotations
 
@@ -89,8 +89,8 @@ def authority(tmp_path: Path) -> trustme.CA:
     return made
 
 
-async def test_the_right_certificate_is_taken(tmp_path: Path, authority: trustme.CA) -> None:
-    """Signed by the authority that we were told of, for the address that we call."""
+async def test_a_valid_certificate_is_accepted(tmp_path: Path, authority: trustme.CA) -> None:
+    """Signed by the configured authority, for the address that is called."""
     async with door(serving(authority.issue_cert("127.0.0.1"))) as server:
         assert await log_in(server.url, ca_file=tmp_path / "ca.pem") is None
         assert server.requests[0].startswith(b"POST /api/v3/login HTTP/1.1\r\n")
@@ -108,7 +108,7 @@ async def test_the_right_certificate_is_taken(tmp_path: Path, authority: trustme
 async def test_a_doubtful_certificate_is_refused(
     tmp_path: Path, authority: trustme.CA, names: list[str], times: dict[str, Any], trusted: bool, reason: str
 ) -> None:
-    """Expired, too young, for another host, of an unknown authority: the reason and the way out, and no password."""
+    """Expired, not yet valid, for another host, of an unknown authority: reason and remedy, and no password is sent."""
     signer = authority if trusted else trustme.CA()
     async with door(serving(signer.issue_cert(*names, **times))) as server:
         said = await log_in(server.url, ca_file=tmp_path / "ca.pem")
@@ -143,8 +143,8 @@ def self_signed(folder: Path) -> tuple[ssl.SSLContext, str, Path]:
     return context, sha256(made.public_bytes(serialization.Encoding.DER)).hexdigest(), certificate
 
 
-async def test_a_self_signed_appliance_is_taken_in_two_ways(tmp_path: Path) -> None:
-    """Its certificate as ``ca_file``, or its fingerprint as ``pin_sha256``; without either it is refused."""
+async def test_a_self_signed_certificate_is_accepted_by_ca_file_or_pin(tmp_path: Path) -> None:
+    """Without ``ca_file`` or ``pin_sha256`` it is refused."""
     context, pin, certificate = self_signed(tmp_path)
     async with door(context) as server:
         said = await log_in(server.url)
@@ -155,8 +155,8 @@ async def test_a_self_signed_appliance_is_taken_in_two_ways(tmp_path: Path) -> N
         assert await log_in(server.url, pin_sha256=pin) is None
 
 
-async def test_another_certificate_than_the_pinned_one_gets_nothing(authority: trustme.CA) -> None:
-    """Somebody may stand in between: no request is made, and the reason says so."""
+async def test_a_certificate_other_than_the_pinned_one_is_refused(authority: trustme.CA) -> None:
+    """No request is made, and the reason says that somebody may be in between."""
     async with door(serving(authority.issue_cert("127.0.0.1"))) as server:
         said = await log_in(server.url, pin_sha256="00" * 32)
         assert said is not None
@@ -167,10 +167,10 @@ async def test_another_certificate_than_the_pinned_one_gets_nothing(authority: t
 @pytest.mark.filterwarnings("ignore:ssl.TLSVersion:DeprecationWarning")
 @pytest.mark.parametrize("mode", ["checked", "pinned", "unchecked"])
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1, ssl.TLSVersion.TLSv1_1])
-async def test_an_old_protocol_is_refused_however_little_is_checked(
+async def test_tls_1_0_and_1_1_are_always_refused(
     tmp_path: Path, authority: trustme.CA, version: ssl.TLSVersion, mode: str
 ) -> None:
-    """TLS 1.0 and 1.1 are broken: neither a pin nor ``tls_verify = false`` is a reason to speak them."""
+    """Also with a pin or ``tls_verify = false``."""
     certificate = authority.issue_cert("127.0.0.1")
     context = serving(certificate)
     context.minimum_version = context.maximum_version = version
@@ -188,10 +188,10 @@ async def test_an_old_protocol_is_refused_however_little_is_checked(
 
 
 @pytest.mark.parametrize("mode", ["checked", "pinned", "unchecked"])
-async def test_no_keys_are_written_down(
+async def test_tls_keys_are_not_logged(
     tmp_path: Path, authority: trustme.CA, monkeypatch: pytest.MonkeyPatch, mode: str
 ) -> None:
-    """``$SSLKEYLOGFILE`` is a debugger's aid, and whoever reads that file reads the token."""
+    """``$SSLKEYLOGFILE`` is ignored, as whoever reads that file reads the token."""
     log = tmp_path / "keys"
     monkeypatch.setenv("SSLKEYLOGFILE", str(log))
     certificate = authority.issue_cert("127.0.0.1")

@@ -1,4 +1,4 @@
-"""What goes over the wire: requests as protocol.md describes them, and answers of every shape read safely."""
+"""The wire format: requests as protocol.md describes them, and answers of every shape read safely."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ DEEP = b'{"message":' * 900 + b"1" + b"}" * 900
 # What we send
 
 
-def test_a_record_is_asked_for_with_what_there_is() -> None:
-    """The name always; template and share only when they say something."""
+def test_a_create_request_has_only_fields_with_a_value() -> None:
+    """The name always; template and share only when they are set."""
     assert wire.create_payload(RecordSpec("a")) == {"name": "a"}
     full = RecordSpec("a", {"1": "x"}, RecordSharing((1, 2), (4,)))
     assert wire.create_payload(full) == {
@@ -60,15 +60,15 @@ def test_a_record_is_asked_for_with_what_there_is() -> None:
 
 
 def test_a_range_names_its_last_byte() -> None:
-    """END is inclusive, and numbers are as long as they must be."""
+    """END is inclusive, and numbers have no padding."""
     assert wire.content_range(0, 1, 1) == "bytes 0-0/1"
     assert wire.content_range(40, 80, 100) == "bytes 40-79/100"
     assert wire.content_range(2**40, 2**41, 2**41) == "bytes 1099511627776-2199023255551/2199023255552"
 
 
 @pytest.mark.parametrize("span", [(0, 0, 0), (5, 5, 9), (5, 4, 9), (0, 10, 9), (-1, 4, 9)])
-def test_a_range_of_nothing_cannot_be_said(span: tuple[int, int, int]) -> None:
-    """Rule 8: an empty file has no range; nor has a chunk outside the file."""
+def test_an_empty_range_raises(span: tuple[int, int, int]) -> None:
+    """Rule 8: an empty file has no range, and neither has a chunk outside the file."""
     with pytest.raises(ValueError, match="no range"):
         wire.content_range(*span)
 
@@ -97,7 +97,7 @@ def test_a_file_name_is_written_as_browsers_do(path: str, name: str) -> None:
 @given(st.binary(min_size=1, max_size=400))
 @example(b'"\r\n' * 100 + b".mp4")
 def test_no_name_breaks_out_of_its_header(raw: bytes) -> None:
-    """Whatever bytes a name is made of: one header of one part, with a name of bounded length."""
+    """Any name is part of one header of one part, with bounded length."""
     name = wire.multipart_filename("/rec/" + raw.decode("utf-8", "surrogateescape"))
     assert not any(char in '\r\n"' or unicodedata.category(char) == "Cc" for char in name)
     plain = name.replace("%0D", "\r").replace("%0A", "\n").replace("%22", '"')
@@ -113,12 +113,12 @@ def test_no_name_breaks_out_of_its_header(raw: bytes) -> None:
     st.from_regex(r"[a-z0-9]{1,9}", fullmatch=True),
 )
 def test_a_suffix_is_never_cut_off(stem: str, suffix: str) -> None:
-    """However long the name: by its suffix the server tells what it is."""
+    """However long the name: the server recognises the format by it."""
     assert wire.multipart_filename(f"/rec/x{stem}.{suffix}").endswith(f".{suffix}")
 
 
-def test_a_part_is_read_back_by_a_parser_that_is_not_ours() -> None:
-    """One part of the agreed name and type, whose content is the chunk to the byte."""
+def test_a_part_is_read_back_by_an_independent_parser() -> None:
+    """One part with the expected name and type, whose content is the chunk."""
     before, after = wire.multipart_frame("b0undary", "a b.mp4")
     raw = b"Content-Type: multipart/form-data; boundary=b0undary\r\n\r\n" + before + b"\x00\r\n--chunk" + after
     (part,) = BytesParser(policy=HTTP).parsebytes(raw).iter_parts()
@@ -130,14 +130,14 @@ def test_a_part_is_read_back_by_a_parser_that_is_not_ours() -> None:
 # Good answers
 
 
-def test_a_token_is_found_where_it_is_said_to_be() -> None:
+def test_a_token_is_read_from_the_log_in_answer() -> None:
     """Printable, without spaces, of bounded length."""
     assert wire.token_of(answer({"data": {"access_token": "t0k.en-_~"}})) == "t0k.en-_~"
 
 
 @pytest.mark.parametrize("token", ["", "a b", "a\nb", "ü", "x" * 5000, 7, None, ["t"], {"t": 1}])
-def test_a_token_that_could_do_harm_is_refused(token: object) -> None:
-    """It goes into every URL; and it is not repeated in the error."""
+def test_a_harmful_token_is_refused(token: object) -> None:
+    """It is part of every URL; the error does not repeat it."""
     with pytest.raises(errors.ServerDown, match="not as a VALT server does") as caught:
         wire.token_of(answer({"data": {"access_token": token}}))
     assert "xxxx" not in str(caught.value)
@@ -146,7 +146,7 @@ def test_a_token_that_could_do_harm_is_refused(token: object) -> None:
 @given(json_values)
 @example([])
 def test_a_portal_s_answer_to_a_log_in_is_no_token(body: Any) -> None:
-    """Whoever answers 200 with something else is not the server."""
+    """A 200 with other content is not from the server."""
     with pytest.raises(errors.ServerDown):
         wire.token_of(answer({"data": body}))
 
@@ -160,12 +160,12 @@ def test_a_portal_s_answer_to_a_log_in_is_no_token(body: Any) -> None:
     ],
 )
 def test_ids_are_read_with_or_without_a_wrapper(body: Any) -> None:
-    """*create record* answers bare, unlike the other calls; both are understood, and the first video is ours."""
+    """*Create record* answers without one, unlike the other calls; the first video of the list counts."""
     assert wire.ids_of(answer(body)) == RecordIds("r-1", "v-1")
 
 
 def test_numbers_are_ids_too() -> None:
-    """Some servers count."""
+    """Some servers use numbers."""
     assert wire.ids_of(answer({"id": 17, "videos": [0]})) == RecordIds("17", "0")
 
 
@@ -184,8 +184,8 @@ def test_numbers_are_ids_too() -> None:
         [],
     ],
 )
-def test_a_good_answer_without_ids_leaves_us_in_doubt(body: Any) -> None:
-    """A record may have been made, and we do not know which: rule 6, never a second one at once."""
+def test_a_2xx_without_ids_leaves_the_create_in_doubt(body: Any) -> None:
+    """Rule 6: a record may have been made, so a second one is not made at once."""
     with pytest.raises(errors.AnswerLost, match="create record: answered 201 without usable ids"):
         wire.ids_of(answer(body, 201))
 
@@ -202,8 +202,8 @@ evil = st.one_of(
 
 
 @given(evil)
-def test_no_id_leads_elsewhere(value: object) -> None:
-    """What may stand in a URL with our token is made of letters, digits and hyphens, and 64 at most."""
+def test_an_id_cannot_change_the_url(value: object) -> None:
+    """It has letters, digits and hyphens, at most 64."""
     safe = wire.safe_id(value)
     if safe is not None:
         assert 1 <= len(safe) <= 64
@@ -215,7 +215,7 @@ def test_no_id_leads_elsewhere(value: object) -> None:
 @pytest.mark.parametrize(
     "value", ["../login", "a/b", "a?b=c", "a\nb", "a\n", "", "x" * 65, "é", "１", True, -1, 1.0, None]
 )
-def test_an_evil_id_is_no_id(value: object) -> None:
+def test_a_hostile_id_is_refused(value: object) -> None:
     """Paths, queries, line breaks, foreign digits and endless texts."""
     assert wire.safe_id(value) is None
 
@@ -244,8 +244,8 @@ def test_details_say_where_a_video_stands() -> None:
 
 
 @pytest.mark.parametrize("videos", [None, [], {}])
-def test_while_nothing_has_landed_there_are_no_videos(videos: object) -> None:
-    """Null, and what serializers make of it; a record without the key at all says the same."""
+def test_null_videos_mean_that_nothing_has_landed(videos: object) -> None:
+    """Or the empty values that serializers write, or a missing key."""
     assert details(videos=videos).videos is None
     assert details().videos is None
     assert details(videos=videos).status_of("v-1") is None
@@ -263,26 +263,26 @@ def test_while_nothing_has_landed_there_are_no_videos(videos: object) -> None:
         ([None], {}),
     ],
 )
-def test_odd_videos_are_still_videos(videos: object, read: dict[str, str]) -> None:
-    """Rule 7: a record is deleted only while its videos are null, so whatever is there is not read as nothing."""
+def test_videos_of_an_unknown_shape_count_as_videos(videos: object, read: dict[str, str]) -> None:
+    """Rule 7: only a record whose videos are null may be deleted."""
     assert details(videos=videos).videos == read
 
 
 @pytest.mark.parametrize("videos", ["ready", 1, True, 0, False, ""])
-def test_videos_that_are_not_understood_are_not_taken_for_none(videos: object) -> None:
-    """Better ask again later than delete a record that holds something."""
+def test_unreadable_videos_are_not_taken_for_none(videos: object) -> None:
+    """The record is asked about again later, and not deleted."""
     with pytest.raises(errors.ServerDown, match="record details"):
         details(videos=videos)
 
 
 @pytest.mark.parametrize("created", [10**400, -(10**400), "soon", None, True, [1]])
-def test_an_absurd_time_is_the_beginning_of_time(created: object) -> None:
-    """No number of any length ends a worker; a record of no known age is never adopted."""
+def test_an_invalid_time_of_a_record_is_read_as_0(created: object) -> None:
+    """No number raises; and a record of unknown time is never adopted."""
     assert details(created=created).created == 0.0
 
 
-def test_numbers_that_are_none_are_no_time() -> None:
-    """JSON as PHP writes it may hold them."""
+def test_nan_and_infinity_are_no_time() -> None:
+    """JSON as PHP writes it may contain them."""
     for number in (b"NaN", b"Infinity", b"1e999"):
         assert wire.details_of(answer(b'{"data": {"id": "r", "created": ' + number + b"}}")).created == 0.0
 
@@ -296,8 +296,8 @@ def test_a_list_comes_in_two_shapes(body: Any) -> None:
     assert wire.listed_of(answer(body)) == (RecordListed("r-1", "a", "uploader", 5.0),)
 
 
-def test_rows_that_are_not_understood_are_left_out() -> None:
-    """The others count; an author or a name of another type is none."""
+def test_unreadable_rows_of_a_list_are_left_out() -> None:
+    """The others count; an author or a name of another type is read as none."""
     body = {"data": [None, 7, {"id": "../x"}, {"id": "r-2", "name": 7, "author": "me", "created": "now"}, ROW]}
     assert [row.record for row in wire.listed_of(answer(body))] == ["r-2", "r-1"]
     assert wire.listed_of(answer(body))[0] == RecordListed("r-2", "", "", 0.0)
@@ -305,14 +305,14 @@ def test_rows_that_are_not_understood_are_left_out() -> None:
 
 
 @pytest.mark.parametrize("body", [b"", b"<html>", {"data": None}, {"data": {"records": None}}, {"records": []}, []])
-def test_no_list_is_not_an_empty_list(body: Any) -> None:
-    """Nothing found would mean: make another record."""
+def test_an_answer_without_a_list_raises(body: Any) -> None:
+    """An empty list would mean that another record has to be made."""
     with pytest.raises(errors.ServerDown, match="list records"):
         wire.listed_of(answer(body))
 
 
-def test_a_link_is_found_on_top_or_within() -> None:
-    """Only a web address is one."""
+def test_a_link_is_read_with_or_without_a_wrapper() -> None:
+    """Only a web address is accepted."""
     url = "https://valt:8000/distribution/a.mp4?filename=a&access_token=jwt"
     assert wire.link_of(answer({"url": url})) == wire.link_of(answer({"data": {"url": url}})) == url
     bodies: list[Any] = [{}, {"url": "file:///etc/passwd"}, {"url": 7}, {"url": None}, {"data": []}, b"<html>"]
@@ -322,7 +322,7 @@ def test_a_link_is_found_on_top_or_within() -> None:
 
 
 def test_a_version_is_a_short_text_or_unknown() -> None:
-    """Nothing depends on it."""
+    """An unknown version raises nothing."""
     assert wire.version_of(answer({"data": {"version": "6.7.2"}})) == "6.7.2"
     assert wire.version_of(answer({"data": {"version": "6\n" + "x" * 99}})) == "6\\x0a" + "x" * 34 + "…"
     bodies: list[Any] = [{}, {"data": {"version": 6}}, {"data": []}, b""]
@@ -336,14 +336,14 @@ def test_a_version_is_a_short_text_or_unknown() -> None:
     + [(bad, None) for bad in ("", "1-39", "0-", "-39", "0-39/100", "0-3.9", "0-x", "0-" + "9" * 19, "bytes 0-39")],
 )
 def test_a_range_in_an_answer_says_how_much_is_held(header: str, held: int | None) -> None:
-    """Rule 2: 0-N is N + 1 bytes; anything else says nothing."""
+    """Rule 2: 0-N means N + 1 bytes; anything else says nothing."""
     assert wire.held_of(answer(range=header)) == held
     assert wire.held_of(answer()) is None
 
 
 @given(json_values, st.sampled_from([wire.ids_of, wire.details_of, wire.listed_of, wire.link_of, wire.version_of]))
-def test_no_answer_crashes_a_reader(body: Any, reader: Any) -> None:
-    """Read, or refused in one of our errors: whatever JSON there is."""
+def test_any_json_is_read_or_refused_with_a_known_error(body: Any, reader: Any) -> None:
+    """Whatever its shape."""
     for wrapped in (body, {"data": body}, {"data": {"id": "r", "videos": body}}):
         with contextlib.suppress(errors.UploaderError):
             reader(answer(wrapped))

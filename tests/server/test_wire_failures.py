@@ -1,4 +1,4 @@
-"""What a no means: by call and status, in the words of whoever said it, and never with a secret."""
+"""The meaning of a failed call: by call and status, with the server's words, and without secrets."""
 
 from __future__ import annotations
 
@@ -56,14 +56,14 @@ TABLE: list[tuple[tuple[ApiCall, ...], tuple[int, ...], Error]] = [
     ids=lambda value: getattr(value, "label", None) or getattr(value, "__name__", None) or str(value),
 )
 def test_each_call_and_status_has_its_meaning(call: ApiCall, status: int, kind: Error) -> None:
-    """The table of protocol.md: whose turn it is, and whether the work may have been done all the same."""
+    """The table of protocol.md: who must act, and whether the work may have been done nevertheless."""
     error = failure(call, status)
     assert type(error) is kind
     assert str(error).startswith((f"{call.label}: answered {status}", "the server refused the log-in"))
 
 
 def test_a_busy_server_says_for_how_long() -> None:
-    """429 always, 503 when it names a time: seconds or a date, capped at an hour."""
+    """429 always, 503 when it has a time: seconds or a date, at most an hour."""
     for status in (429, 503):
         error = failure(ApiCall.UPLOAD, status, retry_after="120")
         assert isinstance(error, errors.ServerBusy)
@@ -77,7 +77,7 @@ def test_a_busy_server_says_for_how_long() -> None:
 
 
 def test_a_form_that_php_emptied_is_a_request_too_large() -> None:
-    """Rule 5: *not transferred* is what PHP's post_max_size looks like; any other 400 is about the range."""
+    """Rule 5: *not transferred* is what PHP's post_max_size causes; any other 400 is about the range."""
     large = {"data": {"message": "The chunk file was not transferred"}, "code": 400}
     ranged = {"data": {"message": "Invalid Content-Range header value"}, "code": 400}
     assert type(failure(ApiCall.UPLOAD, 400, large)) is errors.ChunkTooLarge
@@ -87,16 +87,16 @@ def test_a_form_that_php_emptied_is_a_request_too_large() -> None:
 @pytest.mark.parametrize(
     "body", [{"data": "Invalid request payload"}, {"error": {"message": "invalid Request Payload."}}]
 )
-def test_a_client_error_that_wears_a_500_is_a_no(body: Any) -> None:
-    """Nothing was made, so nothing is in doubt; it may still be a fault that passes."""
+def test_a_client_error_sent_as_500_is_a_refusal(body: Any) -> None:
+    """No record was made, so nothing is in doubt; it may still be transient."""
     error = failure(ApiCall.CREATE, 500, body)
     assert type(error) is errors.PayloadRefused
     assert "look at [watch.record]" in error.hint
 
 
 @pytest.mark.parametrize("words", ["No space left on device", "SQLSTATE: disk full", "Disk quota exceeded"])
-def test_a_500_for_want_of_room_is_the_server_s(words: str) -> None:
-    """It is nobody's file; to a call that changes something it leaves in doubt how far that came."""
+def test_a_500_for_a_full_disk_is_a_server_failure(words: str) -> None:
+    """It counts against no file; a call that changes something is in doubt."""
     for call in CHANGING:
         assert type(failure(call, 500, {"data": words})) is errors.NoRoom
     for call in (ApiCall.LOGIN, *ASKING):
@@ -117,7 +117,7 @@ def test_a_500_for_want_of_room_is_the_server_s(words: str) -> None:
     ],
 )
 def test_a_redirect_is_named_by_its_origin_alone(location: str, named: str) -> None:
-    """Where it leads is worth knowing; path, query and what stands before an @ may be secrets."""
+    """Path, query and a part before an @ may be secrets."""
     for call in ApiCall:
         error = failure(call, 302, b"s3cr3t", location=location)
         assert type(error) is errors.ServerDown
@@ -153,14 +153,14 @@ def test_a_redirect_is_named_by_its_origin_alone(location: str, named: str) -> N
         (b"\xff\xfe\x00", "\ufffd\ufffd\\x00"),
     ],
 )
-def test_the_words_of_a_failure_are_found(body: Any, words: str) -> None:
-    """In all four shapes, in a proxy's HTML, or nowhere."""
+def test_the_error_text_of_an_answer_is_found(body: Any, words: str) -> None:
+    """In all four shapes, in a proxy's HTML, or there is none."""
     raw = body if isinstance(body, bytes) else json.dumps(body).encode()
     assert wire.message_of(ApiAnswer(400, {}, raw)) == words
 
 
-def test_foreign_words_are_made_harmless() -> None:
-    """One line, bounded, without what turns a terminal or a line round."""
+def test_an_error_text_of_the_server_is_escaped() -> None:
+    """One line, bounded, without control or bidi characters."""
     said = str(failure(ApiCall.LIST, 400, {"message": "a\nb\x1b[31m\u202e" + "x" * 1000}))
     assert said.startswith("list records: answered 400 (a\\x0ab\\x1b[31m\\u202e")
     assert len(said) < EXCERPT_LIMIT + 40
@@ -177,21 +177,21 @@ def test_foreign_words_are_made_harmless() -> None:
     ],
 )
 def test_an_echoed_url_is_not_repeated(body: Any) -> None:
-    """Some servers quote the request; our token is in its URL, and an error's text ends up in log and state."""
+    """Some servers quote the request's URL, which contains the token."""
     for call in ApiCall:
         assert "s3cr3t" not in str(failure(call, 500, body)) + str(failure(call, 404, body))
 
 
 @given(st.sampled_from(ApiCall), st.integers(300, 599), st.binary(max_size=300))
-def test_every_no_is_an_error_of_ours(call: ApiCall, status: int, body: bytes) -> None:
-    """Whatever is sent back: one of our errors, with the call and the status in it."""
+def test_every_failed_call_is_a_known_error(call: ApiCall, status: int, body: bytes) -> None:
+    """Whatever is returned, it has the call and the status."""
     error = failure(call, status, body)
     assert isinstance(error, errors.UploaderError)
     assert "\n" not in str(error)
 
 
-def test_no_depth_of_nesting_crashes() -> None:
-    """A body nested without end is a failure without words."""
+def test_a_deeply_nested_answer_is_a_failure_without_text() -> None:
+    """It raises no other error."""
     for depth in (1, 50, 500, 900, 5000, 100_000):
         body = b'{"message":' * depth + b'"x"' + b"}" * depth
         assert isinstance(failure(ApiCall.LIST, 500, body), errors.CallFailed)

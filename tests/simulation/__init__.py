@@ -1,23 +1,23 @@
-"""The product's own stages, run to the end of thousands of small worlds in which everything goes wrong.
+"""Runs the product's own stages through thousands of small simulated worlds in which everything goes wrong.
 
-    kernel.py      an event loop of virtual time; one ready handle per step, chosen by the seed; crashes by number
-    plan.py        what is to go wrong in a world, and how small it is
-    world.py       one world: its time, its dice, its lives, and everything below
-    life.py        one life of the process: the product's house, wired to the world
+    kernel.py      an event loop in virtual time; the seed chooses which ready callback runs; crashes by step number
+    plan.py        what goes wrong in a world, and its sizes and times
+    world.py       one world: its time, its random numbers, the lives of the process
+    life.py        one life of the process: the product's application, wired to the world
     commands.py    the operator's commands
-    schedule.py    when each is given
-    operator.py    the product's interface for them; nothing else knows it
+    schedule.py    when each command is given
+    operator.py    calls the product's interface for commands; no other module does
     orders.py      the answers to commands, and the checks of what must hold from then on
     actions.py     what recorders, people and machines do meanwhile
-    disk.py        the state folder's system calls, with what a power cut leaves of them
-    folder.py      the watched folder: what people and recorders do there, and the port to it
-    server.py      the VALT server, five receivers, and what a bad link makes of a request
-    client.py      the product's client over that server instead of sockets
+    disk.py        the state folder's system calls, and what a power cut leaves of them
+    folder.py      the watched folder: what people and recorders do there, and the product's port to it
+    server.py      the VALT server with five kinds of receiver, and the faults of the link to it
+    client.py      the product's client, connected to that server instead of sockets
     invariants.py  what must hold at every moment, and at the end
-    run.py         seeds and crash points, many of them; ``python -m simulation`` replays one
+    run.py         runs many seeds and crash points; ``python -m simulation`` replays one world
     tasks.py       what one process of a long run does
-    mutants.py     the product broken on purpose, each in a way that must be found
-    seeds.json     seeds that have found something once: they are run again
+    mutants.py     faults put into the product on purpose, each of which must be found
+    seeds.json     seeds that once found a fault; every run plays them again
 
-Must never touch a real file, socket, clock or thread.
+It uses no real file, socket or clock, and only such threads as run one at a time.
 """

@@ -1,4 +1,4 @@
-"""Play one world again, or many that nobody has seen: see ``run``."""
+"""Plays one world again, or many new ones: see ``run``."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ BATCH = 500  # seeds of one task
 
 
 def main() -> int:
-    """Run what the command line asks for; 1 when something does not hold."""
+    """Run what the command line asks for. Returns 1 when an invariant does not hold."""
     parser = argparse.ArgumentParser(prog="simulation", description="Small worlds in which everything goes wrong.")
     parser.add_argument("--plan", help="play this one world, as a failure has told it, and print its trace")
     parser.add_argument("--seeds", nargs=2, type=int, metavar=("FROM", "TO"), help="run these seeds for every kind")
@@ -68,7 +68,7 @@ def replay(plan: Plan) -> int:
 
 
 def find_mutants() -> int:
-    """Print which world finds each mutant, for the seeds that ``mutants`` tries first; 1 when one lives."""
+    """Print which world finds each mutant, for the seeds that ``mutants`` tries first. Returns 1 when one survives."""
     lives = 0
     for mutant in MUTANTS:
         with pytest.MonkeyPatch.context() as patch:
@@ -83,7 +83,7 @@ def find_mutants() -> int:
 
 
 def run(tasks: list[Task], jobs: int) -> int:
-    """Run many worlds, say how far it is, and what was found."""
+    """Run many worlds; print the progress and what was found."""
     done, failed = [], 0
     with get_context("spawn").Pool(jobs) as pool:
         for told in pool.imap_unordered(do, tasks):

@@ -14,7 +14,7 @@ Action = Callable[["World", str], None]
 
 
 def _grow(world: World, path: str) -> None:
-    """A recorder appends, with pauses that are shorter than it takes to settle."""
+    """A recorder appends, with pauses shorter than the settle time."""
     file = world.folder.files.get(path)
     content = b"" if file is None else file.data
     for number in range(1 + int(world.chance() * 4)):
@@ -27,7 +27,7 @@ def _replace(world: World, path: str) -> None:
 
 
 def _rewrite(world: World, path: str) -> None:
-    """Other bytes of the same length."""
+    """A recorder replaces the content by other bytes of the same length."""
     file = world.folder.files.get(path)
     if file is not None:
         world.folder.write(path, world.content(max(0, len(file.data) - 4)))
@@ -93,7 +93,7 @@ ACTIONS: Final[dict[str, Action]] = {
 
 
 def rewrite_quietly(world: World) -> None:
-    """Put other bytes into a file that is half sent while nobody looks, and give it its old mtime.
+    """Put other bytes into a half-sent file while no process runs, and set its old mtime.
 
     One that was sent whole may be touched so unnoticed: who it is is told by size and mtime (docs/reliability.md).
     """

@@ -1,6 +1,6 @@
-"""How many worlds a run of the tests plays. This is the only place that says so: ``pytest --worlds NAME`` chooses.
+"""How many worlds a test run plays; ``pytest --worlds NAME`` chooses one of these amounts.
 
-Every world that is left out is played by ``.ci/run`` (``full``); ``make simulate-long`` plays worlds beyond that.
+``.ci/run`` plays ``full``; ``make simulate-long`` plays further worlds.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ class Amount:
 
 
 AMOUNTS: Final = {
-    # A taste of each kind, for ``make quick``.
+    # ``make quick``: a few worlds of each kind.
     "few": Amount(dict.fromkeys(KINDS, 40), {"append": 8}),
-    # ``make test``: every crash point of the least forgiving server; of the others a part, each its own.
+    # ``make test``: every crash point of the least forgiving server, and a different part of them for each other kind.
     "some": Amount(dict.fromkeys(KINDS, 300), dict.fromkeys(KINDS, 5) | {"append": 1}),
     # ``make worlds``: 20,000 seeds and every crash point.
     "full": Amount(dict.fromkeys(KINDS, 4000) | {"whole": 3000, "limited": 1000}, dict.fromkeys(KINDS, 1)),

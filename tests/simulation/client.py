@@ -1,7 +1,7 @@
-"""The product's own client, ``Valt``, over the simulated server: only aiohttp's session is another.
+"""The product's own client, ``Valt``, connected to the simulated server: only aiohttp's session is replaced.
 
-So log-in, retries after 401, the held back last byte, time-outs and what each end of a call means are the product's.
-A request is in the world's hands from its last byte on: neither a kill nor a time-out calls it back.
+So log-in, retries after 401, the last byte that is held back, time-outs and the meaning of each result are the
+product's. From its last byte on, a request reaches the server whatever happens: neither a kill nor a time-out stops it.
 """
 
 from __future__ import annotations
@@ -34,18 +34,18 @@ CHUNK_FAULTS: Final = (*FAULTS, "cut", "cut", "cut", "413", "early-401", "early-
 
 
 class Ground(Protocol):
-    """What the client needs of the world."""
+    """What the client needs from the world."""
 
     now: float
     life: int
     server: Server
-    lost_logins: int  # that were done, and whose token nobody got
+    lost_logins: int  # log-ins that were done and whose answer was lost
 
     def act(self, life: int, what: str) -> None:
-        """Number what the client does; it may be killed by it, or be dead already: raises ``Dead``."""
+        """Number what the client does. Raises ``Dead`` when the process is killed here, or was killed before."""
 
     def chance(self) -> float:
-        """Roll the dice: 0 to 1."""
+        """Return a random number from 0 to 1."""
 
     def link_fails(self) -> bool:
         """True when something goes wrong with this request."""
@@ -54,7 +54,7 @@ class Ground(Protocol):
         """True while the server cannot be reached at all."""
 
     def after(self, seconds: float, event: Callable[[], None]) -> None:
-        """Let something happen to the world, whoever lives then."""
+        """Let something happen to the world later, whichever process runs then."""
 
     def before_request(self, request: Request) -> None:
         """Check that this request may be made. Raises ``AssertionError``."""
@@ -63,7 +63,7 @@ class Ground(Protocol):
         """Check that the last byte of this request may go. Raises ``AssertionError``."""
 
     def ended(self, request: Request) -> None:
-        """Note that nobody waits for this request any more."""
+        """Note that the client no longer waits for this request."""
 
 
 class Client(Valt):
@@ -77,7 +77,7 @@ class Client(Valt):
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        """Nothing is held."""
+        """Do nothing: no connection is held."""
 
 
 class _Interrupted(BaseException):
@@ -85,7 +85,7 @@ class _Interrupted(BaseException):
 
 
 class _Writer:
-    """The socket, as a body sees it: it takes so many bytes, then the link has its way."""
+    """The socket, as a body sees it: it takes some bytes, then the link may fail."""
 
     def __init__(self, limit: int | None, end: BaseException, size: int, at_last_byte: Callable[[], None]) -> None:
         """*size*: bytes of the whole body; *at_last_byte* is called when the last of them is taken."""
@@ -102,12 +102,12 @@ class _Writer:
         await asyncio.sleep(0)
 
     async def drain(self) -> None:
-        """Nothing is ever full."""
+        """Return at once: no buffer is ever full."""
 
 
 @dataclass(eq=False)
 class _Answer:
-    """aiohttp's response, as far as the client looks at it."""
+    """aiohttp's response, as far as the client uses it."""
 
     reply: Reply
 
@@ -128,11 +128,11 @@ class _Answer:
         return self
 
     async def iter_any(self) -> AsyncIterator[bytes]:
-        """Hand out the body."""
+        """Yield the body."""
         yield self.reply.body
 
     def close(self) -> None:
-        """Let go."""
+        """Do nothing."""
 
 
 class Session:
@@ -168,7 +168,7 @@ class _Exchange:
                 ground.ended(request)
 
     async def __aexit__(self, *_: object) -> None:
-        """Nothing is held."""
+        """Do nothing: no connection is held."""
 
     async def _answered(self) -> _Answer:
         ground = self._ground
@@ -196,7 +196,7 @@ class _Exchange:
         return faults[int(ground.chance() * len(faults))]
 
     async def _send_body(self, fault: str) -> Reply | None:
-        """Send the body; an answer that comes before its end is returned. Raises what aiohttp would."""
+        """Send the body; return an answer that comes before its end. Raises what aiohttp would."""
         data, stops = self._data, fault in {"cut", "early-401", "early-413"}
         assert data is not None
         end = ConnectionResetError(104, "Connection reset by peer") if fault == "cut" else _Interrupted()
@@ -235,7 +235,7 @@ class _Exchange:
         )
 
     def _arrive(self, fault: str, future: asyncio.Future[Reply | None]) -> None:
-        """Do what the request asks for; its answer may be lost, or be another by the time it is there."""
+        """Do what the request asks for; its answer may be lost or replaced on the way."""
         done = self._ground.server.do(self._request)
         reply: Reply | None = done
         if fault in {"done-lost", "late", "silent"}:
@@ -251,7 +251,7 @@ class _Exchange:
             self._ground.after(later, lambda: self._answer(future, reply))
 
     def _answer(self, future: asyncio.Future[Reply | None], reply: Reply | None) -> None:
-        """Let the answer come, if anybody still waits for it; None: the connection breaks."""
+        """Deliver the answer if the client still waits for it; None: the connection breaks."""
         heard = self._ground.life == self._life and not future.done()
         if heard:
             future.set_result(reply)

@@ -1,4 +1,4 @@
-"""The operator's commands, the changes that a reload makes to the configuration, and how the dice choose of them."""
+"""The operator's commands, the changes that a reload makes to the configuration, and the random choice of them."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The state folder below the product's own ``StateFolder``: its system calls, and what a power cut leaves of them.
+"""The system calls of the product's own ``StateFolder``, simulated, and what a power cut leaves of them.
 
-Bytes are durable after fsync of the file, names after fsync of the folder. Of the rest a power cut keeps a prefix that
-the dice choose: of the operations on names in their order, and of each file's bytes. A kill alone loses nothing.
+Bytes are durable after fsync of the file, names after fsync of the folder. Of the rest a power cut keeps a random
+prefix: of the operations on names in their order, and of each file's bytes. A kill alone loses nothing.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ LEDGER: Final = "ledger.jsonl"
 
 
 class Ground(Protocol):
-    """What the disk needs of the world."""
+    """What the disk needs from the world."""
 
     life: int
 
     def act(self, life: int, what: str) -> None:
-        """Number a system call; the process may be killed by it, or be dead already: raises ``Dead``."""
+        """Number a system call. Raises ``Dead`` when the process is killed here, or was killed before."""
 
     def chance(self) -> float:
-        """Roll the dice: 0 to 1."""
+        """Return a random number from 0 to 1."""
 
     def disk_refuses(self) -> bool:
         """True when this write is to fail."""
@@ -43,14 +43,14 @@ class Ground(Protocol):
 
 @dataclass(eq=False)
 class Inode:
-    """A file: what is in it, and what of that is on the platter."""
+    """A file: its content, and the part of it that is durable."""
 
     data: bytes = b""
     durable: bytes = b""
 
 
 class Handle(int):
-    """A file descriptor that knows what it leads to; ``inode`` is None for the folder itself."""
+    """A file descriptor with its file; ``inode`` is None for the folder itself."""
 
     disk: Disk
     life: int
@@ -59,7 +59,7 @@ class Handle(int):
 
 @dataclass(eq=False)
 class Disk:
-    """The folder: survives every life."""
+    """The folder. It survives every life of the process."""
 
     ground: Ground
     names: dict[str, Inode] = field(default_factory=dict)
@@ -121,7 +121,7 @@ class Disk:
         return self.durable.get(name) is inode and inode.durable == inode.data
 
     def announced(self) -> dict[str, Any]:
-        """What the last save that has returned holds: a power cut at this moment would leave at least that."""
+        """Return what the last completed save holds: a power cut now would leave at least that."""
         content = self.promised
         if content is None:
             return {"uploads": [], "orphans": []}
@@ -133,7 +133,7 @@ class Disk:
 
 
 class Calls:
-    """``os``, as ``store.disk`` uses it, for descriptors of a simulated folder; all else is the real thing."""
+    """``os`` as ``store.disk`` uses it, for descriptors of a simulated folder; all other calls are the real ones."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(real_os, name)
@@ -167,7 +167,7 @@ class Calls:
             raise OSError(errno.ENOSPC, "No space left on device")
 
     def write(self, fd: int, data: bytes | memoryview) -> int:
-        """Append: the product writes in no other way. A refused write may leave a piece."""
+        """Append, as the product only ever does. A refused write may leave a part of its bytes."""
         known = self._number(fd, "write")
         assert known.inode is not None
         if known.disk.ground.disk_refuses():
@@ -220,13 +220,13 @@ class Calls:
         return list(fd.disk.names)
 
     def fstat(self, fd: int) -> Any:
-        """Say how large a file is."""
+        """Return the size of a file."""
         assert isinstance(fd, Handle)
         assert fd.inode is not None
         return SimpleNamespace(st_size=len(fd.inode.data), st_mode=0o100600)
 
     def stat(self, name: str, *, dir_fd: int, follow_symlinks: bool) -> Any:
-        """Say what stands at a name."""
+        """Return what has this name."""
         assert isinstance(dir_fd, Handle)
         assert not follow_symlinks
         return SimpleNamespace(st_mode=0o100600, st_size=len(dir_fd.disk.names[name].data))
@@ -245,7 +245,7 @@ class Calls:
         return io.BytesIO(inode.data)
 
     def close(self, fd: int) -> None:
-        """Let go of a descriptor."""
+        """Close a descriptor."""
         assert isinstance(fd, Handle)
 
 
@@ -257,7 +257,7 @@ def handle(disk: Disk, life: int, inode: Inode | None) -> Handle:
 
 
 class Folder(StateFolder):
-    """The product's state folder over a simulated disk. It notes what was promised, and checks what is read."""
+    """The product's state folder on a simulated disk. It notes which saves were confirmed, and checks what is read."""
 
     def __init__(self, disk: Disk) -> None:
         self.folder = Path("/state")
@@ -269,7 +269,7 @@ class Folder(StateFolder):
         self._make_durable()
 
     def read(self, name: str) -> bytes | None:
-        """Read as the product does; a state must be one that was promised, or begun after that (I6)."""
+        """Read as the product does. A state must be the last one whose save returned, or one begun after it (I6)."""
         content, disk = super().read(name), self._disk
         if name == STATE and disk.promised is not None and content != disk.promised and content not in disk.tried:
             disk.ground.fail(f"I6: the state is not the last one that was saved, nor a later one: {content!r}")
@@ -279,7 +279,7 @@ class Folder(StateFolder):
         return content
 
     def size(self, name: str) -> int | None:
-        """Say how large a file is; of the ledger, with which reading it begins, no durable line may be gone (I6)."""
+        """Return the size of a file. No confirmed line of the ledger may be missing when it is opened (I6)."""
         size, disk = super().size(name), self._disk
         if name == LEDGER:
             content = b"" if size is None else disk.names[name].data
@@ -293,10 +293,10 @@ class Folder(StateFolder):
         if name == STATE:
             self._disk.promised, self._disk.tried = content, []
         elif name == LEDGER:
-            self._disk.ledger = content[: content.rfind(b"\n") + 1]  # what is torn was promised to nobody
+            self._disk.ledger = content[: content.rfind(b"\n") + 1]  # an incomplete line was never confirmed
 
     def replace(self, name: str, *content: Piece) -> None:
-        """Replace as the product does, and note the promise."""
+        """Replace as the product does, and note that the save was confirmed."""
         whole = b"".join(content)
         if name == STATE:
             self._disk.tried.append(whole)
@@ -306,7 +306,7 @@ class Folder(StateFolder):
             self._disk.on_save()
 
     def append(self, name: str, content: bytes) -> None:
-        """Append as the product does, and note the promise."""
+        """Append as the product does, and note that the line was confirmed."""
         super().append(name, content)
         self._promise(name, self._disk.names[name].data)
         if name == LEDGER and self._disk.on_append is not None:
@@ -317,7 +317,7 @@ CALLS: Final = Calls()
 
 
 def install() -> None:
-    """Let the product's ``StateFolder`` make its system calls here."""
+    """Direct the system calls of the product's ``StateFolder`` to the simulated disk."""
     product.os = CALLS  # type: ignore[assignment,attr-defined]
 
 

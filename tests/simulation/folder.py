@@ -1,6 +1,7 @@
 """The watched folder: what recorders and people do there, and the port through which the product sees it.
 
-Every content that a file ever had is a ``Version``, with the time it stood: that is what the records are held against.
+Every content that a file ever had is a ``Version`` with the time for which it lasted. The checks compare the server's
+records with these versions.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from uploader.files.set_aside import Disposer
 ROOT: Final = "/rec"
 MOVED: Final = "/done"
 DEVICE: Final = 7
-SYSTEMS: Final = (  # how many there are, and what they know
+SYSTEMS: Final = (  # how many file systems there are, and what they support
     "one links noreplace unnamed",
     "one noreplace",
     "two links noreplace unnamed",
@@ -41,7 +42,7 @@ R = TypeVar("R")
 
 
 class Ground(Protocol):
-    """What the folder needs of the world."""
+    """What the folder needs from the world."""
 
     now: float
     life: int
@@ -51,19 +52,19 @@ class Ground(Protocol):
     calm_from: float
 
     def act(self, life: int, what: str) -> None:
-        """Number a call; the process may be killed by it, or be dead already: raises ``Dead``."""
+        """Number a call. Raises ``Dead`` when the process is killed here, or was killed before."""
 
     def wall(self) -> float:
-        """Unix seconds."""
+        """Return the time of the machine's clock, in Unix seconds."""
 
     def share_fails(self) -> str:
-        """Say how this call into the share fails; empty when it does not."""
+        """Return how this call into the share fails; empty when it does not."""
 
     def chance(self) -> float:
-        """Roll the dice: 0 to 1."""
+        """Return a random number from 0 to 1."""
 
     def content(self, size: int) -> bytes:
-        """Bytes that no other file has, four more than *size*."""
+        """Return bytes that no other file has, four more than *size*."""
 
     def fail(self, what: str) -> NoReturn:
         """Note that an invariant is broken, and end everything."""
@@ -74,7 +75,7 @@ class Ground(Protocol):
 
 @dataclass(eq=False)
 class Version:
-    """A content that a path had, and when."""
+    """A content that a path had, and from when until when."""
 
     path: str
     content: bytes
@@ -84,34 +85,34 @@ class Version:
 
 @dataclass(eq=False)
 class Recordings:
-    """The folder itself, and the archive: survives every life, and does not wait for any."""
+    """The watched folder and the archive. They survive every life of the process and change without it."""
 
     ground: Ground
     versions: list[Version] = field(default_factory=list)
-    removed: dict[str, bytes] = field(default_factory=dict)  # by us, at last
+    removed: dict[str, bytes] = field(default_factory=dict)  # by the product, by path
     away: str = ""
     inodes: int = 100
 
     def __post_init__(self) -> None:
-        """Choose the file systems: dice of their own, so that the rest of a world is as it was."""
+        """Choose the file systems, by random numbers of their own: all else in the world of a seed stays the same."""
         plan = self.ground.plan
         self._dice = random.Random(f"{plan.seed}/{plan.kind}/recordings")  # noqa: S311 - no secret
-        ways = plan.disks or SYSTEMS[int(self._dice.random() * len(SYSTEMS))]
-        self.here = FileSystem.that_knows(DEVICE, ways)
-        self.there = FileSystem.that_knows(DEVICE + 1, ways) if "two" in ways else self.here
+        abilities = plan.disks or SYSTEMS[int(self._dice.random() * len(SYSTEMS))]
+        self.here = FileSystem.with_abilities(DEVICE, abilities)
+        self.there = FileSystem.with_abilities(DEVICE + 1, abilities) if "two" in abilities else self.here
         self._meddling = 0.2 if plan.actions and self._dice.random() < 0.2 else 0.0
 
     @property
     def files(self) -> dict[str, File]:
-        """What lies in the watched folder, hidden files of ours too."""
+        """The files of the watched folder, the product's hidden files included."""
         return {name: file for name, file in self.here.names.items() if name.startswith(f"{ROOT}/")}
 
     def unique(self) -> str:
-        """Return 16 hexadecimal digits that nobody else has."""
+        """Return 16 hexadecimal digits, different ones each time."""
         return f"{self._dice.getrandbits(64):016x}"
 
     def write(self, path: str, content: bytes, *, new: bool = False, mtime_ns: int | None = None) -> None:
-        """Put *content* into the file at *path*; *new*: by another file that takes its name."""
+        """Put *content* into the file at *path*; with *new*, another file takes its name."""
         self.ground.stirred += 1
         now = self.now_ns()
         file = self.here.names.get(path)
@@ -172,32 +173,32 @@ class Recordings:
         )
 
     def hidden(self) -> list[str]:
-        """Every recording that has a hidden name of ours alone; copies that a crash has left are none."""
+        """Return every recording whose only name is a hidden one of the product, without copies left by a crash."""
         names = {**self.here.names, **self.there.names}
         return [name for name in names if is_hidden(name) and not name.endswith(".part")]
 
     def come_back(self) -> list[str]:
-        """Every file of the watched folder that the product has removed at some time, and that is there again."""
+        """Return every file of the watched folder that the product has removed and that exists again."""
         return [name for name, file in self.files.items() if file.gone]
 
     # What the product's system calls need
 
     def system_of(self, path: str) -> FileSystem:
-        """The file system that a path lies on."""
+        """Return the file system that a path lies on."""
         return self.there if f"{path}/".startswith(f"{MOVED}/") else self.here
 
     def links_of(self, file: File) -> int:
-        """How many names a file has."""
+        """Return how many names a file has."""
         system = self.here if file.device == DEVICE else self.there
         return sum(other is file for other in system.names.values())
 
     def new_file(self, device: int) -> File:
-        """An empty file of the product's."""
+        """Make an empty file, as the product does."""
         self.inodes += 1
         return File(self.inodes, b"", self.now_ns(), self.now_ns(), device, claim=True)
 
     def now_ns(self) -> int:
-        """The time of the file systems."""
+        """Return the time of the file systems, in nanoseconds."""
         return int(self.ground.wall() * 1e9)
 
     def between(self, path: str) -> None:
@@ -206,7 +207,7 @@ class Recordings:
             self.write(path, self.ground.content(1 + int(self._dice.random() * 16)), new=True)
 
     def unlinking(self, path: str, file: File) -> None:
-        """I5 and I23: look at a name that the product is about to take away for good."""
+        """Check a name that the product is about to remove (I5 and I23)."""
         folder = ROOT if path.startswith(f"{ROOT}/") else MOVED
         others = [name for name, other in self.system_of(path).names.items() if other is file and name != path]
         if any(name.startswith(f"{folder}/") for name in others):
@@ -236,12 +237,12 @@ def is_hidden(path: str) -> bool:
 
 
 def _identity(file: File) -> Identity:
-    """As the product takes it: files here are shorter than an edge."""
+    """Return the identity as the product computes it; files here are shorter than an edge."""
     return Identity(len(file.data), file.mtime_ns, hashlib.sha256(file.data).hexdigest())
 
 
 class Share:
-    """The product's port to the folder, for one life. Every call is a step of its own, as a thread's work is."""
+    """The product's port to the folder, for one life. Every call is a step of its own, like the work of a thread."""
 
     def __init__(self, ground: Ground, folder: Recordings) -> None:
         self.root: str = ROOT
@@ -263,19 +264,19 @@ class Share:
         return result
 
     async def check(self) -> ShareStatus:
-        """Look whether it is there."""
+        """Check whether the share is there."""
         self.status = await self._do("check", lambda: ShareStatus(self._folder.away), may_fail=False)
         return self.status
 
     def accept_new_mount(self) -> None:
-        """Take it as it is."""
+        """Accept the share that is mounted now."""
 
     async def record_identity(self) -> MountIdentity | None:
-        """Nothing needs to be remembered."""
+        """Do nothing: there is only one share here."""
         return None
 
     async def walk(self, walk_filter: WalkFilter) -> AsyncIterator[WalkBatch]:
-        """Hand everything out in one batch."""
+        """Yield everything in one batch."""
 
         def work() -> WalkBatch:
             batch = WalkBatch(folders=1)
@@ -316,7 +317,7 @@ class Share:
         return await self._do("snapshot", work)
 
     async def write_state(self, path: str, *, gate: bool) -> WriteState:
-        """Nothing speaks against a file here: recorders close what they have written."""
+        """Say that no file is open for writing: recorders here close a file after each write."""
         del gate
 
         def work() -> WriteState:
@@ -331,7 +332,7 @@ class Share:
 
     @contextlib.asynccontextmanager
     async def open(self, path: str, identity: Identity) -> AsyncIterator[Recording]:
-        """Open a recording: the product's own reading, over a simulated handle."""
+        """Open a recording with the product's own code for reading, on a simulated handle."""
         file = await self._do("open", lambda: self._file(path))
         recording = Reading(path, identity, self, file)
         self._ground.handles += 1
@@ -349,7 +350,7 @@ class Share:
         )
 
     async def free_target(self, path: str, sent: SentFile, move_to: str) -> str:
-        """Say where a file goes."""
+        """Choose where a file is moved to."""
         return await self._dispose(
             "free target",
             path,
@@ -366,7 +367,7 @@ class Share:
         return await self._dispose("move", path, move)
 
     async def _dispose(self, what: str, path: str, act: Callable[[int, str, Disposer], R]) -> R:
-        """Let the product's own code work on the simulated disks, one system call at a time."""
+        """Run the product's own code on the simulated disks, one system call at a time."""
         await self._do(what, lambda: None)
         disposer = replace(self._disposer, stop=threading.Event())
 
@@ -393,7 +394,7 @@ class Share:
 
 
 class Reading(Recording):
-    """The product's recording; only what a thread of the share would do for it is done by the world."""
+    """The product's recording; the world does what a thread of the share would do for it."""
 
     def __init__(self, path: str, identity: Identity, share: Share, file: File) -> None:
         self.path, self.identity, self.local = path, identity, False
@@ -403,7 +404,7 @@ class Reading(Recording):
         self.rewind()
 
     async def check_unchanged(self) -> None:
-        """Compare size and time at once: nothing comes between that and the save of the mark."""
+        """Compare size and time at once, so that nothing happens between this check and the save of the mark."""
         now, known = (len(self._data.data), self._data.mtime_ns), (self.identity.size, self.identity.mtime_ns)
         if now != known:
             raise self._changed("was written to")
@@ -415,7 +416,7 @@ class Reading(Recording):
         return data
 
     async def blocks(self, end: int) -> AsyncIterator[memoryview]:
-        """Read block by block, without reading ahead: what a kill leaves behind has nothing to clear away."""
+        """Read block by block without reading ahead, so that a kill leaves no task to clear away."""
         while self._position < end:
             data = await self._read(self._position, min(READ_BLOCK, end - self._position))
             self._hash.update(data)

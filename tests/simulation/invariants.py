@@ -1,7 +1,7 @@
-"""What must hold: at every act that reaches the world (``Watch``), and when a world has come to its end (``verdict``).
+"""Checks what must hold: at every act that reaches the world (``Watch``), and when a world has ended (``check_end``).
 
-The numbers are those of docs/reliability.md. What is said here is said about bytes, records and files alone: nothing of
-the product is asked but what it has written.
+The numbers are those of docs/reliability.md. The checks look at bytes, records and files alone, not at the product's
+memory.
 """
 
 from __future__ import annotations
@@ -16,11 +16,13 @@ from simulation.folder import ROOT
 from simulation.kernel import NEVER
 from simulation.server import PASSWORD, USER, Record, Request
 from uploader.domain import events
+from uploader.stages.queues import bug_reason
 
 if TYPE_CHECKING:
     from simulation.world import World
 
-CANARY: Final = "canary-"
+SECRET_MARK: Final = "marked-secret-"  # every secret of a world begins with it
+UNEXPECTED_ERROR: Final = bug_reason(Exception()).partition(" (")[0]
 LOGS: Final[list[str]] = []  # what the product has logged in the world that runs
 
 
@@ -29,7 +31,7 @@ class Broken(AssertionError):  # noqa: N818 - says what has happened
 
 
 class Watch:
-    """Stands at the ports, and looks at what is about to happen."""
+    """Checks each request and removal at the ports, before it happens."""
 
     def __init__(self, world: World) -> None:
         self._world = world
@@ -69,26 +71,26 @@ class Watch:
         self._world.fail(f"I4: the last byte of {request.range} goes to {record}, and its mark is not saved")
 
     def ended(self, request: Request) -> None:
-        """Nobody waits for this request any more."""
+        """Note that the client no longer waits for this request."""
         kind, record = _kind_of(request)
         self._world.orders.ended(request)
         if kind == "chunk":
             self._in_flight[record] -= 1
 
     def born(self) -> None:
-        """A new life has begun: what the old one had in flight is not its own."""
+        """Note that a new life has begun, which has no requests in flight."""
         self._in_flight.clear()
         self._world.orders.born()
 
     def before_delete(self, record: Record) -> None:
-        """I13: only records of ours, and only empty ones."""
+        """I13: only the product's own records are deleted, and only empty ones."""
         if record in self._world.foreign:
-            self._world.fail(f"I13: {record.id} is not ours, and is deleted")
+            self._world.fail(f"I13: {record.id} is not the product's, and is deleted")
         if record.completed_at is not None:
             self._world.fail(f"I13: {record.id} holds a video, and is deleted")
 
     def before_removal(self, path: str, content: bytes) -> None:
-        """I5: a file goes only after *ready*, unchanged, with its line in the ledger or its copy at the target."""
+        """I5: a file is removed only after *ready*, unchanged, with its line in the ledger or a copy at the target."""
         world = self._world
         world.orders.before_removal(path)
         ready = [record for record in world.server.records.values() if world.server.is_ready(record)]
@@ -132,8 +134,8 @@ def _where(upload: dict[str, Any]) -> str:
     return str(upload.get("renamed_to") or upload["path"])
 
 
-def verdict(world: World) -> None:
-    """Hold what is left against what must be. Raises ``Broken``."""
+def check_end(world: World) -> None:
+    """Check what a world leaves when it has ended. Raises ``Broken``."""
     if world.server.broken:
         raise Broken(world.server.broken[0])
     _every_file_once(world)
@@ -141,9 +143,9 @@ def verdict(world: World) -> None:
     _nothing_left(world)
     _nothing_hidden(world)
     _no_secret(world)
-    _no_storm(world)
-    _no_fault_of_ours(world)
-    _ledger_tells_the_truth(world)
+    _few_logins(world)
+    _no_unexpected_error(world)
+    _ledger_is_true(world)
 
 
 def _landed(world: World) -> list[Record]:
@@ -155,7 +157,7 @@ def _landed(world: World) -> list[Record]:
 
 
 def _every_file_once(world: World) -> None:
-    """I1: each complete file is one record, and no more than one; one more for each time it was forgotten (I16)."""
+    """I1: each complete file became one record, and one more for each time it was forgotten (I16)."""
     landed = Counter(record.content for record in _landed(world))
     names: dict[bytes, set[str]] = {}
     for version in world.folder.versions:
@@ -171,7 +173,7 @@ def _every_file_once(world: World) -> None:
 
 
 def _nothing_half(world: World) -> None:
-    """I1: what was finished is a file as it once stood still, byte for byte, under its name."""
+    """I1: each finished record holds a file as it was while it stood still, byte for byte."""
     whole = {
         version.content: version
         for version in world.folder.versions
@@ -183,10 +185,11 @@ def _nothing_half(world: World) -> None:
 
 
 def _nothing_left(world: World) -> None:
-    """I13: what was abandoned is gone, what is not ours is there.
+    """I13: abandoned records are gone, and records of others are still there.
 
-    Two records of one name that may both be it are left to a person, and that is said: which happens when an upload was
-    parked before it was known whether its record was made, and another file of the same name has come meanwhile.
+    When either of two records with one name may be the abandoned one, both are left to the operator, and an event says
+    so. It happens when an upload was parked before it was known whether its record was made, and another file of the
+    same name has come meanwhile.
     """
     told = {
         prefix + event.path.rpartition("/")[2].removesuffix(".mp4")
@@ -197,40 +200,41 @@ def _nothing_left(world: World) -> None:
     for record in world.server.records.values():
         foreign = record in world.foreign
         if foreign and record.deleted:
-            raise Broken(f"I13: {record.id} was not ours")
+            raise Broken(f"I13: {record.id} was not the product's, and is deleted")
         abandoned = record.completed_at is None and not record.deleted and record.author == USER
         if not foreign and abandoned and record.name not in told:
             raise Broken(f"I13: {record.id} of {record.name!r} was abandoned, and is still there")
 
 
 def _nothing_hidden(world: World) -> None:
-    """I24: no recording has a hidden name of ours, and none that was removed has come back with a power cut.
+    """I24: no recording is left under a hidden name, and none that was removed has come back after a power cut.
 
-    One whose removal a power cut has undone may stay if the configuration was changed to keep it before the next start.
+    A recording whose removal a power cut has undone may stay if the configuration was changed to keep it before the
+    next start.
     """
     if hidden := world.folder.hidden():
-        raise Broken(f"I24: {hidden} is hidden from everybody")
+        raise Broken(f"I24: {hidden} is left under a hidden name")
     kept = {event.path for event in world.heard if isinstance(event, events.UploadFinished) and event.file == "kept"}
     if back := sorted(set(world.folder.come_back()) - kept):
         raise Broken(f"I24: {back} was removed, and is there again")
 
 
 def _no_secret(world: World) -> None:
-    """I7: neither password nor token in anything that is written, shown or logged."""
+    """I7: no password or token is in anything that is written, shown or logged."""
     for name in (STATE, LEDGER):
-        if CANARY.encode() in (world.disk.names[name].data if name in world.disk.names else b""):
+        if SECRET_MARK.encode() in (world.disk.names[name].data if name in world.disk.names else b""):
             raise Broken(f"I7: a secret in {name}")
-    if CANARY in repr(world.heard):
-        raise Broken(f"I7: a secret in {next(repr(event) for event in world.heard if CANARY in repr(event))}")
-    if CANARY in repr(LOGS):
-        raise Broken(f"I7: a secret in the log: {next(line for line in LOGS if CANARY in line)}")
-    assert PASSWORD.startswith(CANARY)
+    if SECRET_MARK in repr(world.heard):
+        raise Broken(f"I7: a secret in {next(repr(event) for event in world.heard if SECRET_MARK in repr(event))}")
+    if SECRET_MARK in repr(LOGS):
+        raise Broken(f"I7: a secret in the log: {next(line for line in LOGS if SECRET_MARK in line)}")
+    assert PASSWORD.startswith(SECRET_MARK)
 
 
-def _no_storm(world: World) -> None:
-    """I8: one log-in for each start, each token that was lost, and each answer to a log-in that was.
+def _few_logins(world: World) -> None:
+    """I8: there is one log-in for each start and each token that was lost, and two for each log-in without an answer.
 
-    A log-in whose answer is lost may come late, and ends the token that another has brought meanwhile.
+    A log-in whose answer is lost may arrive late and end the token of a later log-in.
     """
     allowed = world.lives + world.server.expiries + 2 * world.lost_logins
     allowed += world.orders.asked["reload"] + world.orders.asked["retry"]
@@ -238,16 +242,15 @@ def _no_storm(world: World) -> None:
         raise Broken(f"I8: {len(world.server.tokens)} log-ins, where {allowed} were needed")
 
 
-def _no_fault_of_ours(world: World) -> None:
-    """I11: nothing was parked because of an exception that nobody had thought of."""
+def _no_unexpected_error(world: World) -> None:
+    """I11: no upload was parked or delayed by an unexpected exception."""
     for event in world.heard:
-        stopped = isinstance(event, events.UploadParked | events.UploadRetryScheduled)
-        if stopped and "bug in this program" in event.reason:
+        if isinstance(event, events.UploadParked | events.UploadRetryScheduled) and UNEXPECTED_ERROR in event.reason:
             raise Broken(f"I11: {event.reason}: {LOGS[-1:]}")
 
 
-def _ledger_tells_the_truth(world: World) -> None:
-    """I14: one line for each finished record, and its sha256 is that of the record's bytes."""
+def _ledger_is_true(world: World) -> None:
+    """I14: the ledger has at most one line for each record, with the sha256 of the record's bytes."""
     seen = set()
     for line in world.disk.ledger.splitlines():
         finished = json.loads(line)["upload"]

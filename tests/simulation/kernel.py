@@ -1,7 +1,7 @@
-"""An event loop of virtual time: whatever is ready runs in an order chosen by the seed, and nobody waits.
+"""An event loop in virtual time: ready callbacks run in an order chosen by the seed, and waiting takes no real time.
 
-Every step is numbered; the number at which the process is killed is part of the plan. A kill is no cancellation: the
-loop stops where it is, and what its tasks still do while they are cleared away reaches nothing (see ``Dead``).
+Every step is numbered; the number at which the process is killed is part of the plan. A kill is not a cancellation: the
+loop stops where it is, and what its tasks still do while they are cleared away has no effect (see ``Dead``).
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ from typing import Any, Final, Protocol
 
 NEVER: Final = float("inf")
 TICK: Final = 0.25  # s of processor time; a step takes microseconds: one that lasts for two ticks never ends
-GRAIN: Final = 1e-6  # s: no wait is shorter, as on any machine; a sum of times would be the same as before
+GRAIN: Final = 1e-6  # s: the shortest wait; a shorter one may not change a sum of floats
 
 
 Work = tuple["asyncio.Future[Any]", Callable[..., Any], tuple[Any, ...]]
 
 
 class Dead(BaseException):
-    """The process was killed a moment ago: what it calls reaches the world no more."""
+    """The process was killed: none of its calls has an effect any more."""
 
 
 class Stuck(AssertionError):  # noqa: N818 - says what has happened
-    """Nothing will ever happen again, or too much does without time passing."""
+    """Nothing will ever happen again, or too much happens without time passing."""
 
 
 class Time(Protocol):
-    """What the loop needs of the world around it."""
+    """What the loop needs from the world."""
 
     now: float  # s, virtual
     steps: int  # of every life so far: system calls count too
@@ -45,23 +45,23 @@ class Time(Protocol):
     life: int
 
     def chance(self) -> float:
-        """Roll the dice: 0 to 1."""
+        """Return a random number from 0 to 1."""
 
     def kill(self) -> None:
-        """Kill the process that lives now, or ask it to end."""
+        """Kill the running process, or ask it to end."""
 
     def next_event(self) -> float:
-        """When the world does something by itself; ``NEVER`` when it does nothing more."""
+        """Return when the world next does something by itself; ``NEVER`` when it does nothing more."""
 
     def let_events_happen(self) -> None:
         """Let the world do what is due."""
 
     def at_rest(self) -> None:
-        """Note that nobody has anything to do at this moment."""
+        """Note that no task can run at this moment."""
 
 
 class Task(asyncio.Task[Any]):
-    """A task that stands in sets at a place of its own, not at that of its address: else no run could be repeated."""
+    """A task with a hash of its own, not that of its address, so that the order of sets is the same in every run."""
 
     _numbers = count()
 
@@ -74,12 +74,12 @@ class Task(asyncio.Task[Any]):
 
     @classmethod
     def begin(cls) -> None:
-        """Count anew: a world begins."""
+        """Number tasks from 0 again, for a new world."""
         cls._numbers = count()
 
 
 class Step:
-    """What asyncio calls a handle: a callback that will run, unless it is cancelled."""
+    """A handle of asyncio: a callback that will run unless it is cancelled."""
 
     __slots__ = ("args", "callback", "cancelled_", "context", "when_")
 
@@ -90,7 +90,7 @@ class Step:
         self.when_ = 0.0
 
     def cancel(self) -> None:
-        """Do not run it."""
+        """Cancel the callback."""
         self.cancelled_ = True
 
     def cancelled(self) -> bool:
@@ -106,7 +106,7 @@ class Loop(BaseEventLoop):
     """One life of the process."""
 
     def __init__(self, time: Time, budget: int) -> None:
-        """*budget*: steps after which the life counts as going round in circles."""
+        """*budget*: steps after which the life counts as an endless loop."""
         super().__init__()
         self._time, self._end = time, time.steps + budget
         self._waiting: list[Step] = []
@@ -121,24 +121,24 @@ class Loop(BaseEventLoop):
     # What asyncio asks of a loop
 
     def time(self) -> float:
-        """Virtual seconds."""
+        """Return the virtual time in seconds."""
         return self._time.now
 
     def get_debug(self) -> bool:
-        """False: it would cost half of the speed."""
+        """Return False: debug mode halves the speed."""
         return False
 
     def set_debug(self, enabled: bool) -> None:
-        """Stay as it is."""
+        """Do nothing."""
 
     def is_running(self) -> bool:
-        """True for as long as anybody asks."""
+        """Return True."""
         return True
 
-    def call_soon(  # type: ignore[override]  # ours is no ``Handle``, and costs half
+    def call_soon(  # type: ignore[override]  # a ``Step`` costs half as much as a ``Handle``
         self, callback: Callable[..., object], *args: Any, context: Context | None = None
     ) -> Any:
-        """Run it in one of the next steps."""
+        """Run *callback* in one of the next steps."""
         handle = Step(callback, args, context)
         self._waiting.append(handle)
         return handle
@@ -148,7 +148,7 @@ class Loop(BaseEventLoop):
     def call_at(  # type: ignore[override]
         self, when: float, callback: Callable[..., object], *args: Any, context: Context | None = None
     ) -> Any:
-        """Run it when the time has come."""
+        """Run *callback* at the virtual time *when*."""
         handle = Step(callback, args, context)
         handle.when_ = when
         heapq.heappush(self._timers, (when, next(self._order), handle))
@@ -157,7 +157,7 @@ class Loop(BaseEventLoop):
     def call_later(  # type: ignore[override]
         self, delay: float, callback: Callable[..., object], *args: Any, context: Context | None = None
     ) -> Any:
-        """Run it after *delay* seconds."""
+        """Run *callback* after *delay* virtual seconds."""
         later = self._time.now + max(delay, GRAIN) if delay > 0 else self._time.now
         return self.call_at(later, callback, *args, context=context)
 
@@ -170,14 +170,14 @@ class Loop(BaseEventLoop):
     def run_in_executor(  # type: ignore[override]  # any executor will do: none is asked
         self, executor: Any, func: Callable[..., Any], *args: Any
     ) -> Any:
-        """Do a thread's work in a step of its own; what one executor was given is done in that order."""
+        """Do the work of a thread in a step of its own; the calls of one executor are done in their order."""
         future, work = self.create_future(), deque() if executor is None else self._threads[executor]
         work.append((future, func, args))
         self.call_soon(self._do_next, work)
         return future
 
     def _do_next(self, work: deque[Work]) -> None:
-        """Do what was given first. What was cancelled may have begun before that, and then it is done all the same."""
+        """Do the oldest call. A cancelled call is done or not, at random, as it may have begun before."""
         future, func, args = work.popleft()
         if future.cancelled() and self._time.chance() < 0.5:
             return
@@ -193,7 +193,7 @@ class Loop(BaseEventLoop):
                 future.set_result(result)
 
     def call_exception_handler(self, context: dict[str, Any]) -> None:
-        """Note what nobody has caught; of a dead process nobody is told."""
+        """Note an uncaught exception, unless the process is dead."""
         if self._life == self._time.life:
             self.complaints.append(f"{context.get('message')}: {context.get('exception')!r}")
 
@@ -238,15 +238,15 @@ class Loop(BaseEventLoop):
                 return
 
     def _let_time_pass(self) -> None:
-        """Go to the next moment at which anything happens, here or in the world."""
+        """Advance the time to the next moment at which something happens, in the loop or in the world."""
         time, timers = self._time, self._timers
         while timers and timers[0][2].cancelled_:
             heapq.heappop(timers)
         time.at_rest()
         if self._waiting:
             return
-        ours, others = timers[0][0] if timers else NEVER, time.next_event()
-        when = min(ours, others)
+        own, others = timers[0][0] if timers else NEVER, time.next_event()
+        when = min(own, others)
         if when == NEVER:
             raise Stuck(f"at {time.now:.0f} s everybody waits, and nothing will ever wake them")
         time.now = max(time.now, when)
@@ -264,7 +264,7 @@ class Loop(BaseEventLoop):
         raise Dead
 
     def _clear_away(self) -> None:
-        """End what is left of every task, as the end of a process does: nothing in it is told of."""
+        """Clear away all tasks without running them further, as the end of a process does."""
         for task in self.born:
             if not task.done():
                 task._log_destroy_pending = False  # type: ignore[attr-defined]
@@ -276,7 +276,7 @@ class Loop(BaseEventLoop):
 
 
 def _close(coro: Any) -> None:
-    """Unwind a coroutine. Clean-up code that waits for something waits in vain.
+    """Unwind a coroutine. Its clean-up code stops at the first await.
 
     One that has not begun may hold others that were made for it, as ``guard(self.drive())`` does. Since Python 3.13 its
     end does not let go of them, and they would count as forgotten when they are collected.
@@ -290,7 +290,7 @@ def _close(coro: Any) -> None:
             coro.close()
         except RuntimeError:  # "coroutine ignored GeneratorExit": there is more clean-up code behind
             continue
-        except BaseException:  # noqa: BLE001 - of the dead nothing is told
+        except BaseException:  # noqa: BLE001 - errors of a dead process are ignored
             return
         return
 

@@ -1,4 +1,4 @@
-"""One life of the process: the product's house from its start to its end, and the hand of whoever looks after it."""
+"""One life of the process: the product's application from start to end, and the operator who looks after it."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Clock:
         return self._world.wall()
 
     def monotonic(self) -> float:
-        """Means nothing after a restart, but is never negative. In ticks, so that differences are exact.
+        """Return seconds that start anew with each life and are never negative; in ticks, so that sums are exact.
 
         Else a wait of less than the last digit of the time would never end: here, nothing takes any time.
         """
@@ -55,13 +55,13 @@ class Clock:
         return low + (high - low) * self._world.chance()
 
     async def sleep(self, seconds: float) -> None:
-        """Wait, virtually."""
+        """Wait in virtual time."""
         if self._life != self._world.life:
             raise Dead
         await asyncio.sleep(seconds)
 
     def later(self, seconds: float, call: Callable[[], None]) -> Callable[[], None]:
-        """Do it then, virtually."""
+        """Do *call* after *seconds* of virtual time."""
         cancel: Callable[[], None] = asyncio.get_running_loop().call_later(seconds, call).cancel
         return cancel
 
@@ -85,7 +85,7 @@ class Life:
         self.store = Store(Folder(world.disk), clock, bus)
         environ = {"VALT_UPLOADER_PASSWORD": PASSWORD}
 
-        def make_house(config: Config, leases: Leases) -> Application:
+        def make_application(config: Config, leases: Leases) -> Application:
             def make_share(root: str) -> WatchedShare:
                 del root
                 return WatchedShare(world)
@@ -101,7 +101,7 @@ class Life:
                 make_valt=self._client,
             )
 
-        self.operator = Process(make_house, world.config, self.store, clock, bus)
+        self.operator = Process(make_application, world.config, self.store, clock, bus)
         world._living = self
         await self.operator.run()
         await self.store.close()
@@ -112,7 +112,7 @@ class Life:
         self.operator.end()
 
     def command(self, verb: str, about: str) -> None:
-        """Give a command: it is done beside everything else."""
+        """Give a command; it is carried out concurrently with all other work."""
         self._commands = [task for task in self._commands if not task.done()]
         self._commands.append(self._loop.create_task(self._do(verb, about)))  # an act may be that of a thread
 
@@ -127,7 +127,7 @@ class Life:
         except errors.UploaderError as error:
             if self._life == world.life:
                 world.orders.refused(order, error)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the operator is told of a fault of ours
+        except Exception as error:  # noqa: BLE001 - any other error is shown to the operator, so it breaks I11
             if self._life == world.life:
                 world.fail(f"I11: {verb} {about} is answered with {type(error).__name__}: {error}")
         else:
@@ -154,7 +154,7 @@ class Life:
             world.orders.released(event.path)
 
     def look_whether_done(self) -> None:
-        """End when nothing is left to do; let what is parked or paused go on by hand, as somebody will."""
+        """End when nothing is left to do; retry what is parked and resume what is paused, as an operator will."""
         store, world = self.store, self._world
         if store.paused and not self._resumes():
             return
@@ -177,7 +177,7 @@ class Life:
             self.end()
 
     def _reports_forgotten(self) -> bool:
-        """True when no orphan is reported; else, where there is an operator, one is forgotten."""
+        """True when no orphan is reported to the operator. Otherwise forget one, where there is an operator."""
         world = self._world
         landed = [record for record, orphan in self.store.orphans.items() if orphan.landed]
         if not landed or not (world.plan.operator or world.plan.commands):
@@ -186,7 +186,7 @@ class Life:
         return False
 
     def _resumes(self) -> bool:
-        """Let everything go on that has been paused for a while. False while it is to stay so."""
+        """Resume everything after it has been paused for a while. False while it stays paused."""
         now = self._world.now
         if self._resume_from is None or now < self._resume_from:
             self._resume_from = self._resume_from or now + SLOW
@@ -196,18 +196,18 @@ class Life:
         return True
 
     def _mend(self, upload: Upload) -> None:
-        """Do what a person would: let it go on, or forget it when its file is gone."""
+        """Do what an operator would: retry the upload, or forget it when its file is gone."""
         self._mended[upload.path] += 1
         self._mend_from = self._world.now + SLOW
         if self._mended[upload.path] <= 10:
-            self._world.count("released by hand")
+            self._world.count("retried by operator")
             self.command("retry", upload.where if self._world.plan.operator else upload.path)
         elif upload.where not in self._world.folder.files:
             self.command("forget", upload.path)
 
 
 class WatchedShare(Share):
-    """The port to the folder; reports files that are disposed of twice at the same time (I21)."""
+    """The port to the folder. It reports files that are disposed of twice at the same time (I21)."""
 
     def __init__(self, world: World) -> None:
         super().__init__(world, world.folder)
@@ -225,7 +225,7 @@ class WatchedShare(Share):
 
 
 def vars_of(event: events.Event) -> str:
-    """Tell an event's fields in one line."""
+    """Format an event's fields in one line."""
     return " ".join(f"{key}={value}" for key, value in dataclasses.asdict(event).items())
 
 

@@ -1,6 +1,6 @@
-"""The product broken on purpose, one rule at a time: each must be found within a bounded number of worlds.
+"""Breaks the product on purpose, one rule at a time. Each break must be found within a bounded number of worlds.
 
-A mutant that survives is a defect of the simulation. Each is put in place on the product's own code, and taken back.
+A mutant that survives is a defect of the simulation. Each one patches the product's own code, and is undone again.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Patch(Protocol):
 
 @dataclass(frozen=True)
 class Mutant:
-    """What is broken, how, what must be said of it, and the worlds that are tried first."""
+    """What is broken, how, which failures must be reported, and the worlds that are tried first."""
 
     name: str
     breaks: tuple[Callable[[Patch], None], ...]
@@ -170,10 +170,10 @@ def _created_is_ready(patch: Patch) -> None:
 
 class _NoLock:
     async def __aenter__(self) -> None:
-        """Let everybody in."""
+        """Do nothing."""
 
     async def __aexit__(self, *_: object) -> None:
-        """Let everybody out."""
+        """Do nothing."""
 
 
 def _everybody_logs_in(patch: Patch) -> None:
@@ -219,7 +219,7 @@ def _orphan_unsaved(patch: Patch) -> None:
                 return getattr(store, name)
 
             async def commit(self) -> None:
-                """Say that it is saved."""
+                """Return without saving."""
 
         store, self._store = self._store, Hasty()  # type: ignore[assignment]
         try:
@@ -230,7 +230,7 @@ def _orphan_unsaved(patch: Patch) -> None:
     patch.setattr(OrphanCleanup, "look", mutant)
 
 
-def _every_empty_record_is_ours(patch: Patch) -> None:
+def _every_empty_record_is_own(patch: Patch) -> None:
     patch.setattr(RecordCreator, "_may_be_own", lambda self, row, upload: True)
 
 
@@ -270,7 +270,7 @@ def _beginning_not_proved(patch: Patch) -> None:
 
 def _change_unnoticed(patch: Patch) -> None:
     async def unchanged(self: Any, *_: Any) -> None:
-        """See nothing."""
+        """Detect no change."""
 
     patch.setattr(Reading, "check_unchanged", unchanged)
     patch.setattr(Transfer, "_check_in_place", unchanged)
@@ -383,7 +383,7 @@ MUTANTS: Final = (
     Mutant("the offset is saved before the answer", (_offset_before_the_answer,), ("I4:",)),
     Mutant("a chunk in doubt is sent again", (_sent_again_in_doubt,), ("I2:",)),
     Mutant("a lost answer counts as a cut", (_lost_answer_is_a_cut,), ("I2:", "I13:", "I1:", "I5:")),
-    Mutant("a doubt is not given its time", (_no_wait_in_doubt,), ("I1:", "I13:"), seeds=(15,)),
+    Mutant("a doubt is resolved before its settle time", (_no_wait_in_doubt,), ("I1:", "I13:"), seeds=(15,)),
     Mutant(
         "a doubt is timed by the wall clock",
         (_doubt_by_the_wall_clock,),
@@ -392,21 +392,21 @@ MUTANTS: Final = (
         seeds=(2728, 2944, 408),
     ),
     Mutant("nothing is given time to settle", (_no_settle_time,), ("I1:", "I13:")),
-    Mutant("a file goes before its video is ready", (_created_is_ready,), ("I5:",)),
-    Mutant("a file goes before its line in the ledger", (_removed_before_the_ledger,), ("I5:",)),
+    Mutant("a file is removed before its video is ready", (_created_is_ready,), ("I5:",)),
+    Mutant("a file is removed before its line in the ledger", (_removed_before_the_ledger,), ("I5:",)),
     Mutant(
-        "a file goes though it is another by now",
+        "a file is removed although it has changed",
         (_any_file_is_removed,),
         ("I5:",),
         plan=Plan(0, "append", only=("rewrite", "replace")),
     ),
-    Mutant("everybody logs in by himself", (_everybody_logs_in,), ("I8:",)),
-    Mutant("an orphan is deleted unlooked", (_no_settle_time, _orphan_unlooked), ("holds a video",), seeds=(15,)),
+    Mutant("each task logs in by itself", (_everybody_logs_in,), ("I8:",)),
+    Mutant("an orphan is deleted without a look", (_no_settle_time, _orphan_unlooked), ("holds a video",), seeds=(15,)),
     Mutant("an orphan is deleted before it is saved as one", (_orphan_unsaved,), ("I4:",), seeds=(34,)),
-    Mutant("every empty record of the name is ours", (_every_empty_record_is_ours,), ("I13:",)),
+    Mutant("every empty record of the name is taken for the product's own", (_every_empty_record_is_own,), ("I13:",)),
     Mutant("a token is in a log line", (_token_in_the_log,), ("I7:",)),
     Mutant(
-        "the beginning is not proved before going on",
+        "the beginning is not compared before an upload resumes",
         (_beginning_not_proved,),
         ("I1:", "I14:"),
         plan=Plan(0, disk=0.0, after_upload="keep"),
@@ -421,7 +421,7 @@ MUTANTS: Final = (
         seeds=(98,),
     ),
     Mutant(
-        "the server's clock is reckoned by our wall clock",
+        "the server's clock is computed from the machine's wall clock",
         (_wall_clock_believed,),
         ("I13:",),
         plan=Plan(0, "append", only=("jump",)),
@@ -433,5 +433,5 @@ MUTANTS: Final = (
     Mutant("a removal is not synced before it counts", (_removal_not_synced,), ("is there again",), plan=DELETER),
     Mutant("what is put back overwrites", (_put_back_overwrites,), ("I23:",), plan=DELETER),
     Mutant("what a crash left set aside is forgotten", (_set_aside_and_forgotten,), ("I24:", "I11:"), plan=DELETER),
-    Mutant("a file is removed by its name, unseen", (_removed_by_name,), ("no ready record holds",), plan=DELETER),
+    Mutant("a file is removed by its name, unchecked", (_removed_by_name,), ("no ready record holds",), plan=DELETER),
 )

@@ -1,4 +1,4 @@
-"""The operator's five commands, over the product's interface for them. Nothing else in the simulation knows it.
+"""Calls the product's interface for the operator's commands. No other module of the simulation does.
 
 ``Process`` is for a running process, ``Stopped`` for the state between two lives. Each method returns what the command
 line would report: True when the command did something.
@@ -49,19 +49,19 @@ class Process(Commands):
 
     def __init__(
         self,
-        make_house: Callable[[Config, Leases], Application],
+        make_application: Callable[[Config, Leases], Application],
         config: Config,
         store: Store,
         clock: Clock,
         bus: events.Bus,
     ) -> None:
-        """*make_house*: what works for one configuration; it is called again after each reload."""
+        """*make_application*: builds the application for a configuration; it is called again after each reload."""
         super().__init__(config, store, clock, bus)
-        self._make_house, self._config = make_house, config
+        self._make_application, self._config = make_application, config
         self._stop = asyncio.Event()
         self._begun = asyncio.Event()  # the newest configuration is in force
         self._ending = False
-        self.application = self._product.running = make_house(config, self.leases)
+        self.application = self._product.running = make_application(config, self.leases)
 
     async def run(self) -> None:
         """Work until ``end``."""
@@ -70,7 +70,7 @@ class Process(Commands):
             self._begun.set()
             await self.application.run(self._stop, discover=True)
             if not self._ending:
-                self.application = self._product.running = self._make_house(self._config, self.leases)
+                self.application = self._product.running = self._make_application(self._config, self.leases)
 
     def end(self) -> None:
         """Do what SIGTERM does."""
@@ -83,7 +83,7 @@ class Process(Commands):
         return bool(self.application.settle.candidates)
 
     async def reload(self, config: Config) -> bool:
-        """Put another configuration into force; return when its stages are at work."""
+        """Put another configuration into force; return when its stages run."""
         limits_only, self._config = differ_in_limits_alone(self._config, config), config
         self._product.reload(config)
         if not limits_only:
@@ -93,7 +93,7 @@ class Process(Commands):
         return True
 
     def wake(self) -> None:
-        """Queue every upload again, as the return of its share does, also one that is being worked on."""
+        """Queue every upload again, also one that is being worked on, as happens when its share comes back."""
         for upload in self._store.uploads.values():
             if upload.state is State.FINISHING:
                 self.application.queues.ready.put(upload.path)

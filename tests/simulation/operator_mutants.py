@@ -1,4 +1,4 @@
-"""Faults of an earlier version, in which an upload had no owner, put back one by one."""
+"""Puts back, one by one, the faults of an earlier version in which an upload had no single owner."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The operator's commands, their answers, and the checks of what must hold from the answer on (I16 to I22).
+"""Records the operator's commands and their answers, and checks what must hold from each answer on (I16 to I22).
 
 The checks look at commands, answers, requests and saved states alone. A command that was not answered, because the
-process was killed, may have been done or not: neither is an error.
+process was killed, may have been done or not; both are right.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ TIME_TO_END: Final = 60.0  # s from SIGTERM to the end of the process, at most: 
 
 @dataclass(eq=False)
 class Order:
-    """One command: what it is about, and what was known of that when it was given."""
+    """One command: what it is about, and the upload it was about when it was given."""
 
     verb: str
     about: str
@@ -62,7 +62,7 @@ class Orders:
     # The commands
 
     def born(self) -> None:
-        """A new life has begun, with the configuration as it is now."""
+        """Note that a new life has begun, with the current configuration."""
         self.under_way.clear()
         self._in_flight.clear()
         self._may_end.clear()
@@ -77,91 +77,91 @@ class Orders:
         later = [order.config for order in self.under_way if order.config is not None and not order.crossed]
         self.possible = [config, *later]
 
-    def give(self, walk_filter: Order) -> Order:
+    def give(self, order: Order) -> Order:
         """Note that a command is given."""
-        self.world.note(f"{walk_filter.verb} {walk_filter.about}")
+        self.world.note(f"{order.verb} {order.about}")
         self.world.count("commands")
-        self.asked[walk_filter.verb] += 1
-        self.under_way.append(walk_filter)
-        if walk_filter.config is not None:
-            self.possible.append(walk_filter.config)
-        elif walk_filter.verb == "forget":
-            self._allow_again(walk_filter)
-        elif walk_filter.verb == "resume":
-            self.paused = {name for name in self.paused if not _same(name, walk_filter.about)}
+        self.asked[order.verb] += 1
+        self.under_way.append(order)
+        if order.config is not None:
+            self.possible.append(order.config)
+        elif order.verb == "forget":
+            self._allow_again(order)
+        elif order.verb == "resume":
+            self.paused = {name for name in self.paused if not _same(name, order.about)}
             for other in self.under_way:
-                other.crossed |= other.verb == "pause" and _same(other.about, walk_filter.about)
-        return walk_filter
+                other.crossed |= other.verb == "pause" and _same(other.about, order.about)
+        return order
 
-    def _allow_again(self, walk_filter: Order) -> None:
-        """Count what may be sent anew: the content that was known of, and the one that is there now."""
-        contents = {walk_filter.upload.identity.edges} if walk_filter.upload is not None else set()
+    def _allow_again(self, order: Order) -> None:
+        """Count which contents may be sent again: that of the forgotten upload, and that of the file now."""
+        contents = {order.upload.identity.edges} if order.upload is not None else set()
         for name in (
-            walk_filter.about,
-            walk_filter.about.replace(".mp4", RENAMED),
-            walk_filter.about.replace(RENAMED, ".mp4"),
+            order.about,
+            order.about.replace(".mp4", RENAMED),
+            order.about.replace(RENAMED, ".mp4"),
         ):
             if (file := self.world.folder.files.get(name)) is not None:
                 contents.add(hashlib.sha256(file.data).hexdigest())
         self.again.update(contents)
 
-    def answered(self, walk_filter: Order, done: bool, now: Upload | None, at_work: set[str]) -> None:
-        """Note the answer to a command; *now* is what is known of its upload, *at_work* whatever is worked on now."""
-        before = self.under_way[: self.under_way.index(walk_filter)]
-        self.under_way.remove(walk_filter)
-        self.world.note(f"answer to {walk_filter.verb} {walk_filter.about}: {done}")
-        if walk_filter.verb == "pause":
-            self._pause(walk_filter, at_work)
-        elif walk_filter.verb == "forget" and done:
-            self._forget(walk_filter)
-        elif walk_filter.config is not None and not walk_filter.crossed:
+    def answered(self, order: Order, done: bool, now: Upload | None, at_work: set[str]) -> None:
+        """Note the answer to a command. *now*: its upload as it is now; *at_work*: paths that are worked on now."""
+        before = self.under_way[: self.under_way.index(order)]
+        self.under_way.remove(order)
+        self.world.note(f"answer to {order.verb} {order.about}: {done}")
+        if order.verb == "pause":
+            self._pause(order, at_work)
+        elif order.verb == "forget" and done:
+            self._forget(order)
+        elif order.config is not None and not order.crossed:
             for other in before:
                 other.crossed |= other.config is not None  # its answer says nothing more about what is in force
-            self.in_force(walk_filter.config)
-        elif walk_filter.verb == "retry":
-            self._check_retried(walk_filter, done, now)
+            self.in_force(order.config)
+        elif order.verb == "retry":
+            self._check_retried(order, done, now)
 
-    def refused(self, walk_filter: Order, error: Exception) -> None:
-        """Note that a command ended with an error that the operator is told of."""
-        self.under_way.remove(walk_filter)
-        self.world.note(f"refused {walk_filter.verb} {walk_filter.about}: {error}")
+    def refused(self, order: Order, error: Exception) -> None:
+        """Note that a command ended with an error that was shown to the operator."""
+        self.under_way.remove(order)
+        self.world.note(f"refused {order.verb} {order.about}: {error}")
 
-    def _pause(self, walk_filter: Order, at_work: set[str]) -> None:
-        resumes = any(other.verb == "resume" and _same(other.about, walk_filter.about) for other in self.under_way)
-        if not (walk_filter.crossed or resumes):
-            self.paused.add(walk_filter.about)
+    def _pause(self, order: Order, at_work: set[str]) -> None:
+        resumes = any(other.verb == "resume" and _same(other.about, order.about) for other in self.under_way)
+        if not (order.crossed or resumes):
+            self.paused.add(order.about)
             self._may_end += [_what(request) for request in self._in_flight]  # also once again, after a log-in
             self._one_more |= at_work
 
-    def _forget(self, walk_filter: Order) -> None:
-        if walk_filter.about.startswith("record-"):
-            self._forgotten_orphans.add(walk_filter.about)
+    def _forget(self, order: Order) -> None:
+        if order.about.startswith("record-"):
+            self._forgotten_orphans.add(order.about)
             self.look_at_saved()
-        if walk_filter.upload is None:
+        if order.upload is None:
             return  # found, or given up, a moment after the command was given
-        self._forgotten |= self._known.pop(walk_filter.upload.path, set())
-        self._forgotten_files |= {walk_filter.upload.path, walk_filter.upload.where}
+        self._forgotten |= self._known.pop(order.upload.path, set())
+        self._forgotten_files |= {order.upload.path, order.upload.where}
         self.look_at_saved()
 
-    def _check_retried(self, walk_filter: Order, done: bool, now: Upload | None) -> None:
-        """I20: a parked upload goes on."""
-        before = walk_filter.upload
-        if before is None or before.state is not State.PARKED or now is None or walk_filter.crossed:
+    def _check_retried(self, order: Order, done: bool, now: Upload | None) -> None:
+        """I20: retry lets a parked upload go on."""
+        before = order.upload
+        if before is None or before.state is not State.PARKED or now is None or order.crossed:
             return
         if not done:
-            self.world.fail(f"I20: retry of {walk_filter.about}, which is parked, is answered: nothing is known of it")
-        if now.state is State.PARKED and not walk_filter.released:
-            self.world.fail(f"I20: retry of {walk_filter.about} is answered with a yes, and it is parked as before")
+            self.world.fail(f"I20: retry of {order.about}, which is parked, is answered: no such upload")
+        if now.state is State.PARKED and not order.released:
+            self.world.fail(f"I20: retry of {order.about} succeeds, and it is still parked")
 
     def released(self, path: str) -> None:
         """Note that an upload has gone on; it may be parked again a moment later."""
         for order in self.under_way:
             order.released |= order.upload is not None and order.upload.path == path
 
-    # What is saved
+    # The saved state
 
     def look_at_saved(self) -> None:
-        """I16: no save brings back what was forgotten. Called after each save."""
+        """I16: no save contains what was forgotten. Called after each save."""
         for orphan in self.world.disk.announced()["orphans"] if self._forgotten_orphans else ():
             if orphan["record"] in self._forgotten_orphans:
                 self.world.fail(f"I16: the report of {orphan['record']} was forgotten, and it is saved")
@@ -174,14 +174,14 @@ class Orders:
                     self.world.fail(f"I16: {upload['path']} was forgotten, and {mark} is saved as {upload['state']}")
 
     def look_at_ledger(self, line: bytes) -> None:
-        """I16: no line is written for what was forgotten."""
+        """I16: no ledger line is written for what was forgotten."""
         if self._forgotten and (record := json.loads(line)["upload"]["record"]) in self._forgotten:
             self.world.fail(f"I16: {record} was forgotten, and the ledger gets its line")
 
-    # What reaches the server
+    # Requests
 
     def before_request(self, request: Request) -> None:
-        """I17, I19, I21: hold a request against what was asked for."""
+        """I17, I19, I21: check a request against the commands so far."""
         self._in_flight.append(request)
         parts = request.path.removeprefix("/api/v3/").split("/")
         if parts[0] != "records":
@@ -204,7 +204,7 @@ class Orders:
             self.world.fail(f"I19: {about[0]['path']} was queued, and becomes after the reload: {request.payload}")
 
     def ended(self, request: Request) -> None:
-        """Nobody waits for this request any more."""
+        """Note that the client no longer waits for this request."""
         if request in self._in_flight:
             self._in_flight.remove(request)
 
@@ -225,10 +225,10 @@ class Orders:
                     return True
         return False
 
-    # What becomes of the file
+    # Disposal of the file
 
     def before_removal(self, path: str) -> None:
-        """I16, I17, I18: hold a removal against what was asked for."""
+        """I16, I17, I18: check a removal against the commands so far."""
         here = [one for one in self._uploads() if (one.get("renamed_to") or one["path"]) == path]
         ready = any(upload["state"] == "finishing" for upload in here)
         if any(_record(upload) in self._forgotten for upload in here) or (path in self._forgotten_files and not ready):
@@ -259,7 +259,7 @@ class Orders:
 
 
 def _same(name: str, other: str) -> bool:
-    """True when two names may be of one file, or one of them means everything."""
+    """True when two names may belong to one file, or one of them means everything."""
     return EVERYTHING in {name, other} or name.replace(RENAMED, ".mp4") == other.replace(RENAMED, ".mp4")
 
 
@@ -268,7 +268,7 @@ def _record(upload: dict[str, Any]) -> str:
 
 
 def _marks(upload: dict[str, Any]) -> list[str]:
-    """What tells an upload from another one of its path: its record or, before it has one, when it was asked for."""
+    """Return what tells an upload from another one of its path: its record or, before that, when it was asked for."""
     if record := _record(upload):
         return [record]
     intent = upload.get("intent_at")

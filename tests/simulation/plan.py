@@ -1,4 +1,4 @@
-"""What is to go wrong in a world, and the sizes and times of all of them."""
+"""The plan of a world: what goes wrong in it; and the sizes and times of all worlds."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NO_STEP: Final = 1 << 60  # that is never reached
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to go wrong in a world, beside what the seed rolls."""
+    """What goes wrong in a world, besides what the seed chooses."""
 
     seed: int
     kind: str = "offset"

@@ -1,9 +1,9 @@
-"""The disks of the recordings below the product's own disposal: its system calls, and what a power cut leaves of them.
+"""The system calls of the product's own disposal code, simulated, and what a power cut leaves of them.
 
-The watched folder and the archive lie on one file system or on two, which know hard links, RENAME_NOREPLACE and files
-without names, or do not. What recorders write is durable at once; of what the product does bytes are durable after
-fsync of the file, names after fsync of a folder, and a power cut keeps a prefix of the rest. Each call that changes
-anything is a step of its own: others work between any two, recorders take names, and the process may be killed.
+The watched folder and the archive lie on one file system or on two, which support hard links, RENAME_NOREPLACE and
+files without names, or do not. What recorders write is durable at once. Of what the product does, bytes are durable
+after fsync of the file, names after fsync of a folder, and a power cut keeps a prefix of the rest. Each call that
+changes anything is a step: between any two, others work, recorders take names, and the process may be killed.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ R = TypeVar("R")
 
 
 class Ground(Protocol):
-    """What these disks need of the world."""
+    """What these disks need from the world."""
 
     life: int
 
     def act(self, life: int, what: str) -> None:
-        """Number a system call; the process may be killed by it, or be dead already: raises ``Dead``."""
+        """Number a system call. Raises ``Dead`` when the process is killed here, or was killed before."""
 
     def share_fails(self) -> str:
-        """Say how this call fails; empty when it does not."""
+        """Return how this call fails; empty when it does not."""
 
     def fail(self, what: str) -> NoReturn:
         """Note that an invariant is broken, and end everything."""
@@ -45,7 +45,7 @@ class Ground(Protocol):
 
 @dataclass(eq=False)
 class File:
-    """An inode. ``path``: the visible name in the watched folder that it has, or had last."""
+    """An inode. ``path``: its visible name in the watched folder, or the last one."""
 
     number: int
     data: bytes
@@ -54,7 +54,7 @@ class File:
     device: int = 0
     durable: bytes = b""
     path: str = ""
-    seen: bool = True  # it has, or had last, a name that others see: what becomes of it there is not our doing
+    seen: bool = True  # its name, or its last one, is visible to others, who may remove it
     gone: bool = False  # the product has removed it from the watched folder
     claim: bool = False  # made by the product: an empty one of these may be replaced
     locked_by: Job[Any] | None = None
@@ -62,7 +62,7 @@ class File:
 
 @dataclass(eq=False)
 class FileSystem:
-    """Names and their files, now and on the platter. ``journal``: old name, new name, file; since the last fsync."""
+    """Names and their files, now and durably. ``journal``: old name, new name and file, since the last fsync."""
 
     device: int
     names: dict[str, File] = field(default_factory=dict)
@@ -73,9 +73,11 @@ class FileSystem:
     unnamed: bool = True
 
     @classmethod
-    def that_knows(cls, device: int, ways: str) -> FileSystem:
-        """An empty one; *ways*: what it knows of ``links``, ``noreplace`` and ``unnamed`` files."""
-        return cls(device, links="links" in ways, noreplace="noreplace" in ways, unnamed="unnamed" in ways)
+    def with_abilities(cls, device: int, supported: str) -> FileSystem:
+        """Make an empty file system; *supported* names some of ``links``, ``noreplace`` and ``unnamed`` (files)."""
+        return cls(
+            device, links="links" in supported, noreplace="noreplace" in supported, unnamed="unnamed" in supported
+        )
 
     def change(self, old: str, new: str, file: File | None) -> None:
         """Take one name away, give one, or move one over another, in one step."""
@@ -104,30 +106,30 @@ class FileSystem:
 
 
 class Disks(Protocol):
-    """What the calls need of the folder."""
+    """What the calls need from the folder."""
 
     away: str  # why the share is not there; empty when it is
 
     def system_of(self, path: str) -> FileSystem:
-        """The file system that a path lies on."""
+        """Return the file system that a path lies on."""
 
     def links_of(self, file: File) -> int:
-        """How many names a file has."""
+        """Return how many names a file has."""
 
     def new_file(self, device: int) -> File:
-        """An empty file of the product's."""
+        """Make an empty file, as the product does."""
 
     def now_ns(self) -> int:
-        """The time of the file systems."""
+        """Return the time of the file systems, in nanoseconds."""
 
     def between(self, path: str) -> None:
         """Let a recorder do something to *path* between two system calls."""
 
     def unlinking(self, path: str, file: File) -> None:
-        """Look at a name that the product is about to take away for good."""
+        """Check a name that the product is about to remove."""
 
     def renamed(self, old: str, new: str, file: File) -> None:
-        """Note that the product has given a file another name, or a second one (*old* is empty then)."""
+        """Note that the product has renamed a file, or given it a second name (*old* is empty then)."""
 
 
 class Job(Generic[R]):
@@ -143,7 +145,7 @@ class Job(Generic[R]):
         self.begun = self.done = self.given_up = False
 
     def resume(self) -> None:
-        """Go on to the next system call, or to the end. Raises ``Dead`` when the process was killed."""
+        """Run to the next system call, or to the end. Raises ``Dead`` when the process was killed."""
         if self.done:
             return
         before, CALLS.job = CALLS.job, self
@@ -157,7 +159,7 @@ class Job(Generic[R]):
             raise self._error
 
     def pause(self) -> None:
-        """Let the others work. Called in the thread."""
+        """Stop until ``resume`` is called again. Called in the thread."""
         self._steps += 1
         if self._steps > MOST_STEPS:
             raise AssertionError(f"{self.path}: {MOST_STEPS} system calls, and no end")
@@ -167,13 +169,13 @@ class Job(Generic[R]):
             raise Dead
 
     def result(self) -> R:
-        """Return what came of it, or raise that."""
+        """Return the result of the work, or raise its error."""
         if self._error is not None:
             raise self._error
         return self._result[0]
 
     def give_up(self) -> None:
-        """End the thread of a process that is dead."""
+        """End the thread after its process was killed."""
         self.given_up = True
         while self.begun and not self.done:
             with contextlib.suppress(Dead):
@@ -199,7 +201,7 @@ class Handle(int):
 
 
 class Calls:
-    """``os``, as disposal uses it, and ``syscalls``; what changes nothing and needs no disk is the real thing."""
+    """``os`` as disposal uses it, and ``syscalls``; calls that need no disk are the real ones."""
 
     job: Job[Any] | None = None
 
@@ -208,11 +210,11 @@ class Calls:
 
     @property
     def _now(self) -> Job[Any]:
-        assert self.job is not None, "a system call of nobody"
+        assert self.job is not None, "a system call outside of a job"
         return self.job
 
     def _act(self, what: str) -> None:
-        """Let others work, be killed, fail, or find that a recorder was faster."""
+        """Begin a step: others work, then the process may be killed, the call may fail, or a recorder takes a name."""
         job = self._now
         job.pause()
         job.ground.act(job.life, f"disposal: {what}")
@@ -257,7 +259,7 @@ class Calls:
         return self.handle(path, file)
 
     def close(self, fd: int) -> None:
-        """Let go of a descriptor."""
+        """Close a descriptor."""
         assert isinstance(fd, Handle)
 
     def _status(self, file: File) -> Any:
@@ -273,14 +275,14 @@ class Calls:
         )
 
     def fstat(self, fd: int) -> Any:
-        """Say what is open."""
+        """Return the status of an open file."""
         assert isinstance(fd, Handle)
         if fd.file is None:
             return SimpleNamespace(st_mode=0o040700, st_dev=fd.system.device, st_ino=crc32(fd.path.encode()))
         return self._status(fd.file)
 
     def stat(self, name: str, *, dir_fd: int, follow_symlinks: bool) -> Any:
-        """Say what has a name."""
+        """Return the status of the file with this name."""
         assert not follow_symlinks
         return self._status(self._at(name, dir_fd)[2])
 
@@ -296,7 +298,7 @@ class Calls:
         return fd.file.data[offset : offset + length]
 
     def write(self, fd: int, data: bytes | memoryview) -> int:
-        """Append: the product writes in no other way."""
+        """Append, as the product only ever does."""
         assert isinstance(fd, Handle)
         assert fd.file is not None
         self._act("write")
@@ -310,7 +312,7 @@ class Calls:
         fd.file.mtime_ns, fd.file.ctime_ns = ns[1], self._now.disks.now_ns()
 
     def fchmod(self, fd: int, mode: int) -> None:
-        """Set nothing: there are no rights here."""
+        """Do nothing: there are no access rights here."""
 
     def fsync(self, fd: int) -> None:
         """Make bytes, or names, durable."""
@@ -322,7 +324,7 @@ class Calls:
             fd.file.durable = fd.file.data
 
     def rename(self, old: str, new: str, *, src_dir_fd: int, dst_dir_fd: int) -> None:
-        """Move a name over another, in one step; over a recording it must never be (I23)."""
+        """Move a name over another, in one step. It is a failure if the other is a recording (I23)."""
         self._act(f"rename {old} {new}")
         self._rename(old, new, src_dir_fd, dst_dir_fd)
 
@@ -370,7 +372,7 @@ class Calls:
         system.change(path, "", None)
 
     def mkdir(self, name: str, *, dir_fd: int) -> None:
-        """Make nothing: every folder is there."""
+        """Do nothing: every folder exists."""
 
     def open_unnamed(self, folder: int) -> int | None:
         """See ``syscalls``."""
@@ -401,7 +403,7 @@ CALLS: Final = Calls()
 
 
 def install() -> None:
-    """Let the product's disposal make its system calls here."""
+    """Direct the system calls of the product's disposal to the simulated disks."""
     for module in MODULES:
         module.os = CALLS  # type: ignore[attr-defined]
     for name in REAL:

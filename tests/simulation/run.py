@@ -1,7 +1,7 @@
-"""Many worlds: every crash point of a quiet one, and seed after seed of stormy ones.
+"""Runs many worlds: every crash point of a quiet one, and many seeds of stormy ones.
 
 A failure names the world in which it was found: ``make simulate PLAN='{"seed": 17, "kind": "append"}'`` plays it
-again and prints its trace. How many a run of the tests plays: ``amount``. ``make simulate-long`` plays seeds beyond.
+again and prints its trace. ``amount`` says how many a test run plays; ``make simulate-long`` plays further seeds.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ KINDS: Final = ("offset", "strict", "blueimp", "append", "whole", "limited")
 FOUND_ONCE: Final = Path(__file__).with_name("seeds.json")
 QUIET: Final = Plan(seed=0, kills=(), faults=0.0, actions=False, disk=0.0, variety=False)
 
-# A world of bytes instead of gigabytes, in which nobody polls for the sake of polling.
+# Sizes in bytes instead of gigabytes, and long intervals between polls.
 SMALL: Final = (
     (uploader.files.copying, "COPY_BLOCK", 8),  # bytes
     (uploader.domain.retry, "SMALLEST_HALVED_CHUNK", 2),  # bytes
@@ -51,12 +51,12 @@ CLEAN_EVERY: Final = 40  # worlds: the garbage collector works between them, not
 
 
 class Found(AssertionError):  # noqa: N818 - says what has happened
-    """A world in which something does not hold; the text says how to see it again."""
+    """An invariant does not hold in a world. The text says how to replay it."""
 
 
 @dataclass
 class Figures:
-    """What was tried, for the report."""
+    """What was played, for the report."""
 
     worlds: int = 0
     crash_points: int = 0
@@ -66,14 +66,14 @@ class Figures:
     counts: Counter[str] = field(default_factory=Counter)
 
     def add(self, world: World) -> None:
-        """Take a world in."""
+        """Add the figures of a world."""
         self.worlds += 1
         self.steps += world.steps
         self.hours += world.now / 3600
         self.counts.update(world.counts)
 
     def as_property(self) -> dict[str, Any]:
-        """Return it as JSON knows it: it travels between the processes of a test run."""
+        """Return the figures as JSON values, for transport between the processes of a test run."""
         return asdict(self) | {"counts": dict(self.counts)}
 
     @classmethod
@@ -95,7 +95,7 @@ class Figures:
             f"{of['power cuts']} of them power cuts; {of['stops']} stops; "
             f"{of['requests']} requests, {of['faults']} faults; {of['commands']} commands; "
             f"{of['uploads finished']} uploads finished, {of['parked']} parked on the way: "
-            "nothing lost, nothing twice, nobody let in"
+            "nothing lost, nothing twice, no secret shown"
         )
 
 
@@ -109,7 +109,7 @@ class _Catch(logging.Handler):
 
 @contextmanager
 def simulated() -> Iterator[None]:
-    """Let the product's state folder make its system calls in a world, and its worlds be small."""
+    """Direct the product's system calls to simulated disks, and set its constants to the sizes of small worlds."""
     before = [(module, name, getattr(module, name)) for module, name, _ in SMALL]
     log, catch = logging.getLogger("uploader"), _Catch()
     level, propagate = log.level, log.propagate
@@ -142,7 +142,7 @@ def simulated() -> Iterator[None]:
 
 
 def play(plan: Plan, figures: Figures | None = None, *, trace: bool = False) -> tuple[World, str]:
-    """Run one world; itself and its trace's hash. Raises ``Found``. Only inside ``simulated``."""
+    """Run one world; return it and the hash of its trace. Raises ``Found``. Only inside ``simulated``."""
     LOGS.clear()
     world = World(plan)
     world.trace = [] if trace else None
@@ -157,7 +157,7 @@ def play(plan: Plan, figures: Figures | None = None, *, trace: bool = False) -> 
 
 
 def command(plan: Plan) -> str:
-    """Say how to see a world again."""
+    """Return the command that replays a world."""
     default = asdict(Plan(plan.seed))
     changed = {key: value for key, value in asdict(plan).items() if key == "seed" or value != default[key]}
     return f"make simulate PLAN='{json.dumps(changed)}'"
@@ -200,7 +200,7 @@ def crash_points(kind: str, *, one_in: int = 1, every_step: bool = False, at: st
 
 
 def sample(steps: Sequence[int], kind: str, one_in: int) -> Sequence[int]:
-    """Return one in so many of these steps: other ones for each kind of server, so that together they leave few out."""
+    """Return one in *one_in* of these steps, different ones for each kind of server, so that few are left out."""
     return steps[KINDS.index(kind) % one_in :: one_in]
 
 
@@ -242,7 +242,7 @@ def _large_one_first(kind: str, workers: int) -> tuple[Plan, World]:
 
 
 def found_once(*, operator: bool) -> list[Plan]:
-    """Return the worlds that have found something once: those with an operator in them, or those without."""
+    """Return the worlds that once found a fault: those with an operator, or those without."""
     plans = [plan_of(found["plan"]) for found in json.loads(FOUND_ONCE.read_text(encoding="utf-8"))]
     return [plan for plan in plans if (plan.operator or bool(plan.commands)) is operator]
 

@@ -1,4 +1,4 @@
-"""When which command is given: as the plan says, or as the dice choose."""
+"""When each command is given: as the plan says, or at random."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Schedule:
             self.at = NO_STEP
 
     def give(self, life: Life) -> None:
-        """Give the command whose time has come to the process that lives."""
+        """Give the due command to the running process."""
         world = self._world
         if self._planned:
             command, path = self._planned.pop(0)[1:]
@@ -89,7 +89,7 @@ class Schedule:
                 self._give_to_state(verb, about)
 
     def _give_to_state(self, verb: str, about: str) -> None:
-        """Give one command in a process of its own, which may be killed, too."""
+        """Give one command in a process of its own, which may be killed as well."""
         world = self._world
         world.kill_at = world.steps + 1 + int(60 * world.chance()) if world.plan.operator else NO_STEP
         world.kill_gently = False

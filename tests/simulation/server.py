@@ -1,7 +1,7 @@
-"""The VALT server behind a bad link: it outlives every client, and does what reaches it, whenever that is.
+"""The VALT server behind a bad link. It outlives every client and does what reaches it, however late that is.
 
-What a chunk means to it is the built-in server's own ``receive``. A request lives apart from whoever has sent it: it
-may arrive at once, a minute and a half after its client has given up, or never; so may its answer.
+Chunks are received by the built-in server's own ``receive``. A request does not end with its client: it may arrive at
+once, up to ``LATEST`` seconds after its client has given up, or never; so may its answer.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, Final, Protocol
 from uploader.testing.simulator.semantics import Held, Semantics, parse_content_range, receive
 
 LATEST: Final = 90.0  # s that a request may be on its way after its client has given up
-PASSWORD: Final = "canary-password"
+PASSWORD: Final = "marked-secret-password"
 USER: Final = "uploader"
 
 BAD_GATEWAY: Final = b"<html><head><title>502 Bad Gateway</title></head></html>"
@@ -24,15 +24,15 @@ TOO_LARGE: Final = b"<html><head><title>413 Request Entity Too Large</title></he
 
 
 class Ground(Protocol):
-    """What the server needs of the world."""
+    """What the server needs from the world."""
 
     now: float
 
     def chance(self) -> float:
-        """Roll the dice: 0 to 1."""
+        """Return a random number from 0 to 1."""
 
     def true_wall(self) -> float:
-        """Unix seconds by a clock that nobody sets."""
+        """Return Unix seconds by a clock that is never set."""
 
 
 @dataclass(eq=False)
@@ -53,13 +53,13 @@ class Record:
 
     @property
     def content(self) -> bytes:
-        """What its video is, or becomes."""
+        """The bytes of its video so far."""
         return bytes(self.files[0])
 
 
 @dataclass(frozen=True)
 class Request:
-    """What has arrived, whole."""
+    """A request that has arrived as a whole."""
 
     method: str
     path: str
@@ -71,7 +71,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Reply:
-    """What goes back."""
+    """An answer."""
 
     status: int
     body: bytes = b""
@@ -97,16 +97,16 @@ class Server:
         self.token = ""
         self.tokens: list[str] = []
         self.expiries = 0
-        self.broken: list[str] = []  # rules that what arrived has broken
+        self.broken: list[str] = []  # invariants that a request has broken
         self.before_delete: Callable[[Record], None] = lambda record: None
 
     def expire(self) -> None:
-        """Forget the token."""
+        """Let the token expire."""
         self.token = ""
         self.expiries += 1
 
     def plant(self, name: str, author: str, age: float) -> Record:
-        """Keep an empty record that is not the client's."""
+        """Make an empty record that is not the client's."""
         return self._add(name, author, self._ground.true_wall() - age)
 
     def _add(self, name: str, author: str, created: float) -> Record:
@@ -150,7 +150,7 @@ class Server:
     def _log_in(self, request: Request) -> Reply:
         if request.payload != {"username": USER, "password": PASSWORD}:
             return _json(401, {"data": "Invalid username or password"})
-        self.token = f"canary-token-{len(self.tokens)}"
+        self.token = f"marked-secret-token-{len(self.tokens)}"
         self.tokens.append(self.token)
         return _json(200, {"data": {"access_token": self.token}})
 

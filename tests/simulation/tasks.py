@@ -1,4 +1,4 @@
-"""What one process of a long run does. A module of its own: spawned processes can not import ``__main__``."""
+"""What one process of a long run does. It is a separate module, as spawned processes cannot import ``__main__``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ Task = tuple[str, str, range | int]  # a kind of server, what to run, and its se
 
 
 def do(task: Task) -> dict[str, object] | str:
-    """Run many worlds: their figures, or the text of the first failure."""
+    """Run many worlds. Returns their figures, or the text of the first failure."""
     kind, what, of = task
     try:
         if isinstance(of, range):

@@ -1,4 +1,4 @@
-"""The simulation itself: the same seed gives the same world, a kill is a kill, and what was found once stays mended."""
+"""The simulation itself: a seed always gives the same world, a kill is realistic, and faults once found stay fixed."""
 
 from __future__ import annotations
 
@@ -58,8 +58,8 @@ class Now:
         raise AssertionError(what)
 
 
-async def test_time_passes_only_when_nobody_has_anything_to_do() -> None:
-    """A day of waiting takes a moment, and ends at its time; a time-out before it ends first."""
+async def test_virtual_time_passes_only_when_no_task_can_run() -> None:
+    """A day of waiting takes a moment and ends at its time; an earlier time-out ends first."""
     time = Now()
 
     async def wait() -> float:
@@ -72,8 +72,8 @@ async def test_time_passes_only_when_nobody_has_anything_to_do() -> None:
     assert Loop(time, 1000).live(wait()) == 86400
 
 
-async def test_deadlock_and_going_round_in_circles_are_found() -> None:
-    """Whoever waits for ever, or never waits at all, is told of."""
+async def test_deadlocks_and_endless_loops_are_found() -> None:
+    """A task that waits for ever, and one that never waits."""
 
     async def for_ever() -> None:
         await asyncio.Event().wait()
@@ -89,7 +89,7 @@ async def test_deadlock_and_going_round_in_circles_are_found() -> None:
 
 
 async def test_a_kill_is_no_cancellation() -> None:
-    """Clean-up code of a killed process runs, but what it does reaches nothing; nothing is cancelled."""
+    """Clean-up code of a killed process runs without any effect; no task is cancelled."""
     time, learnt = Now(kill_at=3), []
 
     async def work() -> None:
@@ -124,7 +124,7 @@ def _disk_with(*, synced: bool) -> Disk:
 
 
 async def test_a_power_cut_keeps_what_was_synced_and_a_prefix_of_the_rest() -> None:
-    """A name that the folder's fsync has not seen goes; with it, the bytes; what was promised stays."""
+    """A name that was not synced in the folder is lost with its bytes; confirmed data stays."""
     disk = _disk_with(synced=True)
     disk.lose_power()
     assert list(disk.names) == [STATE]
@@ -132,7 +132,7 @@ async def test_a_power_cut_keeps_what_was_synced_and_a_prefix_of_the_rest() -> N
 
 
 async def test_bytes_that_were_not_synced_may_be_missing_though_their_name_is_there() -> None:
-    """A file whose name has been made durable, and its bytes not, may be empty or full of NULs after the cut."""
+    """A file with a durable name and unsynced bytes may be empty or full of NULs after the cut."""
     disk = _disk_with(synced=False)
     disk.sync_names()
     disk.lose_power()
@@ -148,7 +148,7 @@ async def test_the_same_seed_gives_the_same_world(kind: str) -> None:
 
 
 async def test_the_same_seed_gives_the_same_world_in_another_process() -> None:
-    """Neither addresses nor the secret of Python's hashes decide anything: a seed can be replayed anywhere."""
+    """Addresses and Python's hash seed have no influence, so a seed can be replayed anywhere."""
     plan = '{"seed": 5, "kind": "append", "faults": 0.5}'
     marks = set()
     for hashes in ("1", "2"):
@@ -160,7 +160,7 @@ async def test_the_same_seed_gives_the_same_world_in_another_process() -> None:
 
 
 async def test_a_long_run_ends_with_its_figures() -> None:
-    """The command behind ``make simulate-long`` plays worlds in processes of its own, and says how many."""
+    """The command behind ``make simulate-long`` plays worlds in several processes, and says how many."""
     environ = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
     command_line = [sys.executable, "-m", "simulation", "--seeds", "0", "2", "--kind", "offset", "--jobs", "1"]
     done = await asyncio.to_thread(
@@ -169,17 +169,17 @@ async def test_a_long_run_ends_with_its_figures() -> None:
     assert "2 worlds" in done.stdout
 
 
-async def test_a_failure_says_how_to_see_it_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The text of a failure ends with the command that plays its world."""
+async def test_a_failure_says_how_to_replay_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its text ends with the command that plays its world."""
     plan = Plan(3, "strict", kills=(50, 80), faults=0.5)
     assert command(plan) == ('make simulate PLAN=\'{"seed": 3, "kind": "strict", "kills": [50, 80], "faults": 0.5}\'')
-    monkeypatch.setattr("simulation.world.verdict", lambda world: world.nothing)
+    monkeypatch.setattr("simulation.world.check_end", lambda world: world.nothing)
     with simulated(), pytest.raises(Found, match="make simulate PLAN="):
         play(QUIET)
 
 
-async def test_the_machine_is_left_alone() -> None:
-    """While worlds run, nobody asks the machine's clock for the time."""
+async def test_worlds_do_not_read_the_machine_s_clock() -> None:
+    """While worlds run, only virtual time is used."""
 
     class Broken(product_clock.SystemClock):
         def monotonic(self) -> float:
@@ -193,7 +193,7 @@ async def test_the_machine_is_left_alone() -> None:
 
 
 @pytest.mark.parametrize("plan", found_once(operator=False), ids=command)
-async def test_what_was_found_once_stays_mended(plan: Plan) -> None:
+async def test_faults_found_once_stay_fixed(plan: Plan) -> None:
     """Worlds that have shown a fault of the product before."""
     with simulated():
         play(plan)

@@ -1,4 +1,4 @@
-"""What becomes of the file, in the worlds: every crash point of removals and moves, on every kind of file system."""
+"""Disposal in simulated worlds: every crash point of removals and moves, on every kind of file system."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ SEEDS = 24  # of stormy worlds for each kind of disks; ``make simulate-long`` pl
 
 @pytest.mark.parametrize(
     ("after_upload", "disks"),
-    [("delete", "one links"), ("delete", "one noreplace")] + [("move", ways) for ways in SYSTEMS],
+    [("delete", "one links"), ("delete", "one noreplace")] + [("move", disks) for disks in SYSTEMS],
 )
-def test_disposal_stands_every_crash_point(after_upload: str, disks: str, record_property: Report) -> None:
-    """Killed, or without power, at each system call of a quiet world: no recording is lost, doubled or hidden."""
+def test_disposal_survives_every_crash_point(after_upload: str, disks: str, record_property: Report) -> None:
+    """A kill or a power cut at each system call of a quiet world: no recording is lost, doubled or hidden."""
     figures = crash_points("append", at="disposal: ", after_upload=after_upload, disks=disks)
     record_property("simulation", figures.as_property())
     assert figures.worlds >= 2 * 2 * 3  # two files, by a kill and by a power cut, in three system calls at least
@@ -25,8 +25,8 @@ def test_disposal_stands_every_crash_point(after_upload: str, disks: str, record
 
 
 @pytest.mark.parametrize("disks", SYSTEMS)
-def test_disposal_stands_recorders_that_take_names_at_any_moment(disks: str, record_property: Report) -> None:
-    """Names are taken between two system calls, shares fail, processes die: nothing is overwritten or left hidden."""
+def test_disposal_survives_recorders_that_take_names_at_any_moment(disks: str, record_property: Report) -> None:
+    """Between any two system calls, beside failing shares and kills: no file is overwritten or left hidden."""
     plans = (Plan(seed, "append", after_upload=("move", "delete")[seed % 2], disks=disks) for seed in range(SEEDS))
     figures = run_all(plans)
     record_property("simulation", figures.as_property())

@@ -1,4 +1,4 @@
-"""The product broken on purpose, rule by rule: a simulation that does not notice proves nothing."""
+"""The product broken on purpose, rule by rule: a simulation that does not notice it proves nothing."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ pytestmark = pytest.mark.slow  # whole worlds, until one of them notices
 
 @pytest.mark.parametrize("mutant", [*MUTANTS, *operator_mutants.MUTANTS], ids=lambda mutant: mutant.name)
 def test_a_broken_rule_is_found(mutant: Mutant, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is found as what it is, and the world that has found it holds for the product as it is."""
+    """With the expected failure; and the world that finds it succeeds with the product as it is."""
     said, plan = hunt(mutant, monkeypatch)
     assert "make simulate PLAN=" in said
     monkeypatch.undo()

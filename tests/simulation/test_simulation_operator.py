@@ -1,4 +1,4 @@
-"""Small worlds with an operator: commands at every act, beside everything else that goes wrong."""
+"""Small worlds with an operator, who gives commands at every act, besides all other faults."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SAMPLE = 1 / 19  # of the worlds in which one command is given at one act; ``mak
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_commands_at_any_time_lose_and_double_nothing(kind: str, record_property: Report) -> None:
-    """Up to six commands in each world of crashes and faults: from its answer on, each holds."""
+    """Up to six commands in each world of crashes and faults: each holds from its answer on."""
     figures = explore(kind, range(SEEDS), operator=True)
     assert figures.counts["commands"] > 2 * SEEDS
     assert figures.counts["uploads finished"] > SEEDS
@@ -25,21 +25,21 @@ def test_commands_at_any_time_lose_and_double_nothing(kind: str, record_property
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_command_at_any_act_holds_from_its_answer_on(kind: str, record_property: Report) -> None:
-    """Each command, at acts of a quiet world: alone, with a crash later, and while the process is stopped."""
+    """At the acts of a quiet world: alone, with a crash later, and while the process is stopped."""
     figures = command_points(kind, TRIED_AT_EACH_ACT, workers=1 + KINDS.index(kind) % 2, sample=SAMPLE)
     assert figures.worlds > 300
     record_property("simulation", figures.as_property())
 
 
 @pytest.mark.parametrize("plan", found_once(operator=True), ids=command)
-def test_what_an_operator_has_found_once_stays_mended(plan: Plan) -> None:
+def test_faults_found_by_commands_stay_fixed(plan: Plan) -> None:
     """Worlds in which a command did not hold before."""
     with simulated():
         play(plan)
 
 
 def test_a_step_that_never_ends_is_found() -> None:
-    """A task that loops without waiting blocks the event loop: the life is ended, and the failure says so."""
+    """A task that loops without waiting blocks the event loop: its process is ended, and the failure says so."""
 
     async def in_circles() -> None:
         while True:

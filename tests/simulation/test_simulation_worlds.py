@@ -23,14 +23,14 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def test_no_crash_point_loses_or_doubles_a_file(kind: str, one_in: int, record_property: Report) -> None:
-    """A kill, or a power cut, at the points of two uploads: each file ends as one record with equal bytes."""
+    """A kill or a power cut during two uploads: each file ends as one record with equal bytes."""
     figures = crash_points(kind, one_in=one_in)
     assert 0 < figures.worlds // 2 <= figures.crash_points
     record_property("simulation", figures.as_property())
 
 
-def test_nothing_lost_nothing_twice_nobody_let_in(kind: str, seeds: range, record_property: Report) -> None:
-    """Up to three crashes, a fault in every fourth request, files that change, clocks that are set: all holds."""
+def test_no_world_loses_or_doubles_a_file_or_shows_a_secret(kind: str, seeds: range, record_property: Report) -> None:
+    """Up to three crashes, a fault in every fourth request, files that change, clocks that are set."""
     figures = explore(kind, seeds)
     assert figures.worlds == len(seeds)
     assert figures.counts["uploads finished"] > len(seeds)
@@ -38,7 +38,7 @@ def test_nothing_lost_nothing_twice_nobody_let_in(kind: str, seeds: range, recor
 
 
 def test_full_is_twenty_thousand_seeds_and_every_crash_point() -> None:
-    """What a release is held to; every smaller amount plays a part of the same worlds, with every kind of server."""
+    """As for a release; every smaller amount is a part of it, with every kind of server."""
     full = AMOUNTS["full"]
     assert sum(full.seeds.values()) == 20_000
     assert full.one_crash_point_in == dict.fromkeys(KINDS, 1)
@@ -53,7 +53,7 @@ def test_full_is_twenty_thousand_seeds_and_every_crash_point() -> None:
 
 @pytest.mark.parametrize("one_in", range(1, len(KINDS) + 1))
 def test_the_crash_points_that_one_kind_leaves_out_are_played_by_another(one_in: int) -> None:
-    """A sample takes other acts for each kind of server: together they play all of them."""
+    """A sample takes other acts for each kind of server, so that together they play all of them."""
     acts = range(100)
     played = [sample(acts, kind, one_in) for kind in KINDS]
     assert {act for acts_of_kind in played for act in acts_of_kind} == set(acts)

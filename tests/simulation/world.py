@@ -1,6 +1,6 @@
-"""One world: time, dice, and the lives of one process between a folder, a disk and a server.
+"""One world: virtual time, random numbers, and the lives of one process with its folder, disk and server.
 
-Everything that happens is drawn from one seed, and written into one trace: the same seed gives the same trace.
+Everything that happens follows from one seed and is written into one trace: the same seed gives the same trace.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from simulation import disk as disks
 from simulation import life as process
 from simulation.actions import ACTIONS, rewrite_quietly
 from simulation.folder import ROOT, Recordings
-from simulation.invariants import Broken, Watch, verdict
+from simulation.invariants import Broken, Watch, check_end
 from simulation.kernel import NEVER, Dead, Loop, Task
 from simulation.orders import TIME_TO_END, Orders
 from simulation.plan import BUDGET, CALM, EPOCH, NO_STEP, SETTLE, SLOW, STORM, Plan
@@ -29,14 +29,14 @@ from uploader.config import Config
 from uploader.domain.errors import StateUnusable
 from uploader.testing.simulator.semantics import Semantics
 
-KNOCKERS: Final = 6  # tasks that may call the server: workers, verify, sweep, and one more
+CALLERS: Final = 6  # tasks that may call the server: workers, verify, sweep, and one more
 JUMPS: Final = (-86400.0, -3600.0, -30.0, 30.0, 3600.0, 86400.0)  # s
 CANNOT_WRITE: Final = 73  # exit code
 
 
 @dataclass(eq=False)
 class World:
-    """See the module. ``run`` is all that is to be called."""
+    """One world. Call ``run``; the other methods are for the parts of the world."""
 
     plan: Plan
     now: float = 0.0
@@ -66,7 +66,7 @@ class World:
         self.foreign: list[Record] = []
         self.lost_logins = 0
         self.down_until = self._down_since = 0.0
-        self._knocks = 0
+        self._tries = 0
         self.handles = 0
         self.orders = Orders(self)
         self.watch = Watch(self)
@@ -104,7 +104,7 @@ class World:
             self.schedule.begin()
 
     def content(self, size: int) -> bytes:
-        """Bytes that no other file has, four more than *size*."""
+        """Return bytes that no other file has, four more than *size*."""
         return self._dice.randbytes(max(0, size) + 4)
 
     def _writes(self, path: str, content: bytes, **how: Any) -> Callable[[], None]:
@@ -117,10 +117,10 @@ class World:
             action = ACTIONS[choice[int(self.chance() * len(choice))]]
             self.after(when, lambda action=action, path=path: action(self, path))  # type: ignore[misc]
 
-    # What the loop asks
+    # For the loop
 
     def next_event(self) -> float:
-        """When the world does something by itself."""
+        """Return when the world next does something by itself."""
         return self._events[0][0] if self._events else NEVER
 
     def let_events_happen(self) -> None:
@@ -129,11 +129,11 @@ class World:
             heapq.heappop(self._events)[2]()
 
     def after(self, seconds: float, event: Callable[[], None]) -> None:
-        """Let *event* happen *seconds* from now, whoever lives then."""
+        """Let *event* happen *seconds* from now, whichever process runs then."""
         heapq.heappush(self._events, (self.now + seconds, next(self._order), event))
 
     def at_rest(self) -> None:
-        """End the life in good order when everything is done; look whether it takes too long."""
+        """End the life in good order when everything is done; fail when it takes too long."""
         if self.now > self.calm_from + CALM:
             raise Broken(f"I11: not done or parked {CALM:.0f} s after the last fault: {self._unfinished()}")
         if self._asked_to_end is not None and self.now > self._asked_to_end + TIME_TO_END:
@@ -147,10 +147,10 @@ class World:
 
     _living: process.Life | None = None
 
-    # What the ports ask
+    # For the ports
 
     def act(self, life: int, what: str) -> None:
-        """Number what a process does to the world. Raises ``Dead`` when it is killed by that, or long dead."""
+        """Number what a process does to the world. Raises ``Dead`` when it is killed here, or was killed before."""
         if life != self.life:
             raise Dead
         self.steps += 1
@@ -163,7 +163,7 @@ class World:
             self.schedule.give(self._living)
 
     def note(self, what: str) -> None:
-        """Write into the trace what the operator does."""
+        """Write an operator's command into the trace."""
         self._note(f"OPERATOR {what}")
 
     def _note(self, what: str) -> None:
@@ -172,7 +172,7 @@ class World:
             self.trace.append(f"{self.steps:6d} {self.now:9.3f} {what}")
 
     def kill(self) -> None:
-        """End the life that lives now: kill -9, or the power goes, or a signal asks it to end."""
+        """End the running process by kill -9, by a power cut, or by a signal that asks it to end."""
         if self.kill_gently and self._living is not None:
             self._note("SIGTERM")
             self.count("stops")
@@ -201,11 +201,11 @@ class World:
         self.counts[what] += 1
 
     def wall(self) -> float:
-        """What the machine's clock shows, Unix seconds."""
+        """Return the time of the machine's clock, in Unix seconds."""
         return EPOCH + self.now + self._offset
 
     def true_wall(self) -> float:
-        """What the time is."""
+        """Return the true time, in Unix seconds."""
         return EPOCH + self.now
 
     def set_clock(self) -> None:
@@ -226,22 +226,22 @@ class World:
         return False
 
     def is_down(self) -> bool:
-        """True while the server cannot be reached. Who asks has tried (I10)."""
+        """True while the server cannot be reached. Each call counts as one try to reach it (I10)."""
         if self.now >= self.down_until:
             return False
-        self._knocks += 1
+        self._tries += 1
         calls_again = self.lives + self.orders.asked["reload"] + self.orders.asked["retry"]
-        allowed = KNOCKERS * (2 + log2(1 + self.now - self._down_since) + calls_again)
-        if self._knocks > allowed:
-            self.fail(f"I10: {self._knocks} tries in {self.now - self._down_since:.0f} s at a server that is down")
+        allowed = CALLERS * (2 + log2(1 + self.now - self._down_since) + calls_again)
+        if self._tries > allowed:
+            self.fail(f"I10: {self._tries} tries in {self.now - self._down_since:.0f} s at a server that is down")
         return True
 
     def go_down(self, seconds: float) -> None:
-        """Let the server be away for a while."""
-        self.down_until, self._down_since, self._knocks = self.now + seconds, self.now, 0
+        """Make the server unreachable for *seconds*."""
+        self.down_until, self._down_since, self._tries = self.now + seconds, self.now, 0
 
     def share_fails(self) -> str:
-        """Say how this call into the share fails."""
+        """Return how this call into the share fails; empty when it does not."""
         if self._share_rate and self.stormy and self.chance() < self._share_rate:
             self.count("faults")
             return "Input/output error"
@@ -273,13 +273,13 @@ class World:
         self.watch.before_removal(path, content)
 
     def fail(self, what: str) -> NoReturn:
-        """Note that an invariant is broken, and end everything: the product must not get to handle that."""
+        """Note that an invariant is broken, and end the process at once: the product cannot handle the error."""
         self.failure = self.failure or what
         self.life += 1
         raise Dead
 
     def reconfigure(self, change: Callable[[Config], Config]) -> Config:
-        """Let somebody edit the configuration file."""
+        """Change the configuration file."""
         self.config = change(self.config)
         self.settle = min(self.settle, self.config.watch[0].settle)
         return self.config
@@ -289,12 +289,12 @@ class World:
         if self.failure:
             raise Broken(self.failure) from None
 
-    # The whole of it
+    # The run
 
     def run(self) -> str:
-        """Live as often as it takes, and hold the end against what must be; the trace's hash.
+        """Start the process as often as needed, and check the end. Returns the hash of the trace.
 
-        Raises ``AssertionError`` with the number of what does not hold.
+        Raises ``AssertionError`` with the number of a broken invariant.
         """
         Task.begin()
         while True:
@@ -323,12 +323,12 @@ class World:
             self._check_end(loop)
             if life.done:
                 break
-        verdict(self)
+        check_end(self)
         return f"{self._sum:08x}"
 
     def _check_end(self, loop: Loop) -> None:
         if loop.complaints:
-            raise Broken(f"I11: nobody has caught {loop.complaints[0]}")
+            raise Broken(f"I11: an uncaught exception: {loop.complaints[0]}")
         if self.handles:
             raise Broken(f"I9: {self.handles} recordings are still open at the end")
 
@@ -343,7 +343,7 @@ class World:
             self.kill_at = NO_STEP
 
     def _pass(self, seconds: float) -> None:
-        """Nobody lives for a while."""
+        """Let *seconds* pass while no process runs."""
         until = self.now + seconds
         while self.next_event() <= until:
             self.now = max(self.now, self.next_event())

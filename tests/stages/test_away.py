@@ -1,4 +1,4 @@
-"""The server goes away, the password is refused, and the operator steps in: nobody's file is at fault."""
+"""The server is down or refuses the password, and the operator steps in: no file is at fault."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ async def deliver(rig: Rig, data: bytes = DATA) -> str:
     return path
 
 
-async def test_server_that_is_down_holds_every_file_and_blames_none(tmp_path: Path) -> None:
-    """Stopped and started again: all files arrive on one record each, with no attempt counted and few calls made."""
+async def test_a_server_that_is_down_delays_all_files_and_counts_against_none(tmp_path: Path) -> None:
+    """After its restart each file arrives on one record, with no failure counted and few calls made."""
     async with Rig(tmp_path, clock=SystemClock()) as rig:
         await rig.start()
         await rig.finished(await rig.drop("before.mp4", b"before"))
@@ -54,8 +54,8 @@ async def test_server_that_is_down_holds_every_file_and_blames_none(tmp_path: Pa
         assert len(rig.records) == 7
 
 
-async def test_gateway_without_a_server_is_asked_ever_more_rarely(tmp_path: Path) -> None:
-    """502 to everything is an outage like any other: its pauses grow, and it is not *back* between two failures."""
+async def test_a_gateway_without_a_server_is_an_outage(tmp_path: Path) -> None:
+    """502 to every call: the pauses grow, and the outage does not end between two failures."""
     async with Rig(tmp_path) as rig:
         rig.fault("login", "status", status=502, times=3)
         await rig.start()
@@ -66,7 +66,7 @@ async def test_gateway_without_a_server_is_asked_ever_more_rarely(tmp_path: Path
         assert len(rig.seen(events.OutageEnded)) == 1
 
 
-async def test_outage_in_the_middle_of_uploads(tmp_path: Path) -> None:
+async def test_uploads_in_flight_survive_an_outage(tmp_path: Path) -> None:
     """The server dies with chunks of four files in flight and comes back: every file arrives, once."""
     async with Rig(tmp_path, settings(Semantics.APPEND)) as rig:
         stalls = [rig.fault("upload", "stall", skip=4) for _ in range(4)]
@@ -87,8 +87,8 @@ async def test_outage_in_the_middle_of_uploads(tmp_path: Path) -> None:
         )
 
 
-async def test_uploads_under_way_hold_up_nobody_after_an_outage(tmp_path: Path) -> None:
-    """Four whole files are being sent; after one 503 to another call records are asked about and orphans cleared."""
+async def test_uploads_in_flight_delay_no_other_call_after_an_outage(tmp_path: Path) -> None:
+    """Four whole files are being sent; after a 503 to another call, records are checked and orphans deleted."""
     slow, fast = settings(Semantics.WHOLE, processing=3600.0), settings(Semantics.WHOLE)
     async with Rig(tmp_path, slow, upload={"chunk_size": "whole", "workers": 4}) as rig:
         await rig.start()
@@ -117,7 +117,7 @@ async def test_uploads_under_way_hold_up_nobody_after_an_outage(tmp_path: Path) 
 
 
 async def test_wrong_password_parks_nothing_and_is_not_repeated(tmp_path: Path) -> None:
-    """Four workers, six files and a wrong password: one log-in, no file parked; mended and released, all arrive."""
+    """Four workers, six files and a wrong password: one log-in, no file parked; corrected and retried, all arrive."""
     async with Rig(tmp_path) as rig:
         rig.environ["VALT_UPLOADER_PASSWORD"] = "wrong"
         await rig.start()
@@ -145,8 +145,8 @@ async def test_wrong_password_parks_nothing_and_is_not_repeated(tmp_path: Path) 
         assert rig.store.capabilities.login_refusals == 0
 
 
-async def test_password_that_is_changed_under_us(tmp_path: Path) -> None:
-    """The token expires and the password is refused, with four chunks in flight: one refused log-in, and all wait."""
+async def test_a_password_changed_during_uploads_is_refused_once(tmp_path: Path) -> None:
+    """The token expires with four chunks in flight: one refused log-in, and all wait."""
     async with Rig(tmp_path, settings(Semantics.APPEND)) as rig:
         stalls = [rig.fault("upload", "stall") for _ in range(4)]
         await rig.start()
@@ -169,8 +169,8 @@ async def test_password_that_is_changed_under_us(tmp_path: Path) -> None:
         assert all(spans(record) == chunked(2 * CHUNK) for record in rig.records)
 
 
-async def test_password_that_is_missing(tmp_path: Path) -> None:
-    """Without a password the house waits and says so; with one it goes on."""
+async def test_a_missing_password_is_waited_for(tmp_path: Path) -> None:
+    """The application reports it, and goes on when there is one."""
     async with Rig(tmp_path) as rig:
         del rig.environ["VALT_UPLOADER_PASSWORD"]
         await rig.start()
@@ -184,8 +184,8 @@ async def test_password_that_is_missing(tmp_path: Path) -> None:
 # The operator
 
 
-async def test_release_lets_a_waiting_upload_go_on_now(tmp_path: Path) -> None:
-    """An upload that waits for its next try goes on at once when it is released."""
+async def test_retry_lets_a_waiting_upload_go_on_now(tmp_path: Path) -> None:
+    """It does not wait for the time of its next try."""
     async with Rig(tmp_path) as rig:
         path = rig.write("a.mp4", DATA)
         identity = await identify(path)
@@ -200,8 +200,8 @@ async def test_release_lets_a_waiting_upload_go_on_now(tmp_path: Path) -> None:
         assert not await rig.retry(path)
 
 
-async def test_parked_upload_is_released_by_hand(tmp_path: Path) -> None:
-    """A refusal parks the file with the server's words; released, it goes on with its failures forgotten."""
+async def test_a_parked_upload_is_retried_by_the_operator(tmp_path: Path) -> None:
+    """It was parked with the server's words; retried, it goes on with its failures cleared."""
     async with Rig(tmp_path) as rig:
         rig.fault("create", "status", status=403, body='{"error":{"code":403,"message":"Forbidden"}}')
         await rig.start()
@@ -216,7 +216,7 @@ async def test_parked_upload_is_released_by_hand(tmp_path: Path) -> None:
 
 
 async def test_payload_that_is_refused_three_times_parks_the_file(tmp_path: Path) -> None:
-    """VALT's "invalid payload" wears a 500: three tries tell it from a passing fault, and the others go on."""
+    """VALT's "invalid payload" comes as a 500: three tries tell it from an accident, and other files go on."""
     async with Rig(tmp_path, upload={"workers": 1}) as rig:
         body = '{"error":{"code":500,"message":"Invalid request payload"}}'
         rig.fault("create", "status", status=500, body=body, times=3)
@@ -227,8 +227,8 @@ async def test_payload_that_is_refused_three_times_parks_the_file(tmp_path: Path
         await rig.finished(await rig.drop("b.mp4", DATA))
 
 
-async def test_upload_that_is_forgotten_while_it_is_sent(tmp_path: Path) -> None:
-    """Forgotten in the middle of a chunk: the request is let go, its record cleared away; a scan finds it anew."""
+async def test_an_upload_can_be_forgotten_while_it_is_sent(tmp_path: Path) -> None:
+    """The request is cut and its record deleted; a scan finds the file anew."""
     async with Rig(tmp_path) as rig:
         stall = rig.fault("upload", "stall", skip=1)
         await rig.start()

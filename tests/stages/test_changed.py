@@ -1,4 +1,4 @@
-"""A file that changes, goes away or comes back while it is sent: never finished as what it no longer is."""
+"""A file that changes, goes or comes back during its upload is never finished with mixed or outdated content."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ CHANGES = [grow, shrink, rewrite, replace, replace_alike, touch]
 async def test_file_that_changes_while_it_is_sent_begins_anew(
     tmp_path: Path, change: Callable[[Path], None], after: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The old record is never finished but cleared away; what stands there now is sent whole when it has settled."""
+    """The old record is deleted and never finished; the new content is sent whole when it has settled."""
     async with Rig(tmp_path, Settings(semantics=Semantics.APPEND, processing=0.0)) as rig:
         check = Recording.check_unchanged
         changed = False
@@ -89,8 +89,8 @@ async def test_file_that_changes_while_it_is_sent_begins_anew(
         assert rig.record.id == second
 
 
-async def test_file_that_changes_between_two_lives_begins_anew(tmp_path: Path) -> None:
-    """Changed while the daemon was down, size and mtime as they were: what was sent tells, and it begins anew."""
+async def test_a_file_that_changes_while_the_daemon_is_stopped_begins_anew(tmp_path: Path) -> None:
+    """With equal size and mtime: the digest of the sent bytes shows it."""
     async with Rig(tmp_path) as rig:
         await rig.start()
         path = await rig.drop("a.mp4", content_of(6 * CHUNK))
@@ -109,7 +109,7 @@ async def test_file_that_changes_between_two_lives_begins_anew(tmp_path: Path) -
 
 
 async def test_file_that_is_deleted_while_it_is_sent_is_still_sent(tmp_path: Path) -> None:
-    """The open file may be all that is left of it: it is sent to its end."""
+    """The open file may be its last copy, so it is sent to its end."""
     data = content_of(4 * CHUNK)
     async with Rig(tmp_path) as rig:
         stall = rig.fault("upload", "stall", skip=1)
@@ -123,8 +123,8 @@ async def test_file_that_is_deleted_while_it_is_sent_is_still_sent(tmp_path: Pat
         assert rig.record.sha256 == sha256(data)
 
 
-async def test_file_that_is_missing_parks_and_comes_back(tmp_path: Path) -> None:
-    """Begun, then gone: parked, and it is the file's turn; back as it was, it goes on where it had stopped."""
+async def test_a_missing_file_is_parked_and_resumes_when_it_is_back(tmp_path: Path) -> None:
+    """Parked until the file comes back; unchanged, it continues where it had stopped."""
     data = content_of(4 * CHUNK)
     async with Rig(tmp_path) as rig:
         await rig.start()
@@ -145,8 +145,8 @@ async def test_file_that_is_missing_parks_and_comes_back(tmp_path: Path) -> None
         assert spans(rig.record) == chunked(len(data))
 
 
-async def test_missing_file_that_comes_back_as_another_is_a_new_one(tmp_path: Path) -> None:
-    """Parked as missing, then other content at its path: sent on a new record, the old one cleared away."""
+async def test_a_missing_file_that_comes_back_changed_is_a_new_recording(tmp_path: Path) -> None:
+    """It is sent on a new record, and the old one is deleted."""
     async with Rig(tmp_path) as rig:
         await rig.start()
         path = await rig.drop("a.mp4", content_of(4 * CHUNK))
@@ -162,7 +162,7 @@ async def test_missing_file_that_comes_back_as_another_is_a_new_one(tmp_path: Pa
 
 
 async def test_empty_file_is_parked_until_it_has_content(tmp_path: Path) -> None:
-    """An empty file makes no record and is no failure; with content it is sent."""
+    """It makes no record and counts as no failure."""
     async with Rig(tmp_path) as rig:
         await rig.start()
         path = await rig.drop("a.mp4", b"")
@@ -180,8 +180,8 @@ async def test_empty_file_is_parked_until_it_has_content(tmp_path: Path) -> None
         assert rig.records[-1].sha256 == sha256(b"content")
 
 
-async def test_writer_in_real_time_is_sent_once_and_whole(tmp_path: Path) -> None:
-    """A file that is written to for longer than ``settle`` makes one record, of everything."""
+async def test_a_file_written_for_longer_than_settle_is_sent_once_and_whole(tmp_path: Path) -> None:
+    """One record, with everything."""
     async with Rig(tmp_path, watch={"settle": "1s", "mode": "events"}, clock=SystemClock()) as rig:
         await rig.start()
         path = rig.watch / "a.mp4"
@@ -198,10 +198,10 @@ async def test_writer_in_real_time_is_sent_once_and_whole(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("change", [grow, shrink, rewrite, replace, replace_alike])
 @pytest.mark.parametrize("moment", range(6))
-async def test_change_at_any_moment_yields_no_mixed_bytes(
+async def test_a_change_at_any_moment_yields_no_mixed_bytes(
     tmp_path: Path, change: Callable[[Path], None], moment: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Before any read of any block: what is finished on the server is what the file once was, from end to end."""
+    """Before any read of any block: each finished record holds one content that the file had."""
     first = content_of(3 * CHUNK)
     async with Rig(tmp_path, Settings(semantics=Semantics.APPEND, processing=0.0)) as rig:
         call, calls = Recording._call, 0
@@ -226,7 +226,7 @@ async def test_change_at_any_moment_yields_no_mixed_bytes(
 
 
 async def test_other_file_with_the_same_size_and_time_is_not_mixed_in(tmp_path: Path) -> None:
-    """Renamed over it, its time set to the old one's: the open file is sent to its end, and is what was recorded."""
+    """Renamed over the recording with its mtime: the open file is sent to its end."""
     first = content_of(4 * CHUNK)
     async with Rig(tmp_path) as rig:
         stall = rig.fault("upload", "stall", skip=1)
@@ -246,7 +246,7 @@ async def test_other_file_with_the_same_size_and_time_is_not_mixed_in(tmp_path: 
     "noticed", ["while it is sent", "at its end", "after a kill", "after a kill at its end", "after a stop"]
 )
 async def test_file_that_is_renamed_while_it_is_sent_is_sent_once(tmp_path: Path, after: str, noticed: str) -> None:
-    """It goes on by the open file; the ledger, and what becomes of it, are of the new name; that is not sent again."""
+    """The upload goes on with the open file; ledger and disposal use the new name, which is not sent again."""
     data = content_of(4 * CHUNK)
     watch = {"after_upload": after, "move_to": str(tmp_path / "done")} if after == "move" else {"after_upload": after}
     async with Rig(tmp_path, watch=watch) as rig:
@@ -286,7 +286,7 @@ async def test_file_that_is_renamed_while_it_is_sent_is_sent_once(tmp_path: Path
 
 
 async def test_file_that_is_renamed_twice_is_followed(tmp_path: Path) -> None:
-    """Its last name is the one that counts."""
+    """Its last name counts."""
     data = content_of(4 * CHUNK)
     async with Rig(tmp_path) as rig:
         stall = rig.fault("upload", "stall", skip=1)
@@ -305,8 +305,8 @@ async def test_file_that_is_renamed_twice_is_followed(tmp_path: Path) -> None:
         assert len(rig.store.ledger.of(str(rig.watch / "c.mp4"))) == 1
 
 
-async def test_new_recording_under_the_name_that_was_given_up_is_sent_too(tmp_path: Path) -> None:
-    """A recorder that always writes to one name and then renames: each of its recordings is one record."""
+async def test_a_new_recording_under_the_old_name_of_a_renamed_file_is_sent(tmp_path: Path) -> None:
+    """A recorder that writes to one name and then renames: each recording is one record."""
     one, two = content_of(4 * CHUNK), content_of(2 * CHUNK, seed=2)
     async with Rig(tmp_path, watch={"rescan": "1s"}) as rig:
         stall = rig.fault("upload", "stall", skip=1)

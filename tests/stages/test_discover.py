@@ -1,4 +1,4 @@
-"""Finding files: events hurry, scans decide; folders that go away and come back; names that nobody should send."""
+"""Finding files: events are hints and scans decide; folders that go away and come back; excluded names."""
 
 from __future__ import annotations
 
@@ -28,26 +28,26 @@ EVENTS = {"mode": "events"}
 
 @asynccontextmanager
 async def watching(tmp_path: Path, **rig: Any) -> AsyncIterator[Rig]:
-    """A house that listens to events, with its watcher at work."""
+    """Run an application with events, whose watcher listens."""
     options: dict[str, Any] = {"watch": EVENTS} | rig
     async with Rig(tmp_path, **options) as table:
         await table.start()
-        # A watcher tells nothing of having begun: what it reports first proves it.
+        # A watcher does not report that it listens, so its first event proves it.
         probe = table.watch / ".probe"
         await table.until(lambda: _listens(table, probe), "the watcher")
         yield table
 
 
 def _listens(rig: Rig, probe: Path, *folders: str) -> bool:
-    """Touch a file that nobody takes, until its event has come in: to each of these folders, or to any."""
+    """Touch an excluded file; True when its event has arrived for each of these folders, or for any."""
     probe.write_bytes(os.urandom(4))
     return bool(_hinted) and set(folders) <= set(_listening)
 
 
 async def seen_again(rig: Rig) -> str:
-    """Let the house look once more and wait until a last file, found after all others, is finished; its path.
+    """Scan again and wait until one more file, found after all others, is finished. Returns its path.
 
-    What a scan takes for new, though it is not, has been found and has settled by then.
+    A file that the scan wrongly takes for new has been found and has settled by then.
     """
     await rig.scan()
     last = await rig.drop("last.mp4", b"last")
@@ -74,8 +74,8 @@ def _hear_hints(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(discover.WatchedFolder, "_look", hear)
 
 
-async def test_event_hurries(tmp_path: Path) -> None:
-    """A new file, one in a new folder, and one that is renamed into place are found without any scan."""
+async def test_events_find_files_before_the_next_scan(tmp_path: Path) -> None:
+    """A new file, one in a new folder, and one that is renamed into place."""
     async with watching(tmp_path) as rig:
         path = rig.write("a.mp4", b"a")
         await rig.event(events.FileFound, path=path)
@@ -85,8 +85,8 @@ async def test_event_hurries(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("told", ["a.mp4", "new"])
-async def test_recording_that_only_an_event_told_of_shows_where_the_folder_lies(tmp_path: Path, told: str) -> None:
-    """It may be sent and deleted before the next scan, and what is mounted there later must not pass for it."""
+async def test_a_recording_found_by_an_event_saves_the_mount_identity(tmp_path: Path, told: str) -> None:
+    """It may be deleted before the next scan, and another share mounted there later is not taken for this one."""
     async with Rig(tmp_path, watch={"mode": "poll", "rescan": "1h"}) as rig:
         await rig.start()
         await rig.event(events.FolderWatched)
@@ -107,8 +107,8 @@ async def test_recording_that_only_an_event_told_of_shows_where_the_folder_lies(
         assert known == [[str(rig.watch)]]
 
 
-async def test_folder_that_is_moved_in_is_looked_into(tmp_path: Path) -> None:
-    """Of a folder that arrives whole only the folder is told: its files are found all the same."""
+async def test_the_files_of_a_folder_that_is_moved_in_are_found(tmp_path: Path) -> None:
+    """The kernel reports only the folder."""
     async with watching(tmp_path) as rig:
         outside = tmp_path / "outside"
         outside.mkdir()
@@ -117,16 +117,16 @@ async def test_folder_that_is_moved_in_is_looked_into(tmp_path: Path) -> None:
         await rig.finished(str(rig.watch / "inside" / "a.mp4"))
 
 
-async def test_rescan_finds_what_no_event_told(tmp_path: Path) -> None:
-    """Without any event a file is found when the next scan is due."""
+async def test_the_next_scan_finds_a_file_without_an_event(tmp_path: Path) -> None:
+    """When it is due."""
     async with Rig(tmp_path, watch={"mode": "poll", "rescan": "1s"}) as rig:
         await rig.start()
         await rig.event(events.FolderWatched, mode='scans alone (mode = "poll")')
         await rig.finished(rig.write("a.mp4", b"a"))
 
 
-async def test_watched_folder_that_is_made_anew(tmp_path: Path) -> None:
-    """Removed: reported once, and nothing is inferred; made again: reported, and events hurry once more."""
+async def test_a_watched_folder_that_is_removed_and_made_again_is_watched_again(tmp_path: Path) -> None:
+    """Its removal is reported once and means no deletion; made again, it is reported, and events arrive."""
     async with watching(tmp_path, watch=EVENTS | {"rescan": "1s"}) as rig:
         shutil.rmtree(rig.watch)
         missing = await rig.event(events.FolderOffline)
@@ -143,8 +143,8 @@ async def test_watched_folder_that_is_made_anew(tmp_path: Path) -> None:
         await rig.until(lambda: _listens(rig, rig.watch / ".probe"), "events from the new folder")
 
 
-async def test_folder_that_is_exchanged_between_two_scans(tmp_path: Path) -> None:
-    """Another folder at the same path, with no scan in between: the watcher follows, where inotify alone would not."""
+async def test_a_watched_folder_that_is_replaced_between_scans_is_watched_again(tmp_path: Path) -> None:
+    """With inotify alone, the events of the old one would still be read."""
     async with watching(tmp_path) as rig:
         rig.watch.rename(tmp_path / "old")
         rig.watch.mkdir()
@@ -153,10 +153,10 @@ async def test_folder_that_is_exchanged_between_two_scans(tmp_path: Path) -> Non
         await rig.finished(rig.write("a.mp4", b"a"))
 
 
-async def test_a_fault_of_ours_in_one_folder_ends_neither_the_others_nor_the_daemon(
+async def test_an_unexpected_error_in_one_folder_ends_neither_the_others_nor_the_daemon(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is logged and said with its folder; that folder is scanned again when a scan is due, and is well again."""
+    """It is logged with its folder, which is scanned again at its time."""
     walk, faulty = MountedShare.walk, [str(tmp_path / "bad")]
 
     def stumble(self: MountedShare, order: Any) -> Any:
@@ -183,8 +183,8 @@ async def test_a_fault_of_ours_in_one_folder_ends_neither_the_others_nor_the_dae
         assert bad.unreadable == ""
 
 
-async def test_missing_folder_at_the_start(tmp_path: Path) -> None:
-    """A folder that is not there yet is reported once; when it comes its files are found."""
+async def test_a_folder_that_is_missing_at_the_start_is_waited_for(tmp_path: Path) -> None:
+    """It is reported once; when it exists, its files are found."""
     later = tmp_path / "later"
     async with Rig(tmp_path, watches=[EVENTS, EVENTS | {"path": str(later), "rescan": "1s"}]) as rig:
         await rig.start()
@@ -198,8 +198,8 @@ async def test_missing_folder_at_the_start(tmp_path: Path) -> None:
         assert len(rig.seen(events.FolderOffline)) == 1
 
 
-async def test_share_that_looks_empty_forgets_nothing(tmp_path: Path) -> None:
-    """An upload whose folder has gone away is kept; when the share is back it goes on, on its record."""
+async def test_an_empty_looking_share_keeps_its_uploads(tmp_path: Path) -> None:
+    """When the share is back, the upload goes on, on its record."""
     async with Rig(tmp_path) as rig:
         await rig.start()
         path = await rig.drop("a.mp4", os.urandom(300_000))
@@ -218,8 +218,8 @@ async def test_share_that_looks_empty_forgets_nothing(tmp_path: Path) -> None:
         assert len(rig.records) == 1
 
 
-async def test_share_that_is_back_wakes_what_waits_for_it(tmp_path: Path) -> None:
-    """An upload that was to be tried in an hour goes on at once; one that waits for something else does not."""
+async def test_a_share_that_is_back_wakes_the_uploads_that_wait_for_it(tmp_path: Path) -> None:
+    """One that was due in an hour goes on at once; one that waits for something else does not."""
     async with Rig(tmp_path, watch={"rescan": "1s"}) as rig:
         paths = [rig.write(name, name.encode()) for name in ("share.mp4", "other.mp4")]
         later = rig.clock.now() + 3600
@@ -242,8 +242,8 @@ async def test_share_that_is_back_wakes_what_waits_for_it(tmp_path: Path) -> Non
         assert rig.state_of(paths[1]) is State.QUEUED
 
 
-async def test_what_is_no_regular_file_is_ignored_with_one_warning(tmp_path: Path) -> None:
-    """FIFOs, links to files and links to folders are named once and never opened or followed."""
+async def test_special_files_are_ignored_with_one_warning(tmp_path: Path) -> None:
+    """FIFOs and links are named once and never opened or followed."""
     async with Rig(tmp_path) as rig:
         secret = tmp_path / "secret.mp4"
         secret.write_bytes(b"secret")
@@ -265,8 +265,8 @@ async def test_what_is_no_regular_file_is_ignored_with_one_warning(tmp_path: Pat
         assert [record.name for record in rig.records] == ["good"]
 
 
-async def test_what_is_ignored_and_gone_is_forgotten(tmp_path: Path) -> None:
-    """A name that a whole scan sees no more takes no memory; when it comes again it is named again."""
+async def test_an_ignored_name_that_is_gone_is_forgotten(tmp_path: Path) -> None:
+    """After a complete scan without it; when it comes again it is named again."""
     async with Rig(tmp_path) as rig:
         pipe, stays = rig.watch / "pipe.mp4", rig.watch / "stays.mp4"
         os.mkfifo(stays)
@@ -283,10 +283,10 @@ async def test_what_is_ignored_and_gone_is_forgotten(tmp_path: Path) -> None:
         assert [event.path for event in rig.seen(events.FileIgnored)].count(str(stays)) == 1
 
 
-async def test_what_is_ignored_is_kept_when_a_scan_was_not_whole(
+async def test_ignored_names_are_kept_when_a_scan_was_incomplete(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A folder that cannot be read for a moment does not let everything in it be named again."""
+    """A folder that is unreadable for a moment does not cause the warnings again."""
     async with Rig(tmp_path) as rig:
         (rig.watch / "room").mkdir()
         pipe = rig.watch / "room" / "pipe.mp4"
@@ -310,8 +310,8 @@ async def test_what_is_ignored_is_kept_when_a_scan_was_not_whole(
         assert len(rig.seen(events.FileIgnored)) == 1
 
 
-async def test_name_that_is_not_utf8(tmp_path: Path) -> None:
-    """Such a name makes the source of events fail; the scan covers for it, and what comes after is found too."""
+async def test_a_name_that_is_not_utf8_is_found_by_the_scan(tmp_path: Path) -> None:
+    """It ends the source of events, which is started again."""
     async with watching(tmp_path) as rig:
         path = os.fsdecode(os.fsencode(rig.watch) + b"/caf\xe9.mp4")
         at(path).write_bytes(b"coffee")
@@ -320,8 +320,8 @@ async def test_name_that_is_not_utf8(tmp_path: Path) -> None:
         await rig.finished(rig.write("after.mp4", b"after"))
 
 
-async def test_source_of_events_that_fails_is_begun_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever it raises, it is said, a scan covers for it, and it is tried again."""
+async def test_a_source_of_events_that_fails_is_started_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever it raises, it is reported, and a scan follows."""
     begun = []
 
     async def broken(*_: object, **__: object) -> AsyncIterator[Any]:
@@ -340,7 +340,7 @@ async def test_source_of_events_that_fails_is_begun_again(tmp_path: Path, monkey
 
 
 async def test_overlapping_folders_send_a_file_once(tmp_path: Path) -> None:
-    """A file below two watched folders belongs to the first that takes it, by scan and by event."""
+    """The first folder that takes the file has it, by scan and by event."""
     inner = tmp_path / "watch" / "inner"
     inner.mkdir(parents=True)
     watches: list[dict[str, Any]] = [
@@ -351,7 +351,7 @@ async def test_overlapping_folders_send_a_file_once(tmp_path: Path) -> None:
         await rig.until(lambda: _listens(rig, inner / ".probe", *map(str, (rig.watch, inner))), "both watchers")
         paths = [rig.write(name, name.encode(), folder=inner) for name in ("a.mp4", "b.mov")]
         paths.append(rig.write("c.mp4", b"c"))
-        await rig.finished(*paths)  # no scan is due: events have told of them
+        await rig.finished(*paths)  # no scan is due: events have reported them
         paths += [await rig.drop(name, name.encode(), folder=inner) for name in ("d.mp4", "e.mov")]
         await rig.finished(*paths)
         paths.append(await seen_again(rig))
@@ -361,8 +361,8 @@ async def test_overlapping_folders_send_a_file_once(tmp_path: Path) -> None:
         assert [len(rig.seen(events.FileFound, path=path)) for path in paths] == [1] * len(paths)
 
 
-async def test_filters_hold_for_scan_and_event(tmp_path: Path) -> None:
-    """Excluded names, other suffixes, hidden folders and, unless wanted, subfolders are not looked at."""
+async def test_filters_apply_to_scans_and_events(tmp_path: Path) -> None:
+    """Excluded names, other suffixes, hidden folders and, unless wanted, subfolders."""
     async with watching(tmp_path, watch=EVENTS | {"recursive": False}) as rig:
         for name in ("a.txt", "b.part", ".c.mp4", "sub/d.mp4"):
             rig.write(name, b"no")
@@ -404,8 +404,8 @@ def large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return asked
 
 
-async def test_events_of_a_large_tree_hurry_too(tmp_path: Path, large: list[str]) -> None:
-    """Found without any scan, in folders that were there and in one that comes; our own process asks for no watch."""
+async def test_events_of_a_large_tree_find_files_before_the_next_scan(tmp_path: Path, large: list[str]) -> None:
+    """In old folders and a new one; the daemon's own process has no inotify watch."""
     async with watching(tmp_path) as rig:
         await rig.finished(rig.write("room/a.mp4", b"a"))
         (rig.watch / "deep" / "er").mkdir(parents=True)
@@ -414,10 +414,8 @@ async def test_events_of_a_large_tree_hurry_too(tmp_path: Path, large: list[str]
     assert listeners() == []
 
 
-async def test_a_scan_covers_for_what_came_before_a_large_tree_was_listened_to(
-    tmp_path: Path, large: list[str]
-) -> None:
-    """That process says when it listens: only from then on must events have told of what is new."""
+async def test_files_made_before_the_watcher_listens_are_found_by_a_scan(tmp_path: Path, large: list[str]) -> None:
+    """Its process reports when it listens; only later files count as missed by events."""
     async with Rig(tmp_path, watch=EVENTS) as rig:
         await rig.start()
         (folder,) = rig.application.discover._folders
@@ -427,8 +425,8 @@ async def test_a_scan_covers_for_what_came_before_a_large_tree_was_listened_to(
         assert large == []
 
 
-async def test_process_that_listens_is_begun_again_when_it_is_killed(tmp_path: Path, large: list[str]) -> None:
-    """It is said, a scan covers for it, and events hurry once more."""
+async def test_a_killed_watcher_process_is_started_again(tmp_path: Path, large: list[str]) -> None:
+    """It is reported, a scan follows, and events arrive again."""
     async with watching(tmp_path) as rig:
         (killed,) = listeners()
         os.kill(killed, signal.SIGKILL)
@@ -467,10 +465,10 @@ def watcher(monkeypatch: pytest.MonkeyPatch, *problems: Exception | None) -> lis
         (ExceptionGroup("in it", [OSError("OS file watch limit reached.")]), "fs.inotify.max_user_watches"),
     ],
 )
-async def test_limit_of_inotify_makes_it_poll_and_names_the_sysctl(
+async def test_at_the_inotify_limit_the_folder_is_polled(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, problem: Exception, sysctl: str
 ) -> None:
-    """Events that would tell of a part only are done without: said once, shown as the mode, and scans find all."""
+    """It is reported once with the sysctl, shown as the mode, and scans find all files."""
     begun = watcher(monkeypatch, problem)
     async with Rig(tmp_path, watch=EVENTS | {"rescan": "1s"}) as rig:
         await rig.start()
@@ -485,10 +483,10 @@ async def test_limit_of_inotify_makes_it_poll_and_names_the_sysctl(
         assert len(begun) == len(rig.seen(events.EventsUnavailable)) == 1
 
 
-async def test_too_many_folders_are_told_before_the_limit_is_reached(
+async def test_a_folder_near_the_inotify_limit_is_polled_from_its_first_scan_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Reached at work the limit is silent: so a folder that comes near it is polled from the first scan on."""
+    """Exceeding the limit later would be silent."""
     begun = watcher(monkeypatch)
     monkeypatch.setattr(discover, "inotify_limit", lambda _: 10)
     async with Rig(tmp_path, watch=EVENTS | {"rescan": "1s"}) as rig:
@@ -501,10 +499,10 @@ async def test_too_many_folders_are_told_before_the_limit_is_reached(
         assert begun == []
 
 
-async def test_what_events_have_missed_is_counted_and_a_deaf_source_is_begun_anew(
+async def test_a_source_that_misses_events_is_restarted_if_silent(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A file system that was taken away and put back has the inode that it had: only the silence tells."""
+    """What it missed is counted. A file system mounted again has the same inode, so only the silence tells."""
     begun = watcher(monkeypatch)
     async with Rig(tmp_path, watch=EVENTS | {"rescan": "5s"}) as rig:
         await rig.start()
@@ -519,8 +517,8 @@ async def test_what_events_have_missed_is_counted_and_a_deaf_source_is_begun_ane
         await rig.event(events.UploadFinished, count=2)
 
 
-async def test_source_that_hears_something_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A queue that ran over has told of something: what it missed is counted, and nothing is begun anew."""
+async def test_a_source_that_reports_events_is_not_restarted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A queue overflow loses some events: they are counted."""
     begun: list[int] = []
 
     async def source(path: Path, *, stop_event: asyncio.Event, **_: object) -> AsyncIterator[Any]:
@@ -540,8 +538,8 @@ async def test_source_that_hears_something_is_left_alone(tmp_path: Path, monkeyp
         assert begun == [1]
 
 
-async def test_what_events_have_told_of_counts_as_not_missed(tmp_path: Path) -> None:
-    """Files, and those of a folder that was moved in whole: a scan that comes in between changes nothing."""
+async def test_reported_files_do_not_count_as_missed(tmp_path: Path) -> None:
+    """Files, and those of a folder that was moved in; a scan in between changes nothing."""
     async with watching(tmp_path, watch=EVENTS | {"rescan": "20s"}) as rig:
         folder = rig.application.discover._folders[0]
         await rig.until(lambda: folder._trusted, "events that are trusted")
@@ -557,10 +555,10 @@ async def test_what_events_have_told_of_counts_as_not_missed(tmp_path: Path) -> 
         assert folder.stats.missed == 0
 
 
-async def test_folder_that_is_gone_when_it_is_looked_into_ends_nothing(
+async def test_a_folder_that_vanishes_after_its_event_ends_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Named by an event, there at the first look, and gone, or a link, at the next."""
+    """It is gone, or a link, at the second look."""
     async with watching(tmp_path) as rig:
         look = MountedShare.look
 
@@ -580,10 +578,8 @@ async def test_folder_that_is_gone_when_it_is_looked_into_ends_nothing(
         await rig.finished(rig.write("a.mp4", b"a"))
 
 
-async def test_share_that_hangs_leaves_the_lookers_to_the_others(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """However many files of it are waited for: those of another share settle and are sent."""
+async def test_a_hung_share_does_not_delay_settling_on_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many of its files are waited for."""
     other, hangs, gate = tmp_path / "other", asyncio.Event(), asyncio.Event()
     other.mkdir()
     snapshot = MountedShare.snapshot
@@ -606,10 +602,8 @@ async def test_share_that_hangs_leaves_the_lookers_to_the_others(
         await rig.event(events.UploadFinished, count=21)
 
 
-async def test_part_that_cannot_be_read_takes_nothing_from_the_rest(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A folder without rights is named once; events are listened to all the same, and its home is remembered."""
+async def test_an_unreadable_part_does_not_affect_the_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is named once; events are listened to, and the mount identity is saved."""
     enter = Walk._enter
 
     def refuse(self: Walk, folder: int, name: str, prefix: str) -> None:
@@ -629,8 +623,8 @@ async def test_part_that_cannot_be_read_takes_nothing_from_the_rest(
         assert rig.seen(events.FolderOffline) == []
 
 
-async def test_what_a_file_system_keeps_for_itself_is_not_looked_into(tmp_path: Path) -> None:
-    """``lost+found`` at the root of a disk, which only root may read, is no part that cannot be read."""
+async def test_lost_and_found_is_not_scanned(tmp_path: Path) -> None:
+    """``lost+found`` at the root of a disk, which only root may read, is not reported as unreadable."""
     async with Rig(tmp_path) as rig:
         rig.write("lost+found/#12.mp4", b"lost")
         await rig.start()

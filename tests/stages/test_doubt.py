@@ -1,4 +1,4 @@
-"""A request without an answer: sent again if it was never seen, asked about if it may have been, never guessed."""
+"""A request without an answer: sent again if the server never saw it, asked about if it may have."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ async def deliver(rig: Rig, data: bytes = DATA) -> str:
 
 
 @pytest.mark.parametrize("how", ["cut", "stall", "stop", "status"])
-async def test_chunk_that_never_was_whole_is_sent_again(tmp_path: Path, how: str) -> None:
-    """Cut, stalled, refused early or lost with the server before its last byte: same record, same offset, no doubt."""
+async def test_a_chunk_cut_before_its_last_byte_is_sent_again(tmp_path: Path, how: str) -> None:
+    """Cut, stalled, refused early or lost with the server: same record, same offset, no doubt."""
     data = content_of(2 * LARGE + 5)
     patience = {"stall_timeout": "1s" if how == "stall" else "10s"}
     async with Rig(tmp_path, settings(Semantics.APPEND), server=patience, upload={"chunk_size": LARGE}) as rig:
@@ -64,7 +64,7 @@ async def test_chunk_that_never_was_whole_is_sent_again(tmp_path: Path, how: str
 @pytest.mark.parametrize("semantics", CHUNKED)
 @pytest.mark.parametrize("kind", ["lose-answer", "store-then-status", "status"])
 async def test_middle_chunk_in_doubt_begins_a_new_record(tmp_path: Path, semantics: Semantics, kind: Any) -> None:
-    """A lost answer, or a 502 whether or not the work was done, to a middle chunk: a new record, the old one goes."""
+    """A lost answer, or a 502 whether or not the work was done: the old record is deleted."""
     async with Rig(tmp_path, settings(semantics)) as rig:
         rig.fault("upload", kind, skip=2)
         path = await deliver(rig)
@@ -77,8 +77,8 @@ async def test_middle_chunk_in_doubt_begins_a_new_record(tmp_path: Path, semanti
 
 @pytest.mark.parametrize("semantics", list(Semantics))
 @pytest.mark.parametrize("kind", ["lose-answer", "store-then-status"])
-async def test_last_chunk_that_landed_is_found(tmp_path: Path, semantics: Semantics, kind: Any) -> None:
-    """A lost answer, or a 502, to the last chunk, which had landed: asked, found, and not sent again."""
+async def test_a_last_chunk_that_landed_is_not_sent_again(tmp_path: Path, semantics: Semantics, kind: Any) -> None:
+    """Its answer was lost or a 502: the server is asked and has it."""
     whole = semantics is Semantics.WHOLE
     async with Rig(tmp_path, settings(semantics), upload={"chunk_size": "whole" if whole else CHUNK}) as rig:
         rig.fault("upload", kind, skip=0 if whole else 4)
@@ -89,8 +89,8 @@ async def test_last_chunk_that_landed_is_found(tmp_path: Path, semantics: Semant
 
 
 @pytest.mark.parametrize("kind", ["lose-answer", "status"])
-async def test_doubt_is_asked_about_and_not_guessed(tmp_path: Path, kind: Any) -> None:
-    """After a chunk in doubt nothing is sent before the settle time is over, and only after asking."""
+async def test_a_chunk_in_doubt_is_asked_about_after_the_settle_time(tmp_path: Path, kind: Any) -> None:
+    """Nothing is sent before that."""
     async with Rig(tmp_path, server={"doubt_settle": "400ms"}) as rig:
         rig.fault("upload", kind, skip=1)
         await deliver(rig)
@@ -98,13 +98,13 @@ async def test_doubt_is_asked_about_and_not_guessed(tmp_path: Path, kind: Any) -
         assert names[:5] == ["login", "create", "upload", "upload", "details"]
         assert names.index("create", 2) > names.index("details")
         at = {call.name: call.at for call in reversed(rig.calls("upload")[2:])}
-        assert at["upload"] - rig.calls("upload")[1].at >= 0.4 / SPEED  # by the house's own clock
+        assert at["upload"] - rig.calls("upload")[1].at >= 0.4 / SPEED  # by the application's clock
 
 
 @pytest.mark.parametrize("semantics", CHUNKED)
 @pytest.mark.parametrize("skip", [1, 4])
-async def test_zombie_request_does_no_harm(tmp_path: Path, semantics: Semantics, skip: int) -> None:
-    """A chunk that the server works on only after we have given it up reaches no record that counts."""
+async def test_a_late_request_reaches_no_record_in_use(tmp_path: Path, semantics: Semantics, skip: int) -> None:
+    """The server works on a chunk only after the client has given it up."""
     async with Rig(tmp_path, settings(semantics)) as rig:
         zombie = rig.fault("upload", "late", skip=skip)
         await rig.start()
@@ -123,8 +123,8 @@ async def test_zombie_request_does_no_harm(tmp_path: Path, semantics: Semantics,
             assert [record.id for record in rig.records] == [done.id]
 
 
-async def test_zombie_that_lands_in_time_ends_the_doubt(tmp_path: Path) -> None:
-    """A last chunk that is worked on within the settle time counts: nothing is sent again."""
+async def test_a_late_last_chunk_within_the_settle_time_counts(tmp_path: Path) -> None:
+    """Nothing is sent again."""
     async with Rig(tmp_path, server={"doubt_settle": "5s"}) as rig:
         zombie = rig.fault("upload", "late", skip=4)
         await rig.start()
@@ -137,8 +137,8 @@ async def test_zombie_that_lands_in_time_ends_the_doubt(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("status", [500, 502, 504])
-async def test_error_status_once_is_survived(tmp_path: Path, status: int) -> None:
-    """A 5xx to a chunk leaves it in doubt; the file arrives on a new record."""
+async def test_a_5xx_to_a_chunk_leaves_it_in_doubt(tmp_path: Path, status: int) -> None:
+    """The file arrives on a new record."""
     async with Rig(tmp_path) as rig:
         rig.fault("upload", "status", status=status, body="")
         await deliver(rig)
@@ -146,8 +146,8 @@ async def test_error_status_once_is_survived(tmp_path: Path, status: int) -> Non
 
 
 @pytest.mark.parametrize("kind", ["garbage", "lose-answer", "store-then-status"])
-async def test_answer_to_create_that_means_nothing(tmp_path: Path, kind: Any) -> None:
-    """A record that was made without our learning its ids is found and cleared away; one is left in the end."""
+async def test_a_record_made_without_a_readable_answer_is_found_and_deleted(tmp_path: Path, kind: Any) -> None:
+    """One record is left in the end."""
     async with Rig(tmp_path) as rig:
         rig.fault("create", kind)
         path = await deliver(rig)
@@ -158,8 +158,8 @@ async def test_answer_to_create_that_means_nothing(tmp_path: Path, kind: Any) ->
         assert len(rig.seen(events.OrphanCleared)) == 1
 
 
-async def test_garbage_to_a_chunk_is_a_yes(tmp_path: Path) -> None:
-    """2xx to a chunk is success, whatever its body is."""
+async def test_a_2xx_to_a_chunk_is_success_whatever_its_body(tmp_path: Path) -> None:
+    """The body is not needed."""
     async with Rig(tmp_path) as rig:
         rig.fault("upload", "garbage", times=None)
         await deliver(rig)

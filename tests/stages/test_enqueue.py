@@ -1,4 +1,4 @@
-"""What a settled file is to us: new, known, changed, back; and how what waits comes back into the queue."""
+"""What a settled file is: new, known, changed or back; and how waiting uploads return to the queue."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def settled_at(path: str, root: str, identity: Identity, unplayable: str = "") -
 
 @pytest.mark.parametrize("state", [state for state in State if state is not State.DONE])
 def test_unchanged_file_of_an_upload_is_known(state: State) -> None:
-    """Wherever its upload stands, a file that is as it was brings nothing new."""
+    """In whatever state its upload is."""
     upload = an_upload(state)
     assert classify(upload, settled_as(upload)) is FileKind.KNOWN
 
@@ -62,8 +62,8 @@ def test_unchanged_file_of_an_upload_is_known(state: State) -> None:
         (State.FINISHING, FileKind.LATER),
     ],
 )
-def test_changed_file_of_an_upload(state: State, verdict: FileKind) -> None:
-    """What has not begun begins with the new content; what is under way ends first."""
+def test_a_changed_file_replaces_its_queued_upload(state: State, verdict: FileKind) -> None:
+    """An upload in progress ends first."""
     upload = an_upload(state)
     assert classify(upload, settled_as(upload, edges="other")) is verdict
 
@@ -80,7 +80,7 @@ def test_changed_file_of_an_upload(state: State, verdict: FileKind) -> None:
     ],
 )
 def test_changed_file_of_a_parked_upload(parked_from: State, verdict: FileKind) -> None:
-    """A parked upload gives way to new content, unless every byte of the old has been acknowledged.
+    """New content replaces a parked upload, unless every byte of the old content has been acknowledged.
 
     Where a record may have been made, that is found out first: else nobody would ever clear it away.
     """
@@ -88,8 +88,8 @@ def test_changed_file_of_a_parked_upload(parked_from: State, verdict: FileKind) 
     assert classify(upload, settled_as(upload, size=7)) is verdict
 
 
-def test_file_that_is_back() -> None:
-    """Parked because it was missing: there again as it was, it goes on; one that must change first does not."""
+def test_a_missing_file_that_is_back_lets_its_upload_go_on() -> None:
+    """Only if it is unchanged, and the upload was parked because it was missing."""
     upload = an_upload(State.PARKED, trouble=FILES_TURN)
     assert classify(upload, settled_as(upload)) is FileKind.BACK
     unplayable = replace(upload, trouble=replace(FILES_TURN, must_change=True))
@@ -110,14 +110,14 @@ def test_file_that_is_back() -> None:
         (100, ServerCapabilities(whole_only_until=EPOCH), 100),
     ],
 )
-def test_chunk_size_is_what_the_server_takes(configured: int, capabilities: ServerCapabilities, expected: int) -> None:
-    """As configured, unless the server has taught us less; 0 is the whole file."""
+def test_chunk_size_is_configured_or_learnt(configured: int, capabilities: ServerCapabilities, expected: int) -> None:
+    """The smaller of the two; 0 is the whole file."""
     config = UploadConfig.model_construct(chunk_size=configured)
     assert chunk_size_now(config, capabilities, now=EPOCH) == expected
 
 
-def test_upload_follows_the_folder_it_belongs_to() -> None:
-    """Mapping, what becomes of the file and where it goes come from the first watched folder that takes it."""
+def test_an_upload_follows_the_rules_of_the_first_folder_that_takes_it() -> None:
+    """Its record, its disposal and where it is moved."""
     first = WatchConfig(path=Path("/rec/inner"), after_upload="move", move_to=Path("/done"))
     second = WatchConfig(path=Path("/rec"), after_upload="delete")
     identity = Identity(5, 10**18, "e")
@@ -190,8 +190,8 @@ async def bench(*uploads: Upload) -> AsyncIterator[Bench]:
 
 
 @pytest.mark.parametrize("state", [State.QUEUED, State.CREATING, State.SENDING, State.IN_DOUBT])
-async def test_unfinished_upload_goes_back_to_the_workers(state: State) -> None:
-    """Whatever a worker can bring forward is queued; its failures are kept, its time is not."""
+async def test_an_unfinished_upload_returns_to_the_worker_queue(state: State) -> None:
+    """Its failures are kept, the time of its next try is not."""
     upload = an_upload(state, trouble=LastError("no", ActionBy.UPLOADER, attempts=3, next_try=EPOCH))
     async with bench(upload) as table:
         await table.go_on(upload.path)
@@ -199,8 +199,8 @@ async def test_unfinished_upload_goes_back_to_the_workers(state: State) -> None:
         assert table.store.uploads[upload.path].trouble == LastError("no", ActionBy.UPLOADER, attempts=3)
 
 
-async def test_sent_upload_goes_back_to_where_it_stood() -> None:
-    """One that the server processes is asked about, one that is ready is finished."""
+async def test_a_sent_upload_returns_to_its_own_stage() -> None:
+    """Verify asks about one that the server processes; finish disposes of one that is ready."""
     verifying, finishing = an_upload(State.VERIFYING), an_upload(State.FINISHING, path="/rec/b.mp4")
     async with bench(verifying, finishing) as table:
         await table.go_on(verifying.path)
@@ -210,8 +210,8 @@ async def test_sent_upload_goes_back_to_where_it_stood() -> None:
         assert finishing.path in table.queues.ready
 
 
-async def test_parked_upload_is_released_with_its_count() -> None:
-    """Released by time it gets one try, not all of them again; that is on the disk before it goes on."""
+async def test_a_parked_upload_that_is_due_gets_one_try() -> None:
+    """Its failures are kept; the release is saved before it goes on."""
     upload = an_upload(State.PARKED, parked_from=State.SENDING)
     async with bench(upload) as table:
         await table.go_on(upload.path)
@@ -222,7 +222,7 @@ async def test_parked_upload_is_released_with_its_count() -> None:
 
 
 async def test_waits_survive_a_restart() -> None:
-    """What waited goes on at its time, and what was being tried at once; parked without a time it stays.
+    """A waiting upload goes on at its time, an active one at once; one parked without a time stays parked.
 
     A time from a clock that was wrong is not believed.
     """
@@ -240,8 +240,8 @@ async def test_waits_survive_a_restart() -> None:
         assert waits == [60, None, BACKOFF_CAP, SAVED_RETRY_CAP, 0, 0, 0]
 
 
-async def test_changed_file_replaces_what_has_not_begun() -> None:
-    """The queue holds the new content, and a record that was begun with the old one is an orphan."""
+async def test_new_content_replaces_an_upload_that_has_not_begun() -> None:
+    """A record made with the old content is an orphan."""
     waiting = an_upload()
     parked = an_upload(State.PARKED, path="/rec/b.mp4")
     async with bench(waiting, parked) as table:
@@ -254,8 +254,8 @@ async def test_changed_file_replaces_what_has_not_begun() -> None:
         assert len(table.queued()) == 2
 
 
-async def test_ledger_is_asked_by_content(tmp_path: Path) -> None:
-    """Equal ends are not enough to be known: a file that differs in its middle is a new recording."""
+async def test_a_file_with_equal_ends_and_other_content_is_a_new_recording(tmp_path: Path) -> None:
+    """The ledger is asked by the hash of the whole content."""
     path = tmp_path / "a.mp4"
     path.write_bytes(b"content")
     async with bench() as table:
@@ -282,8 +282,8 @@ class SpoiltLine(MemoryDisk):
 
 
 @pytest.mark.parametrize("name", ["a.mp4", "copy.mp4"])
-async def test_file_whose_proof_cannot_be_read_waits(tmp_path: Path, name: str) -> None:
-    """Touched, or a copy that is to be skipped: it is not sent twice, it is not lost, and all others go on."""
+async def test_a_file_waits_while_its_ledger_line_cannot_be_read(tmp_path: Path, name: str) -> None:
+    """Touched, or a copy to be skipped: it is neither sent twice nor lost, and other files go on."""
     async with bench() as table:
         disk = table.store._disk = table.store.ledger._disk = SpoiltLine()
         await table.store.finish(a_finish(path=str(tmp_path / "a.mp4"), size=7, edges="e", sha256=sha256(b"content")))
@@ -309,8 +309,8 @@ async def test_file_whose_proof_cannot_be_read_waits(tmp_path: Path, name: str) 
         await asyncio.gather(running, return_exceptions=True)
 
 
-async def test_copy_that_is_sent_in_any_case_does_not_wait_for_the_ledger(tmp_path: Path) -> None:
-    """It could only have been said whose copy it is."""
+async def test_a_copy_that_is_sent_anyway_does_not_wait_for_the_ledger(tmp_path: Path) -> None:
+    """The ledger would only tell whose copy it is."""
     path = tmp_path / "copy.mp4"
     path.write_bytes(b"content")
     async with bench() as table:
@@ -324,8 +324,8 @@ async def test_copy_that_is_sent_in_any_case_does_not_wait_for_the_ledger(tmp_pa
 # With all the rest
 
 
-async def test_touched_file_is_not_sent_again(tmp_path: Path) -> None:
-    """New times on a finished file are noticed once, in this life and after a restart, and nothing is sent."""
+async def test_a_sent_file_with_a_new_mtime_is_not_sent_again(tmp_path: Path) -> None:
+    """It is compared once, in this run and after a restart."""
     data = content_of(3 * CHUNK)
     async with Rig(tmp_path) as rig:
         await rig.start()
@@ -343,7 +343,7 @@ async def test_touched_file_is_not_sent_again(tmp_path: Path) -> None:
 
 
 async def test_same_name_with_new_content_is_a_new_recording(tmp_path: Path) -> None:
-    """Each content that a path has had is sent once, as a record of its own."""
+    """Each content of a path is sent once, as a record of its own."""
     async with Rig(tmp_path) as rig:
         await rig.start()
         for number, data in enumerate((b"first", b"second", b"third"), start=1):
@@ -354,8 +354,8 @@ async def test_same_name_with_new_content_is_a_new_recording(tmp_path: Path) -> 
         assert [record.sha256 for record in rig.records] == [sha256(each) for each in (b"first", b"second", b"third")]
 
 
-async def test_content_that_changes_while_it_waits_for_a_worker(tmp_path: Path) -> None:
-    """Overwritten in the queue: only what stands there in the end is sent."""
+async def test_only_the_last_content_of_a_queued_file_is_sent(tmp_path: Path) -> None:
+    """It was overwritten in the queue."""
     async with Rig(tmp_path, upload={"workers": 1}) as rig:
         stall = rig.fault("upload", "stall")
         await rig.start()
@@ -370,8 +370,8 @@ async def test_content_that_changes_while_it_waits_for_a_worker(tmp_path: Path) 
         assert [record.sha256 for record in rig.records] == [sha256(b"first"), sha256(b"new content")]
 
 
-async def test_content_that_changes_while_the_server_processes(tmp_path: Path) -> None:
-    """Overwritten after its last byte was acknowledged: the old recording is finished, then the new one is sent."""
+async def test_content_that_changes_during_processing_is_a_second_recording(tmp_path: Path) -> None:
+    """The old one is finished, then the new content is sent."""
     async with Rig(tmp_path, watch={"rescan": "1s", "after_upload": "delete"}) as rig:
         await rig.start()
         stall = rig.fault("details", "stall")
@@ -384,8 +384,8 @@ async def test_content_that_changes_while_the_server_processes(tmp_path: Path) -
         assert [record.sha256 for record in rig.records] == [sha256(b"old"), sha256(b"new content")]
 
 
-async def test_mapping_that_does_not_fit_falls_back_and_sends(tmp_path: Path) -> None:
-    """A rule that does not match warns and sends under the file's own name; one that does fills the record."""
+async def test_a_file_that_the_rule_does_not_match_is_sent_with_a_warning(tmp_path: Path) -> None:
+    """Under its own name; a rule that matches fills the record."""
     rule = {
         "match": "(?P<room>[^_]+)_(?P<subject>.+)",
         "name": "{subject}",
@@ -403,10 +403,10 @@ async def test_mapping_that_does_not_fit_falls_back_and_sends(tmp_path: Path) ->
         assert (by_name["Physics"].share.users, by_name["Physics"].share.groups) == ((1,), (4,))
 
 
-async def test_fault_of_ours_in_judging_one_file_stops_no_other(
+async def test_an_unexpected_error_with_one_file_stops_no_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A programming error about one file is logged, and the next file is judged all the same."""
+    """It is logged, and the next file is enqueued."""
     make = Enqueue._was_sent
 
     async def stumble(self: Enqueue, settled: Settled) -> bool:
@@ -430,7 +430,7 @@ async def test_fault_of_ours_in_judging_one_file_stops_no_other(
 async def test_same_content_under_another_name_is_sent_or_skipped_as_configured(
     tmp_path: Path, policy: str, records: int
 ) -> None:
-    """Either way it is said, with the name that it was sent under; skipped, it stays so over a restart."""
+    """Either is reported with the earlier name; a skipped copy stays skipped over a restart."""
     data = content_of(3 * CHUNK)
     async with Rig(tmp_path, watch={"on_duplicate": policy}) as rig:
         await rig.start()
@@ -463,10 +463,8 @@ async def test_copy_that_differs_in_its_middle_is_no_duplicate(tmp_path: Path) -
         assert rig.records[-1].sha256 == sha256(bytes(data))
 
 
-async def test_known_file_that_takes_long_to_read_holds_no_new_one_up(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Software on a NAS has touched a finished recording of many GiB: while it is read, new ones are sent."""
+async def test_reading_a_touched_large_file_delays_no_new_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """New files are sent while a finished recording of many GiB is compared."""
     begun, gate, real = asyncio.Event(), asyncio.Event(), MountedShare.sha256
 
     async def slowly(self: MountedShare, path: str) -> str:

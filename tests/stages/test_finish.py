@@ -1,4 +1,4 @@
-"""The end of an upload: the ledger line, then the file, and only while it is the file that was sent."""
+"""The end of an upload: the ledger line, then the disposal of the file, if it is still the one that was sent."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def moving(tmp_path: Path, **more: Any) -> dict[str, Any]:
     return {"after_upload": "move", "move_to": str(tmp_path / "done")} | more
 
 
-async def test_file_is_kept(tmp_path: Path) -> None:
-    """By default nothing becomes of it, and it is not sent again."""
+async def test_by_default_the_file_is_kept(tmp_path: Path) -> None:
+    """And it is not sent again."""
     async with Rig(tmp_path) as rig:
         await rig.start()
         path = await rig.drop("a.mp4", DATA)
@@ -44,8 +44,8 @@ async def test_file_is_kept(tmp_path: Path) -> None:
         assert len(rig.seen(events.FileFound, path=path)) == 1  # and no later scan looks at it again
 
 
-async def test_file_is_deleted(tmp_path: Path) -> None:
-    """``delete`` removes it when the server has said ready and the line is written."""
+async def test_delete_removes_the_file_after_ready_and_ledger_line(tmp_path: Path) -> None:
+    """Not before."""
     async with Rig(tmp_path, watch={"after_upload": "delete"}) as rig:
         await rig.start()
         path = await rig.drop("a.mp4", DATA)
@@ -54,8 +54,8 @@ async def test_file_is_deleted(tmp_path: Path) -> None:
         assert rig.store.ledger.of(path)[0].sha256 == sha256(DATA)
 
 
-async def test_file_is_moved_with_its_folders(tmp_path: Path) -> None:
-    """``move`` puts it the same way below ``move_to``; a name that is taken gets a number, none is overwritten."""
+async def test_a_file_is_moved_with_its_folders(tmp_path: Path) -> None:
+    """To the same relative path below ``move_to``; a taken name gets a number, none is overwritten."""
     async with Rig(tmp_path, watch=moving(tmp_path)) as rig:
         await rig.start()
         (tmp_path / "done" / "day").mkdir(parents=True)
@@ -70,7 +70,7 @@ async def test_file_is_moved_with_its_folders(tmp_path: Path) -> None:
 
 
 async def test_moved_file_inside_the_watched_folder_is_not_sent_again(tmp_path: Path) -> None:
-    """``move_to`` may lie in the watched folder: what is there belongs to nobody."""
+    """``move_to`` may lie in the watched folder; files there are taken by no folder."""
     done = tmp_path / "watch" / "done"
     watch = {"after_upload": "move", "move_to": str(done), "mode": "events", "rescan": "1s"}
     async with Rig(tmp_path, watch=watch) as rig:
@@ -89,7 +89,7 @@ async def test_moved_file_inside_the_watched_folder_is_not_sent_again(tmp_path: 
 async def test_file_that_changed_after_ready_is_not_touched(
     tmp_path: Path, after: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Other content in the last moment before it would go: it stays, and is sent as a new one."""
+    """It changed just before its removal: it stays, and is sent as a new one."""
     finish = Finish.finish
     swapped = False
 
@@ -110,8 +110,8 @@ async def test_file_that_changed_after_ready_is_not_touched(
         assert rig.store.ledger.count == 2
 
 
-async def test_file_that_is_gone_is_finished_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Somebody else has removed it: done."""
+async def test_an_upload_whose_file_is_gone_is_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another program has removed it."""
     finish = Finish.finish
 
     async def meanwhile(self: Finish, upload: Any) -> None:
@@ -126,10 +126,10 @@ async def test_file_that_is_gone_is_finished_all_the_same(tmp_path: Path, monkey
 
 
 @pytest.mark.parametrize("name", ["delete", "move"])
-async def test_file_that_cannot_go_is_tried_again_and_never_sent_again(
+async def test_a_disposal_that_fails_is_retried_and_the_file_not_sent_again(
     tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A share that refuses is asked again, across a restart too; the line is written once and nothing is sent."""
+    """Also across a restart; the ledger line is written once."""
     act: Callable[..., bool] = getattr(dispose, name)
     refusals = 3
 
@@ -157,8 +157,8 @@ async def test_file_that_cannot_go_is_tried_again_and_never_sent_again(
         assert rig.seen(events.UploadParked) == []
 
 
-async def test_file_that_cannot_go_holds_no_other_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While one file waits to be deleted the others are finished."""
+async def test_a_disposal_that_fails_delays_no_other_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others are finished."""
 
     def refuse(root: int, relpath: str, *more: Any) -> bool:
         if relpath == "stuck.mp4":
@@ -175,8 +175,8 @@ async def test_file_that_cannot_go_holds_no_other_up(tmp_path: Path, monkeypatch
         assert rig.state_of(stuck) is State.FINISHING
 
 
-async def test_crash_between_the_move_and_the_save(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Moved, and killed before that was saved: it is found where it was moved to, and is not sent again."""
+async def test_a_file_that_was_moved_before_a_crash_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The move was not saved; the file is found at its target and not sent again."""
     async with Rig(tmp_path, watch=moving(tmp_path)) as rig:
         move = dispose.move
 
@@ -201,8 +201,8 @@ async def test_crash_between_the_move_and_the_save(tmp_path: Path, monkeypatch: 
         assert [each.name for each in (tmp_path / "done").iterdir()] == ["a.mp4"]
 
 
-async def test_an_archive_that_lies_elsewhere_waits_for_the_operator(tmp_path: Path) -> None:
-    """Where it lies is saved at its first use; with another file system there a file stays until ``retry``."""
+async def test_an_archive_on_another_file_system_waits_for_the_operator(tmp_path: Path) -> None:
+    """Its file system is saved at its first use; until ``retry`` the files stay."""
     done = str(tmp_path / "done")
     async with Rig(tmp_path, watch=moving(tmp_path)) as rig:
         await rig.start()
@@ -223,8 +223,8 @@ async def test_an_archive_that_lies_elsewhere_waits_for_the_operator(tmp_path: P
         assert home in rig.saved().mount_identities
 
 
-async def test_hard_link_loses_only_its_own_name(tmp_path: Path) -> None:
-    """Of a file with two names the watched one goes."""
+async def test_delete_removes_one_of_two_hard_links(tmp_path: Path) -> None:
+    """Only the watched name of the file is removed."""
     async with Rig(tmp_path, Settings(processing=0.0), watch={"after_upload": "delete"}) as rig:
         (tmp_path / "other.mp4").write_bytes(DATA)
         os.link(tmp_path / "other.mp4", rig.watch / "a.mp4")
@@ -233,8 +233,8 @@ async def test_hard_link_loses_only_its_own_name(tmp_path: Path) -> None:
         assert (tmp_path / "other.mp4").read_bytes() == DATA
 
 
-async def test_file_that_cannot_go_is_shown_in_the_status(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where it stands, why, and when it is tried again."""
+async def test_a_disposal_that_fails_is_shown_in_status(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """State, reason, and the time of the next try."""
 
     def refuse(*_: Any) -> bool:
         raise errors.ShareNotReady("a.mp4 cannot be deleted: Read-only file system")
@@ -255,8 +255,8 @@ async def test_file_that_cannot_go_is_shown_in_the_status(tmp_path: Path, monkey
         assert "1 finishing; 1 done" in text
 
 
-async def test_file_is_moved_to_another_file_system(tmp_path: Path) -> None:
-    """Copied, compared with what was sent, and only then removed."""
+async def test_a_file_is_moved_to_another_file_system(tmp_path: Path) -> None:
+    """It is copied, compared with what was sent, and only then removed."""
     if at("/dev/shm").stat().st_dev == at(str(tmp_path)).stat().st_dev:
         pytest.skip("this machine has no second file system to move to")
     with tempfile.TemporaryDirectory(dir="/dev/shm") as name:
@@ -271,10 +271,8 @@ async def test_file_is_moved_to_another_file_system(tmp_path: Path) -> None:
         assert not at(path).exists()
 
 
-async def test_share_that_hangs_at_the_end_holds_no_other_share_up(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Removing never returns on one share: the files of another are finished, and the house ends in time."""
+async def test_a_disposal_that_hangs_delays_no_other_share(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files of the other share are finished, and the application ends in time."""
     gate, hangs, real = threading.Event(), threading.Event(), dispose.delete
 
     def hang(root: int, relpath: str, *more: Any) -> bool:

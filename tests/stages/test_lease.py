@@ -1,4 +1,4 @@
-"""One owner for each upload: a stage works under a lease, and an operator command takes it away."""
+"""Each upload has one owner: a stage works under a lease, and an operator command revokes it."""
 
 from __future__ import annotations
 
@@ -58,8 +58,8 @@ async def leases_of(*uploads: Upload) -> AsyncIterator[tuple[Store, Leases, list
 SENDING = an_upload(State.SENDING)
 
 
-async def test_an_upload_is_worked_on_by_one_party_at_a_time() -> None:
-    """Whoever comes second does nothing; the upload is sent on to its stage when the first has ended."""
+async def test_an_upload_has_one_owner_at_a_time() -> None:
+    """A second party does nothing; the upload goes to its stage when the first has ended."""
     async with leases_of(SENDING) as (_, leases, sent_on):
         first = Stage(leases, SENDING.path)
         await first.begun.wait()
@@ -72,8 +72,8 @@ async def test_an_upload_is_worked_on_by_one_party_at_a_time() -> None:
         assert not leases.busy
 
 
-async def test_work_that_nobody_missed_is_not_sent_on() -> None:
-    """The stage itself says where the upload goes next."""
+async def test_an_upload_that_no_other_stage_asked_for_is_not_sent_on() -> None:
+    """The stage itself says where it goes next."""
     async with leases_of(SENDING) as (_, leases, sent_on):
         stage = Stage(leases, SENDING.path)
         stage.end.set()
@@ -90,8 +90,8 @@ async def test_work_that_nobody_missed_is_not_sent_on() -> None:
     ],
     ids=["it has left this stage", "it waits for its time", "it is over"],
 )
-async def test_a_stage_does_not_begin_what_is_not_its_own(upload: Upload) -> None:
-    """What came late from a queue is passed over."""
+async def test_a_stage_skips_an_upload_in_the_state_of_another_stage(upload: Upload) -> None:
+    """It may come late from a queue."""
     async with leases_of(upload) as (_, leases, _):
         stage = Stage(leases, SENDING.path)
         await stage.task
@@ -108,7 +108,7 @@ async def test_a_paused_upload_is_not_begun() -> None:
 
 
 async def test_a_command_takes_an_upload_from_its_stage() -> None:
-    """The work has ended when the command goes on; the worker is free, and what the work writes late is refused."""
+    """The work has ended when the command continues; the worker is free, and late writes are refused."""
     async with leases_of(SENDING) as (store, leases, _):
         stage = Stage(leases, SENDING.path)
         await stage.begun.wait()
@@ -123,8 +123,8 @@ async def test_a_command_takes_an_upload_from_its_stage() -> None:
             store.put(replace(read, offset=64))
 
 
-async def test_nobody_begins_while_a_command_holds_the_upload() -> None:
-    """A stage that comes meanwhile is made good for when the command has ended."""
+async def test_no_stage_begins_while_a_command_holds_the_upload() -> None:
+    """One that tries meanwhile gets the upload after the command."""
     async with leases_of(SENDING) as (store, leases, sent_on):
         async with leases.revoke(store.uploads[SENDING.path]):
             stage = Stage(leases, SENDING.path)
@@ -150,7 +150,7 @@ async def test_two_commands_wait_for_each_other() -> None:
 
 
 async def test_a_command_gives_up_when_the_work_does_not_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In a share that hangs nothing can be called back: the command says so, and changes nothing."""
+    """Work in a hung share cannot be interrupted: the command reports it and changes nothing."""
     monkeypatch.setattr(lease, "REVOKE_TIMEOUT", 0.01)
     async with leases_of(SENDING) as (store, leases, _):
         begun, hangs = asyncio.Event(), asyncio.Event()
@@ -186,7 +186,7 @@ async def test_a_stage_that_is_stopped_stops_its_work() -> None:
 
 
 async def test_work_that_hangs_keeps_its_lease_after_its_stage_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A reload makes new stages; none of them begins with the upload before the old work has really ended."""
+    """After a reload no new stage begins with the upload before the old work has ended."""
     monkeypatch.setattr(lease, "STAGE_END_TIMEOUT", 0.01)
     async with leases_of(SENDING) as (_, leases, sent_on):
         begun, hangs, calls = asyncio.Event(), asyncio.Event(), 0
@@ -215,7 +215,7 @@ async def test_work_that_hangs_keeps_its_lease_after_its_stage_has_ended(monkeyp
 
 
 async def test_a_lease_belongs_to_the_upload_and_not_to_its_path() -> None:
-    """The upload that begins at the same path is not held by the work on the one before."""
+    """A new upload at the same path does not wait for the work on the old one."""
     async with leases_of(SENDING) as (store, leases, _):
         old = Stage(leases, SENDING.path)
         await old.begun.wait()
@@ -229,7 +229,7 @@ async def test_a_lease_belongs_to_the_upload_and_not_to_its_path() -> None:
 
 
 async def test_a_short_step_is_refused_while_the_upload_is_held() -> None:
-    """And holds it meanwhile, if it is free."""
+    """When the upload is free, the step holds it."""
     async with leases_of(SENDING) as (store, leases, _):
         upload = store.uploads[SENDING.path]
         with leases.step(upload) as held:

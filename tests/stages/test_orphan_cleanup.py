@@ -1,4 +1,4 @@
-"""Orphans: what is cleared away, what stays, and what is never touched."""
+"""Orphans: which are deleted, which stay, and which records are never touched."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ PATH = "/rec/a.mp4"
 
 @asynccontextmanager
 async def with_orphan(tmp_path: Path, *, video: bool = False, due: float = 0.0) -> AsyncIterator[tuple[Rig, str]]:
-    """A house that begins with one orphan, which is due after so many seconds; the rig and the record."""
+    """Run an application with one orphan, due after so many seconds. Yields the rig and the record."""
     async with Rig(tmp_path, server={"doubt_settle": f"{max(due, 0.1)}s"}) as rig:
         record = rig.plant("a", video=video)
         now = rig.clock.now()
@@ -37,8 +37,8 @@ async def with_orphan(tmp_path: Path, *, video: bool = False, due: float = 0.0) 
         yield rig, record
 
 
-async def test_empty_orphan_is_cleared_away(tmp_path: Path) -> None:
-    """An orphan without a video is deleted, once, and a stranger of the same name is not."""
+async def test_an_empty_orphan_is_deleted(tmp_path: Path) -> None:
+    """Once; another user's record of the same name is not."""
     async with with_orphan(tmp_path) as (rig, record):
         stranger = rig.plant("a")
         await rig.start()
@@ -49,8 +49,8 @@ async def test_empty_orphan_is_cleared_away(tmp_path: Path) -> None:
         assert rig.saved().orphans == ()
 
 
-async def test_orphan_with_a_video_stays(tmp_path: Path) -> None:
-    """An orphan that holds a video after all is reported once and never deleted; it is looked at again daily."""
+async def test_an_orphan_with_a_video_stays(tmp_path: Path) -> None:
+    """It is reported once and never deleted."""
     async with with_orphan(tmp_path, video=True) as (rig, record):
         await rig.start()
         landed = await rig.event(events.OrphanHasVideo)
@@ -68,7 +68,7 @@ async def test_orphan_with_a_video_stays(tmp_path: Path) -> None:
 
 
 async def test_orphan_with_a_video_is_looked_at_daily() -> None:
-    """Whether a person has decided is asked once a day, not each minute for a year."""
+    """Each look only checks whether the operator has removed it."""
     clock, bus = VirtualClock(), events.Bus()
     asked: list[float] = []
 
@@ -91,8 +91,8 @@ async def test_orphan_with_a_video_is_looked_at_daily() -> None:
     assert all(DAY <= later - earlier <= DAY + 60 for earlier, later in pairwise(asked))
 
 
-async def test_a_fault_of_ours_with_one_orphan_ends_neither_the_sweep_nor_the_others() -> None:
-    """It is logged with its record and put off for an hour; the others are cleared away meanwhile."""
+async def test_an_unexpected_error_with_one_orphan_does_not_end_the_cleanup() -> None:
+    """It is logged and the orphan tried again after an hour; the others are deleted meanwhile."""
     clock, bus = VirtualClock(), events.Bus()
     asked: list[tuple[str, float]] = []
 
@@ -122,8 +122,8 @@ async def test_a_fault_of_ours_with_one_orphan_ends_neither_the_sweep_nor_the_ot
     assert [entry["record"] for entry in logged if entry["event"] == "fault"] == ["bad", "bad"]
 
 
-async def test_orphan_with_a_video_that_a_person_has_deleted_is_reported_no_longer(tmp_path: Path) -> None:
-    """The daily look finds that it is gone: somebody has decided."""
+async def test_an_orphan_with_a_video_that_was_deleted_is_no_longer_reported(tmp_path: Path) -> None:
+    """The daily look finds that it is gone."""
     async with with_orphan(tmp_path, video=True) as (rig, record):
         await rig.start()
         await rig.event(events.OrphanHasVideo)
@@ -132,8 +132,8 @@ async def test_orphan_with_a_video_that_a_person_has_deleted_is_reported_no_long
         assert rig.store.orphans == {}
 
 
-async def test_orphan_with_a_video_that_a_person_keeps_is_reported_no_longer(tmp_path: Path) -> None:
-    """Forgotten by its id, also in the middle of a look; the record stays. One that is still empty is not let go."""
+async def test_a_forgotten_orphan_with_a_video_is_no_longer_reported(tmp_path: Path) -> None:
+    """Forgotten by its id, also during a look; the record stays. An empty orphan cannot be forgotten."""
     async with with_orphan(tmp_path, video=True) as (rig, record):
         await rig.start()
         await rig.event(events.OrphanHasVideo)
@@ -151,7 +151,7 @@ async def test_orphan_with_a_video_that_a_person_keeps_is_reported_no_longer(tmp
 
 
 async def test_a_probe_s_own_record_is_deleted_with_its_video(tmp_path: Path) -> None:
-    """What ``check --probe`` could not remove is a test of ours, whatever has become of it."""
+    """The record of a ``check --probe`` that could not remove it itself."""
     async with Rig(tmp_path) as rig:
         record = rig.plant("valt-uploader probe", video=True)
         now = rig.clock.now()
@@ -161,8 +161,8 @@ async def test_a_probe_s_own_record_is_deleted_with_its_video(tmp_path: Path) ->
         assert rig.records == []
 
 
-async def test_the_sweep_alone_does_not_lock_the_account(tmp_path: Path) -> None:
-    """With nothing to send and an orphan to look at, a refused password is remembered like any other time."""
+async def test_orphan_cleanup_does_not_repeat_a_refused_password(tmp_path: Path) -> None:
+    """Also when there is nothing to send."""
     async with with_orphan(tmp_path) as (rig, record):
         rig.environ["VALT_UPLOADER_PASSWORD"] = "wrong"
         await rig.start()
@@ -173,8 +173,8 @@ async def test_the_sweep_alone_does_not_lock_the_account(tmp_path: Path) -> None
         assert record in rig.store.orphans
 
 
-async def test_orphan_is_not_looked_at_before_its_time(tmp_path: Path) -> None:
-    """A request may still be on its way to it: until it has settled it is left alone."""
+async def test_an_orphan_is_left_alone_until_its_settle_time_is_over(tmp_path: Path) -> None:
+    """A request to it may still be on its way."""
     async with with_orphan(tmp_path, due=3600) as (rig, record):
         await rig.start()
         await rig.finished(await rig.drop("b.mp4", b"b"))
@@ -185,7 +185,7 @@ async def test_orphan_is_not_looked_at_before_its_time(tmp_path: Path) -> None:
 
 
 async def test_orphan_that_is_gone_is_forgotten(tmp_path: Path) -> None:
-    """Somebody else has deleted it: fine."""
+    """Somebody else has deleted it."""
     async with with_orphan(tmp_path) as (rig, record):
         rig.simulator._records.forget(next(iter(rig.simulator._records)))
         await rig.start()
@@ -195,8 +195,8 @@ async def test_orphan_that_is_gone_is_forgotten(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("call", ["details", "delete"])
 @pytest.mark.parametrize("status", [500, 503, 403, 404])
-async def test_orphan_that_cannot_be_cleared_now_waits(tmp_path: Path, call: str, status: int) -> None:
-    """A server that says no is asked again later; nothing else waits for it."""
+async def test_an_orphan_that_cannot_be_deleted_is_tried_again(tmp_path: Path, call: str, status: int) -> None:
+    """After a refusal of the server; other work goes on."""
     async with with_orphan(tmp_path) as (rig, record):
         rig.fault(call, "status", status=status, body="")  # type: ignore[arg-type]  # one of the names of calls
         await rig.start()
@@ -211,8 +211,8 @@ async def test_orphan_that_cannot_be_cleared_now_waits(tmp_path: Path, call: str
         assert rig.saved().orphans[0].next_look > rig.clock.now() + 30
 
 
-async def test_lost_answer_to_delete_is_asked_again(tmp_path: Path) -> None:
-    """Whether it was deleted is not known: the next look finds it gone."""
+async def test_a_delete_without_an_answer_is_checked_again(tmp_path: Path) -> None:
+    """The next look finds the record gone."""
     async with with_orphan(tmp_path) as (rig, record):
         rig.fault("delete", "lose-answer")
         await rig.start()
@@ -247,8 +247,8 @@ class Noting(VirtualClock):
         await super().sleep(seconds)
 
 
-async def test_round_over_many_orphans_leaves_the_event_loop_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is made in slices, each second, over all of them."""
+async def test_a_round_over_many_orphans_yields_to_other_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is done in slices."""
     count = 2 * SLICE_LENGTH + 1
     orphans = Orphans({f"r{number}": Orphan(f"r{number}", "a", PATH, EPOCH, EPOCH + DAY) for number in range(count)})
     clock, bus = Noting(orphans), events.Bus()

@@ -1,4 +1,4 @@
-"""Work that is kept apart by share: in order, so much at once, and one that hangs keeps none of the others waiting."""
+"""A worker pool per share: in order, with bounded concurrency, and a hung share blocks only its own queue."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ async def bench(width: int) -> AsyncIterator[Bench]:
         await asyncio.gather(task, return_exceptions=True)
 
 
-async def test_each_share_keeps_its_order_and_its_width() -> None:
-    """Two at a time of one share, the others in the order in which they came."""
+async def test_each_share_runs_two_items_at_a_time_in_order() -> None:
+    """The others wait in the order in which they came."""
     async with bench(2) as table:
         release = [table.hold(f"a{number}") for number in range(2)]
         for number in range(5):
@@ -63,8 +63,8 @@ async def test_each_share_keeps_its_order_and_its_width() -> None:
         assert not table.apart.busy
 
 
-async def test_share_that_hangs_keeps_no_other_waiting() -> None:
-    """However much of it waits."""
+async def test_a_hung_share_blocks_no_other() -> None:
+    """However many of its items wait."""
     async with bench(1) as table:
         release = table.hold("a0")
         for number in range(10):
@@ -77,8 +77,8 @@ async def test_share_that_hangs_keeps_no_other_waiting() -> None:
         assert table.done == ["b0", *(f"a{number}" for number in range(10))]
 
 
-async def test_what_was_put_before_it_works_is_done() -> None:
-    """The stages begin in any order."""
+async def test_items_put_before_the_pool_runs_are_done() -> None:
+    """The stages may begin in any order."""
     table = Bench(1)
     table.apart.put("a", "a0")
     assert table.apart.busy
@@ -89,8 +89,8 @@ async def test_what_was_put_before_it_works_is_done() -> None:
     await asyncio.gather(task, return_exceptions=True)
 
 
-async def test_what_the_work_raises_ends_it() -> None:
-    """A fault of ours is not hidden."""
+async def test_an_error_of_the_work_ends_the_pool() -> None:
+    """An unexpected error is not hidden."""
 
     async def fail(_: str) -> None:
         raise ZeroDivisionError
@@ -102,8 +102,8 @@ async def test_what_the_work_raises_ends_it() -> None:
     assert caught.group_contains(ZeroDivisionError)
 
 
-async def test_cancellation_passes_through_to_what_is_under_way() -> None:
-    """The house ends: so does the work, and nothing counts as at work any more."""
+async def test_cancelling_the_pool_cancels_its_work() -> None:
+    """No item counts as running any more."""
     async with bench(1) as table:
         table.hold("a0")
         table.apart.put("a", "a0")

@@ -1,4 +1,4 @@
-"""What the server says no to: ranges, sizes, tokens, records that are gone, and when it is busy."""
+"""Refusals of the server: ranges, sizes, tokens, records that are gone, and a busy server."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ async def deliver(rig: Rig, data: bytes = DATA) -> str:
 
 
 @pytest.mark.parametrize("semantics", CHUNKED)
-async def test_token_that_expires_in_an_upload(tmp_path: Path, semantics: Semantics) -> None:
+async def test_a_token_that_expires_during_an_upload_is_replaced(tmp_path: Path, semantics: Semantics) -> None:
     """A 401 to a chunk: one new log-in, and the same chunk again, on the same record."""
     async with Rig(tmp_path, settings(semantics)) as rig:
         rig.fault("upload", "expire-token", skip=2)
@@ -47,8 +47,8 @@ async def test_token_that_expires_in_an_upload(tmp_path: Path, semantics: Semant
         assert rig.seen(events.UploadRetryScheduled) == []
 
 
-async def test_token_that_expires_for_four_workers_at_once(tmp_path: Path) -> None:
-    """Four chunks in flight meet a 401: one log-in for all, and no chunk of theirs is doubled."""
+async def test_a_token_that_expires_for_four_workers_is_replaced_once(tmp_path: Path) -> None:
+    """Four chunks in flight get a 401: one log-in, and no chunk arrives twice."""
     async with Rig(tmp_path, settings(Semantics.APPEND, single_token=True)) as rig:
         stalls = [rig.fault("upload", "stall") for _ in range(4)]
         await rig.start()
@@ -66,8 +66,8 @@ async def test_token_that_expires_for_four_workers_at_once(tmp_path: Path) -> No
         assert rig.simulator.most_at_once == 1
 
 
-async def test_chunk_whose_token_is_never_good_enough_is_a_missing_right(tmp_path: Path) -> None:
-    """401 to a chunk, and again right after a good log-in: the file is parked and looked at hourly; no log-in storm."""
+async def test_a_401_after_a_new_log_in_is_a_missing_right(tmp_path: Path) -> None:
+    """The file is parked and tried hourly, without further log-ins."""
     async with Rig(tmp_path) as rig:
         rig.fault("upload", "status", status=401, times=None)
         await rig.start()
@@ -82,8 +82,8 @@ async def test_chunk_whose_token_is_never_good_enough_is_a_missing_right(tmp_pat
 
 
 @pytest.mark.parametrize("kind", ["body_limit", "form_limit"])
-async def test_chunk_that_is_too_large_is_halved(tmp_path: Path, kind: str) -> None:
-    """A 413, or a form that PHP has emptied: smaller chunks on a new record, and the next file begins with those."""
+async def test_a_chunk_that_is_too_large_is_halved(tmp_path: Path, kind: str) -> None:
+    """A 413, or a form that PHP has emptied: smaller chunks on a new record; the next file begins with them."""
     limit: dict[str, Any] = {kind: 100 * 1024}
     async with Rig(tmp_path, settings(**limit), upload={"chunk_size": 4 * CHUNK}) as rig:
         data = content_of(9 * CHUNK)
@@ -98,8 +98,8 @@ async def test_chunk_that_is_too_large_is_halved(tmp_path: Path, kind: str) -> N
         assert rig.store.capabilities.chunk_limit == CHUNK
 
 
-async def test_chunk_that_is_cut_again_and_again_is_halved(tmp_path: Path) -> None:
-    """Something on the way ends a request that is too large without a word: smaller chunks, into the same record."""
+async def test_a_chunk_that_is_cut_repeatedly_is_halved(tmp_path: Path) -> None:
+    """A limit on the way may cut a request without an answer: smaller chunks, into the same record."""
     async with Rig(tmp_path, upload={"chunk_size": 32 * MB}) as rig:
         cut = rig.fault("upload", "cut-body", after_bytes=20 * MB, times=None)
         await rig.start()
@@ -116,7 +116,7 @@ async def test_chunk_that_is_cut_again_and_again_is_halved(tmp_path: Path) -> No
 
 
 async def test_cuts_late_in_a_file_send_no_acknowledged_byte_again(tmp_path: Path) -> None:
-    """The chunk is halved within its record, and after eight good ones the size is what it was (B13 of the review)."""
+    """The chunk is halved within its record, and after eight good ones it has its old size (B13 of the review)."""
     async with Rig(tmp_path, upload={"chunk_size": 4 * CHUNK}) as rig:
         rig.fault("upload", "cut-body", after_bytes=100, skip=2, times=4)
         data = content_of(40 * CHUNK)
@@ -136,8 +136,8 @@ async def test_a_refusal_for_size_in_the_middle_keeps_the_acknowledged_bytes(tmp
         assert rig.store.capabilities.chunk_limit == 2 * CHUNK
 
 
-async def test_small_chunks_are_questioned_after_a_month(tmp_path: Path) -> None:
-    """What a server could not take it may take by now: the limit is learnt for thirty days, not for good."""
+async def test_a_learnt_chunk_limit_expires_after_thirty_days(tmp_path: Path) -> None:
+    """The server may accept larger chunks by then."""
     async with Rig(tmp_path, settings(body_limit=100 * 1024), upload={"chunk_size": 2 * CHUNK}) as rig:
         await deliver(rig)
         until = rig.store.capabilities.chunk_limit_until
@@ -151,8 +151,8 @@ async def test_small_chunks_are_questioned_after_a_month(tmp_path: Path) -> None
         assert spans(rig.records[-1]) == chunked(len(DATA) - 1, 2 * CHUNK)
 
 
-async def test_chunk_that_can_be_no_smaller_parks_the_file(tmp_path: Path) -> None:
-    """A server that takes not even the smallest chunk parks the file with its words; other files go on."""
+async def test_a_server_that_refuses_the_smallest_chunk_parks_the_file(tmp_path: Path) -> None:
+    """With the server's words; other files go on."""
     async with Rig(tmp_path, settings(body_limit=2000)) as rig:
         await rig.start()
         path = await rig.drop("a.mp4", DATA)
@@ -163,7 +163,7 @@ async def test_chunk_that_can_be_no_smaller_parks_the_file(tmp_path: Path) -> No
 
 
 async def test_halving_never_forgets_the_smaller_limit(tmp_path: Path) -> None:
-    """A 413 to a large chunk does not undo what a 413 to a smaller one has taught."""
+    """A 413 to a large chunk does not raise a smaller limit learnt before."""
     async with Rig(tmp_path, upload={"chunk_size": 4 * CHUNK}) as rig:
         late = rig.fault("upload", "stall", after_bytes=1)
         await rig.start()
@@ -179,8 +179,8 @@ async def test_halving_never_forgets_the_smaller_limit(tmp_path: Path) -> None:
         assert rig.store.capabilities.chunk_limit == CHUNK
 
 
-async def test_whole_only_server_is_remembered(tmp_path: Path) -> None:
-    """After one 400 about a range whole files are sent, this one, the next one, and after a restart."""
+async def test_a_whole_only_server_is_remembered(tmp_path: Path) -> None:
+    """After one 400 about a range whole files are sent, also after a restart."""
     async with Rig(tmp_path, settings(Semantics.WHOLE)) as rig:
         await deliver(rig)
         assert spans(rig.record) == [(0, len(DATA))]
@@ -192,16 +192,16 @@ async def test_whole_only_server_is_remembered(tmp_path: Path) -> None:
         assert until > rig.clock.now() + 20 * 86400
 
 
-async def test_whole_only_lesson_ages(tmp_path: Path) -> None:
-    """When the lesson is old, chunks are tried again."""
+async def test_whole_only_expires(tmp_path: Path) -> None:
+    """When it is old, chunks are tried again."""
     async with Rig(tmp_path) as rig:
         rig.prepare(capabilities=ServerCapabilities(whole_only_until=rig.clock.now() - 1))
         await deliver(rig)
         assert spans(rig.record) == chunked(len(DATA))
 
 
-async def test_server_that_contradicts_what_was_sent(tmp_path: Path) -> None:
-    """A ``Range`` in a 2xx that speaks of other bytes than were sent: all over again on a new record."""
+async def test_a_contradicting_range_in_an_answer_starts_the_upload_over(tmp_path: Path) -> None:
+    """A 2xx whose ``Range`` has other bytes than were sent: a new record."""
     async with Rig(tmp_path) as rig:
         rig.fault("upload", "store-then-status", status=201, body="", headers={"Range": "0-4"}, skip=1)
         await deliver(rig)
@@ -210,15 +210,15 @@ async def test_server_that_contradicts_what_was_sent(tmp_path: Path) -> None:
         assert "holds 5 bytes" in rig.seen(events.UploadStartedOver)[0].reason
 
 
-async def test_server_that_agrees_with_what_was_sent(tmp_path: Path) -> None:
-    """A blueimp server's own ``Range`` lets the upload go on."""
+async def test_an_agreeing_range_in_an_answer_lets_the_upload_go_on(tmp_path: Path) -> None:
+    """As a blueimp server sends it."""
     async with Rig(tmp_path, settings(Semantics.BLUEIMP)) as rig:
         await deliver(rig)
         assert rig.seen(events.UploadStartedOver) == []
 
 
-async def test_record_that_somebody_deletes(tmp_path: Path) -> None:
-    """A record that is gone in the middle of its upload: a new one; gone again: a person should look."""
+async def test_a_record_deleted_during_its_upload_is_replaced_once(tmp_path: Path) -> None:
+    """The second time the operator must look."""
     async with Rig(tmp_path) as rig:
         rig.fault("upload", "status", status=404, skip=2)
         await deliver(rig)
@@ -232,8 +232,8 @@ async def test_record_that_somebody_deletes(tmp_path: Path) -> None:
         assert len(rig.calls("create")) == 2 + 2
 
 
-async def test_finished_record_that_vanishes_is_not_sent_again(tmp_path: Path) -> None:
-    """A server restored from a backup: what was ready once is a person's matter, over any scan and restart."""
+async def test_a_file_whose_finished_record_vanishes_is_not_sent_again(tmp_path: Path) -> None:
+    """The server was restored from a backup: the operator decides, over any scan and restart."""
     async with Rig(tmp_path) as rig:
         path = await deliver(rig)
         rig.simulator._records.forget(next(iter(rig.simulator._records)))
@@ -246,8 +246,8 @@ async def test_finished_record_that_vanishes_is_not_sent_again(tmp_path: Path) -
         assert [record.name for record in rig.records] == ["b"]
 
 
-async def test_record_that_is_deleted_while_it_is_processed(tmp_path: Path) -> None:
-    """A 404 to *details* after every byte was sent: the file is sent again, to a new record."""
+async def test_a_record_deleted_during_processing_is_replaced(tmp_path: Path) -> None:
+    """A 404 to *details* after the last byte: the file is sent again, to a new record."""
     async with Rig(tmp_path, settings(processing=3600.0)) as rig:
         await rig.start()
         path = await rig.drop("a.mp4", DATA)
@@ -264,8 +264,8 @@ async def test_record_that_is_deleted_while_it_is_processed(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("call", ["create", "upload", "details"])
 @pytest.mark.parametrize(("status", "header"), [(429, "1"), (503, "1"), (429, None), (503, None)])
-async def test_busy_server_counts_against_nobody(tmp_path: Path, call: Any, status: int, header: str | None) -> None:
-    """429 and 503 make every call wait as long as the server says; no file's attempts grow, nothing starts over."""
+async def test_a_busy_server_counts_against_no_file(tmp_path: Path, call: Any, status: int, header: str | None) -> None:
+    """429 and 503: every call waits as long as the server says, and no upload starts over."""
     async with Rig(tmp_path) as rig:
         headers = {} if header is None else {"Retry-After": header}
         rig.fault(call, "status", status=status, headers=headers, body="", skip=1 if call == "upload" else 0)

@@ -1,4 +1,4 @@
-"""After a crash the upload goes on where the last acknowledged byte was, and no byte is sent again that was."""
+"""After a crash an upload continues at the last acknowledged byte, and sends no acknowledged byte again."""
 
 from __future__ import annotations
 
@@ -88,10 +88,10 @@ def identity_of(path: str) -> Identity:
 
 @pytest.mark.parametrize("semantics", CHUNKED)
 @pytest.mark.parametrize("acknowledged", [0, 1, 3, 6])
-async def test_kill_in_a_body_resumes_at_the_offset(
+async def test_a_kill_during_a_body_resumes_at_the_offset(
     tmp_path: Path, semantics: Semantics, acknowledged: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Killed in the body of any chunk, the rest goes to the same record; nothing is in doubt, nothing is sent twice."""
+    """In any chunk: the rest goes to the same record; nothing is in doubt or sent twice."""
     async with Rig(tmp_path, settings(semantics)) as rig:
         with monkeypatch.context() as patch:
             gate = BodyGate(patch, skip=acknowledged * CHUNK)
@@ -111,8 +111,8 @@ async def test_kill_in_a_body_resumes_at_the_offset(
         assert len(rig.calls("create")) == 1
 
 
-async def test_many_kills_add_up_to_one_upload(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Killed once in each of its chunks, the file is still sent once."""
+async def test_a_kill_in_every_chunk_still_makes_one_upload(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file is sent once."""
     async with Rig(tmp_path) as rig:
         path = rig.write("a.mp4", DATA)
         for number in range(7):
@@ -128,8 +128,8 @@ async def test_many_kills_add_up_to_one_upload(tmp_path: Path, monkeypatch: pyte
 
 
 @pytest.mark.parametrize("semantics", CHUNKED)
-async def test_stop_between_chunks_resumes(tmp_path: Path, semantics: Semantics) -> None:
-    """An orderly stop after an acknowledged chunk goes on behind it."""
+async def test_a_stop_between_chunks_resumes_after_the_last_one(tmp_path: Path, semantics: Semantics) -> None:
+    """After an orderly stop."""
     async with Rig(tmp_path, settings(semantics)) as rig:
         await rig.start()
         path = await rig.drop("a.mp4", DATA)
@@ -143,10 +143,10 @@ async def test_stop_between_chunks_resumes(tmp_path: Path, semantics: Semantics)
 
 @pytest.mark.parametrize("semantics", CHUNKED)
 @pytest.mark.parametrize("acknowledged", [0, 2])
-async def test_kill_after_the_mark_asks_before_it_sends(
+async def test_a_kill_after_the_mark_asks_the_server_first(
     tmp_path: Path, semantics: Semantics, acknowledged: int
 ) -> None:
-    """Killed between a last byte and its answer: the record is asked, found empty, and a new one is filled."""
+    """Killed between a last byte and its answer: the record is found empty, and a new one is filled."""
     async with Rig(tmp_path, settings(semantics)) as rig:
         stall = rig.fault("upload", "stall", skip=acknowledged)
         await rig.start()
@@ -170,8 +170,8 @@ async def test_kill_after_the_mark_asks_before_it_sends(
 
 
 @pytest.mark.parametrize("semantics", list(Semantics))
-async def test_kill_after_the_last_mark_finds_it_landed(tmp_path: Path, semantics: Semantics) -> None:
-    """Killed between the last byte of all and its answer: the record shows the video, and nothing is sent again."""
+async def test_a_kill_after_the_last_mark_finds_the_video(tmp_path: Path, semantics: Semantics) -> None:
+    """Killed between the last byte of all and its answer: nothing is sent again."""
     data = content_of(100)
     async with Rig(tmp_path, settings(semantics)) as rig:
         stall = rig.fault("upload", "stall")
@@ -187,8 +187,8 @@ async def test_kill_after_the_last_mark_finds_it_landed(tmp_path: Path, semantic
         assert "landed" in rig.seen(events.DoubtResolved)[0].outcome
 
 
-async def test_resending_where_it_is_safe(tmp_path: Path) -> None:
-    """With ``resend_is_safe`` a chunk in doubt is sent again into the same record."""
+async def test_resend_is_safe_sends_a_chunk_in_doubt_again(tmp_path: Path) -> None:
+    """Into the same record."""
     async with Rig(tmp_path, server={"resend_is_safe": True}) as rig:
         stall = rig.fault("upload", "stall", skip=2)
         await rig.start()
@@ -202,8 +202,8 @@ async def test_resending_where_it_is_safe(tmp_path: Path) -> None:
         assert rig.store.ledger.of(path)[0].sha256 == sha256(DATA)
 
 
-async def test_kill_while_the_server_processes(tmp_path: Path) -> None:
-    """Every byte acknowledged: after a crash the house only asks whether it is ready."""
+async def test_a_kill_during_processing_only_asks_whether_it_is_ready(tmp_path: Path) -> None:
+    """Every byte was acknowledged."""
     async with Rig(tmp_path, Settings(processing=3600.0)) as rig:
         await rig.start()
         path = await rig.drop("a.mp4", DATA)
@@ -217,8 +217,8 @@ async def test_kill_while_the_server_processes(tmp_path: Path) -> None:
         assert rig.record.requests == requests
 
 
-async def test_crash_between_create_and_save_of_ids(tmp_path: Path) -> None:
-    """The record whose ids were lost is found by its name, cleared away since its video is not known, and made anew."""
+async def test_a_record_whose_ids_were_lost_is_found_and_replaced(tmp_path: Path) -> None:
+    """It is found by its name and deleted, as its video is not known."""
     async with Rig(tmp_path) as rig:
         path = rig.write("a.mp4", DATA)
         stall = rig.fault("create", "stall")
@@ -235,8 +235,8 @@ async def test_crash_between_create_and_save_of_ids(tmp_path: Path) -> None:
         assert rig.record.sha256 == sha256(DATA)
 
 
-async def test_record_that_names_its_video_is_adopted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a server that names an empty record's video, the record whose ids were lost is taken on and filled."""
+async def test_a_record_that_names_its_video_is_adopted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its ids were lost in a crash; the server lists the video of an empty record."""
     details = Api.details
 
     def talkative(self: Api, record_id: str) -> SimulatedAnswer:
@@ -259,8 +259,8 @@ async def test_record_that_names_its_video_is_adopted(tmp_path: Path, monkeypatc
         assert len(rig.calls("create")) == 1
 
 
-async def test_crash_after_an_intent_that_came_to_nothing(tmp_path: Path) -> None:
-    """An intent without a record on the server ends, after the settle time, in one new record."""
+async def test_an_intent_without_a_record_makes_one_after_the_settle_time(tmp_path: Path) -> None:
+    """One new record, after a crash before the call."""
     async with Rig(tmp_path) as rig:
         path = rig.write("a.mp4", DATA)
         rig.prepare(intent(rig, path))
@@ -271,8 +271,8 @@ async def test_crash_after_an_intent_that_came_to_nothing(tmp_path: Path) -> Non
         assert len(rig.calls("list")) >= 2  # once at first, once when a late one would have shown itself
 
 
-async def test_only_our_own_new_empty_record_is_taken_for_ours(tmp_path: Path) -> None:
-    """A record of another author, an older one, one of a similar name and one with a video are never touched."""
+async def test_only_a_new_empty_record_of_the_own_user_is_adopted(tmp_path: Path) -> None:
+    """Records of another author, older ones, ones with similar names or with a video are never touched."""
     async with Rig(tmp_path) as rig:
         path = rig.write("a.mp4", DATA)
         strangers = {
@@ -292,8 +292,8 @@ async def test_only_our_own_new_empty_record_is_taken_for_ours(tmp_path: Path) -
         assert rig.records[-1].sha256 == sha256(DATA)
 
 
-async def test_two_records_that_may_be_ours_are_left_alone(tmp_path: Path) -> None:
-    """When it cannot be told which of two records is ours, neither is touched and a third is made."""
+async def test_two_possible_records_are_both_left_alone(tmp_path: Path) -> None:
+    """It cannot be told which one is meant, so a third one is made."""
     async with Rig(tmp_path) as rig:
         path = rig.write("a.mp4", DATA)
         planted = {rig.plant("a"), rig.plant("a")}
@@ -305,8 +305,8 @@ async def test_two_records_that_may_be_ours_are_left_alone(tmp_path: Path) -> No
         assert len(rig.records) == 3
 
 
-async def test_lost_answer_to_create_disturbs_no_namesake(tmp_path: Path) -> None:
-    """Two files of one record name, the first record in doubt: the second waits, and each file ends on one record."""
+async def test_a_create_in_doubt_delays_another_file_of_the_same_record_name(tmp_path: Path) -> None:
+    """Each file ends on one record."""
     async with Rig(tmp_path, watches=[{"record": {"name": "same"}}]) as rig:
         rig.fault("create", "lose-answer")
         await rig.start()
@@ -319,8 +319,8 @@ async def test_lost_answer_to_create_disturbs_no_namesake(tmp_path: Path) -> Non
         assert all(spans(record) == chunked(record.size) for record in rig.records)
 
 
-async def test_no_namesake_is_made_while_a_record_is_in_doubt(tmp_path: Path) -> None:
-    """Until it is known whether the record of one file was made, no other of its name is made."""
+async def test_no_second_record_of_a_name_is_made_while_the_first_is_in_doubt(tmp_path: Path) -> None:
+    """Until it is known whether the first was made."""
     async with Rig(tmp_path, watches=[{"record": {"name": "same"}}]) as rig:
         rig.fault("create", "lose-answer")
         rig.fault("list", "status", status=502, times=3)
@@ -335,8 +335,8 @@ async def test_no_namesake_is_made_while_a_record_is_in_doubt(tmp_path: Path) ->
         assert len(rig.records) == 3
 
 
-async def test_crash_with_namesakes_in_the_making(tmp_path: Path) -> None:
-    """Killed while the record of one of two namesakes is being made, both arrive, and no record is left over."""
+async def test_a_crash_with_two_records_of_one_name_leaves_no_orphan(tmp_path: Path) -> None:
+    """Killed while one of them is being made: both files arrive."""
     async with Rig(tmp_path, watches=[{"record": {"name": "same"}}]) as rig:
         stall = rig.fault("create", "stall")
         await rig.start()
@@ -351,10 +351,10 @@ async def test_crash_with_namesakes_in_the_making(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["state", "ledger"])
-async def test_kill_between_ledger_and_state_writes_one_line(
+async def test_a_kill_around_the_ledger_line_writes_one_line(
     tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Killed right before or right after the ledger line is written, the file ends with one line and one record."""
+    """Right before or right after it: the file ends with one line and one record."""
     append = MortalDisk.append
 
     def die(self: MortalDisk, file: str, content: bytes) -> None:

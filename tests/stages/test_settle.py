@@ -1,4 +1,4 @@
-"""A file is sent when it stands still, and only as it then is: what changes under our hands is never finished."""
+"""A file is sent when it stands still, with the content that it then has."""
 
 from __future__ import annotations
 
@@ -82,8 +82,8 @@ async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
         await table.store.close()
 
 
-async def test_still_file_settles_after_its_time(tmp_path: Path) -> None:
-    """Not before ``settle`` has passed between two looks that agree, and then with the identity it had."""
+async def test_a_still_file_settles_after_its_settle_time(tmp_path: Path) -> None:
+    """Not before ``settle`` has passed between two equal looks, and with the identity it had then."""
     path = tmp_path / "a.mp4"
     path.write_bytes(b"content")
     async with bench(tmp_path) as table:
@@ -98,8 +98,8 @@ async def test_still_file_settles_after_its_time(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("mtime", [0, 86400 * 365 * 120], ids=["1970", "2089"])
-async def test_mtime_is_held_against_no_clock(tmp_path: Path, mtime: int) -> None:
-    """A file from the future or from 1970 settles like any other: shares have wrong clocks."""
+async def test_mtime_is_compared_with_no_clock(tmp_path: Path, mtime: int) -> None:
+    """A file from the future or from 1970 settles like any other, as clocks of shares may be wrong."""
     path = tmp_path / "a.mp4"
     path.write_bytes(b"content")
     os.utime(path, (mtime, mtime))
@@ -109,8 +109,8 @@ async def test_mtime_is_held_against_no_clock(tmp_path: Path, mtime: int) -> Non
         assert await table.after(SETTLE)
 
 
-async def test_slow_writer_is_waited_for(tmp_path: Path) -> None:
-    """As long as the file grows between two looks it is not sent; the time of standing still begins anew."""
+async def test_a_slow_writer_is_waited_for(tmp_path: Path) -> None:
+    """As long as the file grows between two looks, the settle time starts again."""
     path = tmp_path / "a.mp4"
     path.write_bytes(b"")
     async with bench(tmp_path) as table:
@@ -125,8 +125,8 @@ async def test_slow_writer_is_waited_for(tmp_path: Path) -> None:
         assert table.queues.settled.get_nowait().identity.size == 12_000
 
 
-async def test_change_that_no_scan_showed_is_found_by_the_look(tmp_path: Path) -> None:
-    """The second look decides, not the scan: a file written in between waits on."""
+async def test_a_change_between_scans_is_found_by_the_next_look(tmp_path: Path) -> None:
+    """The second look decides, not the scan."""
     path = tmp_path / "a.mp4"
     path.write_bytes(b"first")
     async with bench(tmp_path) as table:
@@ -138,8 +138,8 @@ async def test_change_that_no_scan_showed_is_found_by_the_look(tmp_path: Path) -
         assert table.queues.settled.get_nowait().identity.size == len(b"second content")
 
 
-async def test_rewritten_end_is_a_change(tmp_path: Path) -> None:
-    """Equal size and mtime prove nothing: a recorder that fills a pre-allocated file is told by its ends."""
+async def test_a_rewritten_end_is_a_change(tmp_path: Path) -> None:
+    """With equal size and mtime: a recorder fills a preallocated file."""
     path = tmp_path / "a.mp4"
     path.write_bytes(b"\0" * 5000)
     os.utime(path, (1000, 1000))
@@ -152,8 +152,8 @@ async def test_rewritten_end_is_a_change(tmp_path: Path) -> None:
         assert await table.after(SETTLE)
 
 
-async def test_event_of_a_change_lets_the_time_begin_at_once(tmp_path: Path) -> None:
-    """A change that is pointed at is looked at soon: standing still counts from there and not from the next look."""
+async def test_an_event_starts_the_settle_time_at_once(tmp_path: Path) -> None:
+    """The file is looked at soon, not only at the next look."""
     path = tmp_path / "a.mp4"
     path.write_bytes(b"first")
     async with bench(tmp_path) as table:
@@ -167,8 +167,8 @@ async def test_event_of_a_change_lets_the_time_begin_at_once(tmp_path: Path) -> 
         assert await table.after(0.1)
 
 
-async def test_file_that_is_gone_is_no_longer_waited_for(tmp_path: Path) -> None:
-    """Missing at a look: let go. What a scan does not show proves nothing."""
+async def test_a_file_that_is_gone_is_no_longer_waited_for(tmp_path: Path) -> None:
+    """It is missing at a look; that a scan does not show it proves nothing."""
     one, two = tmp_path / "1.mp4", tmp_path / "2.mp4"
     one.write_bytes(b"one")
     two.write_bytes(b"two")
@@ -182,8 +182,8 @@ async def test_file_that_is_gone_is_no_longer_waited_for(tmp_path: Path) -> None
         assert not table.settle.candidates
 
 
-async def test_unreadable_file_waits_with_its_reason(tmp_path: Path) -> None:
-    """It is asked about again, its reason shown, without haste even if ``settle`` is zero; it holds no other up."""
+async def test_an_unreadable_file_waits_with_its_reason(tmp_path: Path) -> None:
+    """It is tried again at intervals, even if ``settle`` is zero, and delays no other file."""
     path, other = tmp_path / "a.mp4", tmp_path / "b.mp4"
     path.write_bytes(b"content")
     other.write_bytes(b"other")
@@ -207,8 +207,8 @@ async def test_unreadable_file_waits_with_its_reason(tmp_path: Path) -> None:
         assert await table.after(2)
 
 
-async def test_empty_file_is_not_sent_as_it_is(tmp_path: Path) -> None:
-    """A range of no bytes does not exist: while somebody writes it waits, and then it settles as unplayable."""
+async def test_an_empty_file_is_not_sent(tmp_path: Path) -> None:
+    """It waits while it is open for writing; then it settles as unplayable."""
     path = tmp_path / "a.mp4"
     async with bench(tmp_path) as table:
         with path.open("wb"):
@@ -219,8 +219,8 @@ async def test_empty_file_is_not_sent_as_it_is(tmp_path: Path) -> None:
         assert table.queues.settled.get_nowait().unplayable == "the file is empty; it is sent when it has content"
 
 
-async def test_file_with_a_writer_is_held_back_however_still_it_stands(tmp_path: Path) -> None:
-    """A copy that stalls for longer than ``settle``: its open handle says that it is not finished."""
+async def test_a_file_that_is_open_for_writing_is_held_back(tmp_path: Path) -> None:
+    """A copy may stall for longer than ``settle``."""
     path = tmp_path / "a.mp4"
     path.write_bytes(b"content")
     async with bench(tmp_path) as table:
@@ -234,8 +234,8 @@ async def test_file_with_a_writer_is_held_back_however_still_it_stands(tmp_path:
             assert await table.after(LONGEST)
 
 
-async def test_marker_is_waited_for(tmp_path: Path) -> None:
-    """With ``done_marker`` a file is sent when the file of that name stands beside it, and not before."""
+async def test_done_marker_is_waited_for(tmp_path: Path) -> None:
+    """The file is sent when its marker lies beside it, and not before."""
     path = tmp_path / "a.mp4"
     path.write_bytes(b"content")
     async with bench(tmp_path) as table:
@@ -248,8 +248,8 @@ async def test_marker_is_waited_for(tmp_path: Path) -> None:
         assert await table.after(LONGEST)
 
 
-async def test_unfinished_container_is_waited_for_and_then_given_up(tmp_path: Path) -> None:
-    """A recorder that died leaves no moov box: after ``gate_timeout`` without change it is settled as unplayable."""
+async def test_an_unfinished_container_settles_as_unplayable_after_gate_timeout(tmp_path: Path) -> None:
+    """A recorder that died leaves no moov box."""
     path = tmp_path / "a.mp4"
     path.write_bytes(MOOVLESS)
     async with bench(tmp_path) as table:
@@ -261,8 +261,8 @@ async def test_unfinished_container_is_waited_for_and_then_given_up(tmp_path: Pa
         assert "moov" in table.queues.settled.get_nowait().unplayable
 
 
-async def test_container_that_is_finished_in_time_is_sent(tmp_path: Path) -> None:
-    """What changes within ``gate_timeout`` settles anew, and is judged as it then is."""
+async def test_a_container_finished_within_gate_timeout_is_sent(tmp_path: Path) -> None:
+    """The file settles anew and is checked again."""
     path = tmp_path / "a.mp4"
     path.write_bytes(MOOVLESS)
     async with bench(tmp_path) as table:
@@ -276,8 +276,8 @@ async def test_container_that_is_finished_in_time_is_sent(tmp_path: Path) -> Non
         assert table.queues.settled.get_nowait().unplayable == ""
 
 
-async def test_gate_can_be_left_open(tmp_path: Path) -> None:
-    """``gate = false``: a container is not looked into."""
+async def test_without_the_gate_no_container_is_checked(tmp_path: Path) -> None:
+    """``gate = false``."""
     path = tmp_path / "a.mp4"
     path.write_bytes(MOOVLESS)
     async with bench(tmp_path) as table:
@@ -287,8 +287,8 @@ async def test_gate_can_be_left_open(tmp_path: Path) -> None:
         assert await table.after(SETTLE)
 
 
-async def test_what_is_settled_business(tmp_path: Path) -> None:
-    """What was sent, is being sent, or is parked is no news; what has changed since, or came back, is."""
+async def test_files_that_need_no_upload_are_not_waited_for(tmp_path: Path) -> None:
+    """Sent, being sent, or parked; one that has changed since, or came back, is."""
     upload, finish = an_upload(), a_finish(path="/rec/done.mp4")
     clock = VirtualClock()
     store = Store(MemoryDisk(), clock, events.Bus())
@@ -313,7 +313,7 @@ async def test_what_is_settled_business(tmp_path: Path) -> None:
     await store.close()
 
 
-async def test_a_bug_in_a_container_parser_holds_one_file_back_alone(
+async def test_a_bug_in_a_container_parser_holds_only_its_file_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its reason is shown, after the gate's time it is parked with it, and the others settle (B7 of the review)."""
@@ -366,8 +366,8 @@ async def test_a_bug_while_a_file_is_looked_at_ends_nothing(tmp_path: Path, monk
         assert table.queues.settled.get_nowait().path == str(bad)
 
 
-async def test_a_file_that_is_being_judged_is_not_found_again(tmp_path: Path) -> None:
-    """Between settled and judged it is known at every moment: no scan finds it anew; other content does (B6)."""
+async def test_a_file_that_is_being_enqueued_is_not_found_again(tmp_path: Path) -> None:
+    """From settled to enqueued it is known at every moment; other content is found (B6)."""
     path = tmp_path / "a.mp4"
     path.write_bytes(b"content")
     async with bench(tmp_path) as table:

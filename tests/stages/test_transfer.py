@@ -1,4 +1,4 @@
-"""Sending, the whole way: every size under every kind of receiver, many files at once, order, drain, memory."""
+"""Sending: every size to every kind of receiver, many files at once, order, drain, memory."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def in_order(paths: Sequence[str], rig: Rig) -> list[str]:
 
 @pytest.mark.parametrize("semantics", list(Semantics))
 @pytest.mark.parametrize("size", SIZES.values(), ids=SIZES.keys())
-async def test_file_arrives_with_equal_bytes(tmp_path: Path, semantics: Semantics, size: int) -> None:
-    """Whatever the size and the receiver: one record, equal bytes, contiguous ranges, and a ledger line to prove it."""
+async def test_a_file_arrives_with_equal_bytes(tmp_path: Path, semantics: Semantics, size: int) -> None:
+    """Whatever size and receiver: one record, contiguous ranges, and a ledger line."""
     data = content_of(size)
     async with Rig(tmp_path, settings(semantics)) as rig:
         await rig.start()
@@ -74,7 +74,7 @@ async def test_whole_file_as_one_range(tmp_path: Path, semantics: Semantics) -> 
 
 
 async def test_many_files_share_one_log_in(tmp_path: Path) -> None:
-    """Four workers and twelve files log in once, and no record ever has two requests in flight."""
+    """Four workers and twelve files; no record ever has two requests in flight."""
     async with Rig(tmp_path) as rig:
         await rig.start()
         contents = {f"{number}.mp4": content_of(2 * CHUNK + number, number) for number in range(12)}
@@ -108,8 +108,8 @@ async def test_no_more_uploads_at_once_than_workers(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("order", "expected"), [("oldest", "bca"), ("newest", "acb"), ("smallest", "cab")])
-async def test_order_of_the_queue(tmp_path: Path, order: str, expected: str) -> None:
-    """What waits for a worker goes oldest, newest or smallest first, as configured."""
+async def test_the_queue_follows_the_configured_order(tmp_path: Path, order: str, expected: str) -> None:
+    """Oldest, newest or smallest first."""
     async with Rig(tmp_path, upload={"workers": 1, "order": order}) as rig:
         stall = rig.fault("upload", "stall")
         await rig.start()
@@ -127,8 +127,8 @@ async def test_order_of_the_queue(tmp_path: Path, order: str, expected: str) -> 
         assert in_order(list(paths.values()), rig) == [paths[name] for name in expected]
 
 
-async def test_fault_of_ours_parks_one_file_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A programming error while one file is sent parks that file with a reason; the others go on."""
+async def test_an_unexpected_error_parks_only_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a reason; the others go on."""
     create = RecordCreator.create
 
     async def stumble(self: RecordCreator, path: str) -> None:
@@ -148,10 +148,10 @@ async def test_fault_of_ours_parks_one_file_alone(tmp_path: Path, monkeypatch: p
         assert rig.on_disk(bad).state is State.PARKED
 
 
-async def test_fault_of_ours_in_the_body_is_told_from_a_broken_connection(
+async def test_an_unexpected_error_in_a_body_is_not_taken_for_a_cut(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A programming error under aiohttp's hands parks the file at once: it is no cut to be tried again."""
+    """Although aiohttp raises it as one: the file is parked at once."""
     check = Recording.check_unchanged
 
     async def stumble(self: Recording) -> None:
@@ -168,7 +168,7 @@ async def test_fault_of_ours_in_the_body_is_told_from_a_broken_connection(
 
 
 async def test_drain_lets_the_chunk_in_flight_end(tmp_path: Path) -> None:
-    """A stop in the middle of a chunk waits for its answer, saves the offset, and sends no further chunk."""
+    """A stop during a chunk waits for its answer, saves the offset, and sends no further chunk."""
     data = content_of(4 * CHUNK)
     async with Rig(tmp_path) as rig:
         stall = rig.fault("upload", "stall", after_bytes=1000, skip=1)
@@ -189,8 +189,8 @@ async def test_drain_lets_the_chunk_in_flight_end(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("after_bytes", [1000, None], ids=["in the body", "before the answer"])
-async def test_stop_returns_though_the_server_stands_still(tmp_path: Path, after_bytes: int | None) -> None:
-    """A stop waits for the drain time: then the request is cut, and the mark says whether it is in doubt."""
+async def test_a_stop_cuts_the_request_after_the_drain_time(tmp_path: Path, after_bytes: int | None) -> None:
+    """Of a server that does not answer; the mark says whether the chunk is in doubt."""
     drain, clock = 20.0, BriskClock()  # seconds of this clock
     async with Rig(tmp_path, upload={"drain": f"{drain:g}s", "chunk_size": "whole"}, clock=clock) as rig:
         stall = rig.fault("upload", "stall", after_bytes=after_bytes)
@@ -205,9 +205,9 @@ async def test_stop_returns_though_the_server_stands_still(tmp_path: Path, after
         assert not stall.released.is_set()  # it has not ended by itself
 
 
-async def test_idle_house_stops_at_once(tmp_path: Path) -> None:
+async def test_an_idle_application_stops_at_once(tmp_path: Path) -> None:
     """Without a chunk in flight there is nothing to drain."""
-    drain, clock = 3600.0, BriskClock()  # seconds of this clock: three minutes of ours
+    drain, clock = 3600.0, BriskClock()  # seconds of this clock: three minutes of real time
     async with Rig(tmp_path, upload={"drain": f"{drain:g}s"}, clock=clock) as rig:
         await rig.start()
         await rig.finished(await rig.drop("a.mp4", b"a"))
@@ -216,11 +216,11 @@ async def test_idle_house_stops_at_once(tmp_path: Path) -> None:
         assert clock.monotonic() - began < drain
 
 
-async def test_slow_link_is_no_stall(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As long as bytes move the request goes on, though it takes several times the stall time."""
+async def test_a_slow_link_is_not_a_stall(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As long as bytes move the request goes on, even for several times the stall time."""
     loop, moves = asyncio.get_running_loop(), itertools.count(1)
     stall, passed, real = 4.0, [0.0], loop.time
-    monkeypatch.setattr(loop, "time", lambda: real() + passed[0])  # whose clock a stall is told by
+    monkeypatch.setattr(loop, "time", lambda: real() + passed[0])  # the clock by which a stall is timed
 
     def let_time_pass(event: events.Event) -> None:
         """More than half of the stall time goes by after each of the first moves."""
@@ -238,8 +238,8 @@ async def test_slow_link_is_no_stall(tmp_path: Path, monkeypatch: pytest.MonkeyP
         assert (rig.record.sha256, rig.record.requests) == (sha256(data), 1)
 
 
-async def test_odd_names_travel(tmp_path: Path) -> None:
-    """Quotes, line breaks, emoji and bytes that are not UTF-8 in a name make a readable record, and are no header."""
+async def test_odd_names_make_readable_records(tmp_path: Path) -> None:
+    """Quotes, line breaks, emoji and invalid UTF-8; none breaks a header."""
     names = ['a";x="b.mp4', "two\nlines.mp4", "Vorlesung äöü 🎓.mp4", os.fsdecode(b"caf\xe9.mp4"), "-rf.mp4"]
     async with Rig(tmp_path) as rig:
         await rig.start()
@@ -261,8 +261,8 @@ async def test_odd_names_travel(tmp_path: Path) -> None:
         assert len(rig.seen(events.UploadFinished)) == 1
 
 
-async def test_names_that_look_the_same_are_files_of_their_own(tmp_path: Path) -> None:
-    """One letter or a letter and its dots, large or small: as many records as files, and none is known by another's."""
+async def test_names_that_look_the_same_are_different_files(tmp_path: Path) -> None:
+    """Composed or decomposed, large or small letters: as many records as files."""
     names = ["B\u00fchne.mp4", "Bu\u0308hne.mp4", "a.mp4", "A.mp4"]
     async with Rig(tmp_path) as rig:
         await rig.start()
@@ -288,7 +288,7 @@ async def main():
         await rig.finished(await rig.drop("small.mp4", b"x" * 3_000_000))
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         path = rig.watch / "large.mp4"
-        path.write_bytes(b"recording" * 10_000)  # a file of nothing but zeros is one that nobody has begun to write
+        path.write_bytes(b"recording" * 10_000)  # a file of zeros alone counts as not written yet
         os.truncate(path, 256 * 1024 * 1024)
         await rig.scan()
         await rig.finished(str(path))

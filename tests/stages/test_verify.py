@@ -1,4 +1,4 @@
-"""Waiting for *ready*: asked ever more rarely, never sent again, and a file is touched on no other ground."""
+"""Waiting for *ready*: the server is asked at growing intervals, and nothing else lets a file be disposed of."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class Bench:
         await self.failure_handler.guard(self.upload.path, lambda: self.verify.ask(self.now))
 
     async def time_passes_until(self, condition: Callable[[], object]) -> None:
-        """Let minutes pass until *condition* holds; each save takes a thread, and so a moment of ours."""
+        """Let minutes pass until *condition* holds; each save takes a moment of real time in a thread."""
         async with asyncio.timeout(CONDITION_TIMEOUT):
             while not condition():
                 await self.clock.advance(60)
@@ -98,8 +98,8 @@ async def bench(says: Any) -> AsyncIterator[Bench]:
         await table.store.close()
 
 
-async def test_ready_goes_on_to_be_finished() -> None:
-    """*ready* is saved, announced with its seconds, and handed on."""
+async def test_a_ready_upload_goes_to_the_finish_stage() -> None:
+    """It is saved and announced with its seconds."""
     async with bench("ready") as table:
         await table.ask_after(12)
         assert table.now.state is State.FINISHING
@@ -109,8 +109,8 @@ async def test_ready_goes_on_to_be_finished() -> None:
 
 
 @pytest.mark.parametrize("says", ["created", "transcoding", "failed", "unknown", None])
-async def test_any_other_word_is_asked_again(says: str | None) -> None:
-    """Not ready is not failed: it is asked again after a quarter of its age, between half a second and a minute."""
+async def test_any_other_status_is_asked_again(says: str | None) -> None:
+    """After a quarter of the time so far, between half a second and a minute."""
     async with bench(says) as table:
         path, waits = table.upload.path, []
         for pause in (0, 1, 7, 32, 360):
@@ -121,8 +121,8 @@ async def test_any_other_word_is_asked_again(says: str | None) -> None:
 
 
 @pytest.mark.parametrize("setting", [86_400, -86_400, -1e9, 1e9])
-async def test_clock_that_is_set_hurries_no_look_and_ends_no_patience(setting: float) -> None:
-    """A day forward parks nothing before its time; a day back asks no server twice a second for a day."""
+async def test_setting_the_clock_changes_neither_looks_nor_the_ready_timeout(setting: float) -> None:
+    """A day forward parks nothing early; a day back causes no looks twice a second."""
     async with bench("created") as table:
         await table.ask_after(0)
         table.clock.set_wall(setting)
@@ -135,8 +135,8 @@ async def test_clock_that_is_set_hurries_no_look_and_ends_no_patience(setting: f
 
 
 @pytest.mark.parametrize(("says", "words"), [("created", "still says 'created'"), (None, "shows no video")])
-async def test_server_that_is_not_ready_in_time(says: str | None, words: str) -> None:
-    """After its patience, which grows with the size, it is parked with what the server said, and looked at hourly."""
+async def test_an_upload_that_is_not_ready_in_time_is_parked(says: str | None, words: str) -> None:
+    """After a time that grows with the size, with the server's status, and looked at hourly."""
     patience = retry.ready_limit(1800, SIZE)
     assert patience == 1805
     async with bench(says) as table:
@@ -152,15 +152,15 @@ async def test_server_that_is_not_ready_in_time(says: str | None, words: str) ->
         assert table.queues.again.wait_of(table.upload.path) == retry.HOUR
 
 
-async def test_record_that_is_gone_is_raised() -> None:
-    """A 404 is for the policy to judge."""
+async def test_a_missing_record_is_raised() -> None:
+    """The failure handler decides about the 404."""
     async with bench(errors.RecordGone("404")) as table:
         with pytest.raises(errors.RecordGone):
             await table.verify.ask(table.upload)
 
 
-async def test_silent_server_is_asked_again_when_it_is_back() -> None:
-    """An outage while it is processed costs the upload nothing but time: when the server is back, it goes on."""
+async def test_an_outage_during_processing_costs_only_time() -> None:
+    """When the server is back, the upload goes on."""
     async with bench(errors.ServerDown("no connection")) as table:
         work = asyncio.gather(table.verify.run(), table.dispatcher.run())
         try:
@@ -181,7 +181,7 @@ async def test_silent_server_is_asked_again_when_it_is_back() -> None:
 
 
 async def test_nothing_is_finished_before_ready(tmp_path: Path) -> None:
-    """While the server processes there is no ledger line, and the file stays, whatever is to become of it."""
+    """While the server processes there is no ledger line, and the file stays, whatever its disposal."""
     async with Rig(tmp_path, Settings(processing=0.6), watch={"after_upload": "delete"}) as rig:
         await rig.start()
         path = await rig.drop("a.mp4", b"a")
@@ -195,8 +195,8 @@ async def test_nothing_is_finished_before_ready(tmp_path: Path) -> None:
         assert rig.record.requests == 1
 
 
-async def test_parked_as_unverified_ends_when_it_is_ready_after_all(tmp_path: Path) -> None:
-    """Parked because the server was slow: the next look finds it ready, and nothing was sent again."""
+async def test_a_parked_upload_is_finished_when_it_is_ready_after_all(tmp_path: Path) -> None:
+    """It was parked because the server was slow; nothing is sent again."""
     async with Rig(tmp_path, Settings(processing=3600.0), upload={"ready_timeout": "100ms"}) as rig:
         await rig.start()
         path = await rig.drop("a.mp4", b"a")

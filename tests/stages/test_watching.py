@@ -1,4 +1,4 @@
-"""Events of a large tree of folders, heard by a process of their own."""
+"""Events of a large tree of folders, received in a process of its own."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.slow  # each starts the process that listens
 
 
 def listeners() -> list[int]:
-    """The processes that listen for events on our behalf."""
+    """The processes that listen for events of this process."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
@@ -63,8 +63,8 @@ async def paths_of(changes: AsyncIterator[set[tuple[int, str]]], count: int) -> 
     return paths
 
 
-async def test_what_happens_once_it_listens_is_told(tmp_path: Path) -> None:
-    """Deep below, however many at once, and by names with line feeds in them."""
+async def test_changes_are_reported_once_it_listens(tmp_path: Path) -> None:
+    """Deep below, many at once, and by names with line feeds in them."""
     (tmp_path / "room").mkdir()
     names = [f"{number}.mp4" for number in range(3 * CHANGES_PER_LINE)] + ["line\nfeed.mp4", "録画.mp4"]
     async with listening(tmp_path, debounce=5000) as (changes, _):  # all of them in one burst, which takes some lines
@@ -73,7 +73,7 @@ async def test_what_happens_once_it_listens_is_told(tmp_path: Path) -> None:
         assert await paths_of(changes, len(names)) == {str(tmp_path / "room" / name) for name in names}
 
 
-async def test_it_ends_when_it_is_to_stop(tmp_path: Path) -> None:
+async def test_it_ends_when_asked_to_stop(tmp_path: Path) -> None:
     """Without an error, and with its process."""
     async with listening(tmp_path) as (changes, stop):
         assert len(listeners()) == 1
@@ -81,8 +81,8 @@ async def test_it_ends_when_it_is_to_stop(tmp_path: Path) -> None:
         assert [batch async for batch in changes] == []
 
 
-async def test_it_ends_when_whoever_listens_is_cancelled(tmp_path: Path) -> None:
-    """Its process goes with it."""
+async def test_it_ends_when_its_listener_is_cancelled(tmp_path: Path) -> None:
+    """Its process ends, too."""
     begun = asyncio.Event()
 
     async def listen() -> None:
@@ -98,8 +98,8 @@ async def test_it_ends_when_whoever_listens_is_cancelled(tmp_path: Path) -> None
     assert listeners() == []
 
 
-async def test_what_the_watcher_fails_of_is_told_in_its_own_words(tmp_path: Path) -> None:
-    """By them a limit of inotify is known; a name that is not UTF-8 ends it, too."""
+async def test_an_error_of_the_watcher_is_passed_on_with_its_text(tmp_path: Path) -> None:
+    """A limit of inotify is recognised by it; a name that is not UTF-8 ends it, too."""
     async with listening(tmp_path) as (changes, _):
         at(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.mp4")).write_bytes(b"coffee")
         with pytest.raises(RuntimeError, match=r"^\w+: .*(decode|watcher)"):
@@ -107,7 +107,7 @@ async def test_what_the_watcher_fails_of_is_told_in_its_own_words(tmp_path: Path
 
 
 async def test_a_process_that_is_killed_is_an_error(tmp_path: Path) -> None:
-    """Then it is begun again, and a scan covers for it."""
+    """Then it is started again, and a scan follows."""
     async with listening(tmp_path) as (changes, _):
         (process,) = listeners()
         os.kill(process, signal.SIGKILL)
@@ -115,8 +115,8 @@ async def test_a_process_that_is_killed_is_an_error(tmp_path: Path) -> None:
             await anext(changes)
 
 
-async def test_it_is_not_handed_the_password(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its environment has what an interpreter needs, and nothing else of ours."""
+async def test_it_does_not_get_the_password(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its environment has only what an interpreter needs."""
     monkeypatch.setenv("VALT_UPLOADER_PASSWORD", "canary")
     async with listening(tmp_path):
         (process,) = listeners()
@@ -126,7 +126,7 @@ async def test_it_is_not_handed_the_password(tmp_path: Path, monkeypatch: pytest
 
 
 def test_it_ends_with_its_parent(tmp_path: Path) -> None:
-    """However that ended: its standard input is closed then."""
+    """However the parent ended, as its standard input is closed then."""
     command: list[Any] = [sys.executable, "-P", watching.PROGRAM, tmp_path, "50", "1"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None

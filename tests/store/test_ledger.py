@@ -1,4 +1,4 @@
-"""The chain of finished uploads: what it proves, what it finds, and what it says of a file."""
+"""The ledger: the chain of finished uploads, what it proves, and what it says of a file."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ def on_disk(lines: Lines) -> MemoryDisk:
     return MemoryDisk(**{LEDGER_FILE: b"".join(line + b"\n" for line in lines)})
 
 
-def test_each_line_carries_the_hash_of_the_line_before_it() -> None:
-    """Whoever has a line can check the one before with sha256sum alone; the first carries zeros."""
+def test_each_line_has_the_hash_of_the_line_before_it() -> None:
+    """sha256sum alone can check it; the first line has zeros."""
     _, disk = written(3)
     previous = GENESIS
     for number, raw in enumerate(lines_of(disk), start=1):
@@ -49,8 +49,8 @@ def test_each_line_carries_the_hash_of_the_line_before_it() -> None:
         previous = hashlib.sha256(raw).hexdigest()
 
 
-def test_what_was_written_is_known_after_a_restart() -> None:
-    """The ledger read back says the same as the one that wrote it, and its chain goes on."""
+def test_finished_uploads_are_known_after_a_restart() -> None:
+    """The ledger read back gives the same answers, and its chain goes on."""
     ledger, disk = written(3)
     again = Ledger(disk)
     assert again.count == ledger.count == 3
@@ -59,14 +59,14 @@ def test_what_was_written_is_known_after_a_restart() -> None:
     assert [facts.seq for facts, _, _ in chain(lines_of(disk))] == [1, 2, 3, 4]
 
 
-def test_a_ledger_that_is_not_there_is_empty() -> None:
-    """The first start has no history."""
+def test_a_missing_ledger_is_empty() -> None:
+    """As at the first start."""
     ledger = Ledger(MemoryDisk())
     assert (ledger.count, ledger.cut, ledger.of("/rec/a.mp4")) == (0, b"", ())
 
 
-def test_every_name_comes_back() -> None:
-    """A path that is not UTF-8 is one line, and the same path again."""
+def test_every_path_is_read_back_equal() -> None:
+    """A path that is not UTF-8 takes one line."""
     path = os.fsdecode(b"/rec/\xff\n\r\xe2\x80\xa8.mp4")
     disk = MemoryDisk()
     Ledger(disk).append(a_finish(path))
@@ -95,7 +95,7 @@ def swapped(lines: Lines, at: int) -> Lines:
 
 
 def renumbered(lines: Lines, at: int) -> Lines:
-    """A line is gone, and those after it are counted anew by whoever took it."""
+    """A line is gone, and the lines after it have new numbers."""
     rest = [
         raw.replace(f'"seq": {number + 1},'.encode(), f'"seq": {number},'.encode())
         for number, raw in enumerate(lines[at + 1 :], start=at + 1)
@@ -133,7 +133,7 @@ def test_a_tampered_ledger_is_found_with_its_line(tamper: Callable[[Lines, int],
 
 
 @given(st.sampled_from([changed, removed, doubled, swapped, renumbered, blank]), st.integers(0, 3))
-def test_tampering_before_the_last_line_never_passes(tamper: Callable[[Lines, int], Lines], at: int) -> None:
+def test_any_tampering_before_the_last_line_is_found(tamper: Callable[[Lines, int], Lines], at: int) -> None:
     """Wherever it is done, with at least one line after it."""
     _, disk = written()
     with pytest.raises(UnreadableContent, match=r"^line \d: "):
@@ -142,7 +142,7 @@ def test_tampering_before_the_last_line_never_passes(tamper: Callable[[Lines, in
 
 @given(st.data())
 def test_no_byte_before_the_last_line_can_be_changed(data: st.DataObject) -> None:
-    """Every single byte there is vouched for by the line after it."""
+    """The line after it confirms each byte."""
     _, disk = written(4)
     content = bytearray(disk.files[LEDGER_FILE])
     guarded = content[:-1].rfind(b"\n") + 1
@@ -152,8 +152,8 @@ def test_no_byte_before_the_last_line_can_be_changed(data: st.DataObject) -> Non
 
 
 @pytest.mark.parametrize("left", [1, 20, -1])
-def test_a_torn_last_line_is_cut_off_and_the_rest_holds(left: int) -> None:
-    """Nobody was told of it: what stands before is whole, and the chain goes on from there."""
+def test_an_incomplete_last_line_is_cut_off(left: int) -> None:
+    """It was never confirmed; the lines before it are valid, and the chain goes on from there."""
     _, disk = written(3)
     last = lines_of(disk)[-1]
     whole = disk.files[LEDGER_FILE][: -len(last) - 1]
@@ -164,8 +164,8 @@ def test_a_torn_last_line_is_cut_off_and_the_rest_holds(left: int) -> None:
     assert Ledger(disk).count == 3
 
 
-def test_whoever_only_reads_passes_a_torn_line_over() -> None:
-    """The daemon may be writing it just now."""
+def test_a_reader_skips_an_incomplete_last_line() -> None:
+    """The daemon may be writing it now."""
     _, disk = written(3)
     disk.files[LEDGER_FILE] += b'{"seq": 4, "prev'
     before = disk.files[LEDGER_FILE]
@@ -173,8 +173,8 @@ def test_whoever_only_reads_passes_a_torn_line_over() -> None:
     assert (ledger.count, disk.files[LEDGER_FILE]) == (3, before)
 
 
-def test_a_refused_append_is_as_if_it_had_not_been_tried() -> None:
-    """Neither memory nor chain move; the next try writes the same line."""
+def test_a_refused_append_changes_nothing() -> None:
+    """Neither memory nor chain; the next try writes the same line."""
     ledger, memory = written(1)
     disk = FailingDisk(memory, "append", error=errno.ENOSPC)
     ledger = Ledger(disk)
@@ -196,8 +196,8 @@ def test_a_file_is_known_by_its_size_and_time() -> None:
     assert not ledger.knows("/rec/2.mp4", 1, known.mtime_ns)
 
 
-def test_a_touched_file_is_known_by_its_edges() -> None:
-    """Equal size and ends at another time: probably the same content; once proved, its new time is known too."""
+def test_a_touched_file_is_found_by_its_ends() -> None:
+    """Equal size and ends at another time are probably the same content; once proved, the new time is known."""
     ledger, disk = written(1)
     known = ledger.alike("/rec/1.mp4", Identity(1, 5, "e1"))
     assert known is not None
@@ -209,8 +209,8 @@ def test_a_touched_file_is_known_by_its_edges() -> None:
     assert disk.files[LEDGER_FILE] == before
 
 
-def test_one_path_may_have_been_sent_many_times() -> None:
-    """Each content has its line; all are remembered, oldest first."""
+def test_a_path_may_have_many_ledger_lines() -> None:
+    """One for each content; all are known, oldest first."""
     disk = MemoryDisk()
     ledger = Ledger(disk)
     for number in (1, 2):

@@ -1,4 +1,4 @@
-"""What the ledger says of a file: from memory where a scan asks, from the line itself where it must be proved."""
+"""The index of the ledger: answers for a scan come from memory, proofs from the line itself."""
 
 from __future__ import annotations
 
@@ -106,8 +106,8 @@ def filled(disk: MemoryDisk, history: list[FinishedUpload | tuple[str, int, int]
 
 
 @given(st.lists(finishes | touches, max_size=12))
-def test_every_answer_is_that_of_a_plain_list(history: list[FinishedUpload | tuple[str, int, int]]) -> None:
-    """Whatever was finished and touched, in this life and after a restart, also if what was touched is lost then."""
+def test_every_answer_equals_that_of_a_plain_list(history: list[FinishedUpload | tuple[str, int, int]]) -> None:
+    """After any history, also over a restart, and when the record of touched files is lost."""
     disk = MemoryDisk()
     ledger, plain = filled(disk, history)
     agree(ledger, plain)
@@ -158,7 +158,7 @@ def test_a_copy_is_found_by_its_content_and_not_by_a_key(monkeypatch: pytest.Mon
     assert ledger.alike_elsewhere(Identity(3, 0, "e1"), "/rec/c.mp4") is None
 
 
-def test_size_and_time_are_not_run_together() -> None:
+def test_size_and_time_are_separate_in_a_key() -> None:
     """1 and 11 are not 11 and 1."""
     ledger, _ = filled(MemoryDisk(), [a_finish("/rec/a.mp4", size=1, mtime_ns=11)])
     assert ledger.knows("/rec/a.mp4", 1, 11)
@@ -166,8 +166,8 @@ def test_size_and_time_are_not_run_together() -> None:
 
 
 @pytest.mark.usefixtures("one_key")
-def test_what_was_touched_is_not_mistaken_for_another_path() -> None:
-    """Two paths with one key: what one was touched to says nothing of the other."""
+def test_a_touched_time_applies_to_its_own_path_alone() -> None:
+    """Also when two paths have equal keys."""
     ledger = Ledger(MemoryDisk())
     ledger.append(a_finish("/rec/a.mp4", size=1))
     ledger.touch("/rec/a.mp4", ledger.of("/rec/a.mp4")[0], 5)
@@ -176,8 +176,8 @@ def test_what_was_touched_is_not_mistaken_for_another_path() -> None:
     assert ledger.of("/rec/b.mp4") == ()
 
 
-def test_a_scan_reads_no_disk() -> None:
-    """It asks after every file, every minute: memory answers, even while the disk does not."""
+def test_a_scan_reads_no_ledger_line() -> None:
+    """Memory answers for every file, even while the disk does not."""
     memory = MemoryDisk()
     filled(memory, [a_finish(f"/rec/{number}.mp4", size=number) for number in range(5)])
     disk = FailingDisk(memory)
@@ -190,8 +190,8 @@ def test_a_scan_reads_no_disk() -> None:
     assert not ledger.knows("/rec/4.mp4", 4, 10)
 
 
-def test_a_question_reads_the_lines_it_speaks_of_and_no_others() -> None:
-    """However long the history is: one path's lines for one path, and none for what cannot be meant."""
+def test_a_proof_reads_only_the_lines_it_needs() -> None:
+    """However long the history is: those of one path, and none when no line can match."""
     memory = MemoryDisk()
     history = [a_finish(f"/rec/{number % 30}.mp4", f"record-{number}", size=number) for number in range(60)]
     filled(memory, list(history))
@@ -216,7 +216,7 @@ def test_a_question_reads_the_lines_it_speaks_of_and_no_others() -> None:
 
 
 def test_a_copy_elsewhere_is_named_with_its_path() -> None:
-    """For whoever does not want one content twice; the file's own line is not meant."""
+    """The file's own line does not count."""
     ledger, _ = filled(MemoryDisk(), [a_finish("/rec/a.mp4", "record-1"), a_finish("/rec/b.mp4", "record-2")])
     identity = a_finish().identity
     elsewhere = ledger.alike_elsewhere(identity, "/rec/c.mp4")
@@ -227,8 +227,8 @@ def test_a_copy_elsewhere_is_named_with_its_path() -> None:
     assert own.path == "/rec/a.mp4"
 
 
-def test_what_was_touched_costs_one_entry_for_each_path() -> None:
-    """A file whose time is set every minute is remembered with its last one, besides the one in its line."""
+def test_touched_times_cost_one_entry_for_each_path() -> None:
+    """Only the last time is kept, besides the one in the line."""
     ledger, _ = filled(MemoryDisk(), [a_finish("/rec/a.mp4", size=1)])
     known = ledger.of("/rec/a.mp4")[0]
     for mtime_ns in range(100):
@@ -239,8 +239,8 @@ def test_what_was_touched_costs_one_entry_for_each_path() -> None:
     assert not ledger.knows("/rec/a.mp4", 1, 98)
 
 
-def test_an_index_grows_with_its_lines(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every line is found again, newest first, however often the table was made larger."""
+def test_every_line_is_found_after_the_index_has_grown(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Newest first, however often the table was enlarged."""
     monkeypatch.setattr(index, "SMALLEST_TABLE", 2)
     monkeypatch.setattr(index, "GROWTH", 2)
     table = index.Index()
@@ -262,8 +262,8 @@ def test_an_index_grows_with_its_lines(monkeypatch: pytest.MonkeyPatch) -> None:
         (b"{}", "line 2 cannot be read: it was changed since the start: ledgerline: missing"),
     ],
 )
-def test_a_line_that_is_no_longer_there_is_no_answer(left: bytes, said: str) -> None:
-    """The file was spoilt while the daemon runs: whoever asks is told which file and line, not that it was not sent."""
+def test_a_line_that_has_gone_raises(left: bytes, said: str) -> None:
+    """The ledger was damaged while the daemon runs: the error names file and line."""
     disk = MemoryDisk()
     ledger, _ = filled(disk, [a_finish("/rec/a.mp4"), a_finish("/rec/b.mp4")])
     first = disk.files[LEDGER_FILE].index(b"\n") + 1
@@ -284,8 +284,8 @@ def test_a_line_that_is_no_longer_there_is_no_answer(left: bytes, said: str) -> 
         (b'"edges": "e1"', b'"edges": "e2"'),
     ],
 )
-def test_a_line_that_speaks_of_something_else_now_is_no_answer(old: bytes, new: bytes) -> None:
-    """It reads well, but it is not the line that was found at the start."""
+def test_a_line_that_has_been_replaced_raises(old: bytes, new: bytes) -> None:
+    """It is valid, but not the line that was read at the start."""
     disk = MemoryDisk()
     ledger, _ = filled(disk, [a_finish("/rec/a.mp4"), a_finish("/rec/b.mp4", "record-2")])
     first = disk.files[LEDGER_FILE].index(b"\n") + 1
@@ -304,8 +304,8 @@ def test_a_line_that_speaks_of_something_else_now_is_no_answer(old: bytes, new: 
     assert not ledger.holds("record-4")
 
 
-def test_a_disk_that_fails_to_read_a_line_is_no_reason_to_end() -> None:
-    """What is fatal at the start is one line's trouble later on."""
+def test_a_read_error_after_the_start_ends_nothing() -> None:
+    """Fatal at the start, it is later an error about one line."""
 
     class Spoilt(MemoryDisk):
         def read_at(self, name: str, offset: int, length: int) -> bytes:
@@ -319,7 +319,7 @@ def test_a_disk_that_fails_to_read_a_line_is_no_reason_to_end() -> None:
 
 
 def test_a_record_is_found_beside_a_line_that_cannot_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two records with one key: the one line that can be read is enough to say yes, and never to say no."""
+    """Of two records with one key, the readable line is enough for a yes, but not for a no."""
     monkeypatch.setattr(ledger_file, "key_of_value", lambda value: 7)
     disk = MemoryDisk()
     ledger, _ = filled(disk, [a_finish("/rec/a.mp4", "record-1"), a_finish("/rec/b.mp4", "record-2")])

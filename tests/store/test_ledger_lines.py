@@ -1,4 +1,4 @@
-"""The ledger as a file: read in blocks, each line strictly, its tail vouched for by the state."""
+"""The ledger as a file: read in blocks, each line strictly, its end confirmed by the state."""
 
 from __future__ import annotations
 
@@ -72,16 +72,16 @@ CONTENT = WHOLE.files[LEDGER_FILE]
 
 
 @given(ledger_lines)
-def test_the_quick_way_says_what_the_codec_says(written_line: LedgerLine) -> None:
-    """Every name, every size, every time: the very same facts."""
+def test_the_fast_parser_reads_the_same_as_the_codec(written_line: LedgerLine) -> None:
+    """Every name, every size, every time."""
     raw = codec.to_json(written_line).encode("ascii")
     assert index_keys_of(raw) == strictly(raw)
     assert codec.from_json(LedgerLine, raw) == written_line
 
 
 @given(ledger_lines, st.data())
-def test_the_quick_way_takes_nothing_that_the_codec_refuses(written_line: LedgerLine, data: st.DataObject) -> None:
-    """A byte flipped, put in or taken out anywhere: both refuse it, in the same words, or both read the same."""
+def test_the_fast_parser_accepts_nothing_that_the_codec_refuses(written_line: LedgerLine, data: st.DataObject) -> None:
+    """A byte flipped, put in or taken out: both refuse it with the same text, or both read the same."""
     content = bytearray(codec.to_json(written_line).encode("ascii"))
     at = data.draw(st.integers(0, len(content) - 1))
     match data.draw(st.sampled_from(["flip", "put in", "take out"])):
@@ -104,8 +104,8 @@ def test_the_quick_way_takes_nothing_that_the_codec_refuses(written_line: Ledger
     assert got == expected
 
 
-def test_what_we_write_goes_the_quick_way() -> None:
-    """Otherwise a start takes ten times as long, and nobody would see why: whatever a finished upload gains."""
+def test_every_written_line_is_read_by_the_fast_parser() -> None:
+    """Otherwise a start would take ten times as long without a sign of why."""
     every_field = a_finish("/rec/\udcff\n.mp4", moved_to="/done/ä.mp4", mtime_ns=-1)
     assert all(getattr(every_field, each.name) is not None for each in dataclasses.fields(FinishedUpload))
     for finished in (a_finish(), every_field):
@@ -147,7 +147,7 @@ def faulty(change: str, value: str) -> bytes:
     ],
 )
 def test_a_line_of_the_wrong_shape_is_refused_with_its_number(content: bytes, said: str) -> None:
-    """Valid JSON or not: which line, and what is wrong with it; nothing is cut off or skipped."""
+    """Valid JSON or not: the error says what is wrong, and nothing is cut off or skipped."""
     disk = MemoryDisk(**{LEDGER_FILE: content})
     with pytest.raises(UnreadableContent, match="^line 1: .*" + said):
         Ledger(disk)
@@ -155,15 +155,15 @@ def test_a_line_of_the_wrong_shape_is_refused_with_its_number(content: bytes, sa
 
 
 @pytest.mark.parametrize("mtime_ns", [-11_644_473_600_000_000_000, -1, 2**63, 2**64])
-def test_a_share_s_absurd_time_can_be_read_again(mtime_ns: int) -> None:
-    """1601 is what a Windows share says for never, and ext4 goes up to 2446: no start may fail over that."""
+def test_times_outside_of_the_usual_range_are_read_back(mtime_ns: int) -> None:
+    """A Windows share gives 1601 for never, and ext4 goes up to 2446."""
     disk = MemoryDisk()
     Ledger(disk).append(a_finish(mtime_ns=mtime_ns))
     assert Ledger(disk).knows("/rec/a.mp4", 100, mtime_ns)
 
 
-def test_what_could_not_be_read_again_is_not_written() -> None:
-    """A line that would stop every start to come stops here, before it is on the disk."""
+def test_a_line_that_could_not_be_read_back_is_not_written() -> None:
+    """It would stop every later start."""
     disk = written(1)
     before = dict(disk.files)
     ledger = Ledger(disk)
@@ -176,8 +176,8 @@ def test_what_could_not_be_read_again_is_not_written() -> None:
 
 
 @given(st.integers(1, 2000), st.integers(0, len(CONTENT)))
-def test_blocks_may_end_anywhere(block: int, length: int) -> None:
-    """Wherever a read ends, and wherever the file does: the same lines, and the same piece of a last one."""
+def test_lines_are_read_the_same_whatever_the_block_size(block: int, length: int) -> None:
+    """And so is an incomplete last line."""
     disk = FailingDisk(MemoryDisk(**{LEDGER_FILE: CONTENT[:length]}))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ledger_file, "LEDGER_READ_BLOCK", block)
@@ -200,8 +200,8 @@ def test_a_start_reads_the_ledger_once_in_blocks(monkeypatch: pytest.MonkeyPatch
     assert sum(length for _, length in disk.asked) < size + 700
 
 
-def test_what_is_too_long_to_be_a_line_is_refused() -> None:
-    """A foreign file in place of the ledger fills no memory, and is not taken for a torn line that may be cut."""
+def test_a_line_that_is_too_long_is_refused() -> None:
+    """A foreign file in place of the ledger fills no memory, and is not cut as an incomplete line."""
     for end in (b"", b"\n"):
         disk = MemoryDisk(**{LEDGER_FILE: CONTENT + b"x" * (3 * ledger_file.LINE_LENGTH_LIMIT) + end})
         with pytest.raises(UnreadableContent, match="line 5: it is longer than any line of this program"):
@@ -209,8 +209,8 @@ def test_what_is_too_long_to_be_a_line_is_refused() -> None:
         assert len(disk.files[LEDGER_FILE]) > 3 * ledger_file.LINE_LENGTH_LIMIT
 
 
-def test_a_piece_that_a_refused_append_has_left_is_cut_before_the_next() -> None:
-    """The disk refused the line and would not take its beginning back: no line may be joined to that."""
+def test_the_rest_of_a_refused_append_is_cut_before_the_next() -> None:
+    """The disk refused the line and kept its beginning."""
 
     class Sticky(MemoryDisk):
         """Keeps half of what it refuses."""
@@ -249,24 +249,24 @@ def loaded(content: bytes, expected_head: LedgerHead | None = TAIL, *, repair: b
 
 
 @given(st.integers(0, len(CONTENT) - 1), st.integers(1, 255))
-def test_no_byte_can_be_changed(at: int, flip: int) -> None:
-    """Each line is vouched for by the next, and the last by the state."""
+def test_any_changed_byte_is_found(at: int, flip: int) -> None:
+    """The next line confirms each line, and the state the last one."""
     damaged = bytearray(CONTENT)
     damaged[at] ^= flip
     with pytest.raises(UnreadableContent, match=r"^(line \d: |it ends after line \d|it is missing)"):
         loaded(bytes(damaged))
 
 
-def test_every_place_is_guarded() -> None:
-    """The same for each single byte of the file, flipped in its lowest bit: digits stay digits."""
+def test_every_flipped_bit_is_found_or_changes_no_value() -> None:
+    """The lowest bit of each single byte, so that digits stay digits."""
     for at in range(len(CONTENT)):
         with pytest.raises(UnreadableContent):
             loaded(CONTENT[:at] + bytes([CONTENT[at] ^ 1]) + CONTENT[at + 1 :])
 
 
 @given(st.integers(0, len(CONTENT) - 1), st.booleans())
-def test_nothing_can_be_cut_off(length: int, repair: bool) -> None:
-    """Neither whole lines nor a piece of one that the state has seen; and what is left stays as it is."""
+def test_a_cut_ledger_is_found(length: int, repair: bool) -> None:
+    """Whole lines or a part of one that the state has counted; the file stays as it is."""
     with pytest.raises(LedgerHeadMismatch, match=r"but the state has seen line 4; its end was cut off"):
         loaded(CONTENT[:length], repair=repair)
 
@@ -280,8 +280,8 @@ def test_a_last_line_that_was_replaced_is_found() -> None:
         loaded(disk.files[LEDGER_FILE])
 
 
-def test_the_state_may_lag_behind() -> None:
-    """The line is written first: what the state has not counted yet is good, and a torn line after it is cut off."""
+def test_the_state_may_have_counted_fewer_lines() -> None:
+    """The line is written first: uncounted lines are valid, and an incomplete one after them is cut off."""
     disk = MemoryDisk(**WHOLE.files)
     Ledger(disk).append(a_finish("/rec/5.mp4", "record-5"))
     assert Ledger(disk, expected_head=TAIL).count == 5
@@ -290,14 +290,14 @@ def test_the_state_may_lag_behind() -> None:
     assert loaded(CONTENT, None).files == {LEDGER_FILE: CONTENT}
 
 
-def test_a_ledger_that_has_gone_is_missed() -> None:
-    """No file at all, when the state has seen lines in it."""
+def test_a_missing_ledger_is_found() -> None:
+    """When the state has counted lines in it."""
     with pytest.raises(LedgerHeadMismatch, match="it is missing or empty, but the state has seen line 4"):
         Ledger(MemoryDisk(), expected_head=TAIL)
 
 
-def test_the_tail_is_where_the_chain_ends() -> None:
-    """What the state keeps is the number of lines, and what sha256sum says of the last one."""
+def test_the_tail_is_the_number_of_lines_and_the_last_hash() -> None:
+    """As sha256sum gives it."""
     assert json.loads(CONTENT.splitlines()[-1])["seq"] == TAIL.count == 4
     ledger = Ledger(MemoryDisk(**WHOLE.files))
     ledger.append(a_finish("/rec/5.mp4", "record-5"))

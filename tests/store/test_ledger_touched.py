@@ -1,4 +1,4 @@
-"""``touched.jsonl``: what was read in full is not read again after a restart. It vouches for nothing by itself."""
+"""``touched.jsonl``: files that were compared in full are not read again after a restart. It is no proof by itself."""
 
 from __future__ import annotations
 
@@ -55,8 +55,8 @@ def edited(disk: MemoryDisk, at: int, **changes: Any) -> None:
     disk.files[TOUCHED_FILE] = b"\n".join(lines) + b"\n"
 
 
-def test_what_was_touched_is_known_after_a_restart() -> None:
-    """Under its own name and under another; only with the size and the time that it was read with."""
+def test_touched_files_are_known_after_a_restart() -> None:
+    """Under the same name or another; only with the size and time that they were read with."""
     disk = with_touched()
     assert known(disk) == [True] * 4
     ledger = Ledger(disk)
@@ -65,8 +65,8 @@ def test_what_was_touched_is_known_after_a_restart() -> None:
     assert [each.mtime_ns for each in ledger.of(COPY)] == [5]
 
 
-async def test_the_store_writes_it_down(tmp_path: Path) -> None:
-    """On the state's own thread, and once for each time that a file was given; nobody waits for it."""
+async def test_the_store_saves_touched_files(tmp_path: Path) -> None:
+    """On the state's thread, once for each time; no caller waits for it."""
     for expected in (False, True):
         store = Store(StateFolder(tmp_path), VirtualClock(), events.Bus())
         assert store.ledger.knows(PATH, 100, 5) is expected
@@ -80,7 +80,7 @@ async def test_the_store_writes_it_down(tmp_path: Path) -> None:
 
 
 async def test_a_disk_that_refuses_it_stops_nothing() -> None:
-    """It is remembered until the next restart, and read again then."""
+    """The file is known until the next restart and read again then."""
     disk = FailingDisk(MemoryDisk(), "append_cache")
     store = Store(disk, VirtualClock(), events.Bus())
     await store.finish(a_finish(PATH))
@@ -91,8 +91,8 @@ async def test_a_disk_that_refuses_it_stops_nothing() -> None:
     await store.close()
 
 
-def test_a_refused_line_spoils_no_other() -> None:
-    """A full disk may leave a part of it: the next one does not go on where it broke off."""
+def test_a_refused_line_damages_no_other() -> None:
+    """A full disk may leave a part of it."""
     memory = MemoryDisk()
     disk = FailingDisk(memory)
     ledger = Ledger(disk)
@@ -105,7 +105,7 @@ def test_a_refused_line_spoils_no_other() -> None:
     assert Ledger(memory).knows(PATH, 100, 6)
 
 
-def test_a_torn_last_line_spoils_no_other() -> None:
+def test_an_incomplete_last_line_damages_no_other() -> None:
     """A power cut may leave a part of it."""
     disk = with_touched()
     disk.files[TOUCHED_FILE] = disk.files[TOUCHED_FILE][:-9]
@@ -130,8 +130,8 @@ def test_a_torn_last_line_spoils_no_other() -> None:
         {"more": 1},
     ],
 )
-def test_an_entry_that_does_not_fit_the_ledger_is_passed_over(changes: dict[str, Any]) -> None:
-    """Whatever was changed in it, nothing is taken for known, neither as it was nor as it is now."""
+def test_an_entry_that_does_not_match_the_ledger_is_ignored(changes: dict[str, Any]) -> None:
+    """Whatever was changed in it, the file counts as unknown."""
     disk = with_touched()
     edited(disk, 0, **changes)
     assert known(disk) == [False, True, True, True]
@@ -140,8 +140,8 @@ def test_an_entry_that_does_not_fit_the_ledger_is_passed_over(changes: dict[str,
     assert not any(ledger.knows("/rec/1.mp4", size, 7) for size in range(5))
 
 
-def test_entries_of_another_ledger_are_passed_over() -> None:
-    """Somebody put an older copy back, and other files were finished since."""
+def test_entries_of_another_ledger_are_ignored() -> None:
+    """An older copy was put back, and other files were finished since."""
     disk = with_touched()
     other = MemoryDisk()
     ledger = Ledger(other)
@@ -157,8 +157,8 @@ WHOLE = with_touched().files[TOUCHED_FILE]
 
 
 @given(st.integers(0, len(WHOLE) - 1), st.integers(1, 255))
-def test_a_flipped_byte_is_no_error_and_vouches_for_nothing(place: int, flip: int) -> None:
-    """Any byte, flipped in any way, costs the lines that it stands between and no more."""
+def test_a_flipped_byte_only_loses_its_lines(place: int, flip: int) -> None:
+    """It is no error, and no file counts as known by it."""
     disk = with_touched()
     damaged = bytearray(WHOLE)
     damaged[place] ^= flip
@@ -176,8 +176,8 @@ def test_foreign_bytes_are_no_error(foreign: bytes, at: int) -> None:
     assert known(disk) == [True] * 4
 
 
-def test_a_line_without_end_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is not gathered in memory, either."""
+def test_an_endless_line_is_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is not collected in memory either."""
     monkeypatch.setattr(touched, "TOUCHED_READ_BLOCK", 1000)
     monkeypatch.setattr(touched, "TOUCHED_LINE_LIMIT", 2000)
     disk = with_touched()
@@ -198,8 +198,8 @@ def test_a_file_that_cannot_be_opened_is_no_error(tmp_path: Path) -> None:
     folder.close()
 
 
-def test_a_file_that_is_touched_again_and_again_takes_no_more_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    """When most lines are out of date the others are written anew; those of files that are known stay."""
+def test_a_file_that_is_touched_repeatedly_takes_no_more_space(monkeypatch: pytest.MonkeyPatch) -> None:
+    """When most lines are outdated, the others are written anew."""
     monkeypatch.setattr(touched, "STALE_LINES_ALLOWED", 10)
     disk = with_touched()
     ledger = Ledger(disk)
@@ -216,8 +216,8 @@ def test_a_file_that_is_touched_again_and_again_takes_no_more_room(monkeypatch: 
     assert again.knows(COPY, 1, 5)
 
 
-def test_what_is_touched_costs_no_fsync(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An indexer touches thousands of files: each of them may be lost, and is read again then."""
+def test_touched_files_cost_no_fsync(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An indexer may touch thousands; a lost entry only means reading a file again."""
     folder = StateFolder(tmp_path)
     ledger = Ledger(folder)
     ledger.append(a_finish(PATH))
@@ -234,16 +234,16 @@ def test_what_is_touched_costs_no_fsync(tmp_path: Path, monkeypatch: pytest.Monk
     folder.close()
 
 
-def test_a_reader_beside_the_daemon_knows_it_too() -> None:
-    """``explain`` from the state says what the daemon would say, and writes nothing."""
+def test_a_reader_without_the_daemon_knows_touched_files_too() -> None:
+    """``explain`` from the saved state says the same as the daemon, and writes nothing."""
     disk = with_touched()
     before = dict(disk.files)
     assert Ledger(disk, repair=False).knows(COPY, 1, 5)
     assert disk.files == before
 
 
-def test_what_cannot_be_read_of_the_ledger_is_still_fatal_at_the_start() -> None:
-    """The cache forgives; the ledger does not."""
+def test_an_unreadable_ledger_is_fatal_at_the_start() -> None:
+    """Unlike this cache."""
     disk = with_touched()
     disk.files[ledger_file.LEDGER_FILE] = b"{}\n"
     with pytest.raises(errors.StateUnusable):

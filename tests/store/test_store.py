@@ -1,4 +1,4 @@
-"""The store: saved before answered, together where possible, and never empty over something it cannot read."""
+"""The store: confirmed only when durable, saves grouped where possible, and no empty start over an unreadable state."""
 
 from __future__ import annotations
 
@@ -65,8 +65,8 @@ async def desk() -> AsyncIterator[Desk]:
     await desk.store.close()
 
 
-async def test_what_is_saved_is_there_after_a_restart(tmp_path: Path) -> None:
-    """Uploads, orphans, lessons and the ledger, on a real folder."""
+async def test_the_saved_state_is_there_after_a_restart(tmp_path: Path) -> None:
+    """Uploads, orphans, capabilities and the ledger, in a real folder."""
     first = Desk(StateFolder(tmp_path))
     orphan = Orphan("record-9", "a", "/rec/a.mp4", EPOCH, EPOCH + 20)
     await first.store.save(SENDING)
@@ -84,8 +84,8 @@ async def test_what_is_saved_is_there_after_a_restart(tmp_path: Path) -> None:
     await second.store.close()
 
 
-async def test_what_is_dropped_is_gone_after_a_restart(desk: Desk) -> None:
-    """A finished upload and a cleared orphan leave nothing behind."""
+async def test_dropped_uploads_and_orphans_are_gone_after_a_restart(desk: Desk) -> None:
+    """A finished upload and a deleted orphan leave nothing behind."""
     desk.store.put_orphan(Orphan("record-9", "a", "/rec/a.mp4", EPOCH, EPOCH))
     await desk.store.save(SENDING)
     desk.store.drop(desk.store.uploads[SENDING.path])
@@ -97,8 +97,8 @@ async def test_what_is_dropped_is_gone_after_a_restart(desk: Desk) -> None:
     assert not desk.store.orphans
 
 
-async def test_what_a_scan_brings_back_is_not_saved(desk: Desk) -> None:
-    """The state's size follows the work that is begun: a queued file alone is found again on the disk."""
+async def test_an_upload_that_has_not_begun_is_not_saved(desk: Desk) -> None:
+    """A scan finds its file again, and the state's size follows the begun uploads."""
     desk.store.put(an_upload(path="/rec/0.mp4"))
     desk.store.put(an_upload(path="/rec/1.mp4", trouble=TROUBLE))
     desk.store.put(an_upload(path="/rec/2.mp4", restarts=1))
@@ -108,8 +108,8 @@ async def test_what_a_scan_brings_back_is_not_saved(desk: Desk) -> None:
     assert len(desk.store.uploads) == 4
 
 
-async def test_a_commit_answers_only_when_it_is_durable(desk: Desk) -> None:
-    """While the write is under way nobody has been told that it is saved."""
+async def test_a_commit_returns_only_when_it_is_durable(desk: Desk) -> None:
+    """While the write is in progress, nothing is confirmed."""
     desk.disk.gate.clear()
     saving = asyncio.create_task(desk.store.save(SENDING))
     await until(lambda: desk.disk.begun)
@@ -121,7 +121,7 @@ async def test_a_commit_answers_only_when_it_is_durable(desk: Desk) -> None:
 
 
 async def test_commits_that_wait_together_are_written_as_one(desk: Desk) -> None:
-    """A hundred files cost two writes, and each is answered only after its own change is on the disk."""
+    """A hundred files cost two writes, and each commit returns only after its own change is on the disk."""
     desk.disk.gate.clear()
     durable: dict[str, bool] = {}
 
@@ -139,7 +139,7 @@ async def test_commits_that_wait_together_are_written_as_one(desk: Desk) -> None
 
 
 async def test_a_change_made_during_a_write_is_not_taken_for_saved(desk: Desk) -> None:
-    """The write under way has an older picture: whoever comes now waits for the next one."""
+    """The write in progress has older values, so the commit waits for the next one."""
     desk.disk.gate.clear()
     first = asyncio.create_task(desk.store.save(SENDING))
     await until(lambda: desk.disk.begun)
@@ -159,8 +159,8 @@ async def test_a_commit_with_nothing_new_writes_nothing(desk: Desk) -> None:
     assert desk.disk.begun == []
 
 
-async def test_a_disk_that_refuses_makes_us_wait_and_go_on(desk: Desk) -> None:
-    """Nothing is given up and nothing announced: it is tried every five seconds, and said at each; then it goes on."""
+async def test_a_refused_save_is_retried_every_five_seconds(desk: Desk) -> None:
+    """Nothing is given up or announced; each refusal is reported, then it goes on."""
     desk.disk.refuses = {"replace"}
     saving = asyncio.create_task(desk.store.save(SENDING))
     for refusals in range(1, 4):
@@ -186,8 +186,8 @@ async def test_a_disk_that_refuses_makes_us_wait_and_go_on(desk: Desk) -> None:
 SILENT = "state.json: the disk does not answer: check the disk and its connection; nothing new is begun until then"
 
 
-async def test_a_disk_that_hangs_is_told_of_once(desk: Desk) -> None:
-    """After thirty seconds it is said which file is not written, and what to do; then it is waited for in silence."""
+async def test_a_hung_write_is_reported_once(desk: Desk) -> None:
+    """After thirty seconds, with the file and what to do."""
     desk.disk.gate.clear()
     saving = asyncio.create_task(desk.store.save(SENDING))
     await until(lambda: desk.disk.begun)
@@ -205,8 +205,8 @@ async def test_a_disk_that_hangs_is_told_of_once(desk: Desk) -> None:
     assert desk.disk.begun == ["replace", "replace"]
 
 
-async def test_a_write_that_hangs_is_told_of_though_nobody_waits_for_it_any_more(desk: Desk) -> None:
-    """Whatever is saved next waits behind it: from its own beginning on it counts."""
+async def test_a_hung_write_is_reported_also_when_no_caller_waits_for_it(desk: Desk) -> None:
+    """The next save waits behind it, so its time counts from its own beginning."""
     desk.disk.gate.clear()
     saving = asyncio.create_task(desk.store.save(SENDING))
     await until(lambda: desk.disk.begun)
@@ -235,8 +235,8 @@ class Turnstile(FailingDisk):
         assert self.turns.acquire(timeout=CONDITION_TIMEOUT)
 
 
-async def test_a_write_that_came_late_has_its_whole_time(desk: Desk) -> None:
-    """Behind one that took long and came back, it counts from when the disk was asked, not from when we were."""
+async def test_a_write_behind_a_slow_one_has_its_whole_time(desk: Desk) -> None:
+    """It counts from when the disk was asked."""
     disk = desk.store._disk = Turnstile(desk.memory)
     first = asyncio.create_task(desk.store.save(SENDING))
     await until(lambda: len(disk.begun) == 1)
@@ -255,8 +255,8 @@ async def test_a_write_that_came_late_has_its_whole_time(desk: Desk) -> None:
     await asyncio.wait_for(second, 5)
 
 
-async def test_each_write_that_hangs_is_told_of(desk: Desk) -> None:
-    """One that came back in the end does not answer for the next, which counts from its own beginning."""
+async def test_each_hung_write_is_reported(desk: Desk) -> None:
+    """Also after an earlier one that came back in the end."""
     saving = []
     for number in range(2):
         desk.disk.gate.clear()
@@ -269,8 +269,8 @@ async def test_each_write_that_hangs_is_told_of(desk: Desk) -> None:
     assert [type(event) for event in desk.said] == [events.StateNotSaved, events.StateSaved] * 2
 
 
-async def test_a_refusal_is_shown_until_a_write_goes_through(desk: Desk) -> None:
-    """Also while nobody tries again: that is how it stands."""
+async def test_a_refused_save_is_shown_until_one_succeeds(desk: Desk) -> None:
+    """Also while no save is tried."""
     assert desk.store.not_saved == ""
     desk.disk.refuses = {"replace"}
     saving = asyncio.create_task(desk.store.save(SENDING))
@@ -283,8 +283,8 @@ async def test_a_refusal_is_shown_until_a_write_goes_through(desk: Desk) -> None
     assert desk.store.not_saved == ""
 
 
-async def test_whoever_stops_waiting_for_a_full_disk_lets_the_others_wait(desk: Desk) -> None:
-    """A cancelled commit holds no lock, and its change goes with the next."""
+async def test_a_cancelled_commit_on_a_full_disk_blocks_no_other(desk: Desk) -> None:
+    """It holds no lock, and its change goes with the next save."""
     desk.disk.refuses = {"replace"}
     saving = asyncio.create_task(desk.store.save(SENDING))
     await until(lambda: desk.clock.sleepers)
@@ -304,8 +304,8 @@ async def test_a_finished_upload_is_written_once(desk: Desk) -> None:
     assert desk.disk.begun == ["append"]
 
 
-async def test_a_cancelled_finish_is_not_repeated_by_the_next(desk: Desk) -> None:
-    """Its append may still be under way on the disk's thread: the next one asks there, after it."""
+async def test_a_cancelled_finish_adds_no_second_line(desk: Desk) -> None:
+    """Its append may still run on the disk's thread; the next finish checks after it."""
     desk.disk.gate.clear()
     first = asyncio.create_task(desk.store.finish(a_finish()))
     await until(lambda: desk.disk.begun)
@@ -319,8 +319,8 @@ async def test_a_cancelled_finish_is_not_repeated_by_the_next(desk: Desk) -> Non
     assert desk.store.ledger.count == 1
 
 
-async def test_the_ledger_waits_for_room_too(desk: Desk) -> None:
-    """A full disk delays the line; it is there once when there is room."""
+async def test_a_full_disk_delays_the_ledger_line(desk: Desk) -> None:
+    """It is written once when there is space."""
     desk.disk.refuses, desk.disk.error = {"append"}, errno.EIO
     finishing = asyncio.create_task(desk.store.finish(a_finish()))
     await until(lambda: desk.clock.sleepers)
@@ -331,8 +331,8 @@ async def test_the_ledger_waits_for_room_too(desk: Desk) -> None:
     assert desk.store.ledger.count == 1
 
 
-async def test_closing_waits_for_the_write_that_is_under_way(tmp_path: Path) -> None:
-    """The last save is whole before folder and lock are given up."""
+async def test_closing_waits_for_the_write_in_progress(tmp_path: Path) -> None:
+    """The last save is whole before folder and lock are released."""
     desk = Desk(StateFolder(tmp_path))
     desk.disk.gate.clear()
     saving = asyncio.create_task(desk.store.save(SENDING))
@@ -347,8 +347,8 @@ async def test_closing_waits_for_the_write_that_is_under_way(tmp_path: Path) -> 
     again.close()
 
 
-async def test_closing_waits_for_no_write_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It ends in time and says why; the lock stays while that write may go on, and nothing is written after it."""
+async def test_closing_does_not_wait_for_a_hung_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It reports why; the lock stays while that write may go on, and nothing is written after it."""
     monkeypatch.setattr(store_file, "STORE_CLOSE_TIMEOUT", 0.05)
     desk = Desk(StateFolder(tmp_path))
     desk.disk.gate.clear()
@@ -376,10 +376,10 @@ async def test_closing_waits_for_no_write_that_hangs(tmp_path: Path, monkeypatch
     again.close()
 
 
-async def test_what_waits_behind_a_write_that_hangs_is_not_written_at_the_end(
+async def test_saves_behind_a_hung_write_are_dropped_at_the_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nor when its turn would have come while the process still lives: it was told nobody as done."""
+    """They were never confirmed."""
     monkeypatch.setattr(store_file, "STORE_CLOSE_TIMEOUT", 0.05)
     desk = Desk(StateFolder(tmp_path))
     desk.disk.gate.clear()
@@ -398,29 +398,29 @@ async def test_what_waits_behind_a_write_that_hangs_is_not_written_at_the_end(
 
 
 def test_a_first_start_makes_the_state() -> None:
-    """So that a missing state later on is known to have been lost."""
+    """So that a state that is missing later is known to be lost."""
     disk = MemoryDisk()
     assert load_state(disk).uploads == ()
     assert STATE_FILE in disk.files
 
 
 def test_a_first_start_that_cannot_write_ends_the_daemon() -> None:
-    """Exit 73: it never runs from memory."""
+    """Exit 73: it never runs without a saved state."""
     with pytest.raises(errors.StateUnusable, match="cannot be written: No space left") as caught:
         load_state(FailingDisk(MemoryDisk(), "replace"))
     assert caught.value.exit_code == 73
 
 
-def test_looking_makes_nothing() -> None:
-    """Status on a machine that was never started shows an empty state and writes none."""
+def test_reading_the_state_makes_no_file() -> None:
+    """Status on a machine where the daemon never ran shows an empty state."""
     disk = MemoryDisk()
     assert read_state(disk) == StateSnapshot()
     assert disk.files == {}
 
 
 @pytest.mark.parametrize("left", [STATE_FILE + ".1", ledger_file.LEDGER_FILE])
-def test_a_missing_state_with_its_past_still_there_is_refused(left: str) -> None:
-    """Somebody deleted it, or the disk lost it: starting empty would send everything again."""
+def test_a_missing_state_beside_a_ledger_is_refused(left: str) -> None:
+    """It was deleted or lost: starting empty would send everything again."""
     disk = MemoryDisk(**{left: encode_state(StateSnapshot(1), now=EPOCH) if left != ledger_file.LEDGER_FILE else b""})
     with pytest.raises(errors.StateUnusable, match=f"state.json is missing, but {left} is there") as caught:
         load_state(disk)
@@ -434,7 +434,7 @@ WHOLE = encode_state(StateSnapshot(1, (SENDING,)), now=EPOCH)
 
 @pytest.mark.parametrize("content", [b"", b"\0" * 300, WHOLE[:-9], WHOLE.replace(b"sending", b"sendinh"), b"[]"])
 def test_a_damaged_state_stops_the_daemon_and_is_left_alone(content: bytes) -> None:
-    """Torn, empty, zeros, flipped, foreign: exit 78, and the file stays for whoever looks."""
+    """Truncated, empty, zeros, flipped, foreign: exit 78, and the file stays."""
     disk = MemoryDisk(**{STATE_FILE: content})
     with pytest.raises(
         errors.StateUnusable, match=r"state.json is damaged: .*; put state.json back from a copy"
@@ -448,14 +448,14 @@ def test_a_damaged_state_stops_the_daemon_and_is_left_alone(content: bytes) -> N
     ("previous", "hint"),
     [(WHOLE, r"state.json.1, is whole: copy it to state.json"), (WHOLE[:-1], "state.json.1 is damaged, too")],
 )
-def test_the_hint_knows_the_generation_before(previous: bytes, hint: str) -> None:
-    """It is looked at before it is recommended."""
+def test_the_hint_recommends_the_previous_generation_only_if_it_is_valid(previous: bytes, hint: str) -> None:
+    """It is read first."""
     with pytest.raises(errors.StateUnusable, match=hint):
         load_state(MemoryDisk(**{STATE_FILE: b"", STATE_FILE + ".1": previous}))
 
 
 def test_a_state_of_a_newer_version_is_left_alone() -> None:
-    """Exit 78 and the way out: install that version again."""
+    """Exit 78 with the remedy: install that version again."""
     content = WHOLE.replace(b'"version": 1', b'"version": 2')
     disk = MemoryDisk(**{STATE_FILE: content})
     with pytest.raises(errors.StateUnusable, match=r"newer valt-uploader .* install that version again") as caught:

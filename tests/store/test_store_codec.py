@@ -1,4 +1,4 @@
-"""``state.json``: what is written comes back as it was, and what was not written by us is refused."""
+"""``state.json``: what is written is read back equal, and anything else is refused."""
 
 from __future__ import annotations
 
@@ -49,18 +49,18 @@ def edited(change: Any, *, keep_sum: bool = False) -> bytes:
     return json.dumps(document).encode()
 
 
-def test_everything_comes_back_as_it_was() -> None:
-    """An upload in every state, an orphan, and what was learnt."""
+def test_every_value_is_read_back_equal() -> None:
+    """An upload in every state, an orphan, and capabilities."""
     assert decode_state(CONTENT) == SAVED
 
 
-def test_an_empty_state_comes_back() -> None:
-    """Nothing to do is a state, too."""
+def test_an_empty_state_is_read_back() -> None:
+    """It is a valid state."""
     assert decode_state(encode_state(StateSnapshot(1), now=0.0)) == StateSnapshot(1)
 
 
-def test_the_file_is_fit_for_people() -> None:
-    """ASCII, one upload to a line, with what it is and when it was saved at the top."""
+def test_the_file_is_readable_for_people() -> None:
+    """ASCII, one upload to a line, with its purpose and the time of the save at the top."""
     text = CONTENT.decode("ascii")
     head = json.loads(text.split("\n", 1)[0].rstrip(",") + "}")
     assert (head["format"], head["version"], head["sequence"]) == ("valt-uploader state", 1, 7)
@@ -95,8 +95,8 @@ uploads = st.builds(
 
 
 @given(st.lists(uploads, max_size=4, unique_by=lambda upload: upload.path))
-def test_every_name_and_text_comes_back(found: list[Upload]) -> None:
-    """Names that are not UTF-8, line breaks, every script: the same bytes on the disk's side again."""
+def test_every_name_and_text_is_read_back_equal(found: list[Upload]) -> None:
+    """Names that are not UTF-8, line breaks, every script."""
     assert all(broken_rule(upload) is None for upload in found)
     saved = StateSnapshot(1, tuple(found))
     again = decode_state(encode_state(saved, now=EPOCH))
@@ -115,14 +115,14 @@ def unharmed(content: bytes) -> bool:
 
 @given(st.integers(0, len(CONTENT) - 1), st.integers(1, 255))
 def test_a_flipped_byte_never_makes_another_state(place: int, flip: int) -> None:
-    """Any one byte, flipped in any way, is found or does not matter; it never changes what we believe."""
+    """Any flipped byte is found or changes no value."""
     damaged = bytearray(CONTENT)
     damaged[place] ^= flip
     assert unharmed(bytes(damaged))
 
 
-def test_every_place_is_guarded() -> None:
-    """The same for each single byte of the file, flipped in its lowest bit: digits stay digits."""
+def test_every_flipped_bit_is_found_or_changes_no_value() -> None:
+    """The lowest bit of each single byte, so that digits stay digits."""
     assert all(unharmed(CONTENT[:at] + bytes([CONTENT[at] ^ 1]) + CONTENT[at + 1 :]) for at in range(len(CONTENT)))
 
 
@@ -134,21 +134,21 @@ def test_a_file_that_was_cut_is_refused(length: int) -> None:
 
 
 @given(st.integers(0, len(CONTENT)), st.integers(1, 600))
-def test_a_hole_of_zeros_is_found(start: int, length: int) -> None:
-    """What a power cut leaves of a block that was never written."""
+def test_zeros_in_the_file_are_found(start: int, length: int) -> None:
+    """A power cut leaves them in place of a block that was never written."""
     damaged = CONTENT[:start] + b"\0" * min(length, len(CONTENT) - start) + CONTENT[start + length :]
     assert unharmed(damaged)
 
 
 @given(st.binary(max_size=200))
-def test_foreign_bytes_are_refused_and_never_crash(content: bytes) -> None:
-    """Whatever stands there: an answer in our words."""
+def test_foreign_bytes_are_refused(content: bytes) -> None:
+    """With a known error."""
     with pytest.raises(UnreadableContent):
         decode_state(content)
 
 
 @pytest.mark.parametrize("content", [b"", b"\n", b"\0" * 4096, b" \0\n"])
-def test_an_empty_file_is_called_empty(content: bytes) -> None:
+def test_an_empty_file_is_reported_as_empty(content: bytes) -> None:
     """Zero bytes, or only zeros, as after a power cut."""
     with pytest.raises(UnreadableContent, match="it is empty"):
         decode_state(content)
@@ -178,26 +178,26 @@ def test_an_empty_file_is_called_empty(content: bytes) -> None:
         (b"<html>", "it is not JSON"),
     ],
 )
-def test_what_is_no_state_says_why(content: bytes, said: str) -> None:
-    """Foreign JSON, lists, depth without end, doubled keys, numbers that are none."""
+def test_an_invalid_state_is_refused_with_the_reason(content: bytes, said: str) -> None:
+    """Foreign JSON, lists, endless nesting, doubled keys, invalid numbers."""
     with pytest.raises(UnreadableContent, match=said):
         decode_state(content)
 
 
-def test_a_newer_version_is_told_apart() -> None:
-    """It is not damaged: an older program must not touch it."""
+def test_a_newer_version_is_not_reported_as_damage() -> None:
+    """An older program leaves it alone."""
     with pytest.raises(NewerVersion, match="version 2; this one knows 1"):
         decode_state(CONTENT.replace(b'"version": 1', b'"version": 2'))
 
 
 def test_whatever_can_be_written_can_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A state has no limit of size. Once one of more than 256 MiB was written, and called damaged at the next start."""
+    """A state has no size limit: one of more than 256 MiB was once refused at the next start."""
     monkeypatch.setattr(codec, "SIZE_LIMIT", len(CONTENT) - 1, raising=False)  # as it was called then
     assert decode_state(CONTENT) == SAVED
 
 
-def test_whoever_edits_the_file_takes_its_sum_out() -> None:
-    """Then its shape is checked alone; an edit under the old sum is damage."""
+def test_an_edited_file_without_its_checksum_is_accepted() -> None:
+    """Then only its shape is checked; an edit under the old checksum is damage."""
 
     def forget_the_first(document: dict[str, Any]) -> None:
         del document["uploads"][0]
@@ -244,7 +244,7 @@ for _ in range(300):
     ],
 )
 def test_a_value_of_the_wrong_shape_is_refused_with_its_place(place: str, value: Any, said: str) -> None:
-    """One wrong value stops the load, and says where it is and what belongs there."""
+    """The load stops, and the error says where it is and what is expected there."""
 
     def change(document: dict[str, Any]) -> None:
         assert document["uploads"][2]["state"] == "sending"
@@ -255,29 +255,29 @@ def test_a_value_of_the_wrong_shape_is_refused_with_its_place(place: str, value:
 
 
 @pytest.mark.parametrize("key", ["sequence", "uploads", "orphans", "learnt"])
-def test_a_part_that_is_missing_is_refused(key: str) -> None:
+def test_a_missing_part_is_refused(key: str) -> None:
     """A state without its uploads is not an empty state."""
     with pytest.raises(UnreadableContent, match=key):
         decode_state(edited(lambda document: document.pop(key)))
 
 
 @given(st.integers(1, 3000))
-def test_no_depth_crashes(depth: int) -> None:
-    """Nested as deeply as you like, in a place that wants a text: refused, in our words."""
+def test_deep_nesting_is_refused(depth: int) -> None:
+    """With a known error, in a place where a text is expected."""
     head = b'{"format": "valt-uploader state", "version": 1, "sequence": '
     with pytest.raises(UnreadableContent):
         decode_state(head + b"[" * depth + b"]" * depth + b"}")
 
 
-def test_numbers_that_people_write_are_taken() -> None:
-    """A whole number where seconds belong is seconds."""
+def test_whole_numbers_are_accepted_as_seconds() -> None:
+    """As people write them."""
     assert codec.build(float, 7, "x") == 7.0
     line = b'{"reason": "x", "turn": "ours", "next_try": 7}'
     assert codec.from_json(LastError, line) == LastError("x", ActionBy.UPLOADER, next_try=7.0)
 
 
-def test_what_is_none_is_left_out() -> None:
-    """A line holds what there is to say."""
+def test_values_that_are_none_are_left_out() -> None:
+    """So that lines are short."""
     defaults = {"attempts": 0, "not_ready": 0, "must_change": False, "cuts": 0}
     assert json.loads(codec.to_json(LastError("x", ActionBy.FILE))) == {"reason": "x", "turn": "file", **defaults}
     assert codec.from_json(LastError, codec.to_json(TROUBLE).encode()) == TROUBLE

@@ -1,4 +1,4 @@
-"""The state folder on a real file system: what is durable when, and who may work on it."""
+"""The state folder on a real file system: when what is durable, and which process may use it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NOBODY = 65534
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Iterator[StateFolder]:
-    """A state folder that is ours."""
+    """A locked state folder."""
     folder = StateFolder(tmp_path / "state")
     yield folder
     folder.close()
@@ -77,8 +77,8 @@ def names(folder: StateFolder) -> set[str]:
     return {path.name for path in folder.folder.iterdir()} - {"lock"}
 
 
-def test_what_is_replaced_stays_as_the_generation_before(folder: StateFolder) -> None:
-    """The newest two saves are there, whole, and nothing else is."""
+def test_a_replaced_file_is_kept_as_the_previous_generation(folder: StateFolder) -> None:
+    """The newest two saves are there, whole, and no other file."""
     assert folder.read(NAME) is None
     for content in (b"first", b"second", b"third"):
         folder.replace(NAME, content)
@@ -88,7 +88,7 @@ def test_what_is_replaced_stays_as_the_generation_before(folder: StateFolder) ->
 
 
 def test_a_save_is_durable_before_it_has_its_name(folder: StateFolder, recorder: Recorder) -> None:
-    """Content first, then the name, then the folder: that order is what survives a power cut."""
+    """First the content, then the name, then the folder: this order survives a power cut."""
     folder.replace(NAME, b"third")
     assert [step for step in recorder.steps if not step.startswith(("open", "write"))] == [
         "unlink state.json.tmp",
@@ -102,15 +102,15 @@ def test_a_save_is_durable_before_it_has_its_name(folder: StateFolder, recorder:
     assert recorder.steps.index("write state.json.tmp") < recorder.steps.index("fsync state.json.tmp")
 
 
-def test_the_name_is_never_missing_while_it_is_replaced(folder: StateFolder, recorder: Recorder) -> None:
-    """After each single step something whole stands under the real name: a crash anywhere finds it."""
+def test_a_whole_file_is_under_the_name_after_each_step(folder: StateFolder, recorder: Recorder) -> None:
+    """Whenever a crash comes."""
     folder.replace(NAME, b"third")
     assert recorder.missing == []
 
 
 @pytest.mark.parametrize("step", range(1, 10))
 def test_a_disk_that_fails_at_any_step_leaves_a_whole_state(folder: StateFolder, recorder: Recorder, step: int) -> None:
-    """The save before or this one, never a mix or nothing; and the next save goes through."""
+    """The previous save or this one, never a mix; and the next save succeeds."""
     recorder.fail_at = step
     with pytest.raises(OSError, match="Input/output error"):
         folder.replace(NAME, b"third")
@@ -122,14 +122,14 @@ def test_a_disk_that_fails_at_any_step_leaves_a_whole_state(folder: StateFolder,
     assert folder.read(NAME + ".1") in {b"second", b"third"}
 
 
-def test_there_is_no_step_that_the_test_above_leaves_out(folder: StateFolder, recorder: Recorder) -> None:
-    """A save takes nine steps."""
+def test_a_save_takes_nine_steps(folder: StateFolder, recorder: Recorder) -> None:
+    """The test above fails each of them."""
     folder.replace(NAME, b"third")
     assert len(recorder.steps) == 9
 
 
-def test_what_a_crash_left_behind_is_written_over(folder: StateFolder) -> None:
-    """A half-written temporary file is neither read nor in the way."""
+def test_a_temporary_file_left_by_a_crash_is_overwritten(folder: StateFolder) -> None:
+    """It is not read."""
     folder.replace(NAME, b"first")
     for leftover in (NAME + ".tmp", NAME + ".1.tmp"):
         (folder.folder / leftover).write_bytes(b"half")
@@ -139,7 +139,7 @@ def test_what_a_crash_left_behind_is_written_over(folder: StateFolder) -> None:
 
 
 def test_an_appended_line_is_durable_and_so_is_its_file_s_name(folder: StateFolder, recorder: Recorder) -> None:
-    """The first line makes the file, so the folder is synced with it; later lines need only their own fsync."""
+    """The first line makes the file, so the folder is synced; later lines need only their own fsync."""
     folder.append("ledger", b"one\n")
     folder.append("ledger", b"two\n")
     assert [step for step in recorder.steps if "fsync" in step] == ["fsync ledger", "fsync state", "fsync ledger"]
@@ -148,7 +148,7 @@ def test_an_appended_line_is_durable_and_so_is_its_file_s_name(folder: StateFold
 
 @pytest.mark.parametrize("step", [1, 2, 3, 4])
 def test_an_append_that_fails_leaves_nothing_of_its_line(folder: StateFolder, recorder: Recorder, step: int) -> None:
-    """Whichever step fails, the very same line can be appended again and then stands there once."""
+    """Whichever step fails, the same line can be appended again and is there once."""
     recorder.fail_at = step
     with pytest.raises(OSError, match="Input/output error"):
         folder.append("ledger", b"one\n")
@@ -157,7 +157,7 @@ def test_an_append_that_fails_leaves_nothing_of_its_line(folder: StateFolder, re
 
 
 def test_a_disk_that_runs_full_leaves_no_half_line(folder: StateFolder, monkeypatch: pytest.MonkeyPatch) -> None:
-    """ENOSPC comes after some bytes are written; they are taken back."""
+    """ENOSPC comes after some bytes are written; they are removed again."""
     folder.append("ledger", b"one\n")
     write = os.write
 
@@ -173,23 +173,23 @@ def test_a_disk_that_runs_full_leaves_no_half_line(folder: StateFolder, monkeypa
     assert folder.read("ledger") == b"one\n"
 
 
-def test_a_write_that_is_taken_in_pieces_is_whole(folder: StateFolder, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The system may take fewer bytes than it was given."""
+def test_a_partial_write_is_continued(folder: StateFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system may take fewer bytes than given."""
     write = os.write
     monkeypatch.setattr(os, "write", lambda fd, content: write(fd, content[:3]))
     folder.replace(NAME, b"0123456789")
     assert folder.read(NAME) == b"0123456789"
 
 
-def test_a_file_is_cut_where_it_is_told(folder: StateFolder) -> None:
-    """Only the end goes."""
+def test_truncate_removes_only_the_end(folder: StateFolder) -> None:
+    """The bytes before it stay."""
     folder.append("ledger", b"one\ntw")
     folder.truncate("ledger", 4)
     assert folder.read("ledger") == b"one\n"
 
 
-def test_folder_and_files_are_for_their_owner_alone(tmp_path: Path) -> None:
-    """0700 and 0600, whatever the umask; a folder of ours that others can read is closed to them."""
+def test_only_the_owner_can_read_folder_and_files(tmp_path: Path) -> None:
+    """0700 and 0600, whatever the umask; a folder of the daemon with a wider mode is closed."""
     place = tmp_path / "deep" / "state"
     place.mkdir(parents=True)
     place.chmod(0o775)
@@ -223,15 +223,15 @@ def test_a_link_in_the_folder_is_never_followed(folder: StateFolder, tmp_path: P
     assert not (folder.folder / NAME).is_symlink()
 
 
-def test_a_second_daemon_is_told_who_is_there(folder: StateFolder) -> None:
-    """One process at a time: the second names the first, and exits with 75."""
+def test_a_second_daemon_names_the_first(folder: StateFolder) -> None:
+    """It exits with 75, as one process at a time may use the folder."""
     with pytest.raises(errors.AlreadyRunning, match=f"process {os.getpid()} already works") as caught:
         StateFolder(folder.folder)
     assert caught.value.exit_code == 75
 
 
 def test_the_lock_is_free_once_its_folder_is_closed(folder: StateFolder) -> None:
-    """Closing gives it up; closing twice does no harm."""
+    """Closing twice does no harm."""
     folder.close()
     folder.close()
     StateFolder(folder.folder).close()
@@ -257,8 +257,8 @@ sys.stdin.read()
     StateFolder(tmp_path).close()
 
 
-def test_whoever_only_reads_needs_no_lock(folder: StateFolder) -> None:
-    """Status works beside a running daemon; it makes no folder that is not there."""
+def test_reading_needs_no_lock(folder: StateFolder) -> None:
+    """Status works beside a running daemon, and makes no folder."""
     folder.replace(NAME, b"x")
     reader = StateFolder(folder.folder, lock=False)
     assert reader.read(NAME) == b"x"
@@ -268,8 +268,8 @@ def test_whoever_only_reads_needs_no_lock(folder: StateFolder) -> None:
     assert not (folder.folder / "nowhere").exists()
 
 
-def test_no_handle_is_left_behind_by_a_folder_that_cannot_be_had(folder: StateFolder) -> None:
-    """However often a second daemon tries, nothing leaks."""
+def test_a_failed_open_of_the_folder_leaves_no_handle(folder: StateFolder) -> None:
+    """However often a second daemon tries."""
     before = len(list(Path("/proc/self/fd").iterdir()))
     for _ in range(5):
         with pytest.raises(errors.AlreadyRunning):
@@ -277,7 +277,7 @@ def test_no_handle_is_left_behind_by_a_folder_that_cannot_be_had(folder: StateFo
     assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
-def test_a_file_where_the_folder_should_be_is_said_so(tmp_path: Path) -> None:
+def test_a_file_in_place_of_the_folder_is_named(tmp_path: Path) -> None:
     """Exit 73, with the path and what to do."""
     place = tmp_path / "state"
     place.write_bytes(b"")
@@ -318,7 +318,7 @@ def open_place() -> Iterator[Path]:
 
 @pytest.mark.parametrize("exists", [True, False])
 def test_a_folder_that_cannot_be_written_ends_the_daemon(open_place: Path, exists: bool) -> None:
-    """Exit 73 with a hint, whether it is there and closed, or cannot be made: never a run from memory."""
+    """Exit 73 with a hint, whether it is read-only or cannot be made."""
     place = open_place / "state"
     if exists:
         place.mkdir(mode=0o555)
@@ -330,8 +330,8 @@ def test_a_folder_that_cannot_be_written_ends_the_daemon(open_place: Path, exist
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder to somebody else")
-def test_a_folder_of_somebody_else_that_all_can_write_is_refused(open_place: Path) -> None:
-    """Others could change what we believe; the hint says how to close it."""
+def test_a_world_writable_folder_of_another_user_is_refused(open_place: Path) -> None:
+    """Others could change the state; the hint says how to close it."""
     place = open_place / "state"
     place.mkdir()
     place.chmod(0o777)

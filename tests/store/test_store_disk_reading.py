@@ -1,4 +1,4 @@
-"""Reading from the state folder: a file or a part of it, and nothing that is no file."""
+"""Reading from the state folder: a regular file, or a part of it."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from uploader.store.disk import StateFolder
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Iterator[StateFolder]:
-    """A state folder that is ours."""
+    """A locked state folder."""
     folder = StateFolder(tmp_path / "state")
     yield folder
     folder.close()
 
 
-def test_a_part_of_a_file_is_read_from_its_place(folder: StateFolder, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As many bytes as were asked for, even when the system hands them out one by one; fewer only at the end."""
+def test_a_part_of_a_file_is_read_whole(folder: StateFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even when the system returns single bytes; it is shorter only at the end of the file."""
     pread = os.pread
     monkeypatch.setattr(os, "pread", lambda fd, length, offset: pread(fd, min(length, 1), offset))
     folder.append("ledger", b"0123456789")
@@ -35,15 +35,15 @@ def test_a_part_of_a_file_is_read_from_its_place(folder: StateFolder, monkeypatc
 
 
 def test_a_file_that_is_not_there_has_no_size_and_no_bytes(folder: StateFolder) -> None:
-    """Nothing there is no error: the first start."""
+    """It is no error, as at the first start."""
     assert folder.size("ledger") is None
     assert folder.read("ledger") is None
     assert folder.read_at("ledger", 0, 10) == b""
 
 
 @pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
-def test_what_is_no_file_is_not_read(folder: StateFolder, make: Callable[[Path], None]) -> None:
-    """A FIFO would look empty, and an empty ledger would send everything again: it is refused, without waiting."""
+def test_only_a_regular_file_is_read(folder: StateFolder, make: Callable[[Path], None]) -> None:
+    """A FIFO would look empty, and an empty ledger would send everything again; it is not waited for."""
     make(folder.folder / "ledger")
     for read in (folder.read, folder.size, lambda name: folder.read_at(name, 0, 1)):
         with pytest.raises(errors.StateUnusable, match="ledger cannot be read: it is not a regular file") as caught:
@@ -51,7 +51,7 @@ def test_what_is_no_file_is_not_read(folder: StateFolder, make: Callable[[Path],
         assert caught.value.exit_code == 78
 
 
-def test_reading_leaves_no_handle_behind(folder: StateFolder) -> None:
+def test_reading_leaves_no_handle_open(folder: StateFolder) -> None:
     """Whether it succeeds or not."""
     folder.append("ledger", b"line")
     (folder.folder / "fifo").mkdir()

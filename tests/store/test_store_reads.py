@@ -1,4 +1,4 @@
-"""What is asked of the ledger while the daemon runs: off the event loop, apart from the saves, and in bounded time."""
+"""Questions to the ledger while the daemon runs: off the event loop, apart from saves, in bounded time."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ async def store(disk: SlowDisk) -> AsyncIterator[Store]:
     await store.close()
 
 
-async def test_the_answers_are_those_of_the_ledger(store: Store) -> None:
-    """What was sent from a path, what is alike there, and what is alike elsewhere."""
+async def test_the_store_gives_the_ledger_s_answers(store: Store) -> None:
+    """What was sent from a path, equal content there, and equal content elsewhere."""
     (known,) = store.ledger.of("/rec/a.mp4")
     assert await store.sent_from("/rec/a.mp4") == (known,)
     assert await store.sent_from("/rec/b.mp4") == ()
@@ -71,7 +71,7 @@ async def test_lines_are_read_on_a_thread_of_their_own(store: Store, disk: SlowD
 
 
 async def test_a_new_recording_reads_no_line(store: Store, disk: SlowDisk) -> None:
-    """Memory is enough to say that it was not sent; so it does not wait for a disk that hangs, nor behind who does."""
+    """Memory is enough to say that it was not sent, so it does not wait for a hung disk."""
     disk.gate.clear()
     asking = asyncio.create_task(store.sent_from("/rec/a.mp4"))
     await until(lambda: disk.threads)
@@ -83,10 +83,10 @@ async def test_a_new_recording_reads_no_line(store: Store, disk: SlowDisk) -> No
     await asking
 
 
-async def test_a_disk_that_hangs_is_waited_for_so_long_and_keeps_nothing_else(
+async def test_a_hung_read_times_out_and_blocks_nothing_else(
     store: Store, disk: SlowDisk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The event loop runs, saves are made, and whoever asks is told; when it is back, it answers."""
+    """The event loop runs and saves are made; when the disk is back, it answers."""
     monkeypatch.setattr(store_file, "LEDGER_READ_TIMEOUT", 0.05)
     disk.gate.clear()
     asking = asyncio.create_task(store.sent_alike("/rec/a.mp4", SAME))
@@ -99,11 +99,11 @@ async def test_a_disk_that_hangs_is_waited_for_so_long_and_keeps_nothing_else(
     disk.gate.set()
     monkeypatch.undo()
     assert await store.sent_alike("/rec/a.mp4", SAME) is not None
-    assert len(disk.threads) == 2  # what nobody waited for any more was not read
+    assert len(disk.threads) == 2  # a line that no caller waited for was not read
 
 
-async def test_a_line_that_cannot_be_read_is_said_to_whoever_asks(store: Store, disk: SlowDisk) -> None:
-    """As the operator's turn; the store goes on."""
+async def test_an_unreadable_line_raises_to_its_caller(store: Store, disk: SlowDisk) -> None:
+    """The operator must act; the store goes on."""
     disk.files["ledger.jsonl"] = b"x" + disk.files["ledger.jsonl"][1:]
     for question in (
         store.sent_from("/rec/a.mp4"),

@@ -1,4 +1,4 @@
-"""What a save costs, counted: one write for all who wait, and no work that grows with history or with a queue."""
+"""The cost of a save: one write for all waiting commits, and no work that grows with history or queue."""
 
 from __future__ import annotations
 
@@ -64,8 +64,8 @@ async def benches(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[list[Bench]]
 
 
 @pytest.mark.parametrize("count", [1, 2, 30, 1000])
-async def test_all_who_wait_are_one_write(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
-    """While a write is under way, however many commits come, they become one more; each is on the disk when told so."""
+async def test_all_waiting_commits_are_one_write(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    """However many come during a write; each returns when its own change is on the disk."""
     bench = Bench(monkeypatch)
     bench.disk.begun.clear()
     bench.disk.gate.clear()
@@ -88,8 +88,8 @@ async def test_all_who_wait_are_one_write(monkeypatch: pytest.MonkeyPatch, count
     await bench.store.close()
 
 
-async def test_a_save_costs_the_same_whatever_was_finished(benches: list[Bench]) -> None:
-    """One write of as many bytes after ten files as after ninety-nine; the ledger is not even looked at."""
+async def test_a_save_costs_the_same_however_many_uploads_are_finished(benches: list[Bench]) -> None:
+    """One write of as many bytes after ten files as after ninety-nine, and the ledger is not read."""
     short, long = benches
     for bench in benches:
         bench.disk.asked.clear()
@@ -98,8 +98,8 @@ async def test_a_save_costs_the_same_whatever_was_finished(benches: list[Bench])
     assert short.disk.asked == long.disk.asked == []
 
 
-async def test_a_save_costs_the_same_whatever_is_queued(benches: list[Bench]) -> None:
-    """A thousand files that merely wait their turn are neither spelt nor written."""
+async def test_a_save_costs_the_same_however_many_files_are_queued(benches: list[Bench]) -> None:
+    """A thousand queued files are neither encoded nor written."""
     idle, busy = benches
     for number in range(1000):
         busy.store.put(an_upload(path=f"/rec/queued-{number}.mp4"))
@@ -108,8 +108,8 @@ async def test_a_save_costs_the_same_whatever_is_queued(benches: list[Bench]) ->
     assert await idle.save("/rec/x.mp4") == await busy.save("/rec/x.mp4")
 
 
-async def test_only_what_changed_is_spelt_anew(benches: list[Bench]) -> None:
-    """Of a hundred begun uploads one has moved: its line, the lessons and the ledger's tail are spelt."""
+async def test_only_changed_uploads_are_encoded(benches: list[Bench]) -> None:
+    """Of a hundred begun uploads one has moved: its line, the capabilities and the ledger's tail are encoded."""
     bench = benches[0]
     paths = [f"/rec/{number}.mp4" for number in range(100)]
     assert (await bench.save(*paths))[:2] == (1, 102)
@@ -121,8 +121,8 @@ async def test_only_what_changed_is_spelt_anew(benches: list[Bench]) -> None:
     assert (await bench.save())[:2] == (1, 2)
 
 
-async def test_a_refused_save_is_written_whole_the_next_time(benches: list[Bench]) -> None:
-    """What was spelt for a write that failed is not taken for written."""
+async def test_the_next_save_after_a_refused_one_is_complete(benches: list[Bench]) -> None:
+    """What was encoded for the failed write is not taken for written."""
     bench = benches[0]
     bench.disk.refuses = {"replace"}
     saving = asyncio.create_task(bench.store.save(SENDING))
@@ -134,10 +134,8 @@ async def test_a_refused_save_is_written_whole_the_next_time(benches: list[Bench
     assert decode_state(bench.memory.files[STATE_FILE]).uploads == (SENDING,)
 
 
-async def test_a_save_hands_over_what_has_changed_and_nothing_else(
-    monkeypatch: pytest.MonkeyPatch, benches: list[Bench]
-) -> None:
-    """What a save does on the event loop does not grow with the number of uploads."""
+async def test_a_save_passes_only_changes_to_its_thread(monkeypatch: pytest.MonkeyPatch, benches: list[Bench]) -> None:
+    """Its work on the event loop does not grow with the number of uploads."""
     bench, handed = benches[0], []
     real = bench.store._state_writer.hand_over
 
@@ -154,8 +152,8 @@ async def test_a_save_hands_over_what_has_changed_and_nothing_else(
     assert handed[2] == {"/rec/8.mp4": None}
 
 
-async def test_what_a_cancelled_save_had_handed_over_is_in_the_next(benches: list[Bench]) -> None:
-    """Its write was waiting for the state's thread and is dropped; its change is not."""
+async def test_the_changes_of_a_cancelled_save_are_in_the_next(benches: list[Bench]) -> None:
+    """Its write waited for the state's thread and is dropped."""
     bench = benches[0]
     bench.disk.gate.clear()
     bench.disk.begun.clear()
@@ -174,8 +172,8 @@ async def test_what_a_cancelled_save_had_handed_over_is_in_the_next(benches: lis
     ]
 
 
-async def test_what_cannot_be_encoded_fails_every_save(benches: list[Bench]) -> None:
-    """A value that JSON does not know is a fault of ours: no later save may pass over it."""
+async def test_a_value_that_cannot_be_encoded_fails_every_save(benches: list[Bench]) -> None:
+    """It is a bug, and no later save may leave it out."""
     store = benches[0].store
     store.put(replace(SENDING, begun_at=float("nan")))
     for _ in range(2):
@@ -213,7 +211,7 @@ class CountingHash:
 async def test_uploads_that_do_not_change_are_not_hashed_again(
     monkeypatch: pytest.MonkeyPatch, benches: list[Bench]
 ) -> None:
-    """The parked ones come first in the file; what is at work comes last, and is hashed from there on."""
+    """Parked ones come first in the file; active ones come last, and the hash continues from there."""
     monkeypatch.setattr(statewriter, "BLOCK_SIZE", 4096)
     monkeypatch.setattr("uploader.store.statewriter.sha256", CountingHash)
     bench = benches[0]
@@ -244,10 +242,8 @@ steps = st.lists(
 
 
 @given(steps, st.sampled_from([1, 900, 2500, statewriter.BLOCK_SIZE]))
-def test_whatever_is_put_dropped_and_saved_the_file_is_that_of_a_writer_without_memory(
-    steps: list[tuple[str, Any]], block: int
-) -> None:
-    """The very same bytes, in the order of the last change, whatever the size of a block; and they read back equal."""
+def test_an_incremental_save_writes_the_same_bytes_as_a_complete_one(steps: list[tuple[str, Any]], block: int) -> None:
+    """In the order of the last change, whatever the block size; and they are read back equal."""
     writer, told, spared = StateWriter(), Tracked[Upload]({}), Tracked[Orphan]({})
     kept: dict[str, Upload] = {}  # in the order of the last change
     left: dict[str, Orphan] = {}
@@ -276,8 +272,8 @@ def test_whatever_is_put_dropped_and_saved_the_file_is_that_of_a_writer_without_
 
 
 @given(st.sets(st.integers(0, 199), min_size=150))
-def test_blocks_stay_few_and_are_forgotten_with_their_uploads(dropped: set[int]) -> None:
-    """However many lines are taken out of however many blocks: no upload leaves anything behind."""
+def test_dropped_uploads_leave_no_blocks_behind(dropped: set[int]) -> None:
+    """However many lines are removed from however many blocks."""
     everything = {f"/rec/{number}.mp4": replace(SENDING, path=f"/rec/{number}.mp4") for number in range(200)}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(statewriter, "BLOCK_SIZE", 4096)
@@ -293,8 +289,8 @@ def test_blocks_stay_few_and_are_forgotten_with_their_uploads(dropped: set[int])
         assert (section._blocks, section._block_of) == ([], {})
 
 
-def test_an_upload_is_not_kept_beside_its_line() -> None:
-    """The writer holds what is in the file, once, and no value."""
+def test_the_writer_keeps_lines_and_no_values() -> None:
+    """It holds the content of the file once."""
     writer, upload = StateWriter(), replace(SENDING, restarts=7)
     references = sys.getrefcount(upload)
     writer.hand_over(Changes(1, {upload.path: upload}))

@@ -1,4 +1,4 @@
-"""The state vouches for the ledger's tail: written after the line it counts, checked at each start, in every order."""
+"""The state confirms the ledger's end: it is written after the line that it counts, and compared at each start."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ async def with_history(count: int = 3) -> MemoryDisk:
 
 
 async def test_a_save_counts_the_lines_that_were_written_before_it() -> None:
-    """The ledger's number of lines and the hash of the last one; a line alone writes no state."""
+    """With the hash of the last one; a line alone writes no state."""
     disk = MemoryDisk()
     store = opened(disk)
     await store.save(SENDING)
@@ -77,7 +77,7 @@ async def test_a_save_counts_the_lines_that_were_written_before_it() -> None:
 
 
 async def test_a_ledger_that_lost_its_end_stops_the_daemon() -> None:
-    """Exit 78 with the file, what is missing and both ways out; nothing is touched."""
+    """Exit 78 with the file, what is missing and both remedies; nothing is changed."""
     disk = await with_history()
     lines = disk.files[LEDGER_FILE].splitlines(keepends=True)
     for left in (lines[:2], lines[:1], [], [*lines[:2], lines[2][:40]], [*lines[:2], lines[2].rstrip(b"\n")]):
@@ -96,7 +96,7 @@ async def test_a_ledger_that_lost_its_end_stops_the_daemon() -> None:
 
 
 async def test_a_last_line_that_was_changed_stops_the_daemon() -> None:
-    """No line comes after it that would vouch for it: the state does."""
+    """No later line confirms it, but the state does."""
     disk = await with_history()
     disk.files[LEDGER_FILE] = disk.files[LEDGER_FILE].replace(b"record-3", b"record-4")
     assert Ledger(disk).count == 3
@@ -105,8 +105,8 @@ async def test_a_last_line_that_was_changed_stops_the_daemon() -> None:
     assert caught.value.exit_code == 78
 
 
-async def test_whoever_has_no_copy_takes_the_count_out() -> None:
-    """What the hint says works: the state without its count and sum starts with the lines that are left."""
+async def test_a_state_without_its_count_accepts_the_remaining_lines() -> None:
+    """As the hint says: its count and checksum are removed by the operator."""
     disk = await with_history()
     lines = disk.files[LEDGER_FILE].splitlines(keepends=True)
     disk.files[LEDGER_FILE] = b"".join(lines[:2])
@@ -122,8 +122,8 @@ async def test_whoever_has_no_copy_takes_the_count_out() -> None:
     await store.close()
 
 
-async def test_a_state_from_before_says_nothing_of_the_ledger_and_loads() -> None:
-    """Everything in it is there, and the next save vouches for the ledger as it then is."""
+async def test_a_state_of_an_older_version_without_a_count_loads() -> None:
+    """Everything in it is there, and the next save counts the ledger's lines."""
     history = await with_history(2)
     disk = MemoryDisk(**{STATE_FILE: BEFORE, LEDGER_FILE: history.files[LEDGER_FILE]})
     assert decode_state(BEFORE) == StateSnapshot(
@@ -145,7 +145,7 @@ async def test_a_state_from_before_says_nothing_of_the_ledger_and_loads() -> Non
     [("null", "ledger: expected an object"), ('{"count": 1}', "missing last"), ('{"count": -1, "last": ""}', "count")],
 )
 def test_a_count_of_the_wrong_shape_is_refused(value: str, said: str) -> None:
-    """It is not guessed at: the state is damaged then."""
+    """The state counts as damaged."""
     text = encode_state(StateSnapshot(1), now=EPOCH).decode()
     head, rest = text.split("\n", 1)
     rest = rest.replace("\n}\n", f',\n "ledger": {value}\n}}\n')
@@ -176,7 +176,7 @@ class Diary(MemoryDisk):
 
 @given(st.lists(st.sampled_from(["finish", "save", "finish", "again"]), max_size=8))
 async def test_every_crash_leaves_a_state_that_starts(steps: list[str]) -> None:
-    """Between any two writes, and within a line: state and ledger fit, and no acknowledged line is missing."""
+    """Between two writes and within a line: state and ledger match, and no confirmed line is missing."""
     disk = Diary()
     store = opened(disk)
     finished = 0
@@ -224,15 +224,15 @@ class Busy(MemoryDisk):
         return content
 
 
-async def test_a_daemon_at_work_is_never_taken_for_damage() -> None:
-    """Whoever looks on reads the state first: what is written in between is more than it vouches for, never less."""
+async def test_a_reader_beside_the_daemon_finds_no_damage() -> None:
+    """It reads the state first, so the ledger has at least as many lines as the state counts."""
     disk = Busy(**(await with_history(2)).files)
     saved, ledger = read_both(disk)
     assert saved.ledger is not None
     assert saved.ledger.count == 2 < ledger.count < disk.daemon.count
 
 
-async def test_whoever_looks_on_cuts_nothing_off() -> None:
+async def test_a_reader_cuts_nothing_off() -> None:
     """The last line may be in the middle of being written."""
     disk = await with_history(2)
     disk.files[LEDGER_FILE] += b'{"seq": 3, "prev'
@@ -241,8 +241,8 @@ async def test_whoever_looks_on_cuts_nothing_off() -> None:
     assert disk.files == before
 
 
-async def test_every_complaint_names_its_file_with_its_folder(tmp_path: Path) -> None:
-    """Of a machine with two daemons, one has stopped: it says which file it is, and in which folder."""
+async def test_every_error_names_the_file_with_its_folder(tmp_path: Path) -> None:
+    """A machine may have two daemons."""
     folder = tmp_path / "state"
     store = opened(StateFolder(folder))
     await store.finish(a_finish())
@@ -281,8 +281,8 @@ async def test_every_complaint_names_its_file_with_its_folder(tmp_path: Path) ->
     disk.close()
 
 
-async def test_a_torn_line_that_cannot_be_cut_off_ends_the_daemon() -> None:
-    """Exit 73: it could not write later on either."""
+async def test_an_incomplete_line_that_cannot_be_cut_off_ends_the_daemon() -> None:
+    """Exit 73, as it could not write later either."""
     memory = await with_history(1)
     memory.files[LEDGER_FILE] += b'{"seq": 2'
     with pytest.raises(errors.StateUnusable, match=r"ledger.jsonl cannot be written: No space left") as caught:

@@ -35,7 +35,7 @@ def test_a_stale_write_is_refused() -> None:
 
 
 def test_a_write_never_brings_a_dropped_upload_back() -> None:
-    """Neither as it was nor in place of the upload that has begun at its path since."""
+    """Neither as it was, nor in place of a newer upload at its path."""
     table = UploadTable()
     dropped = table.put(an_upload(State.VERIFYING))
     table.drop(dropped)
@@ -50,15 +50,15 @@ def test_a_write_never_brings_a_dropped_upload_back() -> None:
     assert table.current(fresh) is fresh
 
 
-def test_a_new_upload_does_not_replace_one_that_is_there() -> None:
-    """Whoever begins an upload at a path must have seen that there is none."""
+def test_a_new_upload_does_not_replace_an_existing_one() -> None:
+    """It is accepted only when there is none at its path."""
     table = UploadTable([an_upload(State.SENDING)])
     with pytest.raises(Stale):
         table.put(an_upload())
 
 
-def test_a_file_is_found_by_the_name_it_has_now_or_had() -> None:
-    """Renamed twice, it is known by its first name and its last; the one in between is free again."""
+def test_a_file_is_found_by_its_current_and_its_first_name() -> None:
+    """Renamed twice, the name in between is free again."""
     table = UploadTable()
     upload = table.put(an_upload(State.SENDING, path="/rec/a.mp4"))
     for name in ("/rec/b.mp4", "/rec/c.mp4"):
@@ -79,7 +79,7 @@ CHANGES = st.tuples(
 
 @given(st.lists(CHANGES, max_size=30))
 def test_every_look_up_agrees_with_a_search_through_all(changes: list[tuple[str, State | None, str | None]]) -> None:
-    """After any sequence of writes the indices and counts say what a walk over all uploads says."""
+    """After any sequence of writes, indices and counts equal what a walk over all uploads finds."""
     table = UploadTable()
     for path, state, name in changes:
         known = table.all.get(path)

@@ -1,4 +1,4 @@
-"""Whatever is wrong from outside is one clear line and the right exit code; never a trace-back, and nothing lost."""
+"""Every fault from outside is one clear line and the right exit code, without a trace-back and without loss."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ def refused(ended: Ended, code: int, *lines: str) -> None:
 
 
 async def test_faulty_toml_is_named_with_its_line(tmp_path: Path) -> None:
-    """The file, the line and the column, and what is wrong there."""
+    """File, line and column, and what is wrong there."""
     async with at_work(tmp_path) as site:
         site.config.write_text('[server]\nurl = "https://valt.example.com\n')
         refused(await site.run("once"), 2, f"{site.config}: line 2, column 32: not TOML")
 
 
 async def test_every_faulty_key_is_named_at_once(tmp_path: Path) -> None:
-    """One line for each fault, with the near name where there is one; nobody has to mend a file four times."""
+    """One line for each fault, with the nearest valid name."""
     async with at_work(tmp_path, server="resend_is_save = true", upload='workers = "many"', watch="setle = 3") as site:
         ended = await site.run("once", environ={"VALT_UPLOADER_SERVR__URL": "x"})
         assert ended.code == 2
@@ -59,14 +59,14 @@ async def test_every_faulty_key_is_named_at_once(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("command", ["run", "once", "status", "check"])
 async def test_a_missing_configuration_is_named(tmp_path: Path, command: str) -> None:
-    """Whatever the command, it says which file it looked for."""
+    """Every command says which file it looked for."""
     async with at_work(tmp_path) as site:
         missing = tmp_path / "nowhere.toml"
         refused(await site.run_bare(command, "-c", missing), 2, f"{missing}: cannot be read: No such file or directory")
 
 
 async def test_plaintext_to_another_machine_is_refused(tmp_path: Path) -> None:
-    """http:// to anything but the loopback would show the password to everybody on the way."""
+    """Over http:// everybody on the way could read the password; only the loopback is allowed."""
     async with at_work(tmp_path, server='url = "http://valt.example.com"') as site:
         refused(await site.run("once"), 2, "server.url: http:// sends password and recordings unencrypted")
 
@@ -75,14 +75,14 @@ async def test_plaintext_to_another_machine_is_refused(tmp_path: Path) -> None:
 
 
 async def test_once_names_every_missing_folder(tmp_path: Path) -> None:
-    """What ends by itself has nothing to wait for: exit 2, one line for each folder."""
+    """It does not wait: exit 2, one line for each folder."""
     more = '[[watch]]\npath = "/nowhere/two"\n'
     async with at_work(tmp_path, watch='path = "/nowhere/one"', more=more) as site:
         refused(await site.run("once"), 2, "/nowhere/one: is missing", "/nowhere/two: is missing")
 
 
 async def test_the_daemon_waits_for_a_missing_folder(tmp_path: Path) -> None:
-    """It says so and keeps running; once the folder is there, its files are sent."""
+    """It reports the folder and keeps running; once the folder exists, its files are sent."""
     async with at_work(tmp_path) as site:
         site.recordings.rmdir()
         daemon = await site.start("run")
@@ -96,7 +96,7 @@ async def test_the_daemon_waits_for_a_missing_folder(tmp_path: Path) -> None:
 
 
 async def test_an_empty_file_waits_for_its_content(tmp_path: Path) -> None:
-    """It is parked, said once and not as an error, and sent when it has content."""
+    """It is parked, reported once and not as an error, and sent when it has content."""
     async with at_work(tmp_path) as site:
         file = site.record("late.mp4", 0)
         daemon = await site.start("run")
@@ -111,8 +111,8 @@ async def test_an_empty_file_waits_for_its_content(tmp_path: Path) -> None:
     ("make", "kind"),
     [(os.mkfifo, "FIFO"), (os.mkdir, "folder"), (lambda path: path.symlink_to("/etc/hostname"), "link")],
 )
-async def test_upload_refuses_what_is_no_regular_file(tmp_path: Path, make: Callable[[Path], None], kind: str) -> None:
-    """A FIFO, a folder, a link: said before anything is begun, and at once (a FIFO could be waited at for ever)."""
+async def test_upload_refuses_all_but_regular_files(tmp_path: Path, make: Callable[[Path], None], kind: str) -> None:
+    """A FIFO, a folder, a link: before anything begins, and without waiting for a FIFO."""
     async with at_work(tmp_path) as site:
         path = tmp_path / "odd.mp4"
         make(path)
@@ -158,10 +158,10 @@ def _empty(site: Site) -> None:
         ("once", _empty, "is empty; write the password into it"),
     ],
 )
-async def test_a_password_that_cannot_be_used_is_told_before_anything_else(
+async def test_an_unusable_password_ends_once_and_run_at_the_start(
     tmp_path: Path, command: str, spoil: Callable[[Site], None], complaint: str
 ) -> None:
-    """``once`` and ``run`` exit 2 and say what to do; the server never hears of it."""
+    """Exit 2 with what to do; the server is not called."""
     async with at_work(tmp_path) as site:
         site.record("a.mp4")
         spoil(site)
@@ -169,8 +169,8 @@ async def test_a_password_that_cannot_be_used_is_told_before_anything_else(
         assert not site.simulator.calls
 
 
-async def test_a_password_file_of_somebody_else_is_refused(tmp_path: Path) -> None:
-    """Whoever owns the file can replace it: only we and root may."""
+async def test_a_password_file_of_another_user_is_refused(tmp_path: Path) -> None:
+    """Its owner can replace it, so it must belong to root or the daemon's user."""
     if os.geteuid() != 0:
         pytest.skip("only root can give a file away")
     async with at_work(tmp_path) as site:
@@ -179,7 +179,7 @@ async def test_a_password_file_of_somebody_else_is_refused(tmp_path: Path) -> No
 
 
 async def test_once_ends_at_once_when_the_password_is_refused(tmp_path: Path) -> None:
-    """A wrong password is the operator's turn: exit 1, one log-in, nothing lost."""
+    """The operator must act: exit 1, one log-in, nothing lost."""
     async with at_work(tmp_path) as site:
         site.record("a.mp4")
         site.password.write_text("another one")
@@ -190,7 +190,7 @@ async def test_once_ends_at_once_when_the_password_is_refused(tmp_path: Path) ->
 
 
 async def test_the_daemon_waits_for_the_right_password(tmp_path: Path) -> None:
-    """It stays up, tries no second time by itself, and every status names the password."""
+    """It keeps running, does not try again by itself, and every status names the password."""
     async with at_work(tmp_path) as site:
         site.record("a.mp4")
         site.password.write_text("another one")
@@ -205,8 +205,8 @@ async def test_the_daemon_waits_for_the_right_password(tmp_path: Path) -> None:
         assert (await daemon.stop()).code == 0
 
 
-async def test_retry_tries_a_mended_password_at_once(tmp_path: Path) -> None:
-    """Nobody has to wait for minutes, or to start the daemon again; it may have noticed before ``retry`` asks."""
+async def test_retry_tries_a_corrected_password_at_once(tmp_path: Path) -> None:
+    """Without waiting or a restart; the daemon may have noticed the change before."""
     async with at_work(tmp_path) as site:
         file = site.record("a.mp4")
         site.password.write_text("another one")
@@ -221,8 +221,8 @@ async def test_retry_tries_a_mended_password_at_once(tmp_path: Path) -> None:
         assert "files    nothing to do; 1 done" in (await site.run("status")).lines
 
 
-async def test_once_tries_the_new_password_though_the_old_one_is_held(tmp_path: Path) -> None:
-    """A refused password is not tried again for minutes by the daemon; whoever starts ``once`` has mended it."""
+async def test_once_tries_a_new_password_at_once(tmp_path: Path) -> None:
+    """The daemon would wait for minutes before it tries the refused one again."""
     async with at_work(tmp_path) as site:
         site.record("a.mp4")
         site.password.write_text("another one")
@@ -239,8 +239,8 @@ async def test_once_tries_the_new_password_though_the_old_one_is_held(tmp_path: 
 # The server
 
 
-async def test_once_ends_quickly_when_nobody_answers(tmp_path: Path) -> None:
-    """An unreachable server is one line with its address and the reason, and exit 1."""
+async def test_once_ends_quickly_when_the_server_is_unreachable(tmp_path: Path) -> None:
+    """One line with the address and the reason, and exit 1."""
     async with at_work(tmp_path) as site:
         site.record("a.mp4")
         await site.simulator.stop()
@@ -249,7 +249,7 @@ async def test_once_ends_quickly_when_nobody_answers(tmp_path: Path) -> None:
 
 
 async def test_the_daemon_goes_on_when_the_server_comes_back(tmp_path: Path) -> None:
-    """It keeps trying, says so once for all files, and nothing is lost meanwhile."""
+    """It keeps trying, reports it once for all files, and nothing is lost meanwhile."""
     async with at_work(tmp_path) as site:
         files = [site.record(f"{number}.mp4") for number in range(3)]
         port = int(site.url.rpartition(":")[2])
@@ -296,8 +296,8 @@ async def behind_tls(site: Site, authority: trustme.CA) -> AsyncIterator[tuple[s
         await runner.cleanup()
 
 
-async def test_an_unknown_certificate_is_refused_with_the_way_out(tmp_path: Path) -> None:
-    """The exact reason, and the two keys that mend it; no password is sent."""
+async def test_an_unknown_certificate_is_refused_with_a_hint(tmp_path: Path) -> None:
+    """The exact reason and the two keys that help; no password is sent."""
     async with at_work(tmp_path) as site, behind_tls(site, trustme.CA()) as (url, _):
         site.configure(server=f'url = "{url}"')
         ended = await site.run("once")
@@ -307,8 +307,8 @@ async def test_an_unknown_certificate_is_refused_with_the_way_out(tmp_path: Path
         assert not site.simulator.calls
 
 
-async def test_an_authority_of_ones_own_is_trusted(tmp_path: Path) -> None:
-    """``ca_file`` names the authority that signed the server's certificate."""
+async def test_a_certificate_of_the_configured_authority_is_accepted(tmp_path: Path) -> None:
+    """``ca_file`` names the authority that signed it."""
     authority = trustme.CA()
     async with at_work(tmp_path) as site, behind_tls(site, authority) as (url, _):
         site.record("a.mp4")
@@ -317,8 +317,8 @@ async def test_an_authority_of_ones_own_is_trusted(tmp_path: Path) -> None:
         assert (await site.run("once")).out == "1 uploaded now, 0 not ready\n"
 
 
-async def test_exactly_the_pinned_certificate_is_trusted(tmp_path: Path) -> None:
-    """``pin_sha256`` is for an appliance that signed its own; any other certificate is refused."""
+async def test_only_the_pinned_certificate_is_accepted(tmp_path: Path) -> None:
+    """``pin_sha256`` is for an appliance that signed its own."""
     async with at_work(tmp_path) as site, behind_tls(site, trustme.CA()) as (url, fingerprint):
         site.record("a.mp4")
         site.configure(server=f'url = "{url}"\npin_sha256 = "{fingerprint}"')
@@ -329,8 +329,8 @@ async def test_exactly_the_pinned_certificate_is_trusted(tmp_path: Path) -> None
         assert len(site.simulator.calls) == calls
 
 
-async def test_unchecked_tls_is_complained_about_at_every_start_and_in_every_status(tmp_path: Path) -> None:
-    """``tls_verify = false`` works, and is never forgotten."""
+async def test_unchecked_tls_is_a_warning_at_every_start_and_in_every_status(tmp_path: Path) -> None:
+    """``tls_verify = false`` works."""
     async with at_work(tmp_path) as site, behind_tls(site, trustme.CA()) as (url, _):
         file = site.record("a.mp4")
         site.configure(server=f'url = "{url}"\ntls_verify = false')
@@ -362,7 +362,7 @@ def public() -> Iterator[Path]:
 
 
 async def test_a_state_folder_that_this_user_cannot_write_is_named(public: Path) -> None:
-    """Exit 73, as the user that the daemon would run as."""
+    """Exit 73, as the daemon's user."""
     if os.geteuid() != 0:
         pytest.skip("only root can become somebody else")
     async with at_work(public) as site:
@@ -373,7 +373,7 @@ async def test_a_state_folder_that_this_user_cannot_write_is_named(public: Path)
 
 
 async def test_a_second_daemon_on_the_same_state_names_the_first(tmp_path: Path) -> None:
-    """Exit 75 and the process id of the one that is at work, which goes on undisturbed."""
+    """Exit 75 with the process id of the first, which goes on undisturbed."""
     async with at_work(tmp_path) as site:
         first = await site.start("run")
         await first.event("started")
@@ -391,8 +391,8 @@ async def _with_a_history(site: Site) -> None:
     assert (await site.run("once")).code == 1
 
 
-async def test_the_state_before_helps_when_put_in_place(tmp_path: Path) -> None:
-    """What the hint says works: the generation before is copied, and nothing is sent twice."""
+async def test_the_previous_state_can_be_restored_as_the_hint_says(tmp_path: Path) -> None:
+    """It is copied into place, and nothing is sent twice."""
     async with at_work(tmp_path) as site:
         await _with_a_history(site)
         (site.state / "state.json").write_text("{")
@@ -402,8 +402,8 @@ async def test_the_state_before_helps_when_put_in_place(tmp_path: Path) -> None:
         assert len(site.simulator.records()) == 2
 
 
-async def test_a_damaged_ledger_stops_everything_that_relies_on_it(tmp_path: Path) -> None:
-    """Exit 78 naming the line, for every command that reads it, and ``check`` says the same."""
+async def test_a_damaged_ledger_stops_every_command_that_reads_it(tmp_path: Path) -> None:
+    """Exit 78 with the line, and ``check`` reports the same."""
     async with at_work(tmp_path) as site:
         await _with_a_history(site)
         path = site.state / "ledger.jsonl"

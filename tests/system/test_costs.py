@@ -1,4 +1,4 @@
-"""What an upload costs, counted: requests, saves, bytes read; and whose turn it is when files are many and unequal."""
+"""The cost of an upload in requests, saves and bytes read; and the order of many unequal files."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 
 
 @pytest.mark.parametrize("chunks", [1, 7])
-async def test_an_upload_asks_for_nothing_that_it_does_not_need(tmp_path: Path, chunks: int) -> None:
-    """One record, its chunks, one look whether it is ready; one log-in for all, no list, no look before the first."""
+async def test_an_upload_makes_no_unneeded_request(tmp_path: Path, chunks: int) -> None:
+    """One record, its chunks, one look whether it is ready; one log-in for all, no list."""
     async with Rig(tmp_path) as rig:
         await rig.start()
         paths = [rig.write(f"{number}.mp4", content_of(chunks * CHUNK, number)) for number in range(4)]
@@ -53,7 +53,7 @@ async def test_an_upload_asks_for_nothing_that_it_does_not_need(tmp_path: Path, 
 
 
 async def test_a_chunk_costs_two_saves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The mark before its last byte, and that it was acknowledged; before and after all chunks a handful."""
+    """The mark before its last byte, and the acknowledgement; a few more before and after all chunks."""
     saves: Counter[str] = Counter()
     replace = StateFolder.replace
 
@@ -76,7 +76,7 @@ async def test_a_chunk_costs_two_saves(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 async def test_each_byte_that_is_sent_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sent and hashed from the same read."""
+    """For both sending and hashing."""
     read = counted(monkeypatch)
     async with Rig(tmp_path) as rig:
         await rig.start()
@@ -86,10 +86,10 @@ async def test_each_byte_that_is_sent_is_read_once(tmp_path: Path, monkeypatch: 
         assert rig.record.sha256 == sha256(data)
 
 
-async def test_what_was_acknowledged_is_not_read_again_after_a_cut(
+async def test_acknowledged_bytes_are_not_read_again_after_a_cut(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The file is the same inode, unchanged: the digest goes on where it stood, and at most the cut chunk is read."""
+    """The inode is the same and unchanged, so the digest continues, and at most the cut chunk is read."""
     read = counted(monkeypatch)
     async with Rig(tmp_path) as rig:
         rig.fault("upload", "cut-body", after_bytes=100, skip=5)
@@ -104,8 +104,8 @@ async def test_what_was_acknowledged_is_not_read_again_after_a_cut(
         assert rig.record.sha256 == sha256(data)
 
 
-async def test_a_large_file_lets_small_ones_by(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With one worker and a large file that came first, small ones go between its chunks; nothing is read twice."""
+async def test_small_files_go_between_chunks_of_a_large_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With one worker; nothing is read twice."""
     read = counted(monkeypatch)
     async with Rig(tmp_path, upload={"workers": 1, "order": "oldest"}) as rig:
         stall = rig.fault("upload", "stall")
@@ -126,8 +126,8 @@ async def test_a_large_file_lets_small_ones_by(tmp_path: Path, monkeypatch: pyte
         assert digests["large"] == sha256(content_of(6 * CHUNK))
 
 
-async def test_the_queue_is_by_rank_and_knows_its_small_ones() -> None:
-    """Small or large makes no difference to whose turn it is, but the first small one can be asked for."""
+async def test_the_queue_is_ordered_by_rank_and_finds_its_first_small_job() -> None:
+    """The size does not change the order."""
     jobs = JobQueue()
     assert jobs.empty()
     assert jobs.take_small() is None
@@ -142,8 +142,8 @@ async def test_the_queue_is_by_rank_and_knows_its_small_ones() -> None:
     assert not jobs.small_waits
 
 
-async def test_the_limit_holds_for_uploads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every byte of a recording takes its turn; a new limit is in force without anything being stopped."""
+async def test_the_bandwidth_limit_applies_to_uploads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To every byte of a recording; a new limit applies without a restart of anything."""
     taken: Counter[bool] = Counter()  # bytes, by whether a limit held
     take = Lane.take
 
@@ -173,7 +173,7 @@ async def test_the_limit_holds_for_uploads(tmp_path: Path, monkeypatch: pytest.M
     ],
 )
 def test_a_reload_of_the_limit_alone_stops_nothing(changes: dict[str, Any], *, expected: bool) -> None:
-    """Another speed is put into force at once; whatever else is new, or an unchanged file, means to begin anew."""
+    """Any other change, or an unchanged file, makes new stages."""
     plain = {"server": {"url": "https://valt.example.com", "username": "u"}, "watch": [{"path": "/srv/recordings"}]}
     before, after = Config.model_validate(plain), Config.model_validate(plain | changes)
     assert differ_in_limits_alone(before, after) is expected

@@ -1,4 +1,4 @@
-"""``run`` as a process: what systemd hears, signals, a new configuration, and two daemons side by side."""
+"""``run`` as a process: what it tells systemd, signals, a new configuration, and two daemons side by side."""
 
 from __future__ import annotations
 
@@ -58,8 +58,8 @@ def slowly(site: Site, rate: float = MIB) -> Fault:
 # systemd
 
 
-async def test_systemd_hears_of_start_work_and_end(tmp_path: Path, supervisor: Supervisor) -> None:
-    """READY when it is up, a status line when there is news, WATCHDOG while it lives, STOPPING at its end."""
+async def test_systemd_is_told_of_start_work_and_end(tmp_path: Path, supervisor: Supervisor) -> None:
+    """READY when it runs, a status line when it changes, WATCHDOG while it works, STOPPING at its end."""
     async with at_work(tmp_path) as site:
         environ = {**supervisor.environ, "WATCHDOG_USEC": "200000"}
         daemon = await site.start("run", environ=environ)
@@ -77,7 +77,7 @@ async def test_systemd_hears_of_start_work_and_end(tmp_path: Path, supervisor: S
 
 
 async def test_the_status_line_names_the_password_problem(tmp_path: Path, supervisor: Supervisor) -> None:
-    """``systemctl status`` says what a person must mend, not that the server is down."""
+    """``systemctl status`` says what the operator must correct, not that the server is down."""
     async with at_work(tmp_path) as site:
         site.record("a.mp4")
         site.password.write_text("another one")
@@ -90,7 +90,7 @@ async def test_the_status_line_names_the_password_problem(tmp_path: Path, superv
 
 
 class ByPath(Mapping[str, Upload]):
-    """Uploads that may be asked for by path; whoever goes through them is counted."""
+    """Uploads by path. It counts how often they are iterated over."""
 
     def __init__(self, uploads: Mapping[str, Upload], count: Callable[[], None]) -> None:
         self._uploads, self._count = uploads, count
@@ -123,7 +123,7 @@ class CountingStore(Store):
 
 @asynccontextmanager
 async def daemon_with(tmp_path: Path, *uploads: Upload) -> AsyncIterator[tuple[Daemon, CountingStore]]:
-    """A daemon over these uploads that has made its house, and does not work."""
+    """Make a daemon with these uploads and a built application that does not run."""
     (tmp_path / "watch").mkdir()
     config = Config.model_validate(
         {
@@ -147,7 +147,7 @@ MANY = [an_upload(path=f"/rec/{number:03}.mp4") for number in range(500)]
 
 
 async def test_the_status_line_costs_the_same_however_many_uploads_there_are(tmp_path: Path) -> None:
-    """It is made every two seconds: none of them is looked at."""
+    """It is made every two seconds and reads none of them."""
     async with daemon_with(tmp_path, *MANY, an_upload(State.SENDING)) as (daemon, store):
         assert daemon._status_line() == "500 queued, 1 sending; 0 done"
         assert store.looked_at == 0
@@ -157,7 +157,7 @@ async def test_the_status_line_costs_the_same_however_many_uploads_there_are(tmp
         assert store.looked_at == 0
 
 
-async def test_explain_is_a_look_up(tmp_path: Path) -> None:
+async def test_explain_looks_its_upload_up(tmp_path: Path) -> None:
     """However many uploads there are, and by either of its file's names."""
     renamed = an_upload(State.SENDING, path="/rec/a.mp4", renamed_to="/rec/b.mp4")
     async with daemon_with(tmp_path, *MANY, renamed) as (daemon, store):
@@ -169,7 +169,7 @@ async def test_explain_is_a_look_up(tmp_path: Path) -> None:
 
 
 async def test_explain_says_that_a_file_is_paused(tmp_path: Path) -> None:
-    """Also by the folder that it is in."""
+    """Also when its folder is."""
     async with daemon_with(tmp_path, an_upload(path="/rec/a.mp4")) as (daemon, store):
         store.pause("/rec")
         lines = (await daemon.answer("explain", ["/rec/a.mp4"]))["lines"]
@@ -177,8 +177,8 @@ async def test_explain_says_that_a_file_is_paused(tmp_path: Path) -> None:
         assert lines[-1] == "result   not finished: continues after: valt-uploader resume"
 
 
-async def test_a_status_is_of_one_moment(tmp_path: Path) -> None:
-    """Its rows are made later, and yet show what was known when it was asked for; each upload is looked at once."""
+async def test_a_status_shows_a_single_moment(tmp_path: Path) -> None:
+    """Its rows are made later, but from what was known when it was asked for; each upload is read once."""
     async with daemon_with(tmp_path, *MANY) as (daemon, store):
         document = await daemon.answer("status", [])
         assert store.looked_at == len(MANY)
@@ -196,7 +196,7 @@ async def test_a_status_is_of_one_moment(tmp_path: Path) -> None:
 
 
 async def test_sigterm_lets_the_chunk_in_flight_end_and_the_next_start_goes_on(tmp_path: Path) -> None:
-    """Exit 0 within ``drain``; the same record is filled from where it was, and no byte is sent twice."""
+    """Exit 0 within ``drain``; the same record is filled further, and no byte is sent twice."""
     async with at_work(tmp_path, upload='chunk_size = "1 MiB"') as site:
         file = site.record("a.mp4", 5 * MIB)
         slow = slowly(site, 2 * MIB)
@@ -219,8 +219,8 @@ async def test_sigterm_lets_the_chunk_in_flight_end_and_the_next_start_goes_on(t
         assert len(ranges) == len(set(ranges)) == 5
 
 
-async def test_a_chunk_that_outlives_the_drain_is_cut(tmp_path: Path) -> None:
-    """It ends within ``drain``; a chunk cut before its last byte was never seen, and is sent again to its record."""
+async def test_a_chunk_is_cut_when_the_drain_time_is_over(tmp_path: Path) -> None:
+    """Cut before its last byte it was never seen, and is sent again to its record."""
     async with at_work(tmp_path, upload='chunk_size = "whole"\ndrain = "200ms"') as site:
         file = site.record("a.mp4", 32 * MIB)  # more than the sockets between us hold
         still = Fault(call="upload", kind="stall", after_bytes=MIB)
@@ -238,7 +238,7 @@ async def test_a_chunk_that_outlives_the_drain_is_cut(tmp_path: Path) -> None:
 
 
 async def test_a_second_sigterm_ends_it_at_once(tmp_path: Path) -> None:
-    """Whatever ``drain`` says; the state is saved, and the doubt about the last chunk is in it."""
+    """Whatever ``drain`` is; the state is saved, with the doubt about the last chunk."""
     async with at_work(tmp_path, upload='drain = "1h"') as site:
         site.record("a.mp4", 1000)
         still = Fault(call="upload", kind="stall")
@@ -255,7 +255,7 @@ async def test_a_second_sigterm_ends_it_at_once(tmp_path: Path) -> None:
 
 
 async def test_a_daemon_that_was_stopped_and_continued_finishes(tmp_path: Path) -> None:
-    """SIGSTOP in the middle of a chunk and SIGCONT later: one record, equal bytes."""
+    """SIGSTOP during a chunk and SIGCONT later: one record, equal bytes."""
     async with at_work(tmp_path, upload='chunk_size = "1 MiB"') as site:
         file = site.record("a.mp4", 3 * MIB)
         slow = slowly(site, 4 * MIB)
@@ -275,7 +275,7 @@ async def test_a_daemon_that_was_stopped_and_continued_finishes(tmp_path: Path) 
 
 
 async def test_a_good_configuration_is_put_into_force(tmp_path: Path, supervisor: Supervisor) -> None:
-    """SIGHUP: a folder that was added is watched from now on, and systemd hears RELOADING, then READY."""
+    """SIGHUP: an added folder is watched from now on, and systemd is told RELOADING, then READY."""
     async with at_work(tmp_path) as site:
         daemon = await site.start("run", environ=supervisor.environ)
         await supervisor.hears("READY=1")
@@ -294,7 +294,7 @@ async def test_a_good_configuration_is_put_into_force(tmp_path: Path, supervisor
 
 
 async def test_a_faulty_configuration_changes_nothing(tmp_path: Path, supervisor: Supervisor) -> None:
-    """SIGHUP: the old one stays in force, the log says what is wrong, and systemd hears READY again."""
+    """SIGHUP: the old one stays in force, the log says what is wrong, and systemd is told READY again."""
     async with at_work(tmp_path) as site:
         daemon = await site.start("run", environ=supervisor.environ)
         await supervisor.hears("READY=1")
@@ -309,7 +309,7 @@ async def test_a_faulty_configuration_changes_nothing(tmp_path: Path, supervisor
         await daemon.event("upload-finished", path=str(file))
 
 
-async def test_a_reload_in_the_middle_of_an_upload_loses_nothing(tmp_path: Path) -> None:
+async def test_a_reload_during_an_upload_loses_nothing(tmp_path: Path) -> None:
     """The chunk in flight ends, and the upload goes on in the same record under the new configuration."""
     async with at_work(tmp_path, upload='chunk_size = "1 MiB"') as site:
         file = site.record("a.mp4", 4 * MIB)
@@ -329,7 +329,7 @@ async def test_a_reload_in_the_middle_of_an_upload_loses_nothing(tmp_path: Path)
 
 
 async def test_a_state_folder_is_not_changed_by_a_reload(tmp_path: Path) -> None:
-    """It says so, and takes the rest of the new configuration."""
+    """The daemon reports it, and applies the rest of the new configuration."""
     async with at_work(tmp_path) as site:
         daemon = await site.start("run")
         await daemon.event("folder-watched")
@@ -344,7 +344,7 @@ async def test_a_state_folder_is_not_changed_by_a_reload(tmp_path: Path) -> None
 
 
 async def test_two_daemons_with_states_of_their_own_do_not_disturb_each_other(tmp_path: Path) -> None:
-    """Two configurations, two folders, one server: each sends its own files, even with names that are equal."""
+    """Two configurations, two folders, one server: each sends its own files, also with equal names."""
     (tmp_path / "two").mkdir()
     async with (
         at_work(tmp_path, more="", watch="") as one,

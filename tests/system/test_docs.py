@@ -1,4 +1,4 @@
-"""What the documentation shows can be done, and what it points to is there."""
+"""The documentation: its commands can be run, and what it refers to exists."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ def _command_lines(page: Path) -> list[str]:
 
 
 def test_links_and_commands_are_found() -> None:
-    """The two tests that follow have something to look at."""
+    """So that the two tests below check something."""
     assert sum(len(_links(page)) for page in PAGES) > 10
     assert sum(len(_command_lines(page)) for page in PAGES) > 5
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_every_link_between_pages_leads_somewhere(page: Path) -> None:
-    """A relative link names a file of the repository."""
+def test_every_relative_link_names_a_file(page: Path) -> None:
+    """Of the repository."""
     for target in _links(page):
         assert (page.parent / target).exists(), target
 
@@ -76,7 +76,7 @@ def test_a_page_can_be_read_as_a_diff(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_command_that_a_page_shows_exists_with_its_options(page: Path) -> None:
-    """A command line of ours in a console block names a command, and options that it has."""
+    """In the console blocks of every page."""
     for line in _command_lines(page):
         words = shlex.split(line, comments=True)
         name = next(word for word in words if not word.startswith("-"))
@@ -88,13 +88,13 @@ def test_every_command_that_a_page_shows_exists_with_its_options(page: Path) -> 
 
 
 def test_the_readme_names_every_command() -> None:
-    """The table of commands is the table of commands."""
+    """Its table has exactly the commands of the program."""
     table = set(re.findall(r"^\| `valt-uploader (\w+)", README, re.MULTILINE))
     assert table == set(cli.commands)
 
 
 def test_the_readme_can_be_followed_word_for_word(tmp_path: Path) -> None:
-    """The block that tries the built-in server runs as it stands, in an empty folder, and shows what it says."""
+    """The block that tries the built-in server runs as it is, in an empty folder, and prints what it shows."""
     (block,) = [block for block in _blocks(README, "console") if "simulate --port 8080" in block]
     held = socket.socket()  # keeps the port for us: it does not listen, so the server may have it besides
     held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -118,8 +118,8 @@ def test_the_readme_can_be_followed_word_for_word(tmp_path: Path) -> None:
     assert set(shown) <= set(done.stdout.splitlines())
 
 
-def test_every_test_that_the_documentation_names_is_there() -> None:
-    """A promise is held by a test that exists, under the name that is given."""
+def test_every_test_that_the_documentation_names_exists() -> None:
+    """In docs/reliability.md, by file and name."""
     named = re.findall(r"`(test_\w+\.py)(?:::(test_\w+))?`", (ROOT / "docs" / "reliability.md").read_text())
     assert len(named) > 20
     for file, name in named:
@@ -127,8 +127,8 @@ def test_every_test_that_the_documentation_names_is_there() -> None:
         assert not name or re.search(rf"^(async )?def {name}\(", text, re.MULTILINE), f"{file}::{name}"
 
 
-def test_each_fault_by_its_number_has_a_test_or_a_reason() -> None:
-    """1 to 88, each once and in this order: a title, what happens, then its tests, or why there is none."""
+def test_each_numbered_fault_has_a_test_or_a_reason() -> None:
+    """1 to 88, each once and in order; its row says what happens, and names a test or why there is none."""
     page = (ROOT / "docs" / "reliability.md").read_text()
     section = page.partition("## Fault by fault\n")[2].partition("\n## ")[0]
     faults = re.split(r"^\*\*(\d+)\. ", section, flags=re.MULTILINE)[1:]
@@ -164,8 +164,8 @@ def test_the_changelog_tells_the_new_name_of_each_event_that_was_renamed() -> No
     assert not {old for old, _ in renamed} & names
 
 
-def test_the_page_of_events_lists_each_with_its_fields_and_its_level() -> None:
-    """docs/events.md says what ``domain/events.py`` says, in its order."""
+def test_docs_events_lists_every_event_with_fields_and_level() -> None:
+    """As ``domain/events.py`` defines them, in its order."""
     page = (ROOT / "docs" / "events.md").read_text(encoding="utf-8")
     rows = [[cell.strip() for cell in row.split("|")[1:-1]] for row in re.findall(r"^\| `.*$", page, re.MULTILINE)]
     assert rows == [

@@ -1,4 +1,4 @@
-"""A state disk that is full, broken or read-only: the good file stays, nothing new is begun, and later it goes on."""
+"""A state disk that is full, broken or read-only: the saved state stays valid; nothing new begins until it works."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 from failpoints import Plan
-from machine import in_a_room_of_its_own, strace
-from process import COMMAND, LOOK, PROCESS_TIMEOUT, Process, Site, at_work, sha256, until
-from tally import Tally
+from fault_stats import FaultStats
+from machine import in_mount_namespace, strace
+from process import COMMAND, POLL_INTERVAL, PROCESS_TIMEOUT, Process, Site, at_work, sha256, until
 from warm import Running, Warm, place
 
 from uploader.app.application import FINAL_SAVE_TIMEOUT
@@ -51,14 +51,14 @@ SLACK = 5.0  # s that a machine which is busy otherwise may add
 # Each call, each error
 
 
-async def refused_at(call: str, error: str, folder: Path, warm: Warm, stats: Tally) -> str:
+async def refused_at(call: str, error: str, folder: Path, warm: Warm, stats: FaultStats) -> str:
     """Send two files over a disk that refuses *call* twice; say what went wrong, if anything."""
     async with at_work(folder) as site:
         files = [site.record(name) for name in ("a.mp4", "b.mp4")]
         plan = Plan(fail=call, error=error, skip=SKIP[call.split()[1]], times=REFUSALS, save_again=0.1)
         ended = await warm.run(site, "once", plan=plan)
         stats["disk refusals"] += ended.err.count('"state-not-saved"')
-        stats.weigh(site, map(sha256, files))
+        stats.count_arrivals(site, map(sha256, files))
         if ended.code != 0:
             return f"exit {ended.code}: {ended.err}"
         if sorted(record.sha256 or "" for record in site.simulator.records()) != sorted(map(sha256, files)):
@@ -72,10 +72,10 @@ async def refused_at(call: str, error: str, folder: Path, warm: Warm, stats: Tal
 
 
 @pytest.mark.parametrize("error", REFUSALS_OF)
-async def test_a_disk_that_refuses_for_a_while_delays_and_loses_nothing(
-    tmp_path: Path, warm: Warm, stats: Tally, error: str
+async def test_a_disk_that_refuses_for_a_while_loses_nothing(
+    tmp_path: Path, warm: Warm, stats: FaultStats, error: str
 ) -> None:
-    """Whichever call fails: it is said each time, tried again (not on the descriptor that failed), and goes through."""
+    """Whichever call fails: each failure is reported, and the call is repeated on a new descriptor."""
     calls = REFUSALS_OF[error]
     found = await asyncio.gather(
         *(refused_at(call, error, place(tmp_path, number), warm, stats) for number, call in enumerate(calls))
@@ -83,8 +83,8 @@ async def test_a_disk_that_refuses_for_a_while_delays_and_loses_nothing(
     assert {call: what for call, what in zip(calls, found, strict=True) if what} == {}
 
 
-async def test_nothing_is_begun_that_cannot_be_remembered(tmp_path: Path, warm: Warm, stats: Tally) -> None:
-    """The record is asked for after the save of its intent has gone through, not before."""
+async def test_nothing_begins_before_its_intent_is_saved(tmp_path: Path, warm: Warm, stats: FaultStats) -> None:
+    """The record is requested after the save of its intent has succeeded."""
     async with at_work(tmp_path) as site:
         site.record("a.mp4")
         plan = Plan(fail="fsync state.json.tmp", error="EIO", skip=SKIP["state.json.tmp"], times=3, save_again=0.1)
@@ -97,8 +97,8 @@ async def test_nothing_is_begun_that_cannot_be_remembered(tmp_path: Path, warm: 
         assert create.at >= datetime.fromisoformat(saved["time"]).timestamp() - 0.01
 
 
-async def test_a_first_start_that_cannot_save_is_none(tmp_path: Path, warm: Warm, stats: Tally) -> None:
-    """Exit 73: it never runs from memory, and the server hears nothing."""
+async def test_a_first_start_that_cannot_save_ends(tmp_path: Path, warm: Warm, stats: FaultStats) -> None:
+    """Exit 73: it never runs without a saved state, and the server is not called."""
     async with at_work(tmp_path) as site:
         site.record("a.mp4")
         ended = await warm.run(site, "run", plan=Plan(fail="write state.json.tmp", error="ENOSPC", times=99))
@@ -110,8 +110,8 @@ async def test_a_first_start_that_cannot_save_is_none(tmp_path: Path, warm: Warm
         stats["disk refusals"] += 1
 
 
-async def test_sigterm_ends_a_daemon_whose_disk_is_full(tmp_path: Path, warm: Warm, stats: Tally) -> None:
-    """Within ``drain``, exit 0: what had to be on disk before an act is there, and the act was not begun."""
+async def test_sigterm_ends_a_daemon_whose_disk_is_full(tmp_path: Path, warm: Warm, stats: FaultStats) -> None:
+    """Within ``drain``, exit 0: what had to be saved before an act is on disk, or the act was not begun."""
     async with at_work(tmp_path, upload='drain = "300ms"') as site:
         file = site.record("a.mp4")
         plan = Plan(fail="write state.json.tmp", error="ENOSPC", skip=4, times=10_000, save_again=0.1)
@@ -152,11 +152,11 @@ def told_wrong(running: Running, site: Site, step: str) -> str:
     told = running.events("state-not-saved")
     name = "ledger.jsonl" if "ledger" in step else "state.json"
     if len(told) != 1 or not told[0]["reason"].startswith(f"{site.state}/{name}: {SILENT}") or "again_in" in told[0]:
-        return f"said {told} of {running.said()}"
+        return f"said {told} of {running.errors()}"
     creates = sum(one.name == "create" for one in site.simulator.calls)
     if creates != ("ledger" in step):
         return f"{creates} records were asked for"
-    return f"trace: {running.said()}" if "Traceback" in running.said() else ""
+    return f"trace: {running.errors()}" if "Traceback" in running.errors() else ""
 
 
 async def ended_though_it_hangs(step: str, folder: Path, warm: Warm) -> str:
@@ -182,8 +182,8 @@ async def ended_though_it_hangs(step: str, folder: Path, warm: Warm) -> str:
     return ""
 
 
-async def test_sigterm_ends_a_daemon_whose_disk_hangs(tmp_path: Path, warm: Warm, stats: Tally) -> None:
-    """Wherever it never returns: it is said once and shown, nothing is begun, and the end waits only so long."""
+async def test_sigterm_ends_a_daemon_whose_disk_hangs(tmp_path: Path, warm: Warm, stats: FaultStats) -> None:
+    """At whichever call: it is reported once and shown, nothing begins, and the end waits for a bounded time."""
     found = await asyncio.gather(
         *(ended_though_it_hangs(step, place(tmp_path, number), warm) for number, step in enumerate(HUNG))
     )
@@ -191,7 +191,9 @@ async def test_sigterm_ends_a_daemon_whose_disk_hangs(tmp_path: Path, warm: Warm
     stats["disk refusals"] += len(HUNG)
 
 
-async def test_a_signal_ends_once_and_upload_though_the_disk_hangs(tmp_path: Path, warm: Warm, stats: Tally) -> None:
+async def test_a_signal_ends_once_and_upload_though_the_disk_hangs(
+    tmp_path: Path, warm: Warm, stats: FaultStats
+) -> None:
     """Exit 1 in time; the file was not sent."""
 
     async def end(command: str, folder: Path) -> tuple[int, str, bool]:
@@ -208,8 +210,8 @@ async def test_a_signal_ends_once_and_upload_though_the_disk_hangs(tmp_path: Pat
     stats["disk refusals"] += 2
 
 
-async def test_a_second_sigterm_waits_for_no_disk_that_hangs(tmp_path: Path, warm: Warm, stats: Tally) -> None:
-    """Whatever ``drain`` says; a third, while the state is given up, changes nothing: exit 0."""
+async def test_a_second_sigterm_does_not_wait_for_a_hung_disk(tmp_path: Path, warm: Warm, stats: FaultStats) -> None:
+    """Whatever ``drain`` is; a third one, while the state is closed, changes nothing: exit 0."""
     async with at_work(tmp_path, upload='drain = "1h"') as site:
         daemon, _ = await hung(site, warm, "run", FSYNC)
         daemon.send(signal.SIGTERM)
@@ -235,13 +237,13 @@ async def filled(daemon: Process, site: Site) -> Path:
                 try:
                     file.write(bytes(4096))
                 except OSError:  # full, for now: a save may have made room again
-                    await asyncio.sleep(LOOK)
+                    await asyncio.sleep(POLL_INTERVAL)
     return filler
 
 
-async def test_a_disk_that_runs_full_in_the_middle_of_an_upload(tmp_path: Path, stats: Tally) -> None:
-    """A file system of 64 KiB that is full: the good state stays, no record is made; once there is room, both go."""
-    room = in_a_room_of_its_own('mount -t tmpfs -o size=64k,mode=0700 state "$0"')
+async def test_a_disk_that_runs_full_during_an_upload_delays_it(tmp_path: Path, stats: FaultStats) -> None:
+    """A full file system of 64 KiB: the state stays valid, no record is made; with space, both files go."""
+    room = in_mount_namespace('mount -t tmpfs -o size=64k,mode=0700 state "$0"')
     async with at_work(tmp_path, upload="workers = 1") as site:
         site.state.mkdir()
         files = [site.record("a.mp4")]
@@ -264,13 +266,13 @@ async def test_a_disk_that_runs_full_in_the_middle_of_an_upload(tmp_path: Path, 
         for file in files:
             await daemon.event("upload-finished", path=str(file))
         stats["disk refusals"] += len(daemon.events("state-not-saved"))
-        stats.weigh(site, map(sha256, files))
+        stats.count_arrivals(site, map(sha256, files))
         assert sorted(record.sha256 or "" for record in site.simulator.records()) == sorted(map(sha256, files))
 
 
-async def test_a_state_folder_on_a_read_only_mount_ends_it(tmp_path: Path, stats: Tally) -> None:
-    """Exit 73 with what to do: it is for a person to mend."""
-    room = in_a_room_of_its_own('mount --bind "$0" "$0"', 'mount -o remount,bind,ro "$0"')
+async def test_a_state_folder_on_a_read_only_mount_ends_the_daemon(tmp_path: Path, stats: FaultStats) -> None:
+    """Exit 73 with what the operator must do."""
+    room = in_mount_namespace('mount --bind "$0" "$0"', 'mount -o remount,bind,ro "$0"')
     async with at_work(tmp_path) as site:
         site.state.mkdir(mode=0o700)
         ended = await site.run("run", program=(*room, str(site.state), *COMMAND))
@@ -282,8 +284,8 @@ async def test_a_state_folder_on_a_read_only_mount_ends_it(tmp_path: Path, stats
         stats["disk refusals"] += 1
 
 
-async def test_an_fsync_that_the_kernel_fails_is_not_believed_the_second_time(tmp_path: Path, stats: Tally) -> None:
-    """EIO from the system call itself: each try fsyncs a file of its own, and the state arrives."""
+async def test_a_failed_fsync_is_not_repeated_on_the_same_file(tmp_path: Path, stats: FaultStats) -> None:
+    """EIO from the system call itself: each try writes and syncs a new file, and the state is saved."""
     trace = tmp_path / "trace"
     async with at_work(tmp_path) as site:
         file = site.record("a.mp4", 1000)
@@ -294,16 +296,16 @@ async def test_an_fsync_that_the_kernel_fails_is_not_believed_the_second_time(tm
         assert (ended.code, ended.out) == (0, "1 uploaded now, 0 not ready\n"), ended.err
         assert ended.err.count("Input/output error: make room or repair the disk") == 1
         stats["disk refusals"] += trace.read_text().count("EIO")
-        stats.weigh(site, [sha256(file)])
+        stats.count_arrivals(site, [sha256(file)])
         calls = [line.split()[1].partition("(")[0] for line in trace.read_text().splitlines()]
         assert calls == ["openat", "fsync"] * (len(calls) // 2)
         assert [line.sha256 for line in site.simulator.records()] == [sha256(file)]
 
 
-async def test_a_line_that_could_not_be_taken_back_is_cut_off_by_the_next(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stats: Tally
+async def test_the_next_append_cuts_off_a_partial_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stats: FaultStats
 ) -> None:
-    """A disk that takes half a line, and then neither the rest nor the cut: the chain holds no torn line."""
+    """The disk took half a line, and then refused the rest and the cut: the chain has no broken line."""
 
     def refuse(*_: object) -> int:
         stats["disk refusals"] += 1
@@ -323,10 +325,10 @@ async def test_a_line_that_could_not_be_taken_back_is_cut_off_by_the_next(
         folder.close()
 
 
-async def test_a_file_system_that_knows_no_locks_is_no_place_for_a_state(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stats: Tally
+async def test_a_file_system_without_locks_is_refused_for_the_state(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stats: FaultStats
 ) -> None:
-    """Some network shares: exit 73 with what to do, for two daemons could work there at the same time."""
+    """Some network shares: exit 73 with what to do, as two daemons could use the state at once."""
 
     def refuse(*_: object) -> None:
         stats["disk refusals"] += 1

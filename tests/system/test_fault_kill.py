@@ -11,8 +11,8 @@ import signal
 from pathlib import Path
 
 import pytest
+from fault_stats import FaultStats
 from process import at_work, sha256
-from tally import Tally
 from warm import Warm, place
 
 from uploader.testing.simulator import Fault, Semantics, Settings
@@ -58,7 +58,7 @@ IN_RECOVERY = (  # killed again while it finds out what the first kill has left
 )
 
 
-async def broken_by(name: str, folder: Path, warm: Warm, stats: Tally, settings: Settings, *faults: Fault) -> str:
+async def broken_by(name: str, folder: Path, warm: Warm, stats: FaultStats, settings: Settings, *faults: Fault) -> str:
     """Kill the daemon at each place of *name* in turn, start it again, and say which promise is broken, if any."""
     async with at_work(folder, settings, watch='after_upload = "delete"') as site:
         file = site.record("a.mp4", SIZE)
@@ -74,7 +74,7 @@ async def broken_by(name: str, folder: Path, warm: Warm, stats: Tally, settings:
             stats["kills"] += 1
             stats["kills in recovery"] += number > 0
         again = await warm.run(site, "once")
-        stats.weigh(site, [digest])
+        stats.count_arrivals(site, [digest])
         if again.code != 0:
             return f"the next start ended with {again.code}: {again.out}{again.err}"
         records = site.simulator.records()
@@ -90,7 +90,7 @@ async def broken_by(name: str, folder: Path, warm: Warm, stats: Tally, settings:
 
 
 async def broken(
-    places: tuple[str, ...], folder: Path, warm: Warm, stats: Tally, semantics: str, *faults: Fault
+    places: tuple[str, ...], folder: Path, warm: Warm, stats: FaultStats, semantics: str, *faults: Fault
 ) -> dict[str, str]:
     """Kill at each of *places*, and collect what that breaks."""
     settings = Settings(semantics=Semantics(semantics), processing=0.0)
@@ -108,20 +108,20 @@ def _copy(fault: Fault) -> Fault:
 
 
 @pytest.mark.parametrize("semantics", ["offset", "append"])
-async def test_a_kill_at_any_place_costs_nothing(tmp_path: Path, warm: Warm, stats: Tally, semantics: str) -> None:
-    """One finished record with equal bytes, one ledger line, no orphan, the file dealt with: wherever it was killed."""
+async def test_a_kill_at_any_place_does_no_harm(tmp_path: Path, warm: Warm, stats: FaultStats, semantics: str) -> None:
+    """One finished record with equal bytes, one ledger line, no orphan, and the file disposed of."""
     assert await broken(PLACES, tmp_path, warm, stats, semantics) == {}
 
 
 @pytest.mark.parametrize("semantics", ["offset", "append"])
-async def test_a_second_kill_during_the_recovery_costs_nothing(
-    tmp_path: Path, warm: Warm, stats: Tally, semantics: str
+async def test_a_second_kill_during_the_recovery_does_no_harm(
+    tmp_path: Path, warm: Warm, stats: FaultStats, semantics: str
 ) -> None:
-    """The same when it is killed again on its way back, before it could save what it has found."""
+    """The same when it is killed again before it could save what it has found."""
     assert await broken(IN_RECOVERY, tmp_path, warm, stats, semantics) == {}
 
 
-async def test_a_kill_while_an_orphan_is_cleared_away_leaves_none(tmp_path: Path, warm: Warm, stats: Tally) -> None:
-    """The same when the answer to a chunk was lost, so that there is a record to be given up."""
+async def test_a_kill_during_orphan_cleanup_leaves_no_orphan(tmp_path: Path, warm: Warm, stats: FaultStats) -> None:
+    """The answer to a chunk was lost, so that its record is given up."""
     lost = Fault(call="upload", kind="lose-answer", skip=1)
     assert await broken(OF_AN_ORPHAN, tmp_path, warm, stats, "append", lost) == {}

@@ -1,4 +1,4 @@
-"""A line that fails as lines do, between the daemon and a server: one finished record with equal bytes each time."""
+"""Network faults between the daemon and a server: each ends with one finished record with equal bytes."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from fault_stats import FaultStats
 from process import MIB, at_work, sha256, until
 from proxy import CREATE, UPLOAD, LineFault, an_answer, line_to
-from tally import Tally
 from warm import Warm, place
 
 from uploader.testing.simulator import Semantics, Settings
@@ -31,7 +31,7 @@ LARGE = 10 * MIB  # bytes: more in a chunk than all buffers on the way hold
 
 @cache
 def recording(size: int) -> tuple[bytes, str]:
-    """*size* bytes, and their sha256: made once, for nobody serves while they are."""
+    """Return *size* bytes and their sha256, made only once, as no server runs meanwhile."""
     content = random.Random(size).randbytes(size)  # noqa: S311 - not a secret
     return content, hashlib.sha256(content).hexdigest()
 
@@ -66,7 +66,7 @@ CASES = {
 }
 
 
-async def broken_by(case: Case, folder: Path, warm: Warm, stats: Tally, semantics: str) -> str:
+async def broken_by(case: Case, folder: Path, warm: Warm, stats: FaultStats, semantics: str) -> str:
     """Send a file through *case*, and say which promise is broken; empty when none is."""
     settings = Settings(semantics=Semantics(semantics), processing=0.0)
     async with (
@@ -78,7 +78,7 @@ async def broken_by(case: Case, folder: Path, warm: Warm, stats: Tally, semantic
         (site.recordings / "a.mp4").write_bytes(content)
         ended = await warm.run(site, "once")
         stats["line faults"] += proxy.struck
-        stats.weigh(site, [digest])
+        stats.count_arrivals(site, [digest])
         if (ended.code, proxy.struck) != (0, 1):
             return f"exit {ended.code}, struck {proxy.struck}: {ended.out}{ended.err}"
         sent, stood = site.simulator.records(), site.stored()
@@ -94,10 +94,10 @@ async def broken_by(case: Case, folder: Path, warm: Warm, stats: Tally, semantic
 
 
 @pytest.mark.parametrize("semantics", ["offset", "append", "blueimp"])
-async def test_a_line_that_fails_costs_no_more_than_a_record(
-    tmp_path: Path, warm: Warm, stats: Tally, semantics: str
+async def test_a_network_fault_costs_at_most_one_more_record(
+    tmp_path: Path, warm: Warm, stats: FaultStats, semantics: str
 ) -> None:
-    """What was seen whole, or not at all, goes on in its record; only a doubt in the middle costs a new one."""
+    """A chunk that was seen whole or not at all goes on in its record; a middle chunk in doubt needs a new one."""
     found = await asyncio.gather(
         *(
             broken_by(case, place(tmp_path, number), warm, stats, semantics)
@@ -107,8 +107,8 @@ async def test_a_line_that_fails_costs_no_more_than_a_record(
     assert {name: what for name, what in zip(CASES, found, strict=True) if what} == {}
 
 
-async def test_a_proxy_that_takes_no_chunk_at_all_parks_the_file(tmp_path: Path, warm: Warm, stats: Tally) -> None:
-    """413 down to the smallest chunk: the file waits with that reason, no record is left, and ``once`` says so."""
+async def test_a_proxy_that_refuses_every_chunk_parks_the_file(tmp_path: Path, warm: Warm, stats: FaultStats) -> None:
+    """The file waits with that reason, no record is left, and ``once`` reports it."""
     refusal = LineFault(UPLOAD, "answer", after=1000, times=99, answer=TOO_LARGE)
     async with at_work(tmp_path) as site, line_to(site.url, refusal) as (proxy, url):
         site.configure(server=f'url = "{url}"', upload='chunk_size = "256 KiB"')
@@ -123,8 +123,8 @@ async def test_a_proxy_that_takes_no_chunk_at_all_parks_the_file(tmp_path: Path,
         assert {record.id for record in site.simulator.records()} <= {upload.get("ids", {}).get("record")}
 
 
-async def test_a_slow_line_that_moves_is_no_fault(tmp_path: Path, warm: Warm) -> None:
-    """A chunk takes far longer than a standstill may last: it is neither cut nor sent again."""
+async def test_a_slow_connection_is_no_fault(tmp_path: Path, warm: Warm) -> None:
+    """A chunk takes far longer than the stall time-out: it is neither cut nor sent again."""
     async with at_work(tmp_path) as site, line_to(site.url, rate=3 * MIB) as (_, url):
         site.configure(server=f'url = "{url}"\nstall_timeout = "2s"', upload='chunk_size = "8 MiB"')
         digest = sha256(site.record("a.mp4", LARGE))
@@ -134,8 +134,8 @@ async def test_a_slow_line_that_moves_is_no_fault(tmp_path: Path, warm: Warm) ->
         assert (record.sha256, record.requests) == (digest, 2)
 
 
-async def test_a_daemon_that_stood_still_notices_that_its_connection_is_dead(tmp_path: Path, stats: Tally) -> None:
-    """SIGSTOP in a chunk, the line breaks meanwhile, SIGCONT: what was not seen is sent again, in the same record."""
+async def test_a_daemon_stopped_by_a_signal_notices_a_dead_connection(tmp_path: Path, stats: FaultStats) -> None:
+    """It breaks between SIGSTOP and SIGCONT: unseen bytes are sent again, in the same record."""
     trouble = LineFault(UPLOAD, "black-hole", after=MIB)
     async with at_work(tmp_path) as site, line_to(site.url, trouble) as (proxy, url):
         site.configure(server=f'url = "{url}"', upload='chunk_size = "8 MiB"')
@@ -149,7 +149,7 @@ async def test_a_daemon_that_stood_still_notices_that_its_connection_is_dead(tmp
         daemon.send(signal.SIGCONT)
         await daemon.event("upload-finished")
         stats["line faults"] += proxy.struck
-        stats.weigh(site, [digest])
+        stats.count_arrivals(site, [digest])
         (record,) = site.simulator.records()
         assert (record.sha256, [call.name for call in site.simulator.calls].count("create")) == (digest, 1)
         assert [(chunk.start, chunk.end) for chunk in record.ranges] == [(0, 8 * MIB - 1), (8 * MIB, LARGE - 1)]

@@ -16,9 +16,9 @@ from typing import Any
 
 import pytest
 from fakes import content
+from fault_stats import FaultStats
 from process import at_work
 from shares import delete, sha256_of, share_of, was_sent
-from tally import Tally
 from warm import Warm
 
 from uploader.domain import errors
@@ -101,8 +101,8 @@ async def read(root: Path, path: Path, identity: Identity) -> bytes | None:
 
 
 @pytest.mark.parametrize("what", ["file", "folder"])
-async def test_no_byte_is_read_through_a_link_that_somebody_swaps_in(tmp_path: Path, what: str) -> None:
-    """Whatever the moment: the recording's own bytes, or none."""
+async def test_no_byte_is_read_through_a_link_that_is_swapped_in(tmp_path: Path, what: str) -> None:
+    """At whatever moment: the recording's own bytes are read, or none."""
     root, secret = tmp_path / "watched", made(tmp_path / "secrets" / "a.mp4", secret=True)
     good = made(tmp_path / "good.mp4", secret=False)
     path = made(root / "room" / "a.mp4", secret=False)
@@ -116,7 +116,7 @@ async def test_no_byte_is_read_through_a_link_that_somebody_swaps_in(tmp_path: P
 async def test_nothing_is_deleted_through_a_link_that_is_swapped_in_at_the_last_moment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Between the last look and the removal: the link is found to be one, and put back; its target stays."""
+    """Between the last check and the removal: the link is recognised and put back; its target stays."""
     secret = made(tmp_path / "secret.mp4", secret=True)
     path = made(tmp_path / "watched" / "a.mp4", secret=False)
     identity = (await share_of(path.parent).snapshot(str(path))).identity
@@ -135,10 +135,8 @@ async def test_nothing_is_deleted_through_a_link_that_is_swapped_in_at_the_last_
     assert sha256_of(secret) != sent.sha256
 
 
-async def test_an_upload_that_finds_a_link_in_its_place_does_not_go_on(
-    tmp_path: Path, warm: Warm, stats: Tally
-) -> None:
-    """Killed between two chunks, and swapped meanwhile: the server never sees a byte of what the link leads to."""
+async def test_an_upload_whose_file_became_a_link_does_not_go_on(tmp_path: Path, warm: Warm, stats: FaultStats) -> None:
+    """Killed between two chunks, and swapped meanwhile: the server gets no byte of the link's target."""
     async with at_work(tmp_path) as site:
         path = made(site.recordings / "a.mp4", secret=False)
         secret = made(tmp_path / "secret", secret=True)

@@ -1,4 +1,4 @@
-"""What the daemon needs while the largest file goes out and thousands are known, and when nobody reads its log."""
+"""The daemon's memory with a huge file and a long history, and an unread log."""
 
 from __future__ import annotations
 
@@ -56,8 +56,8 @@ def peak_memory(process: int) -> int:
     return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM:"))
 
 
-async def test_a_file_of_100_gib_and_thousands_that_are_known_take_little_memory(tmp_path: Path) -> None:
-    """Below 100 MB at the peak: neither a file's size nor the number of those that were sent is held in memory."""
+async def test_a_file_of_100_gib_and_a_long_history_take_little_memory(tmp_path: Path) -> None:
+    """Below 100 MB at the peak: neither a file nor the history is held in memory."""
     async with at_work(tmp_path, upload='chunk_size = "16 MiB"', watch='rescan = "1s"') as site:
         with_a_history(site, site.recordings, KNOWN)
         with (site.recordings / "largest.ts").open("wb") as file:  # of a kind whose end says nothing
@@ -76,8 +76,8 @@ async def test_a_file_of_100_gib_and_thousands_that_are_known_take_little_memory
         assert peak < LIMIT, f"{peak / MIB:.0f} MiB"
 
 
-async def test_a_log_that_nobody_reads_holds_no_upload_up(tmp_path: Path) -> None:
-    """The pipe is full after a few lines: those after it are dropped, and every recording arrives."""
+async def test_an_unread_log_delays_no_upload(tmp_path: Path) -> None:
+    """The pipe is full after a few lines: later ones are dropped, and every recording arrives."""
     reader, writer = os.pipe()
     try:
         fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
@@ -93,7 +93,7 @@ async def test_a_log_that_nobody_reads_holds_no_upload_up(tmp_path: Path) -> Non
         os.close(writer)
 
 
-async def test_a_full_disk_under_the_log_holds_no_upload_up(tmp_path: Path) -> None:
+async def test_a_full_disk_under_the_log_delays_no_upload(tmp_path: Path) -> None:
     """Every line is refused with ENOSPC; nothing else is, and the exit code is that of an orderly end."""
     async with at_work(tmp_path) as site:
         file = site.record("a.mp4")

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from fault_stats import FaultStats
 from machine import needs, works
 from process import COMMAND, PROCESS_TIMEOUT, Site, at_work, sha256
-from tally import Tally
 
 from uploader.domain.model import State
 from uploader.store.codec import StateSnapshot, decode_state
@@ -42,7 +42,7 @@ class Disk:
 
     image: Path
     moments: list[tuple[SeenCall, Path]]
-    tally: Tally
+    stats: FaultStats
 
     @property
     def room(self) -> tuple[str, ...]:
@@ -59,7 +59,7 @@ class Disk:
 
 
 @pytest.fixture
-def disk(tmp_path: Path, stats: Tally) -> Disk:
+def disk(tmp_path: Path, stats: FaultStats) -> Disk:
     """An empty disk; skipped where none can be mounted."""
     if os.geteuid() != 0:
         pytest.skip("only root can mount a disk")
@@ -75,7 +75,7 @@ def disk(tmp_path: Path, stats: Tally) -> Disk:
     return disk
 
 
-def after_power_cut(image: Path, stats: Tally) -> tuple[StateSnapshot, list[str]]:
+def after_power_cut(image: Path, stats: FaultStats) -> tuple[StateSnapshot, list[str]]:
     """Boot: what the state says, and the paths that the ledger says are done."""
     stats["power cuts"] += 1
     mended = run(program("e2fsck"), "-fy", image)
@@ -113,15 +113,15 @@ async def through_it_all(site: Site, disk: Disk) -> None:
     await daemon.event("orphan-cleared")
     await daemon.event("upload-finished", path=str(file))
     end = disk.snapshot("end.img")
-    assert after_power_cut(end, disk.tally)[1] == [str(file)]
-    disk.tally.weigh(site, [sha256(file)])
+    assert after_power_cut(end, disk.stats)[1] == [str(file)]
+    disk.stats.count_arrivals(site, [sha256(file)])
 
 
-async def test_a_power_cut_at_any_call_finds_the_save_that_announced_it(tmp_path: Path, disk: Disk) -> None:
-    """Creating, each chunk's mark, the orphan: each was on the disk, not only in its cache, before the server heard."""
+async def test_a_power_cut_at_any_call_finds_its_save_on_the_disk(tmp_path: Path, disk: Disk) -> None:
+    """Intent, marks and orphan are on the disk, not only in its cache, before the server is called."""
     async with at_work(tmp_path) as site:
         await through_it_all(site, disk)
     calls = [call.name for call, _ in disk.moments]
     assert (calls.count("create"), calls.count("upload"), calls.count("delete")) == (2, 6, 1)
-    found = [expected(call, after_power_cut(image, disk.tally)[0]) for call, image in disk.moments]
+    found = [expected(call, after_power_cut(image, disk.stats)[0]) for call, image in disk.moments]
     assert [what for what in found if what] == []

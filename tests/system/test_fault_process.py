@@ -1,4 +1,4 @@
-"""The process and the system around it: what it may ask of the kernel, and how it ends when a share is dead."""
+"""The process and the system: which system calls it makes, and how it ends when a share or disk hangs."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ def allowed_calls() -> set[str]:
     return allowed
 
 
-async def test_the_daemon_asks_for_no_more_than_the_unit_allows(tmp_path: Path) -> None:
-    """Each system call, each kind of socket and each mapping of a whole day's work, as the kernel saw them."""
+async def test_the_daemon_needs_no_more_than_the_unit_allows(tmp_path: Path) -> None:
+    """Each system call, kind of socket and mapping of its usual work, as traced."""
     trace, moved = tmp_path / "trace", tmp_path / "moved"
     allowed, text = allowed_calls(), UNIT.read_text()
     async with at_work(tmp_path, watch=f'after_upload = "move"\nmove_to = "{moved}"') as site:
@@ -65,8 +65,8 @@ async def test_the_daemon_asks_for_no_more_than_the_unit_allows(tmp_path: Path) 
     assert [line for line in told.splitlines() if "PROT_WRITE|PROT_EXEC" in line] == []
 
 
-async def test_sigterm_waits_for_no_share_that_hangs(tmp_path: Path, warm: Warm) -> None:
-    """A call into a share never returns: the other folder is served, and the process ends with exit 0 all the same."""
+async def test_sigterm_does_not_wait_for_a_hung_share(tmp_path: Path, warm: Warm) -> None:
+    """A call into a share never returns: the other folder is served, and the process ends with exit 0."""
     other = tmp_path / "other"
     more = f'[[watch]]\npath = "{other}"\nsettle = "100ms"\nrescan = "300ms"\n'
     async with at_work(tmp_path, upload='drain = "500ms"', more=more) as site:
@@ -93,8 +93,8 @@ async def silence(supervisor: Supervisor) -> None:
                 return
 
 
-async def test_an_event_loop_that_hangs_feeds_no_watchdog(tmp_path: Path, warm: Warm) -> None:
-    """Its signs of life come from the loop itself: they end with it, and systemd starts the daemon anew."""
+async def test_a_hung_event_loop_feeds_no_watchdog(tmp_path: Path, warm: Warm) -> None:
+    """The messages come from the loop itself, so they end with it, and systemd restarts the daemon."""
     supervisor = Supervisor(tmp_path / "notify")
     with supervisor.socket:
         async with at_work(tmp_path) as site:
@@ -110,8 +110,8 @@ async def test_an_event_loop_that_hangs_feeds_no_watchdog(tmp_path: Path, warm: 
     assert_restarted()
 
 
-async def test_a_state_disk_that_hangs_feeds_no_watchdog(tmp_path: Path, warm: Warm) -> None:
-    """Nothing can be remembered any more, and a new start may find the disk back: first it says why, then nothing."""
+async def test_a_hung_state_disk_feeds_no_watchdog(tmp_path: Path, warm: Warm) -> None:
+    """No state can be saved, and a restart may find the disk back: the reason is logged first."""
     supervisor = Supervisor(tmp_path / "notify")
     with supervisor.socket:
         async with at_work(tmp_path) as site:

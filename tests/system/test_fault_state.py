@@ -14,8 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from fault_stats import FaultStats
 from process import Site, at_work, sha256
-from tally import Tally
 from warm import Warm
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")  # all of them share what ``warm`` has imported
@@ -49,8 +49,8 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "lock" and path.is_file()}
 
 
-async def refused(site: Site, warm: Warm, stats: Tally, *commands: str) -> set[str]:
-    """Run each command; each must refuse the state with exit 78, and call nobody. What they said."""
+async def refused(site: Site, warm: Warm, stats: FaultStats, *commands: str) -> set[str]:
+    """Run each command; each must refuse the state with exit 78 and make no call. Returns their output."""
     before, said = contents(site.state), set()
     for command in commands:
         ended = await warm.run(site, command)
@@ -62,16 +62,16 @@ async def refused(site: Site, warm: Warm, stats: Tally, *commands: str) -> set[s
     return {complaint.replace(f"{site.state}/", "") for complaint in said}
 
 
-async def test_each_folder_of_fixtures_is_put_to_the_test() -> None:
-    """None lies there unused."""
+async def test_each_folder_of_fixtures_is_used_by_a_test() -> None:
+    """None is left out."""
     assert {path.name for path in FIXTURES.iterdir()} == NOT_BELIEVED.keys() | READ.keys()
 
 
 @pytest.mark.parametrize("name", NOT_BELIEVED)
-async def test_a_state_that_cannot_be_believed_is_left_alone(
-    tmp_path: Path, warm: Warm, stats: Tally, name: str
+async def test_an_invalid_state_is_refused_and_left_alone(
+    tmp_path: Path, warm: Warm, stats: FaultStats, name: str
 ) -> None:
-    """Exit 78 with what is wrong and what to do, for the daemon and for whoever asks; nobody starts empty over it."""
+    """Exit 78 with what is wrong and what to do, for the daemon and every command that reads it."""
     async with at_work(tmp_path) as site:
         site.record("a.mp4", 1000)
         shutil.copytree(FIXTURES / name, site.state)
@@ -80,8 +80,8 @@ async def test_a_state_that_cannot_be_believed_is_left_alone(
 
 
 @pytest.mark.parametrize("name", READ)
-async def test_a_state_that_is_whole_is_read_by_every_version(tmp_path: Path, warm: Warm, name: str) -> None:
-    """Every upload and every line of the ledger are there; what a crash has left beside them is not taken for them."""
+async def test_a_valid_state_of_every_version_is_read(tmp_path: Path, warm: Warm, name: str) -> None:
+    """Every upload and ledger line is there; leftovers of a crash are ignored."""
     async with at_work(tmp_path) as site:
         shutil.copytree(FIXTURES / name, site.state)
         before = contents(site.state)
@@ -93,17 +93,15 @@ async def test_a_state_that_is_whole_is_read_by_every_version(tmp_path: Path, wa
         assert contents(site.state) == before
 
 
-async def test_what_a_power_cut_has_left_is_cleared_away_by_the_next_start(
-    tmp_path: Path, warm: Warm, stats: Tally
-) -> None:
-    """Half of a ledger line, which nobody was told of, is cut off; half of a save is written over."""
+async def test_the_next_start_clears_away_what_a_power_cut_left(tmp_path: Path, warm: Warm, stats: FaultStats) -> None:
+    """Half of a ledger line, which was never confirmed, is cut off; half of a save is overwritten."""
     async with at_work(tmp_path) as site:
         shutil.copytree(FIXTURES / "ledger-torn", site.state)
         (site.state / "state.json.tmp").write_bytes(b"half")
         file = site.record("new.mp4", 1000)
         assert (await warm.run(site, "once")).code == 0
         stats["bad states"] += 1
-        stats.weigh(site, [sha256(file)])
+        stats.count_arrivals(site, [sha256(file)])
         assert [line["upload"]["path"] for line in site.ledger()][3:] == [str(file)]
         assert (await warm.run(site, "ledger", "--verify")).code == 0
         assert {path.name for path in site.state.iterdir()} == {"state.json", "state.json.1", "ledger.jsonl", "lock"}
@@ -121,8 +119,8 @@ def linked(path: Path) -> None:
 
 @pytest.mark.parametrize("make", [linked, os.mkfifo, os.mkdir], ids=["link", "FIFO", "folder"])
 @pytest.mark.parametrize("name", ["state.json", "ledger.jsonl"])
-async def test_only_regular_files_are_a_state(
-    tmp_path: Path, warm: Warm, stats: Tally, name: str, make: Callable[[Path], None]
+async def test_a_state_must_consist_of_regular_files(
+    tmp_path: Path, warm: Warm, stats: FaultStats, name: str, make: Callable[[Path], None]
 ) -> None:
     """A link is not followed, and a FIFO is neither waited for nor taken for an empty file."""
     async with at_work(tmp_path) as site:
@@ -134,8 +132,10 @@ async def test_only_regular_files_are_a_state(
 
 
 @pytest.mark.parametrize("name", ["lock", "state.json.tmp", "state.json.1", "control.sock"])
-async def test_no_link_in_the_folder_is_written_through(tmp_path: Path, warm: Warm, stats: Tally, name: str) -> None:
-    """Whatever the daemon writes itself: a link of that name is refused or replaced, and its target stays as it was."""
+async def test_no_link_in_the_state_folder_is_followed_for_writing(
+    tmp_path: Path, warm: Warm, stats: FaultStats, name: str
+) -> None:
+    """A link under a name that the daemon writes is refused or replaced, and its target stays."""
     async with at_work(tmp_path) as site:
         shutil.copytree(FIXTURES / "ledger-torn", site.state)
         (site.state / name).unlink(missing_ok=True)
@@ -149,8 +149,8 @@ async def test_no_link_in_the_folder_is_written_through(tmp_path: Path, warm: Wa
         stats["bad states"] += 1
 
 
-async def test_a_folder_that_others_can_write_to_is_refused(tmp_path: Path, warm: Warm) -> None:
-    """Exit 73, although it is our own: whoever was there before us may have left us a state to believe."""
+async def test_a_state_folder_that_others_can_write_to_is_refused(tmp_path: Path, warm: Warm) -> None:
+    """Exit 73, although it is the user's own: another user may have put a state into it."""
     async with at_work(tmp_path) as site:
         site.state.mkdir()
         site.state.chmod(0o1777)
@@ -162,7 +162,7 @@ async def test_a_folder_that_others_can_write_to_is_refused(tmp_path: Path, warm
         assert list(site.state.iterdir()) == []
 
 
-async def test_folder_and_files_are_ours_alone_from_the_first_start_on(tmp_path: Path, warm: Warm) -> None:
+async def test_only_the_owner_can_read_the_state_from_the_first_start_on(tmp_path: Path, warm: Warm) -> None:
     """0700 and 0600 while it runs, the control socket too, whatever the umask was."""
     async with at_work(tmp_path) as site:
         site.record("a.mp4", 1000)
@@ -177,8 +177,8 @@ async def test_folder_and_files_are_ours_alone_from_the_first_start_on(tmp_path:
         assert modes == {"state": 0o700, **dict.fromkeys(names, 0o600)}
 
 
-async def test_a_folder_of_other_things_keeps_its_mode(tmp_path: Path, warm: Warm) -> None:
-    """Who names /var/lib as the state folder, as root, does not close it to everybody else."""
+async def test_a_state_folder_with_other_content_keeps_its_mode(tmp_path: Path, warm: Warm) -> None:
+    """With /var/lib as the state folder, root does not close it to all other users."""
     async with at_work(tmp_path) as site:
         site.state.mkdir()
         site.state.chmod(0o755)
@@ -188,8 +188,8 @@ async def test_a_folder_of_other_things_keeps_its_mode(tmp_path: Path, warm: War
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder away")
-async def test_what_root_does_by_hand_stays_the_daemon_s(tmp_path: Path, warm: Warm) -> None:
-    """``once`` by root on the folder of a daemon that is not: it can read and write everything afterwards."""
+async def test_commands_of_root_leave_files_that_the_daemon_can_use(tmp_path: Path, warm: Warm) -> None:
+    """``once`` by root on the folder of a daemon of another user, which can read and write all of it."""
     async with at_work(tmp_path) as site:
         site.state.mkdir(mode=0o700)
         os.chown(site.state, 10_001, 10_001)

@@ -8,8 +8,8 @@ import signal
 from pathlib import Path
 
 import pytest
+from fault_stats import FaultStats
 from process import MIB, PROCESS_TIMEOUT, Process, Site, at_work, sha256, until
-from tally import Tally
 
 from uploader.testing.simulator import Fault, Semantics, Settings
 
@@ -25,7 +25,7 @@ def receiver(semantics: str) -> Settings:
     return Settings(semantics=Semantics(semantics), processing=0.0)
 
 
-async def killed(site: Site, chance: random.Random, stats: Tally) -> None:
+async def killed(site: Site, chance: random.Random, stats: FaultStats) -> None:
     """Start the daemon, and kill it after a random number of requests and a random moment more."""
     requests = len(site.simulator.calls) + chance.randint(2, 20)
     enough = asyncio.Event()
@@ -56,7 +56,7 @@ async def everything_done(daemon: Process, site: Site) -> None:
 
 @pytest.mark.parametrize("semantics", ["offset", "append"])
 async def test_nothing_is_lost_or_doubled_by_kill_9(
-    tmp_path: Path, stats: Tally, semantics: str, request: pytest.FixtureRequest
+    tmp_path: Path, stats: FaultStats, semantics: str, request: pytest.FixtureRequest
 ) -> None:
     """One finished record for each file, no acknowledged range sent twice into one record, orphans cleared away.
 
@@ -78,7 +78,7 @@ async def test_nothing_is_lost_or_doubled_by_kill_9(
         async with asyncio.timeout(3 * PROCESS_TIMEOUT):  # each new start of an upload is later
             await everything_done(last, site)
         assert (await last.stop()).code == 0
-        stats.weigh(site, map(sha256, files))
+        stats.count_arrivals(site, map(sha256, files))
         records = site.simulator.records()
         assert sorted(record.sha256 or "" for record in records) == sorted(sha256(file) for file in files)
         assert sorted(line["upload"]["path"] for line in site.ledger()) == sorted(str(file) for file in files)
@@ -91,7 +91,7 @@ async def test_nothing_is_lost_or_doubled_by_kill_9(
         assert len(taken) == len(set(taken))
 
 
-async def killed_at(site: Site, fault: Fault, stats: Tally) -> None:
+async def killed_at(site: Site, fault: Fault, stats: FaultStats) -> None:
     """Start the daemon, and kill it while the server stands still because of *fault*."""
     site.simulator.faults.append(fault)
     daemon = await site.start("run")
@@ -102,8 +102,8 @@ async def killed_at(site: Site, fault: Fault, stats: Tally) -> None:
     fault.release()
 
 
-async def test_a_record_whose_making_was_not_heard_of_is_found_again(tmp_path: Path, stats: Tally) -> None:
-    """Killed between the call and its answer: the record that was made is taken on or cleared away, never left."""
+async def test_a_record_whose_answer_was_lost_in_a_kill_is_found_again(tmp_path: Path, stats: FaultStats) -> None:
+    """Killed between the call and its answer: the record is adopted or deleted."""
     async with at_work(tmp_path) as site:
         file = site.record("a.mp4")
         await killed_at(site, Fault(call="create", kind="stall"), stats)
@@ -111,13 +111,13 @@ async def test_a_record_whose_making_was_not_heard_of_is_found_again(tmp_path: P
         again = await site.start("run")
         finished = await again.event("upload-finished")
         await until(lambda: len(site.simulator.records()) == 1, "the other record is cleared away")
-        stats.weigh(site, [sha256(file)])
+        stats.count_arrivals(site, [sha256(file)])
         (record,) = site.simulator.records()
         assert (record.id, record.sha256) == (finished["record"], sha256(file))
 
 
-async def test_a_last_chunk_that_had_landed_is_not_sent_again(tmp_path: Path, stats: Tally) -> None:
-    """Killed while the answer to the last chunk is on its way: the server is asked, and has it all."""
+async def test_a_last_chunk_that_had_landed_is_not_sent_again(tmp_path: Path, stats: FaultStats) -> None:
+    """Killed before its answer arrived: the server is asked and has all of it."""
     async with at_work(tmp_path, receiver("append"), upload='chunk_size = "whole"') as site:
         file = site.record("a.mp4")
         await killed_at(site, Fault(call="upload", kind="stall"), stats)
@@ -125,13 +125,13 @@ async def test_a_last_chunk_that_had_landed_is_not_sent_again(tmp_path: Path, st
         resolved = await again.event("doubt-resolved")
         assert resolved["outcome"] == "the last chunk had landed"
         await again.event("upload-finished")
-        stats.weigh(site, [sha256(file)])
+        stats.count_arrivals(site, [sha256(file)])
         (record,) = site.simulator.records()
         assert (record.sha256, record.requests) == (sha256(file), 1)
 
 
-async def test_a_chunk_in_doubt_is_never_appended_twice(tmp_path: Path, stats: Tally) -> None:
-    """Killed after a chunk in the middle: nothing tells whether it has landed, so the file starts over elsewhere."""
+async def test_a_chunk_in_doubt_is_never_appended_twice(tmp_path: Path, stats: FaultStats) -> None:
+    """Killed after a middle chunk, which may have landed or not: the file starts over on another record."""
     async with at_work(tmp_path, receiver("append")) as site:
         file = site.record("a.mp4")
         await killed_at(site, Fault(call="upload", kind="stall", skip=1), stats)
@@ -139,6 +139,6 @@ async def test_a_chunk_in_doubt_is_never_appended_twice(tmp_path: Path, stats: T
         over = await again.event("upload-started-over")
         await again.event("orphan-cleared", record=over["orphan"])
         finished = await again.event("upload-finished")
-        stats.weigh(site, [sha256(file)])
+        stats.count_arrivals(site, [sha256(file)])
         (record,) = site.simulator.records()
         assert (record.id, record.sha256) == (finished["record"], sha256(file))

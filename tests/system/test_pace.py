@@ -1,4 +1,4 @@
-"""Which tests are quick and which are slow, and what a run says of those that it skipped."""
+"""Which tests are quick and which are slow, and how a run reports skipped tests."""
 
 from __future__ import annotations
 
@@ -47,9 +47,10 @@ def test_every_test_is_either_quick_or_slow(request: pytest.FixtureRequest) -> N
         assert len(marks) == 1, item.nodeid
 
 
-def test_what_makes_a_test_slow_is_there() -> None:
-    """A module of the tests that is renamed takes its name in the rule along."""
-    assert [name for name in pace.SLOW_MODULES if importlib.util.find_spec(name) is None] == []
+def test_every_slow_module_of_the_rule_exists() -> None:
+    """A renamed module must be renamed in the rule, too."""
+    named = pace.SLOW_MODULES | pace.SLOW_PRODUCT
+    assert [name for name in named if importlib.util.find_spec(name) is None] == []
 
 
 @pytest.mark.parametrize(
@@ -66,18 +67,18 @@ def test_what_makes_a_test_slow_is_there() -> None:
     ids=["a rig", "through a helper", "through a decorator", "a class", "its base", "a program", "inside"],
 )
 def test_a_test_that_can_reach_a_process_or_a_whole_application_is_slow(test: Callable[[], object]) -> None:
-    """By itself or through any helper: whatever its code mentions counts."""
+    """Directly or through any helper that its code mentions."""
     assert pace.is_slow([test])
 
 
 @pytest.mark.parametrize("test", [lambda: Path("/"), lambda: pace.HERE, lambda: importlib.util.find_spec("process")])
 def test_a_test_that_reaches_neither_is_quick(test: Callable[[], object]) -> None:
-    """Its own file may hold slow tests besides, and the library may start whatever it likes."""
+    """Its file may hold slow tests as well, and libraries may start whatever they like."""
     assert not pace.is_slow([test])
 
 
 def test_a_quick_test_that_starts_a_process_fails() -> None:
-    """What the rule does not see is seen when it happens."""
+    """When the rule has missed it."""
     try:
         guard.quick = True
         with pytest.raises(AssertionError, match="a quick test starts a process"):

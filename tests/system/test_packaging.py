@@ -1,4 +1,4 @@
-"""What is around the code: the lock, the Makefile, the check and the image."""
+"""Packaging: the lock files, the Makefile, the check and the image."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ def test_everything_in_a_lock_has_one_version_and_hashes(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", LOCKS)
-def test_a_lock_tells_nothing_about_the_place_where_it_was_made(name: str) -> None:
-    """No index, address or path: whoever installs uses the index of their own settings."""
+def test_a_lock_names_no_index_address_or_path(name: str) -> None:
+    """Packages come from the index that the installing user has configured."""
     assert re.findall(r"\S*(?:://|--index|--extra-index|--find-links|@ |\s/)\S*", LOCKS[name]) == []
 
 
@@ -71,8 +71,8 @@ def test_the_locks_have_what_the_project_asks_for(python: str) -> None:
 
 
 @pytest.mark.parametrize("python", PYTHONS)
-def test_what_is_tested_is_what_is_run(python: str) -> None:
-    """The lock for development chooses the same versions as the one for running, and adds to them."""
+def test_the_development_lock_extends_the_runtime_lock(python: str) -> None:
+    """With the same versions."""
     run = chosen("requirements.txt", python)
     assert run.items() <= chosen("requirements-dev.txt", python).items()
 
@@ -83,13 +83,13 @@ def installed() -> dict[str, Distribution]:
     return {name: each for name, each in found.items() if name not in {PROJECT["project"]["name"], "pip", "setuptools"}}
 
 
-def test_what_is_installed_is_what_is_locked() -> None:
-    """Nothing is there that the lock does not name, and everything in the version whose hash was checked."""
+def test_the_environment_has_exactly_the_locked_packages() -> None:
+    """Each in the version whose hash was checked, and no other package."""
     python = f"{sys.version_info.major}.{sys.version_info.minor}"
     assert {name: each.version for name, each in installed().items()} == chosen("requirements-dev.txt", python)
 
 
-def test_no_installed_file_was_changed_since() -> None:
+def test_no_installed_file_has_changed() -> None:
     """Every file of a package still has the hash that its wheel gave it."""
     changed = [
         f"{name}: {file}"
@@ -105,8 +105,8 @@ def _hash_of(path: Path, mode: str) -> str:
         return base64.urlsafe_b64encode(hashlib.file_digest(file, mode).digest()).rstrip(b"=").decode()
 
 
-def test_nothing_in_the_set_up_names_an_index() -> None:
-    """The Makefile, the check and the image leave it to the machine where packages come from."""
+def test_the_setup_names_no_index() -> None:
+    """Makefile, check and image leave it to the machine's settings."""
     for name in ("Makefile", ".ci/run", "Dockerfile"):
         text = (ROOT / name).read_text(encoding="utf-8")
         assert re.findall(r"--(?:index-url|extra-index-url|find-links|trusted-host)\S*|https?://\S+", text) == [], name
@@ -137,8 +137,8 @@ def stand_in(folder: Path, *, old: bool) -> str:
     return f"PYTHON={path}"
 
 
-def test_make_alone_says_what_there_is(checkout: Path) -> None:
-    """Without a target each target is explained, and nothing is installed."""
+def test_make_without_a_target_lists_all_targets(checkout: Path) -> None:
+    """Each one is explained, and nothing is installed."""
     done = make(checkout)
     targets = re.search(r"^\.PHONY: (.*)$", (checkout / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
     assert targets is not None
@@ -152,8 +152,8 @@ def test_make_alone_says_what_there_is(checkout: Path) -> None:
     [(True, "error: Python 3.9.2 is too old; Python 3.11 or newer"), (False, "apt install python3-venv")],
     ids=["old", "without venv"],
 )
-def test_a_python_that_will_not_do_is_named(checkout: Path, target: str, old: bool, says: str) -> None:
-    """Each target by itself says what is wrong with the Python, before it touches anything."""
+def test_an_unsuitable_python_is_named(checkout: Path, target: str, old: bool, says: str) -> None:
+    """Each target by itself says what is wrong with it, before it changes anything."""
     done = make(checkout, target, stand_in(checkout, old=old))
     assert done.returncode != 0
     assert says in done.stderr
@@ -161,12 +161,12 @@ def test_a_python_that_will_not_do_is_named(checkout: Path, target: str, old: bo
 
 
 def test_a_missing_python_is_named(checkout: Path) -> None:
-    """The error says that the named Python cannot be run."""
+    """The message says that it does not exist."""
     assert "error: python-nowhere cannot be run" in make(checkout, "demo", "PYTHON=python-nowhere").stderr
 
 
-def test_a_python_that_is_named_and_does_not_run_is_no_python(checkout: Path) -> None:
-    """A version manager shows names of Pythons that it does not let run here."""
+def test_a_python_shim_that_does_not_run_is_skipped(checkout: Path) -> None:
+    """A version manager may show names of Pythons that it does not let run."""
     shim = checkout / "python3.99"
     shim.write_text("#!/bin/sh\nexit 127\n", encoding="utf-8")
     shim.chmod(0o755)
@@ -174,7 +174,7 @@ def test_a_python_that_is_named_and_does_not_run_is_no_python(checkout: Path) ->
 
 
 def test_each_python_that_is_named_has_an_environment_of_its_own(checkout: Path) -> None:
-    """So two of them can be used in turn, and what ``make`` alone has made stays."""
+    """So several can be used, and the default environment stays."""
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
     plain = make(checkout, "--dry-run", "lint").stdout
     named = make(checkout, "--dry-run", "lint", f"PYTHON={sys._base_executable}").stdout  # type: ignore[attr-defined]
@@ -201,7 +201,7 @@ def stand_in_for_pyenv(folder: Path, *versions: str) -> Path:
     [(("3.12.1", "3.13.0"), "versions/3.13.0/bin/python3.13"), (("3.11.7", "3.9.1"), ""), ((), "")],
 )
 def test_the_check_finds_the_newest_python(tmp_path: Path, versions: tuple[str, ...], found: str) -> None:
-    """One of pyenv's too; an older one, or none, is left alone."""
+    """One of pyenv's too; an older one is not used."""
     path = stand_in_for_pyenv(tmp_path, *versions)
     text = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
     function = re.search(r"^newest\(\) \{\n.*?^\}$", text, re.MULTILINE | re.DOTALL)
@@ -243,13 +243,13 @@ def instructions(word: str) -> list[str]:
     return [line.split(maxsplit=1)[1] for line in joined.splitlines() if line.split(maxsplit=1)[:1] == [word]]
 
 
-def test_the_image_runs_as_nobody_in_particular() -> None:
-    """The last stage ends with a user by number, so that no start needs a list of users."""
+def test_the_image_runs_as_a_numbered_user() -> None:
+    """So that it needs no list of users at the start."""
     assert re.fullmatch(r"[1-9]\d+:[1-9]\d+", instructions("USER")[-1])
     assert DOCKERFILE.rindex("\nUSER ") > DOCKERFILE.rindex("\nRUN ")
 
 
-def test_the_image_starts_our_program_without_a_shell() -> None:
+def test_the_image_starts_the_program_without_a_shell() -> None:
     """Entry point, command and health check are lists, so that signals reach the daemon itself."""
     (script,) = PROJECT["project"]["scripts"]
     program = f'"/opt/valt-uploader/bin/{script}"'
@@ -259,8 +259,8 @@ def test_the_image_starts_our_program_without_a_shell() -> None:
     assert instructions("STOPSIGNAL") == ["SIGTERM"]
 
 
-def test_the_health_check_gives_a_daemon_that_hangs_up() -> None:
-    """It asks what the running daemon must answer, and waits no longer than the asking itself would."""
+def test_the_health_check_fails_for_a_hung_daemon() -> None:
+    """It asks the running daemon and waits no longer than such a question would."""
     (check,) = instructions("HEALTHCHECK")
     assert '"status", ' in check
     timeout = re.search(r"--timeout=(\d+)s", check)
@@ -268,8 +268,8 @@ def test_the_health_check_gives_a_daemon_that_hangs_up() -> None:
     assert int(timeout[1]) < control_socket.ANSWER_TIMEOUT
 
 
-def test_the_image_takes_files_from_here_only() -> None:
-    """Nothing is fetched from an address, and what is copied exists and is let through by .dockerignore."""
+def test_the_image_copies_only_files_of_the_repository() -> None:
+    """Nothing is fetched from an address, and each copied file exists and passes .dockerignore."""
     assert instructions("ADD") == []
     allowed = re.findall(r"^!(\S+)$", (ROOT / ".dockerignore").read_text(encoding="utf-8"), re.MULTILINE)
     copied = [shlex.split(text)[:-1] for text in instructions("COPY") if "--from=" not in text]

@@ -1,4 +1,4 @@
-"""A password that the server refuses is not tried on and on: not by the daemon, not by a timer that runs a command."""
+"""A refused password is not tried again and again, neither by the daemon nor by a timer that runs a command."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ async def wrong(site: Site) -> None:
 
 
 async def test_once_run_by_a_timer_does_not_lock_the_account(tmp_path: Path) -> None:
-    """Run again and again with the same wrong password it logs in once, and says what to do."""
+    """Run repeatedly with the same wrong password, it logs in once and says what to do."""
     async with at_work(tmp_path) as site:
         await wrong(site)
         for _ in range(3):
@@ -40,8 +40,8 @@ async def test_once_run_by_a_timer_does_not_lock_the_account(tmp_path: Path) -> 
         assert "wrong-password" not in (site.state / "state.json").read_text()
 
 
-async def test_other_commands_by_hand_do_not_try_it_either(tmp_path: Path) -> None:
-    """``upload`` and ``check`` know what ``once`` has learnt; ``link`` and ``ledger --download``, too."""
+async def test_no_other_command_tries_a_refused_password(tmp_path: Path) -> None:
+    """``upload``, ``check``, ``link`` and ``ledger --download`` read from the state that it was refused."""
     async with at_work(tmp_path) as site:
         path = site.record("a.mp4")
         assert (await site.run("once")).code == 0
@@ -55,8 +55,8 @@ async def test_other_commands_by_hand_do_not_try_it_either(tmp_path: Path) -> No
         assert logins(site) == before + 1
 
 
-async def test_a_changed_password_needs_no_word(tmp_path: Path) -> None:
-    """It is tried at once."""
+async def test_a_changed_password_is_tried_without_retry(tmp_path: Path) -> None:
+    """At once."""
     async with at_work(tmp_path) as site:
         await wrong(site)
         site.password.write_text("secret\n")
@@ -64,8 +64,8 @@ async def test_a_changed_password_needs_no_word(tmp_path: Path) -> None:
         assert (ended.code, ended.lines) == (0, ["1 uploaded now, 0 not ready"])
 
 
-async def test_a_person_may_have_it_tried_again(tmp_path: Path) -> None:
-    """The account was mended, not the password: retry says so, for one more log-in."""
+async def test_retry_allows_one_more_log_in_with_the_same_password(tmp_path: Path) -> None:
+    """The account was corrected, not the password."""
     async with at_work(tmp_path, Settings(password="wrong-password", processing=0.0)) as site:
         site.simulator.settings = site.simulator._api._settings = Settings(processing=0.0)
         await wrong(site)
@@ -77,7 +77,7 @@ async def test_a_person_may_have_it_tried_again(tmp_path: Path) -> None:
 
 
 async def test_the_running_daemon_tries_a_changed_password_at_once(tmp_path: Path) -> None:
-    """Also one that was started while the old one was held back; and SIGHUP has the same one tried again."""
+    """Also one started while the old one was refused; and SIGHUP has the same one tried again."""
     async with at_work(tmp_path) as site:
         await wrong(site)
         daemon = await site.start("run")

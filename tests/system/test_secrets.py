@@ -1,4 +1,4 @@
-"""No password, token or link in any output, log, state, ledger or process list, whatever goes wrong."""
+"""No password, token or link is in any output, log, state, ledger or process list, whatever goes wrong."""
 
 from __future__ import annotations
 
@@ -44,22 +44,22 @@ ECHOES = (
 
 
 @pytest.fixture
-def canaries(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
-    """Tokens and links that occur nowhere else; the next one's number."""
+def secret_numbers(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+    """Make each token and link unique. Yields the number of the next one."""
     number = itertools.count()
     monkeypatch.setattr("secrets.token_urlsafe", lambda _: f"{TOKEN}-{next(number)}-9")
     return number
 
 
 @pytest.fixture
-def canary(monkeypatch: pytest.MonkeyPatch) -> str:
-    """The one token that this server ever hands out: what an answer repeats is a secret of whoever it comes to."""
+def secret_token(monkeypatch: pytest.MonkeyPatch) -> str:
+    """Let the server give one token only, so that answers can repeat a secret of their receiver."""
     monkeypatch.setattr("secrets.token_urlsafe", lambda _: f"{TOKEN}-0-9")
     return f"{TOKEN}-0-9"
 
 
 class Evidence:
-    """Everything that a process has said or left behind, and what of it holds a secret."""
+    """Collects all that a process prints or leaves behind, and finds secrets in it."""
 
     def __init__(self, site: Site) -> None:
         self._site = site
@@ -93,8 +93,8 @@ class Evidence:
                 assert secret.encode() not in content, f"{secret} in {place}: {content.decode('utf-8', 'replace')}"
 
 
-async def test_no_secret_leaves_the_daemon(tmp_path: Path, canaries: Any) -> None:
-    """The log at debug, answers that repeat our own URL, every command that asks the daemon or has it do something."""
+async def test_no_secret_leaves_the_daemon(tmp_path: Path, secret_numbers: Any) -> None:
+    """With the log at debug, answers that repeat the request's URL, and every command that asks the daemon."""
     async with at_work(tmp_path, Settings(password=PASSWORD, processing=0.0), upload="drain = '1s'") as site:
         evidence = Evidence(site)
         files = [site.record("a.mp4"), site.record("b.mp4")]
@@ -117,13 +117,13 @@ async def test_no_secret_leaves_the_daemon(tmp_path: Path, canaries: Any) -> Non
         for command, path in zip(("retry", "forget"), files, strict=True):
             await evidence.run(command, path)
         evidence.said("run", await daemon.stop())
-        assert next(canaries) > 3
+        assert next(secret_numbers) > 3
         evidence.kept()
         evidence.is_clean()
 
 
-async def test_no_secret_leaves_a_command(tmp_path: Path, canaries: Any) -> None:
-    """Every command that works by itself, a refused password too; only a link is printed, which is what it is for."""
+async def test_no_secret_leaves_a_command(tmp_path: Path, secret_numbers: Any) -> None:
+    """Every command that works by itself, also with a refused password; only ``link`` prints its link."""
     async with at_work(tmp_path, Settings(password=PASSWORD, processing=0.0)) as site:
         evidence = Evidence(site)
         path = site.record("a.mp4")
@@ -138,15 +138,15 @@ async def test_no_secret_leaves_a_command(tmp_path: Path, canaries: Any) -> None
         site.password.write_text(f"{PASSWORD}?")
         for command in ("once", "once", "check"):
             assert (await evidence.run(command)).code == 1
-        assert next(canaries) > 3
+        assert next(secret_numbers) > 3
         evidence.kept()
         evidence.is_clean()
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_no_fault_of_any_call_gives_a_secret_away(tmp_path: Path, canary: str, kind: FaultKind) -> None:
-    """Each call fails in this way, with a body that repeats our secrets in another shape each time."""
-    assert canary in ECHOES[0]
+async def test_no_failed_call_shows_a_secret(tmp_path: Path, secret_token: str, kind: FaultKind) -> None:
+    """Each call fails in this way, with a body that repeats the secrets in another form each time."""
+    assert secret_token in ECHOES[0]
     settings = Settings(password=PASSWORD, processing=0.2)
     async with at_work(tmp_path, settings, server='stall_timeout = "300ms"', upload="drain = '1s'") as site:
         evidence = Evidence(site)
@@ -170,11 +170,11 @@ async def test_no_fault_of_any_call_gives_a_secret_away(tmp_path: Path, canary: 
 
 
 @pytest.mark.parametrize(("call", "status"), [("login", 302), ("create", 400), ("upload", 404)])
-async def test_what_parks_a_file_keeps_no_secret(tmp_path: Path, canary: str, call: CallName, status: int) -> None:
-    """A no for good, whose words become the reason in state and status: nothing of ours that it repeats stays in it."""
+async def test_parking_reasons_hold_no_secret(tmp_path: Path, secret_token: str, call: CallName, status: int) -> None:
+    """A refusal whose words become the reason in state and status repeats the secrets."""
     async with at_work(tmp_path, Settings(password=PASSWORD, processing=0.0)) as site:
         evidence = Evidence(site)
-        host = "elsewhere" if call == "login" else canary  # before the first log-in it is nobody's secret
+        host = "elsewhere" if call == "login" else secret_token  # before the first log-in it is no secret
         for body in ECHOES:
             headers = {"Location": f"https://{host}.example/{PASSWORD}"} if status == 302 else {}
             site.simulator.faults.append(
@@ -216,9 +216,9 @@ main()
 
 
 @pytest.mark.parametrize("how", ["fault", "crash"])
-async def test_a_trace_back_holds_no_secret(tmp_path: Path, canary: str, how: str) -> None:
-    """A bug of ours whose text is all secrets: in one file's upload, and one that ends the daemon."""
-    assert canary in ECHOES[0]
+async def test_a_trace_back_holds_no_secret(tmp_path: Path, secret_token: str, how: str) -> None:
+    """An error whose text is all secrets: in one file's upload, and one that ends the daemon."""
+    assert secret_token in ECHOES[0]
     async with at_work(tmp_path, Settings(password=PASSWORD, processing=0.0)) as site:
         evidence = Evidence(site)
         site.record("a.mp4")
@@ -239,8 +239,8 @@ async def test_a_trace_back_holds_no_secret(tmp_path: Path, canary: str, how: st
         evidence.is_clean()
 
 
-async def test_nobody_else_may_look_into_the_process(tmp_path: Path) -> None:
-    """It writes no core and its memory is closed to other processes of its user; no TLS keys are written down."""
+async def test_other_processes_cannot_read_the_daemon_s_memory(tmp_path: Path) -> None:
+    """Not even of its user; it writes no core dump and no TLS keys."""
     async with at_work(tmp_path) as site:
         environ = {"SSLKEYLOGFILE": str(tmp_path / "keys")}
         daemon = await site.start("run", environ=environ)

@@ -1,4 +1,4 @@
-"""Shares that go away, come back, are others, or hang: with the real process, in a mount table of its own."""
+"""Shares that go away, come back, are exchanged or hang: the real process in a mount namespace of its own."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
-from mountspace import Space, at_work_apart, need_fuse, need_mounts
+from mountspace import Space, at_work_in_namespace, need_fuse, need_mounts
 from process import Site, at_work, sha256, until
 
 from uploader.app import control_socket
@@ -49,8 +49,8 @@ def put(folder: Path, name: str, size: int = 100_000) -> Path:
     return hidden.rename(folder / name)
 
 
-async def test_folder_that_is_removed_and_made_again_is_picked_up(tmp_path: Path) -> None:
-    """OFFLINE in log and status while it is away; the other folder goes on; made again it re-arms by itself."""
+async def test_a_folder_that_is_removed_and_made_again_is_watched_again(tmp_path: Path) -> None:
+    """It is OFFLINE in log and status meanwhile; the other folder goes on."""
     async with two_folders(tmp_path) as site:
         daemon = await site.start("run")
         await daemon.event("folder-watched", folder=str(site.recordings))
@@ -70,7 +70,7 @@ async def test_folder_that_is_removed_and_made_again_is_picked_up(tmp_path: Path
 
 
 @pytest.mark.parametrize("kind", ["bind mount", "FUSE"])
-async def test_mount_that_goes_and_comes_is_picked_up_and_its_uploads_are_kept(tmp_path: Path, kind: str) -> None:
+async def test_a_share_that_is_unmounted_keeps_its_uploads(tmp_path: Path, kind: str) -> None:
     """The bare mount point is no empty folder: it is OFFLINE, nothing is made in it, an unfinished upload waits there.
 
     The other folder goes on; mounted again, the upload goes on with its record, and new files are found.
@@ -87,7 +87,7 @@ async def test_mount_that_goes_and_comes_is_picked_up_and_its_uploads_are_kept(t
 
     async with two_folders(tmp_path) as site:
         site.configure(watch=WATCH, upload="workers = 2", more=OTHER.format(other=tmp_path / "other"))
-        async with at_work_apart(site) as space:
+        async with at_work_in_namespace(site) as space:
             daemon = space.daemon
             await mount(space)
             await daemon.event("upload-finished", path=str(site.recordings / put(source, "first.mp4").name))
@@ -117,18 +117,18 @@ async def test_mount_that_goes_and_comes_is_picked_up_and_its_uploads_are_kept(t
 
 
 async def test_upload_of_a_share_that_is_away_waits_across_a_restart(tmp_path: Path) -> None:
-    """Stopped in the middle, started with the share away: kept, not parked; mounted, it goes on where it was."""
+    """Stopped during the upload, started without the share: not parked; mounted, it resumes."""
     need_mounts()
     source = tmp_path / "source"
     source.mkdir()
     async with two_folders(tmp_path) as site:
         path = site.recordings / put(source, "a.mp4", 500_000).name
-        async with at_work_apart(site) as space:
+        async with at_work_in_namespace(site) as space:
             site.simulator.faults.append(Fault(call="upload", kind="stall", skip=2))
             await space.mount("--bind", source, site.recordings)
             await until(site.simulator.faults[0].standing.is_set, "a chunk under way")
         site.simulator.faults.clear()
-        async with at_work_apart(site) as space:
+        async with at_work_in_namespace(site) as space:
             await space.daemon.event("folder-offline", folder=str(site.recordings))
             await space.daemon.event("upload-retry-scheduled", path=str(path))
             put(tmp_path / "other", "b.mp4")
@@ -140,12 +140,12 @@ async def test_upload_of_a_share_that_is_away_waits_across_a_restart(tmp_path: P
 
 
 async def test_other_place_of_the_disk_at_the_same_path_waits_for_the_operator(tmp_path: Path) -> None:
-    """Another folder of the same disk is mounted there: OFFLINE until ``retry`` of the folder takes it as it is."""
+    """Another folder of the same disk is mounted there: OFFLINE until ``retry`` of the folder accepts it."""
     need_mounts()
     one, two = tmp_path / "one", tmp_path / "two"
     one.mkdir()
     two.mkdir()
-    async with two_folders(tmp_path) as site, at_work_apart(site) as space:
+    async with two_folders(tmp_path) as site, at_work_in_namespace(site) as space:
         daemon = space.daemon
         await space.mount("--bind", one, site.recordings)
         await daemon.event("upload-finished", path=str(site.recordings / put(one, "a.mp4").name))
@@ -162,8 +162,8 @@ async def test_other_place_of_the_disk_at_the_same_path_waits_for_the_operator(t
         await daemon.event("upload-finished", path=str(site.recordings / "b.mp4"))
 
 
-async def test_share_that_hangs_holds_nobody_up(tmp_path: Path) -> None:
-    """Its calls never return: OFFLINE, the other folder's files are sent meanwhile, SIGTERM ends it in time, saved."""
+async def test_a_hung_share_delays_no_other_folder_and_no_end(tmp_path: Path) -> None:
+    """It is OFFLINE, the other folder's files are sent, and SIGTERM ends the daemon in time, saved."""
     need_fuse()
     source = tmp_path / "source"
     source.mkdir()
@@ -173,7 +173,7 @@ async def test_share_that_hangs_holds_nobody_up(tmp_path: Path) -> None:
             "upload": 'drain = "1s"',
         }  # a worker is stuck in a read all the time
         site.configure(watch=WATCH, more=OTHER.format(other=tmp_path / "other"), **stays)
-        async with at_work_apart(site) as space:
+        async with at_work_in_namespace(site) as space:
             daemon = space.daemon
             server = await space.show(source, site.recordings)
             await daemon.event("upload-finished", path=str(site.recordings / put(source, "first.mp4").name))

@@ -1,4 +1,4 @@
-"""A real share: Samba on the loopback, and a client that drops recordings into the watched folder by it."""
+"""A real share: Samba on the loopback, with a client that copies recordings into the watched folder."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ async def _answers(port: int) -> None:
                 _, writer = await asyncio.open_connection("127.0.0.1", port)
                 writer.close()
                 return
-            await asyncio.sleep(0.05)  # it tells nobody when it begins to listen
+            await asyncio.sleep(0.05)  # there is no event when it begins to listen
 
 
 @pytest_asyncio.fixture
@@ -133,8 +133,8 @@ def stands(rig: Rig, path: str) -> bool:
     return candidate.held and candidate.looked_at - candidate.stable.since > 2 * SETTLE
 
 
-async def test_files_that_are_put_by_a_share_are_sent_once_and_whole(samba: Samba, tmp_path: Path) -> None:
-    """As fast as it goes: into the folder, into a new one, and under another name first."""
+async def test_files_copied_over_a_share_are_sent_once_and_whole(samba: Samba, tmp_path: Path) -> None:
+    """At full speed: into the folder, into a new one, and under another name first."""
     local = tmp_path / "local"
     local.mkdir()
     videos = [video(number) for number in range(5)]
@@ -152,7 +152,7 @@ async def test_files_that_are_put_by_a_share_are_sent_once_and_whole(samba: Samb
 
 
 async def test_slow_copy_that_stalls_on_a_share_is_sent_once_and_whole(samba: Samba, tmp_path: Path) -> None:
-    """It stands still for much longer than ``settle``, twice, while smbd holds it open: nothing begins before."""
+    """It stalls twice for much longer than ``settle``, while smbd holds it open: nothing is sent before its end."""
     data = video(9)
     third = len(data) // 3
     async with Rig(tmp_path, watch=WATCH, clock=SystemClock()) as rig:
@@ -174,8 +174,8 @@ async def test_slow_copy_that_stalls_on_a_share_is_sent_once_and_whole(samba: Sa
         assert "open for writing" in rig.seen(events.FileHeldBack)[0].reason
 
 
-async def test_copy_that_breaks_off_is_not_sent_and_its_second_try_is(samba: Samba, tmp_path: Path) -> None:
-    """The client dies in the middle: half a recording is held back; copied again, it is sent once and whole."""
+async def test_a_broken_copy_is_not_sent_and_its_repetition_is(samba: Samba, tmp_path: Path) -> None:
+    """The client dies during the copy: half a recording is held back; copied again, it is sent once and whole."""
     data = video(7)
     local = tmp_path / "whole.mp4"
     local.write_bytes(data)

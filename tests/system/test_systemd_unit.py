@@ -1,4 +1,4 @@
-"""The service files: systemd takes them, they are tight, and they agree with the code."""
+"""The service files: systemd accepts them, they are restrictive, and they agree with the code."""
 
 from __future__ import annotations
 
@@ -58,8 +58,8 @@ def test_systemd_finds_no_fault_in_the_unit(tmp_path: Path) -> None:
     assert done.returncode == 0
 
 
-def test_the_unit_is_locked_down() -> None:
-    """The exposure that systemd itself works out, 0 to 10, is 1.2 at most; the rest is the network it needs."""
+def test_the_unit_has_a_low_exposure() -> None:
+    """As systemd computes it, 0 to 10: at most 1.2; the rest is the network that it needs."""
     done = run("systemd-analyze", "security", "--offline=true", "--threshold=12", UNIT)
     assert done.returncode == 0, done.stdout
     assert setting("ProtectSystem") == "strict"  # so that ReadWritePaths= is all it can write to
@@ -74,7 +74,7 @@ def test_the_unit_starts_the_daemon_with_the_default_configuration() -> None:
 
 
 def test_the_unit_starts_what_the_documentation_installs() -> None:
-    """One prefix: where the program is put, is started from, and may be executed."""
+    """The program is installed at, started from, and executable in one folder."""
     prefix = Path(setting("ExecStart").split()[0]).parent.parent
     assert f"python3 -m venv {prefix}\n" in (ROOT / "docs" / "installation.md").read_text(encoding="utf-8")
     assert str(prefix) in setting("ExecPaths").split()
@@ -104,11 +104,11 @@ def test_unit_and_example_name_the_same_folder_and_port() -> None:
 
 
 def test_systemd_waits_longer_than_the_daemon_drains() -> None:
-    """A chunk that is given time to finish is not killed on the way."""
+    """So that a chunk in flight is not killed."""
     assert int(setting("TimeoutStopSec")) >= 2 * UploadConfig().drain
 
 
-def test_what_only_a_person_can_mend_is_not_restarted() -> None:
+def test_faults_that_need_the_operator_are_not_restarted() -> None:
     """The exit codes of configuration, password file and state end the service; another daemon's lock does not."""
     final = {int(code) for code in setting("RestartPreventExitStatus").split()}
     assert final == {
@@ -146,8 +146,8 @@ def test_the_user_of_the_unit_is_made_and_cannot_log_in(machine: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
-def test_the_configuration_is_for_the_daemon_and_the_password_for_root(machine: Path) -> None:
-    """The file for tmpfiles closes what was left open."""
+def test_only_daemon_and_root_can_read_configuration_and_password(machine: Path) -> None:
+    """The file for tmpfiles corrects wider modes."""
     done = run("systemd-tmpfiles", "--create", f"--root={machine}", TMPFILES)
     assert (done.returncode, done.stderr) == (0, "")
     folder, group = machine / "etc" / "valt-uploader", int(user_of(machine)[3])

@@ -1,4 +1,4 @@
-"""The real process and a folder that is not nice to it: a burst while it sleeps, and names that nobody should have."""
+"""The real process with a burst of files while it is stopped, hostile names, and folders that come and go."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ async def listening(site: Site, daemon: Process) -> None:
 
 
 async def test_files_that_come_while_the_process_is_stopped_are_all_found(tmp_path: Path) -> None:
-    """A suspended machine: the kernel's queue of events runs over and says nothing; the scan finds every file."""
+    """As on a suspended machine: the kernel's event queue overflows silently, and the scan finds every file."""
     async with at_work(tmp_path, watch=EVENTS + 'settle = "1h"') as site:
         daemon = await site.start("run")
         await listening(site, daemon)
@@ -51,7 +51,7 @@ async def test_files_that_come_while_the_process_is_stopped_are_all_found(tmp_pa
         daemon.send(signal.SIGCONT)
         # Asked, not read from the log: that drops a line whose reader is slow. In a thread, to go on reading.
         async with asyncio.timeout(90):
-            while await asyncio.to_thread(settling, site) != BURST:  # noqa: ASYNC110 - nobody tells
+            while await asyncio.to_thread(settling, site) != BURST:  # noqa: ASYNC110 - there is no event for it
                 await asyncio.sleep(0.5)
         missed = await daemon.event("events-missed")
         assert 0 < missed["files"] < BURST
@@ -63,8 +63,8 @@ async def test_files_that_come_while_the_process_is_stopped_are_all_found(tmp_pa
         assert (await daemon.stop(signal.SIGTERM)).code == 0
 
 
-async def test_no_name_and_no_kind_of_file_stops_it_or_leaks(tmp_path: Path) -> None:
-    """Odd names are sent under a safe one; what is no regular file, or lies behind a link, is named and left alone."""
+async def test_odd_names_and_kinds_of_files_stop_nothing_and_leak_nothing(tmp_path: Path) -> None:
+    """Odd names are sent under a safe one; special files and what is behind links are reported and left alone."""
     outside = tmp_path / "outside"
     outside.mkdir()
     (outside / "secret.mp4").write_bytes(b"a secret")
@@ -102,8 +102,8 @@ def _kept(site: Site) -> list[Path]:
     return [path for path in (site.path / "server").rglob("*") if path.is_file()]
 
 
-async def test_recorder_that_makes_and_removes_folders_stops_nothing(tmp_path: Path) -> None:
-    """Folders that are gone again when they are looked into, over and over: what stays is found."""
+async def test_folders_that_come_and_go_stop_nothing(tmp_path: Path) -> None:
+    """They are gone when they are looked into, over and over; files that stay are found."""
     async with at_work(tmp_path, watch=EVENTS + "gate = false") as site:
         daemon = await site.start("run")
         await listening(site, daemon)

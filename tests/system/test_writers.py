@@ -1,4 +1,4 @@
-"""Everything that writes a recording, as it is known to: each file is sent once, and whole."""
+"""Known ways in which programs write a recording: each file is sent once, and whole."""
 
 from __future__ import annotations
 
@@ -138,13 +138,13 @@ async def test_every_writer_is_sent_once_and_whole(tmp_path: Path, kind: str) ->
 
 
 @pytest.mark.parametrize("kind", [kind for kind in WRITERS if "unseen" in kind or "share" in kind])
-async def test_writer_that_nobody_sees_is_given_away_by_the_end_of_the_file(tmp_path: Path, kind: str) -> None:
-    """An index before the pictures is whole long before they are: then zeros at the end tell that it is not filled."""
+async def test_an_undetected_writer_is_recognised_by_zeros_at_the_end(tmp_path: Path, kind: str) -> None:
+    """With the index before the pictures, the file looks complete long before they are there."""
     await sent_once_and_whole(tmp_path, WRITERS[kind], FAST)
 
 
 async def sent_once_and_whole(tmp_path: Path, steps: list[Step], video: Video) -> None:
-    """Let a writer do its steps, and the house what it then does."""
+    """Let a writer do its steps, and check that its file is sent once and whole."""
     data = b"".join(video.pieces())
     watch = {"settle": f"{SETTLE * 1000:g}ms", "mode": "events", "rescan": "400ms", "gate_timeout": "1m"}
     async with Rig(tmp_path, watch=watch, clock=SystemClock()) as rig, writing(rig.watch, data) as writer:
@@ -167,7 +167,7 @@ async def sent_once_and_whole(tmp_path: Path, steps: list[Step], video: Video) -
 
 
 async def test_many_writers_at_once(tmp_path: Path) -> None:
-    """Each at its own pace, in folders of their own: as many records as files, each whole."""
+    """Each at its own speed, in folders of their own: as many records as files, each whole."""
     watch = {"settle": f"{SETTLE * 1000:g}ms", "mode": "events", "rescan": "400ms"}
     async with Rig(tmp_path, watch=watch, clock=SystemClock()) as rig:
         await rig.start()
@@ -206,7 +206,7 @@ def asked(path: Path, table: open_writers.Table = no_table) -> bool:
         os.close(fd)
 
 
-def test_open_handle_of_a_writer_is_seen_and_that_of_a_reader_is_none(tmp_path: Path) -> None:
+def test_only_a_handle_open_for_writing_counts_as_a_writer(tmp_path: Path) -> None:
     """Also one that writes nothing, and one that only appends."""
     path = made(tmp_path / "a.mp4")
     assert asked(path) is False
@@ -218,8 +218,8 @@ def test_open_handle_of_a_writer_is_seen_and_that_of_a_reader_is_none(tmp_path: 
     assert asked(path) is False
 
 
-def test_lease_is_given_back_at_once(tmp_path: Path) -> None:
-    """A writer that comes after the question is kept waiting by nothing."""
+def test_the_file_lease_is_released_at_once(tmp_path: Path) -> None:
+    """A writer that comes after the check does not wait."""
     path = made(tmp_path / "a.mp4")
     fd = os.open(path, os.O_RDONLY)
     try:
@@ -230,8 +230,8 @@ def test_lease_is_given_back_at_once(tmp_path: Path) -> None:
         os.close(fd)
 
 
-def test_writer_that_comes_while_the_lease_is_held_ends_nobody(tmp_path: Path) -> None:
-    """The kernel tells the holder by a signal, and SIGIO would end the process."""
+def test_a_writer_that_comes_during_the_file_lease_ends_no_process(tmp_path: Path) -> None:
+    """The kernel signals the holder, and SIGIO by default would end the process."""
     path = made(tmp_path / "a.mp4")
     code = """
 import fcntl, os, signal, subprocess, sys
@@ -253,10 +253,10 @@ print(open_writers.held_by_writer(os.open(sys.argv[1], os.O_RDONLY), frozenset))
 @pytest.mark.parametrize(
     ("error", "answer"), [(errno.EACCES, True), (errno.EPERM, True), (errno.EINVAL, False), (errno.EAGAIN, True)]
 )
-def test_who_may_not_ask_looks_into_the_table(
+def test_without_the_right_to_a_file_lease_proc_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: int, *, answer: bool
 ) -> None:
-    """Another's file: what /proc shows decides. A file system without leases knows nothing of writers."""
+    """Another user's file; a file system without leases reports no writers."""
     path = made(tmp_path / "a.mp4")
     status = path.stat()
 
@@ -270,8 +270,8 @@ def test_who_may_not_ask_looks_into_the_table(
     assert asked(path, frozenset) is (error == errno.EAGAIN)
 
 
-def test_table_shows_who_writes(tmp_path: Path) -> None:
-    """Regular files that are open for writing, of this and other processes; not those that are only read."""
+def test_proc_shows_files_open_for_writing(tmp_path: Path) -> None:
+    """Regular files of this and other processes; not those that are only read."""
     path, read = made(tmp_path / "a.mp4"), made(tmp_path / "b.mp4")
 
     def inode(of: Path) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""``demo``: what it shows in a pipe, how it ends, and that its verdict can be a bad one."""
+"""``demo``: its output in a pipe, its exit codes, and that it can fail."""
 
 from __future__ import annotations
 
@@ -78,8 +78,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Performance:
     return perform(DEMO, tmp_path_factory.mktemp("demo"))
 
 
-def test_demo_ends_by_itself_and_well(whole: Performance) -> None:
-    """Exit code 0, and nothing on stderr."""
+def test_demo_ends_by_itself_with_exit_code_0(whole: Performance) -> None:
+    """And nothing on stderr."""
     assert (whole.code, whole.errors) == (0, ""), whole.lines
 
 
@@ -111,8 +111,8 @@ def test_summary_is_the_last_line(whole: Performance) -> None:
     )
 
 
-def test_restart_of_the_server_is_told_in_order(whole: Performance) -> None:
-    """It goes in the middle of a chunk, is missed, comes back, is logged in to again, and the upload goes on."""
+def test_the_restart_of_the_server_is_shown_in_order(whole: Performance) -> None:
+    """It stops during a chunk, is missed, comes back, is logged in to again, and the upload goes on."""
     story = ["is switched off in the middle", "cannot reach the server", "is back on the same port", "logs in again"]
     told = [whole.first(words) for words in story]
     assert told == sorted(told)
@@ -120,8 +120,8 @@ def test_restart_of_the_server_is_told_in_order(whole: Performance) -> None:
     assert resumed[-1] > whole.first("is back on the same port")
 
 
-def test_growing_film_is_sent_only_once_it_stands_still(whole: Performance) -> None:
-    """It is seen to grow, then to stand still, and only then is it sent."""
+def test_a_growing_film_is_sent_only_after_it_stands_still(whole: Performance) -> None:
+    """Its growth and its settling are shown before."""
     (film,) = [film for film in FILMS if film.live]
     grows, stands, is_sent = f"sees “{film.name}” grow", f"“{film.name}” no longer changes", f"sends “{film.name}”"
     assert whole.first(grows) < whole.first(stands) < whole.first(is_sent)
@@ -129,7 +129,7 @@ def test_growing_film_is_sent_only_once_it_stands_still(whole: Performance) -> N
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signal_ends_the_demo_in_good_order(tmp_path: Path, number: signal.Signals) -> None:
-    """A signal in the middle: one plain word, exit code 130, nothing left behind."""
+    """It prints one line, exits with 130, and leaves nothing behind."""
     with start(DEMO, tmp_path) as process:
         assert process.stdout is not None
         while "sends “" not in process.stdout.readline():
@@ -140,8 +140,8 @@ def test_signal_ends_the_demo_in_good_order(tmp_path: Path, number: signal.Signa
     assert list(tmp_path.iterdir()) == []
 
 
-def test_demo_ends_when_nobody_reads_it(tmp_path: Path) -> None:
-    """A reader that has seen enough ends it like a signal does, without a complaint."""
+def test_demo_ends_when_its_pipe_is_closed(tmp_path: Path) -> None:
+    """As after a signal, without an error message."""
     with start(DEMO, tmp_path) as process:
         assert process.stdout is not None
         assert process.stderr is not None
@@ -152,15 +152,15 @@ def test_demo_ends_when_nobody_reads_it(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_demo_that_takes_too_long_says_so(tmp_path: Path) -> None:
-    """Past its limit it ends with exit code 1, and still leaves nothing behind."""
+def test_a_demo_that_takes_too_long_fails(tmp_path: Path) -> None:
+    """After its time limit with exit code 1; it leaves nothing behind."""
     late = perform(with_setting("LIMIT = 1.5"), tmp_path)
     assert (late.code, late.lines[-1], late.errors) == (1, "error: not done after 1.5 s", "")
     assert late.left_behind == []
 
 
-def test_what_is_kept_is_said_where(tmp_path: Path) -> None:
-    """With --keep the folder stays, with the recordings and a private password, and is named."""
+def test_keep_names_the_folder_that_is_kept(tmp_path: Path) -> None:
+    """With --keep the recordings and a private password stay."""
     kept = perform(with_setting("LIMIT = 1.5", "--keep"), tmp_path)
     (folder,) = kept.left_behind
     assert any(f"is kept in {folder};" in line for line in kept.lines)
@@ -168,8 +168,8 @@ def test_what_is_kept_is_said_where(tmp_path: Path) -> None:
     assert (folder / "password").stat().st_mode & 0o777 == 0o600
 
 
-def test_too_little_room_is_said_before_anything_is_made(tmp_path: Path) -> None:
-    """A full disk is a plain error with a hint, not a surprise in the middle."""
+def test_too_little_disk_space_is_reported_before_anything_is_made(tmp_path: Path) -> None:
+    """With a hint."""
     full = perform(with_setting("stage_set.NEEDED = 1 << 60"), tmp_path)
     assert (full.code, full.lines, full.left_behind) == (1, [], [])
     assert re.fullmatch(
@@ -177,8 +177,8 @@ def test_too_little_room_is_said_before_anything_is_made(tmp_path: Path) -> None
     )
 
 
-def test_bars_on_a_terminal_give_the_cursor_back(tmp_path: Path) -> None:
-    """On a terminal there are bars, and whatever ends them, the cursor is shown again."""
+def test_progress_bars_show_the_cursor_again(tmp_path: Path) -> None:
+    """Whatever ends them."""
     ours, theirs = pty.openpty()
     env = {**environment(tmp_path), "TERM": "xterm", "COLUMNS": "100"}
     with subprocess.Popen(with_setting("LIMIT = 2.0"), env=env, stdout=theirs, stderr=theirs) as process:
@@ -206,8 +206,8 @@ RANGES = tuple(ContentRange(at, min(at + CHUNK, SIZE) - 1, SIZE) for at in range
 RECORD = RecordView("r1", "v1", "a", {}, RecordSharing(), "ready", SIZE, "aa", 3, RANGES, (), 0.0, Path("video.mp4"))
 
 
-def test_good_end_is_not_found_fault_with() -> None:
-    """One file, one record that is ready, equal bytes, each range once, one restart and two log-ins."""
+def test_a_good_end_has_no_faults() -> None:
+    """One file, one ready record, equal bytes, each range once, one restart and two log-ins."""
     assert what_is_wrong([ROW], [RECORD], 2, 1) == []
 
 
@@ -228,25 +228,25 @@ def test_good_end_is_not_found_fault_with() -> None:
     ],
 )
 def test_difference_between_file_and_record_is_named(row: Row, record: RecordView, said: str) -> None:
-    """Whatever differs between a file and its record makes a bad end."""
+    """Any difference makes the demo fail."""
     assert what_is_wrong([row], [record], 2, 1) == [said]
 
 
 def test_file_without_a_record_of_its_own_is_named() -> None:
-    """A file that never got one, and two files that claim the same."""
+    """A file without a record, and two files with the same one."""
     assert what_is_wrong([replace(ROW, record=None)], [], 2, 1) == ["a.mp4 was not finished"]
     twice = what_is_wrong([ROW, replace(ROW, name="b.mp4")], [RECORD], 2, 1)
     assert twice == ["b.mp4 has no record of its own on the server"]
 
 
 def test_record_without_a_file_is_named() -> None:
-    """A second record of the same file is one too many, ready or not."""
+    """A second record of a file is a fault, ready or not."""
     second = replace(RECORD, id="r2", status="incomplete")
     assert what_is_wrong([ROW], [RECORD, second], 2, 1) == ["record r2 (a) on the server belongs to no file"]
 
 
-def test_restart_that_did_not_happen_is_named() -> None:
-    """An end without the restart, or with more log-ins than it calls for, is no good end."""
+def test_a_missing_restart_is_named() -> None:
+    """And so are more log-ins than needed."""
     assert what_is_wrong([ROW], [RECORD], 1, 0) == ["the server should have been restarted once"]
     assert what_is_wrong([ROW], [RECORD], 3, 1) == ["the daemon logged in 3 times instead of 2"]
 
@@ -266,8 +266,8 @@ class StandingClock(SystemClock):
         await asyncio.sleep(0)
 
 
-async def test_link_passes_every_byte_and_makes_it_wait() -> None:
-    """What goes in comes out unchanged, the last byte after size / rate seconds; back it goes without a wait."""
+async def test_the_slow_link_passes_every_byte_at_its_rate() -> None:
+    """The last byte arrives after size / rate seconds; the other direction is not slowed down."""
     content = os.urandom(300_000)
     clock = StandingClock()
 
@@ -287,8 +287,8 @@ async def test_link_passes_every_byte_and_makes_it_wait() -> None:
     assert clock.longest == pytest.approx(3.0)
 
 
-async def test_link_that_is_closed_cuts_and_refuses() -> None:
-    """Its connections end at once, at both ends, and nobody is let in until it is opened again, on the same port."""
+async def test_a_closed_link_cuts_and_refuses_connections() -> None:
+    """At once, at both ends, until it is opened again on the same port."""
     cut = asyncio.Event()
 
     async def listen(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -32,7 +32,7 @@ BOUNDARY = "----valt"
 
 
 class ShiftedClock(SystemClock):
-    """The machine's clock, put forward by hand."""
+    """The machine's clock with an offset that the test sets."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -187,8 +187,8 @@ async def test_wrong_password_is_refused(tmp_path: Path, payload: object) -> Non
         ("GET", "/admin/general"),
     ],
 )
-async def test_every_call_but_login_wants_a_token(tmp_path: Path, method: str, path: str) -> None:
-    """No token and a wrong token are refused in the error shape, with their own words."""
+async def test_every_call_but_login_needs_a_token(tmp_path: Path, method: str, path: str) -> None:
+    """Without one, or with a wrong one, it is refused in the error shape, with its own text."""
     async with running(tmp_path) as simulator, client_of(simulator, login=False) as client:
         missing = await client.call(method, API + path)
         client.token = "made-up"
@@ -207,8 +207,8 @@ async def test_token_expires(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("single", [False, True])
-async def test_new_login_ends_the_token_before_only_if_asked_to(tmp_path: Path, single: bool) -> None:
-    """With ``single_token`` the older token dies, without it both live."""
+async def test_a_new_log_in_ends_the_older_token_only_with_single_token(tmp_path: Path, single: bool) -> None:
+    """Otherwise both are valid."""
     async with at_work(tmp_path, single_token=single) as (_, client):
         older = client.token
         await client.login()
@@ -230,7 +230,7 @@ async def test_restart_forgets_tokens(tmp_path: Path) -> None:
 
 
 async def test_create_answers_without_a_wrapper(tmp_path: Path) -> None:
-    """A new record is an id and one video's id, at top level; nothing has landed in it."""
+    """A new record is an id and a video's id at top level; nothing has landed in it."""
     async with at_work(tmp_path) as (simulator, client):
         payload = {"name": "Übung 1", "template": {"1": "Room 4"}, "share": {"users": [1, 2], "groups": [4]}}
         reply = await client.call("POST", f"{API}/records/create-upload", payload)
@@ -262,8 +262,8 @@ async def test_create_answers_without_a_wrapper(tmp_path: Path) -> None:
         '{"name": "a", "share": {"user": [1]}}',
     ],
 )
-async def test_bad_create_payload_is_an_error_that_wears_a_500(tmp_path: Path, payload: str) -> None:
-    """Whatever is wrong with the payload, the answer is 500 "Invalid request payload", and no record is made."""
+async def test_a_bad_create_payload_is_answered_with_500(tmp_path: Path, payload: str) -> None:
+    """The body is "Invalid request payload", whatever is wrong with the request, and no record is made."""
     async with at_work(tmp_path) as (simulator, client):
         reply = await client.call("POST", f"{API}/records/create-upload", data=payload)
         assert reply.pair == BAD_PAYLOAD

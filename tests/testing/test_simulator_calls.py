@@ -1,4 +1,4 @@
-"""The simulator's other calls, what it shows of itself, and how it starts and stops."""
+"""The simulator's other calls, the page of its records, and how it starts and stops."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from uploader.testing.simulator import SeenCall, Simulator
 
 @pytest.mark.parametrize("shape", ["records", "bare"])
 async def test_list_comes_in_either_shape(tmp_path: Path, shape: str) -> None:
-    """Entries are wrapped as asked, and never tell of videos."""
+    """Entries are wrapped as configured, and have no videos."""
     async with at_work(tmp_path, list_shape=shape) as (_, client):
         record, _ = await client.create("one")
         data = (await client.call("POST", f"{API}/records", {})).body["data"]
@@ -30,7 +30,7 @@ async def listed(client: Client, **query: object) -> list[str]:
 
 
 async def test_list_searches_names_and_templates(tmp_path: Path) -> None:
-    """The search is a full text one: part of a name or of a field is enough, in any case."""
+    """As a full text search: a part of a name or field is enough, in any case."""
     async with at_work(tmp_path) as (_, client):
         await client.create("Room A")
         await client.create("Room B", template={"1": "Smith"})
@@ -39,8 +39,8 @@ async def test_list_searches_names_and_templates(tmp_path: Path) -> None:
         assert await listed(client, search="nobody") == []
 
 
-async def test_list_pages(tmp_path: Path) -> None:
-    """Offset and limit cut a page out of what was found, the newest first."""
+async def test_offset_and_limit_select_a_page_of_the_list(tmp_path: Path) -> None:
+    """The newest records come first."""
     async with at_work(tmp_path) as (_, client):
         for number in range(5):
             await client.create(f"v{number}")
@@ -49,8 +49,8 @@ async def test_list_pages(tmp_path: Path) -> None:
         assert await listed(client, limit=0) == []
 
 
-async def test_list_bounds_days(tmp_path: Path) -> None:
-    """Dates are MM-DD-YYYY, and both days belong to the span."""
+async def test_the_list_can_be_bounded_by_days(tmp_path: Path) -> None:
+    """Dates are MM-DD-YYYY, and both days are included."""
     clock = ShiftedClock()
     async with at_work(tmp_path, clock) as (_, client):
         clock.shift = 1_800_000_000 - clock.now()  # 15 January 2027, 08:00 UTC
@@ -71,8 +71,8 @@ async def test_bad_query_is_refused(tmp_path: Path, query: dict[str, object]) ->
         assert (await client.call("POST", f"{API}/records", query)).pair == BAD_PAYLOAD
 
 
-async def test_link_leads_to_the_very_bytes(tmp_path: Path) -> None:
-    """The download link is at top level, looks as the vendor's does, and serves what was sent, in ranges too."""
+async def test_a_download_link_serves_the_bytes_that_were_sent(tmp_path: Path) -> None:
+    """It is at top level and looks as the vendor's does; ranges are served, too."""
     async with at_work(tmp_path) as (simulator, client):
         record, video = ids = await client.create("my video")
         assert (await client.call("GET", f"{API}/records/download/{record}/{video}")).pair == NOT_FOUND
@@ -91,8 +91,8 @@ async def test_link_leads_to_the_very_bytes(tmp_path: Path) -> None:
             assert (part.status, await part.read()) == (206, b"234")
 
 
-async def test_link_lives_half_an_hour(tmp_path: Path) -> None:
-    """A link is good for its own video, for 30 minutes, and while the record is there."""
+async def test_a_download_link_is_valid_for_half_an_hour(tmp_path: Path) -> None:
+    """For its own video, while the record exists."""
     clock = ShiftedClock()
     async with at_work(tmp_path, clock) as (_, client):
         links = []
@@ -125,14 +125,14 @@ async def test_delete_removes_for_good(tmp_path: Path) -> None:
         assert not (tmp_path / record).exists()
 
 
-async def test_version_is_told(tmp_path: Path) -> None:
-    """The version is the one that was set."""
+async def test_the_version_is_the_configured_one(tmp_path: Path) -> None:
+    """It is set in the settings."""
     async with at_work(tmp_path, version="7.1") as (_, client):
         assert (await client.call("GET", f"{API}/admin/general")).pair == (200, {"data": {"version": "7.1"}})
 
 
 async def test_page_escapes_what_it_shows(tmp_path: Path) -> None:
-    """A name that is markup is shown as text, without any right of its own."""
+    """A name with markup is shown as text."""
     async with at_work(tmp_path) as (_, client):
         await client.create("<script>alert(1)</script>")
         client.token = None
@@ -142,7 +142,7 @@ async def test_page_escapes_what_it_shows(tmp_path: Path) -> None:
 
 
 async def test_records_are_shown_as_json(tmp_path: Path) -> None:
-    """Whoever looks sees name, status, size, digest and requests, without a token."""
+    """Name, status, size, digest and requests, without a token."""
     async with at_work(tmp_path) as (_, client):
         await client.send(await client.create("shown"), b"abc")
         client.token = None
@@ -153,7 +153,7 @@ async def test_records_are_shown_as_json(tmp_path: Path) -> None:
 
 
 async def test_calls_are_recorded_without_secrets(tmp_path: Path) -> None:
-    """Every call leaves its name, status and range, told to ``on_call`` at once; token and password stay out."""
+    """Each with name, status and range, passed to ``on_call`` at once; token and password are left out."""
     seen: list[SeenCall] = []
     async with at_work(tmp_path) as (simulator, client):
         simulator.on_call = seen.append
@@ -183,7 +183,7 @@ async def test_port_that_is_taken_is_an_error(tmp_path: Path) -> None:
 
 
 async def test_stop_may_be_followed_by_a_start_on_the_same_port(tmp_path: Path) -> None:
-    """Stopping twice does no harm, and the port is free at once."""
+    """The port is free at once, and stopping twice does no harm."""
     async with running(tmp_path) as simulator:
         url = simulator.url
         async with client_of(simulator):

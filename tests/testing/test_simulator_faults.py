@@ -45,8 +45,8 @@ async def version(client: Client) -> int:
     return (await client.call("GET", f"{API}/admin/general")).status
 
 
-async def test_fault_skips_and_strikes_as_often_as_told(tmp_path: Path) -> None:
-    """Two calls pass, the next two are struck, and the fault is used up."""
+async def test_a_fault_skips_calls_and_affects_a_number_of_them(tmp_path: Path) -> None:
+    """Two calls pass, the next two are affected, and the fault is used up."""
     async with at_work(tmp_path) as (simulator, client):
         simulator.faults.append(Fault(call="version", kind="status", status=503, skip=2, times=2))
         assert [await version(client) for _ in range(6)] == [200, 200, 503, 503, 200, 200]
@@ -54,8 +54,8 @@ async def test_fault_skips_and_strikes_as_often_as_told(tmp_path: Path) -> None:
         assert [call.fault for call in simulator.calls if call.fault] == ["status", "status"]
 
 
-async def test_fault_may_strike_for_ever(tmp_path: Path) -> None:
-    """``times=None`` strikes until it is taken off the list, and other calls are left alone."""
+async def test_a_fault_may_affect_all_calls_of_its_kind(tmp_path: Path) -> None:
+    """``times=None``, until it is removed from the list; other calls are not affected."""
     async with at_work(tmp_path) as (simulator, client):
         simulator.faults.append(Fault(call="version", kind="status", times=None))
         assert [await version(client) for _ in range(3)] == [502, 502, 502]
@@ -65,8 +65,8 @@ async def test_fault_may_strike_for_ever(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["lose-answer", "cut-body"])
-async def test_lost_login_is_an_error_of_the_connection(tmp_path: Path, kind: FaultKind) -> None:
-    """A call without an answer breaks the connection, whether or not it was worked on."""
+async def test_a_lost_answer_to_login_breaks_the_connection(tmp_path: Path, kind: FaultKind) -> None:
+    """Whether or not the log-in was done."""
     async with at_work(tmp_path) as (simulator, client):
         simulator.faults.append(Fault(call="login", kind=kind))
         with pytest.raises(aiohttp.ClientConnectionError):
@@ -88,7 +88,7 @@ async def test_lost_answer_leaves_the_work_done(tmp_path: Path) -> None:
 
 
 async def test_cut_body_leaves_nothing_done(tmp_path: Path) -> None:
-    """A connection that is aborted in the middle of the body has brought nothing."""
+    """A connection that is aborted during the body has no effect."""
     async with at_work(tmp_path) as (simulator, client):
         ids = await client.create()
         simulator.faults.append(Fault(call="upload", kind="cut-body", after_bytes=1 << 20))
@@ -102,7 +102,7 @@ async def test_cut_body_leaves_nothing_done(tmp_path: Path) -> None:
 
 
 async def test_status_is_answered_without_the_work(tmp_path: Path) -> None:
-    """A proxy's answer comes with its headers and body, and nothing was done."""
+    """A proxy's answer with its headers and body, and nothing was done."""
     async with at_work(tmp_path) as (simulator, client):
         ids = await client.create()
         patience = {"Retry-After": "7", "Content-Type": "application/json"}
@@ -120,7 +120,7 @@ async def test_status_is_answered_without_the_work(tmp_path: Path) -> None:
 
 
 async def test_early_answer_comes_before_the_body_ends(tmp_path: Path) -> None:
-    """With ``after_bytes`` the answer is given while the client still has bytes to send."""
+    """With ``after_bytes`` the answer comes while the client still has bytes to send."""
     async with at_work(tmp_path) as (simulator, client):
         ids = await client.create()
         simulator.faults.append(Fault(call="upload", kind="status", status=413, after_bytes=10))
@@ -146,8 +146,8 @@ async def test_store_then_status_does_the_work_first(tmp_path: Path) -> None:
         assert landed(simulator) == [3]
 
 
-async def test_garbage_is_a_200_that_means_nothing(tmp_path: Path) -> None:
-    """The record was made, but nobody can tell from this answer."""
+async def test_garbage_is_a_200_without_a_readable_body(tmp_path: Path) -> None:
+    """The record was made, but the answer does not say so."""
     async with at_work(tmp_path) as (simulator, client):
         simulator.faults.append(Fault(call="create", kind="garbage"))
         reply = await client.call("POST", f"{API}/records/create-upload", {"name": "lost"})
@@ -157,7 +157,7 @@ async def test_garbage_is_a_200_that_means_nothing(tmp_path: Path) -> None:
 
 
 async def test_expired_token_is_refused_once(tmp_path: Path) -> None:
-    """The token dies at the call that is struck; a new log-in is all it takes."""
+    """The token expires at the affected call; a new log-in is enough."""
     async with at_work(tmp_path) as (simulator, client):
         ids = await client.create()
         simulator.faults.append(Fault(call="upload", kind="expire-token"))
@@ -180,7 +180,7 @@ async def test_stalled_answer_comes_when_released(tmp_path: Path) -> None:
 
 
 async def test_stalled_body_is_not_read_until_released(tmp_path: Path) -> None:
-    """In the body, a stall stops the client by back pressure; released, the request goes on as if nothing were."""
+    """The client is stopped by back pressure; released, the request goes on normally."""
     async with at_work(tmp_path) as (simulator, client):
         fault = Fault(call="upload", kind="stall", after_bytes=1 << 20)
         simulator.faults.append(fault)
@@ -194,8 +194,8 @@ async def test_stalled_body_is_not_read_until_released(tmp_path: Path) -> None:
         assert landed(simulator) == [64 << 20]
 
 
-async def test_stall_may_end_by_the_clock(tmp_path: Path) -> None:
-    """``seconds`` are the simulator's own clock's."""
+async def test_a_stall_may_end_after_a_time(tmp_path: Path) -> None:
+    """``seconds`` of the simulator's clock."""
     clock = QuietClock()
     async with at_work(tmp_path, clock) as (simulator, client):
         simulator.faults.append(Fault(call="version", kind="stall", seconds=3600))
@@ -203,8 +203,8 @@ async def test_stall_may_end_by_the_clock(tmp_path: Path) -> None:
         assert clock.slept == [3600]
 
 
-async def test_stop_ends_what_stands_still(tmp_path: Path) -> None:
-    """A stall that nobody releases does not keep the simulator from stopping."""
+async def test_stop_ends_a_stall(tmp_path: Path) -> None:
+    """One that is never released does not keep the simulator from stopping."""
     async with at_work(tmp_path) as (simulator, client):
         fault = Fault(call="version", kind="stall")
         simulator.faults.append(fault)
@@ -217,7 +217,7 @@ async def test_stop_ends_what_stands_still(tmp_path: Path) -> None:
 
 
 async def test_late_request_lands_after_the_client_gave_up(tmp_path: Path) -> None:
-    """The connection is gone, nothing has landed; later it has, as if out of the blue."""
+    """The connection is closed before; the bytes land some time later."""
     async with at_work(tmp_path) as (simulator, client):
         ids = await client.create()
         fault = Fault(call="upload", kind="late")
@@ -233,7 +233,7 @@ async def test_late_request_lands_after_the_client_gave_up(tmp_path: Path) -> No
 
 
 async def test_slow_server_reads_at_its_rate(tmp_path: Path) -> None:
-    """The body is paid for in seconds, all of it, and then taken."""
+    """The whole body takes size / rate seconds, and is then accepted."""
     clock = QuietClock()
     async with at_work(tmp_path, clock) as (simulator, client):
         simulator.faults.append(Fault(call="upload", kind="slow", rate=1 << 20))

@@ -36,7 +36,7 @@ def last(semantics: Semantics, *chunks: ContentRange) -> Taken:
 
 @pytest.mark.parametrize("semantics", IN_CHUNKS)
 def test_chunks_in_order_complete_the_file(semantics: Semantics) -> None:
-    """Every receiver of chunks is done with the last one, not before, and each byte is in its place."""
+    """For every receiver of chunks: with the last one and not before, each byte in its place."""
     fates = played(semantics, FIRST, SECOND, THIRD)
     assert [fate and (fate.file, fate.at, fate.held.complete) for fate in fates] == [
         (0, 0, False),
@@ -47,8 +47,8 @@ def test_chunks_in_order_complete_the_file(semantics: Semantics) -> None:
 
 
 @pytest.mark.parametrize("semantics", EVERY)
-def test_whole_file_as_one_range_suits_everybody(semantics: Semantics) -> None:
-    """One range for all completes the file under every row of the table."""
+def test_every_receiver_takes_a_whole_file_as_one_range(semantics: Semantics) -> None:
+    """One range completes the file under every row of the table."""
     taken = last(semantics, WHOLE)
     assert (taken.file, taken.at, taken.held.complete, taken.held.sizes) == (0, 0, True, (30,))
 
@@ -75,8 +75,8 @@ def test_offset_refuses_another_total() -> None:
     assert played(Semantics.OFFSET, FIRST, ContentRange(10, 19, 40))[1] is None
 
 
-def test_offset_lets_a_finished_file_be_written_over() -> None:
-    """A repeated range of a finished file is taken, and it stays finished."""
+def test_offset_overwrites_a_finished_file() -> None:
+    """A repeated range is accepted, and the file stays finished."""
     taken = last(Semantics.OFFSET, WHOLE, SECOND)
     assert (taken.at, taken.held.complete) == (10, True)
 
@@ -106,8 +106,8 @@ def test_blueimp_acknowledges_what_it_holds() -> None:
     assert [fate and fate.acknowledged for fate in fates] == [10, 20, 30]
 
 
-def test_blueimp_lets_a_repeated_chunk_go_astray() -> None:
-    """A repeat is taken into a new stray, whose size the answer speaks of; the video goes on unharmed."""
+def test_blueimp_writes_a_repeated_chunk_to_a_stray_file() -> None:
+    """The answer has the size of the stray file; the video goes on unharmed."""
     astray = last(Semantics.BLUEIMP, FIRST, SECOND, SECOND)
     assert (astray.file, astray.at, astray.acknowledged) == (1, 0, 10)
     done = last(Semantics.BLUEIMP, FIRST, SECOND, SECOND, THIRD)
@@ -120,20 +120,20 @@ def test_blueimp_continues_a_stray_that_fits() -> None:
 
 
 @pytest.mark.parametrize("chunks", [(THIRD,), (FIRST, THIRD), (FIRST, FIRST)])
-def test_blueimp_lets_out_of_order_chunks_go_astray(chunks: tuple[ContentRange, ...]) -> None:
-    """A gap, or the beginning again, goes astray as well."""
+def test_blueimp_writes_out_of_order_chunks_to_a_stray_file(chunks: tuple[ContentRange, ...]) -> None:
+    """After a gap, or from the beginning again."""
     taken = last(Semantics.BLUEIMP, *chunks)
     assert (taken.file, taken.held.complete) == (1, False)
 
 
 def test_blueimp_keeps_strays_out_of_a_finished_file() -> None:
-    """Whatever comes after the end goes astray."""
+    """Any chunk after the end goes to a stray file."""
     taken = last(Semantics.BLUEIMP, WHOLE, ContentRange(30, 39, 40))
     assert (taken.file, taken.held.sizes, taken.held.complete) == (1, (30, 10), True)
 
 
 def test_append_duplicates_a_repeated_chunk() -> None:
-    """The same range again is appended again, and answered as if all were well."""
+    """It is appended again, and answered as a success."""
     taken = last(Semantics.APPEND, FIRST, FIRST)
     assert (taken.at, taken.held.sizes, taken.held.complete) == (10, (20,), False)
 

@@ -1,4 +1,4 @@
-"""Uploads into the simulator: chunks over HTTP, what is refused, what a restart finds."""
+"""Uploads into the simulator: chunks over HTTP, refusals, and what a restart finds."""
 
 from __future__ import annotations
 
@@ -84,8 +84,8 @@ async def test_receivers_keep_what_their_row_says(
         assert (record.path.read_bytes() if held else b"") == held
 
 
-async def test_blueimp_lays_strays_beside_the_video(tmp_path: Path) -> None:
-    """A repeated chunk lies in a file of its own, and the answer speaks of that one."""
+async def test_blueimp_keeps_a_repeated_chunk_in_a_file_of_its_own(tmp_path: Path) -> None:
+    """The answer has the size of that file."""
     async with at_work(tmp_path, semantics=Semantics.BLUEIMP) as (simulator, client):
         ids = await client.create()
         await send_all(client, ids, "01")
@@ -96,8 +96,8 @@ async def test_blueimp_lays_strays_beside_the_video(tmp_path: Path) -> None:
         assert (record.path.parent / "stray-1.mp4").read_bytes() == DATA[1024:2048]
 
 
-async def test_appender_shows_a_spoilt_file(tmp_path: Path) -> None:
-    """The last chunk repeated after the end is appended, and the digest tells."""
+async def test_the_digest_shows_a_file_spoilt_by_an_appender(tmp_path: Path) -> None:
+    """The last chunk was repeated after the end and appended."""
     async with at_work(tmp_path, semantics=Semantics.APPEND) as (simulator, client):
         await send_all(client, await client.create(), "0122")
         assert only(simulator).sha256 == hashlib.sha256(DATA + DATA[2048:]).hexdigest()
@@ -105,7 +105,7 @@ async def test_appender_shows_a_spoilt_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("header", ["bytes 0--1/0", "bytes 2-0/3", "bytes 0-2/2", "0-2/3", "", "bytes 0-2/*"])
 async def test_bad_range_is_refused(tmp_path: Path, header: str) -> None:
-    """A range that makes no sense is a 400 that says so, and counts as a request."""
+    """A meaningless range is a 400 that says so, and counts as a request."""
     async with at_work(tmp_path) as (simulator, client):
         assert (await client.post(await client.create(), form(b"abc"), header)).pair == BAD_RANGE
         assert (only(simulator).requests, only(simulator).ranges) == (1, ())
@@ -124,8 +124,8 @@ async def test_bad_range_is_refused(tmp_path: Path, header: str) -> None:
         f"--{BOUNDARY}\r\nno end".encode(),
     ],
 )
-async def test_chunk_that_is_not_there_is_refused(tmp_path: Path, body: bytes) -> None:
-    """No part ``file`` with a file name, or one of another size than the range's, is no chunk."""
+async def test_a_form_without_a_chunk_is_refused(tmp_path: Path, body: bytes) -> None:
+    """Without a part ``file`` with a file name, or with another size than the range's."""
     async with at_work(tmp_path) as (simulator, client):
         assert (await client.post(await client.create(), body, "bytes 0-2/3")).pair == NOT_TRANSFERRED
         assert only(simulator).size == 0
@@ -184,10 +184,10 @@ async def test_body_beyond_the_form_limit_arrives_empty(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("semantics", list(Semantics))
 @pytest.mark.parametrize("missing", [1, 40, 500])
-async def test_request_cut_before_its_last_byte_was_never_seen(
+async def test_a_request_cut_before_its_last_byte_has_no_effect(
     tmp_path: Path, semantics: Semantics, missing: int
 ) -> None:
-    """A request without its last bytes changes nothing, be they the file's or the form's."""
+    """Whether its last bytes are those of the file or of the form."""
     async with at_work(tmp_path, semantics=semantics) as (simulator, client):
         ids = await client.create()
         cut = asyncio.Event()
@@ -214,7 +214,7 @@ async def test_request_cut_before_its_last_byte_was_never_seen(
 
 
 async def test_memory_does_not_grow_with_the_body(tmp_path: Path) -> None:
-    """A request of 64 MiB passes through a quarter of that."""
+    """A request of 64 MiB needs less than a quarter of that."""
     size, piece = 64 << 20, bytes(1 << 20)
     async with at_work(tmp_path) as (simulator, client):
         ids = await client.create()
@@ -238,8 +238,8 @@ async def test_memory_does_not_grow_with_the_body(tmp_path: Path) -> None:
         assert peak < size // 4
 
 
-async def test_two_requests_at_once_are_taken_one_after_the_other(tmp_path: Path) -> None:
-    """Parallel chunks of one video do not get into each other's way."""
+async def test_parallel_chunks_of_one_video_are_taken_one_by_one(tmp_path: Path) -> None:
+    """They do not mix."""
     async with at_work(tmp_path) as (simulator, client):
         ids = await client.create()
         starts = range(0, len(DATA), 64)
@@ -250,8 +250,8 @@ async def test_two_requests_at_once_are_taken_one_after_the_other(tmp_path: Path
 
 
 @pytest.mark.parametrize("semantics", [kind for kind in Semantics if kind is not Semantics.WHOLE])
-async def test_restart_goes_on_where_it_was(tmp_path: Path, semantics: Semantics) -> None:
-    """A new simulator on the same folder holds what the old one held, and takes the next chunk."""
+async def test_a_restart_continues_with_the_same_records(tmp_path: Path, semantics: Semantics) -> None:
+    """A new simulator on the same folder has them, and takes the next chunk."""
     async with at_work(tmp_path, semantics=semantics) as (simulator, client):
         ids = await client.create("kept", template={"1": "x"}, share={"users": [3]})
         assert await send_all(client, ids, "01") == [201, 201]
@@ -266,7 +266,7 @@ async def test_restart_goes_on_where_it_was(tmp_path: Path, semantics: Semantics
 
 
 async def test_restart_drops_bytes_that_were_never_acknowledged(tmp_path: Path) -> None:
-    """Killed between the bytes and the line about them, the appender has not seen that request."""
+    """Killed between the bytes and their log line, the appender has not seen that request."""
     async with at_work(tmp_path, semantics=Semantics.APPEND) as (simulator, client):
         ids = await client.create()
         await send_all(client, ids, "0")
@@ -295,7 +295,7 @@ async def test_stop_cuts_an_upload_at_once(tmp_path: Path) -> None:
 
 
 async def test_plain_blocking_client_is_served(tmp_path: Path) -> None:
-    """The vendor's way, one blocking POST of the whole file as one range, works without any aiohttp."""
+    """One blocking POST of the whole file as one range, as the vendor's client does, without aiohttp."""
     async with running(tmp_path) as simulator:
         found = await asyncio.to_thread(upload_as_the_vendor_does, simulator.url, b"recorded" * 1000)
         (record,) = simulator.records()

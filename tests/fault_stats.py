@@ -1,4 +1,4 @@
-"""What the tests of faults have done, and what it has cost: counted as they go, and told when a run has ended."""
+"""Counts what the tests of faults did and what was lost or sent twice; the totals are printed when a run ends."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from collections.abc import Iterable, Mapping
 from process import Site
 
 
-class Tally(Counter[str]):
-    """How often each thing has happened."""
+class FaultStats(Counter[str]):
+    """How often each kind of thing happened."""
 
-    def weigh(self, site: Site, digests: Iterable[str]) -> None:
-        """Hold what a server was sent against the sha256 of each file that was to arrive there, once."""
+    def count_arrivals(self, site: Site, digests: Iterable[str]) -> None:
+        """Compare what the server holds with *digests*: the sha256 of each file, each of which must arrive once."""
         records = [record for record in site.simulator.records() if record.sha256 is not None]
         sent, wanted = Counter(record.sha256 or "" for record in records), Counter(digests)
         taken = [(call.record, call.content_range) for call in site.simulator.calls if call.status == 201]
@@ -23,8 +23,8 @@ class Tally(Counter[str]):
         self["chunks twice"] += len(taken) - len(set(taken))
 
     @classmethod
-    def sum_of(cls, properties: Iterable[Mapping[str, int]]) -> Tally:
-        """Add up what the processes of a test run have counted."""
+    def sum_of(cls, properties: Iterable[Mapping[str, int]]) -> FaultStats:
+        """Add up the counts of all processes of a test run."""
         total = cls()
         for one in properties:
             total.update(one)
