@@ -334,6 +334,10 @@ async def test_a_sent_file_with_a_new_mtime_is_not_sent_again(tmp_path: Path) ->
         os.utime(path, (1000, 1000))
         await rig.scan()
         await rig.event(events.FileAlreadyUploaded, path=path)
+        cache = tmp_path / "state" / "touched.jsonl"
+        await rig.until(
+            lambda: cache.exists() and cache.stat().st_size, "the note in the cache, which nobody waits for"
+        )
         await rig.scan()
         await rig.restart()
         await rig.scan()
