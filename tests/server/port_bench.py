@@ -25,8 +25,7 @@ from uploader.server.port import Server, Throttle
 from uploader.testing.simulator import CallName
 from uploader.testing.simulator.semantics import Semantics
 
-USER: Final = "uploader"
-PASSWORD: Final = "canary-password"
+WRONG_PASSWORD: Final = "marked-secret-wrong"
 SPEC: Final = RecordSpec("lecture")
 DATA: Final = b"some bytes of a recording"
 CLOCK_RESOLUTION: Final = 2.0  # s, of a Date header and what was rounded on the way
@@ -130,7 +129,7 @@ def fails(kind: type[Exception]) -> Iterator[pytest.ExceptionInfo[Exception]]:
     with pytest.raises(kind) as caught:
         yield caught
     assert type(caught.value) is kind
-    assert not any(secret in str(caught.value) for secret in ("canary", "access_token", "/api/"))
+    assert not any(secret in str(caught.value) for secret in ("marked-secret", "access_token", "/api/"))
 
 
 async def nothing() -> None:

@@ -14,10 +14,10 @@ from typing import Any, Final
 
 from aiohttp import web
 from fakes import EPOCH, until
-from port_bench import PASSWORD, USER, Mishap, Play, ShiftedClock, what_was_sent_has_arrived
+from port_bench import Mishap, Play, ShiftedClock, what_was_sent_has_arrived
 from simulation.client import CHUNK_FAULTS, FAULTS, Client
 from simulation.kernel import NEVER, Loop
-from simulation.server import Request
+from simulation.server import PASSWORD, USER, Request
 from simulation.server import Server as WorldServer
 from test_client import CountingBreaker
 

@@ -9,8 +9,8 @@ import pytest
 from port_bench import (
     CLOCK_RESOLUTION,
     DATA,
-    PASSWORD,
     SPEC,
+    WRONG_PASSWORD,
     Bench,
     Marks,
     Mishap,
@@ -18,6 +18,7 @@ from port_bench import (
     fails,
     send,
 )
+from simulation.server import PASSWORD
 
 from uploader.domain import errors
 
@@ -72,7 +73,7 @@ async def a_chunk_with_an_expired_token_is_not_taken(bench: Bench) -> None:
 @SCENARIOS.add()
 async def a_refused_password_is_not_tried_again(bench: Bench) -> None:
     """Else an account would be locked. It is tried when another one is there, or the operator says so."""
-    bench.password = "canary-wrong"
+    bench.password = WRONG_PASSWORD
     for _ in range(2):
         with fails(errors.PasswordRefused):
             await bench.server.create_record(SPEC)

@@ -9,7 +9,6 @@ from port_bench import (
     CLOCK_RESOLUTION,
     DATA,
     SPEC,
-    USER,
     Bench,
     Marks,
     Mishap,
@@ -20,6 +19,7 @@ from port_bench import (
     send,
     what_was_sent_has_arrived,
 )
+from simulation.server import USER
 from sources import Blocks
 
 from uploader.domain import errors
