@@ -42,9 +42,9 @@ from uploader.stages.verify import Verify
 from uploader.store import Stale, Store
 
 RETRY_WAIT_LIMIT: Final = 60.0  # s that ``once`` and ``upload`` wait for a retry; when it is later than that, they end
-GROWING_FILE_WAIT_FACTOR: Final = 5  # × settle: how long they wait for a file that keeps changing
+GROWING_FILE_WAIT_FACTOR: Final = 5  # × settle: how long ``once`` and ``upload`` wait for a file that keeps changing
 FINAL_SAVE_TIMEOUT: Final = 3.0  # s that the last save may take on a disk that refuses or hangs
-IDLE_CHECK_INTERVAL: Final = 0.05  # s between two checks whether everything is done
+IDLE_CHECK_INTERVAL: Final = 0.05  # s between two checks whether work is left
 
 
 class Application:
@@ -119,7 +119,7 @@ class Application:
         """
         await self._reconfigure_uploads()
         async with self.valt, asyncio.TaskGroup() as group:
-            rest = [
+            background = [
                 group.create_task(self.bandwidth.run()),
                 group.create_task(self.settle.run()),
                 group.create_task(self.enqueue.run()),
@@ -129,17 +129,18 @@ class Application:
                 group.create_task(self.orphan_cleanup.run()),
             ]
             if discover:
-                rest.append(group.create_task(self.discover.run()))
+                background.append(group.create_task(self.discover.run()))
             workers = [
                 group.create_task(self.transfer.work(), name=f"transfer {number}")
                 for number in range(self.config.upload.workers)
             ]
             await stop.wait()
             self.transfer.stop()
-            await self._drain(workers)
-            for task in (*rest, *workers):
+            await self._drain()
+            for task in (*background, *workers):
                 task.cancel()
-        with suppress(TimeoutError):  # on a full disk. Nothing is lost: each act was saved before it was done
+        # On a disk that is full or hangs this save is given up. Nothing is lost: each act was saved before it was done.
+        with suppress(TimeoutError):
             async with asyncio.timeout(FINAL_SAVE_TIMEOUT):
                 await self.store.commit()
 
@@ -160,7 +161,7 @@ class Application:
     def _chunk_size_now(self) -> int:
         return chunk_size_now(self.config.upload, self.store.capabilities, now=self.clock.now())
 
-    async def _drain(self, workers: Sequence[asyncio.Task[None]]) -> None:
+    async def _drain(self) -> None:
         """Wait until no chunk is in flight, or for ``drain`` seconds."""
         deadline = self.clock.monotonic() + self.config.upload.drain
         while self.transfer.active and self.clock.monotonic() < deadline:
@@ -220,6 +221,7 @@ class Application:
             await self.clock.sleep(IDLE_CHECK_INTERVAL)
 
     def _works(self, only: Collection[str] | None) -> bool:
+        """True while a stage is at work, or something will continue by itself within ``RETRY_WAIT_LIMIT`` seconds."""
         if self.breaker.wait > RETRY_WAIT_LIMIT:
             return False
         if self.settle.busy or self.leases.busy or not (self.queues.sightings.empty() and self.enqueue.idle):
@@ -236,6 +238,7 @@ class Application:
         )
 
     def _will_settle(self, candidate: Candidate) -> bool:
+        """True when this file may be complete soon enough to wait for it."""
         settle = self.rules.completeness(candidate.sighting.root).settle
         return candidate.worth_waiting and self.clock.monotonic() - candidate.found_at <= max(
             RETRY_WAIT_LIMIT, GROWING_FILE_WAIT_FACTOR * settle

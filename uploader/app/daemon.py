@@ -1,7 +1,7 @@
 """The daemon of ``run``: signals, drain, reload, systemd notifications, and the commands of the control socket.
 
-It ends on a signal, for a fault of its configuration at the start, or for its state; never because of a file, a folder
-or the server.
+It ends on a signal, when its configuration has a fault at the start, or when its state cannot be used. It never ends
+because of a file, a folder or the server.
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ class Daemon:
         self._file, self._config, self._store = file, config, store
         self._clock, self._bus, self._environ = clock, bus, environ
         self._notifier = Notifier(environ, clock.monotonic)
-        self._looks = ShareThreads("file checks")
+        self._file_checks = ShareThreads("file checks")
         self._leases = Leases(store)
         self._operator = Operator(store, self._leases, clock, bus, config.server.doubt_settle)
         self._application: Application | None = None
         self._stop = asyncio.Event()
         self._reload_asked = asyncio.Event()
         self._ending = False
-        self._main: asyncio.Task[Any] | None = None
+        self._main: asyncio.Task[Any] | None = None  # the task of ``run``, while a second signal may cancel it
 
     async def run(self) -> None:
         """Work until SIGTERM or SIGINT. A second signal ends it at once; what was saved stays saved."""
@@ -124,7 +124,7 @@ class Daemon:
         """Put a new configuration into force, or keep the old one and report what is wrong with the new."""
         try:
             # In a thread, since it reads files.
-            config = await self._looks.call(lambda: load(self._file, self._environ))
+            config = await self._file_checks.call(lambda: load(self._file, self._environ))
         except errors.ConfigError as error:
             self._bus.publish(events.ConfigRejected("; ".join(error.faults)))
         except errors.ShareNotReady as error:
@@ -156,8 +156,8 @@ class Daemon:
     async def _feed_watchdog(self) -> None:
         """Feed systemd's watchdog from the event loop: if the loop hangs, systemd restarts the daemon.
 
-        Also stops feeding it when a write of the state has hung for as long as systemd waits, and that was reported:
-        such a call may hang on a connection of a disk that has long been back, and a restart helps.
+        It is not fed either when a write of the state has hung for as long as systemd waits (two intervals) and this
+        was reported. The disk may be back while the call still hangs on its old connection. A restart helps then.
         """
         interval = watchdog_interval(self._environ)
         while interval is not None:
@@ -166,13 +166,13 @@ class Daemon:
             await self._clock.sleep(interval)
 
     def _status_line(self) -> str:
-        return status.one_line(status.summary(self._known_in_brief(), self._clock.now()))
+        return status.one_line(status.summary(self._brief_snapshot(), self._clock.now()))
 
     def _status(self) -> dict[str, Any]:
         """Return the status as of now. Its rows are made when they are read, possibly in another thread."""
-        return status.status_by_rows(self._config, self._known(), self._clock.now())
+        return status.status_by_rows(self._config, self._snapshot(), self._clock.now())
 
-    def _known_in_brief(self) -> status.StatusSnapshot:
+    def _brief_snapshot(self) -> status.StatusSnapshot:
         """Return what is known without looking at each upload."""
         application = self._application
         return status.StatusSnapshot(
@@ -188,9 +188,9 @@ class Daemon:
             not_saved=self._store.not_saved,
         )
 
-    def _known(self) -> status.StatusSnapshot:
+    def _snapshot(self) -> status.StatusSnapshot:
         """Return all that is known. The values are frozen, so nothing in the copy changes when work continues."""
-        brief, application = self._known_in_brief(), self._application
+        brief, application = self._brief_snapshot(), self._application
         return replace(
             brief,
             uploads=tuple(self._store.uploads.values()),
@@ -212,7 +212,9 @@ class Daemon:
             paused=upload is not None and self._store.is_paused(upload),
             running=True,
         )
-        return status.explanation(self._config, path, facts, self._clock.now(), await status.look_at(path, self._looks))
+        return status.explanation(
+            self._config, path, facts, self._clock.now(), await status.look_at(path, self._file_checks)
+        )
 
     async def answer(self, do: str, paths: list[str]) -> dict[str, Any]:
         """Carry out a command of the control socket, and return its answer. Raises ``UploaderError``."""
@@ -229,7 +231,7 @@ class Daemon:
                 return {"done": [path for path in paths if await operator.retry(path)]}
             case "forget":
                 return {"done": [path for path in paths if await operator.forget(path)]}
-            case "probed":
+            case "probed":  # what ``check --probe``, another process, has found out about the server
                 apply(self._store, parse_probe_result(paths[0]))
                 await self._store.commit()
                 return {"done": paths}

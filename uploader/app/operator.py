@@ -1,4 +1,4 @@
-"""Operator commands: retry, forget, pause, resume, reload.
+"""Carries out the operator commands: retry, forget, pause, resume, reload.
 
 The same code serves the running daemon and, with the daemon stopped, its state. A command names a file by its present
 name or by the one it had when it was found. It reaches an upload in any state: ``forget`` revokes the lease of the
@@ -42,7 +42,7 @@ class Operator:
     """Carries out operator commands."""
 
     def __init__(self, store: Store, leases: Leases, clock: Clock, bus: events.Bus, doubt_settle: float) -> None:
-        """*doubt_settle*: seconds until the server has certainly finished a request whose answer was lost."""
+        """*doubt_settle*: seconds after which the server has certainly finished a request whose answer was lost."""
         self._store, self._leases, self._clock, self._bus = store, leases, clock, bus
         self._doubt_settle = doubt_settle
         self.running: Running | None = None
@@ -89,10 +89,11 @@ class Operator:
         await self._store.commit()
 
     async def forget(self, name: str) -> bool:
-        """Drop an unfinished upload, or the report of an orphan that holds a video (by its id). False when unknown.
+        """Drop an unfinished upload. False when there is none. Raises ``UploadBusy``.
 
         An empty record of the upload is deleted from the server. If a record may exist whose id was never received, it
-        is looked for first: the upload stays until that is known, then it is dropped. Raises ``UploadBusy``.
+        is looked for first: the upload stays until that is known, then it is dropped. With the id of an orphan that
+        holds a video as *name*, the orphan is no longer reported.
         """
         if name in self._store.orphans:
             return await self._forget_orphan(name)
@@ -103,18 +104,19 @@ class Operator:
             if current is None:
                 return False  # the upload has just ended
             if State.CREATING in {current.state, current.parked_from}:
-                await self._forget_after_doubt(current)
+                await self._forget_when_known(current)
                 return True
-            landed = {State.VERIFYING, State.FINISHING} & {current.state, current.parked_from}
+            complete = {State.VERIFYING, State.FINISHING} & {current.state, current.parked_from}  # its record stays
             settle = self._doubt_settle if State.IN_DOUBT in {current.state, current.parked_from} else 0.0
-            orphan = None if landed else lifecycle.orphan_of(current, now=self._clock.now(), settle=settle)
+            orphan = None if complete else lifecycle.orphan_of(current, now=self._clock.now(), settle=settle)
             self._store.put_orphan(orphan)
             self._store.drop(current)
             await self._store.commit()
         self._bus.publish(events.UploadForgotten(current.path, None if orphan is None else orphan.record))
         return True
 
-    async def _forget_after_doubt(self, upload: Upload) -> None:
+    async def _forget_when_known(self, upload: Upload) -> None:
+        """Mark the upload, so that the transfer stage drops it when it knows whether its record was created."""
         upload = replace(with_failures_forgotten(upload), forgotten=True)
         if upload.state is State.PARKED:
             upload = await release(self._store, self._bus, self._store.put(upload))

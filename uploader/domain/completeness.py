@@ -23,11 +23,11 @@ HELD_BACK_LOOK_FRACTION: Final = 0.25  # of the time that a file has been held b
 class CompletenessRules:
     """What a watched folder requires of a file. Times are seconds."""
 
-    settle: float
-    gate: bool
-    gate_timeout: float
+    settle: float  # how long it must have been unchanged
+    gate: bool  # whether it is held back while its container is not closed
+    gate_timeout: float  # after which it is held back no longer, and is parked
     longest_look_interval: float  # between two looks at a file that is held back
-    done_marker: str = ""
+    done_marker: str = ""  # pattern for the name of its marker file
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,25 +45,28 @@ class NotYet:
     reason: str
     after: float
     changed: bool = False  # since the last look
-    held: bool = False  # it is unchanged, but another condition is not met
+    held: bool = False  # it has been unchanged for long enough, but another condition is not met
     worth_waiting: bool = True  # it may be complete within moments
 
 
 @dataclass(frozen=True, slots=True)
 class Complete:
-    """The file goes on to the next stage. ``unplayable``: why no record is made for it as it is, and what helps."""
+    """Nothing more is waited for: the file goes on to the next stage, which sends it or parks it.
+
+    ``unplayable``: why it is parked, and what helps; empty when it is sent.
+    """
 
     unplayable: str = ""
 
 
 def observe(before: StableSince | None, snapshot: Snapshot, now: float) -> StableSince:
-    """Note a look at a file: unchanged since *before*, or only from *now* on."""
+    """Return since when a file has been unchanged: *before* if it is as it was then, else from *now* on."""
     return before if before is not None and before.snapshot == snapshot else StableSince(snapshot, now)
 
 
 def too_early(rules: CompletenessRules, stable: StableSince, before: StableSince | None, now: float) -> NotYet | None:
-    """Return the wait for a file that has not been unchanged for long enough; None when it has."""
-    if stable is not before:
+    """Return the wait for a file that has changed too recently; None when it has been unchanged for long enough."""
+    if stable is not before:  # ``observe`` has seen it for the first time, or has seen a change
         return NotYet(f"it must be unchanged for {rules.settle:g} s", rules.settle, changed=before is not None)
     if (left := rules.settle - (now - stable.since)) > 0:
         return NotYet(f"it must be unchanged for {rules.settle:g} s", max(left, SHORTEST_WAIT))
@@ -90,7 +93,10 @@ def check_complete(
 
 
 def held_back(reason: str, rules: CompletenessRules, stable_for: float, *, soon: bool = False) -> NotYet:
-    """Wait, and longer each time: a file that is held back is looked at more rarely than one that changes."""
+    """Return the wait for a file that is held back: it grows with the time that the file has been unchanged.
+
+    *soon*: the condition may be met within moments.
+    """
     pause = max(rules.settle, HELD_BACK_LOOK_FRACTION * stable_for, SHORTEST_LOOK_INTERVAL)
     return NotYet(
         reason, min(pause, max(rules.longest_look_interval, SHORTEST_LOOK_INTERVAL)), held=True, worth_waiting=soon

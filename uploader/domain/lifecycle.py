@@ -1,11 +1,11 @@
 """The states of an upload, as one table: which step leads from which state to which. Pure.
 
-The ``state`` of an ``Upload`` is changed only through ``advance`` and ``start_over``. ``dataclasses.replace`` on it
-would bypass the rules.
+The field ``state`` of an ``Upload`` is changed only through ``advance``, ``park`` and ``start_over``. Whoever sets it
+with ``dataclasses.replace`` bypasses the rules.
 
-The rules behind the table are those of docs/protocol.md, *What follows*. Two of them shape it: the intent is saved
-before the call (CREATING and IN_DOUBT are on disk before the server can know), and an unknown outcome has a state of
-its own (IN_DOUBT).
+The table follows the numbered rules of docs/protocol.md. Two ideas shape it. What is about to be asked of the server is
+saved first: CREATING and IN_DOUBT are on disk before the server can know of it. And an unknown outcome has a state of
+its own, IN_DOUBT.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ class Step(StrEnum):
     LAST_BYTE = "last-byte"  # the last byte of a chunk is about to be sent
     ACKNOWLEDGED = "acknowledged"  # 2xx for a chunk that is not the last
     SENT = "sent"  # 2xx for the last chunk, or the record shows that it arrived
-    REFUSED = "refused"  # the server refused a chunk, and kept none of it
+    REFUSED = "refused"  # the server refused a chunk, or never saw all of it; it kept none of it
     RESEND = "resend"  # in doubt, and sending again is known to be safe on this server
     START_OVER = "start-over"  # begin again on a new record
     READY = "ready"  # the server has processed the video
     FINISHED = "finished"  # the ledger is written, the local file disposed of
     PARK = "park"  # somebody else must act first
-    RELEASE = "release"  # go on from where it was parked
+    RELEASE = "release"  # go on from the state in which it was parked
 
 
-_UNFINISHED = (State.QUEUED, State.CREATING, State.SENDING, State.IN_DOUBT, State.VERIFYING, State.FINISHING)
+_PARKABLE = (State.QUEUED, State.CREATING, State.SENDING, State.IN_DOUBT, State.VERIFYING, State.FINISHING)
 
 TABLE: Final[Mapping[tuple[State, Step], State]] = MappingProxyType(
     {
@@ -55,12 +55,12 @@ TABLE: Final[Mapping[tuple[State, Step], State]] = MappingProxyType(
         (State.VERIFYING, Step.START_OVER): State.QUEUED,
         (State.VERIFYING, Step.READY): State.FINISHING,
         (State.FINISHING, Step.FINISHED): State.DONE,
-        **{(state, Step.PARK): State.PARKED for state in _UNFINISHED},
+        **{(state, Step.PARK): State.PARKED for state in _PARKABLE},
         # RELEASE is not here: it leads to the upload's own ``parked_from``
     }
 )
 
-
+# the steps that clear ``trouble``
 FORWARD: Final = frozenset({Step.CREATED, Step.ACKNOWLEDGED, Step.SENT, Step.READY, Step.FINISHED})
 
 
@@ -71,8 +71,8 @@ class IllegalStep(RuntimeError):  # noqa: N818 - it names what was tried
 def advance(upload: Upload, step: Step, **changes: Any) -> Upload:
     """Take *step*; *changes* are the fields that come with it. Raises ``IllegalStep``.
 
-    A step forward clears ``trouble``, so that only failures in a row are counted. The fields of a doubt are kept while
-    the upload is in doubt, or parked out of it, and cleared otherwise.
+    A step forward clears ``trouble``, so that only failures in a row are counted. The fields ``doubt_…`` are kept while
+    the upload is in doubt, or was parked in doubt. All other steps clear them.
     """
     if upload.state is State.PARKED and step is Step.RELEASE:
         target = upload.parked_from or State.QUEUED
@@ -155,7 +155,7 @@ def broken_rule(upload: Upload) -> str | None:
         state = upload.parked_from or State.QUEUED
         if upload.trouble is None:
             return "parked without a reason"
-        if state not in _UNFINISHED:
+        if state not in _PARKABLE:
             return f"nothing is parked from {state}"
     has_ids = state in {State.SENDING, State.IN_DOUBT, State.VERIFYING, State.FINISHING}
     rules = (

@@ -18,21 +18,21 @@ from typing import Final
 from uploader.domain import errors
 from uploader.domain.model import ActionBy, LastError
 
-Uniform = Callable[[float, float], float]
+Uniform = Callable[[float, float], float]  # returns a random number between the two
 
 MINUTE, HOUR, DAY = 60.0, 3600.0, 86400.0  # seconds
 
 BACKOFF_CAP: Final = 300.0  # s; full jitter U(0, min(cap, 1 s * 2^n)) after n failures in a row
 SLOW_BACKOFF_DOUBLINGS: Final = 3  # doublings with which the backoff of a disk or share begins
-TRIES_BEFORE_PARKING: Final = 8  # failures in a row that count against a file before it is parked for a day
-PAYLOAD_REFUSALS_BEFORE_PARKING: Final = 3  # tries that tell VALT's "invalid payload" (500) from a passing fault
+TRIES_BEFORE_PARKING: Final = 8  # failures in a row that count against a file before it is parked
+PAYLOAD_REFUSALS_BEFORE_PARKING: Final = 3  # tries; VALT's "invalid payload" (500) may be a passing fault
 RECORD_REMOVALS_BEFORE_PARKING: Final = 2  # records: a second removal is no accident
 RECORDS_PER_FILE: Final = 5  # records begun for one file before an operator must act
 # a chunk that is cut so often before its last byte may be too large for a proxy or gateway
 CHUNK_CUTS_BEFORE_HALVING: Final = 4
 FLAKY_SERVER_PAUSE: Final = 1.0  # s; doubled for each failure: 2, 4, 8, 16 s
 BREAKER_FAILURES: Final = 5  # failures in a row, of any calls, after which the server counts as down
-OUTAGE_PAUSE_FIRST, OUTAGE_PAUSE_CAP = 30.0, 15 * MINUTE  # s between probes of a server that is down: 30, 60, … 900 s
+OUTAGE_PAUSE_FIRST, OUTAGE_PAUSE_CAP = 30.0, 15 * MINUTE  # s between calls to a server that is down: 30, 60, … 900 s
 RETRY_BUDGET: Final = 20  # retries that a server is granted at once
 ANSWERS_PER_RETRY: Final = 5  # answers that earn one more retry
 HALF_OPEN_CALLS: Final = (1, 2)  # calls at a time after an outage: one, after its answer two, after the next any number
@@ -62,7 +62,7 @@ class FailureScope(StrEnum):
 
     FILE = "file"  # this upload; it counts as a failure except in an outage
     SERVER = "server"  # the server: every call waits, and no upload counts a failure
-    NONE = "none"  # nothing: the upload waits, and counts no failure
+    NONE = "none"  # nothing that counts as a failure: the upload waits or is parked
 
 
 class Delay(StrEnum):
@@ -73,7 +73,7 @@ class Delay(StrEnum):
 
     BACKOFF = "backoff"  # U(0, min(300 s, 2^n s)) after n failures in a row
     BACKOFF_SLOW = "backoff-slow"  # the same, beginning at 2^3: for a disk or share that is not ready
-    STATED = "stated"  # as long as the error says, else at once
+    STATED = "stated"  # as long as the error says; at once if it says nothing
     OUTAGE = "outage"  # 2, 4, 8, 16 s, then 30 s doubling to 15 min; each between half of that and all of it
     OUTAGE_STATED = "outage-stated"  # the same, but at least Retry-After; no other answer ends it
     FULL = "full"  # 15 min, each between half of that and all of it
@@ -88,7 +88,7 @@ class RetryRule:
     """What follows from one kind of error.
 
     *delay*: how long until the next try, while *tries* are left.
-    *tries*: failures after which the file is parked; None: never for this error.
+    *tries*: failures after which the file is parked; None: it is not parked because of a count.
     *parked_for*: seconds, ± a tenth, until a parked file is tried once more; None: not by time.
     """
 
@@ -136,11 +136,11 @@ class Decision:
     trouble: LastError
     after: float | None  # seconds until the next try; None: not by time
     server_level: bool = False  # no file's fault: every call to the server waits
-    costs: bool = False  # the retry is taken from the server's retry budget
+    costs: bool = False  # the retry counts against the server's retry budget
     whole_only: bool = False  # note that this server takes whole files only
     halve_chunk: bool = False  # send smaller chunks; into the same record, unless the action is START_OVER
     limit_seen: bool = False  # note that this server refuses requests of this size
-    gone: bool = False  # somebody removed its record
+    gone: bool = False  # somebody removed the upload's record from the server
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +165,7 @@ class FailureHistory:
 
     @property
     def smallest(self) -> bool:
-        """True when its chunks cannot be made smaller: the whole file is one range, or they are minimal."""
+        """True when its chunks cannot be made smaller: they are minimal, or the whole file is one range."""
         return self.chunk_size == 0 or min(self.chunk_size, self.size) <= SMALLEST_HALVED_CHUNK
 
 

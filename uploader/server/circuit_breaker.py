@@ -31,28 +31,30 @@ Account = Callable[[], str]
 
 
 class CircuitBreaker:
-    """Limits the calls to one server; see the module."""
+    """Decides whether and how many calls may be made to one server. The module's docstring has the rules."""
 
     def __init__(self, store: Store, clock: Clock, bus: events.Bus, account: Account = lambda: "") -> None:
-        """Take over from the state when a refused password may be tried again, so that a restart does not try it.
+        """Start closed; or open, if the state says that a refused password must not be tried again yet.
 
         *account* reads what a log-in depends on (``credentials.account``); it may raise ``UploaderError``.
         """
         self._store, self._clock, self._bus = store, clock, bus
         self.account = account
-        self._seen = credentials.PasswordWatch(account)
-        self._failures = 0  # in a row, that opened the breaker
-        self._call_failures = 0  # in a row, of single calls
+        self._password_watch = credentials.PasswordWatch(account)
+        self._failures = 0  # failures in a row that opened the breaker
+        self._call_failures = 0  # failures in a row of single calls, which may concern one file only
         self._budget = retry.RetryBudget()
-        self._since: float | None = None
+        self._failing_since: float | None = None  # monotonic time of the server's first failure; None when it answers
         held = hold_of(store.capabilities, clock.now())
-        self._until = clock.monotonic() + held if held > 0 else 0.0
+        self._open_until = clock.monotonic() + held if held > 0 else 0.0  # monotonic time until which it is open
         self.reason = ""  # why calls wait, in one sentence; empty when they do not, and after a restart
-        self._asked_for = held > 0  # pause after a refused password or a Retry-After: a good answer does not end it
+        self._ended_by_time_only = held > 0  # only time ends it: after a refused password or a Retry-After
         self._opened = 0  # how often it has opened: a slot that was taken before the last time does not count
-        self._inside = 0  # slots taken since then
-        self._most: float = retry.HALF_OPEN_CALLS[0] if held > 0 else inf  # slots that may be taken
-        # Until when a slot is kept, for a job that is about to call, or for a failed call that is being judged.
+        self._inside = 0  # slots held now, of those that were taken since it last opened
+        # how many slots may be held at a time; infinite while it is closed
+        self._slot_limit: float = retry.HALF_OPEN_CALLS[0] if held > 0 else inf
+        # Slots that are kept, each as the time until when: for a job that is about to make its first call, or after a
+        # failed call, until its caller has reported the failure.
         self._kept: deque[float] = deque()
         self._jobs: deque[object] = deque()  # tickets of those that wait to begin a job
         self._calls: deque[object] = deque()  # tickets of calls that wait in the middle of a job
@@ -61,12 +63,12 @@ class CircuitBreaker:
     @property
     def wait(self) -> float:
         """Seconds until the next call may be made; 0 when it may be made now."""
-        return max(0.0, self._until - self._clock.monotonic())
+        return max(0.0, self._open_until - self._clock.monotonic())
 
     @property
     def going_on(self) -> bool:
         """True from the server's first failure until it answers again."""
-        return self._since is not None
+        return self._failing_since is not None
 
     # Closed, open, half-open
 
@@ -83,8 +85,8 @@ class CircuitBreaker:
                 await wait_for(self._changed, self._clock, self._next_look())
         finally:
             self._leave(self._jobs, ticket)
-        if self._most < inf:
-            self._keep_place()
+        if self._slot_limit < inf:
+            self._keep_slot()
 
     @asynccontextmanager
     async def slot(self) -> AsyncIterator[CallSlot]:
@@ -98,16 +100,16 @@ class CircuitBreaker:
         try:
             yield slot
         except Exception:
-            # The caller judges the failure, and may open the breaker. Until then no other call is made.
-            if slot.free() and self._most < inf:
-                self._keep_place()
+            # The caller may open the breaker because of this failure. Until then the slot stays kept.
+            if slot.free() and self._slot_limit < inf:
+                self._keep_slot()
             raise
         finally:
             slot.free()
 
     async def _wait_for_slot(self) -> None:
         self._check_not_open()
-        if self._still_kept():
+        if self._still_kept():  # any call may use a kept slot
             self._kept.popleft()
             return
         ticket = object()
@@ -124,7 +126,8 @@ class CircuitBreaker:
             raise errors.BreakerOpen(self.reason or "the server is not called for a while")
 
     def _is_next(self, row: deque[object], ticket: object) -> bool:
-        return self._inside + self._still_kept() < self._most and row[0] is ticket
+        """True when a slot is free and this ticket is the first in its row."""
+        return self._inside + self._still_kept() < self._slot_limit and row[0] is ticket
 
     def _still_kept(self) -> int:
         """Return how many slots are kept."""
@@ -132,11 +135,11 @@ class CircuitBreaker:
             self._kept.popleft()
         return len(self._kept)
 
-    def _keep_place(self) -> None:
+    def _keep_slot(self) -> None:
         self._kept.append(self._clock.monotonic() + retry.HALF_OPEN_SLOT_HELD)
 
     def _next_look(self) -> float | None:
-        """Return the seconds after which the time alone may have changed something; None: never."""
+        """Return the seconds after which those that wait must look again; None: only when they are woken."""
         if self.wait > 0:
             return min(self.wait, PASSWORD_CHECK_INTERVAL) if self.refused() else self.wait
         return self._kept[0] - self._clock.monotonic() if self._still_kept() else None
@@ -161,8 +164,8 @@ class CircuitBreaker:
     # What opens and closes it
 
     def reset(self) -> None:
-        """Close, so that calls are made at once: the operator has asked for it."""
-        self._until, self._most = 0.0, inf
+        """Close the breaker: the operator wants calls to be made now, or the password was changed."""
+        self._open_until, self._slot_limit = 0.0, inf
         self._kept.clear()
         if self._store.capabilities.login_not_before is not None:
             self._store.learn(login_not_before=None)  # saved with whatever is saved next
@@ -172,7 +175,7 @@ class CircuitBreaker:
         """True while calls wait because of a refused password. Closes the breaker if the password has been changed."""
         learnt = self._store.capabilities
         held = self.wait > 0 and hold_of(learnt, self._clock.now()) > 0
-        if held and learnt.login_refused is not None and self._seen.differs_from(learnt.login_refused):
+        if held and learnt.login_refused is not None and self._password_watch.differs_from(learnt.login_refused):
             self.reset()
         return held and self.wait > 0
 
@@ -184,7 +187,7 @@ class CircuitBreaker:
             await self.trip(errors.ServerDown(f"{error.what}, and too many calls have failed before it"))
 
     async def trip(self, error: errors.UploaderError) -> float:
-        """Open: note a failure that concerns all files. Returns the pause in seconds."""
+        """Open the breaker after a failure that concerns all files. Returns the pause in seconds."""
         if self.wait > 0 or isinstance(error, errors.BreakerOpen):
             return self.wait  # the call began before the breaker opened: it is the same outage
         refusals = self._store.capabilities.login_refusals + 1
@@ -192,11 +195,11 @@ class CircuitBreaker:
             self._failures += 1
         pause = retry.breaker_pause(error, self._failures, refusals, self._clock.uniform)
         self.reason = str(error)
-        self._since = self._clock.monotonic() if self._since is None else self._since
-        self._until, self._most = self._clock.monotonic() + pause, retry.HALF_OPEN_CALLS[0]
+        self._failing_since = self._clock.monotonic() if self._failing_since is None else self._failing_since
+        self._open_until, self._slot_limit = self._clock.monotonic() + pause, retry.HALF_OPEN_CALLS[0]
         self._opened, self._inside = self._opened + 1, 0
         self._kept.clear()
-        self._asked_for = retry.rule_of(error).delay in retry.ENDED_BY_TIME
+        self._ended_by_time_only = retry.rule_of(error).delay in retry.ENDED_BY_TIME
         self._wake()
         if isinstance(error, errors.PasswordRefused):
             await self._remember_refusal(refusals, pause)
@@ -208,7 +211,7 @@ class CircuitBreaker:
         self._store.learn(
             login_refusals=refusals,
             login_not_before=self._clock.now() + pause,
-            login_refused=self._seen.fingerprint(),
+            login_refused=self._password_watch.fingerprint(),
         )
         await self._store.commit()
 
@@ -216,21 +219,21 @@ class CircuitBreaker:
         """Note a good answer of the server: it is up, and accepts the password."""
         self._failures = self._call_failures = 0
         self._budget.earn()
-        if self.wait > 0 and self._asked_for:
+        if self.wait > 0 and self._ended_by_time_only:
             return  # the call began before the breaker opened; closing now would cause further refused log-ins
-        self._most = retry.HALF_OPEN_CALLS[1] if self._most <= retry.HALF_OPEN_CALLS[0] else inf
-        self._until = 0.0
+        self._slot_limit = retry.HALF_OPEN_CALLS[1] if self._slot_limit <= retry.HALF_OPEN_CALLS[0] else inf
+        self._open_until = 0.0
         self._wake()
         self.reason = ""
         if self._store.capabilities.login_refusals:  # saved with whatever is saved next
             self._store.learn(login_refusals=0, login_not_before=None, login_refused=None)
-        if self._since is not None:
-            self._bus.publish(events.OutageEnded(round(self._clock.monotonic() - self._since, 1)))
-            self._since = None
+        if self._failing_since is not None:
+            self._bus.publish(events.OutageEnded(round(self._clock.monotonic() - self._failing_since, 1)))
+            self._failing_since = None
 
 
 class CallSlot:
-    """The right to have one call under way (``valt.breaker.Slot``)."""
+    """The right to have one call under way. Implements ``valt.breaker.Slot``."""
 
     def __init__(self, give_back: Callable[[int], bool], opened: int) -> None:
         self._give_back, self._opened = give_back, opened
@@ -243,7 +246,7 @@ class CallSlot:
 
 
 def hold_of(capabilities: ServerCapabilities, now: float) -> float:
-    """Return the seconds that a refused password is not tried again: an hour at most, however the clock was set."""
+    """Return the seconds for which a refused password is not tried again. Never over an hour: a clock may be set."""
     return min(retry.LOGIN_PAUSES[-1], max(0.0, (capabilities.login_not_before or 0.0) - now))
 
 

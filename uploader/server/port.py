@@ -4,23 +4,25 @@
 diagnostics and the commands use. ``uploader.server.valt`` implements both over HTTP; only the modules that wire the
 program together import it. ``tests/server/test_port_conformance.py`` checks an implementation against this contract.
 
+A chunk has *landed* when the server holds it. A video has landed when its record shows it, with any status.
+
 **Failures.** A method that calls the server raises a subclass of ``errors.UploaderError``. Its text holds no URL, token
 or password. What it says of the server:
 
 * Nothing was done: ``BreakerOpen`` (no call was made), ``ServerDown`` (no connection, TLS, a redirect, 503 …),
-  ``ServerFull`` (507), ``ServerBusy`` (wait ``retry_after`` seconds), ``ServerRefused`` with ``RightMissing`` and
-  ``PayloadRefused`` (a plain no), ``RecordGone`` (404).
+  ``ServerFull`` (507), ``ServerBusy`` (wait ``retry_after`` seconds), ``ServerRefused`` and its subclasses
+  ``RightMissing`` and ``PayloadRefused`` (a plain no), ``RecordGone`` (404).
 * The call changes nothing and failed: ``CallFailed`` (500), also ``ServerDown`` when the answer was lost. An
   implementation may repeat such a call once by itself.
-* It may have been done: ``AnswerLost`` and its ``NoRoom``. Only calls that change something raise it.
+* It may have been done: ``AnswerLost`` and its subclass ``NoRoom``. Only calls that change something raise it.
 * Chunks only: ``ChunkCut``, ``ChunkRefused``, ``ChunkTooLarge``, ``TokenExpired``; see ``send_chunk``.
 
 A call logs in first when there is no token. So each of them also raises what a log-in does: ``PasswordRefused`` and
 ``PasswordUnusable``. Concurrent calls share one log-in. A 401 to any call but a chunk is answered by one new log-in and
 one repetition; a second 401 is ``RightMissing``.
 
-**Cancellation** passes through every method. The request ends with it: afterwards nothing more of it is sent, but
-what the server has received whole it may still do.
+**Cancellation** passes through every method, and ends the request: nothing more of it is sent. If the server has
+received the whole request by then, it may still carry it out.
 
 Units: bytes, seconds, Unix time. Rule numbers are those of docs/protocol.md.
 """
@@ -35,7 +37,7 @@ from typing import Protocol, Self
 from uploader.domain.model import RecordIds, RecordSpec
 from uploader.files.shared_fd import SharedFd
 
-WaitWritable = Callable[[], Awaitable[None]]
+WaitWritable = Callable[[], Awaitable[None]]  # returns when a socket takes more bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +48,7 @@ class RecordDetails:
     name: str
     author: str
     created: float  # Unix seconds by the server's clock, whole
-    videos: Mapping[str, str] | None  # id → status word; None while nothing has landed
+    videos: Mapping[str, str] | None  # id → status word; None while no video has landed
     duration: float = 0.0  # seconds; 0: not said
 
     def status_of(self, video: str) -> str | None:
@@ -65,7 +67,7 @@ class RecordListed:
 
 
 class ByteSource(Protocol):
-    """Where a chunk's bytes come from. It stands at the chunk's first byte; each byte is taken once, in order."""
+    """Where the bytes of a chunk come from, in order and once. At first it is positioned at the chunk's first byte."""
 
     local: bool  # True: ``pass_on`` may be tried
 
@@ -75,7 +77,10 @@ class ByteSource(Protocol):
     async def pass_on(
         self, socket: SharedFd, count: int, *, room: WaitWritable, on_progress: Callable[[int], None]
     ) -> None:
-        """Send the next *count* bytes straight to a socket. Raises ``CannotPass`` before the first of them."""
+        """Send the next *count* bytes straight to a socket; wait with *room* while it takes none.
+
+        Raises ``CannotPass`` (``files.sending``), before the first of these bytes is sent, when this way does not work.
+        """
 
 
 class Throttle(Protocol):
@@ -86,7 +91,7 @@ class Throttle(Protocol):
 
 
 class RecordServer(Protocol):
-    """A video server, as the stages use it. See the module for what is raised.
+    """A video server, as the stages use it. The module's docstring says what is raised.
 
     Any number of calls may be under way at once, but only one request for each record: the caller sees to that
     (rule 1).

@@ -1,6 +1,8 @@
-"""Sends every unfinished upload to the queue of its state: at the start, after a pause, and when it is due again.
+"""Puts unfinished uploads on the queue of their stage: at the start, when their wait is over, and after a command.
 
-Only this module knows which queue belongs to which state. It does no work of a stage.
+An upload that waits is on the ``again`` queue, also one that may go on now because of a command. When it is due, this
+module puts it on the queue that belongs to its state. No other module has that table. A stage that is done with an
+upload puts it on the queue of the next stage by itself. The dispatcher does no work of a stage.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from uploader.stages.context import StageContext
 from uploader.stages.queues import Job
 from uploader.store import Store
 
-SAVED_RETRY_CAP: Final = 1.1 * retry.DAY  # s; a saved time further away comes from a clock that was set
+SAVED_RETRY_CAP: Final = 1.1 * retry.DAY  # s; a saved time further away is wrong: the clock was set
 
 
 class Dispatcher:
@@ -30,7 +32,7 @@ class Dispatcher:
         self._store, self._leases, self._queues = context.store, context.leases, context.queues
         self._clock, self._bus = context.clock, context.bus
         self._config = config
-        self._number = count()
+        self._number = count()  # among jobs of equal rank the older one goes first
         self._busy = False
 
     @property
@@ -50,18 +52,18 @@ class Dispatcher:
                 self._busy = False
 
     async def bring_back(self, which: Callable[[Upload], bool]) -> None:
-        """Put unfinished uploads on the ``again`` queue, each with the rest of its pause."""
+        """Put unfinished uploads on the ``again`` queue, each for the rest of its wait."""
         async for path in in_slices(self._store.uploads, self._clock):
             upload = self._store.uploads.get(path)
             if upload is not None and which(upload):
-                self._wait(upload)
+                self._put_on_again_queue(upload)
 
-    def _wait(self, upload: Upload) -> None:
+    def _put_on_again_queue(self, upload: Upload) -> None:
         next_try = None if upload.trouble is None else upload.trouble.next_try
         if next_try is not None:
             longest = SAVED_RETRY_CAP if upload.state is State.PARKED else retry.BACKOFF_CAP
             self._queues.again.put(upload.path, min(next_try - self._clock.now(), longest))
-        elif upload.state is not State.PARKED:  # it was being worked on, or waited for a worker
+        elif upload.state is not State.PARKED:  # it was being worked on, or waited for a worker: it is due now
             self._queues.again.put(upload.path)
 
     async def share_is_back(self, root: str) -> None:
@@ -76,6 +78,7 @@ class Dispatcher:
         self._queues.again.put(upload.path)
 
     async def _send_on(self, path: str) -> None:
+        """Put an upload that is due on the queue of its stage. One that is parked is released first."""
         upload = self._store.uploads.get(path)
         if upload is not None and upload.state is State.PARKED:
             upload = await self._leases.work(path, {State.PARKED}, self._release)

@@ -1,8 +1,8 @@
 """Stage 6: write the ledger line, and keep, move or delete the local file.
 
-It happens only after the video is ready. The file is touched only while it is still the one that was sent, and as the
-configuration says at that moment. A file that cannot be moved or deleted is not sent again: the upload stays in this
-stage and is tried again.
+This happens only after the video is ready. The configuration in force at that moment says what becomes of the file. It
+is moved or deleted only if it is still the one that was sent. If that fails, the file is not sent again: the upload
+stays in this stage and is tried again.
 """
 
 from __future__ import annotations
@@ -58,6 +58,7 @@ class Finish:
             group.create_task(self._search.run(), name="finish: renamed files")
 
     async def _take_ready(self) -> None:
+        """Hand each upload whose video is ready to the workers of its share."""
         while True:
             path = await self._queues.ready.next_due()
             if (upload := self._store.uploads.get(path)) is not None:
@@ -81,7 +82,7 @@ class Finish:
             finished = await self._write_line(upload.path, rule.action)  # before the local copy is deleted
             done = await self._dispose(upload.path, rule)
         upload = self._store.uploads[upload.path]
-        lifecycle.advance(upload, Step.FINISHED)
+        lifecycle.advance(upload, Step.FINISHED)  # only a check that this step is allowed: DONE is never stored
         self._store.drop(upload)
         await self._store.commit()
         seconds = round(finished.ready_at - finished.begun_at, 1)
@@ -91,7 +92,11 @@ class Finish:
             await self._failure_handler.look_again(upload)
 
     async def _disposal(self, upload: Upload) -> DisposalRule:
-        """Return what is done with the file now. A move that has already taken the file away is completed."""
+        """Return what is done with the file now.
+
+        If the configuration has changed after a move began: a move that has taken the file away is completed, another
+        is given up.
+        """
         upload = self._store.uploads[upload.path]
         rule = self._rules.disposal(upload)
         if upload.moving_to is None or rule == DisposalRule("move", upload.move_to):
@@ -115,6 +120,7 @@ class Finish:
             return False
 
     async def _write_line(self, path: str, action: AfterUpload, moved_to: str | None = None) -> FinishedUpload:
+        """Write the ledger line, unless an earlier try has written it."""
         finished = _finished(self._store.uploads[path], action, moved_to)
         await self._store.finish(finished)
         return finished
@@ -129,7 +135,7 @@ class Finish:
         return rule
 
     async def _dispose(self, path: str, rule: DisposalRule) -> Done:
-        """Keep, move or delete the file. When it is cancelled it waits until nothing touches the file any more."""
+        """Keep, move or delete the file. When cancelled, this ends only after the last operation on the file has."""
         upload = raise_if_paused(self._store, path)
         request = Request(upload.where, _sent(upload), rule.move_to, upload.moving_to)
         try:

@@ -1,4 +1,4 @@
-"""Leases: only one party works on an upload at a time, a stage or an operator command.
+"""Sees to it that only one party at a time works on an upload: a stage or an operator command.
 
 A stage works on an upload inside ``work``, in a task of its own. An operator command takes the lease away with
 ``revoke``, which cancels that task and waits for its end. A lease belongs to an upload, not to its path: when an upload
@@ -19,7 +19,7 @@ from uploader.domain.model import State, Upload, shown
 from uploader.store import Store
 
 STAGE_END_TIMEOUT: Final = 2.0  # s that a stopping stage waits for the end of its work on an upload
-REVOKE_TIMEOUT: Final = 20.0  # s that a command waits for that; its caller waits 30 s for the command
+REVOKE_TIMEOUT: Final = 20.0  # s that a command waits for the end of such work; its caller waits 30 s for the command
 
 R = TypeVar("R")
 
@@ -40,7 +40,7 @@ def raise_if_paused(store: Store, path: str) -> Upload:
 class _Lease:
     path: str
     task: asyncio.Task[Any] | None = None  # None: an operator command, or a step without an await
-    missed: bool = False  # the upload came to a stage meanwhile, and must be sent on at the end
+    missed: bool = False  # a stage was given the upload meanwhile, and must be given it again at the end
     ended: asyncio.Event = field(default_factory=asyncio.Event)
 
 
@@ -79,7 +79,7 @@ class Leases:
         if upload is None or upload.state not in states or self._store.is_paused(upload):
             return None
         if upload.trouble is not None and upload.trouble.next_try is not None and upload.state is not State.PARKED:
-            return None
+            return None  # not due: the dispatcher clears ``next_try`` when it is
         if self.ask_again(upload):
             return None
         task = asyncio.ensure_future(act(upload))

@@ -1,9 +1,9 @@
 """Stage 4: create the record, send chunk after chunk, save what was acknowledged.
 
-A worker brings one upload from its saved state to *every byte acknowledged*, along ``lifecycle.TABLE``. It saves each
-intent before it acts, has one request in flight for each record, and never sends an acknowledged byte again. After an
-error the upload goes back to a queue with a time, and the worker is free. A large upload steps aside between two chunks
-when a small one waits, so no worker is reserved for small files.
+A worker takes one upload from its saved state to the state in which every byte is acknowledged, step by step along
+``lifecycle.TABLE``. It saves what it is about to do before it does it. It has one request in flight for each record,
+and never sends an acknowledged byte again. After an error the upload waits in a queue, and the worker is free. A large
+upload steps aside between two chunks when a small one waits, so no worker is reserved for small files.
 """
 
 from __future__ import annotations
@@ -49,16 +49,16 @@ class TransferRules(Protocol):
 class Outcome(Enum):
     """How the work of a worker on an upload ended."""
 
-    LEFT = "left"  # the upload left this stage, waits for its time, or is parked
-    STEPPED_ASIDE = "stepped-aside"  # a small file goes first, and the upload after it
+    LEFT = "left"  # the upload left this stage, waits for its next try, or is parked
+    STEPPED_ASIDE = "stepped-aside"  # a small file goes first; then this upload goes on
 
 
 @dataclass(slots=True)
 class _Memory:
-    """What a worker keeps in memory for the next worker of an upload. Without it more is read; nothing goes wrong."""
+    """What is kept in memory about an upload between two workers. Without it more is read, but nothing goes wrong."""
 
     bookmark: Bookmark | None = None  # position in the file, so that it need not be read again
-    resent_at: int | None = None  # offset of a chunk sent again in doubt; its refusal says nothing about ranges
+    resent_at: int | None = None  # offset of a chunk in doubt that is sent again; a refusal is not about its range
     aside: bool = False  # it has stepped aside for a small file
     good: int = 0  # chunks of the current size acknowledged in a row
 
@@ -76,7 +76,7 @@ class Transfer:
         lanes: Callable[[str], Lane],
         rules: TransferRules,
     ) -> None:
-        """*lanes* returns the bandwidth limit of a watched folder (by its path)."""
+        """*lanes* makes a lane for a chunk: it keeps to the bandwidth limit of a watched folder (by its path)."""
         self._shares, self._store, self._leases = context.shares, context.store, context.leases
         self._queues, self._clock, self._bus = context.queues, context.clock, context.bus
         self._server, self._valt, self._breaker, self._failure_handler, self._lanes = (
@@ -124,6 +124,7 @@ class Transfer:
         self._stopping.set()
 
     async def _drive_guarded(self, upload: Upload) -> Outcome:
+        """Call ``drive``, and let the failure handler handle what it raises."""
         outcome = Outcome.LEFT
 
         async def drive() -> None:
@@ -213,7 +214,7 @@ class Transfer:
             raise errors.RecordSpoilt("this server does not show what became of a chunk")
 
     def _time_in_doubt(self, upload: Upload) -> float:
-        """Return the seconds for which the answer has been missing."""
+        """Return the seconds for which the answer has been missing, by the monotonic clock."""
         return self._doubts.of(upload.path, upload.doubt_at or 0.0)
 
     async def _send(self, upload: Upload, recording: Recording, *, announce: bool) -> None:
@@ -262,7 +263,7 @@ class Transfer:
         try:
             held = await self._valt.send_chunk(
                 ids,
-                path,  # of the name at first: it must be the same for all chunks
+                path,  # as it was found, even if the file was renamed since: it must be the same for all chunks
                 (upload.offset, end, size),
                 recording,
                 before_last_byte=before_last_byte,
@@ -287,23 +288,26 @@ class Transfer:
         await self._acknowledge(path)
 
     def _doubt_begins(self, path: str) -> None:
-        """Count the settle time of the doubt from now, when the request ended. Saved by the failure handler."""
+        """Count ``doubt_settle`` from now, when the request has ended. The failure handler saves it."""
         upload = self._store.uploads[path]
         if upload.state is State.IN_DOUBT:
-            self._time_in_doubt(self._store.put(replace(upload, doubt_at=self._clock.now())))
+            upload = self._store.put(replace(upload, doubt_at=self._clock.now()))
+            self._time_in_doubt(upload)  # called so that the monotonic clock counts from now; the result is not used
 
     async def _not_taken(self, path: str) -> None:
-        """Leave the doubt: the chunk was refused, or the server never saw it."""
+        """Go back from IN_DOUBT to SENDING: the chunk was refused, or the server never saw all of it."""
         upload = self._store.uploads[path]
         if upload.state is State.IN_DOUBT:
             await self._store.save(lifecycle.advance(upload, Step.REFUSED))
 
     async def _acknowledge(self, path: str) -> None:
+        """Save that the chunk in doubt has arrived. After the last chunk, pass the upload to the verify stage."""
         upload = lifecycle.acknowledge(self._store.uploads[path], now=self._clock.now())
         memory = self._memories[path]
         memory.good += 1
-        if (size := grown(upload.chunk_size, self._normal_chunk_size(), memory.good)) != upload.chunk_size:
-            upload, memory.good = replace(upload, chunk_size=size), 0
+        chunk_size = grown(upload.chunk_size, self._normal_chunk_size(), memory.good)
+        if chunk_size != upload.chunk_size:
+            upload, memory.good = replace(upload, chunk_size=chunk_size), 0
         upload = await self._store.save(upload)
         size = upload.identity.size
         self._bus.publish(events.ChunkAcknowledged(upload.path, upload.offset, size))

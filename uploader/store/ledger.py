@@ -1,9 +1,10 @@
-"""The ledger, ``ledger.jsonl``: one line for each finished upload, with the hash of the line before it.
+"""Keeps the ledger, ``ledger.jsonl``: one line for each finished upload, with the hash of the line before it.
 
 It is append-only and fsynced, and is also the list of what was sent. Memory holds indices alone, about 130 bytes a
 line; the lines are read from the file when they are needed. The file is never rewritten: it is the proof of what was
 sent. Only a torn last line is cut off, which a power cut during an append leaves, and which was never acknowledged.
-A file counts as sent only by a full sha256, never by a shorter key.
+A file counts as sent only by a full sha256, never by a shorter key. A file is *touched* when its time was changed after
+it was sent, but not its content.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ class LedgerEntry:
 class Ledger:
     """The ledger: appends lines, and answers what was sent from a path or with a content.
 
-    ``append`` may run on another thread than everything else.
+    ``append`` may run on one thread while another asks.
     """
 
     def __init__(self, disk: Disk, *, repair: bool = True, expected_head: LedgerHead | None = None) -> None:
@@ -67,7 +68,7 @@ class Ledger:
         """
         self._disk = disk
         self._lock = Lock()  # for all that follows; never held during I/O
-        self.head = LedgerHead(0, GENESIS)
+        self.head = LedgerHead(0, GENESIS)  # number and hash of the last line
         self._ends = array("Q")  # offset of the end of each line, its line feed included
         self._fingerprints, self._fingerprint_index = bytearray(), Index()
         self._paths, self._contents = Index(), Index()
@@ -143,7 +144,7 @@ class Ledger:
 
     def has(self, path: str) -> bool:
         """True when a line is probably of *path*. A scan may skip the file then; every tenth scan skips none."""
-        return bool(self._from(path))
+        return bool(self._numbers_of(path))
 
     def knows(self, path: str, size: int, mtime_ns: int) -> bool:
         """True when a file with this path, size and mtime was sent. Memory only."""
@@ -160,38 +161,39 @@ class Ledger:
         return bool(self._alike(path, identity))
 
     def may_have_elsewhere(self, identity: Identity, path: str) -> bool:
-        """The same for ``alike_elsewhere``."""
+        """True when ``alike_elsewhere`` probably finds something; False when it certainly does not. Memory only."""
         return bool(self._elsewhere(identity, path))
 
-    # The methods below read lines from the file. They raise ``LedgerUnreadable`` for a line that cannot be read or was
-    # changed since the start: it proves neither that a file was sent nor that it was not.
+    # The questions above are answered from memory. The methods below read lines from the file, and raise
+    # ``LedgerUnreadable`` for a line that cannot be read or was changed since the start: it proves neither that a file
+    # was sent nor that it was not.
 
     def of(self, path: str) -> tuple[LedgerEntry, ...]:
-        """Return everything that was sent from *path*, oldest first, and last what was touched there since."""
-        known = [known for known in map(self._known, reversed(self._from(path))) if known.path == path]
+        """Return everything that was sent from *path*, oldest first. If it was touched since, that comes last."""
+        found = [entry for entry in map(self._entry, reversed(self._numbers_of(path))) if entry.path == path]
         with self._lock:
             touched = self._touched.get(key_of_value(path))
         if touched is not None:
             fingerprint, number, mtime_ns = touched
-            again = replace(self._known(number), mtime_ns=mtime_ns)
-            if fingerprint == fingerprint_of(path, again.size, mtime_ns) and again not in known:
-                known.append(again)
-        return tuple(known)
+            again = replace(self._entry(number), mtime_ns=mtime_ns)
+            if fingerprint == fingerprint_of(path, again.size, mtime_ns) and again not in found:
+                found.append(again)
+        return tuple(found)
 
     def alike(self, path: str, identity: Identity) -> LedgerEntry | None:
         """Find the newest entry of *path* with equal size and edges: probably the same content, touched."""
-        known = map(self._known, self._alike(path, identity))
-        return next((known for known in known if known.path == path and _like(known, identity)), None)
+        found = map(self._entry, self._alike(path, identity))
+        return next((entry for entry in found if entry.path == path and _like(entry, identity)), None)
 
     def _alike(self, path: str, identity: Identity) -> list[int]:
-        content, here = key_of_value((identity.size, identity.edges)), self._from(path)
+        content, here = key_of_value((identity.size, identity.edges)), self._numbers_of(path)
         with self._lock:
             return [number for number in here if self._contents.key_of(number) == content]
 
     def alike_elsewhere(self, identity: Identity, path: str) -> LedgerEntry | None:
         """Find the newest entry of another path with equal size and edges: probably the same content, copied."""
-        known = map(self._known, self._elsewhere(identity, path))
-        return next((known for known in known if _like(known, identity)), None)
+        found = map(self._entry, self._elsewhere(identity, path))
+        return next((entry for entry in found if _like(entry, identity)), None)
 
     def _elsewhere(self, identity: Identity, path: str) -> list[int]:
         here = key_of_value(path)
@@ -201,9 +203,9 @@ class Ledger:
             return [number for number in numbers if self._paths.key_of(number) != here]
 
     def holds(self, record: str) -> bool:
-        """True when the ledger has the line of this record, under whatever path.
+        """True when the ledger has a line of this record, under whatever path.
 
-        Raises ``LedgerUnreadable`` when it may be a line that cannot be read: no second line may be written then.
+        Raises ``LedgerUnreadable`` when a line that cannot be read may be the one: then no second may be written.
         """
         key, number, unreadable = key_of_value(record), 0, None
         while True:
@@ -213,7 +215,7 @@ class Ledger:
                 except ValueError:
                     break
             try:
-                if self._known(number).record == record:
+                if self._entry(number).record == record:
                     return True
             except errors.LedgerUnreadable as error:
                 unreadable = error
@@ -221,12 +223,12 @@ class Ledger:
             raise unreadable
         return False
 
-    def _from(self, path: str) -> list[int]:
+    def _numbers_of(self, path: str) -> list[int]:
         """Return the numbers of the lines that are probably of *path*, newest first."""
         with self._lock:
             return self._paths.find(key_of_value(path))
 
-    def _known(self, number: int) -> LedgerEntry:
+    def _entry(self, number: int) -> LedgerEntry:
         line, digest = self._line(number)
         sent = line.upload
         return LedgerEntry(sent.size, sent.mtime_ns, sent.edges, sent.sha256, sent.record, number, sent.path, digest)

@@ -1,9 +1,9 @@
-"""The state in memory and on disk. All changes to either are made here.
+"""Keeps the state, in memory and on disk. All changes to either are made here.
 
 A change is made in memory at once, and is durable when ``commit`` returns; commits that wait together are written as
-one. ``commit`` never returns before that, or an effect on the server or a folder could come before its save. While the
-disk refuses, callers wait and the write is tried again. While the disk hangs, no other write is begun; only ``close``
-stops waiting for it.
+one. If ``commit`` returned earlier, the server or a folder could be changed before that was saved. While the disk
+refuses, callers wait and the write is tried again. While a write hangs, no other is begun; only ``close`` stops waiting
+for it.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Store:
     """Unfinished uploads, orphans, what was learnt about the server, pauses, and the ledger."""
 
     def __init__(self, disk: Disk, clock: Clock, bus: events.Bus) -> None:
-        """Load both files. Raises ``StateUnusable``; a file that cannot be read is never replaced by an empty state."""
+        """Load state and ledger. Raises ``StateUnusable``: an unreadable file is never taken for an empty one."""
         self._disk, self._clock, self._bus = disk, clock, bus
         saved = load_state(disk)
         self.ledger = _ledger(disk, saved, repair=True)
@@ -50,8 +50,8 @@ class Store:
         self._mount_identities = {identity.root: identity for identity in saved.mount_identities}
         self._paused = dict.fromkeys(saved.paused)
         self.capabilities = saved.capabilities
-        self._sequence = self._durable = saved.sequence
-        self._writer = asyncio.Lock()
+        self._sequence = self._durable = saved.sequence  # number of the last change; of the last that is on disk
+        self._write_lock = asyncio.Lock()
         # A thread of its own, so that a hung share does not delay saves. One, so that writes are done in order.
         self._thread = DaemonThreads("state", most=1)
         self._readers = DaemonThreads("ledger", most=1)  # separate, so that a long write does not delay reads
@@ -153,9 +153,9 @@ class Store:
         return upload
 
     async def commit(self) -> None:
-        """Return when every change that was made before this call is durable."""
+        """Save every change that was made before this call. Returns when they are durable."""
         target = self._sequence
-        async with self._writer:
+        async with self._write_lock:
             if self._durable >= target:
                 return  # another commit, begun after this change, has saved it
             sequence = self._sequence
@@ -174,8 +174,8 @@ class Store:
     async def sent_from(self, path: str) -> tuple[LedgerEntry, ...]:
         """Return everything that was sent from *path*: ``Ledger.of``.
 
-        This and the next two methods read the ledger on a thread of their own. They raise ``LedgerUnreadable``, and
-        ``ShareNotReady`` when the state's disk does not answer.
+        ``sent_from``, ``sent_alike`` and ``sent_elsewhere`` read the ledger on a thread of their own. They raise
+        ``LedgerUnreadable``, and ``ShareNotReady`` when the state's disk does not answer.
         """
         return await self._read(lambda: self.ledger.of(path))
 
@@ -198,7 +198,7 @@ class Store:
             async with bound:
                 return await asyncio.get_running_loop().run_in_executor(self._readers, question)
         except TimeoutError:
-            if not bound.expired():  # the disk's own ETIMEDOUT
+            if not bound.expired():  # not our limit: the disk itself said ETIMEDOUT
                 raise
             where = self._disk.where(ledger_file.LEDGER_FILE)
             raise errors.ShareNotReady(f"{where}: the disk has not answered for {LEDGER_READ_TIMEOUT:g} s") from None
@@ -213,12 +213,15 @@ class Store:
             asyncio.get_running_loop().run_in_executor(self._thread, self._timed, touched.TOUCHED_FILE, note)
 
     async def finish(self, finished: FinishedUpload) -> None:
-        """Write the ledger line of an upload, once."""
-        async with self._writer:
+        """Write the ledger line of an upload, unless the ledger has it already. Durable when it returns."""
+        async with self._write_lock:
             await self._until_written(ledger_file.LEDGER_FILE, lambda: self._append_once(finished))
 
     def _append_once(self, finished: FinishedUpload) -> None:
-        """Check and append on the same thread: the append of a cancelled caller may still be under way there."""
+        """Append the line if it is not there.
+
+        Both are done on the same thread, one after the other: the append of a cancelled caller may still be under way.
+        """
         if not self.ledger.holds(finished.record):
             self.ledger.append(finished)
 
@@ -280,7 +283,7 @@ class Store:
         """Report a write that hangs, once."""
         if self._writing is None:
             return
-        if (rest := SLOW_WRITE_WARNING - self.write_age) > 0:  # it waited for the thread, and has begun later
+        if (rest := SLOW_WRITE_WARNING - self.write_age) > 0:  # the write had to wait for the thread: it began later
             self._clock.later(rest, self._look_at_write)
         else:
             self._report_hang()
@@ -304,7 +307,7 @@ class Store:
         """
         self._readers.shutdown(cancel_futures=True)
         try:
-            async with asyncio.timeout(STORE_CLOSE_TIMEOUT), self._writer:
+            async with asyncio.timeout(STORE_CLOSE_TIMEOUT), self._write_lock:
                 closing = asyncio.get_running_loop().run_in_executor(self._thread, self._disk.close)
                 self._thread.shutdown()
                 await closing

@@ -1,4 +1,4 @@
-"""The unfinished uploads in memory. A value can be replaced only by one that was made from it.
+"""Holds the unfinished uploads in memory. A value can be replaced only by one that was made from it.
 
 Every stored upload carries a ``serial`` (which upload it is, for as long as the process lives) and a ``revision``
 (which write made this value). ``dataclasses.replace`` copies both, so a new value names the revision that it was made
@@ -21,7 +21,7 @@ Key = tuple[object, ...]
 
 
 class Stale(Exception):  # noqa: N818 - it says what the value is
-    """A value cannot be written: the upload was changed or dropped since the value was read."""
+    """A value cannot be written: its upload was changed or dropped since the value was read."""
 
 
 class UploadTable:
@@ -52,7 +52,7 @@ class UploadTable:
         return self._counts
 
     def take_changes(self) -> dict[str, Upload | None]:
-        """Return what has changed in ``begun`` since the last call; None: it is no longer there."""
+        """Return by path what has changed in ``begun`` since the last call; None for what is no longer there."""
         return self._begun.take_changes()
 
     def at(self, name: str) -> Upload | None:
@@ -63,15 +63,15 @@ class UploadTable:
         return found
 
     def with_content(self, root: str, identity: Identity) -> list[Upload]:
-        """Return the begun uploads of this watched folder and content."""
+        """Return the uploads in ``begun`` of this watched folder and content."""
         return self._find(("content", root, identity))
 
     def creating(self, record_name: str) -> list[Upload]:
-        """Return the uploads whose record has this name and is being created, or may have been."""
+        """Return the uploads in state CREATING whose record has this name."""
         return self._find(("creating", record_name))
 
     def has_record(self, record: str) -> bool:
-        """True when an unfinished upload sends to this record."""
+        """True when an unfinished upload has this record, in whatever state."""
         return ("record", record) in self._index
 
     def _find(self, key: Key) -> list[Upload]:
@@ -111,6 +111,7 @@ class UploadTable:
         self._begun.pop(upload.path, None)
 
     def _unlist(self, upload: Upload) -> None:
+        """Take a value out of the counts and the index."""
         self._counts[upload.state] -= 1
         for key in _keys(upload):
             if rest := tuple(path for path in self._index[key] if path != upload.path):
@@ -120,7 +121,7 @@ class UploadTable:
 
 
 def worth_saving(upload: Upload) -> bool:
-    """False for an upload that the next scan finds again as it is: queued, never begun, without failures."""
+    """True when the next scan would not find this upload again as it is: it has begun, or has a failure to remember."""
     return upload.state is not State.QUEUED or upload.trouble is not None or upload.restarts > 0
 
 

@@ -1,4 +1,4 @@
-"""The circuit breaker as the client uses it: a slot for each call, and a method to report good answers.
+"""The circuit breaker as the client sees it (a protocol): a slot for each call, and a method to report good answers.
 
 ``uploader.server.circuit_breaker`` implements it for the daemon. ``NoBreaker`` is for commands that make a few calls
 and end.

@@ -1,8 +1,9 @@
 """The HTTP client for one VALT server: one origin, one log-in for all workers, every failure an ``UploaderError``.
 
-Each call, with the log-in that it may need, holds a slot of the circuit breaker, and is bounded by a time without
-progress. A call that changes the server is not repeated. The client never follows a redirect, never uses a proxy from
-the environment, and never shows a URL: they would give the token away.
+It implements ``server/port.py``, which says what each call and each failure means. A call holds a slot of the circuit
+breaker, also during the log-in that it may need. It is ended when it makes no progress for ``stall_timeout``. A call
+that changes the server is repeated only after a 401: nothing was done then. The client never follows a redirect, never
+uses a proxy from the environment, and never shows a URL: each of these would give the token away.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ PROMPT_ANSWER_TIME: Final = 2.0  # s; the Date of an answer that took longer is 
 CLOCK_JUMP: Final = 1.0  # s between the two local clocks; more is no drift: one was set, or stood still in sleep
 DOWNLOAD_BLOCK: Final = 1024 * 1024  # bytes
 NO_THROTTLE: Final = NoThrottle()
-# bytes; when the socket has taken so many of a body, the server has begun to receive it: the kernel buffers 128 KiB
+# bytes of a body that the socket has taken, after which the server must be receiving it: the kernel buffers 128 KiB
 BODY_MOVES: Final = 1024 * 1024
 
 HEADER_LIMIT: Final = 32 * 1024  # bytes of an answer's headers; aiohttp itself takes 128 of 8 KiB each
@@ -95,15 +96,15 @@ class Valt:
         self._password = password
         self._clock = clock
         self._bus = bus
-        self._told = remember
+        self._remember_for_log = remember
         self._secrets = Redactor()
         self._breaker: Breaker = NoBreaker() if breaker is None else breaker
         self._token: _Token | None = None
         self._refusal: _Refusal | None = None
         self._logging_in = asyncio.Lock()
         self._ahead: float | None = None  # the server's Unix time when the local monotonic clock was at zero
-        self._apart = 0.0  # s between the two local clocks at that time: when it changes, one of them was set
-        self._timed = False  # whether that is from a prompt answer
+        self._apart = 0.0  # s between the two local clocks when ``_ahead`` was learnt; if it changes, one was set
+        self._time_is_exact = False  # True when both are from a prompt answer, so that ``_ahead`` is exact
         self._session: aiohttp.ClientSession | None = None
         self.log_ins = 0  # number of good log-ins: after each the server may be of another version
 
@@ -148,7 +149,7 @@ class Valt:
         The monotonic clock stands still while this machine sleeps; a comparison with the other clock shows that.
         """
         await self.login_if_needed()
-        if not self._timed or abs(self._clock.now() - self._clock.monotonic() - self._apart) > CLOCK_JUMP:
+        if not self._time_is_exact or abs(self._clock.now() - self._clock.monotonic() - self._apart) > CLOCK_JUMP:
             await self.version()
 
     def forget_refusal(self) -> None:
@@ -194,17 +195,17 @@ class Valt:
         return wire.link_of(await self._json_call(ApiCall.LINK, path))
 
     async def download(self, ids: RecordIds) -> AsyncIterator[bytes]:
-        """Yield the bytes of a video. Raises ``ServerRefused`` when its link leads to another host."""
+        """Yield the bytes of a video. Raises ``ServerRefused`` when its link leads to another host or out of TLS."""
         link = await self.download_link(ids)
         self._remember(link)
         url = self._own(link)
         async with (
             self._breaker.slot(),
             self._within(ApiCall.DOWNLOAD) as watchdog,
-            self._open().get(url, allow_redirects=False) as response,
+            self._entered().get(url, allow_redirects=False) as response,
         ):
             if response.status != 200:
-                raise self._no(ApiCall.DOWNLOAD, await _read(response))
+                raise self._failure_of(ApiCall.DOWNLOAD, await _read(response))
             async for block in response.content.iter_chunked(DOWNLOAD_BLOCK):
                 watchdog.moved()
                 yield block
@@ -291,7 +292,8 @@ class Valt:
             return wire.held_of(answer)
         if answer.status == 401:
             self._forget(token)
-        failure = self._no(ApiCall.UPLOAD, answer)
+        failure = self._failure_of(ApiCall.UPLOAD, answer)
+        # a 2xx before the last byte, or an answer such as 502: it does not say what became of the chunk
         unclear = answer.good or isinstance(failure, errors.AnswerLost)
         if unclear and not body.last_byte_may_have_gone:
             raise errors.ChunkCut(f"{failure.what}, before its last byte")
@@ -315,7 +317,7 @@ class Valt:
                         f"{call.label}: answered 401 right after a good log-in",
                         hint="does this user have the right to it?",
                     )
-            raise self._no(call, answer)
+            raise self._failure_of(call, answer)
 
     def _fresh_token(self) -> _Token | None:
         token, now = self._token, self._clock.monotonic()
@@ -337,7 +339,7 @@ class Valt:
             async with self._within(ApiCall.LOGIN):
                 answer = await self._exchange("POST", self._url("/login"), json=payload)
             if not answer.good:
-                failure = self._no(ApiCall.LOGIN, answer)
+                failure = self._failure_of(ApiCall.LOGIN, answer)
                 if isinstance(failure, errors.PasswordRefused):
                     self._refusal = _Refusal(password, now + login_pause(1), failure)
                 elif isinstance(failure, errors.ServerRefused):  # without a token no call can be made: all files wait
@@ -352,17 +354,17 @@ class Valt:
 
     def _remember(self, secret: str) -> None:
         self._secrets.remember(secret)
-        self._told(secret)
+        self._remember_for_log(secret)
 
-    def _no(self, call: ApiCall, answer: ApiAnswer) -> errors.UploaderError:
-        """Return the error that an answer other than 2xx means. Secrets that it repeats are masked first."""
+    def _failure_of(self, call: ApiCall, answer: ApiAnswer) -> errors.UploaderError:
+        """Return the error that an answer means. Secrets that the answer repeats are masked first."""
         headers = {name: self._secrets.mask(value) for name, value in answer.headers.items()}
         body = self._secrets.mask(answer.body[:FAILURE_LIMIT].decode("utf-8", "surrogateescape"))
         masked = ApiAnswer(answer.status, headers, body.encode("utf-8", "surrogateescape"))
         return wire.failure(call, masked, now=self._clock.now())
 
     def _refuse_again(self, password: str, now: float) -> None:
-        """Raise the server's refusal of this password again, for a while: one worker asks, and the others need not."""
+        """Raise the last refusal of this password again for a while, so that not every worker tries to log in."""
         refusal = self._refusal
         if refusal is not None and refusal.password == password and now < refusal.until:
             raise errors.PasswordRefused(refusal.error.what, hint=refusal.error.hint)
@@ -376,14 +378,15 @@ class Valt:
         url = URL(self._server.url + API_PATH + path, encoded=True)
         return url if token is None else url.with_query(access_token=token.value)
 
-    def _open(self) -> aiohttp.ClientSession:
+    def _entered(self) -> aiohttp.ClientSession:
+        """Return the session. It is there while the context lasts."""
         if self._session is None:
             raise RuntimeError("the client is used outside its context")
         return self._session
 
     async def _exchange(self, method: str, url: URL, **request: Any) -> ApiAnswer:
         began = self._clock.monotonic()
-        async with self._open().request(method, url, allow_redirects=False, **request) as response:
+        async with self._entered().request(method, url, allow_redirects=False, **request) as response:
             answer = await _read(response)
             if not answer.good:
                 response.close()  # refused early: the rest of the body is not sent on this connection
@@ -393,15 +396,15 @@ class Valt:
         return answer
 
     def _note_time(self, date: str | None, *, at_once: bool) -> None:
-        """Learn the server's clock from a Date header. A slow answer's is used only until there is a better one."""
-        if date is not None and (at_once or not self._timed):
+        """Learn the server's clock from a Date header. One of a slow answer counts only while there is none better."""
+        if date is not None and (at_once or not self._time_is_exact):
             with contextlib.suppress(ValueError, OverflowError):
                 self._ahead = parsedate_to_datetime(date).timestamp() - self._clock.monotonic()
-                self._apart, self._timed = self._clock.now() - self._clock.monotonic(), at_once
+                self._apart, self._time_is_exact = self._clock.now() - self._clock.monotonic(), at_once
 
     @contextlib.asynccontextmanager
     async def _within(self, call: ApiCall) -> AsyncIterator[_Watchdog]:
-        """End a call without progress. Turns what aiohttp raises into an ``UploaderError`` without its text (URLs)."""
+        """End a call that makes no progress. Turns what aiohttp raises into an ``UploaderError`` without URLs."""
         watchdog = _Watchdog(self._server.stall_timeout)
         try:
             async with asyncio.timeout(self._server.stall_timeout) as timeout:
@@ -443,7 +446,7 @@ class _Watchdog:
 
 
 def _checked(value: str) -> str:
-    """Return an id that may be put into a URL. ``wire`` lets no other id through, so this is an assertion."""
+    """Return the id *value* if it may stand in a URL. ``wire`` lets no other id through, so this only makes sure."""
     if wire.safe_id(value) is None:
         raise errors.ServerRefused("an id that cannot stand in a URL")
     return value
