@@ -14,6 +14,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from uploader.domain import errors, retry
+from uploader.domain.chunk_size import halved
 from uploader.domain.model import ActionBy
 from uploader.domain.retry import DAY, HOUR, MINUTE, SMALLEST_HALVED_CHUNK, Action, Decision, FailureHistory, decide
 
@@ -118,6 +119,21 @@ def test_a_chunk_that_is_cut_again_and_again_is_halved(outage: bool) -> None:
     assert not fourth.limit_seen  # one file's bad line makes no smaller chunks for the others
     other = decide(errors.CallFailed("500"), FailureHistory(cuts=3, chunk_size=MB, size=9 * MB), highest)
     assert other.trouble.cuts == 3  # what else goes wrong in between does not begin the count anew
+
+
+def test_a_chunk_that_is_always_cut_is_halved_down_to_the_smallest_before_its_file_is_parked() -> None:
+    """Each size gets its tries anew: the cuts of the larger ones do not park the file before the smallest was tried."""
+    sizes, chunk_size, history = [16 * MB], 16 * MB, FailureHistory(chunk_size=16 * MB, size=99 * MB)
+    while (decision := decide(errors.ChunkCut("cut"), history, highest)).action is Action.TRY_AGAIN:
+        if decision.halve_chunk:
+            chunk_size = halved(chunk_size, 99 * MB)
+            sizes.append(chunk_size)
+        history = replace(
+            history, attempts=decision.trouble.attempts, cuts=decision.trouble.cuts, chunk_size=chunk_size
+        )
+    assert decision.action is Action.PARK
+    assert sizes == [16 * MB >> step for step in range(9)]
+    assert sizes[-1] == SMALLEST_HALVED_CHUNK
 
 
 @pytest.mark.parametrize("outage", [False, True])

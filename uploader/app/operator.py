@@ -61,7 +61,9 @@ class Operator:
             return False
         if upload.state is State.PARKED:
             async with self._leases.revoke(upload) as current:
-                if current is not None and current.state is State.PARKED:
+                if current is None:
+                    return False  # it has just ended
+                if current.state is State.PARKED:
                     upload = await release(self._store, self._bus, self._store.put(with_failures_forgotten(current)))
         elif self._leases.ask_again(upload):
             return True  # a stage works on it; if that fails, it is tried again at once

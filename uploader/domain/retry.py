@@ -189,7 +189,7 @@ def decide(error: errors.UploaderError, history: FailureHistory, uniform: Unifor
         again = backoff(history.not_ready + SLOW_BACKOFF_DOUBLINGS, uniform)
         return Decision(rule.action, replace(trouble, not_ready=history.not_ready + 1), again)
     if rule.scope is FailureScope.NONE:
-        return Decision(rule.action, trouble, 0.0 if rule.action is Action.RESETTLE else rule.parked_for)
+        return Decision(rule.action, trouble, 0.0) if rule.action is Action.RESETTLE else _park(trouble, rule, uniform)
     if isinstance(error, errors.ChunkCut):
         return _cut(trouble, rule, history, uniform)
     if rule.action is Action.START_OVER:
@@ -221,7 +221,7 @@ def _cut(trouble: LastError, rule: RetryRule, history: FailureHistory, uniform: 
     """
     cuts = history.cuts + 1
     if cuts >= CHUNK_CUTS_BEFORE_HALVING and not history.smallest:
-        return Decision(Action.TRY_AGAIN, replace(trouble, cuts=0), 0.0, halve_chunk=True)
+        return Decision(Action.TRY_AGAIN, replace(trouble, cuts=0, attempts=0), 0.0, halve_chunk=True)
     trouble = replace(trouble, cuts=cuts)
     if cuts >= TRIES_BEFORE_PARKING:  # also in an outage: the server was reached every time
         what = f"{trouble.reason}, {cuts} times: the link breaks, or a limit on the way is below this size"

@@ -167,6 +167,7 @@ class CircuitBreaker:
         """Close the breaker: the operator wants calls to be made now, or the password was changed."""
         self._open_until, self._slot_limit = 0.0, inf
         self._kept.clear()
+        self.reason = ""
         if self._store.capabilities.login_not_before is not None:
             self._store.learn(login_not_before=None)  # saved with whatever is saved next
         self._wake()
