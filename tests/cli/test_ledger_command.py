@@ -134,8 +134,8 @@ async def test_download_compares_every_byte_with_what_was_sent(tmp_path: Path) -
         assert any(line.startswith(f"differs  {files[0]}: ") for line in bad.lines)
         assert f"equal    {files[1]}" in bad.lines
         assert (
-            f"missing  {files[2]}: it was ready, and is no longer on the server; it is not sent again by itself"
-            in bad.lines
+            f"missing  {files[2]}: was ready, but is no longer on the server; "
+            "to send it again, copy the file under another name" in bad.lines
         )
         assert bad.lines[-1] == "1 equal, 1 differ, 1 unavailable"
 
@@ -171,4 +171,6 @@ async def test_link_prints_the_download_link_alone(tmp_path: Path) -> None:
             assert await answer.read() == files[1].read_bytes()
         none = await site.run("link", "recordings/d.mp4")
         assert (none.code, none.out) == (1, "")
-        assert none.err == (f"error: {site.recordings}/d.mp4 has not been uploaded; valt-uploader explain tells why\n")
+        assert none.err == (
+            f"error: {site.recordings}/d.mp4 has not been uploaded; for the reason type: valt-uploader explain PATH\n"
+        )
