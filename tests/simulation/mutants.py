@@ -144,7 +144,7 @@ def _sent_again_in_doubt(patch: Patch) -> None:
 
 
 def _lost_answer_is_a_cut(patch: Patch) -> None:
-    patch.setattr(_Watchdog, "verdict", lambda self, call, what: errors.ChunkCut(f"{call.label}: {what}"))
+    patch.setattr(_Watchdog, "failure", lambda self, call, what: errors.ChunkCut(f"{call.label}: {what}"))
 
 
 def _no_wait_in_doubt(patch: Patch) -> None:
