@@ -1,6 +1,7 @@
 """Applies the bandwidth limits: reads the timetable, the growing files and the disk, and updates the pacer.
 
-The disk pressure is read at most once a second.
+A lane is one upload in flight; it asks the pacer for the bytes that it may send. The disk pressure is read at most once
+a second.
 """
 
 from __future__ import annotations
@@ -36,10 +37,10 @@ class Bandwidth:
         *,
         pressure: Callable[[], float | None] = io_pressure,
     ) -> None:
-        """*pressure*: returns the per cent of the last ten seconds in which tasks waited for a disk; None: unknown."""
+        """Begin with the limits of this moment. *pressure*: reads the disk pressure, as ``io_pressure`` does."""
         self._config, self._clock, self._bus, self._read_pressure = config, clock, bus, pressure
         self._growth, self._disk_pressure = Growth(), DiskPressure()
-        self._read_at: float | None = None  # monotonic
+        self._pressure_read_at: float | None = None  # monotonic
         self._wake = asyncio.Event()
         self._limits = Limits(self._scheduled(), config.upload.recording_bandwidth)
         self._pacer = Pacer(self._limits, clock)
@@ -58,37 +59,38 @@ class Bandwidth:
         """Put another configuration into force at once, also for chunks that are being sent."""
         self._config = config
         self._register_folders()
-        self._look(BY_CONFIGURATION)
+        self._update(BY_CONFIGURATION)
         self._wake.set()
 
     async def run(self) -> None:
-        """Grant bytes, and follow clock, files and disk, until cancelled. While it does not run, limited lanes wait."""
-        leave = self._bus.listen(self._on_event)
+        """Grant bytes and keep the limits up to date, until cancelled. While this does not run, limited lanes wait."""
+        stop_listening = self._bus.listen(self._on_event)
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._pacer.run(), name="bandwidth: grants")
-                group.create_task(self._follow(), name="bandwidth: limits")
+                group.create_task(self._keep_updated(), name="bandwidth: limits")
         finally:
-            leave()
+            stop_listening()
 
-    async def _follow(self) -> None:
+    async def _keep_updated(self) -> None:
         while True:
             self._wake.clear()
-            self._look(BY_TIMETABLE)
-            await wait_for(self._wake, self._clock, self._next_look())
+            self._update(BY_TIMETABLE)
+            await wait_for(self._wake, self._clock, self._next_update())
 
-    def _next_look(self) -> float | None:
+    def _next_update(self) -> float | None:
+        """Return the seconds until the limits are computed again; None: not before something wakes it."""
         upload = self._config.upload
         if len(upload.bandwidth) == 1 and not upload.recording_aware:
             return None
         return min(LIMIT_CHECK_INTERVAL, MINUTE - self._clock.now() % MINUTE)
 
-    def _look(self, cause: str) -> None:
+    def _update(self, cause: str) -> None:
         """Compute the limits; if they have changed, put them into force and publish what changed."""
         upload, now = self._config.upload, self._clock.monotonic()
         if upload.recording_aware:
-            if self._read_at is None or now - self._read_at >= LIMIT_CHECK_INTERVAL:
-                self._read_at = now
+            if self._pressure_read_at is None or now - self._pressure_read_at >= LIMIT_CHECK_INTERVAL:
+                self._pressure_read_at = now
                 self._disk_pressure.feel(self._read_pressure(), now)
             pressed, recorded = self._disk_pressure.pressed(now), self._growth.folders(self._pacer.roots, now)
         else:
@@ -105,10 +107,12 @@ class Bandwidth:
         return rate_now(self._config.upload.bandwidth, local)
 
     def _register_folders(self) -> None:
+        """Make the watched folders known to the pacer, also those that nothing is sent from yet."""
         for watch in self._config.watch:
             self._pacer.folder(str(watch.path))
 
     def _on_event(self, event: events.Event) -> None:
+        """Note which files grow; compute the limits at once when a folder's first file grows."""
         if not self._config.upload.recording_aware:
             return
         match event:

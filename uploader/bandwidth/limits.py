@@ -1,4 +1,4 @@
-"""The limits in force at a moment, and the events that describe a change.
+"""Computes the limits in force at a moment, and the events that describe a change.
 
 Pure: local time, growing folders and disk pressure are arguments.
 """
@@ -54,21 +54,22 @@ class Limits:
 
 
 def changes(before: Limits, after: Limits, cause: str) -> Iterator[BandwidthChanged]:
-    """Yield each change of a rate once. *cause*: what changed the scheduled rate, if that is the reason."""
+    """Yield an event for each rate that has changed. *cause*: the reason to name for a change of the scheduled rate."""
     if before.total != after.total:
         reason = cause
         if before.pressed != after.pressed:
             reason = "while the disk is under pressure" if after.pressed else "again: the disk keeps up"
         yield BandwidthChanged(after.total, f"{_words(after.total)} {reason}")
     for root in sorted(before.recorded | after.recorded):
-        rate, was, is_recorded = after.rate_of(root), root in before.recorded, root in after.recorded
-        if rate == before.rate_of(root) or (was and is_recorded and before.slow == after.slow):
-            continue  # unchanged, or reported above
+        rate, was_recorded, is_recorded = after.rate_of(root), root in before.recorded, root in after.recorded
+        if rate == before.rate_of(root) or (was_recorded and is_recorded and before.slow == after.slow):
+            continue  # unchanged, or it has changed with the total, which is reported above
         reason = "while a file grows in" if is_recorded else "again: no file grows any more in"
         yield BandwidthChanged(rate, f"{_words(rate)} {reason} {shown(root)}", root)
 
 
 def _lower(rate: float | None, other: float) -> float:
+    """Return the lower rate; None is no limit."""
     return other if rate is None else min(rate, other)
 
 

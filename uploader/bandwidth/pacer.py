@@ -1,8 +1,9 @@
-"""Grants bytes to waiting lanes when the meters allow it, fairly among them.
+"""Grants bytes to the uploads that wait, as fast as the limits allow, and fairly among them.
 
-It does not poll: it sleeps until the next grant is due, a lane asks, or a rate changes. Among competing lanes the one
-that has had the fewest bytes since it joined goes first (start-time fair queueing), so that neither small nor frequent
-requests are an advantage.
+A lane is one upload in flight. A meter holds one rate and says when the next bytes may be sent. The pacer does not
+poll: it sleeps until the next grant is due, a lane asks, or a rate changes. Among competing lanes the one that has had
+the fewest bytes since it joined goes first (start-time fair queueing). So neither small nor frequent requests are an
+advantage.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from uploader.runtime.delay_queue import wait_for
 
 
 class FolderLimit:
-    """The meters that limit the uploads of one watched folder now; none: they are not limited."""
+    """The meters that limit the uploads of one watched folder now. Without meters they are not limited."""
 
     __slots__ = ("meters", "root")
 
@@ -33,7 +34,7 @@ class Lane:
 
     def __init__(self, pacer: Pacer, folder: FolderLimit) -> None:
         self._pacer, self._folder = pacer, folder
-        self.share = 0.0  # bytes; its start tag for fair queueing, kept by the pacer
+        self.share = 0.0  # its place in the order of service, in bytes (the start tag); the pacer keeps it
 
     @property
     def limited(self) -> bool:
@@ -62,9 +63,9 @@ class _Waiter:
     lane: Lane
     folder: FolderLimit
     wanted: int
-    start: float
+    start: float  # the lowest goes first
     granted: asyncio.Future[int]
-    spent: tuple[Meter, ...] = ()
+    charged: tuple[Meter, ...] = ()  # the meters that the grant was taken from
 
     def wait(self, now: float) -> float:
         """Return the seconds until every meter allows it."""
@@ -107,6 +108,7 @@ class Pacer:
         self._wake.set()
 
     def _put_in_force(self, folder: FolderLimit) -> None:
+        """Give the folder the meters that apply to it."""
         total = () if self._limits.total is None else (self._total,)
         slow = (self._slow,) if folder.root in self._limits.recorded else ()
         folder.meters = (*total, *slow)
@@ -123,7 +125,7 @@ class Pacer:
             if waiter in self._waiting:
                 self._waiting.remove(waiter)
             else:
-                for meter in waiter.spent:
+                for meter in waiter.charged:
                     meter.give_back(granted.result())
                 self._wake.set()
             raise
@@ -145,12 +147,13 @@ class Pacer:
         return min((waiter.wait(now) for waiter in self._waiting), default=None)
 
     def _grant(self, waiter: _Waiter, now: float) -> None:
+        """Give a waiter its bytes, and charge its meters."""
         self._waiting.remove(waiter)
         if waiter.granted.done():  # its task is being cancelled
             return
-        waiter.spent = waiter.folder.meters
-        count = min((waiter.wanted, *(meter.piece for meter in waiter.spent)))
-        for meter in waiter.spent:
+        waiter.charged = waiter.folder.meters
+        count = min((waiter.wanted, *(meter.piece for meter in waiter.charged)))
+        for meter in waiter.charged:
             meter.spend(count, now)
         self._served = max(self._served, waiter.start)
         waiter.lane.share = waiter.start + count

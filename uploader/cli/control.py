@@ -20,7 +20,7 @@ from uploader.domain import events
 from uploader.domain.model import EVERYTHING, covers, shown
 from uploader.stages.lease import Leases
 
-Act = Callable[[Operator, str], Awaitable[bool]]
+Act = Callable[[Operator, str], Awaitable[bool]]  # for one path; False when the command does not apply to it
 
 
 @cli.command()
@@ -121,10 +121,10 @@ def _by_operator(
 ) -> tuple[bool, list[str]]:
     """Apply a command to *paths*, through the daemon or, when it is stopped, to the state.
 
-    Returns whether the daemon runs, and the paths to which the command applied. *act*: what is done to each path,
-    *first*: what is done before, when the daemon is stopped; a running daemon does the same for *do*.
+    Returns whether the daemon runs, and the paths to which the command applied. *do*: the command's name, by which the
+    daemon knows what to do. When it is stopped, *first* is done once, then *act* for each path.
     """
-    if not config.state.dir.exists() and do != "pause":
+    if not config.state.dir.exists() and do != "pause":  # before the first start there is only something to pause
         return False, []
     answer = control_socket.ask(config.state.dir, do, paths) if config.state.dir.exists() else None
     if answer is not None:

@@ -1,7 +1,7 @@
-"""``status``, ``explain``, ``check``: show what is known, and diagnose.
+"""The commands ``status``, ``explain`` and ``check``: they show what is known, and find what is wrong.
 
 ``status`` and ``explain`` are answered by the running daemon or, when it is stopped, from its state, in the same words.
-They change nothing; what ``check`` does is in ``diagnostics``.
+They change nothing. ``check`` is in ``diagnostics/doctor.py`` and ``probe.py``.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def status_command(file: Path | None, as_json: bool) -> int:
 
 
 def stored(config: Config, path: str = "") -> tuple[status.StatusSnapshot, tuple[LedgerEntry, ...]]:
-    """Read what the state holds, and the ledger entries of *path*. Empty before the first start."""
+    """Read the state for a daemon that is stopped, and the ledger entries of *path*. Empty before the first start."""
     warnings = status.standing_warnings(config, os.environ)
     if not config.state.dir.exists():
         return status.StatusSnapshot(
@@ -72,6 +72,7 @@ def stored(config: Config, path: str = "") -> tuple[status.StatusSnapshot, tuple
 
 
 def _folder_status(config: Config, identities: Mapping[str, MountIdentity]) -> list[FolderStats]:
+    """Check each watched folder now. *identities*: those that the state remembers, by folder."""
     shares = Shares(lambda root: MountedShare(root, clock, identity=identities.get(root)))
     return asyncio.run(folder_status(config.watch, shares))
 

@@ -28,7 +28,7 @@ from uploader.runtime.log import configure, redactor
 from uploader.server.credentials import read_password
 from uploader.store import Store
 
-FIRST_LOOK: Final = 30.0  # s that the check of a folder may take before ``once`` reports that its share does not answer
+FIRST_LOOK: Final = 30.0  # s that a folder may take to answer ``once``; then its share is reported as hung
 
 
 @cli.command()
@@ -40,7 +40,7 @@ def run(file: Path | None) -> int:
     configuration.
     """
     path, config = load_config(file)
-    redactor.remember(read_password(config.server, os.environ))  # an unusable password ends the start
+    redactor.remember(read_password(config.server, os.environ))  # fails at once when the password cannot be used
 
     async def work() -> int:
         bus = events.Bus()
@@ -71,7 +71,7 @@ def once(file: Path | None) -> int:
             before = store.ledger.count
             _hurry(store)
             application = Application(config, store, clock, bus, os.environ)
-            whole = await _until_signal(
+            ran_to_end = await _until_signal(
                 application,
                 lambda stop: application.run_until_idle(lambda application: application.discover.scan_all(), stop),
             )
@@ -79,22 +79,23 @@ def once(file: Path | None) -> int:
                 upload.path: _why(upload, paused=store.is_paused(upload)) for upload in store.uploads.values()
             }
             settling = {
-                one.sighting.path: f"not sent yet: {one.reason}" for one in application.settle.candidates.values()
+                candidate.sighting.path: f"not sent yet: {candidate.reason}"
+                for candidate in application.settle.candidates.values()
             }
             waiting = settling | unfinished
             text = f"{store.ledger.count - before} uploaded now, {len(waiting)} not ready"
-            click.echo(text if whole else f"{text}; ended by a signal before everything was checked")
+            click.echo(text if ran_to_end else f"{text}; ended by a signal before everything was checked")
             folders = {stats.folder: stats.away or stats.unreadable for stats in application.discover.folder_stats()}
             unseen = {folder: f"not scanned, or only in part: {why}" for folder, why in folders.items() if why}
             for path, why in sorted({**waiting, **unseen}.items()):
                 click.echo(f"{shown(path)}: {why}")
-            return 0 if whole and not waiting and not unseen else 1
+            return 0 if ran_to_end and not waiting and not unseen else 1
 
     return asyncio.run(work())
 
 
 async def _first_look(config: Config) -> list[str]:
-    """Return the problem of each watched folder, empty for a usable one. Checks all at once, since one may hang."""
+    """Return each watched folder's problem, "" for a usable one. Checks them at the same time, since one may hang."""
 
     async def look(watch: WatchConfig) -> str:
         path, writable = str(watch.path), DISPOSALS[watch.after_upload].takes_away
@@ -120,9 +121,9 @@ def _hurry(store: Store) -> None:
 
 
 async def _until_signal(application: Application, work: Callable[[asyncio.Event], Awaitable[None]]) -> bool:
-    """Run *work* to its end. SIGINT or SIGTERM sets the event that it is given; a second one cancels it.
+    """Run *work*; return True when it ran to its end, False when a signal ended it.
 
-    False when a signal has ended it.
+    SIGINT or SIGTERM sets the event that *work* is given. A second signal cancels it.
     """
     stop, loop, main = asyncio.Event(), asyncio.get_running_loop(), asyncio.current_task()
     signals = 0
@@ -152,6 +153,7 @@ async def _until_signal(application: Application, work: Callable[[asyncio.Event]
 
 
 def _why(upload: Upload, *, paused: bool) -> str:
+    """Say in one line why an upload is not finished, and what happens next."""
     reason = "" if upload.trouble is None else f": {upload.trouble.reason}"
     if paused:
         reason = f": {status.PAUSED}"

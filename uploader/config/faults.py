@@ -19,15 +19,16 @@ from uploader.domain.units import quoted
 
 Loc = tuple[int | str, ...]  # the path to a value: ("watch", 0, "settle")
 
-# Values that are never repeated: they may be a password in the wrong place, alone or within a table's JSON.
-_SECRETIVE: Final = frozenset({"url", "password_file"})
-_CONTAINER_WANTED: Final = frozenset(
+# Keys whose values are never repeated: the value may be a password in the wrong place, or JSON that holds one.
+_NEVER_SHOWN: Final = frozenset({"url", "password_file"})
+# Kinds of pydantic's errors that mean: a table or a list is wanted.
+_TABLE_OR_LIST_WANTED: Final = frozenset(
     {"model_type", "model_attributes_type", "tuple_type", "dict_type", "dataclass_type"}
 )
 
 
 def fault_text(item: ErrorDetails) -> str:
-    """Describe one error of pydantic's in plain words, without the place, which the caller adds."""
+    """Describe one of pydantic's errors in plain words. The caller adds where it is."""
     loc, kind, value = item["loc"], item["type"], item["input"]
     keys, expected = _described(loc)
     match kind:
@@ -39,9 +40,9 @@ def fault_text(item: ErrorDetails) -> str:
             text = f"is missing; give {expected}"
         case "literal_error":
             text = f"expected {item['ctx']['expected']}".replace("'", '"') + f", got {quoted(value)}"
-        case _ if isinstance(value, str) and kind in _CONTAINER_WANTED:
+        case _ if isinstance(value, str) and kind in _TABLE_OR_LIST_WANTED:
             text = f"expected {expected}, got plain text (in the environment, lists and tables are JSON)"
-        case _ if loc[-1] in _SECRETIVE:
+        case _ if loc[-1] in _NEVER_SHOWN:
             text = f"expected {expected}, got something else"
         case _:
             text = f"expected {expected}, got {quoted(value)}"
@@ -55,7 +56,7 @@ def near(name: str, known: Collection[str]) -> str:
 
 
 def _described(loc: Loc) -> tuple[Collection[str], str]:
-    """Return the keys of the table that *loc* points into, and a description of the expected value."""
+    """Return the keys of the table that the value at *loc* is in, and a description of the expected value."""
     table: type | None = Config
     keys: Collection[str] = ()
     expected = "another kind of value"

@@ -1,7 +1,8 @@
 """Reads the file and the environment into one ``Config``, or raises all faults at once.
 
-The environment overrides the file, key by key (``VALT_UPLOADER_SERVER__URL``). It is passed in; ``os.environ`` is not
-read here. Loading does not stop at the first fault, so that all can be mended at once.
+The environment overrides the file, key by key (``VALT_UPLOADER_SERVER__URL``). ``STATE_DIRECTORY``, which systemd sets,
+is only the default of ``state.dir``. The environment is passed in; ``os.environ`` is not read here. Loading does not
+stop at the first fault, so that all can be mended at once.
 """
 
 from __future__ import annotations
@@ -23,12 +24,12 @@ from uploader.domain.model import shown
 
 PREFIX: Final = "VALT_UPLOADER_"
 CONFIG_VARIABLE: Final = f"{PREFIX}CONFIG"  # names the file
-PASSWORD_VARIABLE: Final = f"{PREFIX}PASSWORD"  # read by ``credentials`` alone
+PASSWORD_VARIABLE: Final = f"{PREFIX}PASSWORD"  # read only by ``server/credentials.py``
 DEFAULT_FILE: Final = Path("/etc/valt-uploader/config.toml")
 
 
 def find_config(environ: Mapping[str, str]) -> Path:
-    """Return the default file: ``$VALT_UPLOADER_CONFIG``, else ``/etc/valt-uploader/config.toml``."""
+    """Return the file to read without ``-c``: ``$VALT_UPLOADER_CONFIG``, else ``/etc/valt-uploader/config.toml``."""
     return Path(environ.get(CONFIG_VARIABLE) or DEFAULT_FILE)
 
 
@@ -53,7 +54,7 @@ def load(path: Path | None, environ: Mapping[str, str], *, need_watch: bool = Tr
     except ValidationError as error:
         faults[:0] = [f"{origin.of(item['loc'])}: {fault_text(item)}" for item in error.errors(include_url=False)]
     faults += [f"{origin.of(loc)}: {text}" for loc, text in watch_faults(values.get("watch", []), need_watch)]
-    if config is None or faults:  # outside of the handler, since its exception carries the refused values
+    if config is None or faults:  # not in the handler: pydantic's exception holds the refused values
         raise ConfigError(faults)
     return config
 
@@ -133,8 +134,8 @@ class _Origin:
     def of(self, loc: Loc) -> str:
         """Return ``config.toml: watch[0].settle`` or ``environment: VALT_UPLOADER_UPLOAD__WORKERS``."""
         section = self.from_environ.get(str(loc[0]))
-        within = isinstance(section, dict)
-        if section is None or (within and (len(loc) == 1 or loc[1] not in section)):
+        is_table = isinstance(section, dict)
+        if section is None or (is_table and (len(loc) == 1 or loc[1] not in section)):
             return f"{self.file}: {_key(loc)}"
         variables = {name.upper() for name in self.variables}
         for depth in (2, 1):

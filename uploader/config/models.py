@@ -1,7 +1,8 @@
 """Defines every table of the configuration as a frozen model, with its defaults and checks.
 
-Values are held in the units that the program uses: seconds, bytes, bytes per second. A model never holds a password,
-and its errors never repeat a value that may be one. They do not name the file or the variable; ``loading`` adds that.
+``config/config.toml`` explains each key. Values are held in the units that the program uses: seconds, bytes, bytes per
+second. A model never holds a password, and its errors never repeat a value that may be one. They do not name the file
+or the variable; ``loading`` adds that.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ def _unset_if_empty(value: object) -> object:
 
 
 def _split_origin(url: str) -> tuple[str, str]:
-    """Return *url* as ``scheme://host[:port]``, and its host. Raises ValueError when it holds more or less."""
+    """Return *url* as ``scheme://host[:port]``, and its host. Raises ValueError when *url* is anything else."""
     try:
         parts = urlsplit(url)
         host, port = parts.hostname or "", parts.port
@@ -78,6 +79,7 @@ def _is_loopback(host: str) -> bool:
 
 
 def _listen(value: str) -> str:
+    """Check ``status.listen``: an address and a port, or nothing."""
     host, colon, port = value.rpartition(":")
     if value and not (host and colon and re.fullmatch("[0-9]{1,5}", port) and int(port) < 2**16):
         raise ValueError(f'expected an address and a port like "127.0.0.1:8484", or "", got {quoted(value)}')
@@ -97,7 +99,7 @@ def _marker(text: str) -> str:
 
 
 def _placeholders(text: str, info: ValidationInfo) -> str:
-    """Check the placeholders of *text* against the groups of ``match``, which comes first in ``RecordConfig``."""
+    """Check the placeholders of *text* against the groups of ``match``, which ``RecordConfig`` checks first."""
     if "match" not in info.data:  # ``match`` is faulty, so its groups are not known
         check_placeholders(text, None)
     else:
@@ -135,7 +137,7 @@ class _Table(BaseModel):
 class ServerConfig(_Table):
     """``[server]``: the VALT server, the account, and TLS. Durations in seconds."""
 
-    allow_plaintext: Switch = False  # before ``url``, whose check needs it
+    allow_plaintext: Switch = False  # stands before ``url``, whose check reads it
     url: Annotated[str, Field(description='an address like "https://valt.example.com"')]
     username: Annotated[str, Field(description='the name of a VALT account like "uploader"')]
     password_file: OptionalPath = None
@@ -204,7 +206,7 @@ class RecordConfig(_Table):
         BeforeValidator(parse_match),
         BeforeValidator(_unset_if_empty),
         Field(description="a regular expression in 'single quotes'"),
-    ] = None  # before ``name`` and ``template``, whose checks need its groups
+    ] = None  # stands before ``name`` and ``template``, whose checks read its groups
     name: Annotated[Placeholders, Field(description='text with placeholders like "{stem}"')] = "{stem}"
     template: Annotated[dict[str, Placeholders], Field(description='a table of texts like { "1" = "{stem}" }')] = Field(
         default_factory=dict
@@ -228,7 +230,7 @@ class WatchConfig(_Table):
     gate_timeout: Duration = 600.0
     done_marker: Annotated[Text, AfterValidator(_marker)] = ""
     on_duplicate: Literal["send", "skip"] = "send"
-    after_upload: AfterUpload = "keep"  # before ``move_to``, whose check needs it
+    after_upload: AfterUpload = "keep"  # stands before ``move_to``, whose check reads it
     move_to: Annotated[OptionalPath, Field(validate_default=True)] = None
     record: Annotated[RecordConfig, Field(description="a [watch.record] table")] = RecordConfig()
 

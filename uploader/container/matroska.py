@@ -1,12 +1,14 @@
 """Checks Matroska and WebM: the elements of RFC 8794 (EBML) and RFC 9559.
 
-Detected: a Segment of known size that ends past the end of the file. A Segment of unknown size is either live-muxed,
-and then complete wherever it ends, or the recorder meant to fill the size in at closing and did not. The latter shows
-at the beginning of the Segment: space reserved for a SeekHead that is still a Void, followed by an Info with a duration
-or space for one (FFmpeg and so OBS; libwebm), or a SeekHead whose positions are all ones (GStreamer). A live muxer
-writes nothing there or a valid SeekHead; older FFmpeg with ``live`` left the Void, without space for a duration. Also
-detected: zeros where a SeekHead points to, and 64 KiB of zeros at the end that are not a Void element, provided that
-the tracks are known to be compressed.
+A file is an EBML header and one Segment, which holds everything else. A Void is a placeholder element.
+
+Detected: a Segment of known size that ends past the end of the file. A Segment of unknown size has one of two reasons.
+Either it was muxed live; then it is complete wherever it ends. Or the recorder was to fill in the size at closing, and
+did not. The second case shows at the beginning of the Segment, in one of two ways. FFmpeg (and so OBS) and libwebm
+leave a Void where the SeekHead should be, followed by an Info with a Duration or space for one. GStreamer leaves a
+SeekHead whose positions are all ones. A live muxer writes nothing there, or a valid SeekHead; older FFmpeg with its
+option ``live`` left the Void, but no space for a Duration. Also detected: zeros where a SeekHead points to; and 64 KiB
+of zeros at the end that are not a Void, if the tracks are known to be compressed.
 
 Not detected: a live-muxed file that was cut, unless its last Cluster within ``_TAIL`` bytes has a size and ends past
 the end of the file; missing Cues or Duration, which are normal for such files; what follows the Segment.
@@ -32,7 +34,7 @@ _VOID: Final = 0xEC
 _UNKNOWN: Final = (1 << 64) - 1  # a SeekPosition that was not filled in
 
 _TAIL: Final = 192 * 1024  # bytes searched for the last Cluster
-_SEEKS: Final = 24
+_CHILDREN: Final = 24  # elements inside another that are looked at
 _RAW: Final = (b"A_PCM", b"V_UNCOMPRESSED", b"A_MS/ACM", b"V_MS/VFW", b"V_QUICKTIME", b"A_QUICKTIME")
 _COMPRESSED: Final = (b"V_MPEG4", b"V_MPEGH", b"V_MPEGI", b"V_VP8", b"V_VP9", b"V_AV1", b"V_THEORA")
 
@@ -48,7 +50,7 @@ class _Element(NamedTuple):
 
     @property
     def end(self) -> int:
-        """The offset at which it ends or, when its size is unknown, at which its payload begins."""
+        """The offset after the element; when its size is unknown, the offset of its payload."""
         return self.payload + (self.size or 0)
 
 
@@ -78,6 +80,7 @@ def unfinished(source: ContainerReader) -> str:
 
 
 def _of_unknown_size(source: ContainerReader, segment: _Element) -> str:
+    """Check a Segment of unknown size: return why it is not closed, "" when it may be live-muxed."""
     first = _element(source, segment.payload)
     if first is None:
         if segment.payload >= source.size:
@@ -120,11 +123,11 @@ def _dangling(source: ContainerReader, segment: _Element) -> str:
     return ""
 
 
-def _positions(source: ContainerReader, head: _Element) -> Iterator[int]:
-    """Yield the positions in a SeekHead, relative to the Segment's payload: RFC 9559, 5.1.1."""
-    if head.id != _SEEK_HEAD:
+def _positions(source: ContainerReader, seek_head: _Element) -> Iterator[int]:
+    """Yield the positions in a SeekHead, relative to the Segment's payload: RFC 9559, 5.1.1; else nothing."""
+    if seek_head.id != _SEEK_HEAD:
         return
-    for seek in _children(source, head):
+    for seek in _children(source, seek_head):
         if seek.id == _SEEK:
             for child in _children(source, seek):
                 if child.id == _SEEK_POSITION and child.size is not None and 0 < child.size <= 8:
@@ -132,9 +135,9 @@ def _positions(source: ContainerReader, head: _Element) -> Iterator[int]:
 
 
 def _children(source: ContainerReader, parent: _Element) -> Iterator[_Element]:
-    """Yield the elements inside an element of known size, at most ``_SEEKS``."""
+    """Yield the elements inside an element of known size, at most ``_CHILDREN``."""
     offset = parent.payload
-    for _ in range(_SEEKS):
+    for _ in range(_CHILDREN):
         child = _element(source, offset) if offset < min(parent.end, source.size) else None
         if child is None or child.size is None:
             return
@@ -145,11 +148,12 @@ def _children(source: ContainerReader, parent: _Element) -> Iterator[_Element]:
 def _zeros(source: ContainerReader, segment: _Element, end: int) -> str:
     """Return the reason for a file that ends in zeros; none if they are a Void, or if its tracks may end in zeros."""
     head = source.head()
-    # zeros this early: not even the tracks are written
+    # The codecs are named in the head. If that ends in zeros, not even the tracks were written.
     compressed = any(codec in head for codec in _COMPRESSED) or is_zero(head[SMALLEST_READ:])
     if not compressed or any(codec in head for codec in _RAW):
         return ""
     zeros = zeros_from(source, segment.payload, end)
+    # A Void's own head has at most nine bytes and stands right before its zeros.
     if zeros is None or any(_is_void(source, start, end) for start in range(max(0, zeros - 9), zeros)):
         return ""
     return only_zeros(zeros)

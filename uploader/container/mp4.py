@@ -1,10 +1,13 @@
 """Checks MP4 and MOV: the boxes of ISO/IEC 14496-12 and of Apple's QuickTime File Format.
 
-Detected: top-level boxes that are not boxes, or do not follow each other, or end past the end of the file; a missing
-``moov`` box, which a recorder writes last; a missing ``mdat`` box; zeros in a ``moov`` that was only partly copied,
-where a box or a chunk's offset should be. Also 64 KiB of zeros at the end of a file whose ``mdat`` comes last
-(faststart), if every track's codec is known to compress: silence in PCM and black in raw video are zeros too. A
-fragmented file may not end inside a fragment, nor between ``moof`` and ``mdat``, nor in zeros.
+An MP4 file is a row of boxes. ``moov`` holds the index, ``mdat`` the media; a fragmented file has many pairs of
+``moof`` (index) and ``mdat``. A chunk, in this module, is a run of samples in ``mdat``, not a chunk of an upload.
+
+Detected: something at top level that is not a box; a box that ends past the end of the file; a missing ``moov``, which
+a recorder writes last; a missing ``mdat``; a ``moov`` that was only partly copied, with zeros where a box or the offset
+of a chunk should be. Also 64 KiB of zeros at the end of a file whose ``mdat`` comes last (faststart). That counts only
+if every track's codec is known to compress: silence in PCM and black in raw video are zeros too. A fragmented file may
+not end inside a fragment, nor between ``moof`` and ``mdat``, nor in zeros.
 
 Not detected: a cut exactly between two fragments; holes that are not at the end; what follows a whole ``moov`` and
 ``mdat``, if it is zeros or not a box (cameras append data of their own); a cut ``mdat`` that by definition reaches to
@@ -30,8 +33,10 @@ _BEGINNING: Final = 4  # the first boxes, among which a fragmented file has its 
 _BOXES: Final = 32  # at top level; of files with more the end is checked instead
 _CHILDREN: Final = 32
 _TAIL: Final = 192 * 1024  # bytes searched for the last moof
-_LEAST_HOLE, _HOLE = 16, 40  # bytes without a box, zeros from the ninth on; fewer may be a QuickTime terminator
-_NAME: Final = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 -_.")
+# A hole in ``moov``: no box, and zeros from the ninth byte on. Up to 40 bytes are read; fewer than 16 may be a
+# QuickTime terminator.
+_LEAST_HOLE, _HOLE = 16, 40
+_KIND_BYTES: Final = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 -_.")
 
 # Sample entries that never hold long runs of zeros. DNxHD, ProRes, MPEG-2 and Motion JPEG may pad their frames.
 _COMPRESSED: Final = frozenset(
@@ -52,7 +57,7 @@ class _Box(NamedTuple):
 
 @dataclass
 class _Walk:
-    """The consecutive boxes of one level."""
+    """The boxes that were found one after another at one level."""
 
     boxes: list[_Box] = field(default_factory=list)
     stop: int = 0  # offset after the last box
@@ -72,14 +77,14 @@ def unfinished(source: ContainerReader) -> str:
     walk = _walk(source, 0, source.size, _BEGINNING)
     if not walk.boxes:
         return f"its first box has no size yet: {_NOT_CLOSED}"
-    inside = _moov(source, walk)
-    if inside.first(b"mvex") and _has_index(source):
+    in_moov = _moov(source, walk)
+    if in_moov.first(b"mvex") and _has_index(source):
         return ""
     walk = _walk(source, walk.stop, source.size, _BOXES, walk.boxes)
-    inside = inside if inside.boxes else _moov(source, walk)
-    if walk.first(b"moof") or inside.first(b"mvex"):
-        return _of_fragments(source, walk, inside)
-    return _of_whole(source, walk, inside)
+    in_moov = in_moov if in_moov.boxes else _moov(source, walk)
+    if walk.first(b"moof") or in_moov.first(b"mvex"):
+        return _of_fragments(source, walk, in_moov)
+    return _of_whole(source, walk, in_moov)
 
 
 def _moov(source: ContainerReader, walk: _Walk) -> _Walk:
@@ -88,21 +93,22 @@ def _moov(source: ContainerReader, walk: _Walk) -> _Walk:
     return _walk(source, moov.payload, min(moov.end, source.size), _CHILDREN) if moov else _Walk()
 
 
-def _of_whole(source: ContainerReader, walk: _Walk, inside: _Walk) -> str:
-    """Check a file with a single index."""
+def _of_whole(source: ContainerReader, walk: _Walk, in_moov: _Walk) -> str:
+    """Check a file that is not fragmented: one ``moov`` is the index of everything."""
     moov, mdat, last = walk.first(b"moov"), walk.first(b"mdat"), walk.boxes[-1]
     if last.end > source.size and (last.kind in _KNOWN or not (moov and mdat)):
-        return past_the_end(f"{_name(last)} box", last.end, source)
+        return past_the_end(f"{_kind_text(last)} box", last.end, source)
     if moov is None:
         return _without_moov(source, walk)
     if mdat is None:
         return f"no mdat box after its moov box: {_NOT_COPIED}" if walk.stop >= source.size else _no_box(source, walk)
-    if (hole := _hole(source, moov, inside)) is not None:
+    if (hole := _hole(source, moov, in_moov)) is not None:
         return f"its moov box is empty from byte {hole} on: {_NOT_COPIED}"
-    return _zeros(source, last, last.end, inside) if last.kind == b"mdat" else ""
+    return _zeros(source, last, last.end, in_moov) if last.kind == b"mdat" else ""
 
 
 def _without_moov(source: ContainerReader, walk: _Walk) -> str:
+    """Return the reason for a file without a ``moov`` box; "" when it needs none, or when that cannot be told."""
     if walk.first(b"meta") or walk.first(b"styp") or len(walk.boxes) >= _BOXES:
         return ""  # a picture, a segment of a stream, or too many boxes before the moov
     if walk.stop < source.size and is_zero(source.at(walk.stop, 8)):
@@ -110,26 +116,27 @@ def _without_moov(source: ContainerReader, walk: _Walk) -> str:
     return f"no moov box: {_NOT_CLOSED}"
 
 
-def _of_fragments(source: ContainerReader, walk: _Walk, inside: _Walk) -> str:
-    """Check a fragmented file, whose last fragment may be any."""
+def _of_fragments(source: ContainerReader, walk: _Walk, in_moov: _Walk) -> str:
+    """Check the end of a fragmented file. It may end after any whole fragment."""
     last = walk.boxes[-1]
     if len(walk.boxes) >= _BOXES and walk.stop < source.size:
-        tail = _tail(source)
-        return _end_of_fragments(source, tail, inside) if tail.boxes else _zeros(source, last, source.size, inside)
-    return _end_of_fragments(source, walk, inside)
+        tail = _end_boxes(source)
+        return _end_of_fragments(source, tail, in_moov) if tail.boxes else _zeros(source, last, source.size, in_moov)
+    return _end_of_fragments(source, walk, in_moov)
 
 
-def _end_of_fragments(source: ContainerReader, walk: _Walk, inside: _Walk) -> str:
+def _end_of_fragments(source: ContainerReader, walk: _Walk, in_moov: _Walk) -> str:
+    """Check the last boxes of a fragmented file: those of *walk*."""
     last = walk.boxes[-1]
     if last.end > source.size:
-        return past_the_end(f"last {_name(last)} box", last.end, source)
+        return past_the_end(f"last {_kind_text(last)} box", last.end, source)
     if walk.stop < source.size:
         return _no_box(source, walk)
     if last.kind == b"moof":
         return f"no mdat box after its last moof box: it ends inside a fragment, and {_NOT_CLOSED}"
     if not any(box.kind in (b"moof", b"mdat") for box in walk.boxes):
         return f"no moof box, which its moov box announces: {_NOT_CLOSED}"
-    return _zeros(source, last, source.size, inside) if last.kind == b"mdat" else ""
+    return _zeros(source, last, source.size, in_moov) if last.kind == b"mdat" else ""
 
 
 def _has_index(source: ContainerReader) -> bool:
@@ -141,7 +148,7 @@ def _has_index(source: ContainerReader) -> bool:
     return source.at(source.size - length, 8) == struct.pack(">I4s", length, b"mfra") if length < source.size else False
 
 
-def _tail(source: ContainerReader) -> _Walk:
+def _end_boxes(source: ContainerReader) -> _Walk:
     """Return the boxes from the last ``moof`` on, if one lies within the last ``_TAIL`` bytes; else none."""
     start = max(0, source.size - _TAIL)
     data = source.at(start, _TAIL)
@@ -157,18 +164,18 @@ def _no_box(source: ContainerReader, walk: _Walk) -> str:
         return only_zeros(walk.stop)
     if source.size - walk.stop < 8:
         return f"it ends inside the head of a box at byte {walk.stop}: {_NOT_COPIED}"
-    return f"no box at byte {walk.stop}, after its {_name(walk.boxes[-1])} box: {_NOT_CLOSED}"
+    return f"no box at byte {walk.stop}, after its {_kind_text(walk.boxes[-1])} box: {_NOT_CLOSED}"
 
 
-def _zeros(source: ContainerReader, last: _Box, end: int, inside: _Walk) -> str:
+def _zeros(source: ContainerReader, last: _Box, end: int, in_moov: _Walk) -> str:
     """Return the reason for a file whose media end in zeros at *end*; none if a codec may end in zeros."""
     zeros = zeros_from(source, last.payload, end)
-    return only_zeros(zeros) if zeros is not None and _is_compressed(source, inside) else ""
+    return only_zeros(zeros) if zeros is not None and _is_compressed(source, in_moov) else ""
 
 
-def _is_compressed(source: ContainerReader, inside: _Walk) -> bool:
+def _is_compressed(source: ContainerReader, in_moov: _Walk) -> bool:
     """True when there are tracks, and the codec of each is known to write no long runs of zeros."""
-    tracks = [box for box in inside.boxes if box.kind == b"trak"]
+    tracks = [box for box in in_moov.boxes if box.kind == b"trak"]
     return bool(tracks) and all(_codec(source, track) in _COMPRESSED for track in tracks)
 
 
@@ -179,12 +186,12 @@ def _codec(source: ContainerReader, track: _Box) -> bytes:
     return data[found + 16 : found + 20] if found >= 0 else b""
 
 
-def _hole(source: ContainerReader, moov: _Box, inside: _Walk) -> int | None:
-    """Return where zeros begin inside the index; None when its last boxes are all there.
+def _hole(source: ContainerReader, moov: _Box, in_moov: _Walk) -> int | None:
+    """Return where zeros begin inside ``moov``, the index; None when its last boxes are all there.
 
     Boxes are written in order, so it is enough to follow the last box of each level.
     """
-    box, walk = moov, inside
+    box, walk = moov, in_moov
     for _ in range(_LEVELS):
         rest = source.at(walk.stop, min(_HOLE, box.end - walk.stop))
         if len(rest) >= _LEAST_HOLE and is_zero(rest[8:]) and _box(source, walk.stop, box.end) is None:
@@ -201,10 +208,10 @@ def _hole(source: ContainerReader, moov: _Box, inside: _Walk) -> int | None:
     return None
 
 
-def _walk(source: ContainerReader, start: int, end: int, most: int, before: Iterable[_Box] = ()) -> _Walk:
-    """Return up to *most* boxes from *start* to *end*, after those *before*; one that ends past *end* is the last."""
-    walk = _Walk([*before], start)
-    while walk.stop < end and len(walk.boxes) < most:
+def _walk(source: ContainerReader, start: int, end: int, limit: int, known: Iterable[_Box] = ()) -> _Walk:
+    """Return the boxes *known* and those from *start* to *end*, *limit* in all. One that ends past *end* is last."""
+    walk = _Walk([*known], start)
+    while walk.stop < end and len(walk.boxes) < limit:
         box = _box(source, walk.stop, end)
         if box is None:
             break
@@ -216,7 +223,7 @@ def _walk(source: ContainerReader, start: int, end: int, most: int, before: Iter
 def _box(source: ContainerReader, start: int, end: int) -> _Box | None:
     """Read the box that begins at *start*: 14496-12, 4.2. None when there is none."""
     head = source.at(start, 16)
-    if len(head) < 8 or not (head[4:8] in _KNOWN or _is_name(head[4:8])):
+    if len(head) < 8 or not (head[4:8] in _KNOWN or _is_kind(head[4:8])):
         return None
     size, kind, length = int.from_bytes(head[:4], "big"), head[4:8], 8
     if size == 0:
@@ -226,10 +233,11 @@ def _box(source: ContainerReader, start: int, end: int) -> _Box | None:
     return _Box(kind, start, start + length, start + size) if size >= length else None
 
 
-def _is_name(kind: bytes) -> bool:
+def _is_kind(kind: bytes) -> bool:
     """True when *kind* may be the kind of a box: four characters; some of Apple's begin with ©."""
-    return kind[0] in _NAME | {0xA9} and _NAME.issuperset(kind[1:])
+    return kind[0] in _KIND_BYTES | {0xA9} and _KIND_BYTES.issuperset(kind[1:])
 
 
-def _name(box: _Box) -> str:
+def _kind_text(box: _Box) -> str:
+    """Return the kind of a box as text."""
     return box.kind.decode("latin-1")

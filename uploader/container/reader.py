@@ -1,7 +1,7 @@
 """Gives the container checks bounded reads of a file, and searches for zeros at its end.
 
-A read may be a round trip to a share, so reads are few and of a useful size, and what was read is used again before
-more is read. Every check reads through here; the limits of a check are enforced only here.
+A read may be a round trip to a share. So reads are few and not tiny, and the head and the last read are kept. Every
+check reads through ``ContainerReader``, which enforces the limits of a check.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ MAX_READS: Final = 64
 MAX_BYTES: Final = 512 * 1024
 HEAD_SIZE: Final = 16 * 1024  # bytes read first, and kept
 SMALLEST_READ: Final = 4 * 1024  # bytes read at least
-ZEROS: Final = 64 * 1024  # bytes; compressed media do not end in so many zeros
+ZEROS: Final = 64 * 1024  # bytes of zeros that count as not written; compressed media do not end in so many
 
 
 class TooLong(Exception):  # noqa: N818  # stays in this package: not an error, the file counts as closed
@@ -23,19 +23,19 @@ class TooLong(Exception):  # noqa: N818  # stays in this package: not an error, 
 
 
 class BecameShorter(Exception):  # noqa: N818  # stays in this package: becomes a reason
-    """The file has fewer bytes than *size* said."""
+    """The file has become shorter since the check began."""
 
 
 class ContainerReader:
     """Reads parts of one file of *size* bytes, within the limits of one check."""
 
     def __init__(self, read: Read, size: int) -> None:
-        """*size*: of the file, in bytes, when it was found."""
+        """Begin a check. *read*: reads from the file; *size*: of the file, in bytes, when it was found."""
         self.size = max(0, size)
         self._read = read
         self._reads, self._bytes = 0, 0
         self._head = b""
-        self._start, self._window = 0, b""
+        self._start, self._window = 0, b""  # the last read but the head: its offset and its bytes
 
     def head(self) -> bytes:
         """Return the first bytes, at most ``HEAD_SIZE``."""
@@ -75,11 +75,12 @@ def is_zero(data: bytes) -> bool:
 
 
 def zeros_from(source: ContainerReader, start: int, end: int) -> int | None:
-    """Return where the zeros at the end of *start* to *end* begin; None when there are fewer than ``ZEROS``.
+    """Return where the zeros begin that end at *end*; None when there are fewer than ``ZEROS`` of them.
 
-    A stretch shorter than ``ZEROS`` must be all zeros; one shorter than ``SMALLEST_READ`` is not checked. A recorder
-    that reserves space, and a copy that sets its size first, leave such zeros. Their beginning is found by bisection,
-    so it is exact when everything before it was written in order.
+    *start*: where to stop looking. When *start* to *end* is shorter than ``ZEROS``, all of it must be zeros; when it is
+    shorter than ``SMALLEST_READ``, the result is None. A recorder that reserves space, and a copy that sets its size
+    first, leave such zeros. Their beginning is found by bisection, from samples: it is exact when the bytes before it
+    were written in order and have no long runs of zeros.
     """
     length = min(ZEROS, end - start)
     if (
@@ -108,5 +109,5 @@ def past_the_end(what: str, end: int, source: ContainerReader) -> str:
 
 
 def only_zeros(offset: int) -> str:
-    """Return the reason for a file whose end was not written."""
+    """Return the reason for a file that has only zeros from *offset* on."""
     return f"only zeros from byte {offset} on: the recorder or the copy has reserved this space and not written it"

@@ -52,7 +52,7 @@ class Finding:
 
 async def examine(config: Config, environ: Mapping[str, str], clock: Clock) -> AsyncIterator[Finding]:
     """Run all tests, and yield each finding as soon as it is known."""
-    for warning in status.standing_warnings(config, {}):  # no environment: ``_password`` reports where it comes from
+    for warning in status.standing_warnings(config, {}):  # {}: ``_password`` reports a password from there
         yield Finding("configuration", warning, "warning")
     async for finding in _folders(config, clock):
         yield finding
@@ -67,20 +67,21 @@ async def examine(config: Config, environ: Mapping[str, str], clock: Clock) -> A
 
 
 async def _folders(config: Config, clock: Clock) -> AsyncIterator[Finding]:
+    """Test each watched folder, and the folder that its files are moved to."""
     for watch in config.watch:
         root = str(watch.path)
         share = MountedShare(root, clock, identity=_mount_identities(config).get(root))
         found = await share.check()
         problem = found.away or files.folder_problem(root, writable=DISPOSALS[watch.after_upload].takes_away)
         if problem:
-            another = found.away and found.mount is not None  # another file system; the problem says what to do
-            todo = "" if another else ": create it, mount it, or give this user access"
+            is_replaced = found.away and found.mount is not None  # by another file system: its text says what to do
+            todo = "" if is_replaced else ": create it, mount it, or give this user access"
             yield Finding("folder", f"{problem}{todo}", "error")
             continue
         mode = mode_for(watch.mode, found.mount)
         yield Finding("folder", f"{watch.path}: {mode}, every {watch.rescan:g} s")
         yield await _event_check(root, mode, clock)
-        if watch.move_to is not None and not os.access(_nearest(watch.move_to), os.W_OK | os.X_OK):
+        if watch.move_to is not None and not os.access(_nearest_existing(watch.move_to), os.W_OK | os.X_OK):
             text = f"{watch.move_to}: files cannot be moved there by this user: give this user write access"
             yield Finding("folder", text, "error")
         if mode.events:
@@ -100,13 +101,15 @@ async def _event_check(root: str, mode: Mode, clock: Clock) -> Finding:
             "events", f"{root}: a hidden file cannot be created there ({seen.problem}): events not tested", "warning"
         )
     skew, clocks = seen.skew or 0.0, "its clock agrees with this machine's"
-    if far := abs(skew) > SHARE_SKEW_LIMIT:
+    if too_far := abs(skew) > SHARE_SKEW_LIMIT:
         clocks = f"its clock is {format_duration(abs(skew))} {'ahead of' if skew > 0 else 'behind'} this machine's"
         clocks += "; nothing to do: file ages are measured by this machine's clock"
     if seen.delay is None:
         text = "no event came for a test file; scans find files without events"
         return Finding("events", f"{root}: {text}; {clocks}", "warning" if mode.events else "ok")
-    return Finding("events", f"{root}: event after {1000 * seen.delay:.0f} ms; {clocks}", "warning" if far else "ok")
+    return Finding(
+        "events", f"{root}: event after {1000 * seen.delay:.0f} ms; {clocks}", "warning" if too_far else "ok"
+    )
 
 
 async def _inotify(share: MountedShare) -> Finding:
@@ -123,15 +126,16 @@ async def _inotify(share: MountedShare) -> Finding:
     return Finding("inotify", f"{folders} of max_user_watches = {watches}, max_user_instances = {instances}")
 
 
-def _nearest(path: Path) -> Path:
+def _nearest_existing(path: Path) -> Path:
     """Return the folder itself or, if it does not exist, the nearest one above it that does."""
     return next(parent for parent in (path, *path.parents) if parent.exists())
 
 
 def _state(config: Config) -> Finding:
+    """Read the state, and ask whether the daemon runs."""
     folder = config.state.dir
     if not folder.exists():
-        usable = os.access(_nearest(folder), os.W_OK | os.X_OK)
+        usable = os.access(_nearest_existing(folder), os.W_OK | os.X_OK)
         then = "created at the first start" if usable else "and this user cannot create it: create it, or set state.dir"
         text = f"{folder}: does not exist yet; {then}"
         return Finding("state", text, "ok" if usable else "error")
@@ -151,6 +155,7 @@ def _state(config: Config) -> Finding:
 
 
 def _password(config: Config, environ: Mapping[str, str]) -> Finding:
+    """Read the password, and say where it comes from."""
     try:
         redactor.remember(read_password(config.server, environ))
     except errors.UploaderError as error:
@@ -166,6 +171,7 @@ def _password(config: Config, environ: Mapping[str, str]) -> Finding:
 
 
 async def _name(config: Config) -> Finding:
+    """Look up the server's host name."""
     host = urlsplit(config.server.url).hostname or ""
     with suppress(ValueError):
         return Finding("name", f"{ipaddress.ip_address(host)} is an address: no name to look up")
@@ -177,6 +183,7 @@ async def _name(config: Config) -> Finding:
 
 
 async def _server(config: Config, environ: Mapping[str, str], clock: Clock) -> AsyncIterator[Finding]:
+    """Log in, ask for the version, and compare the clocks."""
     async with valt_to_ask(config, environ, clock) as valt:
         try:
             await valt.login_if_needed()
@@ -191,8 +198,8 @@ async def _server(config: Config, environ: Mapping[str, str], clock: Clock) -> A
         else:
             text = f"VALT {version}" if version else "the server does not tell this user; nothing to do"
             yield Finding("version", text, "ok" if version else "warning")
-    far = abs(valt.skew) > SKEW_LIMIT
+    too_far = abs(valt.skew) > SKEW_LIMIT
     side = "ahead of" if valt.skew > 0 else "behind"
     apart = f"the server's is {format_duration(abs(valt.skew))} {side} this machine's: set the one that is wrong"
-    text = apart if far else "agrees with the server's"
-    yield Finding("clock", text, "warning" if far else "ok")
+    text = apart if too_far else "agrees with the server's"
+    yield Finding("clock", text, "warning" if too_far else "ok")

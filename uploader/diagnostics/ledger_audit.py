@@ -1,6 +1,7 @@
-"""Reads the ledger for ``ledger`` and ``link``: lists its lines, proves the chain, compares videos with the server.
+"""Reads the ledger for the commands ``ledger`` and ``link``: lists and proves it, and compares videos with the server.
 
-It never changes the ledger. What it downloads is hashed and not kept. One or two lines are in memory at a time.
+Each line holds the hash of the line before it; to prove the ledger is to check this chain. The ledger is never changed.
+What is downloaded is hashed and not kept. One or two lines are in memory at a time.
 """
 
 from __future__ import annotations
@@ -37,51 +38,54 @@ class Comparison:
 
 
 def lines(folder: Path) -> Iterator[LedgerLine]:
-    """Yield the proved lines of the ledger, oldest first.
+    """Yield the lines of the ledger that are proved, oldest first.
 
-    A line is proved by the hash in the line after it; the last one by the state, if that can be read. Raises
-    ``StateUnusable`` after the last good line if the chain is broken there.
+    A line is proved by the hash in the line after it, the last one by the state, if that can be read. If the chain is
+    broken, raises ``StateUnusable`` after the last good line.
     """
-    for _, raw in _vouched_for(folder):
+    for _, raw in _confirmed_lines(folder):
         yield from_json(LedgerLine, raw)
 
 
 def prove(folder: Path) -> int:
     """Prove the ledger from its first line to its last; return the number of lines. Raises ``StateUnusable``."""
-    return sum(1 for _ in _proved(folder, _tail(folder)))
+    return sum(1 for _ in _checked_lines(folder, _expected_head(folder)))
 
 
-def _vouched_for(folder: Path) -> Iterator[tuple[IndexKeys, bytes]]:
-    """Yield each line when the one after it has been checked."""
+def _confirmed_lines(folder: Path) -> Iterator[tuple[IndexKeys, bytes]]:
+    """Yield each line, with its index keys, only when the line after it has confirmed its hash."""
     try:
-        tail = _tail(folder)
-    except errors.StateUnusable:  # other commands report it; finished uploads can be listed all the same
-        tail = None
-    held = None
-    for proved in _proved(folder, tail):
-        if held is not None:
-            yield held
-        held = proved
-    if held is not None:
-        yield held
+        head = _expected_head(folder)
+    except errors.StateUnusable:  # other commands report it; the lines can be listed all the same
+        head = None
+    previous = None
+    for checked in _checked_lines(folder, head):
+        if previous is not None:
+            yield previous
+        previous = checked
+    if previous is not None:
+        yield previous
 
 
-def _proved(folder: Path, head: LedgerHead | None) -> Iterator[tuple[IndexKeys, bytes]]:
-    """Yield the complete lines; one that is just being written is left out."""
+def _checked_lines(folder: Path, head: LedgerHead | None) -> Iterator[tuple[IndexKeys, bytes]]:
+    """Yield each complete line with its index keys. A line that is just being written is left out."""
     if not folder.exists():  # before the first start
         return
     disk = StateFolder(folder, lock=False)
     try:
-        for facts, raw, _ in chain(Lines(disk), head):
-            yield facts, raw
+        for keys, raw, _ in chain(Lines(disk), head):
+            yield keys, raw
     except UnreadableContent as error:
         raise unusable(disk, error) from None
     finally:
         disk.close()
 
 
-def _tail(folder: Path) -> LedgerHead | None:
-    """Return the ledger head of the state. Read it before the ledger: a running daemon writes the ledger line first."""
+def _expected_head(folder: Path) -> LedgerHead | None:
+    """Return where the state has seen the ledger end.
+
+    Call it before the ledger is read: a running daemon writes the line first, then the state.
+    """
     return _state(folder).ledger
 
 
@@ -108,8 +112,8 @@ def find(folder: Path, path: str) -> RecordIds:
     """Return the ids of the record of *path*, finished or not. Raises ``FileMissing`` and ``StateUnusable``."""
     newest, broken = None, None
     try:
-        for facts, raw in _vouched_for(folder):
-            if facts.path == path:
+        for keys, raw in _confirmed_lines(folder):
+            if keys.path == path:
                 newest = raw
     except errors.StateUnusable as error:
         broken = error

@@ -62,7 +62,7 @@ class VideoResult:
 
 @dataclass(slots=True)
 class Observations:
-    """The results of all tests. None: not known."""
+    """What the tests have shown so far. None: not known."""
 
     one: VideoResult = field(default_factory=VideoResult)
     chunks: bool | None = None  # whether the server assembles chunks
@@ -97,13 +97,14 @@ class Probe:
     # Tests
 
     async def _one_request(self) -> Finding:
+        """Upload the video in one request. ``one.sent`` stays 0 when no other test makes sense."""
         outcome = self._seen.one = await self._upload([(0, len(self._content))])
         size = format_bytes(len(self._content))
         if outcome.error is not None:
             return Finding("one request", f"a video of {size} in one request: refused: {outcome.error}", "error")
-        text = f"a video of {size} in one request: accepted, {_landed(outcome)}{outcome.length}"
+        text = f"a video of {size} in one request: accepted, {_status_text(outcome)}{outcome.length}"
         if outcome.status is None:
-            self._seen.one = replace(outcome, sent=0)  # what fails in one request fails in several: no more tests
+            self._seen.one = replace(outcome, sent=0)  # no more tests: what fails in one request fails in several
             return Finding("one request", text, "error")
         if outcome.sha256 is None:
             return Finding("one request", f"{text}; its bytes cannot be compared: {outcome.why_not}", "warning")
@@ -114,6 +115,7 @@ class Probe:
         return Finding("one request", f"{text}, downloaded byte for byte", severity)
 
     async def _in_chunks(self) -> Finding:
+        """Upload the video in chunks, each once and in order."""
         spans = self._spans()
         outcome = await self._upload(spans)
         text = f"the same video in {len(spans)} chunks: "
@@ -125,15 +127,17 @@ class Probe:
             return Finding("chunks", f"{text}{outcome.error.what}: the server does not assemble chunks")
         if outcome.error is not None:
             return Finding("chunks", f"{text}not known: {outcome.error}", "warning")
-        text += f"accepted, {_landed(outcome)}"
+        text += f"accepted, {_status_text(outcome)}"
         if outcome.status is None:
             self._seen.chunks = False
             return Finding("chunks", f"{text}: the server does not assemble chunks")
-        if self._bytes_tell(outcome):
+        if self._comparable(outcome):
             self._seen.chunks = outcome.sha256 == self._digest
             bad = "but the downloaded bytes differ: the server damages a video in chunks"
             return Finding("chunks", f"{text}, {'downloaded byte for byte' if self._seen.chunks else bad}")
-        return Finding("chunks", f"{text}; whether it is undamaged is not known: {self._why_not(outcome)}", "warning")
+        return Finding(
+            "chunks", f"{text}; whether it is undamaged is not known: {self._why_not_comparable(outcome)}", "warning"
+        )
 
     async def _repeated(self) -> Finding:
         """Send the chunk in the middle twice, the first once more after it, and the last one twice.
@@ -150,15 +154,17 @@ class Probe:
         text = "a chunk sent twice: "
         if outcome.error is not None:
             return self._repeat_failed(text, outcome, repeats)
-        text += f"accepted; the video is {_landed(outcome)}"
-        if outcome.status is not None and self._bytes_tell(outcome):
+        text += f"accepted; the video is {_status_text(outcome)}"
+        if outcome.status is not None and self._comparable(outcome):
             self._seen.resend = outcome.sha256 == self._digest
             good, bad = "downloaded byte for byte: nothing was stored twice", "its bytes differ: it is damaged"
             return Finding("repeat", f"{text}, and {good if self._seen.resend else bad}")
         if outcome.status is None:
             self._seen.resend = False
             return Finding("repeat", f"{text}: it is damaged")
-        return Finding("repeat", f"{text}; what was stored is not known: {self._why_not(outcome)}", "warning")
+        return Finding(
+            "repeat", f"{text}; what was stored is not known: {self._why_not_comparable(outcome)}", "warning"
+        )
 
     def _repeat_failed(self, text: str, outcome: VideoResult, repeats: tuple[int, ...]) -> Finding:
         error = outcome.error
@@ -172,7 +178,7 @@ class Probe:
         return Finding("repeat", f"{text}not known: {error}", "warning")
 
     async def _size(self) -> Finding:
-        """Send a first chunk of ``chunk_size``, halved until it is accepted. No other chunk follows it."""
+        """Send one chunk of ``chunk_size``; halve it until it is accepted. The upload is not completed."""
         size = self._config.upload.chunk_size
         if size == 0 or self._seen.chunks is False:
             why = 'chunk_size = "whole"' if size == 0 else "the server takes whole files only"
@@ -198,19 +204,21 @@ class Probe:
 
     # Findings
 
-    def _bytes_tell(self, outcome: VideoResult) -> bool:
+    def _comparable(self, outcome: VideoResult) -> bool:
+        """True when the downloaded bytes prove something: the server gives back what it got in one request."""
         return outcome.sha256 is not None and self._seen.one.sha256 == self._digest
 
-    def _why_not(self, outcome: VideoResult) -> str:
+    def _why_not_comparable(self, outcome: VideoResult) -> str:
         return outcome.why_not or "the server's downloads differ from what was sent, or are unavailable"
 
     def _cleanup(self) -> Finding:
+        """Name the records that could not be deleted."""
         if not self._seen.left:
             return Finding("cleanup", "the records of the probe are deleted")
         return Finding("cleanup", "; ".join(self._seen.left), "warning")
 
     def _settings(self) -> list[Finding]:
-        """Say what to write into the configuration, and what it says now."""
+        """Return what to write into the configuration, beside what it says now."""
         return [self._chunk_size(), self._resend_is_safe()]
 
     def _chunk_size(self) -> Finding:
@@ -237,6 +245,7 @@ class Probe:
         return Finding("settings", f"{text} (it is true: change it, it would damage recordings)", "error")
 
     async def _remembered(self) -> Finding:
+        """Save what the probe has learnt, and say who keeps it."""
         now, seen = self._clock.now(), self._seen
         version = await self._version()
         until = now + retry.CAPABILITIES_VALID_FOR
@@ -265,13 +274,14 @@ class Probe:
     # One record
 
     def _spans(self) -> list[tuple[int, int]]:
+        """Return the chunks of the video as (start, end)."""
         edges = [*range(0, len(self._content), PROBE_CHUNK_SIZE), len(self._content)]
         return list(pairwise(edges))
 
     async def _upload(self, spans: list[tuple[int, int]], total: int | None = None) -> VideoResult:
         """Create a record, send these ranges, check the result, and delete the record.
 
-        *total*: the size of a file that is not sent to its end; then the result is not checked.
+        *total*: the announced size of a file that is not sent to its end. Then the result is not checked.
         """
         try:
             ids = await self._valt.create_record(RecordSpec(PROBE_RECORD_NAME))
@@ -287,6 +297,7 @@ class Probe:
             await self._remove(ids.record, keeper)
 
     async def _send_all(self, ids: RecordIds, spans: list[tuple[int, int]], total: int) -> VideoResult:
+        """Send ranges in this order, until one fails."""
         for number, (start, end) in enumerate(spans):
             try:
                 held = await self._send(ids, start, end, total)
@@ -336,6 +347,7 @@ class Probe:
         return replace(outcome, sha256=digest.hexdigest())
 
     async def _remove(self, record: str, keeper: str | None) -> None:
+        """Delete a record of the probe. *keeper*: what keeps it in mind until then, see ``ResultStore.save``."""
         try:
             await self._valt.delete_record(record)
         except errors.UploaderError as error:
@@ -353,7 +365,7 @@ def _as_setting(size: int) -> str:
     return f'"{size // 1024**2} MiB"' if size % 1024**2 == 0 else f'"{size // 1024} KiB"'
 
 
-def _landed(outcome: VideoResult) -> str:
+def _status_text(outcome: VideoResult) -> str:
     """Describe the status that the record shows."""
     if outcome.status is None:
         return f"but the record shows no video after {format_duration(outcome.seconds)}"
@@ -363,7 +375,7 @@ def _landed(outcome: VideoResult) -> str:
 
 
 class _Content:
-    """The bytes of a probe's chunk: its video, repeated to fill a large chunk."""
+    """The bytes of one chunk of the probe: its video, repeated (and padded with zeros) to fill a large chunk."""
 
     local = False  # in memory, so sendfile cannot send it
 

@@ -4,8 +4,9 @@ Never overwrites anything, never removes another file than the one that was sent
 moved by a hard link where that is possible, else by a copy (``copying``). Its old name is removed only when the new one
 is durable (``set_aside``).
 
-All functions block and work below open folders. They raise ``ShareNotReady`` when the disk refuses, and ``FileChanged``
-when the content is another.
+In this module *there* is the open folder that the file is moved into, and *wanted* the name it should get. All
+functions block and work below open folders. They raise ``ShareNotReady`` when the disk refuses, and ``FileChanged``
+when the file is another one or has other content.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ class SentFile:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where the file that was sent is: *name* in the open *folder*. An interrupted removal leaves a hidden name."""
+    """Where the file that was sent is: *name* in the open *folder*. After an interrupted removal the name is hidden."""
 
     folder: int
     name: str
@@ -67,8 +68,8 @@ def move(root: int, relpath: str, sent: SentFile, archive: Archive, target: str,
     """Move the file at *relpath* to *target* or, where that is taken, to the next free name beside it.
 
     Returns the new path of the file; None when it is gone, and is not at *target* either. *target* lies below
-    *archive*, unless it was chosen when another archive was configured. A move that was interrupted is finished under
-    the name that it had given: there the file is recognised by its inode, or a copy by its time and all of its bytes.
+    *archive*, unless it was chosen when another archive was configured. An interrupted move is finished under the name
+    that it had already given: a second link is recognised by its inode, a copy by its time and all of its bytes.
     """
     with _refusals(relpath, "moved"), _source(root, relpath, sent, disposer) as source:
         if source is None:
@@ -81,7 +82,7 @@ def move(root: int, relpath: str, sent: SentFile, archive: Archive, target: str,
             below = relpath
         folder, wanted = os.path.split(below)
         with folder_below(archive.handle, folder) as there:
-            name = _name_given(source, there, wanted, sent, disposer)
+            name = _name_of_earlier_try(source, there, wanted, sent, disposer)
             if name is None:
                 name = _give_name(source, there, wanted, sent, disposer, relpath)
             sync_folder(there)
@@ -92,7 +93,7 @@ def move(root: int, relpath: str, sent: SentFile, archive: Archive, target: str,
 def free_target(root: int, relpath: str, move_to: str, sent: SentFile, disposer: Disposer) -> str:
     """Choose the path for a move: the same relative path below *move_to*, numbered if that name is taken.
 
-    A name that an earlier try of this move has given is chosen again, even if the file is gone from here since.
+    A name that an earlier try of this move has given is chosen again, even if the file has left its folder since.
     """
     folder, wanted = os.path.split(os.path.join(move_to, relpath))
     with _refusals(relpath, "moved"):
@@ -104,7 +105,7 @@ def free_target(root: int, relpath: str, move_to: str, sent: SentFile, disposer:
             with _source(root, relpath, sent, disposer) as source:
                 if source is None:
                     return _held_or_free(folder, there, wanted, sent, disposer)
-                name = _name_given(source, there, wanted, sent, disposer)
+                name = _name_of_earlier_try(source, there, wanted, sent, disposer)
             return os.path.join(folder, name or _free(there, wanted))
         except errors.FileChanged:  # the move will report it
             return os.path.join(folder, wanted)
@@ -113,11 +114,12 @@ def free_target(root: int, relpath: str, move_to: str, sent: SentFile, disposer:
 
 
 def _free(folder: int, wanted: str) -> str:
+    """Return *wanted*, or the first numbered name of it that is free."""
     return next(name for name in numbered(wanted) if status_at(folder, name) is None)
 
 
 def _held_or_free(folder: str, there: int, wanted: str, sent: SentFile, disposer: Disposer) -> str:
-    """Return the path that holds the file that was sent, under *wanted* or a number of it; else the first free one."""
+    """Return the path where the file that was sent lies already, as *wanted* or numbered; else the first free path."""
     for name in numbered(wanted):
         path = os.path.join(folder, name)
         if status_at(there, name) is None or _holds(path, sent, disposer):
@@ -126,12 +128,12 @@ def _held_or_free(folder: str, there: int, wanted: str, sent: SentFile, disposer
 
 
 @contextlib.contextmanager
-def _refusals(relpath: str, done: str) -> Iterator[None]:
-    """Turn an ``OSError`` into ``ShareNotReady``: it is tried again, and the upload stays as it is."""
+def _refusals(relpath: str, participle: str) -> Iterator[None]:
+    """Turn an ``OSError`` into ``ShareNotReady``: the disposal is tried again later, and the upload keeps its state."""
     try:
         yield
     except OSError as error:
-        raise errors.ShareNotReady(f"{shown(relpath)} cannot be {done}: {error.strerror}") from None
+        raise errors.ShareNotReady(f"{shown(relpath)} cannot be {participle}: {error.strerror}") from None
 
 
 # Finding the file
@@ -162,13 +164,13 @@ def _source(root: int, relpath: str, sent: SentFile, disposer: Disposer) -> Iter
 def _set_aside_before(
     root: int, relpath: str, folder: int, name: str, sent: SentFile, disposer: Disposer
 ) -> Source | None:
-    """Return the file that was sent if an interrupted removal has left it under a hidden name."""
+    """Return the file that was sent if an interrupted removal has left it under a hidden name; put back any other."""
     source = None
     for hidden in set_aside.left_of(folder, name, disposer):
         try:
             found = _still_there(root, os.path.join(os.path.dirname(relpath), hidden), sent, disposer)
         except errors.FileChanged:
-            found = None  # the crash came after it was set aside and before it was checked
+            found = None  # another file: the crash came between setting it aside and checking it
         if found is not None and source is None and not _has_both_names(folder, hidden, name):
             source = Source(folder, hidden, found)
         elif status_at(folder, hidden) is not None:
@@ -177,6 +179,7 @@ def _set_aside_before(
 
 
 def _has_both_names(folder: int, hidden: str, name: str) -> bool:
+    """True when *hidden* and *name* are two links to one file, so that the visible one can be removed as usual."""
     status = status_at(folder, hidden)
     return status is not None and is_inode(status_at(folder, name), status)
 
@@ -213,7 +216,7 @@ def _remove(source: Source, relpath: str, disposer: Disposer) -> None:
 # Recognising the result of an earlier try
 
 
-def _name_given(source: Source, there: int, wanted: str, sent: SentFile, disposer: Disposer) -> str | None:
+def _name_of_earlier_try(source: Source, there: int, wanted: str, sent: SentFile, disposer: Disposer) -> str | None:
     """Return the name that an earlier try of this move has given the file in the open folder *there*; else None."""
     for name in numbered(wanted):
         status = status_at(there, name)
@@ -230,8 +233,8 @@ def _name_given(source: Source, there: int, wanted: str, sent: SentFile, dispose
 def _is_second_name(source: Source, there: int, name: str, status: os.stat_result) -> bool:
     """True when *name* is a second hard link to the source.
 
-    Never true when it may be the first name reached by another path (a link to its folder): removing one would then
-    remove both.
+    False when *name* may be the source's only name, seen through another path (a link to its folder). Removing the
+    source would then remove the last link.
     """
     same_folder = os.path.samestat(os.fstat(source.folder), os.fstat(there))
     return (status.st_dev, status.st_ino) == source.found.inode and not (same_folder and name == source.name)

@@ -1,8 +1,8 @@
 """Implements ``Share`` for a mounted folder: checks that it is the right one, then works below its open handle.
 
-Each call opens the folder anew, since a handle that is kept open would block an unmount. It proves that the folder is
-still the one that was checked last, and works below its handle. Never takes an empty mount point for an empty folder,
-and never writes into a folder that was not proved to be the share. A call that hangs delays only its own caller.
+Each call opens the folder anew, since a handle that stays open would block an unmount. The call first makes sure that
+the folder is still the one that was checked last. So an empty mount point is never taken for an empty folder, and
+nothing is written into another folder. A call that hangs delays only its own caller.
 """
 
 from __future__ import annotations
@@ -49,9 +49,10 @@ class MountedShare:
         archives: Archives | None = None,
         mountinfo: ReadText = read_mountinfo,
     ) -> None:
-        """*identity*: the folder's mount identity, as the state remembers it; None when it is not known yet.
+        """Make the share of the folder *root*; ``check`` looks at it first.
 
-        *archives*: those of the archives; without it every archive is accepted as it is found.
+        *identity*: the folder's mount identity, as the state remembers it; None when it is not known yet. *archives*:
+        the mount identities of the folders that files are moved to; without it each is accepted as it is found.
         """
         self.root, self.identity = root, identity
         self.status = ShareStatus()
@@ -61,8 +62,8 @@ class MountedShare:
         self._threads = ShareThreads(f"share {shown(root, 40)}")
         self._inode: Inode | None = None  # of the folder when it was checked last
         self._checking = asyncio.Lock()
-        self._hangs = False  # a check hangs: another one would hang too
-        self._writers: tuple[float, frozenset[Inode]] = (float("-inf"), frozenset())
+        self._hangs = False  # True while a check hangs; no second one is started, since it would hang too
+        self._writers: tuple[float, frozenset[Inode]] = (float("-inf"), frozenset())  # when it was read, and the inodes
 
     # Checking the folder
 
@@ -73,7 +74,7 @@ class MountedShare:
                 return self.status
             try:
                 self.status = await self._threads.call(
-                    self._checked, patience=SHARE_CHECK_TIMEOUT, late=self._came_back
+                    self._check_now, patience=SHARE_CHECK_TIMEOUT, late=self._came_back
                 )
             except errors.ShareNotReady:
                 self._hangs = True
@@ -87,7 +88,7 @@ class MountedShare:
         """Note that a check that hung has returned, so that the next one may ask again."""
         self._hangs = False
 
-    def _checked(self) -> ShareStatus:
+    def _check_now(self) -> ShareStatus:
         """Check the folder's inode, mount and marker. Blocks."""
         try:
             fd = safe_open.open_root(self.root)
@@ -123,7 +124,7 @@ class MountedShare:
             )
         return self.identity
 
-    # Reading what is in it
+    # Reading the folder and its files
 
     async def walk(self, walk_filter: WalkFilter) -> AsyncIterator[WalkBatch]:
         """Walk the folder, batch by batch. Raises ``ShareNotReady`` at the end when parts could not be read."""
@@ -153,7 +154,7 @@ class MountedShare:
         return Walk(root, self.root, walk_filter, self._clock.monotonic, run=self._disposer.run)
 
     async def look(self, paths: Collection[str]) -> list[tuple[str, Sighting | str]]:
-        """Look at some inodes: a ``Sighting`` of each regular file, and the kind of anything else."""
+        """Return for each path a ``Sighting`` if it is a regular file, else a word like ``missing`` or ``folder``."""
 
         def look(root: int, _: str) -> list[tuple[str, Sighting | str]]:
             return [(path, self._look(root, path)) for path in paths]
@@ -167,8 +168,8 @@ class MountedShare:
             return f"unreadable ({error.strerror})"
         if status is None:
             return "missing"
-        what = safe_open.kind(status.st_mode)
-        return Sighting(path, self.root, status.st_size, status.st_mtime_ns) if what == "file" else what
+        kind = safe_open.kind(status.st_mode)
+        return Sighting(path, self.root, status.st_size, status.st_mtime_ns) if kind == "file" else kind
 
     async def snapshot(self, path: str) -> Snapshot:
         """Take a file's identity. Raises ``FileMissing``, ``NotAFile``."""
@@ -184,8 +185,9 @@ class MountedShare:
         return await self._do(path, ask)
 
     def _writing_now(self) -> frozenset[Inode]:
-        taken, writers = self._writers
-        if (now := self._clock.monotonic()) - taken > OPEN_FILES_CACHE_TIME:
+        """Return the inodes that are open for writing; what was read from /proc is used again for a moment."""
+        read_at, writers = self._writers
+        if (now := self._clock.monotonic()) - read_at > OPEN_FILES_CACHE_TIME:
             writers = open_for_writing()
             self._writers = now, writers
         return writers
@@ -211,12 +213,12 @@ class MountedShare:
             try:
                 yield recording
             finally:
-                await self._closed(manager)
+                await self._close_in_time(manager)
         except errors.ShareNotReady:
             await self.check()
             raise
 
-    async def _closed(self, manager: contextlib.AbstractAsyncContextManager[Recording]) -> None:
+    async def _close_in_time(self, manager: contextlib.AbstractAsyncContextManager[Recording]) -> None:
         """Close a recording; wait at most ``RECORDING_CLOSE_TIMEOUT``, since on a hung share closing hangs too."""
         closing = asyncio.ensure_future(manager.__aexit__(None, None, None))
         await asyncio.wait({closing}, timeout=RECORDING_CLOSE_TIMEOUT)
@@ -243,15 +245,15 @@ class MountedShare:
 
     async def move(self, path: str, sent: SentFile, move_to: str, target: str) -> str | None:
         """Move a file that was sent; return its new path, or None when it is gone. Raises ``FileChanged``."""
-        known = self._archives.identity_of(move_to)
-        if known is None:
-            known = await self._call(lambda: archive.first_identity(move_to, self._mountinfo))
-            if known is not None:
-                await self._archives.remember(known)
+        identity = self._archives.identity_of(move_to)
+        if identity is None:
+            identity = await self._call(lambda: archive.first_identity(move_to, self._mountinfo))
+            if identity is not None:
+                await self._archives.remember(identity)
 
         def act(root: int, relpath: str, disposer: Disposer) -> str | None:
-            with archive.opened_archive(move_to, known, self._mountinfo) as there:
-                return dispose.move(root, relpath, sent, there, target, disposer)
+            with archive.opened_archive(move_to, identity, self._mountinfo) as destination:
+                return dispose.move(root, relpath, sent, destination, target, disposer)
 
         return await self._dispose(path, act)
 
@@ -313,10 +315,11 @@ class MountedShare:
         patience: float | None = SHARE_CALL_TIMEOUT,
         late: Callable[[R], None] | None = None,
     ) -> R:
+        """Run *work* on a thread of this share. When it does not answer, check the share before the error passes."""
         try:
             return await self._threads.call(work, patience=patience, late=late)
         except errors.ShareNotReady:
-            await self.check()  # so that the next calls do not wait as long for a share that is away or hangs
+            await self.check()  # if it is away or hangs, the next calls fail at once
             raise
 
     async def _ready(self) -> None:
@@ -328,7 +331,7 @@ class MountedShare:
 
     @contextlib.contextmanager
     def _opened(self) -> Iterator[int]:
-        """Hold the folder open, proved to be the one that was checked. Raises ``ShareNotReady``. Blocks."""
+        """Hold the folder open, if it is still the one that was checked. Raises ``ShareNotReady``. Blocks."""
         try:
             fd = safe_open.open_root(self.root)
         except OSError as error:

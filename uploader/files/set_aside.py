@@ -2,10 +2,10 @@
 
 Between a check and an unlink another file may take the name. So the file is first renamed to a hidden name, which no
 other program touches, checked there, and then removed. Another file gets its name back, or a free one beside it. Each
-removal has its own hidden name, which contains the old one, so that a file that a crash leaves behind can be put back.
+removal has its own hidden name, which contains the old one. So a file that a crash leaves behind can be put back.
 
-Never leaves a file under a hidden name that is not found again, and never renames over a file. All functions block, and
-work in open folders.
+Every file under a hidden name is found again, and nothing is renamed over a file. All functions block, and work in open
+folders. A *run* is one process of the program.
 """
 
 from __future__ import annotations
@@ -35,9 +35,10 @@ class RemovalStopped(Exception):  # noqa: N818 - says what has happened
 
 @dataclass(slots=True)
 class Disposer:
-    """What all removals of one share have in common.
+    """What the removals of one share have in common; each gets a copy with a ``stop`` of its own.
 
-    ``listed``: folders in which no file of an earlier run is left; each is listed once per run.
+    ``listed``: folders, as (device, inode), that were listed and hold no file that was set aside. They are not listed
+    again.
     """
 
     unique: Unique
@@ -57,6 +58,7 @@ def hidden_name(name: str, disposer: Disposer, limit: int = FILE_NAME_LIMIT) -> 
 
 
 def _kept(name: str, limit: int) -> str:
+    """Return as much of *name* as fits into a hidden name of *limit* bytes."""
     stem, suffix = os.path.splitext(name)
     return fitted(stem, suffix, limit - _AROUND)
 
@@ -105,7 +107,7 @@ def _listed(folder: int) -> list[str]:
 
 
 def remove(folder: int, name: str, found: Snapshot, disposer: Disposer, changed: Callable[[], Exception]) -> None:
-    """Remove *name*, durably, if it is still the file that was *found*. Raises *changed* when it is another."""
+    """Remove *name*, durably, if it is still the file *found*. When it is another, raises what *changed* returns."""
     if name_before(name) is not None:  # an interrupted removal set it aside, and it was checked there
         os.unlink(name, dir_fd=folder)
     else:
@@ -122,6 +124,7 @@ def _sync(folder: int) -> None:
 def _set_aside_and_unlink(
     folder: int, name: str, found: Snapshot, disposer: Disposer, changed: Callable[[], Exception]
 ) -> None:
+    """Rename the file to a hidden name, check it there, and unlink it; put back another file."""
     status = os.fstat(folder)
     hidden = _set_aside(folder, name, disposer)
     try:
@@ -135,6 +138,7 @@ def _set_aside_and_unlink(
 
 
 def _set_aside(folder: int, name: str, disposer: Disposer) -> str:
+    """Rename the file to a hidden name, a shorter one where the file system needs that; return the hidden name."""
     hidden = hidden_name(name, disposer)
     try:
         os.rename(name, hidden, src_dir_fd=folder, dst_dir_fd=folder)
@@ -147,7 +151,7 @@ def _set_aside(folder: int, name: str, disposer: Disposer) -> str:
 
 
 def is_still(found: Snapshot, status: os.stat_result) -> bool:
-    """True when *status* is that of the file that was found. The inode alone may be reused by another file."""
+    """True when *status* is that of the file *found*. The inode alone proves nothing: another file may reuse it."""
     now = (status.st_dev, status.st_ino), status.st_size, status.st_mtime_ns
     return now == (found.inode, found.identity.size, found.identity.mtime_ns)
 

@@ -1,6 +1,7 @@
-"""A queue of items that become due at a time, so that waiting holds no worker.
+"""Holds items until they become due, so that an item that waits occupies no worker.
 
-The queue does not run anything: the caller of ``next_due`` does. Each item has one entry; putting it again moves it.
+The queue runs nothing: the caller of ``next_due`` acts on the items. Each item has one entry; putting it
+again moves it.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from typing import Final, Generic, TypeVar
 from uploader.runtime.clock import Clock
 
 IN_A_ROW: Final = 100  # due items returned without a wait, before other tasks may run
-# Outdated heap entries that are kept: ``STALE``, and one for each ``STALE_SHARE`` items. More are cleared at once.
+# A heap entry is stale when its item was moved or dropped. ``STALE`` of them are kept, and one more for each
+# ``STALE_SHARE`` items; when there are more, all are cleared at once.
 STALE: Final = 1000
 STALE_SHARE: Final = 8
 
@@ -28,9 +30,9 @@ class DelayQueue(Generic[Item]):
         self._due: dict[Item, tuple[float, int]] = {}
         self._heap: list[tuple[float, int, Item]] = []
         self._order = count()
-        self._sooner = asyncio.Event()  # an item is due sooner than the first waiter assumes
+        self._sooner = asyncio.Event()  # set when a new item is due first: the waiter then waits less long
         self._in_a_row = 0  # items returned since a waiter last waited
-        self._first = asyncio.Lock()  # held by the one waiter that waits for the time: else all wake for each item
+        self._first = asyncio.Lock()  # held by the first waiter, so that an item wakes only that one
 
     def __len__(self) -> int:
         return len(self._due)
@@ -83,18 +85,19 @@ class DelayQueue(Generic[Item]):
                 await wait_for(self._sooner, self._clock, wait)
 
     def _clear_stale(self) -> None:
-        """Clear outdated heap entries once there are many: they take memory, and would become due all at once."""
+        """Clear stale heap entries once there are many: they take memory, and may all come to the top at once."""
         if len(self._heap) - len(self._due) > STALE + len(self._due) // STALE_SHARE:
             self._heap = [(*entry, item) for item, entry in self._due.items()]
             heapq.heapify(self._heap)
 
     def _discard_stale(self) -> None:
+        """Remove stale entries from the top of the heap."""
         while self._heap and self._due.get(self._heap[0][2]) != self._heap[0][:2]:
             heapq.heappop(self._heap)
 
 
 async def wait_for(event: asyncio.Event, clock: Clock, wait: float | None) -> None:
-    """Return when *event* is set, or after *wait* seconds; None: without that bound."""
+    """Return when *event* is set, or after *wait* seconds; None: only when it is set."""
     if wait is None:
         await event.wait()
         return

@@ -1,7 +1,7 @@
-"""Daemon threads for calls that may never return.
+"""Runs calls that may never return, on daemon threads.
 
-A call into a dead disk or mount may not return for hours, and cannot be stopped. The interpreter joins the threads of
-``concurrent.futures`` when it ends. These are daemon threads: nothing waits for them, so the process can end.
+A call into a dead disk or mount may not return for hours, and cannot be stopped. The threads of ``concurrent.futures``
+will not do: the interpreter waits for them when it ends. Nothing waits for daemon threads, so the process can end.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from typing import Any, Final, TypeVar
 
-IDLE_THREAD_TIMEOUT: Final = 60.0  # s without a call after which a thread ends: a reload abandons the old ones
+IDLE_THREAD_TIMEOUT: Final = 60.0  # s without a call until a thread ends: nobody shuts down what a reload abandons
 
 R = TypeVar("R")
 
@@ -53,8 +53,9 @@ class DaemonThreads(Executor):
             self._changed.notify_all()
 
     def _serve(self) -> None:
-        while (taken := self._next()) is not None:
-            future, call = taken
+        """Run queued calls, one after another, until this thread is to end."""
+        while (queued := self._next()) is not None:
+            future, call = queued
             if future.set_running_or_notify_cancel():
                 try:
                     result = call()
@@ -63,7 +64,7 @@ class DaemonThreads(Executor):
                 else:
                     future.set_result(result)
                     del result
-            del taken, future, call  # else result and exception stay in memory until the next call
+            del queued, future, call  # else result and exception stay in memory until the next call
 
     def _next(self) -> tuple[Future[Any], Callable[[], Any]] | None:
         """Wait for a call; None when this thread is to end: it has been idle for long, or there will be no more."""

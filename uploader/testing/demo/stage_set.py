@@ -1,6 +1,7 @@
-"""The environment of the demonstration: a temporary folder, a server behind a slow link, and videos that appear.
+"""Sets up what the demonstration needs: a temporary folder, a server behind a slow link, and videos that appear.
 
-It touches only the folder that it is given, and the loopback.
+The daemon itself is started elsewhere, in ``testing/demo/__init__.py``. This module touches only the folder that it is
+given, and the loopback.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ from uploader.testing.simulator import Settings, Simulator
 RATE: Final = 8_000_000.0  # bytes/s, 64 Mbit/s: 65 MB take eight seconds
 PROCESSING: Final = 1.0  # s from the last byte until a video is ready
 SETTLE: Final = 1.0  # s that a file must not change
-LIVE_FRAMES, LIVE_PAUSE = 6, 0.25  # frames at a time, s between: the 24 frames a second of a camera
-NEEDED: Final = 250_000_000  # bytes: every video on both sides, and as much again for uploads that start over
+LIVE_FRAMES, LIVE_PAUSE = 6, 0.25  # a live video: frames at a time, s between them; a camera's 24 a second
+NEEDED: Final = 250_000_000  # free bytes: every video here and on the server, twice for uploads that start over
 
 CONFIG: Final = """\
 [server]
@@ -55,7 +56,7 @@ level = "error"
 
 @dataclass(frozen=True, slots=True)
 class Film:
-    """A video that appears. *at*: seconds after the start; *live*: written frame by frame, as a recorder does."""
+    """A video to write. *at*: seconds after the start; *live*: written frame by frame, as a recorder does."""
 
     name: str  # below the watched folder
     frames: int
@@ -99,7 +100,7 @@ def temporary_folder(*, keep: bool) -> Iterator[Path]:
 
 
 class StageSet:
-    """The server with its link, and the watched folder. An async context manager."""
+    """The server behind its link, and the watched folder. As an async context: the server runs while it lasts."""
 
     def __init__(self, folder: Path, clock: Clock) -> None:
         self.recordings = folder / "recordings"
@@ -172,7 +173,7 @@ class StageSet:
 
 
 def _append(target: Path, pieces: list[bytes]) -> None:
-    """Write to the page cache. It takes milliseconds, so it needs no thread, which could outlive a Ctrl-C."""
+    """Append the pieces to a file. This takes milliseconds, so it needs no thread, which could outlive a Ctrl-C."""
     with target.open("ab") as file:
         file.writelines(pieces)
 

@@ -1,4 +1,4 @@
-"""Carries out the calls of the server: from a request's content to a ``SimulatedAnswer``.
+"""Carries out the calls of the built-in server: makes a ``SimulatedAnswer`` from a request's content.
 
 ``server`` does the rest of HTTP: it receives bodies, applies faults and sends answers.
 """
@@ -39,7 +39,7 @@ class Settings:
 
 
 class Api:
-    """The calls of protocol.md. ``base_url``: of the download links."""
+    """The calls of docs/protocol.md. ``base_url``: what download links begin with; ``server`` sets it."""
 
     def __init__(self, records: Records, settings: Settings, clock: Clock) -> None:
         self.base_url = ""
@@ -90,7 +90,7 @@ class Api:
     async def upload(
         self, record_id: str, video_id: str, header: str | None, form: Form, length: int
     ) -> SimulatedAnswer:
-        """Take one chunk. *length*: of the whole request's body. The form's file is moved or removed."""
+        """Take one chunk. *length*: of the request's body. The form's file may be moved; else the caller removes it."""
         record = self._records.get(record_id)
         if record is None or record.video != video_id:
             return wire.NOT_FOUND
@@ -102,8 +102,9 @@ class Api:
             return await self._take(record, header, form)
 
     async def _take(self, record: Record, header: str | None, form: Form) -> SimulatedAnswer:
+        """Store a chunk as the record's semantics say, or refuse it."""
         chunk = _announced(header, form.size)
-        refusal = _fault_of(header, chunk, form)
+        refusal = _refusal_of(header, chunk, form)
         taken = receive(record.semantics, record.held, chunk) if chunk and not refusal else None
         if taken is None or chunk is None or form.file is None:
             self._records.refuse(record, chunk)
@@ -143,8 +144,8 @@ class Api:
     def linked(self, record_id: str, video_id: str, secret: str) -> Record | None:
         """Return the record that a download link leads to, while the link is valid; else None."""
         record = self._links.opens(secret)
-        same = record is not None and (record.id, record.video) == (record_id, video_id)
-        return record if same and self._records.get(record_id) is record else None
+        is_its_link = record is not None and (record.id, record.video) == (record_id, video_id)
+        return record if is_its_link and self._records.get(record_id) is record else None
 
     async def delete(self, record_id: str) -> SimulatedAnswer:
         """Remove a record for good."""
@@ -163,13 +164,13 @@ class Api:
 
 
 def _announced(header: str | None, size: int) -> ContentRange | None:
-    """Return the range of a request; without a header it is the whole file, as in PHP."""
+    """Return the range that a request announces. Without a header it is the whole file, as in PHP."""
     if header is not None:
         return parse_content_range(header)
     return ContentRange(0, size - 1, size) if size else None
 
 
-def _fault_of(header: str | None, chunk: ContentRange | None, form: Form) -> SimulatedAnswer | None:
+def _refusal_of(header: str | None, chunk: ContentRange | None, form: Form) -> SimulatedAnswer | None:
     """Return the answer to an upload that is refused before any receiver sees it; else None."""
     if form.file is None and header is None:
         return wire.MISSING_FILE

@@ -1,8 +1,8 @@
-"""Five kinds of receiver for chunks, as one pure function of what is held and what arrives.
+"""Simulates five kinds of receiver for chunks. Pure: decides from what is held and what arrives where bytes go.
 
-The documentation of the upload call does not say which of the public servers with this convention is used, so each of
-them is simulated here (protocol.md, *What a chunk means to a server is not documented*). ``receive`` decides which
-bytes go where; ``records`` writes them.
+The upload call sends chunks with ``Content-Range``. Several public upload servers take such chunks, each in its own
+way, and the documentation does not say which of them VALT uses. So each is simulated here (docs/protocol.md, *What a
+chunk means to a server is not documented*). ``receive`` decides which bytes go where; ``records`` writes them.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18})")
 
 
 class Semantics(StrEnum):
-    """The kind of receiver that is simulated."""
+    """The kind of receiver that is simulated. A stray is a file beside the video's."""
 
     OFFSET = "offset"  # writes each range at its offset, in any order, as often as it comes
     STRICT = "strict"  # takes the next range only
@@ -77,7 +77,7 @@ class Taken:
     held: Held  # what is held after it
     file: int
     at: int
-    acknowledged: int | None = None  # blueimp: the bytes that its answer ``Range: 0-N`` counts
+    acknowledged: int | None = None  # blueimp: the size of the file, from which its answer makes ``Range: 0-N``
 
 
 def receive(semantics: Semantics, held: Held, chunk: ContentRange) -> Taken | None:
@@ -116,8 +116,8 @@ def _strict(held: Held, chunk: ContentRange) -> Taken | None:
 def _blueimp(held: Held, chunk: ContentRange) -> Taken:
     """Append the next range; any other becomes or continues a stray file, whose size the answer gives.
 
-    The stray is the first one that holds exactly the bytes before the range, else a new one: so the original finds a
-    free file name. After a finished video every further range goes to a stray.
+    The stray is the first one that ends where the range starts, else a new one. This is how the original
+    (blueimp's upload handler) chooses a file name. After a finished video every further range goes to a stray.
     """
     fits = (number for number, size in enumerate(held.sizes) if size == chunk.start and (number or not held.complete))
     file = next(fits, len(held.sizes))
