@@ -83,6 +83,10 @@ def _no_such_name(site: Site) -> None:
     site.configure(server='url = "https://valt.invalid"')
 
 
+def _empty_label(site: Site) -> None:
+    site.configure(server='url = "https://valt..example.com"')
+
+
 def _nobody_there(site: Site) -> None:
     site.configure(server='url = "http://127.0.0.1:9"')
 
@@ -97,6 +101,7 @@ def _nobody_there(site: Site) -> None:
         (_damaged_state, "state", "state.json is damaged"),
         (_no_state_possible, "state", "password/state: does not exist yet; and this user cannot create it"),
         (_no_such_name, "name", "valt.invalid: "),
+        (_empty_label, "name", "valt..example.com: is not a host name"),
         (_nobody_there, "log-in", "http://127.0.0.1:9: cannot be reached"),
     ],
 )

@@ -19,6 +19,7 @@ from uploader.config import Config
 from uploader.domain import events
 from uploader.domain.model import EVERYTHING, covers, shown
 from uploader.stages.lease import Leases
+from uploader.store.disk import may_exist
 
 Act = Callable[[Operator, str], Awaitable[bool]]  # for one path; False when the command does not apply to it
 
@@ -124,9 +125,9 @@ def _by_operator(
     Returns whether the daemon runs, and the paths to which the command applied. *do*: the command's name, by which the
     daemon knows what to do. When it is stopped, *first* is done once, then *act* for each path.
     """
-    if not config.state.dir.exists() and do != "pause":  # before the first start there is only something to pause
+    if not may_exist(config.state.dir) and do != "pause":  # before the first start there is only something to pause
         return False, []
-    answer = control_socket.ask(config.state.dir, do, paths) if config.state.dir.exists() else None
+    answer = control_socket.ask(config.state.dir, do, paths) if may_exist(config.state.dir) else None
     if answer is not None:
         return True, answer["done"]
 

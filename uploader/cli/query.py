@@ -24,7 +24,7 @@ from uploader.domain.model import MountIdentity, ServerCapabilities, shown
 from uploader.files import MountedShare, Shares
 from uploader.runtime.log import redactor
 from uploader.stages.discover import FolderStats, folder_status
-from uploader.store.disk import StateFolder
+from uploader.store.disk import StateFolder, may_exist
 from uploader.store.ledger import LedgerEntry
 from uploader.store.store import read_both
 
@@ -38,7 +38,7 @@ def status_command(file: Path | None, as_json: bool) -> int:
     For each unfinished file: its state, the reason, and what happens next. Also works while the daemon is stopped.
     """
     _, config = load_config(file)
-    document = control_socket.ask(config.state.dir, "status") if config.state.dir.exists() else None
+    document = control_socket.ask(config.state.dir, "status") if may_exist(config.state.dir) else None
     if document is None:
         document = status.status_document(config, stored(config)[0], clock.now())
     click.echo(json.dumps(document, indent=2) if as_json else "\n".join(status.status_lines(document)))
@@ -48,7 +48,7 @@ def status_command(file: Path | None, as_json: bool) -> int:
 def stored(config: Config, path: str = "") -> tuple[status.StatusSnapshot, tuple[LedgerEntry, ...]]:
     """Read the state for a daemon that is stopped, and the ledger entries of *path*. Empty before the first start."""
     warnings = status.standing_warnings(config, os.environ)
-    if not config.state.dir.exists():
+    if not may_exist(config.state.dir):
         return status.StatusSnapshot(
             (), (), ServerCapabilities(), 0, folders=_folder_status(config, {}), warnings=warnings
         ), ()
@@ -87,7 +87,7 @@ def explain(file: Path | None, path: str) -> int:
     """
     _, config = load_config(file)
     path = absolute(path)
-    answer = control_socket.ask(config.state.dir, "explain", [path]) if config.state.dir.exists() else None
+    answer = control_socket.ask(config.state.dir, "explain", [path]) if may_exist(config.state.dir) else None
     if answer is not None:
         lines = answer["lines"]
     else:

@@ -31,7 +31,7 @@ from uploader.runtime.clock import Clock
 from uploader.runtime.log import redactor
 from uploader.server.credentials import password_source, read_password
 from uploader.server.readonly import saved_in, valt_to_ask
-from uploader.store.disk import StateFolder
+from uploader.store.disk import StateFolder, may_exist
 from uploader.store.store import read_both
 
 SKEW_LIMIT: Final = 60.0  # s between the server's clock and this machine's before a warning: records get server times
@@ -128,13 +128,13 @@ async def _inotify(share: MountedShare) -> Finding:
 
 def _nearest_existing(path: Path) -> Path:
     """Return the folder itself or, if it does not exist, the nearest one above it that does."""
-    return next(parent for parent in (path, *path.parents) if parent.exists())
+    return next(parent for parent in (path, *path.parents) if may_exist(parent))
 
 
 def _state(config: Config) -> Finding:
     """Read the state, and ask whether the daemon runs."""
     folder = config.state.dir
-    if not folder.exists():
+    if not may_exist(folder):
         usable = os.access(_nearest_existing(folder), os.W_OK | os.X_OK)
         then = "created at the first start" if usable else "and this user cannot create it: create it, or set state.dir"
         text = f"{folder}: does not exist yet; {then}"
@@ -177,6 +177,8 @@ async def _name(config: Config) -> Finding:
         return Finding("name", f"{ipaddress.ip_address(host)} is an address: no name to look up")
     try:
         found = await asyncio.get_running_loop().getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except UnicodeError:  # an empty label, as in "valt..example.com"
+        return Finding("name", f"{host}: is not a host name; check server.url", "error")
     except OSError as error:
         return Finding("name", f"{host}: {error.strerror}; check server.url and the name service", "error")
     return Finding("name", f"{host} is {', '.join(dict.fromkeys(str(row[4][0]) for row in found))}")

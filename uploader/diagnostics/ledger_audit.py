@@ -18,7 +18,7 @@ from uploader.domain.units import format_bytes
 from uploader.server.port import Server
 from uploader.store import LedgerLine
 from uploader.store.codec import LedgerHead, StateSnapshot, UnreadableContent, from_json
-from uploader.store.disk import StateFolder
+from uploader.store.disk import StateFolder, may_exist
 from uploader.store.ledger import Lines, chain, unusable
 from uploader.store.line import IndexKeys
 from uploader.store.store import read_state
@@ -69,7 +69,7 @@ def _confirmed_lines(folder: Path) -> Iterator[tuple[IndexKeys, bytes]]:
 
 def _checked_lines(folder: Path, head: LedgerHead | None) -> Iterator[tuple[IndexKeys, bytes]]:
     """Yield each complete line with its index keys. A line that is just being written is left out."""
-    if not folder.exists():  # before the first start
+    if not may_exist(folder):  # before the first start
         return
     disk = StateFolder(folder, lock=False)
     try:
@@ -90,7 +90,7 @@ def _expected_head(folder: Path) -> LedgerHead | None:
 
 
 def _state(folder: Path) -> StateSnapshot:
-    if not folder.exists():
+    if not may_exist(folder):
         return StateSnapshot()
     disk = StateFolder(folder, lock=False)
     try:

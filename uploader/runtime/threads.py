@@ -6,6 +6,7 @@ will not do: the interpreter waits for them when it ends. Nothing waits for daem
 
 from __future__ import annotations
 
+import errno
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -30,7 +31,7 @@ class DaemonThreads(Executor):
     def submit(self, fn: Callable[..., R], /, *args: Any, **kwargs: Any) -> Future[R]:
         """Queue a call; start a thread for it when all are busy and there are fewer than *most*.
 
-        Raises ``RuntimeError`` after ``shutdown``.
+        Raises ``RuntimeError`` after ``shutdown``, and ``OSError`` when the system has no thread left for it.
         """
         future: Future[R] = Future()
         with self._changed:
@@ -38,8 +39,12 @@ class DaemonThreads(Executor):
                 raise RuntimeError(f"{self._name}: shut down, so no further calls are accepted")
             self._calls.append((future, lambda: fn(*args, **kwargs)))
             if len(self._calls) > self._idle and self._threads < self._most:
+                try:
+                    threading.Thread(target=self._serve, name=self._name, daemon=True).start()
+                except RuntimeError:  # "can't start new thread"; the call is not queued, so that it can be repeated
+                    self._calls.pop()
+                    raise BlockingIOError(errno.EAGAIN, "the system cannot start another thread") from None
                 self._threads += 1
-                threading.Thread(target=self._serve, name=self._name, daemon=True).start()
             self._changed.notify()
         return future
 

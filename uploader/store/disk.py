@@ -61,6 +61,14 @@ class Disk(Protocol):
         """Close the folder and release its lock."""
 
 
+def may_exist(path: Path) -> bool:
+    """Return False when nothing is at *path*. What this user may not look at counts as there: opening it says why."""
+    try:
+        return path.exists()
+    except PermissionError:  # Python 3.11 raises it below a folder that may not be searched
+        return True
+
+
 class StateFolder:
     """A ``Disk`` in a real folder, for one process at a time."""
 
