@@ -261,7 +261,7 @@ async def test_a_record_that_names_its_video_is_adopted(tmp_path: Path, monkeypa
 
 async def test_an_intent_without_a_record_makes_one_after_the_settle_time(tmp_path: Path) -> None:
     """One new record, after a crash before the call."""
-    async with Rig(tmp_path) as rig:
+    async with Rig(tmp_path, server={"doubt_settle": "2s"}) as rig:  # time enough for the first look
         path = rig.write("a.mp4", DATA)
         rig.prepare(intent(rig, path))
         await rig.start()
