@@ -119,7 +119,7 @@ async def test_a_hung_state_disk_feeds_no_watchdog(tmp_path: Path, warm: Warm) -
             plan = Plan(hang="save creating: written", answer=10 * SIGNS_OF_LIFE)
             daemon = await warm.start(site, "run", plan=plan)
             site.record("a.mp4", 1000)
-            line = await supervisor.hears(f"STATUS={site.state}/state.json: the disk does not answer: mend it")
+            line = await supervisor.hears(f"STATUS={site.state}/state.json: the disk does not answer: check the disk")
             assert line.endswith(", 1 creating; 0 done")
             await silence(supervisor)
             assert len(daemon.events("state-not-saved")) == 1
