@@ -51,7 +51,7 @@ class Orders:
     again: Counter[str] = field(default_factory=Counter)  # by sha256 of a content: how often it may be sent anew
     _forgotten: set[str] = field(default_factory=set)  # records, and the intents of those that had none yet
     _forgotten_orphans: set[str] = field(default_factory=set)  # records that are to be reported no more
-    _forgotten_files: set[str] = field(default_factory=set)
+    forgotten_files: set[str] = field(default_factory=set)
     _known: dict[str, set[str]] = field(default_factory=dict)  # by path: its records and intents, as they were saved
     _begun: set[str] = field(default_factory=set)  # paths of uploads that were begun under an older configuration
     _in_flight: list[Request] = field(default_factory=list)
@@ -140,7 +140,7 @@ class Orders:
         if order.upload is None:
             return  # found, or given up, a moment after the command was given
         self._forgotten |= self._known.pop(order.upload.path, set())
-        self._forgotten_files |= {order.upload.path, order.upload.where}
+        self.forgotten_files |= {order.upload.path, order.upload.where}
         self.look_at_saved()
 
     def _check_retried(self, order: Order, done: bool, now: Upload | None) -> None:
@@ -231,7 +231,7 @@ class Orders:
         """I16, I17, I18: check a removal against the commands so far."""
         here = [one for one in self._uploads() if (one.get("renamed_to") or one["path"]) == path]
         ready = any(upload["state"] == "finishing" for upload in here)
-        if any(_record(upload) in self._forgotten for upload in here) or (path in self._forgotten_files and not ready):
+        if any(_record(upload) in self._forgotten for upload in here) or (path in self.forgotten_files and not ready):
             self.world.fail(f"I16: {path} is removed on account of an upload that was forgotten")
         if any(self._is_paused(upload) and upload["path"] not in self._one_more for upload in here):
             self.world.fail(f"I17: {path} is paused, and is removed")

@@ -99,7 +99,7 @@ class Finish:
         """
         upload = self._store.uploads[upload.path]
         rule = self._rules.disposal(upload)
-        if upload.moving_to is None or rule == DisposalRule("move", upload.move_to):
+        if upload.moving_to is None or self._goes_on_moving(upload):
             return rule
         ((_, what),) = await self._shares.of(upload.root).look([upload.where])
         if what == "missing":
@@ -107,11 +107,20 @@ class Finish:
         await self._store.save(replace(self._store.uploads[upload.path], moving_to=None))
         return rule
 
+    def _goes_on_moving(self, upload: Upload) -> bool:
+        """True when a move has begun, and the configuration still asks for it."""
+        begun = DisposalRule("move", upload.move_to)
+        return upload.moving_to is not None and self._rules.disposal(upload) == begun
+
     async def _is_searched_for(self, upload: Upload) -> bool:
         """True when the file is missing and is now searched for under another name.
 
-        A file that is kept is not needed any more, so its upload does not wait for a share that is offline.
+        The search also puts back a file that an interrupted removal has left under a hidden name: where the
+        configuration has changed since, another decision may be due. A move that goes on finds such a file itself. A
+        file that is kept is not needed any more, so its upload does not wait for a share that is offline.
         """
+        if self._goes_on_moving(upload):
+            return False
         try:
             return await self._search.wants(upload)
         except errors.ShareNotReady:

@@ -48,7 +48,7 @@ class RenameSearch:
             if (error := self._searched.pop(upload.serial)) is not None:
                 raise error
             return False
-        if upload.moving_to is not None or self._filter_of(upload.root) is None:
+        if self._filter_of(upload.root) is None:
             return False
         ((_, what),) = await self._shares.of(upload.root).look([upload.where])
         if what != "missing":
