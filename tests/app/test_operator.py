@@ -39,7 +39,7 @@ async def reload(rig: Rig, **watch: Any) -> None:
 
 
 async def test_forgetting_a_large_upload_that_made_way_leaves_the_workers_free(tmp_path: Path) -> None:
-    """It had made way for a small file and is forgotten meanwhile: the next file is sent (B1 of the review)."""
+    """It had made way for a small file and is forgotten meanwhile: the next file is sent."""
     async with Rig(tmp_path, upload={"workers": 1}) as rig:
         first = rig.fault("upload", "stall")
         await rig.start()
@@ -59,7 +59,7 @@ async def test_forgetting_a_large_upload_that_made_way_leaves_the_workers_free(t
 
 
 async def test_an_upload_that_is_forgotten_while_the_server_is_asked_is_not_brought_back(tmp_path: Path) -> None:
-    """The answer "ready" comes after the command: nothing is finished, and the file stays (B4)."""
+    """The answer "ready" comes after the command: nothing is finished, and the file stays."""
     async with Rig(tmp_path, watch={"after_upload": "delete"}) as rig:
         poll = rig.fault("details", "stall")
         await rig.start()
@@ -75,7 +75,7 @@ async def test_an_upload_that_is_forgotten_while_the_server_is_asked_is_not_brou
 
 @pytest.mark.parametrize("state", [State.SENDING, State.VERIFYING], ids=["half sent", "sent"])
 async def test_turning_disposal_off_applies_to_files_in_progress(tmp_path: Path, state: State) -> None:
-    """``after_upload`` goes from "delete" to "keep" while they are queued, half sent or processed (B2)."""
+    """``after_upload`` goes from "delete" to "keep" while they are queued, half sent or processed."""
     call: CallName = "upload" if state is State.SENDING else "details"
     async with Rig(tmp_path, upload={"workers": 1, "drain": "0s"}, watch={"after_upload": "delete"}) as rig:
         stall = rig.fault(call, "stall", skip=1 if call == "upload" else 0)
@@ -125,7 +125,7 @@ async def test_queued_uploads_follow_a_new_configuration(tmp_path: Path) -> None
 async def test_a_disposal_that_hangs_is_not_begun_again_by_a_reload(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hangs: str
 ) -> None:
-    """One party at a time disposes of a file, however often it is asked for (B3)."""
+    """One party at a time disposes of a file, however often it is asked for."""
     at_once, most, gate = 0, 0, asyncio.Event()
     real = getattr(MountedShare, hangs)
 
@@ -160,7 +160,7 @@ async def test_a_disposal_that_hangs_is_not_begun_again_by_a_reload(
 
 
 async def test_commands_know_a_file_by_the_name_that_it_has_now(tmp_path: Path) -> None:
-    """Renamed while it waits for its second chunk, it is found by its new name and by its old one (B8)."""
+    """Renamed while it waits for its second chunk, it is found by its new name and by its old one."""
     async with Rig(tmp_path, upload={"chunk_size": CHUNK}) as rig:
         rig.fault("upload", "status", status=400, body="{}", skip=1, times=100)
         await rig.start()
@@ -194,7 +194,7 @@ async def test_forget_first_finds_out_whether_a_record_in_doubt_exists(tmp_path:
 
 
 async def test_forgetting_a_landed_upload_keeps_its_record(tmp_path: Path) -> None:
-    """Every byte is there: the record is neither deleted nor reported as one that will be (B20)."""
+    """Every byte is there: the record is neither deleted nor reported as one that will be."""
     async with Rig(tmp_path, Settings(processing=60.0)) as rig:
         await rig.start()
         path = await rig.drop("a.mp4", b"a")

@@ -116,7 +116,7 @@ async def test_a_chunk_that_is_cut_repeatedly_is_halved(tmp_path: Path) -> None:
 
 
 async def test_cuts_late_in_a_file_send_no_acknowledged_byte_again(tmp_path: Path) -> None:
-    """The chunk is halved within its record, and after eight good ones it has its old size (B13 of the review)."""
+    """The chunk is halved within its record, and after eight good ones it has its old size."""
     async with Rig(tmp_path, upload={"chunk_size": 4 * CHUNK}) as rig:
         rig.fault("upload", "cut-body", after_bytes=100, skip=2, times=4)
         data = content_of(40 * CHUNK)

@@ -316,7 +316,7 @@ async def test_files_that_need_no_upload_are_not_waited_for(tmp_path: Path) -> N
 async def test_a_bug_in_a_container_parser_holds_only_its_file_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its reason is shown, after the gate's time it is parked with it, and the others settle (B7 of the review)."""
+    """Its reason is shown, after the gate's time it is parked with it, and the others settle."""
     real = MountedShare.write_state
 
     async def stumbles(self: MountedShare, path: str, *, gate: bool) -> WriteState:
@@ -367,7 +367,7 @@ async def test_a_bug_while_a_file_is_looked_at_ends_nothing(tmp_path: Path, monk
 
 
 async def test_a_file_that_is_being_enqueued_is_not_found_again(tmp_path: Path) -> None:
-    """From settled to enqueued it is known at every moment; other content is found (B6)."""
+    """From settled to enqueued it is known at every moment; other content is found."""
     path = tmp_path / "a.mp4"
     path.write_bytes(b"content")
     async with bench(tmp_path) as table:
