@@ -215,7 +215,9 @@ def _nothing_hidden(world: World) -> None:
     if hidden := world.folder.hidden():
         raise Broken(f"I24: {hidden} is left under a hidden name")
     # So may one whose upload the operator has forgotten in between: nothing is to be removed on its account any more.
-    kept = {event.path for event in world.heard if isinstance(event, events.UploadFinished) and event.file == "kept"}
+    # And so does one that somebody has touched after it came back: it is not the file that was sent any more.
+    ends = [event for event in world.heard if isinstance(event, events.UploadFinished)]
+    kept = {event.path for event in ends if event.file in {"kept", "changed"}}
     if back := sorted(set(world.folder.come_back()) - kept - world.orders.forgotten_files):
         raise Broken(f"I24: {back} was removed, and is there again")
 
