@@ -220,7 +220,7 @@ class WatchedShare(Share):
 
     async def move(self, path: str, sent: SentFile, move_to: str, target: str) -> str | None:
         """Move a file that was sent."""
-        with self._orders.disposing(target):
+        with self._orders.disposing(path):
             return await super().move(path, sent, move_to, target)
 
 
