@@ -216,8 +216,14 @@ def _nothing_hidden(world: World) -> None:
         raise Broken(f"I24: {hidden} is left under a hidden name")
     # So may one whose upload the operator has forgotten in between: nothing is to be removed on its account any more.
     # And so does one that somebody has touched after it came back: it is not the file that was sent any more.
-    ends = [event for event in world.heard if isinstance(event, events.UploadFinished)]
-    kept = {event.path for event in ends if event.file in {"kept", "changed"}}
+    lines = [json.loads(line)["upload"] for line in world.disk.ledger.splitlines()]
+    as_sent = {(line["path"], line["mtime_ns"], line["sha256"]) for line in lines}
+    kept = {event.path for event in world.heard if isinstance(event, events.UploadFinished) and event.file == "kept"}
+    kept |= {
+        path
+        for path, file in world.folder.files.items()
+        if (path, file.mtime_ns, hashlib.sha256(file.data).hexdigest()) not in as_sent
+    }
     if back := sorted(set(world.folder.come_back()) - kept - world.orders.forgotten_files):
         raise Broken(f"I24: {back} was removed, and is there again")
 
