@@ -55,7 +55,7 @@ class Orders:
     _known: dict[str, set[str]] = field(default_factory=dict)  # by path: its records and intents, as they were saved
     _begun: set[str] = field(default_factory=set)  # paths of uploads that were begun under an older configuration
     _in_flight: list[Request] = field(default_factory=list)
-    _may_end: list[str] = field(default_factory=list)
+    _may_repeat: list[Request] = field(default_factory=list)  # calls that may be made once more, after a 401
     _one_more: set[str] = field(default_factory=set)  # paths that were at work when they were paused
     _disposing: Counter[str] = field(default_factory=Counter)
 
@@ -65,7 +65,7 @@ class Orders:
         """Note that a new life has begun, with the current configuration."""
         self.under_way.clear()
         self._in_flight.clear()
-        self._may_end.clear()
+        self._may_repeat.clear()
         self._one_more.clear()
         self._disposing.clear()
         self.in_force(self.world.config)
@@ -130,7 +130,7 @@ class Orders:
         resumes = any(other.verb == "resume" and _same(other.about, order.about) for other in self.under_way)
         if not (order.crossed or resumes):
             self.paused.add(order.about)
-            self._may_end += [_what(request) for request in self._in_flight]  # also once again, after a log-in
+            self._may_repeat += self._in_flight
             self._one_more |= at_work
 
     def _forget(self, order: Order) -> None:
@@ -194,14 +194,21 @@ class Orders:
             if sum(_is_about(other, parts[1]) for other in self._in_flight) > 1:
                 self.world.fail(f"I21: two requests about {parts[1]} at the same time")
         if about and all(self._is_paused(upload) for upload in about):
-            if _what(request) in self._may_end:
-                self._may_end.remove(_what(request))
+            if (first := self._repeated(request)) is not None:
+                self._may_repeat.remove(first)
             elif about[0]["path"] in self._one_more:  # a stage was about to make this call, or waited for its log-in
                 self._one_more.remove(about[0]["path"])
+                self._may_repeat.append(request)
             else:
                 self.world.fail(f"I17: {about[0]['path']} is paused, and a request begins: {_what(request)}")
         if about and parts[-1] == "create-upload" and not any(self._may_create(one, request) for one in about):
             self.world.fail(f"I19: {about[0]['path']} was queued, and becomes after the reload: {request.payload}")
+
+    def _repeated(self, request: Request) -> Request | None:
+        """Return the call that this one repeats with another token; None when it repeats none."""
+        return next(
+            (one for one in self._may_repeat if _what(one) == _what(request) and one.token != request.token), None
+        )
 
     def ended(self, request: Request) -> None:
         """Note that the client no longer waits for this request."""

@@ -7,6 +7,7 @@ the call, and after a lost answer the record is searched for by its exact name, 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 from weakref import WeakValueDictionary
@@ -41,8 +42,11 @@ class RecordCreator:
         # One at a time, so that after a crash a record of that name belongs to one upload only (rule 6).
         self._names: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
-    async def create(self, path: str) -> None:
-        """Save the intent, create the record, save its ids. Raises ``UploaderError`` and ``Paused``."""
+    async def create(self, path: str, is_as_configured: Callable[[Upload], bool]) -> None:
+        """Save the intent, create the record, save its ids. Raises ``UploaderError`` and ``Paused``.
+
+        Does nothing if a reload has changed the upload's configuration meanwhile, as *is_as_configured* says.
+        """
         name = self._store.uploads[path].record.name
         async with self._names.setdefault(name, asyncio.Lock()):
             if any(other.path != path for other in self._store.table.creating(name)):  # they could not be told apart
@@ -52,6 +56,8 @@ class RecordCreator:
             raise_if_paused(self._store, path)
             await self._capabilities.refresh()
             upload = raise_if_paused(self._store, path)
+            if not is_as_configured(upload):  # the calls above may have taken long
+                return
             begun_at = upload.begun_at or self._clock.now()
             intent = {"intent_at": self._valt.server_now(), "begun_at": begun_at}
             upload = await self._store.save(lifecycle.advance(upload, Step.INTEND, **intent))

@@ -158,7 +158,7 @@ class Transfer:
                         share = self._shares.of(upload.root)
                         recording = await stack.enter_async_context(share.open(upload.where, upload.identity))
                     if upload.state is State.QUEUED:
-                        await self._records.create(path)
+                        await self._records.create(path, self._is_as_configured)
                     else:
                         await self._send(upload, recording, announce=not was_aside)
                         if self._steps_aside(path):
@@ -176,6 +176,9 @@ class Transfer:
         elif current != upload:
             self._store.put(current)
         return current is not None
+
+    def _is_as_configured(self, upload: Upload) -> bool:
+        return self._rules.reconfigured(upload, self._normal_chunk_size()) == upload
 
     def _normal_chunk_size(self) -> int:
         return chunk_size_now(self._rules.config.upload, self._store.capabilities, now=self._clock.now())
