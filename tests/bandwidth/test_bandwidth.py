@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from fakes import VirtualClock, idle
-from lanes import MUCH, ROOT, configured, limited, site
+from throttles import MUCH, ROOT, configured, limited, site
 
 from uploader.bandwidth.growth import CALM_TIME, PRESSURE_ON
 from uploader.domain import events
@@ -47,13 +47,13 @@ async def test_a_timetable_step_applies_to_a_chunk_in_flight() -> None:
         assert here.said == ["800 kbit/s by the timetable", "80 kbit/s by the timetable"]
 
 
-async def test_a_lane_that_waits_is_released_when_the_limit_ends() -> None:
+async def test_a_throttle_that_waits_is_released_when_the_limit_ends() -> None:
     """Even when it would have waited a second for each byte."""
     steps = [["00:00", "8 bit/s"], ["08:00", "unlimited"]]
     async with site(configured(bandwidth=steps), VirtualClock(EIGHT - 0.5)) as here:
-        lanes = [here.bandwidth.lane(ROOT) for _ in range(3)]
-        assert await lanes[0].take(MUCH) == 1
-        waits = [asyncio.ensure_future(lane.take(MUCH)) for lane in lanes]
+        throttles = [here.bandwidth.throttle(ROOT) for _ in range(3)]
+        assert await throttles[0].take(MUCH) == 1
+        waits = [asyncio.ensure_future(throttle.take(MUCH)) for throttle in throttles]
         await here.clock.advance(0.4)
         assert not any(wait.done() for wait in waits)
         await here.clock.advance(0.1)
@@ -65,10 +65,10 @@ async def test_steps_for_weekdays_change_at_midnight() -> None:
     steps = [["mon-fri 00:00", "8 kbit/s"], ["sat,sun 00:00", "unlimited"]]
     friday = 1_798_761_600.0
     async with site(configured(bandwidth=steps), VirtualClock(friday + 86400 - 0.1)) as here:
-        lane = here.bandwidth.lane(ROOT)
-        assert limited(lane) == [True]
+        throttle = here.bandwidth.throttle(ROOT)
+        assert limited(throttle) == [True]
         await here.clock.advance(0.2)
-        assert limited(lane) == [False]
+        assert limited(throttle) == [False]
         assert here.said == ["unlimited by the timetable"]
 
 
@@ -78,39 +78,39 @@ async def test_the_timetable_uses_the_machine_s_local_time(monkeypatch: pytest.M
     time.tzset()
     steps = [["00:00", "8 kbit/s"], ["08:30", "unlimited"]]
     async with site(configured(bandwidth=steps), VirtualClock(EIGHT)) as here:
-        assert limited(here.bandwidth.lane(ROOT)) == [False]
+        assert limited(here.bandwidth.throttle(ROOT)) == [False]
 
 
 async def test_a_wall_clock_that_jumps_is_followed() -> None:
     """Within a second of the jump the rate is that of the new time."""
     steps = [["00:00", "8 kbit/s"], ["08:00", "unlimited"]]
     async with site(configured(bandwidth=steps), VirtualClock(EIGHT - 7200)) as here:
-        lane = here.bandwidth.lane(ROOT)
+        throttle = here.bandwidth.throttle(ROOT)
         await here.clock.advance(0.5)
         here.clock.jump(7200)
         await here.clock.advance(1.0)
-        assert limited(lane) == [False]
+        assert limited(throttle) == [False]
 
 
 async def test_a_reload_is_in_force_at_once() -> None:
-    """A waiting lane gets the new limit; it is announced once, and an unchanged limit is not announced."""
+    """A waiting throttle gets the new limit; it is announced once, and an unchanged limit is not announced."""
     async with site(configured(bandwidth="8 bit/s")) as here:
-        lane = here.bandwidth.lane(ROOT)
-        await lane.take(MUCH)
-        wait = asyncio.ensure_future(lane.take(MUCH))
+        throttle = here.bandwidth.throttle(ROOT)
+        await throttle.take(MUCH)
+        wait = asyncio.ensure_future(throttle.take(MUCH))
         await here.clock.advance(0.5)
         here.bandwidth.apply(configured(bandwidth="8 Mbit/s"))
         here.bandwidth.apply(configured(bandwidth="8 Mbit/s"))
         await here.clock.advance(0.01)
         assert wait.result() == 20_000
         here.bandwidth.apply(configured())
-        assert await lane.take(MUCH) == MUCH
+        assert await throttle.take(MUCH) == MUCH
         assert here.said == ["8 Mbit/s by the configuration", "unlimited by the configuration"]
         assert [event.rate for event in here.of(events.BandwidthChanged)] == [1e6, None]
 
 
-async def test_a_limit_set_by_reload_applies_to_lanes_in_use() -> None:
-    """A lane without a limit is limited from now on, also by a new timetable."""
+async def test_a_limit_set_by_reload_applies_to_throttles_in_use() -> None:
+    """A throttle without a limit is limited from now on, also by a new timetable."""
     async with site(configured(), VirtualClock(EIGHT - 30)) as here:
         here.workers(2)
         await here.clock.advance(1)
@@ -128,7 +128,7 @@ async def test_a_growing_file_slows_its_own_folder() -> None:
     ) as here:
         for number in range(4):
             root = ROOT if number < 2 else "/mnt/share"
-            here.send(here.bandwidth.lane(root), number, lambda _: MUCH)
+            here.send(here.bandwidth.throttle(root), number, lambda _: MUCH)
         await here.clock.advance(1)
         here.bus.publish(found())
         start = here.clock.monotonic()
@@ -144,16 +144,16 @@ async def test_a_growing_file_slows_its_own_folder() -> None:
 async def test_recording_bandwidth_applies_without_any_other_limit() -> None:
     """Full speed is back some seconds after the file has settled."""
     async with site(configured(**AWARE)) as here:
-        lane, other = here.bandwidth.lane(ROOT), here.bandwidth.lane("/elsewhere")
+        throttle, other = here.bandwidth.throttle(ROOT), here.bandwidth.throttle("/elsewhere")
         here.bus.publish(found())
         await idle()
-        assert (lane.limited, lane.piece, other.limited) == (True, 20, False)
+        assert (throttle.limited, throttle.piece, other.limited) == (True, 20, False)
         await here.clock.advance(3)
         here.bus.publish(events.FileSettled(f"{ROOT}/new.mp4", 1))
         await here.clock.advance(CALM_TIME - 0.5)
-        assert limited(lane) == [True]
+        assert limited(throttle) == [True]
         await here.clock.advance(1.5)
-        assert limited(lane) == [False]
+        assert limited(throttle) == [False]
         assert here.said == [
             f"8 kbit/s while a file grows in {ROOT}",
             f"unlimited again: no file grows any more in {ROOT}",
@@ -187,10 +187,10 @@ async def test_many_short_recordings_do_not_make_the_limit_flap() -> None:
 async def test_a_file_of_no_watched_folder_slows_only_its_own_folder() -> None:
     """A file named on the command line is sent from the folder that it lies in."""
     async with site(configured(**AWARE)) as here:
-        lane, watched = here.bandwidth.lane("/home/me"), here.bandwidth.lane(ROOT)
+        throttle, watched = here.bandwidth.throttle("/home/me"), here.bandwidth.throttle(ROOT)
         here.bus.publish(found("/home/me/b.mp4"))
         await idle()
-        assert (lane.limited, watched.limited) == (True, False)
+        assert (throttle.limited, watched.limited) == (True, False)
 
 
 async def test_without_recording_aware_nothing_is_slowed() -> None:
@@ -201,36 +201,36 @@ async def test_without_recording_aware_nothing_is_slowed() -> None:
         await here.clock.advance(60)
         assert (here.said, here.readings, here.clock.sleepers) == ([], 0, 0)
         assert here.bandwidth._growth._until == {}
-        assert limited(here.bandwidth.lane(ROOT)) == [False]
+        assert limited(here.bandwidth.throttle(ROOT)) == [False]
 
 
 async def test_awareness_can_be_switched_on_and_off_by_reload() -> None:
     """Switched off, it releases at once what was slowed down."""
     async with site(configured()) as here:
         here.share = 90.0
-        lane = here.bandwidth.lane(ROOT)
+        throttle = here.bandwidth.throttle(ROOT)
         here.bandwidth.apply(configured(**AWARE))
-        assert limited(lane) == [True]
+        assert limited(throttle) == [True]
         here.bandwidth.apply(configured())
-        assert limited(lane) == [False]
+        assert limited(throttle) == [False]
         assert here.said == ["8 kbit/s while the disk is under pressure", "unlimited again: the disk keeps up"]
 
 
 async def test_pressure_on_the_disk_slows_all_folders() -> None:
     """Together, until it is over; each change is announced once."""
     async with site(configured(ROOT, "/mnt/share", **AWARE)) as here:
-        lanes = [here.bandwidth.lane(root) for root in (ROOT, "/mnt/share")]
+        throttles = [here.bandwidth.throttle(root) for root in (ROOT, "/mnt/share")]
         here.share = PRESSURE_ON + 1
         await here.clock.advance(1.0)
-        assert limited(*lanes) == [True, True]
-        for number, lane in enumerate(lanes):
-            here.send(lane, number, lambda _: MUCH)
+        assert limited(*throttles) == [True, True]
+        for number, throttle in enumerate(throttles):
+            here.send(throttle, number, lambda _: MUCH)
         start = here.clock.monotonic()
         await here.clock.advance(10)
         assert here.traffic.between(start, start + 10) == pytest.approx(10_000, rel=0.03)
         here.share = 0.0
         await here.clock.advance(CALM_TIME + 1)
-        assert limited(*lanes) == [False, False]
+        assert limited(*throttles) == [False, False]
         assert here.said == ["8 kbit/s while the disk is under pressure", "unlimited again: the disk keeps up"]
 
 
@@ -239,7 +239,7 @@ async def test_a_kernel_without_pressure_figures_slows_nothing() -> None:
     async with site(configured(**AWARE)) as here:
         await here.clock.advance(60)
         assert here.said == []
-        assert limited(here.bandwidth.lane(ROOT)) == [False]
+        assert limited(here.bandwidth.throttle(ROOT)) == [False]
 
 
 async def test_pressure_is_read_at_most_once_a_second() -> None:

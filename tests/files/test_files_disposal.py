@@ -437,7 +437,7 @@ async def test_a_call_that_has_not_begun_is_dropped_when_it_is_cancelled(tmp_pat
     path = made(tmp_path / "a.mp4")
     sent_file, share, free = await sent(path), share_of(tmp_path), threading.Event()
     await share.check()
-    busy = [asyncio.ensure_future(share._threads.call(lambda: free.wait(10), patience=None)) for _ in range(12)]
+    busy = [asyncio.ensure_future(share._threads.call(lambda: free.wait(10), time_limit=None)) for _ in range(12)]
     await asyncio.sleep(0)
     task = asyncio.ensure_future(share.delete(str(path), sent_file))
     await asyncio.sleep(0)

@@ -70,7 +70,7 @@ async def test_only_a_regular_file_has_an_identity(tmp_path: Path, make: object,
 
 def test_a_device_is_not_read() -> None:
     """Reading could be endless or move a tape; anything but a regular file is closed at once."""
-    with pytest.raises(errors.NotAFile, match="is no regular file but a device"):
+    with pytest.raises(errors.NotAFile, match="is a device, not a regular file"):
         open_regular("/dev/zero")
 
 

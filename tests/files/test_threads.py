@@ -50,7 +50,7 @@ async def test_a_call_that_hangs_is_given_up_and_the_others_go_on() -> None:
             began.set()
             gate.wait()
 
-        waiting = asyncio.ensure_future(pool.call(hang, patience=0.2))
+        waiting = asyncio.ensure_future(pool.call(hang, time_limit=0.2))
         await until(began.is_set)
         assert await asyncio.gather(*(pool.call(partial(abs, number)) for number in range(20))) == [*range(20)]
         assert not waiting.done()
@@ -63,8 +63,9 @@ async def test_a_hung_share_holds_a_bounded_number_of_threads() -> None:
     pool = ShareThreads("all hang", most=3)
     late: list[int] = []
     with hanging() as (_, gate):
-        calls = [pool.call(gate.wait, patience=0.2) for _ in range(10)]
-        answers = await asyncio.gather(*calls, pool.call(partial(late.append, 1), patience=0.2), return_exceptions=True)
+        calls = [pool.call(gate.wait, time_limit=0.2) for _ in range(10)]
+        last = pool.call(partial(late.append, 1), time_limit=0.2)
+        answers = await asyncio.gather(*calls, last, return_exceptions=True)
         assert {type(answer) for answer in answers} == {errors.ShareNotReady}
         assert named("all hang") == 3
         gate.set()
@@ -84,7 +85,7 @@ async def test_a_handle_that_a_hung_call_returns_late_is_closed() -> None:
             return "handle"
 
         with pytest.raises(errors.ShareNotReady):
-            await pool.call(open_slowly, patience=0.05, late=closed.append)
+            await pool.call(open_slowly, time_limit=0.05, late=closed.append)
         cancelled = asyncio.ensure_future(pool.call(open_slowly, late=closed.append))
         await until(lambda: pool._threads == 2)
         cancelled.cancel()
@@ -154,7 +155,7 @@ from uploader.files.threads import ShareThreads
 async def main():
     pool = ShareThreads("stuck")
     try:
-        await pool.call(threading.Event().wait, patience=0.1)
+        await pool.call(threading.Event().wait, time_limit=0.1)
     except errors.ShareNotReady as error:
         print(error)
 

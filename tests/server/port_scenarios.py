@@ -113,7 +113,7 @@ async def progress_and_throttle_go_by_bytes(bench: Bench) -> None:
         Blocks(DATA),
         before_last_byte=nothing,
         on_progress=told.append,
-        lane=Slowly(7),
+        throttle=Slowly(7),
     )
     assert (sum(told), max(told)) == (len(DATA), 7)
     assert bench.held() == {ids.record: DATA}

@@ -32,7 +32,7 @@ class Wire:
 
 
 def body_of(
-    wire: Wire, source: Blocks, length: int, *, lane: Throttle = NO_THROTTLE, fails: Exception | None = None
+    wire: Wire, source: Blocks, length: int, *, throttle: Throttle = NO_THROTTLE, fails: Exception | None = None
 ) -> ChunkBody:
     """A body that notes on the wire's log when its last byte was announced."""
 
@@ -46,7 +46,7 @@ def body_of(
             wire.log.append(count)
 
     return ChunkBody(
-        (HEAD, TAIL), source, (0, length), lane=lane, before_last_byte=before_last_byte, on_progress=progress
+        (HEAD, TAIL), source, (0, length), throttle=throttle, before_last_byte=before_last_byte, on_progress=progress
     )
 
 
@@ -105,7 +105,7 @@ async def test_a_body_cannot_be_read_as_one_piece() -> None:
 
 
 class Turnstile:
-    """A lane that lets through so many bytes at a time, and counts its calls."""
+    """A throttle that lets through so many bytes at a time, and counts its calls."""
 
     def __init__(self, most: int) -> None:
         self.most, self.granted = most, [0]
@@ -118,7 +118,7 @@ class Turnstile:
 
 async def test_the_bandwidth_limit_is_asked_once_for_each_piece() -> None:
     """For as many bytes as are then sent."""
-    wire, lane = Wire(), Turnstile(1000)
-    await write(body_of(wire, Blocks(b"x" * 2500, b"y" * 300), 2800, lane=lane), wire)
-    assert lane.granted[1:] == [1000, 1000, 500, 300]
-    assert [entry for entry in wire.log if isinstance(entry, int)] == lane.granted[1:]
+    wire, throttle = Wire(), Turnstile(1000)
+    await write(body_of(wire, Blocks(b"x" * 2500, b"y" * 300), 2800, throttle=throttle), wire)
+    assert throttle.granted[1:] == [1000, 1000, 500, 300]
+    assert [entry for entry in wire.log if isinstance(entry, int)] == throttle.granted[1:]

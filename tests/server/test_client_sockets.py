@@ -39,11 +39,9 @@ async def nothing() -> None:
     """Save no mark."""
 
 
-async def send(
-    identity: Home, ids: RecordIds, data: bytes, mark: Callable[[], Awaitable[None]] = nothing
-) -> int | None:
+async def send(home: Home, ids: RecordIds, data: bytes, mark: Callable[[], Awaitable[None]] = nothing) -> int | None:
     """Send *data* as a whole file."""
-    return await identity.valt.send_chunk(
+    return await home.valt.send_chunk(
         ids, "a.mp4", (0, len(data), len(data)), Blocks(data), before_last_byte=mark, on_progress=lambda _: None
     )
 

@@ -8,7 +8,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -16,7 +16,7 @@ from harness import Rig
 from parts import CHUNK, BriskClock, at, chunked, content_of, sha256, spans
 
 from uploader.domain import events
-from uploader.domain.model import State
+from uploader.domain.model import State, Upload
 from uploader.files import Recording
 from uploader.stages.records import RecordCreator
 from uploader.testing.simulator import Semantics, Settings
@@ -131,10 +131,10 @@ async def test_an_unexpected_error_parks_only_its_file(tmp_path: Path, monkeypat
     """With a reason; the others go on."""
     create = RecordCreator.create
 
-    async def stumble(self: RecordCreator, path: str) -> None:
+    async def stumble(self: RecordCreator, path: str, is_as_configured: Callable[[Upload], bool]) -> None:
         if path.endswith("bad.mp4"):
             raise ZeroDivisionError
-        await create(self, path)
+        await create(self, path, is_as_configured)
 
     monkeypatch.setattr(RecordCreator, "create", stumble)
     async with Rig(tmp_path, upload={"workers": 1}) as rig:

@@ -118,7 +118,7 @@ async def test_upload_refuses_all_but_regular_files(tmp_path: Path, make: Callab
         make(path)
         ended = await site.run("upload", path)
         assert (ended.code, ended.out) == (2, "")
-        assert ended.complaints[0] == f"error: {path}: is no regular file but a {kind}"
+        assert ended.complaints[0] == f"error: {path}: is a {kind}, not a regular file"
         assert not site.state.exists()
 
 

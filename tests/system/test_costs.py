@@ -13,7 +13,7 @@ from harness import Rig
 from parts import CHUNK, content_of, sha256
 
 from uploader.app.daemon import differ_in_limits_alone
-from uploader.bandwidth import Lane
+from uploader.bandwidth import UploadThrottle
 from uploader.config import Config
 from uploader.domain import events
 from uploader.files import sending
@@ -145,14 +145,14 @@ async def test_the_queue_is_ordered_by_rank_and_finds_its_first_small_job() -> N
 async def test_the_bandwidth_limit_applies_to_uploads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """To every byte of a recording; a new limit applies without a restart of anything."""
     taken: Counter[bool] = Counter()  # bytes, by whether a limit held
-    take = Lane.take
+    take = UploadThrottle.take
 
-    async def watched(self: Lane, wanted: int) -> int:
+    async def watched(self: UploadThrottle, wanted: int) -> int:
         limited, granted = self.limited, await take(self, wanted)
         taken[limited] += granted
         return granted
 
-    monkeypatch.setattr(Lane, "take", watched)
+    monkeypatch.setattr(UploadThrottle, "take", watched)
     async with Rig(tmp_path, upload={"bandwidth": "8 Mbit/s"}) as rig:
         application = await rig.start()
         await rig.finished(await rig.drop("a.mp4", content_of(2 * CHUNK)))

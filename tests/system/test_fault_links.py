@@ -146,6 +146,6 @@ async def test_an_upload_whose_file_became_a_link_does_not_go_on(tmp_path: Path,
         path.symlink_to(secret)
         ended = await warm.run(site, "once")
         assert ended.code == 1
-        assert f"{path}: parked: {path} is no regular file but a link" in ended.out
+        assert f"{path}: parked: {path} is a link, not a regular file" in ended.out
         (record,) = site.simulator.records()
         assert [(chunk.start, chunk.end) for chunk in record.ranges] == [(0, 65_535)]

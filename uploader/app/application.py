@@ -96,7 +96,7 @@ class Application:
         self.discover = Discover(context, config.watch, self.settle.known, self.dispatcher.share_is_back)
         self.enqueue = Enqueue(context, rules, self.settle.known, self.dispatcher)
         self.transfer = Transfer(
-            context, config.server, self.valt, self.breaker, failure_handler, self.bandwidth.lane, rules
+            context, config.server, self.valt, self.breaker, failure_handler, self.bandwidth.throttle, rules
         )
         self.verify = Verify(context, config.upload, self.valt, self.breaker, failure_handler)
         self.finish = Finish(context, rules, failure_handler)

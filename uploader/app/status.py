@@ -328,7 +328,7 @@ async def look_at(path: str, threads: files.ShareThreads | None = None) -> Sight
     """
     threads = files.ShareThreads("file checks") if threads is None else threads
     try:
-        return await threads.call(lambda: files.look(path, "") or files.kind_of(path), patience=FILE_LOOK_TIMEOUT)
+        return await threads.call(lambda: files.look(path, "") or files.kind_of(path), time_limit=FILE_LOOK_TIMEOUT)
     except errors.ShareNotReady as error:
         return f"unreadable ({error})"
 

@@ -14,6 +14,6 @@ Imports: config, domain, runtime.
 """
 
 from uploader.bandwidth.bandwidth import Bandwidth
-from uploader.bandwidth.pacer import Lane
+from uploader.bandwidth.pacer import UploadThrottle
 
-__all__ = ["Bandwidth", "Lane"]
+__all__ = ["Bandwidth", "UploadThrottle"]

@@ -1,7 +1,7 @@
 """Applies the bandwidth limits: reads the timetable, the growing files and the disk, and updates the pacer.
 
-A lane is one upload in flight; it asks the pacer for the bytes that it may send. The disk pressure is read at most once
-a second.
+Each upload in flight has a throttle, which asks the pacer how many bytes may be sent. The disk pressure is read at most
+once a second.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Final
 from uploader.bandwidth.growth import DiskPressure, Growth
 from uploader.bandwidth.io_pressure import io_pressure
 from uploader.bandwidth.limits import BY_CONFIGURATION, BY_TIMETABLE, Limits, changes, rate_now
-from uploader.bandwidth.pacer import Lane, Pacer
+from uploader.bandwidth.pacer import Pacer, UploadThrottle
 from uploader.config import Config, WatchConfig
 from uploader.domain import events
 from uploader.domain.selection import relative
@@ -27,7 +27,7 @@ DEFAULT_SETTLE: Final[float] = WatchConfig.model_fields["settle"].default
 
 
 class Bandwidth:
-    """The limit that all uploads of the program share. Each upload asks for its bytes through its own ``Lane``."""
+    """The limit for all uploads of the program together. Each upload has its own ``UploadThrottle``."""
 
     def __init__(
         self,
@@ -51,9 +51,9 @@ class Bandwidth:
         """The limits that are in force now."""
         return self._limits
 
-    def lane(self, root: str) -> Lane:
-        """Return a lane for one upload of a file in the watched folder *root*."""
-        return Lane(self._pacer, self._pacer.folder(root))
+    def throttle(self, root: str) -> UploadThrottle:
+        """Return a throttle for one upload of a file in the watched folder *root*."""
+        return UploadThrottle(self._pacer, self._pacer.folder(root))
 
     def apply(self, config: Config) -> None:
         """Put another configuration into force at once, also for chunks that are being sent."""
@@ -63,7 +63,7 @@ class Bandwidth:
         self._wake.set()
 
     async def run(self) -> None:
-        """Grant bytes and keep the limits up to date, until cancelled. While this does not run, limited lanes wait."""
+        """Grant bytes and keep the limits up to date until cancelled. While this does not run, limited uploads wait."""
         stop_listening = self._bus.listen(self._on_event)
         try:
             async with asyncio.TaskGroup() as group:

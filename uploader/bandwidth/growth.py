@@ -39,14 +39,14 @@ class Growth:
 
 
 class DiskPressure:
-    """Whether the disk is under pressure, from readings of the share of time in which tasks wait for it."""
+    """Whether the disk is under pressure, from readings of the percentage of time in which tasks wait for it."""
 
     def __init__(self) -> None:
         self._until: float | None = None  # monotonic
 
-    def feel(self, share: float | None, now: float) -> None:
+    def feel(self, percent: float | None, now: float) -> None:
         """Add a reading, in per cent; None: not known, which counts as no pressure."""
-        if share is not None and share >= (PRESSURE_OFF if self.pressed(now) else PRESSURE_ON):
+        if percent is not None and percent >= (PRESSURE_OFF if self.pressed(now) else PRESSURE_ON):
             self._until = now + CALM_TIME
 
     def pressed(self, now: float) -> bool:

@@ -25,5 +25,5 @@ def io_pressure(file: Path = IO_PRESSURE) -> float | None:
 def some_avg10(text: str) -> float | None:
     """Return ``some avg10`` from the text of a pressure file, 0 to 100; None when it has none."""
     match = _SOME.search(text)
-    share = float(match[1]) if match else None
-    return share if share is None or share <= 100 else None
+    percent = float(match[1]) if match else None
+    return percent if percent is None or percent <= 100 else None

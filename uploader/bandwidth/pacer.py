@@ -1,9 +1,9 @@
 """Grants bytes to the uploads that wait, as fast as the limits allow, and fairly among them.
 
-A lane is one upload in flight. A meter holds one rate and says when the next bytes may be sent. The pacer does not
-poll: it sleeps until the next grant is due, a lane asks, or a rate changes. Among competing lanes the one that has had
-the fewest bytes since it joined goes first (start-time fair queueing). So neither small nor frequent requests are an
-advantage.
+Each upload in flight has a throttle. A meter holds one rate and says when the next bytes may be sent. The pacer
+does not poll: it sleeps until the next grant is due, an upload asks, or a rate changes. Of the uploads that wait, the
+one that has had the fewest bytes since it joined goes first (start-time fair queueing). So neither small nor frequent
+requests are an advantage.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ class FolderLimit:
         self.meters: tuple[Meter, ...] = ()
 
 
-class Lane:
-    """One upload in flight, which asks here for the bytes it may send. It needs no closing."""
+class UploadThrottle:
+    """The limit of one upload in flight, which asks here how many bytes it may send. It needs no closing."""
 
-    __slots__ = ("_folder", "_pacer", "share")
+    __slots__ = ("_folder", "_pacer", "served")
 
     def __init__(self, pacer: Pacer, folder: FolderLimit) -> None:
         self._pacer, self._folder = pacer, folder
-        self.share = 0.0  # its place in the order of service, in bytes (the start tag); the pacer keeps it
+        self.served = 0.0  # its place in the order of service, in bytes (the start tag); the pacer keeps it
 
     @property
     def limited(self) -> bool:
@@ -60,7 +60,7 @@ class Lane:
 
 @dataclass(eq=False, slots=True)
 class _Waiter:
-    lane: Lane
+    throttle: UploadThrottle
     folder: FolderLimit
     wanted: int
     start: float  # the lowest goes first
@@ -73,7 +73,7 @@ class _Waiter:
 
 
 class Pacer:
-    """Two meters, one for all uploads and one for the slowed ones, and the lanes that wait for them."""
+    """Two meters, one for all uploads and one for the slowed ones, and the uploads that wait for them."""
 
     def __init__(self, limits: Limits, clock: Clock) -> None:
         self._clock = clock
@@ -82,7 +82,7 @@ class Pacer:
         self._limits = limits
         self._folders: dict[str, FolderLimit] = {}
         self._waiting: list[_Waiter] = []  # no more than there are workers
-        self._served = 0.0  # the highest ``start`` that was granted: new lanes begin here
+        self._served = 0.0  # the highest ``start`` that was granted: new uploads begin here
         self._wake = asyncio.Event()
 
     @property
@@ -98,7 +98,7 @@ class Pacer:
         return self._folders[root]
 
     def change(self, limits: Limits) -> None:
-        """Put other limits into force at once, also for lanes that wait."""
+        """Put other limits into force at once, also for uploads that wait."""
         self._limits = limits
         now = self._clock.monotonic()
         self._total.change(limits.total, now)
@@ -113,10 +113,10 @@ class Pacer:
         slow = (self._slow,) if folder.root in self._limits.recorded else ()
         folder.meters = (*total, *slow)
 
-    async def take(self, lane: Lane, folder: FolderLimit, wanted: int) -> int:
+    async def take(self, throttle: UploadThrottle, folder: FolderLimit, wanted: int) -> int:
         """Wait for a grant, and return its bytes. A grant to a task that is cancelled is given back."""
         granted: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        waiter = _Waiter(lane, folder, wanted, max(self._served, lane.share), granted)
+        waiter = _Waiter(throttle, folder, wanted, max(self._served, throttle.served), granted)
         self._waiting.append(waiter)
         self._wake.set()
         try:
@@ -131,16 +131,16 @@ class Pacer:
             raise
 
     async def run(self) -> None:
-        """Serve waiting lanes until cancelled."""
+        """Serve waiting uploads until cancelled."""
         while True:
             self._wake.clear()
             await wait_for(self._wake, self._clock, self._serve(self._clock.monotonic()))
 
     def _serve(self, now: float) -> float | None:
-        """Grant what is due; return the seconds until the next grant, None when no lane waits.
+        """Grant what is due; return the seconds until the next grant, None when no upload waits.
 
-        Each waiting lane gets at most one grant per call: the next requests of the others must be known before a lane
-        gets a second one.
+        Each waiting upload gets at most one grant per call: the next requests of the others must be known before one
+        gets a second.
         """
         while ready := [waiter for waiter in self._waiting if waiter.wait(now) <= 0]:
             self._grant(min(ready, key=lambda waiter: waiter.start), now)
@@ -156,5 +156,5 @@ class Pacer:
         for meter in waiter.charged:
             meter.spend(count, now)
         self._served = max(self._served, waiter.start)
-        waiter.lane.share = waiter.start + count
+        waiter.throttle.served = waiter.start + count
         waiter.granted.set_result(count)

@@ -101,7 +101,7 @@ async def _first_look(config: Config) -> list[str]:
         path, writable = str(watch.path), DISPOSALS[watch.after_upload].takes_away
         try:
             problem = await files.ShareThreads("folder check").call(
-                lambda: files.folder_problem(path, writable=writable), patience=FIRST_LOOK
+                lambda: files.folder_problem(path, writable=writable), time_limit=FIRST_LOOK
             )
         except errors.ShareNotReady as error:
             return f"{shown(path)}: {error} ([[watch]] path): repair its server or the connection to it, then try again"
@@ -174,7 +174,7 @@ def upload(file: Path | None, name: str | None, pairs: tuple[str, ...], paths: t
     chosen = [absolute(path) for path in paths]
     for path in chosen:
         if (kind := files.kind_of(path)) != "file":
-            raise click.UsageError(f"{shown(path)}: is no regular file but a {kind}")
+            raise click.UsageError(f"{shown(path)}: is a {kind}, not a regular file")
     override = _override(name, pairs)
     console = Console(stderr=True)
     if console.is_terminal:

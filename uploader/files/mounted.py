@@ -74,7 +74,7 @@ class MountedShare:
                 return self.status
             try:
                 self.status = await self._threads.call(
-                    self._check_now, patience=SHARE_CHECK_TIMEOUT, late=self._came_back
+                    self._check_now, time_limit=SHARE_CHECK_TIMEOUT, late=self._came_back
                 )
             except errors.ShareNotReady:
                 self._hangs = True
@@ -194,7 +194,7 @@ class MountedShare:
 
     async def sha256(self, path: str) -> str:
         """Hash a whole file. Raises ``FileMissing``, ``NotAFile``."""
-        return await self._do(path, inspection.sha256, patience=None)
+        return await self._do(path, inspection.sha256, time_limit=None)
 
     @contextlib.asynccontextmanager
     async def open(self, path: str, identity: Identity) -> AsyncIterator[Recording]:
@@ -296,7 +296,7 @@ class MountedShare:
         path: str,
         act: Callable[[int, str], R],
         *,
-        patience: float | None = SHARE_CALL_TIMEOUT,
+        time_limit: float | None = SHARE_CALL_TIMEOUT,
         late: Callable[[R], None] | None = None,
     ) -> R:
         """Run *act* on a thread of this share, with the open folder and the path below it."""
@@ -306,18 +306,18 @@ class MountedShare:
             with safe_open.our_errors(path), self._opened() as root:
                 return act(root, self._below(path))
 
-        return await self._call(work, patience=patience, late=late)
+        return await self._call(work, time_limit=time_limit, late=late)
 
     async def _call(
         self,
         work: Callable[[], R],
         *,
-        patience: float | None = SHARE_CALL_TIMEOUT,
+        time_limit: float | None = SHARE_CALL_TIMEOUT,
         late: Callable[[R], None] | None = None,
     ) -> R:
         """Run *work* on a thread of this share. When it does not answer, check the share before the error passes."""
         try:
-            return await self._threads.call(work, patience=patience, late=late)
+            return await self._threads.call(work, time_limit=time_limit, late=late)
         except errors.ShareNotReady:
             await self.check()  # if it is away or hangs, the next calls fail at once
             raise

@@ -53,7 +53,7 @@ def open_regular(name: str, flags: int = os.O_RDONLY, *, dir_fd: int | None = No
     mode = os.fstat(fd).st_mode
     if not stat.S_ISREG(mode):
         os.close(fd)
-        raise errors.NotAFile(f"{shown(name)} is no regular file but a {kind(mode)}")
+        raise errors.NotAFile(f"{shown(name)} is a {kind(mode)}, not a regular file")
     return fd
 
 
@@ -82,7 +82,7 @@ def as_our_error(path: str, error: OSError) -> errors.UploaderError:
     if error.errno in {errno.ENOENT, errno.ENOTDIR}:
         return errors.FileMissing(f"{shown(path)} is not there")
     if error.errno in {errno.ELOOP, errno.EISDIR, errno.ENXIO}:
-        return errors.NotAFile(f"{shown(path)} is no regular file but a {kind_of(path)}")
+        return errors.NotAFile(f"{shown(path)} is a {kind_of(path)}, not a regular file")
     return errors.ShareNotReady(f"{shown(path)} cannot be read now: {error.strerror}")
 
 

@@ -31,16 +31,16 @@ class ShareThreads(DaemonThreads):
         self,
         work: Callable[[], R],
         *,
-        patience: float | None = SHARE_CALL_TIMEOUT,
+        time_limit: float | None = SHARE_CALL_TIMEOUT,
         late: Callable[[R], None] | None = None,
     ) -> R:
         """Run *work* on one of the threads; what it raises passes through.
 
-        Raises ``ShareNotReady`` after *patience* seconds (None: no limit). *late* is called with a result that comes
+        Raises ``ShareNotReady`` after *time_limit* seconds (None: no limit). *late* is called with a result that comes
         after the caller has given up, to close what it holds.
         """
         future = asyncio.get_running_loop().run_in_executor(self, work)
-        bound = asyncio.timeout(patience)
+        bound = asyncio.timeout(time_limit)
         try:
             async with bound:
                 return await asyncio.shield(future)
@@ -48,7 +48,7 @@ class ShareThreads(DaemonThreads):
             if not bound.expired():  # the share's own ETIMEDOUT
                 raise
             _abandon(future, late)
-            raise errors.ShareNotReady(f"the share has not answered for {patience:g} s") from None
+            raise errors.ShareNotReady(f"the share has not answered for {time_limit:g} s") from None
         except asyncio.CancelledError:
             _abandon(future, late)
             raise

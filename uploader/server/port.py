@@ -141,7 +141,7 @@ class RecordServer(Protocol):
         *,
         before_last_byte: Callable[[], Awaitable[None]],
         on_progress: Callable[[int], None],
-        lane: Throttle = ...,
+        throttle: Throttle = ...,
     ) -> int | None:
         """Send the bytes *span* = (start, end, total) of a video, *end* exclusive, once. Not idempotent.
 
@@ -150,7 +150,7 @@ class RecordServer(Protocol):
 
         *path* names the file; it must be the same for all chunks of a record, also after the file was renamed (rule
         1). How the server is told of it is the implementation's decision. *source* stands at *start*. *on_progress*
-        gets the number of bytes of each piece that was sent. *lane* says when each piece may be sent; without it,
+        gets the number of bytes of each piece that was sent. *throttle* says when each piece may be sent; without it,
         at once.
 
         *before_last_byte* is awaited when everything but the last byte of the request has been sent, at most once.

@@ -298,7 +298,7 @@ class WatchedFolder:
         for path, what in irregular:
             if path not in self._ignored:
                 self._ignored.add(path)
-                self._bus.publish(events.FileIgnored(path, f"it is no regular file but a {what}"))
+                self._bus.publish(events.FileIgnored(path, f"it is a {what}, not a regular file"))
 
     async def _pass_on(self, sightings: Sequence[Sighting]) -> None:
         """Pass on what was seen, after its file system is saved: it may be sent and deleted before the next scan."""

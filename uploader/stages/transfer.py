@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Final, Protocol
 
-from uploader.bandwidth import Lane
+from uploader.bandwidth import UploadThrottle
 from uploader.config import Config, ServerConfig
 from uploader.domain import errors, events, lifecycle
 from uploader.domain.chunk_size import chunk_size_now, grown
@@ -73,18 +73,18 @@ class Transfer:
         valt: RecordServer,
         breaker: CircuitBreaker,
         failure_handler: FailureHandler,
-        lanes: Callable[[str], Lane],
+        throttles: Callable[[str], UploadThrottle],
         rules: TransferRules,
     ) -> None:
-        """*lanes* makes a lane for a chunk: it keeps to the bandwidth limit of a watched folder (by its path)."""
+        """*throttles* makes the throttle of a chunk, by its watched folder, whose bandwidth limit it keeps to."""
         self._shares, self._store, self._leases = context.shares, context.store, context.leases
         self._queues, self._clock, self._bus = context.queues, context.clock, context.bus
-        self._server, self._valt, self._breaker, self._failure_handler, self._lanes = (
+        self._server, self._valt, self._breaker, self._failure_handler, self._throttles = (
             server,
             valt,
             breaker,
             failure_handler,
-            lanes,
+            throttles,
         )
         self._rules = rules
         self._capabilities = CapabilityTracker(server, context.store, valt, context.clock, context.bus)
@@ -271,7 +271,7 @@ class Transfer:
                 recording,
                 before_last_byte=before_last_byte,
                 on_progress=progress,
-                lane=self._lanes(upload.root),
+                throttle=self._throttles(upload.root),
             )
         except errors.AnswerLost as error:
             self._doubt_begins(path)

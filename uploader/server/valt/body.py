@@ -50,18 +50,18 @@ class ChunkBody(Payload):
         source: ByteSource,
         span: tuple[int, int],
         *,
-        lane: Throttle,
+        throttle: Throttle,
         before_last_byte: Callable[[], Awaitable[None]],
         on_progress: Callable[[int], None],
     ) -> None:
         """*span*: the chunk's start, where *source* is positioned, and its end (exclusive), as offsets in the file.
 
-        *on_progress* gets the size of each piece that the socket has taken, and 0 after each wait for *lane*: the time
-        spent waiting for the bandwidth limit is not a stall of the server.
+        *on_progress* gets the size of each piece that the socket has taken, and 0 after each wait for *throttle*: a
+        wait for the bandwidth limit is not a stall of the server.
         """
         super().__init__(source)
         self._head, self._tail = frame
-        self._source, self._lane = source, lane
+        self._source, self._throttle = source, throttle
         self._start, self._end = span
         self._before_last_byte = before_last_byte
         self._on_progress = on_progress
@@ -129,6 +129,6 @@ class ChunkBody(Payload):
                 rest = rest[count:]
 
     async def _throttled(self, wanted: int) -> int:
-        count = await self._lane.take(wanted)
+        count = await self._throttle.take(wanted)
         self._on_progress(0)
         return count

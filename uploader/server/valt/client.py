@@ -232,17 +232,17 @@ class Valt:
         *,
         before_last_byte: Callable[[], Awaitable[None]],
         on_progress: Callable[[int], None],
-        lane: Throttle = NO_THROTTLE,
+        throttle: Throttle = NO_THROTTLE,
     ) -> int | None:
         """Send the bytes *span* = (start, end, total) of a video; return how many bytes the server says it holds.
 
-        None when it does not say. *source* is positioned at *start*; *lane* limits the bandwidth.
+        None when it does not say. *source* is positioned at *start*; *throttle* limits the bandwidth.
 
         Raises ``ChunkCut`` when the server cannot have seen the chunk, ``AnswerLost`` when it may have, what reading
         the file raised, or the error that the server's refusal means (``wire.failure``).
         """
         async with self._breaker.slot() as slot:
-            return await self._send_chunk(slot, ids, path, span, source, before_last_byte, on_progress, lane)
+            return await self._send_chunk(slot, ids, path, span, source, before_last_byte, on_progress, throttle)
 
     async def _send_chunk(
         self,
@@ -253,7 +253,7 @@ class Valt:
         source: ByteSource,
         before_last_byte: Callable[[], Awaitable[None]],
         on_progress: Callable[[int], None],
-        lane: Throttle,
+        throttle: Throttle,
     ) -> int | None:
         start, end, total = span
         token, taken = await self._token_now(), 0
@@ -277,7 +277,7 @@ class Valt:
                 wire.multipart_frame(boundary, wire.multipart_filename(path)),
                 source,
                 (start, end),
-                lane=lane,
+                throttle=throttle,
                 before_last_byte=last_byte,
                 on_progress=progress,
             )

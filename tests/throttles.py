@@ -1,4 +1,4 @@
-"""Runs bandwidth lanes on a virtual clock and logs what each of them was allowed to send, and when."""
+"""Runs bandwidth throttles on a virtual clock and logs what each of them was allowed to send, and when."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, Final, TypeVar
 
 from fakes import VirtualClock, idle
 
-from uploader.bandwidth import Bandwidth, Lane
+from uploader.bandwidth import Bandwidth, UploadThrottle
 from uploader.config import Config
 from uploader.domain import events
 
@@ -32,20 +32,20 @@ def configured(*roots: str, settle: str = "10s", **upload: Any) -> Config:
     )
 
 
-def limited(*lanes: Lane) -> list[bool]:
-    """Say of each lane whether it is limited now."""
-    return [lane.limited for lane in lanes]
+def limited(*throttles: UploadThrottle) -> list[bool]:
+    """Say of each throttle whether it is limited now."""
+    return [throttle.limited for throttle in throttles]
 
 
 @dataclass
 class Traffic:
-    """What was sent: the moment, the lane and the number of bytes of each piece."""
+    """What was sent: the moment, the throttle and the number of bytes of each piece."""
 
     log: list[tuple[float, int, int]] = field(default_factory=list)
 
-    def between(self, start: float, end: float, lane: int | None = None) -> int:
-        """Count the bytes of one lane, or of all."""
-        return sum(count for at, number, count in self.log if start <= at < end and lane in {None, number})
+    def between(self, start: float, end: float, throttle: int | None = None) -> int:
+        """Count the bytes of one throttle, or of all."""
+        return sum(count for at, number, count in self.log if start <= at < end and throttle in {None, number})
 
     def busiest(self, length: float = WINDOW) -> int:
         """Return the most bytes in any window of *length* seconds, both ends included."""
@@ -76,25 +76,29 @@ class Site:
         self.readings += 1
         return self.share
 
-    def send(self, lane: Lane, number: int, wishes: Callable[[Lane], int], after: float = 0.0) -> asyncio.Task[None]:
-        """Send on *lane* until cancelled, after *after* seconds, each time as much as *wishes* says."""
-        task = asyncio.ensure_future(self._send(lane, number, wishes, after))
+    def send(
+        self, throttle: UploadThrottle, number: int, wishes: Callable[[UploadThrottle], int], after: float = 0.0
+    ) -> asyncio.Task[None]:
+        """Send on *throttle* until cancelled, after *after* seconds, each time as much as *wishes* says."""
+        task = asyncio.ensure_future(self._send(throttle, number, wishes, after))
         self._tasks.append(task)
         return task
 
-    async def _send(self, lane: Lane, number: int, wishes: Callable[[Lane], int], after: float) -> None:
+    async def _send(
+        self, throttle: UploadThrottle, number: int, wishes: Callable[[UploadThrottle], int], after: float
+    ) -> None:
         await self.clock.sleep(after)
         while True:
-            wanted = wishes(lane)
-            count = await lane.take(wanted)
+            wanted = wishes(throttle)
+            count = await throttle.take(wanted)
             assert 1 <= count <= wanted
             self.traffic.log.append((self.clock.monotonic(), number, count))
-            if not lane.limited:
+            if not throttle.limited:
                 await self.clock.sleep(0.01)  # a network takes time, too
 
     def workers(self, count: int, root: str = ROOT) -> list[asyncio.Task[None]]:
-        """Start *count* lanes that always want to send more."""
-        return [self.send(self.bandwidth.lane(root), number, lambda _: MUCH) for number in range(count)]
+        """Start *count* throttles that always want to send more."""
+        return [self.send(self.bandwidth.throttle(root), number, lambda _: MUCH) for number in range(count)]
 
     def of(self, kind: type[E]) -> list[E]:
         """Return the events of this kind so far."""
