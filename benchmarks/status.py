@@ -39,7 +39,7 @@ BEAT = 0.002  # s
 MS = 1000
 CALM = 100  # beats without a long block after which the daemon counts as started
 HOLD = 0.05  # s; a longer block is not calm
-TROUBLE = LastError("the server refused the file: it is no video", ActionBy.OPERATOR, 3, next_try=4_000_000_000.0)
+LAST_ERROR = LastError("the server refused the file: it is no video", ActionBy.OPERATOR, 3, next_try=4_000_000_000.0)
 
 
 class Heartbeat:
@@ -82,7 +82,7 @@ async def prepare(folder: Path, count: int) -> None:
     store = Store(StateFolder(folder), SystemClock(), Bus())
     for number in range(count):
         sending = an_upload(number)
-        store.put(replace(sending, state=State.PARKED, parked_from=State.SENDING, trouble=TROUBLE))
+        store.put(replace(sending, state=State.PARKED, parked_from=State.SENDING, last_error=LAST_ERROR))
     store.pause(EVERYTHING)
     await store.commit()
     await store.close()

@@ -234,7 +234,7 @@ class FailingDisk:
 
 
 IDS: Final = RecordIds("record-1", "video-1")
-TROUBLE: Final = LastError("the server said no", ActionBy.OPERATOR, attempts=2, next_try=EPOCH + 60)
+LAST_ERROR: Final = LastError("the server said no", ActionBy.OPERATOR, attempts=2, next_try=EPOCH + 60)
 
 
 def next_value(store: Store, upload: Upload) -> Upload:
@@ -265,7 +265,7 @@ def an_upload(
     if stands in {State.FINISHING, State.DONE}:
         facts |= {"ready_at": EPOCH + 3}
     if state is State.PARKED:
-        facts |= {"trouble": TROUBLE, "parked_from": parked_from}
+        facts |= {"last_error": LAST_ERROR, "parked_from": parked_from}
     record = RecordSpec(path.rsplit("/", 1)[-1].removesuffix(".mp4"))
     upload = Upload(path, path.rsplit("/", 1)[0], Identity(size, 1_700_000_000_000_000_000, "e1"), record, 40, state)
     return replace(upload, **(facts | changes))

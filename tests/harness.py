@@ -228,8 +228,8 @@ class Rig:
         self.heard.append(event)
         self._changed.set()
         if self._store is not None:
-            troubles = (upload.trouble for upload in self._store.uploads.values())
-            counts = (trouble.attempts for trouble in troubles if trouble is not None)
+            troubles = (upload.last_error for upload in self._store.uploads.values())
+            counts = (last_error.attempts for last_error in troubles if last_error is not None)
             self.most_attempts = max(self.most_attempts, *counts, 0)
 
     def seen(self, kind: type[E], **fields: object) -> list[E]:

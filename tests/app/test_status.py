@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fakes import EPOCH, TROUBLE, an_upload
+from fakes import EPOCH, LAST_ERROR, an_upload
 
 from uploader import files
 from uploader.app import status as report
@@ -88,9 +88,9 @@ def test_every_state_has_a_next_step(state: State) -> None:
 @pytest.mark.parametrize("turn", ActionBy)
 def test_a_waiting_upload_says_who_must_act_or_when_it_is_tried_again(turn: ActionBy) -> None:
     """With a time it shows the time; without one, who must act; a time in the past is shown as now."""
-    parked = an_upload(State.PARKED, trouble=LastError("why", turn))
+    parked = an_upload(State.PARKED, last_error=LastError("why", turn))
     assert report.what_next(parked, EPOCH) == report.NEXT_ACTION[turn]
-    waiting = replace(parked, trouble=LastError("why", turn, next_try=EPOCH + 90))
+    waiting = replace(parked, last_error=LastError("why", turn, next_try=EPOCH + 90))
     operator = "an operator must act (see the reason); {}, or at once after: valt-uploader retry"
     text = operator if turn is ActionBy.OPERATOR else "{}"
     assert report.what_next(waiting, EPOCH) == text.format("tried again automatically in 1 min 30 s")
@@ -102,7 +102,7 @@ def test_a_forgotten_upload_says_that_its_record_is_looked_for() -> None:
     upload = an_upload(State.CREATING, forgotten=True)
     text = "forgotten by operator; the server may have a record of it, which is looked for first"
     assert report.what_next(upload, EPOCH) == text
-    waiting = replace(upload, trouble=LastError("why", ActionBy.UPLOADER, next_try=EPOCH + 90))
+    waiting = replace(upload, last_error=LastError("why", ActionBy.UPLOADER, next_try=EPOCH + 90))
     assert report.what_next(waiting, EPOCH) == f"{text}; tried again automatically in 1 min 30 s"
     assert report.what_next(upload, EPOCH, paused=True) == "continues after: valt-uploader resume"
 
@@ -357,7 +357,9 @@ def test_explain_names_the_first_folder_that_takes_the_file(tmp_path: Path) -> N
 def test_explain_shows_state_reason_and_next_step_of_an_upload(tmp_path: Path) -> None:
     """With the number of failures, and what happens next."""
     path = str(tmp_path / "a.mp4")
-    text = explained(tmp_path, path, known(an_upload(State.PARKED, path=path, trouble=replace(TROUBLE, next_try=None))))
+    text = explained(
+        tmp_path, path, known(an_upload(State.PARKED, path=path, last_error=replace(LAST_ERROR, next_try=None)))
+    )
     assert "state    parked, 40 of 100 bytes acknowledged" in text
     assert "reason   the server said no (failures in a row: 2)" in text
     assert text.endswith(f"result   not finished: {report.NEXT_ACTION[ActionBy.OPERATOR]}")

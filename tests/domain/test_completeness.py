@@ -172,7 +172,7 @@ async def test_unfinished_recording_is_parked_and_released_when_it_is_completed(
         held = await rig.event(events.FileHeldBack, path=path)
         assert word in held.reason
         parked = await rig.event(events.UploadParked, path=path)
-        assert (parked.turn, word in parked.reason) == (ActionBy.FILE, True)
+        assert (parked.action_by, word in parked.reason) == (ActionBy.FILE, True)
         assert rig.on_disk(path).state is State.PARKED
         await rig.restart()
         await rig.scan()

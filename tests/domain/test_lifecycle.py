@@ -7,7 +7,7 @@ from itertools import product
 from typing import Any
 
 import pytest
-from fakes import EPOCH, IDS, TROUBLE, an_upload
+from fakes import EPOCH, IDS, LAST_ERROR, an_upload
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -53,7 +53,7 @@ def facts(upload: Upload, step: Step) -> dict[str, Any]:
         Step.ACKNOWLEDGED: {"offset": upload.doubt_end, "digest": upload.doubt_digest},
         Step.SENT: {"offset": size, "digest": "d3", "sent_at": EPOCH},
         Step.READY: {"ready_at": EPOCH},
-        Step.PARK: {"trouble": TROUBLE, "parked_from": upload.state},
+        Step.PARK: {"last_error": LAST_ERROR, "parked_from": upload.state},
     }
     return brought.get(step, {})
 
@@ -88,17 +88,17 @@ def test_a_step_that_is_not_in_the_table_raises(state: State, step: Step) -> Non
 def test_a_released_upload_continues_where_it_was_parked(state: State) -> None:
     """Park and release lead back to the same value; only the reason stays until the next progress."""
     before = an_upload(state)
-    parked = park(before, TROUBLE)
-    assert (parked.state, parked.parked_from, parked.trouble) == (State.PARKED, state, TROUBLE)
+    parked = park(before, LAST_ERROR)
+    assert (parked.state, parked.parked_from, parked.last_error) == (State.PARKED, state, LAST_ERROR)
     assert broken_rule(parked) is None
-    assert replace(advance(parked, Step.RELEASE), trouble=None) == before
+    assert replace(advance(parked, Step.RELEASE), last_error=None) == before
 
 
 def test_parking_again_only_changes_the_reason() -> None:
     """The state that it was parked from stays."""
-    other = replace(TROUBLE, reason="another")
-    parked = park(park(an_upload(State.IN_DOUBT), TROUBLE), other)
-    assert (parked.parked_from, parked.trouble) == (State.IN_DOUBT, other)
+    other = replace(LAST_ERROR, reason="another")
+    parked = park(park(an_upload(State.IN_DOUBT), LAST_ERROR), other)
+    assert (parked.parked_from, parked.last_error) == (State.IN_DOUBT, other)
 
 
 @pytest.mark.parametrize("state", [*UNFINISHED[:-1], State.PARKED])
@@ -132,16 +132,16 @@ def test_a_video_that_is_ready_is_never_started_over() -> None:
 def test_only_failures_in_a_row_are_counted(step: Step) -> None:
     """A step that makes progress clears the failures."""
     state = next(state for state, each in LEGAL if each is step)
-    upload = an_upload(state, trouble=TROUBLE)
-    assert advance(upload, step, **facts(upload, step)).trouble is None
+    upload = an_upload(state, last_error=LAST_ERROR)
+    assert advance(upload, step, **facts(upload, step)).last_error is None
 
 
 @pytest.mark.parametrize("step", sorted(set(Step) - BRINGS_FORWARD - {Step.PARK, Step.RELEASE}))
 def test_a_step_without_progress_keeps_the_failure_count(step: Step) -> None:
     """Trying again, a refusal and starting over are no progress."""
     state = next(state for state, each in LEGAL if each is step)
-    upload = an_upload(state, trouble=TROUBLE)
-    assert advance(upload, step, **facts(upload, step)).trouble == TROUBLE
+    upload = an_upload(state, last_error=LAST_ERROR)
+    assert advance(upload, step, **facts(upload, step)).last_error == LAST_ERROR
 
 
 def test_an_acknowledged_chunk_moves_the_offset() -> None:
@@ -194,7 +194,7 @@ BROKEN = [
     (State.VERIFYING, {"offset": 99}, "not every byte"),
     (State.FINISHING, {"offset": 99}, "not every byte"),
     (State.CREATING, {"intent_at": None}, "an intent without its time"),
-    (State.PARKED, {"trouble": None}, "parked without a reason"),
+    (State.PARKED, {"last_error": None}, "parked without a reason"),
     (State.PARKED, {"parked_from": State.PARKED}, "nothing is parked from parked"),
     (State.PARKED, {"parked_from": State.DONE}, "nothing is parked from done"),
     (State.PARKED, {"parked_from": State.IN_DOUBT}, "doubt and its mark"),
@@ -222,7 +222,7 @@ def test_no_path_through_the_table_breaks_a_rule_or_loses_a_byte(data: st.DataOb
         if step in {Step.ACKNOWLEDGED, Step.SENT}:
             upload = acknowledge(upload, now=EPOCH)
         elif step is Step.PARK:
-            upload = park(upload, TROUBLE)
+            upload = park(upload, LAST_ERROR)
         elif step is Step.START_OVER:
             upload, _ = start_over(upload, now=EPOCH, settle=1.0)
         else:

@@ -37,14 +37,14 @@ def lowest(low: float, high: float) -> float:
 def test_a_file_that_cannot_be_sent_is_parked_until_it_changes(kind: Callable[[str], errors.UploaderError]) -> None:
     """It is parked without a time for the next try."""
     verdict = decide(kind("why"), FailureHistory(), highest)
-    assert (verdict.action, verdict.after, verdict.trouble.turn) == (Action.PARK, None, ActionBy.FILE)
-    assert verdict.trouble.reason == "why"
+    assert (verdict.action, verdict.after, verdict.last_error.action_by) == (Action.PARK, None, ActionBy.FILE)
+    assert verdict.last_error.reason == "why"
 
 
 def test_a_file_that_changed_settles_again() -> None:
     """Its upload is dropped at once, and no failure is counted."""
     verdict = decide(errors.FileChanged("it grew"), FailureHistory(attempts=3), highest)
-    assert (verdict.action, verdict.after, verdict.trouble.attempts) == (Action.RESETTLE, 0.0, 3)
+    assert (verdict.action, verdict.after, verdict.last_error.attempts) == (Action.RESETTLE, 0.0, 3)
 
 
 def test_a_file_that_is_gone_before_anything_was_sent_is_forgotten() -> None:
@@ -67,14 +67,14 @@ def test_a_file_that_is_gone_before_anything_was_sent_is_forgotten() -> None:
 def test_a_server_failure_counts_against_no_file(error: errors.UploaderError, turn: ActionBy) -> None:
     """All calls wait; the failures of the file stay as many as they were."""
     verdict = decide(error, FailureHistory(attempts=100, restarts=100), highest)
-    assert (verdict.action, verdict.server_level, verdict.trouble.attempts) == (Action.TRY_AGAIN, True, 100)
-    assert verdict.trouble.turn is turn
+    assert (verdict.action, verdict.server_level, verdict.last_error.attempts) == (Action.TRY_AGAIN, True, 100)
+    assert verdict.last_error.action_by is turn
 
 
 def test_a_doubt_waits_for_its_settle_time() -> None:
     """A request that may still arrive is asked about after it, and is no failure."""
     verdict = decide(errors.StillInDoubt("not known", wait=7.5), FailureHistory(attempts=7), highest)
-    assert (verdict.action, verdict.after, verdict.trouble.attempts) == (Action.TRY_AGAIN, 7.5, 7)
+    assert (verdict.action, verdict.after, verdict.last_error.attempts) == (Action.TRY_AGAIN, 7.5, 7)
 
 
 def test_a_share_that_is_not_ready_is_retried_without_limit() -> None:
@@ -82,7 +82,8 @@ def test_a_share_that_is_not_ready_is_retried_without_limit() -> None:
     for times, longest in ((0, 8.0), (1, 16.0), (4, 128.0), (100, retry.BACKOFF_CAP)):
         verdict = decide(errors.ShareNotReady("EIO"), FailureHistory(attempts=7, not_ready=times), highest)
         assert (verdict.action, verdict.after) == (Action.TRY_AGAIN, longest)
-        assert (verdict.trouble.attempts, verdict.trouble.not_ready) == (7, times + 1)  # no failure of the file's own
+        # no failure of the file's own
+        assert (verdict.last_error.attempts, verdict.last_error.not_ready) == (7, times + 1)
 
 
 @pytest.mark.parametrize("kind", [errors.ChunkCut, errors.AnswerLost, errors.TokenExpired, errors.CallFailed])
@@ -91,11 +92,11 @@ def test_a_transient_failure_is_tried_eight_times(kind: Callable[[str], errors.U
     for attempts in range(7):
         verdict = decide(kind("cut"), FailureHistory(attempts=attempts), highest)
         assert (verdict.action, verdict.after) == (Action.TRY_AGAIN, min(300.0, 2.0 ** (attempts + 1)))
-        assert (verdict.trouble.attempts, verdict.costs) == (attempts + 1, True)
+        assert (verdict.last_error.attempts, verdict.costs) == (attempts + 1, True)
     # For a day; one that every byte of was acknowledged, and whose record is only asked about, for an hour.
     pause = HOUR if kind is errors.CallFailed else DAY
     last = decide(kind("cut"), FailureHistory(attempts=7), highest)
-    assert (last.action, last.after, last.trouble.attempts) == (Action.PARK, 1.1 * pause, 8)
+    assert (last.action, last.after, last.last_error.attempts) == (Action.PARK, 1.1 * pause, 8)
     assert decide(kind("cut"), FailureHistory(attempts=7), lowest).after == pytest.approx(0.9 * pause)
 
 
@@ -103,7 +104,7 @@ def test_a_transient_failure_is_tried_eight_times(kind: Callable[[str], errors.U
 def test_a_failure_during_an_outage_counts_against_no_file(kind: Callable[[str], errors.UploaderError]) -> None:
     """Until the server answers again after failing other calls, however many failures there were."""
     verdict = decide(kind("cut"), FailureHistory(attempts=7, outage=True), highest)
-    assert (verdict.action, verdict.server_level, verdict.trouble.attempts) == (Action.TRY_AGAIN, True, 7)
+    assert (verdict.action, verdict.server_level, verdict.last_error.attempts) == (Action.TRY_AGAIN, True, 7)
     assert not verdict.costs  # its pause is the outage's, which is long enough
 
 
@@ -113,12 +114,12 @@ def test_a_chunk_that_is_cut_again_and_again_is_halved(outage: bool) -> None:
     for cuts in range(3):
         history = FailureHistory(cuts=cuts, chunk_size=MB, size=9 * MB, outage=outage)
         verdict = decide(errors.ChunkCut("cut"), history, highest)
-        assert (verdict.action, verdict.trouble.cuts, verdict.halve_chunk) == (Action.TRY_AGAIN, cuts + 1, False)
+        assert (verdict.action, verdict.last_error.cuts, verdict.halve_chunk) == (Action.TRY_AGAIN, cuts + 1, False)
     fourth = decide(errors.ChunkCut("cut"), FailureHistory(cuts=3, chunk_size=MB, size=9 * MB, outage=outage), highest)
-    assert (fourth.action, fourth.halve_chunk, fourth.trouble.cuts) == (Action.TRY_AGAIN, True, 0)
+    assert (fourth.action, fourth.halve_chunk, fourth.last_error.cuts) == (Action.TRY_AGAIN, True, 0)
     assert not fourth.limit_seen  # one file's bad line makes no smaller chunks for the others
     other = decide(errors.CallFailed("500"), FailureHistory(cuts=3, chunk_size=MB, size=9 * MB), highest)
-    assert other.trouble.cuts == 3  # what else goes wrong in between does not begin the count anew
+    assert other.last_error.cuts == 3  # what else goes wrong in between does not begin the count anew
 
 
 def test_a_chunk_that_is_always_cut_is_halved_down_to_the_smallest_before_its_file_is_parked() -> None:
@@ -129,7 +130,7 @@ def test_a_chunk_that_is_always_cut_is_halved_down_to_the_smallest_before_its_fi
             chunk_size = halved(chunk_size, 99 * MB)
             sizes.append(chunk_size)
         history = replace(
-            history, attempts=decision.trouble.attempts, cuts=decision.trouble.cuts, chunk_size=chunk_size
+            history, attempts=decision.last_error.attempts, cuts=decision.last_error.cuts, chunk_size=chunk_size
         )
     assert decision.action is Action.PARK
     assert sizes == [16 * MB >> step for step in range(9)]
@@ -142,21 +143,21 @@ def test_a_cut_chunk_that_cannot_be_smaller_parks_with_its_reason(chunk_size: in
     """A whole file, or the smallest chunk: after eight cuts the operator must look, and the reason says at what."""
     history = FailureHistory(attempts=2, cuts=7, chunk_size=chunk_size, size=size, outage=outage)
     verdict = decide(errors.ChunkCut("upload chunk: the connection broke"), history, highest)
-    assert (verdict.action, verdict.trouble.turn, verdict.after) == (Action.PARK, ActionBy.OPERATOR, 1.1 * DAY)
-    assert "8 times: the link breaks, or a limit on the way is below this size" in verdict.trouble.reason
+    assert (verdict.action, verdict.last_error.action_by, verdict.after) == (Action.PARK, ActionBy.OPERATOR, 1.1 * DAY)
+    assert "8 times: the link breaks, or a limit on the way is below this size" in verdict.last_error.reason
 
 
 def test_a_definite_refusal_parks_at_once() -> None:
     """The operator must act; it is tried again once a day."""
     verdict = decide(errors.ServerRefused("403", hint="give the right"), FailureHistory(), highest)
-    assert (verdict.action, verdict.after, verdict.trouble.turn) == (Action.PARK, 1.1 * DAY, ActionBy.OPERATOR)
-    assert verdict.trouble.reason == "403; give the right"
+    assert (verdict.action, verdict.after, verdict.last_error.action_by) == (Action.PARK, 1.1 * DAY, ActionBy.OPERATOR)
+    assert verdict.last_error.reason == "403; give the right"
 
 
 def test_a_missing_right_is_retried_hourly() -> None:
     """After a 403 the right may be given at any time, so it is tried every hour and not every day."""
     verdict = decide(errors.RightMissing("403"), FailureHistory(), highest)
-    assert (verdict.action, verdict.after, verdict.trouble.turn) == (Action.PARK, 1.1 * HOUR, ActionBy.OPERATOR)
+    assert (verdict.action, verdict.after, verdict.last_error.action_by) == (Action.PARK, 1.1 * HOUR, ActionBy.OPERATOR)
 
 
 def test_a_refusal_that_may_be_transient_gets_three_tries() -> None:
@@ -174,7 +175,7 @@ def test_an_unusable_record_is_replaced_five_times() -> None:
         assert (verdict.action, verdict.after) == (Action.START_OVER, 2.0 ** (restarts + 1))
         assert (verdict.whole_only, verdict.halve_chunk, verdict.gone, verdict.costs) == (False, False, False, True)
     last = decide(errors.RecordSpoilt("x"), FailureHistory(restarts=5, chunk_size=MB, size=9 * MB), highest)
-    assert (last.action, last.trouble.turn, last.after) == (Action.PARK, ActionBy.OPERATOR, 1.1 * DAY)
+    assert (last.action, last.last_error.action_by, last.after) == (Action.PARK, ActionBy.OPERATOR, 1.1 * DAY)
 
 
 def test_a_record_that_is_deleted_twice_parks_the_upload() -> None:
@@ -182,8 +183,8 @@ def test_a_record_that_is_deleted_twice_parks_the_upload() -> None:
     first = decide(errors.RecordGone("404"), FailureHistory(restarts=3, chunk_size=MB, size=9 * MB), highest)
     assert (first.action, first.gone) == (Action.START_OVER, True)
     second = decide(errors.RecordGone("404"), FailureHistory(gone=1, chunk_size=MB, size=9 * MB), highest)
-    assert (second.action, second.trouble.turn, second.after) == (Action.PARK, ActionBy.OPERATOR, 1.1 * DAY)
-    assert "deletes it" in second.trouble.reason
+    assert (second.action, second.last_error.action_by, second.after) == (Action.PARK, ActionBy.OPERATOR, 1.1 * DAY)
+    assert "deletes it" in second.last_error.reason
 
 
 def test_a_refused_range_falls_back_to_the_whole_file() -> None:
@@ -197,7 +198,7 @@ def test_a_refused_range_falls_back_to_the_whole_file() -> None:
 def test_a_refused_whole_file_parks_for_the_operator(chunk_size: int) -> None:
     """The range was the whole file already, so there is no fallback."""
     verdict = decide(errors.ChunkRefused("400"), FailureHistory(chunk_size=chunk_size, size=2 * MB), highest)
-    assert (verdict.action, verdict.trouble.turn, verdict.whole_only) == (Action.PARK, ActionBy.OPERATOR, False)
+    assert (verdict.action, verdict.last_error.action_by, verdict.whole_only) == (Action.PARK, ActionBy.OPERATOR, False)
 
 
 def test_a_request_that_is_too_large_is_halved() -> None:
@@ -216,8 +217,12 @@ def test_a_request_that_is_too_large_is_halved() -> None:
 def test_a_request_that_cannot_be_halved_parks_with_its_reason(chunk_size: int, size: int) -> None:
     """A whole-file range, or a chunk so small that the 413 is not about its size."""
     verdict = decide(errors.ChunkTooLarge("413"), FailureHistory(chunk_size=chunk_size, size=size), highest)
-    assert (verdict.action, verdict.trouble.turn, verdict.halve_chunk) == (Action.PARK, ActionBy.OPERATOR, False)
-    assert verdict.trouble.reason == "413"
+    assert (verdict.action, verdict.last_error.action_by, verdict.halve_chunk) == (
+        Action.PARK,
+        ActionBy.OPERATOR,
+        False,
+    )
+    assert verdict.last_error.reason == "413"
 
 
 EVERY_ERROR = [
@@ -276,10 +281,10 @@ def test_every_error_leads_to_a_reason_and_a_bounded_pause(
 ) -> None:
     """For every history: the pause is not negative and shorter than a year."""
     verdict: Decision = decide(error, history, lambda low, high: low + (high - low) * chance)
-    assert verdict.trouble.reason
+    assert verdict.last_error.reason
     assert verdict.after is None or 0 <= verdict.after <= 1.1 * DAY
     assert verdict.after is not None or verdict.action is Action.PARK
-    assert verdict.trouble.attempts in {history.attempts, history.attempts + 1}
+    assert verdict.last_error.attempts in {history.attempts, history.attempts + 1}
 
 
 @given(st.integers(0, 10_000))

@@ -189,12 +189,12 @@ async def test_retry_lets_a_waiting_upload_go_on_now(tmp_path: Path) -> None:
     async with Rig(tmp_path) as rig:
         path = rig.write("a.mp4", DATA)
         identity = await identify(path)
-        trouble = LastError("the server said no", ActionBy.UPLOADER, attempts=3, next_try=rig.clock.now() + 3600)
+        last_error = LastError("the server said no", ActionBy.UPLOADER, attempts=3, next_try=rig.clock.now() + 3600)
         record = RecordSpec("a")
-        rig.prepare(Upload(path, str(rig.watch), identity, record, CHUNK, restarts=2, trouble=trouble))
+        rig.prepare(Upload(path, str(rig.watch), identity, record, CHUNK, restarts=2, last_error=last_error))
         await rig.start()
         await rig.finished(await rig.drop("b.mp4", b"b"))
-        assert rig.store.uploads[path].trouble == trouble
+        assert rig.store.uploads[path].last_error == last_error
         assert await rig.retry(path)
         await rig.finished(path)
         assert not await rig.retry(path)

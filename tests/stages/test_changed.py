@@ -134,7 +134,7 @@ async def test_a_missing_file_is_parked_and_resumes_when_it_is_back(tmp_path: Pa
         aside = at(path).rename(tmp_path / "aside.mp4")
         await rig.start()
         parked = await rig.event(events.UploadParked, path=path)
-        assert parked.turn is ActionBy.FILE
+        assert parked.action_by is ActionBy.FILE
         assert "is not there" in parked.reason
         await rig.restart()
         await rig.scan()
@@ -167,7 +167,7 @@ async def test_empty_file_is_parked_until_it_has_content(tmp_path: Path) -> None
         await rig.start()
         path = await rig.drop("a.mp4", b"")
         parked = await rig.event(events.UploadParked, path=path)
-        assert parked.turn is ActionBy.FILE
+        assert parked.action_by is ActionBy.FILE
         assert "empty" in parked.reason
         await rig.restart()
         await rig.scan()

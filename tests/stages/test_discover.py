@@ -228,8 +228,8 @@ async def test_a_share_that_is_back_wakes_the_uploads_that_wait_for_it(tmp_path:
             LastError("no", ActionBy.UPLOADER, 3, next_try=later),
         ]
         uploads = [
-            Upload(path, str(rig.watch), await identify(path), RecordSpec(path[-9:-4]), CHUNK, trouble=trouble)
-            for path, trouble in zip(paths, troubles, strict=True)
+            Upload(path, str(rig.watch), await identify(path), RecordSpec(path[-9:-4]), CHUNK, last_error=last_error)
+            for path, last_error in zip(paths, troubles, strict=True)
         ]
         rig.prepare(*uploads)
         rig.watch.rename(tmp_path / "away")

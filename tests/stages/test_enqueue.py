@@ -31,7 +31,7 @@ from uploader.stages.lease import Leases
 from uploader.stages.queues import Queues, Settled
 from uploader.store import Store
 
-FILES_TURN = LastError("it is not there", ActionBy.FILE)
+FILE_MUST_ACT = LastError("it is not there", ActionBy.FILE)
 
 
 def settled_as(upload: Upload, **changes: Any) -> Settled:
@@ -90,9 +90,9 @@ def test_changed_file_of_a_parked_upload(parked_from: State, verdict: FileKind) 
 
 def test_a_missing_file_that_is_back_lets_its_upload_go_on() -> None:
     """Only if it is unchanged, and the upload was parked because it was missing."""
-    upload = an_upload(State.PARKED, trouble=FILES_TURN)
+    upload = an_upload(State.PARKED, last_error=FILE_MUST_ACT)
     assert classify(upload, settled_as(upload)) is FileKind.BACK
-    unplayable = replace(upload, trouble=replace(FILES_TURN, must_change=True))
+    unplayable = replace(upload, last_error=replace(FILE_MUST_ACT, must_change=True))
     assert classify(unplayable, settled_as(unplayable)) is FileKind.KNOWN
     assert classify(unplayable, settled_as(unplayable, size=7)) is FileKind.CHANGED
     assert classify(None, settled_as(upload)) is FileKind.NEW
@@ -192,11 +192,11 @@ async def bench(*uploads: Upload) -> AsyncIterator[Bench]:
 @pytest.mark.parametrize("state", [State.QUEUED, State.CREATING, State.SENDING, State.IN_DOUBT])
 async def test_an_unfinished_upload_returns_to_the_worker_queue(state: State) -> None:
     """Its failures are kept, the time of its next try is not."""
-    upload = an_upload(state, trouble=LastError("no", ActionBy.UPLOADER, attempts=3, next_try=EPOCH))
+    upload = an_upload(state, last_error=LastError("no", ActionBy.UPLOADER, attempts=3, next_try=EPOCH))
     async with bench(upload) as table:
         await table.go_on(upload.path)
         assert table.queued() == [upload.path]
-        assert table.store.uploads[upload.path].trouble == LastError("no", ActionBy.UPLOADER, attempts=3)
+        assert table.store.uploads[upload.path].last_error == LastError("no", ActionBy.UPLOADER, attempts=3)
 
 
 async def test_a_sent_upload_returns_to_its_own_stage() -> None:
@@ -216,7 +216,7 @@ async def test_a_parked_upload_that_is_due_gets_one_try() -> None:
     async with bench(upload) as table:
         await table.go_on(upload.path)
         after = table.store.uploads[upload.path]
-        assert (after.state, after.trouble and after.trouble.attempts) == (State.SENDING, 2)
+        assert (after.state, after.last_error and after.last_error.attempts) == (State.SENDING, 2)
         assert table.heard == [events.UploadReleased(upload.path, State.SENDING)]
         assert b'"sending"' in table.store._disk.files["state.json"]  # type: ignore[attr-defined]  # a MemoryDisk
 
@@ -226,13 +226,15 @@ async def test_waits_survive_a_restart() -> None:
 
     A time from a clock that was wrong is not believed.
     """
-    soon = an_upload(path="/rec/soon.mp4", trouble=LastError("no", ActionBy.UPLOADER, next_try=EPOCH + 60))
-    never = an_upload(State.PARKED, path="/rec/never.mp4", trouble=FILES_TURN)
-    absurd = an_upload(path="/rec/absurd.mp4", trouble=LastError("no", ActionBy.UPLOADER, next_try=EPOCH * 2))
-    parked = an_upload(State.PARKED, path="/rec/p.mp4", trouble=LastError("no", ActionBy.OPERATOR, next_try=EPOCH * 2))
-    over = an_upload(path="/rec/over.mp4", trouble=LastError("no", ActionBy.UPLOADER, next_try=EPOCH - 60))
+    soon = an_upload(path="/rec/soon.mp4", last_error=LastError("no", ActionBy.UPLOADER, next_try=EPOCH + 60))
+    never = an_upload(State.PARKED, path="/rec/never.mp4", last_error=FILE_MUST_ACT)
+    absurd = an_upload(path="/rec/absurd.mp4", last_error=LastError("no", ActionBy.UPLOADER, next_try=EPOCH * 2))
+    parked = an_upload(
+        State.PARKED, path="/rec/p.mp4", last_error=LastError("no", ActionBy.OPERATOR, next_try=EPOCH * 2)
+    )
+    over = an_upload(path="/rec/over.mp4", last_error=LastError("no", ActionBy.UPLOADER, next_try=EPOCH - 60))
     new = an_upload(State.SENDING, path="/rec/new.mp4")
-    trying = an_upload(State.SENDING, path="/rec/trying.mp4", trouble=LastError("no", ActionBy.UPLOADER, attempts=1))
+    trying = an_upload(State.SENDING, path="/rec/trying.mp4", last_error=LastError("no", ActionBy.UPLOADER, attempts=1))
     uploads = (soon, never, absurd, parked, over, new, trying)
     async with bench(*uploads) as table:
         await table.dispatcher.bring_back(lambda upload: True)

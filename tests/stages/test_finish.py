@@ -244,7 +244,7 @@ async def test_a_disposal_that_fails_is_shown_in_status(tmp_path: Path, monkeypa
         await rig.start()
         path = await rig.drop("a.mp4", DATA)
         await rig.event(events.UploadRetryScheduled, path=path)
-        await rig.until(lambda: rig.store.uploads[path].trouble is not None)
+        await rig.until(lambda: rig.store.uploads[path].last_error is not None)
         known = status.StatusSnapshot(
             rig.store.uploads.values(), (), ServerCapabilities(), rig.store.ledger.count, process=1
         )

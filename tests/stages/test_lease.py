@@ -85,7 +85,7 @@ async def test_an_upload_that_no_other_stage_asked_for_is_not_sent_on() -> None:
     "upload",
     [
         an_upload(State.VERIFYING),
-        replace(SENDING, trouble=LastError("no", ActionBy.UPLOADER, next_try=EPOCH + 60)),
+        replace(SENDING, last_error=LastError("no", ActionBy.UPLOADER, next_try=EPOCH + 60)),
         replace(SENDING, path="/rec/another.mp4"),
     ],
     ids=["it has left this stage", "it waits for its time", "it is over"],

@@ -74,11 +74,11 @@ async def test_a_401_after_a_new_log_in_is_a_missing_right(tmp_path: Path) -> No
         path = await rig.drop("a.mp4", DATA)
         parked = await rig.event(events.UploadParked, path=path)
         assert "right after a good log-in" in parked.reason
-        assert parked.turn is ActionBy.OPERATOR
+        assert parked.action_by is ActionBy.OPERATOR
         assert (len(rig.calls("login")), len(rig.calls("upload"))) == (2, 2)
-        trouble = rig.on_disk(path).trouble
-        assert trouble is not None
-        assert 0 < (trouble.next_try or 0) - rig.clock.now() <= 1.1 * HOUR
+        last_error = rig.on_disk(path).last_error
+        assert last_error is not None
+        assert 0 < (last_error.next_try or 0) - rig.clock.now() <= 1.1 * HOUR
 
 
 @pytest.mark.parametrize("kind", ["body_limit", "form_limit"])
@@ -158,7 +158,7 @@ async def test_a_server_that_refuses_the_smallest_chunk_parks_the_file(tmp_path:
         path = await rig.drop("a.mp4", DATA)
         parked = await rig.event(events.UploadParked, path=path)
         assert "413" in parked.reason
-        assert parked.turn is ActionBy.OPERATOR
+        assert parked.action_by is ActionBy.OPERATOR
         await rig.finished(await rig.drop("tiny.mp4", b"tiny"))
 
 
@@ -227,7 +227,7 @@ async def test_a_record_deleted_during_its_upload_is_replaced_once(tmp_path: Pat
         rig.fault("upload", "status", status=404, times=None)
         path = await rig.drop("b.mp4", DATA)
         parked = await rig.event(events.UploadParked, path=path)
-        assert parked.turn is ActionBy.OPERATOR
+        assert parked.action_by is ActionBy.OPERATOR
         assert "deletes it" in parked.reason
         assert len(rig.calls("create")) == 2 + 2
 

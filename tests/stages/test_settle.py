@@ -294,7 +294,7 @@ async def test_files_that_need_no_upload_are_not_waited_for(tmp_path: Path) -> N
     store = Store(MemoryDisk(), clock, events.Bus())
     store.put(upload)
     missing = LastError("it is not there", ActionBy.FILE)
-    store.put(an_upload(State.PARKED, path="/rec/missing.mp4", trouble=missing))
+    store.put(an_upload(State.PARKED, path="/rec/missing.mp4", last_error=missing))
     store.put(an_upload(State.PARKED, path="/rec/refused.mp4"))
     await store.finish(finish)
     size, mtime_ns = upload.identity.size, upload.identity.mtime_ns

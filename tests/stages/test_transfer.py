@@ -144,7 +144,7 @@ async def test_an_unexpected_error_parks_only_its_file(tmp_path: Path, monkeypat
         good = await rig.drop("good.mp4", b"good")
         await rig.finished(good)
         assert "ZeroDivisionError" in parked.reason
-        assert parked.turn == "operator"
+        assert parked.action_by == "operator"
         assert rig.on_disk(bad).state is State.PARKED
 
 

@@ -144,11 +144,11 @@ async def test_an_upload_that_is_not_ready_in_time_is_parked(says: str | None, w
         assert table.now.state is State.VERIFYING
         await table.ask_after(1)
         assert (table.now.state, table.now.parked_from) == (State.PARKED, State.VERIFYING)
-        trouble = table.now.trouble
-        assert trouble is not None
-        assert words in trouble.reason
-        assert "the file is kept" in trouble.reason
-        assert trouble.turn is ActionBy.OPERATOR
+        last_error = table.now.last_error
+        assert last_error is not None
+        assert words in last_error.reason
+        assert "the file is kept" in last_error.reason
+        assert last_error.action_by is ActionBy.OPERATOR
         assert 0.9 * retry.HOUR <= (table.queues.again.wait_of(table.upload.path) or 0) <= 1.1 * retry.HOUR
 
 
@@ -167,7 +167,7 @@ async def test_an_outage_during_processing_costs_only_time() -> None:
             await table.time_passes_until(lambda: table.server.asked >= 3)
             assert isinstance(table.heard[0], events.OutageBegan)
             assert table.now.state is State.VERIFYING
-            assert table.now.trouble is None or table.now.trouble.attempts == 0
+            assert table.now.last_error is None or table.now.last_error.attempts == 0
             table.server.says = "ready"
             await table.time_passes_until(lambda: table.upload.path in table.queues.ready)
             assert isinstance(table.heard[-1], events.VideoReady)

@@ -13,7 +13,7 @@ import pytest
 from fakes import (
     CONDITION_TIMEOUT,
     EPOCH,
-    TROUBLE,
+    LAST_ERROR,
     FailingDisk,
     MemoryDisk,
     VirtualClock,
@@ -100,7 +100,7 @@ async def test_dropped_uploads_and_orphans_are_gone_after_a_restart(desk: Desk) 
 async def test_an_upload_that_has_not_begun_is_not_saved(desk: Desk) -> None:
     """A scan finds its file again, and the state's size follows the begun uploads."""
     desk.store.put(an_upload(path="/rec/0.mp4"))
-    desk.store.put(an_upload(path="/rec/1.mp4", trouble=TROUBLE))
+    desk.store.put(an_upload(path="/rec/1.mp4", last_error=LAST_ERROR))
     desk.store.put(an_upload(path="/rec/2.mp4", restarts=1))
     desk.store.put(an_upload(State.CREATING, path="/rec/begun.mp4"))
     await desk.store.commit()

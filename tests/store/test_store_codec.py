@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any, get_args
 
 import pytest
-from fakes import EPOCH, TROUBLE, an_upload
+from fakes import EPOCH, LAST_ERROR, an_upload
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -87,7 +87,7 @@ uploads = st.builds(
     after_upload=st.sampled_from(get_args(AfterUpload)),
     begun_at=times,
     restarts=st.integers(0, 9),
-    trouble=st.none()
+    last_error=st.none()
     | st.builds(
         LastError, texts, st.sampled_from(ActionBy), st.integers(0, 99), st.integers(0, 99), st.booleans(), times
     ),
@@ -280,4 +280,4 @@ def test_values_that_are_none_are_left_out() -> None:
     """So that lines are short."""
     defaults = {"attempts": 0, "not_ready": 0, "must_change": False, "cuts": 0}
     assert json.loads(codec.to_json(LastError("x", ActionBy.FILE))) == {"reason": "x", "turn": "file", **defaults}
-    assert codec.from_json(LastError, codec.to_json(TROUBLE).encode()) == TROUBLE
+    assert codec.from_json(LastError, codec.to_json(LAST_ERROR).encode()) == LAST_ERROR

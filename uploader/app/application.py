@@ -295,7 +295,7 @@ def goes_on_soon(upload: Upload, now: float) -> bool:
     """True when this upload continues by itself, now or within ``RETRY_WAIT_LIMIT`` seconds."""
     if upload.state is State.PARKED:
         return False
-    next_try = None if upload.trouble is None else upload.trouble.next_try
+    next_try = None if upload.last_error is None else upload.last_error.next_try
     return next_try is None or next_try - now <= RETRY_WAIT_LIMIT
 
 

@@ -161,10 +161,10 @@ class Operator:
 
 def with_failures_forgotten(upload: Upload) -> Upload:
     """Return the upload without its failures. A parked one keeps its reason until it is released."""
-    trouble = None
-    if upload.state is State.PARKED and upload.trouble is not None:
-        trouble = replace(upload.trouble, attempts=0, cuts=0, next_try=None)
-    return replace(upload, trouble=trouble, restarts=0, gone=0)
+    last_error = None
+    if upload.state is State.PARKED and upload.last_error is not None:
+        last_error = replace(upload.last_error, attempts=0, cuts=0, next_try=None)
+    return replace(upload, last_error=last_error, restarts=0, gone=0)
 
 
 def is_below(name: str, upload: Upload) -> bool:

@@ -198,7 +198,7 @@ def _is_paused(upload: Upload, snapshot: StatusSnapshot) -> bool:
 
 def _upload(upload: Upload, snapshot: StatusSnapshot, now: float) -> dict[str, Any]:
     paused = _is_paused(upload, snapshot)
-    trouble = LastError(PAUSED, ActionBy.OPERATOR) if paused else upload.trouble
+    last_error = LastError(PAUSED, ActionBy.OPERATOR) if paused else upload.last_error
     return {
         "path": upload.path,
         "file": upload.where,
@@ -208,10 +208,10 @@ def _upload(upload: Upload, snapshot: StatusSnapshot, now: float) -> dict[str, A
         "name": upload.record.name,
         "record": None if upload.ids is None else upload.ids.record,
         "video": None if upload.ids is None else upload.ids.video,
-        "reason": None if trouble is None else trouble.reason,
-        "turn": None if trouble is None else trouble.turn.value,
-        "attempts": 0 if trouble is None else trouble.attempts,
-        "next_try": None if trouble is None or trouble.next_try is None else iso(trouble.next_try),
+        "reason": None if last_error is None else last_error.reason,
+        "turn": None if last_error is None else last_error.action_by.value,
+        "attempts": 0 if last_error is None else last_error.attempts,
+        "next_try": None if last_error is None or last_error.next_try is None else iso(last_error.next_try),
         "next": what_next(upload, now, paused=paused),
         "server_says": _unexpected(snapshot.last_words.get(upload.path, "")) or None,
     }
@@ -224,16 +224,16 @@ def _unexpected(last_word: str) -> str:
 
 def what_next(upload: Upload, now: float, *, paused: bool = False) -> str:
     """Say what happens next with an unfinished upload, who must act, and what to type."""
-    trouble = upload.trouble
+    last_error = upload.last_error
     if paused:
         return "continues after: valt-uploader resume"
     text = ""
-    if trouble is not None and trouble.next_try is not None:
-        text = f"tried again automatically in {format_duration(max(0.0, trouble.next_try - now))}"
-        if trouble.turn is ActionBy.OPERATOR:
+    if last_error is not None and last_error.next_try is not None:
+        text = f"tried again automatically in {format_duration(max(0.0, last_error.next_try - now))}"
+        if last_error.action_by is ActionBy.OPERATOR:
             text = f"an operator must act (see the reason); {text}, or at once after: valt-uploader retry"
-    elif upload.state is State.PARKED and trouble is not None:
-        text = NEXT_ACTION[trouble.turn]
+    elif upload.state is State.PARKED and last_error is not None:
+        text = NEXT_ACTION[last_error.action_by]
     if upload.forgotten:
         return f"{FORGOTTEN}; {text}" if text else FORGOTTEN
     return text or {
@@ -358,9 +358,9 @@ def _upload_lines(upload: Upload, facts: FileFacts) -> list[str]:
     lines = [f"state    {upload.state}, {upload.offset} of {upload.identity.size} bytes acknowledged"]
     if upload.where != upload.path:
         lines.append(f"file     was {shown(upload.path)} when its upload began, is {shown(upload.where)} now")
-    if upload.trouble is not None:
-        count = f" (failures in a row: {upload.trouble.attempts})" if upload.trouble.attempts else ""
-        lines.append(f"reason   {upload.trouble.reason}{count}")
+    if upload.last_error is not None:
+        count = f" (failures in a row: {upload.last_error.attempts})" if upload.last_error.attempts else ""
+        lines.append(f"reason   {upload.last_error.reason}{count}")
     if last_word := _unexpected(facts.last_word):
         lines.append(f"reason   the server says: {shown(last_word)}")
     return [*lines, f"reason   {PAUSED}"] if facts.paused else lines

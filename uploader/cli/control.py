@@ -36,7 +36,7 @@ def retry(file: Path | None, paths: tuple[str, ...]) -> int:
     _, config = load_config(file)
     chosen = [absolute(path) for path in paths]
     if not chosen:
-        chosen = [row.path for row in stored(config)[0].uploads if row.trouble is not None]
+        chosen = [row.path for row in stored(config)[0].uploads if row.last_error is not None]
         if not chosen:
             click.echo("nothing is parked, and nothing waits for a retry")
     running, released = _by_operator(config, "retry", chosen, Operator.retry, first=Operator.try_server_again)

@@ -116,8 +116,8 @@ def _hurry(store: Store) -> None:
     A refused password still waits: a timer may run ``once`` again and again, and the account would be locked.
     """
     for upload in tuple(store.uploads.values()):
-        if upload.state is not State.PARKED and upload.trouble is not None:
-            store.put(replace(upload, trouble=replace(upload.trouble, next_try=clock.now())))
+        if upload.state is not State.PARKED and upload.last_error is not None:
+            store.put(replace(upload, last_error=replace(upload.last_error, next_try=clock.now())))
 
 
 async def _until_signal(application: Application, work: Callable[[asyncio.Event], Awaitable[None]]) -> bool:
@@ -154,7 +154,7 @@ async def _until_signal(application: Application, work: Callable[[asyncio.Event]
 
 def _why(upload: Upload, *, paused: bool) -> str:
     """Say in one line why an upload is not finished, and what happens next."""
-    reason = "" if upload.trouble is None else f": {upload.trouble.reason}"
+    reason = "" if upload.last_error is None else f": {upload.last_error.reason}"
     if paused:
         reason = f": {status.PAUSED}"
     return f"{upload.state}{reason}; {status.what_next(upload, clock.now(), paused=paused)}"

@@ -44,7 +44,7 @@ from uploader.domain.model import ActionBy
 class UploaderError(Exception):
     """Root of the tree. ``what``: what happened, in one sentence; ``hint``: what to do about it."""
 
-    turn: ActionBy = ActionBy.UPLOADER
+    action_by: ActionBy = ActionBy.UPLOADER
     exit_code: int = 1
 
     def __init__(self, what: str, *, hint: str = "") -> None:
@@ -143,7 +143,7 @@ class ShareNotReady(RetryableError):
 class FileError(UploaderError):
     """The recording itself must change before its upload can go on."""
 
-    turn = ActionBy.FILE
+    action_by = ActionBy.FILE
 
 
 class FileChanged(FileError):
@@ -169,7 +169,7 @@ class UploadBusy(UploaderError):
 class OperatorError(UploaderError):
     """A person must act."""
 
-    turn = ActionBy.OPERATOR
+    action_by = ActionBy.OPERATOR
 
 
 class ServerRefused(OperatorError):

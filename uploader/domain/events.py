@@ -421,12 +421,12 @@ class UploadRetryScheduled(Event):
 
 @dataclass(frozen=True, slots=True)
 class UploadParked(Event):
-    """An upload is parked. ``turn``: who must act (``ours``: this program, ``file`` or ``operator``)."""
+    """An upload is parked. ``action_by``: who must act (``ours``: this program, ``file`` or ``operator``)."""
 
     level: ClassVar[LogLevel | None] = "warning"
     path: str
     reason: str
-    turn: str
+    action_by: str
 
 
 @dataclass(frozen=True, slots=True)

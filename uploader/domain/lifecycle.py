@@ -60,7 +60,7 @@ TABLE: Final[Mapping[tuple[State, Step], State]] = MappingProxyType(
     }
 )
 
-# the steps that clear ``trouble``
+# the steps that clear ``last_error``
 FORWARD: Final = frozenset({Step.CREATED, Step.ACKNOWLEDGED, Step.SENT, Step.READY, Step.FINISHED})
 
 
@@ -71,8 +71,8 @@ class IllegalStep(RuntimeError):  # noqa: N818 - it names what was tried
 def advance(upload: Upload, step: Step, **changes: Any) -> Upload:
     """Take *step*; *changes* are the fields that come with it. Raises ``IllegalStep``.
 
-    A step forward clears ``trouble``, so that only failures in a row are counted. The fields ``doubt_…`` are kept while
-    the upload is in doubt, or was parked in doubt. All other steps clear them.
+    A step forward clears ``last_error``, so that only failures in a row are counted. The fields ``doubt_…`` are kept
+    while the upload is in doubt, or was parked in doubt. All other steps clear them.
     """
     if upload.state is State.PARKED and step is Step.RELEASE:
         target = upload.parked_from or State.QUEUED
@@ -83,7 +83,7 @@ def advance(upload: Upload, step: Step, **changes: Any) -> Upload:
     if target is not State.IN_DOUBT and not (step is Step.RELEASE or step is Step.PARK):
         changes = {"doubt_end": None, "doubt_digest": "", "doubt_at": None, **changes}
     if step in FORWARD:
-        changes = {"trouble": None, **changes}
+        changes = {"last_error": None, **changes}
     if step is not Step.PARK:
         changes = {"parked_from": None, **changes}
     after = replace(upload, state=target, **changes)
@@ -106,11 +106,11 @@ def acknowledge(upload: Upload, *, now: float) -> Upload:
     return advance(upload, Step.ACKNOWLEDGED, **changes)
 
 
-def park(upload: Upload, trouble: LastError) -> Upload:
+def park(upload: Upload, last_error: LastError) -> Upload:
     """Park the upload with its reason. ``Step.RELEASE`` brings it back to the state that it was in."""
     if upload.state is State.PARKED:
-        return replace(upload, trouble=trouble)
-    return advance(upload, Step.PARK, trouble=trouble, parked_from=upload.state)
+        return replace(upload, last_error=last_error)
+    return advance(upload, Step.PARK, last_error=last_error, parked_from=upload.state)
 
 
 def start_over(upload: Upload, *, now: float, settle: float) -> tuple[Upload, Orphan | None]:
@@ -153,7 +153,7 @@ def broken_rule(upload: Upload) -> str | None:
     size, state = upload.identity.size, upload.state
     if upload.state is State.PARKED:
         state = upload.parked_from or State.QUEUED
-        if upload.trouble is None:
+        if upload.last_error is None:
             return "parked without a reason"
         if state not in _PARKABLE:
             return f"nothing is parked from {state}"

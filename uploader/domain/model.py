@@ -29,7 +29,7 @@ class State(StrEnum):
     VERIFYING = "verifying"  # every byte was acknowledged; the server is processing
     FINISHING = "finishing"  # the video is ready; ledger and local file are still to do
     DONE = "done"  # in the ledger; no longer in the state
-    PARKED = "parked"  # somebody must act; ``trouble`` says who
+    PARKED = "parked"  # somebody must act; ``last_error`` says who
 
 
 class ActionBy(StrEnum):
@@ -106,7 +106,7 @@ class LastError:
     """Why an upload does not go on now, who must act, and when it is tried again."""
 
     reason: str
-    turn: ActionBy
+    action_by: ActionBy
     attempts: int = 0  # failures in a row that count against this file
     not_ready: int = 0  # times in a row that its disk or share was not ready: these are no failures
     must_change: bool = False  # that the file exists is not enough: its content must change
@@ -116,7 +116,7 @@ class LastError:
     @property
     def waits_for_file(self) -> bool:
         """True when the upload goes on as soon as the file is back."""
-        return self.turn is ActionBy.FILE and not self.must_change
+        return self.action_by is ActionBy.FILE and not self.must_change
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +146,7 @@ class Upload:
     ready_at: float | None = None
     restarts: int = 0  # records begun before this one
     gone: int = 0  # of these, the ones that somebody removed from the server
-    trouble: LastError | None = None
+    last_error: LastError | None = None
     parked_from: State | None = None  # PARKED: the state that ``release`` leads back to
     by_hand: bool = field(default=False, metadata=RARE)  # named on the command line of ``upload``
     forgotten: bool = field(default=False, metadata=RARE)  # CREATING: dropped when its record is known to exist or not

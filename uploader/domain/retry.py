@@ -130,10 +130,10 @@ RULES: Final[tuple[tuple[type[errors.UploaderError], RetryRule], ...]] = (
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What is to be done. The caller sets ``trouble.next_try`` to now + ``after``."""
+    """What is to be done. The caller sets ``last_error.next_try`` to now + ``after``."""
 
     action: Action
-    trouble: LastError
+    last_error: LastError
     after: float | None  # seconds until the next try; None: not by time
     server_level: bool = False  # no file's fault: every call to the server waits
     costs: bool = False  # the retry counts against the server's retry budget
@@ -177,62 +177,66 @@ def rule_of(error: errors.UploaderError) -> RetryRule:
 def decide(error: errors.UploaderError, history: FailureHistory, uniform: Uniform) -> Decision:
     """Decide what follows from *error* for an upload with this *history*."""
     rule = rule_of(error)
-    trouble = LastError(str(error), error.turn, history.attempts, cuts=history.cuts)
+    last_error = LastError(str(error), error.action_by, history.attempts, cuts=history.cuts)
     if isinstance(error, errors.FileMissing) and not history.begun:
-        return Decision(Action.RESETTLE, trouble, 0.0)  # the server knows nothing of it: nothing is lost
+        return Decision(Action.RESETTLE, last_error, 0.0)  # the server knows nothing of it: nothing is lost
     if rule.scope is FailureScope.SERVER:
-        return Decision(rule.action, trouble, 0.0, server_level=True)
+        return Decision(rule.action, last_error, 0.0, server_level=True)
     if isinstance(error, errors.StillInDoubt):
-        return Decision(rule.action, trouble, error.wait)
+        return Decision(rule.action, last_error, error.wait)
     if isinstance(error, errors.ShareNotReady):
         # It says nothing about the file: tried ever more rarely, never parked, and not counted as a failure.
         again = backoff(history.not_ready + SLOW_BACKOFF_DOUBLINGS, uniform)
-        return Decision(rule.action, replace(trouble, not_ready=history.not_ready + 1), again)
+        return Decision(rule.action, replace(last_error, not_ready=history.not_ready + 1), again)
     if rule.scope is FailureScope.NONE:
-        return Decision(rule.action, trouble, 0.0) if rule.action is Action.RESETTLE else _park(trouble, rule, uniform)
+        return (
+            Decision(rule.action, last_error, 0.0)
+            if rule.action is Action.RESETTLE
+            else _park(last_error, rule, uniform)
+        )
     if isinstance(error, errors.ChunkCut):
-        return _cut(trouble, rule, history, uniform)
+        return _cut(last_error, rule, history, uniform)
     if rule.action is Action.START_OVER:
-        return _start_over(error, trouble, rule, history, uniform)
-    return _again_or_park(trouble, rule, history, uniform)
+        return _start_over(error, last_error, rule, history, uniform)
+    return _again_or_park(last_error, rule, history, uniform)
 
 
-def _again_or_park(trouble: LastError, rule: RetryRule, history: FailureHistory, uniform: Uniform) -> Decision:
-    failed = trouble.turn is ActionBy.UPLOADER  # else the server has answered, and refused
+def _again_or_park(last_error: LastError, rule: RetryRule, history: FailureHistory, uniform: Uniform) -> Decision:
+    failed = last_error.action_by is ActionBy.UPLOADER  # else the server has answered, and refused
     if failed and history.outage:
         # a failure in an outage counts against no file
-        return Decision(Action.TRY_AGAIN, trouble, 0.0, server_level=True)
+        return Decision(Action.TRY_AGAIN, last_error, 0.0, server_level=True)
     attempts = history.attempts + 1
-    trouble = replace(trouble, attempts=attempts)
+    last_error = replace(last_error, attempts=attempts)
     if rule.action is Action.TRY_AGAIN and (rule.tries is None or attempts < rule.tries):
-        return Decision(Action.TRY_AGAIN, trouble, backoff(attempts, uniform), costs=failed)
-    return _park(trouble, rule, uniform)
+        return Decision(Action.TRY_AGAIN, last_error, backoff(attempts, uniform), costs=failed)
+    return _park(last_error, rule, uniform)
 
 
-def _park(trouble: LastError, rule: RetryRule, uniform: Uniform) -> Decision:
+def _park(last_error: LastError, rule: RetryRule, uniform: Uniform) -> Decision:
     after = None if rule.parked_for is None else uniform(0.9 * rule.parked_for, 1.1 * rule.parked_for)
-    return Decision(Action.PARK, trouble, after)
+    return Decision(Action.PARK, last_error, after)
 
 
-def _cut(trouble: LastError, rule: RetryRule, history: FailureHistory, uniform: Uniform) -> Decision:
+def _cut(last_error: LastError, rule: RetryRule, history: FailureHistory, uniform: Uniform) -> Decision:
     """Send the chunk again. When it is cut repeatedly it may be too large for something on the way: halve it (rule 5).
 
     No known receiver needs chunks of one size, so the record stays, and with it every acknowledged byte.
     """
     cuts = history.cuts + 1
     if cuts >= CHUNK_CUTS_BEFORE_HALVING and not history.smallest:
-        return Decision(Action.TRY_AGAIN, replace(trouble, cuts=0, attempts=0), 0.0, halve_chunk=True)
-    trouble = replace(trouble, cuts=cuts)
+        return Decision(Action.TRY_AGAIN, replace(last_error, cuts=0, attempts=0), 0.0, halve_chunk=True)
+    last_error = replace(last_error, cuts=cuts)
     if cuts >= TRIES_BEFORE_PARKING:  # also in an outage: the server was reached every time
-        what = f"{trouble.reason}, {cuts} times: the link breaks, or a limit on the way is below this size"
+        what = f"{last_error.reason}, {cuts} times: the link breaks, or a limit on the way is below this size"
         return _park(
-            replace(trouble, reason=what, turn=ActionBy.OPERATOR, attempts=history.attempts + 1), rule, uniform
+            replace(last_error, reason=what, action_by=ActionBy.OPERATOR, attempts=history.attempts + 1), rule, uniform
         )
-    return _again_or_park(trouble, rule, history, uniform)
+    return _again_or_park(last_error, rule, history, uniform)
 
 
 def _start_over(
-    error: errors.UploaderError, trouble: LastError, rule: RetryRule, history: FailureHistory, uniform: Uniform
+    error: errors.UploaderError, last_error: LastError, rule: RetryRule, history: FailureHistory, uniform: Uniform
 ) -> Decision:
     """Begin a new record (rule 5 and similar), unless that has not helped before."""
     refused_range, too_large = isinstance(error, errors.ChunkRefused), isinstance(error, errors.ChunkTooLarge)
@@ -241,12 +245,12 @@ def _start_over(
     hopeless = (refused_range and history.whole) or (too_large and history.smallest)
     if hopeless or (rule.tries is not None and begun + 1 >= rule.tries):
         why = ", again on a new record: somebody, or something, deletes it" if gone else ""
-        trouble = LastError(trouble.reason + why, ActionBy.OPERATOR, history.attempts + 1)
-        return _park(trouble, rule, uniform)
+        last_error = LastError(last_error.reason + why, ActionBy.OPERATOR, history.attempts + 1)
+        return _park(last_error, rule, uniform)
     if refused_range or too_large:
         action = Action.TRY_AGAIN if too_large and history.offset else Action.START_OVER  # acknowledged bytes are kept
-        return Decision(action, trouble, 0.0, whole_only=refused_range, halve_chunk=too_large, limit_seen=too_large)
-    return Decision(Action.START_OVER, trouble, backoff(history.restarts + 1, uniform), costs=True, gone=gone)
+        return Decision(action, last_error, 0.0, whole_only=refused_range, halve_chunk=too_large, limit_seen=too_large)
+    return Decision(Action.START_OVER, last_error, backoff(history.restarts + 1, uniform), costs=True, gone=gone)
 
 
 def backoff(attempts: int, uniform: Uniform) -> float:

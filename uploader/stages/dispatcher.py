@@ -59,7 +59,7 @@ class Dispatcher:
                 self._put_on_again_queue(upload)
 
     def _put_on_again_queue(self, upload: Upload) -> None:
-        next_try = None if upload.trouble is None else upload.trouble.next_try
+        next_try = None if upload.last_error is None else upload.last_error.next_try
         if next_try is not None:
             longest = SAVED_RETRY_CAP if upload.state is State.PARKED else retry.BACKOFF_CAP
             self._queues.again.put(upload.path, min(next_try - self._clock.now(), longest))
@@ -70,7 +70,12 @@ class Dispatcher:
         """Let the uploads that wait for this share go on now."""
         async for path in in_slices(self._store.uploads, self._clock):
             upload = self._store.uploads.get(path)
-            if upload is not None and upload.root == root and upload.trouble is not None and upload.trouble.not_ready:
+            if (
+                upload is not None
+                and upload.root == root
+                and upload.last_error is not None
+                and upload.last_error.not_ready
+            ):
                 self._queues.again.put(path)
 
     def go_on(self, upload: Upload) -> None:
@@ -91,8 +96,8 @@ class Dispatcher:
 
     def route(self, upload: Upload) -> None:
         """Put an upload on the queue of its stage."""
-        if upload.trouble is not None and upload.trouble.next_try is not None:
-            upload = self._store.put(replace(upload, trouble=replace(upload.trouble, next_try=None)))
+        if upload.last_error is not None and upload.last_error.next_try is not None:
+            upload = self._store.put(replace(upload, last_error=replace(upload.last_error, next_try=None)))
         if upload.state is State.VERIFYING:
             self._queues.sent.put(upload.path)
         elif upload.state is State.FINISHING:
@@ -109,8 +114,8 @@ class Dispatcher:
 
 async def release(store: Store, bus: events.Bus, upload: Upload) -> Upload:
     """Release a parked upload, durably. The caller holds its lease."""
-    if upload.trouble is not None:
-        upload = replace(upload, trouble=replace(upload.trouble, next_try=None))
+    if upload.last_error is not None:
+        upload = replace(upload, last_error=replace(upload.last_error, next_try=None))
     upload = await store.save(lifecycle.advance(upload, Step.RELEASE))
     bus.publish(events.UploadReleased(upload.path, upload.state))
     return upload

@@ -43,7 +43,7 @@ def classify(upload: Upload | None, settled: Settled) -> FileKind:
         return FileKind.NEW
     waits = upload.state is State.PARKED
     if upload.identity == settled.identity:
-        waits_for_file = waits and upload.trouble is not None and upload.trouble.waits_for_file
+        waits_for_file = waits and upload.last_error is not None and upload.last_error.waits_for_file
         return FileKind.BACK if waits_for_file else FileKind.KNOWN
     landed = State.VERIFYING, State.FINISHING
     if waits and upload.parked_from in {State.CREATING, State.IN_DOUBT}:
@@ -161,7 +161,7 @@ class Enqueue:
             renamed = self._store.put(replace(current, renamed_to=settled.path))  # its lease holder reads it again
             await self._store.commit()
             self._bus.publish(events.FileRenamed(settled.path, upload.where))
-            if renamed.state is State.PARKED and renamed.trouble is not None and renamed.trouble.waits_for_file:
+            if renamed.state is State.PARKED and renamed.last_error is not None and renamed.last_error.waits_for_file:
                 self._dispatcher.go_on(renamed)
             return True
         return False
@@ -205,9 +205,9 @@ class Enqueue:
         if warning is not None:
             self._bus.publish(events.RecordRuleNotMatched(settled.path, warning))
         if settled.unplayable:
-            trouble = LastError(settled.unplayable, ActionBy.FILE, must_change=True)
-            await self._store.save(lifecycle.park(upload, trouble))
-            self._bus.publish(events.UploadParked(settled.path, trouble.reason, trouble.turn))
+            last_error = LastError(settled.unplayable, ActionBy.FILE, must_change=True)
+            await self._store.save(lifecycle.park(upload, last_error))
+            self._bus.publish(events.UploadParked(settled.path, last_error.reason, last_error.action_by))
             return
         upload = self._store.put(upload)
         self._bus.publish(events.FileQueued(upload.path, upload.identity.size, upload.record.name))

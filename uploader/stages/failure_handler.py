@@ -80,11 +80,11 @@ class FailureHandler:
                 await self._try_again(upload, decision)
 
     def _history(self, upload: Upload) -> retry.FailureHistory:
-        trouble = upload.trouble
+        last_error = upload.last_error
         return retry.FailureHistory(
-            attempts=0 if trouble is None else trouble.attempts,
-            not_ready=0 if trouble is None else trouble.not_ready,
-            cuts=0 if trouble is None else trouble.cuts,
+            attempts=0 if last_error is None else last_error.attempts,
+            not_ready=0 if last_error is None else last_error.not_ready,
+            cuts=0 if last_error is None else last_error.cuts,
             restarts=upload.restarts,
             gone=upload.gone,
             chunk_size=upload.chunk_size,
@@ -112,21 +112,21 @@ class FailureHandler:
 
     def _with_time(self, decision: Decision) -> LastError:
         next_try = None if decision.after is None else self._clock.now() + decision.after
-        return replace(decision.trouble, next_try=next_try)
+        return replace(decision.last_error, next_try=next_try)
 
     async def _try_again(self, upload: Upload, decision: Decision) -> None:
-        trouble, after = self._with_time(decision), decision.after or 0.0
+        last_error, after = self._with_time(decision), decision.after or 0.0
         if decision.halve_chunk:
             upload = replace(upload, chunk_size=halved(upload.chunk_size, upload.identity.size))
-        await self._store.save(replace(upload, trouble=trouble))
+        await self._store.save(replace(upload, last_error=last_error))
         if not decision.server_level:  # the outage is published once, for all files
-            self._bus.publish(events.UploadRetryScheduled(upload.path, trouble.reason, round(after, 1)))
+            self._bus.publish(events.UploadRetryScheduled(upload.path, last_error.reason, round(after, 1)))
         self._queues.again.put(upload.path, after)
 
     async def _park(self, upload: Upload, decision: Decision) -> None:
-        trouble = self._with_time(decision)
-        await self._store.save(lifecycle.park(upload, trouble))
-        self._bus.publish(events.UploadParked(upload.path, trouble.reason, trouble.turn))
+        last_error = self._with_time(decision)
+        await self._store.save(lifecycle.park(upload, last_error))
+        self._bus.publish(events.UploadParked(upload.path, last_error.reason, last_error.action_by))
         if decision.after is not None:
             self._queues.again.put(upload.path, decision.after)
 
@@ -139,12 +139,12 @@ class FailureHandler:
             self._rules.reconfigured(fresh, chunk_size) or fresh,
             restarts=upload.restarts if learning else fresh.restarts,
             gone=upload.gone + decision.gone,
-            trouble=self._with_time(decision),
+            last_error=self._with_time(decision),
         )
         self._store.put_orphan(orphan)
         await self._store.save(fresh)
         old = None if orphan is None else orphan.record
-        self._bus.publish(events.UploadStartedOver(upload.path, decision.trouble.reason, old))
+        self._bus.publish(events.UploadStartedOver(upload.path, decision.last_error.reason, old))
         self._queues.again.put(upload.path, decision.after or 0.0)
 
     async def _resettle(self, upload: Upload, decision: Decision) -> None:
@@ -153,7 +153,7 @@ class FailureHandler:
         self._store.put_orphan(orphan)
         self._store.drop(upload)
         await self._store.commit()
-        self._bus.publish(events.FileChangedWhileSending(upload.path, decision.trouble.reason))
+        self._bus.publish(events.FileChangedWhileSending(upload.path, decision.last_error.reason))
         await self.look_again(upload)
 
     async def look_again(self, upload: Upload) -> None:

@@ -41,7 +41,7 @@ class KnownFiles:
         if (upload.identity.size, upload.identity.mtime_ns) != (sighting.size, sighting.mtime_ns):
             return True
         # Parked because the file was missing: now that it is back it settles, and the upload is released.
-        return upload.state is State.PARKED and upload.trouble is not None and upload.trouble.waits_for_file
+        return upload.state is State.PARKED and upload.last_error is not None and upload.last_error.waits_for_file
 
     def _in_progress(self, path: str) -> bool:
         return path in self._settling or path in self.classifying

@@ -78,7 +78,11 @@ class Leases:
         upload = self._store.uploads.get(path)
         if upload is None or upload.state not in states or self._store.is_paused(upload):
             return None
-        if upload.trouble is not None and upload.trouble.next_try is not None and upload.state is not State.PARKED:
+        if (
+            upload.last_error is not None
+            and upload.last_error.next_try is not None
+            and upload.state is not State.PARKED
+        ):
             return None  # not due: the dispatcher clears ``next_try`` when it is
         if self.ask_again(upload):
             return None

@@ -27,6 +27,9 @@ VERSION: Final = 1
 Nanoseconds = NewType("Nanoseconds", int)  # of every ``mtime_ns``; shares report years like 1601 or 2446
 MOMENT_LIMIT: Final = 2**96  # ns; more than 2^63 seconds
 
+SAVED_AS: Final = {"last_error": "trouble", "action_by": "turn"}  # the keys that files have had from the beginning
+_FIELDS: Final = {key: name for name, key in SAVED_AS.items()}
+
 T = TypeVar("T")
 
 
@@ -179,7 +182,7 @@ def to_json(value: Any) -> str:
 
 def _plain(value: Any) -> dict[str, Any]:
     """Return the fields of a dataclass by name. ``asdict`` copies deeply and is nearly three times as slow."""
-    return {name: getattr(value, name) for name in types_of(value.__class__)}
+    return {SAVED_AS.get(name, name): getattr(value, name) for name in types_of(value.__class__)}
 
 
 _ENCODE: Final = json.JSONEncoder(allow_nan=False, default=_plain).encode
@@ -229,12 +232,15 @@ def _build(kind: Any, value: Any, where: str) -> Any:
 
 def _build_dataclass(kind: Any, value: Any, where: str) -> Any:
     _expect(isinstance(value, dict), value, where, "an object")
-    hints, required = types_of(kind), _required(kind)
+    hints = {SAVED_AS.get(name, name): hint for name, hint in types_of(kind).items()}
+    required = {SAVED_AS.get(name, name) for name in _required(kind)}
     if unknown := value.keys() - hints.keys():
         raise UnreadableContent(f"{where}: unknown {', '.join(sorted(unknown))}")
     if missing := required - value.keys():
         raise UnreadableContent(f"{where}: missing {', '.join(sorted(missing))}")
-    return kind(**{name: _build(hints[name], item, f"{where}.{name}") for name, item in value.items()})
+    return kind(
+        **{_FIELDS.get(name, name): _build(hints[name], item, f"{where}.{name}") for name, item in value.items()}
+    )
 
 
 @cache  # for few classes: without it the type hints take ten times as long as all the rest

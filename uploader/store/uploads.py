@@ -122,7 +122,7 @@ class UploadTable:
 
 def worth_saving(upload: Upload) -> bool:
     """True when the next scan would not find this upload again as it is: it has begun, or has a failure to remember."""
-    return upload.state is not State.QUEUED or upload.trouble is not None or upload.restarts > 0
+    return upload.state is not State.QUEUED or upload.last_error is not None or upload.restarts > 0
 
 
 def _keys(upload: Upload) -> Collection[Key]:
