@@ -1,4 +1,4 @@
-"""Decides from the structure of a video file whether its recorder has closed it.
+"""Reads the structure of a video file: whether its recorder has closed it, and how long it plays.
 
 A size and a time that no longer change do not prove that a file is finished: a recorder may pause, and a copy onto a
 share may set the whole size first and then stall. Containers tell more: they hold lengths that must fit the file, and
@@ -14,6 +14,14 @@ bytes, and the suffix is only a hint.
 
 Each module says what it can detect and what it cannot. In doubt a file counts as closed: one that is unknown, odd, or
 would need too many reads. A gate that holds back a finished recording would be as bad as no gate.
+
+The duration is what the container states, in seconds. The media are not read, and nothing is added up:
+
+    MP4, MOV         mvhd; if it states none, the longest track's tkhd or mdhd; in a fragmented file only mehd
+    Matroska, WebM   Duration x TimestampScale in Info; none if the Segment has no size
+    AVI              strh of the longest stream, dmlh for the frames of all RIFFs; else avih
+    ASF, WMV         play duration less preroll; none with the broadcast flag
+    MPEG-TS, PS      none
 
 No bytes make it fail; only what *read* raises passes through. A check costs at most ``MAX_READS`` reads and
 ``MAX_BYTES`` bytes (``reader``). An MP4 of 2 GiB costs 4 reads and 24 KiB with its index at the end, 5 reads and 32 KiB
@@ -32,7 +40,9 @@ from typing import Final, NamedTuple
 from uploader.container import asf, matroska, mp4, mpeg, riff
 from uploader.container.reader import MAX_BYTES, MAX_READS, BecameShorter, ContainerReader, Read, TooLong, is_zero
 
-__all__ = ["MAX_BYTES", "MAX_READS", "ContainerState", "Read", "inspect"]
+__all__ = ["LONGEST", "MAX_BYTES", "MAX_READS", "ContainerState", "Read", "duration", "inspect"]
+
+LONGEST: Final = 10 * 86400.0  # s; a longer duration is a recorder's fault, or a field that was never filled in
 
 _SMALLEST: Final = 32  # bytes; the first structure of every container is at least as long
 
@@ -49,15 +59,16 @@ class _Family(NamedTuple):
     name: str
     begins: Callable[[bytes], bool]  # whether a file with these first bytes is of this family
     unfinished: Callable[[ContainerReader], str]
+    duration: Callable[[ContainerReader], float | None]  # in seconds, as stated, however odd; None: none is stated
 
 
 _FAMILIES: Final = (
-    _Family("mp4", mp4.begins, mp4.unfinished),
-    _Family("matroska", matroska.begins, matroska.unfinished),
-    _Family("avi", riff.begins, riff.unfinished),
-    _Family("asf", asf.begins, asf.unfinished),
-    _Family("mpeg-ts", mpeg.begins_ts, mpeg.unfinished),
-    _Family("mpeg-ps", mpeg.begins_ps, mpeg.unfinished),
+    _Family("mp4", mp4.begins, mp4.unfinished, mp4.duration),
+    _Family("matroska", matroska.begins, matroska.unfinished, matroska.duration),
+    _Family("avi", riff.begins, riff.unfinished, riff.duration),
+    _Family("asf", asf.begins, asf.unfinished, asf.duration),
+    _Family("mpeg-ts", mpeg.begins_ts, mpeg.unfinished, mpeg.duration),
+    _Family("mpeg-ps", mpeg.begins_ps, mpeg.unfinished, mpeg.duration),
 )
 
 _SUFFIXES: Final = {
@@ -79,15 +90,34 @@ def inspect(read: Read, size: int, suffix: str) -> ContainerState:
     name = ""
     try:
         head = source.head()
-        for name, begins, unfinished in _FAMILIES:
-            if begins(head):
-                return ContainerState(name, unfinished(source))
-        name = ""
+        if family := _family(head):
+            name = family.name
+            return ContainerState(name, family.unfinished(source))
         return ContainerState(name, _without_magic(head, suffix.lower().lstrip(".")))
     except TooLong:
         return ContainerState(name, "")
     except BecameShorter:
         return ContainerState(name, "it became shorter while it was checked: it is being written anew")
+
+
+def duration(read: Read, size: int) -> float | None:
+    """Return the seconds that a file of *size* bytes plays, as its container states it. *read* reads from the file.
+
+    None when it states nothing, or nothing plausible: more than 0, at most ``LONGEST``. None too when it is unknown,
+    became shorter, or would need too many reads. An ``OSError`` of *read* passes through.
+    """
+    source = ContainerReader(read, size)
+    try:
+        family = _family(source.head())
+        seconds = family.duration(source) if family else None
+    except (TooLong, BecameShorter):
+        return None
+    return seconds if seconds is not None and 0 < seconds <= LONGEST else None  # NaN is neither
+
+
+def _family(head: bytes) -> _Family | None:
+    """Return the kind of container that begins with these bytes; None when it is unknown."""
+    return next((family for family in _FAMILIES if family.begins(head)), None)
 
 
 def _without_magic(head: bytes, suffix: str) -> str:

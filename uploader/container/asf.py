@@ -1,4 +1,4 @@
-"""Checks ASF and WMV: the objects of Microsoft's Advanced Systems Format specification (revision 01.20.05).
+"""Reads ASF and WMV: the objects of Microsoft's Advanced Systems Format specification (revision 01.20.05).
 
 Detected: the header's broadcast flag, which by definition means that the file is still being created; a file size in
 the header that is 0 or beyond the end of the file; a Data object without a size, or past the end of the file; 64 KiB of
@@ -50,6 +50,20 @@ def unfinished(source: ContainerReader) -> str:
     if announced > source.size:
         return past_the_end("content, by its header,", announced, source)
     return _of_data(source, header, announced)
+
+
+def duration(source: ContainerReader) -> float | None:
+    """Return the seconds that the file properties state: the play duration includes the preroll (3.2).
+
+    None when there are none, and with the broadcast flag: then these fields are invalid.
+    """
+    properties = _properties(source, _size(source, 0))
+    if properties is None or len(properties) < _PROPERTIES:
+        return None
+    if int.from_bytes(properties[88:92], "little") & _BROADCAST:
+        return None
+    play, preroll = (int.from_bytes(properties[start : start + 8], "little") for start in (64, 80))
+    return play / 1e7 - preroll / 1e3  # 100 ns, ms
 
 
 def _of_data(source: ContainerReader, start: int, announced: int) -> str:

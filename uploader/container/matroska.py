@@ -1,4 +1,4 @@
-"""Checks Matroska and WebM: the elements of RFC 8794 (EBML) and RFC 9559.
+"""Reads Matroska and WebM: the elements of RFC 8794 (EBML) and RFC 9559.
 
 A file is an EBML header and one Segment, which holds everything else. A Void is a placeholder element.
 
@@ -16,6 +16,7 @@ the end of the file; missing Cues or Duration, which are normal for such files; 
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
@@ -28,7 +29,9 @@ _SEEK: Final = 0x4DBB
 _SEEK_POSITION: Final = 0x53AC
 _INFO: Final = 0x1549A966
 _DURATION: Final = 0x4489
+_TIMESTAMP_SCALE: Final = 0x2AD7B1
 _CLUSTER: Final = b"\x1f\x43\xb6\x75"
+_DEFAULT_SCALE: Final = 1_000_000  # ns in one unit of time, where Info does not say: RFC 9559, 5.1.2.9
 _IN_CLUSTER: Final = (b"\xe7", b"\xbf", b"\xec")  # what a Cluster begins with: Timestamp, CRC-32, Void
 _VOID: Final = 0xEC
 _UNKNOWN: Final = (1 << 64) - 1  # a SeekPosition that was not filled in
@@ -77,6 +80,36 @@ def unfinished(source: ContainerReader) -> str:
     if segment.size == 0 and segment.end < source.size:
         return f"its Segment has size 0: {_NOT_CLOSED}"
     return _dangling(source, segment) or _zeros(source, segment, segment.end)
+
+
+def duration(source: ContainerReader) -> float | None:
+    """Return the seconds that Info states: RFC 9559, 5.1.2.10. None when there is no Info before the first Cluster.
+
+    None too when the Segment has no size. Its Duration is then a placeholder (libwebm writes 1.0), or was announced
+    before anything was recorded.
+    """
+    header = _element(source, 0)
+    segment = _element(source, header.end) if header else None
+    if segment is None or segment.id != _SEGMENT:
+        return None
+    for child in _children(source, segment):
+        if child.id == _INFO:
+            return _stated(source, child)
+        if child.id == int.from_bytes(_CLUSTER, "big"):
+            return None  # behind it, each Cluster would cost a read
+    return None
+
+
+def _stated(source: ContainerReader, info: _Element) -> float | None:
+    """Return the Duration of an Info element in seconds."""
+    scale, units = _DEFAULT_SCALE, None
+    for child in _children(source, info):
+        value = source.at(child.payload, min(child.size or 0, 8))
+        if child.id == _TIMESTAMP_SCALE:
+            scale = int.from_bytes(value, "big")
+        elif child.id == _DURATION and len(value) == child.size and len(value) in (4, 8):
+            (units,) = struct.unpack(">f" if len(value) == 4 else ">d", value)
+    return None if units is None else units * scale / 1e9
 
 
 def _of_unknown_size(source: ContainerReader, segment: _Element) -> str:

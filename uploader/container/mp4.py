@@ -1,4 +1,4 @@
-"""Checks MP4 and MOV: the boxes of ISO/IEC 14496-12 and of Apple's QuickTime File Format.
+"""Reads MP4 and MOV: the boxes of ISO/IEC 14496-12 and of Apple's QuickTime File Format.
 
 An MP4 file is a row of boxes. ``moov`` holds the index, ``mdat`` the media; a fragmented file has many pairs of
 ``moof`` (index) and ``mdat``. A chunk, in this module, is a run of samples in ``mdat``, not a chunk of an upload.
@@ -32,6 +32,7 @@ _LEVELS: Final = 5  # moov, trak, mdia, minf, stbl
 _BEGINNING: Final = 4  # the first boxes, among which a fragmented file has its moov
 _BOXES: Final = 32  # at top level; of files with more the end is checked instead
 _CHILDREN: Final = 32
+_FIELDS: Final = 36  # bytes of a header box, up to and including its duration
 _TAIL: Final = 192 * 1024  # bytes searched for the last moof
 # A hole in ``moov``: no box, and zeros from the ninth byte on. Up to 40 bytes are read; fewer than 16 may be a
 # QuickTime terminator.
@@ -87,10 +88,70 @@ def unfinished(source: ContainerReader) -> str:
     return _of_whole(source, walk, in_moov)
 
 
+def duration(source: ContainerReader) -> float | None:
+    """Return the seconds that ``mvhd`` states: 14496-12, 8.2.2; if it states none, the longest track.
+
+    The ``mvhd`` of a fragmented file counts at most the first fragment, so only ``mehd`` (8.8.2) is believed there.
+    Few muxers write it. None with more than ``_CHILDREN`` boxes in ``moov``: ``mvex`` may be among those not seen.
+    """
+    walk = _walk(source, 0, source.size, _BEGINNING)
+    if not walk.first(b"moov"):
+        walk = _walk(source, walk.stop, source.size, _BOXES, walk.boxes)
+    in_moov = _moov(source, walk)
+    header = _content(source, in_moov.first(b"mvhd"))
+    timescale = _timescale(header)
+    if not timescale or len(in_moov.boxes) >= _CHILDREN:
+        return None
+    mvex = in_moov.first(b"mvex")
+    if mvex or walk.first(b"moof"):
+        ticks = _ticks(_content(source, _inside(source, mvex).first(b"mehd")), 4, 4)
+        return None if ticks is None else ticks / timescale
+    if ticks := _ticks(header, 16, 24):
+        return ticks / timescale
+    return _longest_track(source, in_moov, timescale)
+
+
+def _longest_track(source: ContainerReader, in_moov: _Walk, timescale: int) -> float | None:
+    """Return the seconds of the longest track, by its ``tkhd`` or ``mdhd``. None when one of them states nothing."""
+    longest = 0.0
+    for track in (_inside(source, box) for box in in_moov.boxes if box.kind == b"trak"):
+        if ticks := _ticks(_content(source, track.first(b"tkhd")), 20, 28):
+            longest = max(longest, ticks / timescale)
+            continue
+        media = _content(source, _inside(source, track.first(b"mdia")).first(b"mdhd"))
+        ticks, own = _ticks(media, 16, 24), _timescale(media)
+        if ticks is None or not own:
+            return None
+        longest = max(longest, ticks / own)
+    return longest
+
+
+def _timescale(header: bytes) -> int:
+    """Return the ticks per second of an ``mvhd`` or ``mdhd``; 0 when there are none."""
+    start = 20 if header[:1] == b"\1" else 12
+    return int.from_bytes(header[start : start + 4], "big")
+
+
+def _ticks(header: bytes, short: int, long: int) -> int | None:
+    """Return a duration of 4 bytes at *short* (version 0) or 8 at *long* (version 1). None: missing, or all ones."""
+    start, width = (long, 8) if header[:1] == b"\1" else (short, 4)
+    value = header[start : start + width]
+    return None if len(value) < width or value == b"\xff" * width else int.from_bytes(value, "big")
+
+
+def _content(source: ContainerReader, box: _Box | None) -> bytes:
+    """Return the first bytes of a box, enough for the fields that are read; none when there is no box."""
+    return source.at(box.payload, min(_FIELDS, box.end - box.payload)) if box else b""
+
+
+def _inside(source: ContainerReader, box: _Box | None) -> _Walk:
+    """Return the boxes inside *box*, as far as the file has them."""
+    return _walk(source, box.payload, min(box.end, source.size), _CHILDREN) if box else _Walk()
+
+
 def _moov(source: ContainerReader, walk: _Walk) -> _Walk:
     """Return the boxes inside the ``moov`` box, as far as the file has them."""
-    moov = walk.first(b"moov")
-    return _walk(source, moov.payload, min(moov.end, source.size), _CHILDREN) if moov else _Walk()
+    return _inside(source, walk.first(b"moov"))
 
 
 def _of_whole(source: ContainerReader, walk: _Walk, in_moov: _Walk) -> str:

@@ -2,7 +2,8 @@
 
 Detected: 64 KiB of zeros at the end. No packet and no pack is all zeros, so this space was reserved and not written.
 
-Not detected: a cut. A stream has neither an index nor an end, so it is complete wherever its writer stops.
+Not detected: a cut. A stream has neither an index nor an end, so it is complete wherever its writer stops. For the same
+reason it states no duration.
 """
 
 from __future__ import annotations
@@ -35,3 +36,7 @@ def unfinished(source: ContainerReader) -> str:
     """Return why this file is not closed; "" when it is, or when that cannot be told."""
     zeros = zeros_from(source, 0, source.size)
     return only_zeros(zeros) if zeros is not None else ""
+
+
+def duration(_: ContainerReader) -> None:
+    """Return None: a stream states no duration, and timestamps may jump."""

@@ -1,4 +1,4 @@
-"""Checks AVI: the chunks of RIFF, and the further RIFFs that OpenDML (version 1.02) adds after the first 1 GiB.
+"""Reads AVI: the chunks of RIFF, and the further RIFFs that OpenDML (version 1.02) adds after the first 1 GiB.
 
 Detected: a RIFF or ``movi`` list that has no size yet (0 or all ones: FFmpeg and most recorders fill it in at closing)
 or ends past the end of the file; an ``idx1`` index that the header announces and that is missing, cut or all zeros; an
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
+from itertools import islice
 from typing import Final, NamedTuple
 
 from uploader.container.reader import ContainerReader, is_zero, only_zeros, past_the_end
@@ -24,6 +25,7 @@ _SLACK: Final = 8  # bytes by which the size of the first RIFF may be too large
 _HAS_INDEX: Final = 0x10  # AVIF_HASINDEX in avih.dwFlags
 _HDRL: Final = 64 * 1024  # bytes of the header list that are searched
 _STREAMS: Final = 8
+_LARGEST_DIFFERENCE: Final = 2.0  # s between the lengths of two streams; with more, at least one of them is wrong
 
 _NOT_CLOSED: Final = "the recorder did not close this file"
 _NOT_COPIED: Final = "the copy is not complete"
@@ -50,6 +52,61 @@ def unfinished(source: ContainerReader) -> str:
         if riff.end > source.size + (_SLACK if number == 1 else 0):
             return past_the_end("RIFF" if number == 1 else f"RIFF number {number}", riff.end, source)
     return _inside(source, riffs)
+
+
+def duration(source: ContainerReader) -> float | None:
+    """Return the seconds that the header list states for the longest stream.
+
+    Of the frames, avih and often strh count those of the first RIFF only; OpenDML's dmlh counts all. So a file
+    of several RIFFs without dmlh states nothing, nor does one whose streams differ by more than
+    ``_LARGEST_DIFFERENCE``.
+    """
+    riffs = list(islice(_riffs(source), 2))
+    if not riffs or riffs[0].size in _NO_SIZE:
+        return None
+    first = _chunks(source, 12, min(riffs[0].end, source.size))
+    hdrl = next((chunk for chunk in first if chunk.kind == b"hdrl"), None)
+    lists = list(_inside_of(source, hdrl)) if hdrl else []
+    total = next((_number(_content(source, dmlh), 0) for dmlh in _named(source, lists, b"odml", b"dmlh")), 0)
+    if len(riffs) > 1 and not total:
+        return None
+    heads = (_content(source, strh) for strh in _named(source, lists, b"strl", b"strh"))
+    lengths = [seconds for head in heads if (seconds := _stream_length(head, total))]
+    if lengths:
+        return max(lengths) if max(lengths) - min(lengths) <= _LARGEST_DIFFERENCE else None
+    main = next((_content(source, chunk) for chunk in lists if chunk.kind == b"avih"), b"")
+    return (total or _number(main, 16)) * _number(main, 0) / 1e6  # frames, microseconds for each
+
+
+def _stream_length(head: bytes, total: int) -> float:
+    """Return the seconds that a stream's header states; 0 when it states none. *total*: frames by dmlh, if not 0."""
+    kind, scale, rate, length = head[:4], _number(head, 20), _number(head, 24), _number(head, 32)
+    if kind not in (b"vids", b"auds", b"iavs") or not rate:
+        return 0.0
+    return (length if kind == b"auds" else total or length) * scale / rate
+
+
+def _named(source: ContainerReader, lists: list[_Chunk], form: bytes, kind: bytes) -> Iterator[_Chunk]:
+    """Yield the first chunk of a kind in each list of a form."""
+    for outer in lists:
+        if outer.kind == form:
+            yield from islice((chunk for chunk in _inside_of(source, outer) if chunk.kind == kind), 1)
+
+
+def _inside_of(source: ContainerReader, outer: _Chunk) -> Iterator[_Chunk]:
+    """Yield the chunks in a list."""
+    return _chunks(source, outer.start + 12, min(outer.end, source.size))
+
+
+def _content(source: ContainerReader, chunk: _Chunk) -> bytes:
+    """Return the first bytes of a chunk, enough for the fields that are read."""
+    return source.at(chunk.start + 8, min(chunk.size, 56))
+
+
+def _number(data: bytes, offset: int) -> int:
+    """Return the 32-bit number at *offset*; 0 when it is missing or cut."""
+    value = data[offset : offset + 4]
+    return int.from_bytes(value, "little") if len(value) == 4 else 0
 
 
 def _inside(source: ContainerReader, riffs: list[_Chunk]) -> str:
