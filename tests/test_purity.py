@@ -26,6 +26,7 @@ PURE_NAMES: Final = frozenset({("pathlib", "PurePath"), ("pathlib", "PurePosixPa
 DECISIONS: Final = frozenset(
     {
         "domain/completeness",
+        "domain/duration_match",
         "domain/errors",
         "domain/events",
         "domain/lifecycle",

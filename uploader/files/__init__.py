@@ -9,7 +9,7 @@
     watching.py         reads change events from a child process
     watcher_process.py  that child process
     safe_open.py        opens files: below a handle, regular files only, without blocking
-    inspection.py       inode, identity, container state, sha256
+    inspection.py       inode, identity, container state, duration, sha256
     open_writers.py     whether a process has a file open for writing
     recording.py        a file open for sending, hashed as it is read
     sending.py          the blocking part of sending: sendfile, hashing, reading

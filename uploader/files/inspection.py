@@ -1,4 +1,4 @@
-"""Inspects one file: its inode, its identity, whether its container is closed, its sha256.
+"""Inspects one file: its inode, its identity, whether its container is closed, its duration, its sha256.
 
 Changes nothing, and reads no more than each question needs. All functions block. They raise an ``UploaderError``, or
 an ``OSError`` that ``safe_open.our_errors`` turns into one.
@@ -65,6 +65,24 @@ def write_state(root: int, relpath: str, *, gate: bool, local: bool, writers: Ta
         suffix = os.path.splitext(relpath)[1]
         size = os.fstat(fd).st_size
         return WriteState(writer, container.inspect(lambda at, count: os.pread(fd, count, at), size, suffix).unfinished)
+
+
+def duration(root: int, relpath: str, identity: Identity) -> float | None:
+    """Return the seconds that a file's container states. Raises ``NotAFile``, ``OSError``.
+
+    None when it states none, or when size or mtime are not those of *identity*, before or after the reads.
+    """
+    with opened(root, relpath) as fd:
+        if not _is_still(fd, identity):
+            return None
+        seconds = container.duration(lambda at, count: os.pread(fd, count, at), identity.size)
+        return seconds if _is_still(fd, identity) else None
+
+
+def _is_still(fd: int, identity: Identity) -> bool:
+    """True when an open file has the size and mtime of *identity*."""
+    status = os.fstat(fd)
+    return (status.st_size, status.st_mtime_ns) == (identity.size, identity.mtime_ns)
 
 
 def sha256(root: int, relpath: str) -> str:

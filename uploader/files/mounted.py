@@ -196,6 +196,13 @@ class MountedShare:
         """Hash a whole file. Raises ``FileMissing``, ``NotAFile``."""
         return await self._do(path, inspection.sha256, time_limit=None)
 
+    async def duration(self, path: str, identity: Identity) -> float | None:
+        """Return the seconds that a file's container states; None too when the file is gone or another one."""
+        try:
+            return await self._do(path, lambda root, relpath: inspection.duration(root, relpath, identity))
+        except (errors.FileMissing, errors.NotAFile):
+            return None
+
     @contextlib.asynccontextmanager
     async def open(self, path: str, identity: Identity) -> AsyncIterator[Recording]:
         """Open a recording for sending. Raises ``FileMissing``, ``NotAFile``, ``FileChanged``."""

@@ -66,6 +66,12 @@ class Share(Protocol):
     async def sha256(self, path: str) -> str:
         """Hash a whole file. Raises ``FileMissing``, ``NotAFile``."""
 
+    async def duration(self, path: str, identity: Identity) -> float | None:
+        """Return the seconds that a file's container states.
+
+        None when it states none, and when the file is missing, or not the one of *identity* by its size and mtime.
+        """
+
     def open(self, path: str, identity: Identity) -> AbstractAsyncContextManager[Recording]:
         """Open a recording for sending. Raises ``FileMissing``, ``NotAFile``, ``FileChanged``."""
 
