@@ -14,6 +14,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any, Final
 
+from uploader.domain.lifecycle import COMPLETE
 from uploader.domain.model import ActionBy, FinishedUpload, Identity, LastError, RecordIds, RecordSpec, State, Upload
 from uploader.store import Store
 from uploader.store.disk import Disk, Piece
@@ -260,10 +261,12 @@ def an_upload(
         facts |= {"ids": IDS, "offset": min(40, size - 1), "digest": "d1", "chunks": 1}
     if stands is State.IN_DOUBT:
         facts |= {"doubt_end": min(80, size), "doubt_digest": "d2", "doubt_at": EPOCH + 1}
-    if stands in {State.VERIFYING, State.FINISHING, State.DONE}:
+    if stands in {*COMPLETE, State.DONE}:
         facts |= {"offset": size, "chunks": 3, "sent_at": EPOCH + 2}
-    if stands in {State.FINISHING, State.DONE}:
+    if stands in {State.PROVING, State.FINISHING, State.DONE}:
         facts |= {"ready_at": EPOCH + 3}
+    if stands in {State.FINISHING, State.DONE}:
+        facts |= {"proof": "size"}
     if state is State.PARKED:
         facts |= {"last_error": LAST_ERROR, "parked_from": parked_from}
     record = RecordSpec(path.rsplit("/", 1)[-1].removesuffix(".mp4"))

@@ -57,7 +57,9 @@ class Rig:
         watches: list[dict[str, Any]] | None = None,
         clock: Clock | None = None,
         discover: bool = True,
+        probed: bool = True,
     ) -> None:
+        """*probed*: an earlier probe has found that the server assembles chunks and does not transcode."""
         self.folder = folder
         self.watch = folder / "watch"
         self.watch.mkdir(exist_ok=True)
@@ -72,7 +74,7 @@ class Rig:
         self._upload: dict[str, Any] = {"chunk_size": CHUNK, "workers": 4, "drain": "30s"} | (upload or {})
         common = {"path": str(self.watch), "settle": "50ms", "mode": "poll", "rescan": "10m"} | (watch or {})
         self._watches = [common] if watches is None else [common | each for each in watches]
-        self._discover = discover
+        self._discover, self._probed = discover, probed
         self._changed = asyncio.Event()
         self._application: Application | None = None
         self._operator: Operator | None = None
@@ -139,6 +141,9 @@ class Rig:
         config = self.config()
         self._disk = MortalDisk(config.state.dir)
         self._store = Store(self._disk, self.clock, self.bus)
+        if self._probed and self._store.capabilities.chunks is None:
+            version = self.simulator.settings.version
+            self._store.learn(chunks=True, transcodes=False, probed_at=self.clock.now(), version=version)
         self._application = Application(config, self._store, self.clock, self.bus, self.environ)
         settle = config.server.doubt_settle
         self._operator = Operator(self._store, self._application.leases, self.clock, self.bus, settle)

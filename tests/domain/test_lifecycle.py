@@ -28,18 +28,22 @@ in-doubt    sent          verifying
 in-doubt    refused       sending
 in-doubt    resend        sending
 in-doubt    start-over    queued
-verifying   ready         finishing
+verifying   ready         proving
 verifying   start-over    queued
+proving     proven        finishing
+proving     start-over    queued
 finishing   finished      done
+finishing   unproven      proving
 queued      park          parked
 creating    park          parked
 sending     park          parked
 in-doubt    park          parked
 verifying   park          parked
+proving     park          parked
 finishing   park          parked
 """
 LEGAL = {(State(state), Step(step)): State(target) for state, step, target in map(str.split, ROWS.strip().split("\n"))}
-BRINGS_FORWARD = {Step.CREATED, Step.ACKNOWLEDGED, Step.SENT, Step.READY, Step.FINISHED}
+BRINGS_FORWARD = {Step.CREATED, Step.ACKNOWLEDGED, Step.SENT, Step.READY, Step.PROVEN, Step.FINISHED}
 UNFINISHED = [state for state in State if state not in {State.DONE, State.PARKED}]
 
 
@@ -53,6 +57,7 @@ def facts(upload: Upload, step: Step) -> dict[str, Any]:
         Step.ACKNOWLEDGED: {"offset": upload.doubt_end, "digest": upload.doubt_digest},
         Step.SENT: {"offset": size, "digest": "d3", "sent_at": EPOCH},
         Step.READY: {"ready_at": EPOCH},
+        Step.PROVEN: {"proof": "size"},
         Step.PARK: {"last_error": LAST_ERROR, "parked_from": upload.state},
     }
     return brought.get(step, {})
@@ -122,8 +127,8 @@ def test_an_empty_record_is_an_orphan_too() -> None:
     assert orphan is not None
 
 
-def test_a_video_that_is_ready_is_never_started_over() -> None:
-    """Once the server has said ready, the step is refused."""
+def test_a_video_that_is_proven_is_never_started_over() -> None:
+    """Once its arrival is proven, the step is refused."""
     with pytest.raises(IllegalStep):
         start_over(an_upload(State.FINISHING), now=EPOCH, settle=20.0)
 

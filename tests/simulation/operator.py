@@ -96,7 +96,7 @@ class Process(Commands):
         """Queue every upload again, also one that is being worked on, as happens when its share comes back."""
         for upload in self._store.uploads.values():
             if upload.state is State.FINISHING:
-                self.application.queues.ready.put(upload.path)
+                self.application.queues.proven.put(upload.path)
             if upload.state is State.VERIFYING:
                 self.application.queues.sent.put(upload.path)
             self.application.queues.again.put(upload.path)

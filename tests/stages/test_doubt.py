@@ -95,8 +95,8 @@ async def test_a_chunk_in_doubt_is_asked_about_after_the_settle_time(tmp_path: P
         rig.fault("upload", kind, skip=1)
         await deliver(rig)
         names = [call.name for call in rig.simulator.calls if call.name not in {"list", "version"}]
-        assert names[:5] == ["login", "create", "upload", "upload", "details"]
-        assert names.index("create", 2) > names.index("details")
+        assert names[:6] == ["login", "create", "upload", "details", "upload", "details"]
+        assert names.index("create", 2) > names.index("details", 4)
         at = {call.name: call.at for call in reversed(rig.calls("upload")[2:])}
         assert at["upload"] - rig.calls("upload")[1].at >= 0.4 / SPEED  # by the application's clock
 
@@ -105,7 +105,7 @@ async def test_a_chunk_in_doubt_is_asked_about_after_the_settle_time(tmp_path: P
 @pytest.mark.parametrize("skip", [1, 4])
 async def test_a_late_request_reaches_no_record_in_use(tmp_path: Path, semantics: Semantics, skip: int) -> None:
     """The server works on a chunk only after the client has given it up."""
-    async with Rig(tmp_path, settings(semantics)) as rig:
+    async with Rig(tmp_path, settings(semantics), upload={"ready_timeout": "1s"}) as rig:
         zombie = rig.fault("upload", "late", skip=skip)
         await rig.start()
         path = await rig.drop("a.mp4", DATA)

@@ -20,7 +20,7 @@ from uploader.config import Config, ServerConfig, UploadConfig, WatchConfig
 from uploader.domain import errors, events
 from uploader.domain.chunk_size import chunk_size_now
 from uploader.domain.model import ActionBy, Identity, LastError, ServerCapabilities, Snapshot, State, Upload
-from uploader.domain.retry import BACKOFF_CAP
+from uploader.domain.retry import BACKOFF_CAP, CAPABILITIES_VALID_FOR
 from uploader.files import MountedShare, Shares
 from uploader.stages.context import StageContext
 from uploader.stages.dispatcher import SAVED_RETRY_CAP, Dispatcher
@@ -31,6 +31,7 @@ from uploader.stages.lease import Leases
 from uploader.stages.queues import Queues, Settled
 from uploader.store import Store
 
+PROBED = ServerCapabilities(chunks=True, transcodes=False, probed_at=EPOCH)
 FILE_MUST_ACT = LastError("it is not there", ActionBy.FILE)
 
 
@@ -101,17 +102,20 @@ def test_a_missing_file_that_is_back_lets_its_upload_go_on() -> None:
 @pytest.mark.parametrize(
     ("configured", "capabilities", "expected"),
     [
-        (100, ServerCapabilities(), 100),
-        (0, ServerCapabilities(chunk_limit=50, chunk_limit_until=EPOCH + 1), 0),
-        (100, ServerCapabilities(chunk_limit=50, chunk_limit_until=EPOCH + 1), 50),
-        (100, ServerCapabilities(chunk_limit=500, chunk_limit_until=EPOCH + 1), 100),
-        (100, ServerCapabilities(chunk_limit=50, chunk_limit_until=EPOCH), 100),
-        (100, ServerCapabilities(whole_only_until=EPOCH + 1), 0),
-        (100, ServerCapabilities(whole_only_until=EPOCH), 100),
+        (100, ServerCapabilities(), 0),
+        (100, replace(PROBED, chunks=False), 0),
+        (100, replace(PROBED, probed_at=EPOCH - CAPABILITIES_VALID_FOR), 0),
+        (100, PROBED, 100),
+        (0, replace(PROBED, chunk_limit=50, chunk_limit_until=EPOCH + 1), 0),
+        (100, replace(PROBED, chunk_limit=50, chunk_limit_until=EPOCH + 1), 50),
+        (100, replace(PROBED, chunk_limit=500, chunk_limit_until=EPOCH + 1), 100),
+        (100, replace(PROBED, chunk_limit=50, chunk_limit_until=EPOCH), 100),
+        (100, replace(PROBED, whole_only_until=EPOCH + 1), 0),
+        (100, replace(PROBED, whole_only_until=EPOCH), 100),
     ],
 )
 def test_chunk_size_is_configured_or_learnt(configured: int, capabilities: ServerCapabilities, expected: int) -> None:
-    """The smaller of the two; 0 is the whole file."""
+    """The smaller of the two; 0 is the whole file, as for a server that was not seen to assemble chunks."""
     config = UploadConfig.model_construct(chunk_size=configured)
     assert chunk_size_now(config, capabilities, now=EPOCH) == expected
 
@@ -207,7 +211,7 @@ async def test_a_sent_upload_returns_to_its_own_stage() -> None:
         await table.go_on(finishing.path)
         assert table.queued() == []
         assert verifying.path in table.queues.sent
-        assert finishing.path in table.queues.ready
+        assert finishing.path in table.queues.proven
 
 
 async def test_a_parked_upload_that_is_due_gets_one_try() -> None:

@@ -102,13 +102,13 @@ async def test_a_ready_upload_goes_to_the_finish_stage() -> None:
     """It is saved and announced with its seconds."""
     async with bench("ready") as table:
         await table.ask_after(12)
-        assert table.now.state is State.FINISHING
+        assert table.now.state is State.PROVING
         assert table.now.ready_at == table.clock.now()
         assert table.heard == [events.VideoReady(table.upload.path, IDS.record, 12.0)]
-        assert table.upload.path in table.queues.ready
+        assert table.upload.path in table.queues.unproven
 
 
-@pytest.mark.parametrize("says", ["created", "transcoding", "failed", "unknown", None])
+@pytest.mark.parametrize("says", ["created", "transcoding", "unknown", None])
 async def test_any_other_status_is_asked_again(says: str | None) -> None:
     """After a quarter of the time so far, between half a second and a minute."""
     async with bench(says) as table:
@@ -169,9 +169,9 @@ async def test_an_outage_during_processing_costs_only_time() -> None:
             assert table.now.state is State.VERIFYING
             assert table.now.last_error is None or table.now.last_error.attempts == 0
             table.server.says = "ready"
-            await table.time_passes_until(lambda: table.upload.path in table.queues.ready)
+            await table.time_passes_until(lambda: table.upload.path in table.queues.unproven)
             assert isinstance(table.heard[-1], events.VideoReady)
-            assert table.store.uploads[table.upload.path].state is State.FINISHING
+            assert table.store.uploads[table.upload.path].state is State.PROVING
         finally:
             work.cancel()
             await asyncio.gather(work, return_exceptions=True)

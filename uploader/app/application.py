@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from uploader.app.auto_probe import AutoProbe
 from uploader.app.operator import is_below
 from uploader.bandwidth import Bandwidth
 from uploader.config import Config
@@ -35,6 +36,7 @@ from uploader.stages.file_rules import NOT_TAKEN, FileRules, Override
 from uploader.stages.finish import Finish
 from uploader.stages.lease import Leases
 from uploader.stages.orphan_cleanup import OrphanCleanup
+from uploader.stages.prove import Prove
 from uploader.stages.queues import Queues, SightingBatch
 from uploader.stages.settle import Candidate, Settle
 from uploader.stages.transfer import Transfer
@@ -95,10 +97,14 @@ class Application:
         self.settle = Settle(context, rules.completeness)
         self.discover = Discover(context, config.watch, self.settle.known, self.dispatcher.share_is_back)
         self.enqueue = Enqueue(context, rules, self.settle.known, self.dispatcher)
+        self.auto_probe = AutoProbe(config.server, self.store, self.valt, self.breaker, self.clock, self.bus)
+        self.auto_probe.learnt = self.dispatcher.try_proofs_again
+        throttle = self.bandwidth.throttle
         self.transfer = Transfer(
-            context, config.server, self.valt, self.breaker, failure_handler, self.bandwidth.throttle, rules
+            context, config.server, self.valt, self.breaker, failure_handler, throttle, rules, self.auto_probe
         )
         self.verify = Verify(context, config.upload, self.valt, self.breaker, failure_handler)
+        self.prove = Prove(context, rules, self.valt, self.breaker, failure_handler, self.auto_probe, throttle)
         self.finish = Finish(context, rules, failure_handler)
         self.orphan_cleanup = OrphanCleanup(config.server, self.store, self.valt, self.breaker, self.clock, self.bus)
 
@@ -125,6 +131,8 @@ class Application:
                 group.create_task(self.enqueue.run()),
                 group.create_task(self.dispatcher.run(only)),
                 group.create_task(self.verify.run()),
+                group.create_task(self.auto_probe.run()),
+                group.create_task(self.prove.run()),
                 group.create_task(self.finish.run()),
                 group.create_task(self.orphan_cleanup.run()),
             ]

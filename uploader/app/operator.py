@@ -108,7 +108,7 @@ class Operator:
             if State.CREATING in {current.state, current.parked_from}:
                 await self._forget_when_known(current)
                 return True
-            complete = {State.VERIFYING, State.FINISHING} & {current.state, current.parked_from}  # its record stays
+            complete = lifecycle.COMPLETE & {current.state, current.parked_from}  # its record stays
             settle = self._doubt_settle if State.IN_DOUBT in {current.state, current.parked_from} else 0.0
             orphan = None if complete else lifecycle.orphan_of(current, now=self._clock.now(), settle=settle)
             self._store.put_orphan(orphan)

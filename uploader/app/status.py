@@ -106,6 +106,8 @@ def standing_warnings(config: Config, environ: Mapping[str, str]) -> list[str]:
         warnings.append("server.allow_plaintext = true: password and recordings are sent unencrypted")
     if config.server.resend_is_safe:
         warnings.append("server.resend_is_safe = true: a chunk in doubt is sent again to the same record")
+    if any((config.upload.proof if watch.proof is None else watch.proof) == "ready" for watch in config.watch):
+        warnings.append('proof = "ready": files are deleted or moved on the server\'s word alone')
     warnings += [f"{key}: accepted, but not yet in force in this version" for key in config.not_in_force()]
     return warnings
 
@@ -168,6 +170,8 @@ def _learnt(capabilities: ServerCapabilities) -> dict[str, Any]:
         "version": capabilities.version,
         "probed": None if capabilities.probed_at is None else iso(capabilities.probed_at),
         "resend_is_safe": capabilities.resend_is_safe,
+        "chunks": capabilities.chunks,
+        "transcodes": capabilities.transcodes,
         "whole_only_until": None if capabilities.whole_only_until is None else iso(capabilities.whole_only_until),
         "chunk_limit": capabilities.chunk_limit,
         "chunk_limit_until": None if capabilities.chunk_limit_until is None else iso(capabilities.chunk_limit_until),
@@ -242,6 +246,7 @@ def what_next(upload: Upload, now: float, *, paused: bool = False) -> str:
         State.SENDING: f"the next chunk begins at byte {upload.offset}",
         State.IN_DOUBT: "the server is asked whether the last chunk arrived",
         State.VERIFYING: "the server is asked until the video is ready",
+        State.PROVING: "what the server holds is compared with what was sent",
         State.FINISHING: f'the ledger line is written, then after_upload = "{upload.after_upload}"',
     }.get(upload.state, "")
 

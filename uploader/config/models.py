@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 
-from uploader.domain.model import AfterUpload, RecordSharing, shown
+from uploader.domain.model import AfterUpload, ProofRule, RecordSharing, shown
 from uploader.domain.placeholders import check_names, check_placeholders, parse_match
 from uploader.domain.units import (
     UNLIMITED,
@@ -147,6 +147,7 @@ class ServerConfig(_Table):
     resend_is_safe: Switch = False
     stall_timeout: Timeout = 60.0
     doubt_settle: Duration = 20.0
+    probe: Literal["auto", "never"] = "auto"
 
     @field_validator("url")
     @classmethod
@@ -196,6 +197,7 @@ class UploadConfig(_Table):
     order: Literal["oldest", "smallest", "newest"] = "oldest"
     recording_aware: Switch = False
     recording_bandwidth: Rate = 1_250_000.0  # 10 Mbit/s
+    proof: ProofRule = "auto"
 
 
 class RecordConfig(_Table):
@@ -232,6 +234,7 @@ class WatchConfig(_Table):
     on_duplicate: Literal["send", "skip"] = "send"
     after_upload: AfterUpload = "keep"  # stands before ``move_to``, whose check reads it
     move_to: Annotated[OptionalPath, Field(validate_default=True)] = None
+    proof: ProofRule | None = None  # None: as ``upload.proof`` says
     record: Annotated[RecordConfig, Field(description="a [watch.record] table")] = RecordConfig()
 
     @field_validator("move_to")

@@ -55,6 +55,8 @@ def apply(store: Store, result: ProbeResult) -> None:
             chunk_limit=learnt.chunk_limit,
             chunk_limit_until=learnt.chunk_limit_until,
             resend_is_safe=learnt.resend_is_safe,
+            chunks=learnt.chunks,
+            transcodes=learnt.transcodes,
             probed_at=learnt.probed_at,
             version=learnt.version,
         )

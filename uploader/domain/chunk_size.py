@@ -12,11 +12,30 @@ GROW_AFTER: Final = 8  # chunks acknowledged in a row before a halved chunk size
 
 
 def chunk_size_now(config: UploadConfig, capabilities: ServerCapabilities, *, now: float) -> int:
-    """Return the chunk size in bytes for a new record; 0 sends the whole file in one request."""
-    if config.chunk_size == 0 or (capabilities.whole_only_until is not None and now < capabilities.whole_only_until):
+    """Return the chunk size in bytes for a new record; 0 sends the whole file in one request.
+
+    A server that was not seen to put chunks together gets none: one that takes each chunk for the whole file answers
+    2xx all the same (docs/reliability.md, *When a server is believed*).
+    """
+    if config.chunk_size == 0 or not chunks_work(capabilities, now=now):
         return 0
     limit = limit_now(capabilities, now=now)
     return config.chunk_size if limit is None else min(config.chunk_size, limit)
+
+
+def chunks_work(capabilities: ServerCapabilities, *, now: float) -> bool | None:
+    """Return whether the server puts the chunks of a file together; None when that was not seen, or long ago."""
+    if now < (capabilities.whole_only_until or 0.0):
+        return False
+    if now >= (capabilities.probed_at or 0.0) + retry.CAPABILITIES_VALID_FOR:
+        return None
+    return capabilities.chunks
+
+
+def transcodes(capabilities: ServerCapabilities, *, now: float) -> bool | None:
+    """Return whether the server hands out other bytes than it got; None when that was not seen, or long ago."""
+    fresh = now < (capabilities.probed_at or 0.0) + retry.CAPABILITIES_VALID_FOR
+    return capabilities.transcodes if fresh else None
 
 
 def limit_now(capabilities: ServerCapabilities, *, now: float) -> int | None:

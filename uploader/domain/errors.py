@@ -16,6 +16,8 @@ or a password: texts are made of route names, statuses and safe excerpts.
     │   ├── TokenExpired       401 on a call: log in again
     │   ├── RecordGone         404: somebody removed the record
     │   ├── RecordSpoilt       its content is wrong or cannot be known: start over
+    │   │   └── ArrivedSpoilt      it holds a video, but not what was sent: kept until a new record is proven
+    │   ├── DownloadUnavailable    the server's download link does not work
     │   ├── StillInDoubt       ask again later
     │   ├── ChunkRefused       400 about a range (rule 5)
     │   ├── ChunkTooLarge      413 and the like (rule 5)
@@ -28,6 +30,8 @@ or a password: texts are made of route names, statuses and safe excerpts.
         │   ├── PayloadRefused     VALT's "invalid payload", sent as a 500
         │   └── RightMissing       403, or 401 right after a good log-in
         ├── NotReadyInTime     every byte was acknowledged, but the video is not ready in time
+        ├── VideoFailed        every byte was acknowledged, but the server says that it cannot process the video
+        ├── Unproven           the video is ready, but nothing can show that it is what was sent
         ├── PasswordRefused    401 at log-in
         ├── PasswordUnusable   no password, or a file that others can read
         ├── ConfigError        exit 2
@@ -120,6 +124,14 @@ class RecordSpoilt(RetryableError):
     """The record cannot be finished: its content is wrong, or the outcome of a chunk cannot be known."""
 
 
+class ArrivedSpoilt(RecordSpoilt):
+    """The record holds a video, but not what was sent."""
+
+
+class DownloadUnavailable(RetryableError):
+    """The download link of a video does not work: its port is closed, or what answers there is not the video."""
+
+
 class StillInDoubt(RetryableError):
     """The server may still be working on a request: ask again in ``wait`` seconds."""
 
@@ -186,6 +198,14 @@ class RightMissing(ServerRefused):
 
 class NotReadyInTime(OperatorError):
     """Every byte was acknowledged, but the server does not report the video as ready."""
+
+
+class VideoFailed(OperatorError):
+    """Every byte was acknowledged, and the server says that it has failed to process the video."""
+
+
+class Unproven(OperatorError):
+    """The video is ready, but nothing can show that it is what was sent. Its file is kept."""
 
 
 class PasswordRefused(OperatorError):

@@ -293,6 +293,50 @@ class ServerChanged(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class ServerProbeBegan(Event):
+    """The server is probed with a test video. Files that need more than one chunk wait until that is over."""
+
+    server: str
+
+
+@dataclass(frozen=True, slots=True)
+class ServerProbed(Event):
+    """The server was probed; null: it could not be told.
+
+    ``chunks``: whether it puts the chunks of a file together; ``resend``: whether a chunk may be sent twice;
+    ``transcodes``: whether it hands out other bytes than it got.
+    """
+
+    version: str
+    chunks: bool | None
+    resend: bool | None
+    transcodes: bool | None
+
+
+@dataclass(frozen=True, slots=True)
+class ServerProbeFailed(Event):
+    """The server could not be probed; files are sent whole until the next try."""
+
+    level: ClassVar[LogLevel | None] = "warning"
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ProofUnavailable(Event):
+    """Download links do not work, so arrivals cannot be proven; files are kept. Published once, not for each file."""
+
+    level: ClassVar[LogLevel | None] = "warning"
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ProofAvailable(Event):
+    """Download links work again. ``after``: seconds without them."""
+
+    after: float
+
+
+@dataclass(frozen=True, slots=True)
 class OrphanCleared(Event):
     """An orphan (a record that will not be finished) was deleted from the server."""
 
@@ -308,6 +352,16 @@ class OrphanHasVideo(Event):
     record: str
     path: str
     hint: str
+
+
+@dataclass(frozen=True, slots=True)
+class OrphanNotDeleted(Event):
+    """The server refuses to delete an orphan. It is tried again daily; published once."""
+
+    level: ClassVar[LogLevel | None] = "warning"
+    record: str
+    path: str
+    reason: str
 
 
 # One upload
@@ -453,6 +507,26 @@ class VideoReady(Event):
     path: str
     record: str
     seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class VideoStatus(Event):
+    """The server reports another status of a video than ``created`` and ``ready``."""
+
+    level: ClassVar[LogLevel | None] = "warning"
+    path: str
+    record: str
+    status: str
+
+
+@dataclass(frozen=True, slots=True)
+class UploadProven(Event):
+    """The arrival of a recording is proven. ``proof``: by its bytes, its size, its duration, or the server's word."""
+
+    level: ClassVar[LogLevel | None] = "debug"
+    path: str
+    record: str
+    proof: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,12 +32,24 @@ class Step(StrEnum):
     RESEND = "resend"  # in doubt, and sending again is known to be safe on this server
     START_OVER = "start-over"  # begin again on a new record
     READY = "ready"  # the server has processed the video
+    PROVEN = "proven"  # it is what was sent
+    UNPROVEN = "unproven"  # a build without proofs has left it at this point
     FINISHED = "finished"  # the ledger is written, the local file disposed of
     PARK = "park"  # somebody else must act first
     RELEASE = "release"  # go on from the state in which it was parked
 
 
-_PARKABLE = (State.QUEUED, State.CREATING, State.SENDING, State.IN_DOUBT, State.VERIFYING, State.FINISHING)
+# every byte was acknowledged: nothing is sent any more, unless the upload starts over
+COMPLETE: Final = frozenset({State.VERIFYING, State.PROVING, State.FINISHING})
+_PARKABLE = (
+    State.QUEUED,
+    State.CREATING,
+    State.SENDING,
+    State.IN_DOUBT,
+    State.VERIFYING,
+    State.PROVING,
+    State.FINISHING,
+)
 
 TABLE: Final[Mapping[tuple[State, Step], State]] = MappingProxyType(
     {
@@ -53,7 +65,10 @@ TABLE: Final[Mapping[tuple[State, Step], State]] = MappingProxyType(
         (State.SENDING, Step.START_OVER): State.QUEUED,
         (State.IN_DOUBT, Step.START_OVER): State.QUEUED,
         (State.VERIFYING, Step.START_OVER): State.QUEUED,
-        (State.VERIFYING, Step.READY): State.FINISHING,
+        (State.VERIFYING, Step.READY): State.PROVING,
+        (State.PROVING, Step.PROVEN): State.FINISHING,
+        (State.PROVING, Step.START_OVER): State.QUEUED,
+        (State.FINISHING, Step.UNPROVEN): State.PROVING,
         (State.FINISHING, Step.FINISHED): State.DONE,
         **{(state, Step.PARK): State.PARKED for state in _PARKABLE},
         # RELEASE is not here: it leads to the upload's own ``parked_from``
@@ -61,7 +76,7 @@ TABLE: Final[Mapping[tuple[State, Step], State]] = MappingProxyType(
 )
 
 # the steps that clear ``last_error``
-FORWARD: Final = frozenset({Step.CREATED, Step.ACKNOWLEDGED, Step.SENT, Step.READY, Step.FINISHED})
+FORWARD: Final = frozenset({Step.CREATED, Step.ACKNOWLEDGED, Step.SENT, Step.READY, Step.PROVEN, Step.FINISHED})
 
 
 class IllegalStep(RuntimeError):  # noqa: N818 - it names what was tried
@@ -113,14 +128,17 @@ def park(upload: Upload, last_error: LastError) -> Upload:
     return advance(upload, Step.PARK, last_error=last_error, parked_from=upload.state)
 
 
-def start_over(upload: Upload, *, now: float, settle: float) -> tuple[Upload, Orphan | None]:
+def start_over(upload: Upload, *, now: float, settle: float, spoilt: bool = False) -> tuple[Upload, Orphan | None]:
     """Begin again on a new record; the old one, if there is one, becomes an orphan.
 
-    *settle*: seconds until the orphan is looked at; until then a request may still be on its way to it.
+    *settle*: seconds until the orphan is looked at; until then a request may still be on its way to it. *spoilt*: the
+    old record holds a video, but not what was sent. It is kept in mind until its replacement is proven.
     """
     if upload.state is State.PARKED:
         upload = advance(upload, Step.RELEASE)
-    orphan = orphan_of(upload, now=now, settle=settle)
+    orphan = None if spoilt else orphan_of(upload, now=now, settle=settle)
+    if spoilt and upload.ids is not None:
+        upload = replace(upload, spoilt=(*upload.spoilt, upload.ids.record))
     fresh = upload if upload.state is State.QUEUED else advance(upload, Step.START_OVER)
     return replace(
         fresh,
@@ -130,6 +148,8 @@ def start_over(upload: Upload, *, now: float, settle: float) -> tuple[Upload, Or
         chunks=0,
         intent_at=None,
         sent_at=None,
+        ready_at=None,
+        duration=0.0,
         restarts=upload.restarts + 1,
     ), orphan
 
@@ -139,6 +159,17 @@ def orphan_of(upload: Upload, *, now: float, settle: float) -> Orphan | None:
     if upload.ids is None:
         return None
     return Orphan(upload.ids.record, upload.record.name, upload.path, since=now, next_look=now + settle)
+
+
+def spoilt_orphans(upload: Upload, *, now: float, replaced: bool) -> tuple[Orphan, ...]:
+    """Return the orphans for the records that arrived spoilt.
+
+    *replaced*: the upload is proven, so they may be deleted. Else the upload is given up: a person must decide.
+    """
+    return tuple(
+        Orphan(record, upload.record.name, upload.path, since=now, next_look=now, replaced=replaced)
+        for record in upload.spoilt
+    )
 
 
 def chunk_end(upload: Upload) -> int:
@@ -157,7 +188,7 @@ def broken_rule(upload: Upload) -> str | None:
             return "parked without a reason"
         if state not in _PARKABLE:
             return f"nothing is parked from {state}"
-    has_ids = state in {State.SENDING, State.IN_DOUBT, State.VERIFYING, State.FINISHING}
+    has_ids = state in {State.SENDING, State.IN_DOUBT, *COMPLETE}
     rules = (
         (0 <= upload.offset <= size, "offset outside the file"),
         (not has_ids or upload.ids is not None, "a record is needed here"),
@@ -169,7 +200,7 @@ def broken_rule(upload: Upload) -> str | None:
         ),
         (state is not State.SENDING or upload.offset < size, "nothing left to send"),
         (
-            state not in {State.VERIFYING, State.FINISHING} or upload.offset == size,
+            state not in COMPLETE or upload.offset == size,
             "not every byte is acknowledged",
         ),
         (state is not State.CREATING or upload.intent_at is not None, "an intent without its time"),

@@ -15,6 +15,8 @@ from types import MappingProxyType
 from typing import Final, Literal
 
 AfterUpload = Literal["keep", "move", "delete"]
+Proof = Literal["bytes", "size", "duration", "ready"]  # what has shown that a recording arrived; see ``domain.proof``
+ProofRule = Literal["auto", "bytes", "ready"]  # what the operator wants to be shown
 NOT_SAVED: Final = MappingProxyType({"saved": False})  # metadata of fields that are not written to a file
 RARE: Final = MappingProxyType({"rare": True})  # of flags that are written only when they are true
 
@@ -27,7 +29,8 @@ class State(StrEnum):
     SENDING = "sending"  # a record exists and holds exactly ``offset`` bytes; nothing is in doubt
     IN_DOUBT = "in-doubt"  # the last byte of a chunk may have been sent, and its answer is not known
     VERIFYING = "verifying"  # every byte was acknowledged; the server is processing
-    FINISHING = "finishing"  # the video is ready; ledger and local file are still to do
+    PROVING = "proving"  # the video is ready; that it is what was sent is still to be proven
+    FINISHING = "finishing"  # its arrival is proven; ledger and local file are still to do
     DONE = "done"  # in the ledger; no longer in the state
     PARKED = "parked"  # somebody must act; ``last_error`` says who
 
@@ -151,6 +154,10 @@ class Upload:
     by_hand: bool = field(default=False, metadata=RARE)  # named on the command line of ``upload``
     forgotten: bool = field(default=False, metadata=RARE)  # CREATING: dropped when its record is known to exist or not
     moving_to: str | None = None  # FINISHING: the path that the file is moved to
+    duration: float = field(default=0.0, metadata=RARE)  # PROVING: seconds, by the server; 0: it does not say
+    proof: Proof | None = field(default=None, metadata=RARE)  # FINISHING: what has shown that it arrived
+    # ids of earlier records of it that hold something else than was sent; deleted when this one is proven
+    spoilt: tuple[str, ...] = field(default=(), metadata=RARE)
     serial: int = field(default=0, compare=False, repr=False, metadata=NOT_SAVED)  # see ``store.uploads``
     revision: int = field(default=0, compare=False, repr=False, metadata=NOT_SAVED)
 
@@ -178,7 +185,9 @@ class Orphan:
     since: float
     next_look: float
     landed: bool = False  # it holds a video: it is reported, never deleted
-    probe: bool = False  # made by ``check --probe``: it holds test data, and is deleted even so
+    probe: bool = False  # made by a probe: it holds test data, and is deleted even so
+    replaced: bool = field(default=False, metadata=RARE)  # it arrived spoilt, its replacement whole: deleted even so
+    refused: bool = field(default=False, metadata=RARE)  # the server refuses to delete it, which was published
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,7 +216,9 @@ class ServerCapabilities:
     whole_only_until: float | None = None  # it refuses ranges (rule 5)
     chunk_limit: int | None = None  # bytes; larger requests were answered 413
     chunk_limit_until: float | None = None  # then larger ones are tried again
-    resend_is_safe: bool | None = None  # what ``check --probe`` found; None: it was not run
+    resend_is_safe: bool | None = None  # what a probe has found; None: there was none, or it could not tell
+    chunks: bool | None = None  # likewise: whether it puts the chunks of a file together
+    transcodes: bool | None = None  # likewise: whether it hands out other bytes than it got in one request
     probed_at: float | None = None
     version: str | None = None  # of the server that this was learnt from; empty: it does not say
     login_refusals: int = 0
@@ -233,6 +244,7 @@ class FinishedUpload:
     chunks: int
     after_upload: AfterUpload
     moved_to: str | None = None
+    proof: Proof = "ready"  # what has shown that it arrived; lines of the first builds do not say it
 
     @property
     def identity(self) -> Identity:

@@ -118,6 +118,8 @@ RULES: Final[tuple[tuple[type[errors.UploaderError], RetryRule], ...]] = (
     (errors.LedgerUnreadable, RetryRule(Action.PARK, parked_for=HOUR)),  # by then the file may have been put back
     (errors.ServerRefused, RetryRule(Action.PARK)),
     (errors.NotReadyInTime, RetryRule(Action.PARK, FailureScope.NONE, parked_for=HOUR)),
+    (errors.VideoFailed, RetryRule(Action.PARK, FailureScope.NONE, parked_for=HOUR)),
+    (errors.Unproven, RetryRule(Action.PARK, FailureScope.NONE, parked_for=HOUR)),
     (errors.RecordGone, RetryRule(Action.START_OVER, tries=RECORD_REMOVALS_BEFORE_PARKING)),
     (errors.RecordSpoilt, RetryRule(Action.START_OVER, tries=RECORDS_PER_FILE + 1)),
     (errors.ChunkRefused, RetryRule(Action.START_OVER, tries=RECORDS_PER_FILE + 1)),
@@ -141,6 +143,7 @@ class Decision:
     halve_chunk: bool = False  # send smaller chunks; into the same record, unless the action is START_OVER
     limit_seen: bool = False  # note that this server refuses requests of this size
     gone: bool = False  # somebody removed the upload's record from the server
+    spoilt: bool = False  # the record holds a video that is not what was sent
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +159,7 @@ class FailureHistory:
     size: int = 0
     offset: int = 0  # bytes that the server has acknowledged
     begun: bool = True  # the server may know of it
+    requests: int = 0  # acknowledged by its record; 1: the whole file went in one
     outage: bool = False  # other calls to the server failed, too, and none was answered since
 
     @property
@@ -240,13 +244,17 @@ def _start_over(
 ) -> Decision:
     """Begin a new record (rule 5 and similar), unless that has not helped before."""
     refused_range, too_large = isinstance(error, errors.ChunkRefused), isinstance(error, errors.ChunkTooLarge)
+    spoilt = isinstance(error, errors.ArrivedSpoilt)
     gone = isinstance(error, errors.RecordGone)
     begun = history.gone if gone else history.restarts
     hopeless = (refused_range and history.whole) or (too_large and history.smallest)
+    hopeless = hopeless or (spoilt and history.requests == 1 and history.offset == history.size)  # in one request
     if hopeless or (rule.tries is not None and begun + 1 >= rule.tries):
         why = ", again on a new record: somebody, or something, deletes it" if gone else ""
         last_error = LastError(last_error.reason + why, ActionBy.OPERATOR, history.attempts + 1)
         return _park(last_error, rule, uniform)
+    if spoilt:
+        return Decision(Action.START_OVER, last_error, 0.0, whole_only=True, spoilt=True)
     if refused_range or too_large:
         action = Action.TRY_AGAIN if too_large and history.offset else Action.START_OVER  # acknowledged bytes are kept
         return Decision(action, last_error, 0.0, whole_only=refused_range, halve_chunk=too_large, limit_seen=too_large)

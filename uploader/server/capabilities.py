@@ -18,6 +18,8 @@ NOTHING_KNOWN = {
     "chunk_limit": None,
     "chunk_limit_until": None,
     "resend_is_safe": None,
+    "chunks": None,
+    "transcodes": None,
     "probed_at": None,
     "version": None,
 }
@@ -65,5 +67,11 @@ class CapabilityTracker:
 def _something(capabilities: ServerCapabilities) -> bool:
     return any(
         fact is not None
-        for fact in (capabilities.whole_only_until, capabilities.chunk_limit, capabilities.resend_is_safe)
+        for fact in (
+            capabilities.whole_only_until,
+            capabilities.chunk_limit,
+            capabilities.resend_is_safe,
+            capabilities.chunks,
+            capabilities.transcodes,
+        )
     )

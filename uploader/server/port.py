@@ -90,7 +90,26 @@ class Throttle(Protocol):
         """Return how many bytes, 1 to *wanted*, may be sent now. Waits while the limit allows none."""
 
 
-class RecordServer(Protocol):
+class ProofServer(Protocol):
+    """What a video server hands out: the evidence that a recording has arrived.
+
+    Both raise ``DownloadUnavailable`` when the link does not work, ``RecordGone`` when there is no such video.
+    """
+
+    async def video_size(self, ids: RecordIds, *, confirm: bool = False) -> int | None:
+        """Return how many bytes the server hands out for a video; None when it does not say.
+
+        *confirm*: ask in another way, by which the server must begin to hand it out.
+        """
+
+    def download(self, ids: RecordIds) -> AsyncIterator[bytes]:
+        """Yield the bytes of a video as the server hands them out.
+
+        A link to another host is never followed.
+        """
+
+
+class RecordServer(ProofServer, Protocol):
     """A video server, as the stages use it. The module's docstring says what is raised.
 
     Any number of calls may be under way at once, but only one request for each record: the caller sees to that
@@ -193,9 +212,3 @@ class Server(RecordServer, Protocol):
 
     async def download_link(self, ids: RecordIds) -> str:
         """Return a link to a video. It is a secret and expires after 30 minutes. Raises ``RecordGone``."""
-
-    def download(self, ids: RecordIds) -> AsyncIterator[bytes]:
-        """Yield the bytes of a video as the server hands them out. Raises ``RecordGone``.
-
-        Raises ``ServerRefused`` when the server leads to another host: that is never followed.
-        """

@@ -78,6 +78,12 @@ class Dispatcher:
             ):
                 self._queues.again.put(path)
 
+    def try_proofs_again(self) -> None:
+        """Let the uploads go on whose arrival could not be proven: more is known about the server now."""
+        for upload in tuple(self._store.uploads.values()):
+            if State.PROVING in {upload.state, upload.parked_from}:
+                self._queues.again.put(upload.path)
+
     def go_on(self, upload: Upload) -> None:
         """Let an upload go on now, even if it is parked."""
         self._queues.again.put(upload.path)
@@ -100,8 +106,10 @@ class Dispatcher:
             upload = self._store.put(replace(upload, last_error=replace(upload.last_error, next_try=None)))
         if upload.state is State.VERIFYING:
             self._queues.sent.put(upload.path)
+        elif upload.state is State.PROVING:
+            self._queues.unproven.put(upload.path)
         elif upload.state is State.FINISHING:
-            self._queues.ready.put(upload.path)
+            self._queues.proven.put(upload.path)
         elif upload.state is not State.PARKED:
             self._queues.jobs.put_nowait(Job((self._rank(upload), next(self._number)), upload.path, _is_small(upload)))
 

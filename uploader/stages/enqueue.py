@@ -45,7 +45,7 @@ def classify(upload: Upload | None, settled: Settled) -> FileKind:
     if upload.identity == settled.identity:
         waits_for_file = waits and upload.last_error is not None and upload.last_error.waits_for_file
         return FileKind.BACK if waits_for_file else FileKind.KNOWN
-    landed = State.VERIFYING, State.FINISHING
+    landed = lifecycle.COMPLETE
     if waits and upload.parked_from in {State.CREATING, State.IN_DOUBT}:
         return FileKind.UNCLEAR
     if upload.state is State.QUEUED or (waits and upload.parked_from not in landed):

@@ -90,6 +90,7 @@ class FailureHandler:
             chunk_size=upload.chunk_size,
             size=upload.identity.size,
             offset=upload.offset,
+            requests=upload.chunks,
             begun=upload.state is not State.QUEUED,
             outage=self._breaker.going_on,
         )
@@ -103,7 +104,7 @@ class FailureHandler:
     def _note_capabilities(self, decision: Decision, upload: Upload) -> None:
         until = self._clock.now() + retry.CAPABILITIES_VALID_FOR
         if decision.whole_only:
-            self._store.learn(whole_only_until=until)
+            self._store.learn(whole_only_until=until, chunks=False)
         if decision.limit_seen:
             limit = halved(upload.chunk_size, upload.identity.size)
             # another upload may have seen a smaller one
@@ -132,7 +133,8 @@ class FailureHandler:
 
     async def _start_over(self, upload: Upload, decision: Decision) -> None:
         now = self._clock.now()
-        fresh, orphan = lifecycle.start_over(upload, now=now, settle=self._orphan_settle(upload))
+        settle = self._orphan_settle(upload)
+        fresh, orphan = lifecycle.start_over(upload, now=now, settle=settle, spoilt=decision.spoilt)
         learning = decision.whole_only or decision.halve_chunk  # not counted as a restart: it ends by itself
         chunk_size = chunk_size_now(self._rules.config.upload, self._store.capabilities, now=now)
         fresh = replace(

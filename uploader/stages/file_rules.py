@@ -14,7 +14,7 @@ from typing import Final
 from uploader.config import Config, WatchConfig
 from uploader.domain import mapping, selection
 from uploader.domain.completeness import CompletenessRules
-from uploader.domain.model import AfterUpload, RecordSpec, State, Upload
+from uploader.domain.model import AfterUpload, ProofRule, RecordSpec, State, Upload
 from uploader.files import WalkFilter, walk_filter
 from uploader.stages.queues import Settled
 
@@ -65,6 +65,11 @@ class FileRules:
         if watch is None:
             return DisposalRule("keep")
         return DisposalRule(watch.after_upload, None if watch.move_to is None else str(watch.move_to))
+
+    def proof(self, upload: Upload) -> ProofRule:
+        """Return what must show that an upload has arrived before its file is touched."""
+        watch = selection.owner(self.config.watch, upload.where) or selection.owner(self.config.watch, upload.path)
+        return self.config.upload.proof if watch is None or watch.proof is None else watch.proof
 
     def takes(self, path: str) -> bool:
         """True when a file is to be sent: a ``[[watch]]`` takes it, or it was named on the command line."""

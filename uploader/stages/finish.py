@@ -1,7 +1,7 @@
 """Stage 6: write the ledger line, and keep, move or delete the local file.
 
-This happens only after the video is ready. The configuration in force at that moment says what becomes of the file. It
-is moved or deleted only if it is still the one that was sent. If that fails, the file is not sent again: the upload
+This happens only after the arrival is proven. The configuration in force at that moment says what becomes of the file.
+It is moved or deleted only if it is still the one that was sent. If that fails, the file is not sent again: the upload
 stays in this stage and is tried again.
 """
 
@@ -60,7 +60,7 @@ class Finish:
     async def _take_ready(self) -> None:
         """Hand each upload whose video is ready to the workers of its share."""
         while True:
-            path = await self._queues.ready.next_due()
+            path = await self._queues.proven.next_due()
             if (upload := self._store.uploads.get(path)) is not None:
                 self._workers.put(upload.root, path)
 
@@ -72,6 +72,9 @@ class Finish:
 
     async def finish(self, upload: Upload) -> None:
         """Dispose of the file, write the ledger line, drop the upload. May be repeated. Raises ``UploaderError``."""
+        if upload.proof is None and upload.moving_to is None:
+            await self._prove_first(upload)
+            return
         if await self._is_searched_for(upload):
             return  # it is finished after the search
         rule = await self._disposal(upload)
@@ -90,6 +93,11 @@ class Finish:
         self._bus.publish(events.UploadFinished(*end, done.file, seconds, finished.moved_to))
         if done.file == "changed":
             await self._failure_handler.look_again(upload)
+
+    async def _prove_first(self, upload: Upload) -> None:
+        """Send back an upload that a build without proofs has brought here. A move that has begun is completed."""
+        upload = await self._store.save(lifecycle.advance(upload, Step.UNPROVEN))
+        self._queues.unproven.put(upload.path)
 
     async def _disposal(self, upload: Upload) -> DisposalRule:
         """Return what is done with the file now.
@@ -176,4 +184,5 @@ def _finished(upload: Upload, action: AfterUpload, moved_to: str | None) -> Fini
         chunks=upload.chunks,
         after_upload=action,
         moved_to=moved_to,
+        proof=upload.proof or "ready",
     )

@@ -1,6 +1,7 @@
 """Deletes orphans from the server: records that this program made and will not finish (docs/protocol.md, rule 7).
 
-Never deletes a record that holds a video, except the test data of ``check --probe``. Never deletes a record that the
+Never deletes a record that holds a video, except the test data of a probe, and one that arrived spoilt when the record
+that replaces it is proven. Never deletes a record that the
 state does not list as an orphan: only those are known to be this program's.
 """
 
@@ -24,7 +25,7 @@ log = get_logger(__name__)
 
 ORPHAN_CHECK_INTERVAL: Final = 1.0  # s between two checks for due orphans
 BUG_PAUSE: Final = HOUR  # s until an orphan is looked at again after a bug
-ORPHAN_WITH_VIDEO_INTERVAL: Final = DAY  # s between two looks at an orphan that holds a video
+ORPHAN_WITH_VIDEO_INTERVAL: Final = DAY  # s between two looks at an orphan that holds a video, or is not deleted
 
 
 class OrphanCleanup:
@@ -64,7 +65,7 @@ class OrphanCleanup:
         now = self._clock.monotonic()
         next_look, due = self._due.get(orphan.record, (None, 0.0))
         if next_look != orphan.next_look:
-            longest = ORPHAN_WITH_VIDEO_INTERVAL if orphan.landed else self._longest
+            longest = ORPHAN_WITH_VIDEO_INTERVAL if orphan.landed or orphan.refused else self._longest
             due = now + min(max(0.0, orphan.next_look - self._clock.now()), longest)
             self._due[orphan.record] = orphan.next_look, due
         return now >= due
@@ -85,12 +86,15 @@ class OrphanCleanup:
         await self._store.commit()  # that it is an orphan must be saved before it is deleted
         try:
             details = await self._valt.details(orphan.record)
-            if stays := details.videos is not None and not orphan.probe:
+            if stays := details.videos is not None and not (orphan.probe or orphan.replaced):
                 await self._keep(orphan)
             else:
                 await self._valt.delete_record(orphan.record)
         except errors.RecordGone:  # somebody has deleted it; so ends one that holds a video, too
             stays = False
+        except errors.ServerRefused as error:
+            await self._stay_refused(orphan, error)
+            return
         except errors.UploaderError as error:
             await self._put_off(orphan, error)
             return
@@ -102,6 +106,12 @@ class OrphanCleanup:
         if rule_of(error).scope is FailureScope.SERVER:
             await self._breaker.trip(error)
         await self._look_later(orphan, MINUTE)
+
+    async def _stay_refused(self, orphan: Orphan, error: errors.ServerRefused) -> None:
+        """Publish once that the server refuses the call, and try daily."""
+        await self._look_later(replace(orphan, refused=True), ORPHAN_WITH_VIDEO_INTERVAL)
+        if not orphan.refused:
+            self._bus.publish(events.OrphanNotDeleted(orphan.record, orphan.path, str(error)))
 
     async def _look_later(self, orphan: Orphan, after: float) -> None:
         if orphan.record in self._store.orphans:  # else the operator has dropped it meanwhile

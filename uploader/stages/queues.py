@@ -1,8 +1,8 @@
-"""The queues between the six stages. No stage calls another.
+"""The queues between the six stages. No stage calls another. Verifying has two parts.
 
-    discover ─sightings─▶ settle ─settled─▶ enqueue ─jobs─▶ transfer ─sent─▶ verify ─ready─▶ finish
-                                                               │                │               │
-                                    dispatcher ◀─────again─────┴────────────────┴───────────────┘
+    discover ─sightings─▶ settle ─settled─▶ enqueue ─jobs─▶ transfer ─sent─▶ verify ─unproven─▶ prove ─proven─▶ finish
+                                                               │               │                  │               │
+                                    dispatcher ◀─────again─────┴───────────────┴──────────────────┴───────────────┘
 
 They carry frozen values: sightings, settled files, or the path of an upload whose value is in the ``Store``. The
 dispatcher takes uploads from ``again`` when they are due, and puts them on the queue of their stage.
@@ -95,7 +95,8 @@ class Queues:
         self.settled: asyncio.Queue[Settled] = asyncio.Queue()
         self.jobs = JobQueue()
         self.sent: DelayQueue[str] = DelayQueue(clock)
-        self.ready: DelayQueue[str] = DelayQueue(clock)
+        self.unproven: DelayQueue[str] = DelayQueue(clock)
+        self.proven: DelayQueue[str] = DelayQueue(clock)
         self.again: DelayQueue[str] = DelayQueue(clock)
 
 

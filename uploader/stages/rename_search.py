@@ -85,7 +85,7 @@ class RenameSearch:
             for serial, upload in uploads.items():
                 if self._store.table.current(upload) is not None:
                     self._searched[serial] = failure
-                    self._queues.ready.put(upload.path)
+                    self._queues.proven.put(upload.path)
 
     async def _walk(self, root: str, uploads: dict[int, Upload]) -> None:
         wanted = {(upload.identity.size, upload.identity.mtime_ns) for upload in uploads.values()}
@@ -113,5 +113,5 @@ class RenameSearch:
                     await self._store.commit()
                     self._bus.publish(events.FileRenamed(seen.path, upload.where))
                     del uploads[serial]
-                    self._queues.ready.put(upload.path)
+                    self._queues.proven.put(upload.path)
                     return

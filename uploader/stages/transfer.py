@@ -18,21 +18,21 @@ from typing import Final, Protocol
 from uploader.bandwidth import UploadThrottle
 from uploader.config import Config, ServerConfig
 from uploader.domain import errors, events, lifecycle
-from uploader.domain.chunk_size import chunk_size_now, grown
+from uploader.domain.chunk_size import chunk_size_now, chunks_work, grown
 from uploader.domain.lifecycle import Step
 from uploader.domain.model import RecordIds, Sighting, State, Upload, shown
-from uploader.domain.retry import READY_POLL_FIRST
+from uploader.domain.retry import READY_POLL_FIRST, poll_pause, ready_limit
 from uploader.files import Bookmark, Recording
 from uploader.runtime.monotonic_age import MonotonicAges
 from uploader.server.capabilities import CapabilityTracker
 from uploader.server.circuit_breaker import CircuitBreaker
 from uploader.server.port import RecordServer
-from uploader.stages.context import StageContext
+from uploader.stages.context import PROBE_POLL, AutoProbe, StageContext
 from uploader.stages.failure_handler import FailureHandler
 from uploader.stages.file_rules import NOT_TAKEN
 from uploader.stages.lease import raise_if_paused
 from uploader.stages.queues import Job
-from uploader.stages.records import RecordCreator
+from uploader.stages.records import RECEIVED_STATUSES, RecordCreator
 
 TRANSFER_STATES: Final = frozenset({State.QUEUED, State.CREATING, State.SENDING, State.IN_DOUBT})
 
@@ -61,6 +61,7 @@ class _Memory:
     resent_at: int | None = None  # offset of a chunk in doubt that is sent again; a refusal is not about its range
     aside: bool = False  # it has stepped aside for a small file
     good: int = 0  # chunks of the current size acknowledged in a row
+    looked: bool = False  # after its first chunk the record showed no video, as it should
 
 
 class Transfer:
@@ -75,6 +76,7 @@ class Transfer:
         failure_handler: FailureHandler,
         throttles: Callable[[str], UploadThrottle],
         rules: TransferRules,
+        auto_probe: AutoProbe,
     ) -> None:
         """*throttles* makes the throttle of a chunk, by its watched folder, whose bandwidth limit it keeps to."""
         self._shares, self._store, self._leases = context.shares, context.store, context.leases
@@ -86,7 +88,7 @@ class Transfer:
             failure_handler,
             throttles,
         )
-        self._rules = rules
+        self._rules, self._auto_probe = rules, auto_probe
         self._capabilities = CapabilityTracker(server, context.store, valt, context.clock, context.bus)
         self._stopping = asyncio.Event()
         self._memories: dict[str, _Memory] = {}  # by path, of the uploads that are in this stage
@@ -147,7 +149,7 @@ class Transfer:
                 if upload.forgotten and upload.state is not State.CREATING:
                     await self._drop_forgotten(upload)
                     break
-                if upload.state is State.QUEUED and not await self._take_configuration(upload):
+                if upload.state is State.QUEUED and not await self._may_begin(upload):
                     break
                 if upload.state is State.CREATING:
                     await self._records.find(upload)
@@ -166,6 +168,13 @@ class Transfer:
                             return Outcome.STEPPED_ASIDE
         return Outcome.LEFT
 
+    async def _may_begin(self, upload: Upload) -> bool:
+        """Apply the configuration in force. False when the file must not be sent, or not yet."""
+        if self._waits_for_probe(upload):
+            self._queues.again.put(upload.path, PROBE_POLL)
+            return False
+        return await self._take_configuration(upload)
+
     async def _take_configuration(self, upload: Upload) -> bool:
         """Apply the configuration in force before a record is created. False when the file is not to be sent."""
         current = self._rules.reconfigured(upload, self._normal_chunk_size())
@@ -176,6 +185,14 @@ class Transfer:
         elif current != upload:
             self._store.put(current)
         return current is not None
+
+    def _waits_for_probe(self, upload: Upload) -> bool:
+        """True when the file needs several chunks, and the server is being probed for whether it takes them."""
+        chunk_size = self._rules.config.upload.chunk_size
+        if chunk_size == 0 or upload.identity.size <= chunk_size:
+            return False
+        known = chunks_work(self._store.capabilities, now=self._clock.now()) is not None
+        return not known and self._auto_probe.underway()
 
     def _is_as_configured(self, upload: Upload) -> bool:
         return self._rules.reconfigured(upload, self._normal_chunk_size()) == upload
@@ -210,11 +227,23 @@ class Transfer:
             self._memories[upload.path].resent_at = upload.offset
             await self._store.save(lifecycle.advance(self._store.uploads[upload.path], Step.RESEND))
             self._bus.publish(events.DoubtResolved(upload.path, ids.record, "sent again: that is safe here"))
-        elif waited < self._server.doubt_settle:
+        elif (rest := self._doubt_limit(upload) - waited) > 0:
             what = "it is not known yet what became of its last request"
-            raise errors.StillInDoubt(what, wait=self._server.doubt_settle - waited)
+            raise errors.StillInDoubt(what, wait=min(rest, max(self._server.doubt_settle - waited, poll_pause(waited))))
         else:
             raise errors.RecordSpoilt("this server does not show what became of a chunk")
+
+    def _doubt_limit(self, upload: Upload) -> float:
+        """Return the seconds for which a chunk may be in doubt.
+
+        After the last chunk the server puts the file together, which may take as long as processing. A record that was
+        given up before that lands after all, beside its replacement.
+        """
+        if upload.doubt_end != upload.identity.size:
+            return self._server.doubt_settle
+        return max(
+            self._server.doubt_settle, ready_limit(self._rules.config.upload.ready_timeout, upload.identity.size)
+        )
 
     def _time_in_doubt(self, upload: Upload) -> float:
         """Return the seconds for which the answer has been missing, by the monotonic clock."""
@@ -222,6 +251,8 @@ class Transfer:
 
     async def _send(self, upload: Upload, recording: Recording, *, announce: bool) -> None:
         """Send the next chunk. When the token has expired, log in once and send the chunk again."""
+        if upload.chunks == 1 and not self._memories[upload.path].looked:
+            await self._check_assembles(upload)
         if recording.position != upload.offset:
             await self._go_to_offset(upload, recording)
             if announce:
@@ -237,6 +268,21 @@ class Transfer:
             except errors.TokenExpired as error:
                 what = f"{error.what}, right after a good log-in"
                 raise errors.RightMissing(what, hint="does this user have the right to upload?") from None
+
+    async def _check_assembles(self, upload: Upload) -> None:
+        """Look at the record after the first of several chunks. Raises ``ArrivedSpoilt`` if it shows a video already.
+
+        Such a server takes each chunk for the whole file. This finds it before the second chunk is sent, also if the
+        server has changed since it was probed.
+        """
+        ids = _ids(upload)
+        raise_if_paused(self._store, upload.path)
+        details = await self._valt.details(ids.record)
+        if details.status_of(ids.video) in RECEIVED_STATUSES:
+            raise errors.ArrivedSpoilt(
+                "this server takes each chunk for the whole file: it shows a video after the first"
+            )
+        self._memories[upload.path].looked = True
 
     async def _go_to_offset(self, upload: Upload, recording: Recording) -> None:
         """Go to the offset of the upload: by the bookmark if the file is still the same, else by reading up to it."""

@@ -1,4 +1,4 @@
-"""Stage 5: wait until the server reports the video as ready.
+"""Stage 5, first part: wait until the server reports the video as ready.
 
 The server may process for ``ready_timeout`` plus a time that grows with the size of the file, and is asked ever more
 rarely. Nothing is sent again because a server is slow.
@@ -21,6 +21,24 @@ from uploader.stages.failure_handler import FailureHandler
 
 VERIFY_CONCURRENCY: Final = 4  # records asked about at the same time
 READY_STATUS: Final = "ready"
+EXPECTED_STATUSES: Final = frozenset({"", "created", READY_STATUS})
+# words with which a server gives up; any other means that it is still at work
+FAILED_STATUSES: Final = frozenset(
+    {
+        "failed",
+        "failure",
+        "fail",
+        "error",
+        "errored",
+        "invalid",
+        "corrupt",
+        "rejected",
+        "aborted",
+        "cancelled",
+        "canceled",
+    }
+)
+FAILED_FOR: Final = 60.0  # s for which such a word must stay; a server may try again by itself
 
 
 class Verify:
@@ -40,6 +58,7 @@ class Verify:
         self._ages = MonotonicAges(context.clock)
         self.last_words: dict[str, str] = {}
         """By path: the last status of each video that the server is still processing."""
+        self._worded_at: dict[str, float] = {}  # by path: since when that is its status, monotonic
 
     async def run(self) -> None:
         """Ask until cancelled."""
@@ -56,9 +75,24 @@ class Verify:
             if upload is None or upload.state is not State.VERIFYING:
                 self._ages.forget(path)
                 self.last_words.pop(path, None)
+                self._worded_at.pop(path, None)
 
     async def _ask_guarded(self, upload: Upload) -> None:
         await self._failure_handler.guard(upload.path, lambda: self.ask(upload))
+
+    def _note_word(self, path: str, record: str, word: str) -> None:
+        """Publish each unexpected status word once, and note since when it stands."""
+        if self.last_words.get(path) == word:
+            return
+        self.last_words[path] = word
+        self._worded_at[path] = self._clock.monotonic()
+        if word not in EXPECTED_STATUSES:
+            self._bus.publish(events.VideoStatus(path, record, word))
+
+    def _has_failed(self, path: str, status: str | None) -> bool:
+        """True when the server has given up on the video, for as long as ``FAILED_FOR``."""
+        stands = self._clock.monotonic() - self._worded_at[path]
+        return (status or "").casefold() in FAILED_STATUSES and stands >= FAILED_FOR
 
     async def ask(self, upload: Upload) -> None:
         """Look at the record once: it is ready, or is looked at again later. Raises ``UploaderError``."""
@@ -67,12 +101,18 @@ class Verify:
         details = await self._valt.details(upload.ids.record)
         status = details.status_of(upload.ids.video)
         age = self._ages.of(upload.path, upload.sent_at)
-        self.last_words[upload.path] = status or ""
+        self._note_word(upload.path, details.record, status or "")
         if status == READY_STATUS:
-            upload = lifecycle.advance(self._store.uploads[upload.path], Step.READY, ready_at=self._clock.now())
-            upload = await self._store.save(upload)
+            found = {"ready_at": self._clock.now(), "duration": details.duration}
+            # Saved with the proof. Until then a restart asks again.
+            upload = self._store.put(lifecycle.advance(self._store.uploads[upload.path], Step.READY, **found))
             self._bus.publish(events.VideoReady(upload.path, details.record, round(age, 1)))
-            self._queues.ready.put(upload.path)
+            self._queues.unproven.put(upload.path)
+        elif self._has_failed(upload.path, status):
+            raise errors.VideoFailed(
+                f"the server says {status!r} of its video; the file is kept",
+                hint="look at the record on the server; delete it there to have the file sent again",
+            )
         elif age < retry.ready_limit(self._config.ready_timeout, upload.identity.size):
             self._queues.sent.put(upload.path, retry.poll_pause(age))
         else:

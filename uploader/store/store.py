@@ -15,7 +15,7 @@ from functools import partial
 from types import MappingProxyType
 from typing import Final, TypeVar
 
-from uploader.domain import errors, events
+from uploader.domain import errors, events, lifecycle
 from uploader.domain.model import FinishedUpload, Identity, MountIdentity, Orphan, State, Upload, covers
 from uploader.runtime.clock import Clock
 from uploader.runtime.threads import DaemonThreads
@@ -116,8 +116,13 @@ class Store:
         return upload
 
     def drop(self, upload: Upload) -> None:
-        """Remove an upload, in memory. Raises ``Stale`` when *upload* is not its current value."""
+        """Remove an upload, in memory. Raises ``Stale`` when *upload* is not its current value.
+
+        Records of it that arrived spoilt become orphans, which are reported and not deleted.
+        """
         self.table.drop(upload)
+        for orphan in lifecycle.spoilt_orphans(upload, now=self._clock.now(), replaced=False):
+            self._orphans[orphan.record] = orphan
         self._sequence += 1
 
     def put_mount_identity(self, identity: MountIdentity) -> None:

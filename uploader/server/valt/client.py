@@ -210,6 +210,18 @@ class Valt:
                 watchdog.moved()
                 yield block
 
+    async def video_size(self, ids: RecordIds, *, confirm: bool = False) -> int | None:
+        """Return the bytes that the server hands out for a video, as it says in answer to HEAD."""
+        link = await self.download_link(ids)
+        self._remember(link)
+        url = self._own(link)
+        async with (
+            self._breaker.slot(),
+            self._within(ApiCall.DOWNLOAD),
+            self._entered().request("HEAD", url, allow_redirects=False) as response,
+        ):
+            return int(response.headers["Content-Length"])
+
     def _own(self, link: str) -> URL:
         """Return a link as a URL if it leads to the server's own host, and uses TLS if the server's URL does."""
         try:

@@ -1,0 +1,213 @@
+"""Stage 5, second part: prove that what the server holds is what was sent, before the local file is touched.
+
+``domain.proof`` decides which evidence is needed and what it shows; this module gets it. An upload that cannot be
+proven now waits in this state, and its file is kept. When the download link does not work, which concerns all uploads,
+it is tried ever more rarely and reported once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Final, Protocol
+
+from uploader.domain import errors, events, lifecycle
+from uploader.domain.chunk_size import chunks_work, transcodes
+from uploader.domain.lifecycle import Step
+from uploader.domain.model import ActionBy, LastError, Proof, ProofRule, RecordIds, State, Upload
+from uploader.domain.proof import HINT, Evidence, Missing, Proven, Spoilt, Unprovable, judge
+from uploader.domain.retry import MINUTE
+from uploader.runtime.clock import Clock
+from uploader.runtime.slices import in_slices
+from uploader.server.circuit_breaker import CircuitBreaker
+from uploader.server.port import ProofServer, Throttle
+from uploader.stages.context import PROBE_POLL, AutoProbe, StageContext
+from uploader.stages.failure_handler import FailureHandler
+from uploader.stages.lease import raise_if_paused
+
+PROVE_CONCURRENCY: Final = 4  # uploads whose evidence is asked for at the same time
+FETCH_CONCURRENCY: Final = 2  # of these, the ones that are fetched back whole
+FETCH_WAIT: Final = 5.0  # s until an upload that waits for such a place asks again
+DOWNLOAD_PAUSE_FIRST, DOWNLOAD_PAUSE_CAP = 15.0, 15 * MINUTE  # s between two tries of a link that does not work
+
+
+class ProveRules(Protocol):
+    """What the stage needs of ``FileRules``."""
+
+    def proof(self, upload: Upload) -> ProofRule:
+        """Return what must show that an upload has arrived."""
+
+
+class DownloadBreaker:
+    """Remembers that the server's download links do not work, so that not every upload tries and reports it."""
+
+    def __init__(self, clock: Clock, bus: events.Bus) -> None:
+        self._clock, self._bus = clock, bus
+        self._failures, self._closed_until, self._since = 0, 0.0, 0.0
+        self.reason = ""  # why they do not work; empty while they do
+
+    @property
+    def wait(self) -> float:
+        """Seconds until one may be tried again; 0 when it may be tried now."""
+        return max(0.0, self._closed_until - self._clock.monotonic())
+
+    def failed(self, error: errors.DownloadUnavailable) -> None:
+        """Note that a link does not work."""
+        if self.wait > 0:
+            return  # the tries were under way at the same time
+        pause = min(DOWNLOAD_PAUSE_FIRST * 2.0 ** min(self._failures, 20), DOWNLOAD_PAUSE_CAP)
+        self._failures += 1
+        self._closed_until = self._clock.monotonic() + pause
+        if not self.reason:
+            self._since = self._clock.monotonic()
+            self._bus.publish(events.ProofUnavailable(str(error)))
+        self.reason = str(error)
+
+    def works(self) -> bool:
+        """Note that a link works. True when none did before."""
+        came_back = bool(self.reason)
+        if came_back:
+            self._failures, self._closed_until, self.reason = 0, 0.0, ""
+            self._bus.publish(events.ProofAvailable(round(self._clock.monotonic() - self._since, 1)))
+        return came_back
+
+
+class Prove:
+    """Proves every upload whose video is ready."""
+
+    def __init__(
+        self,
+        context: StageContext,
+        rules: ProveRules,
+        valt: ProofServer,
+        breaker: CircuitBreaker,
+        failure_handler: FailureHandler,
+        auto_probe: AutoProbe,
+        throttles: Callable[[str], Throttle],
+    ) -> None:
+        """*throttles* makes the throttle of a download, by the watched folder of its file."""
+        self._shares, self._store, self._leases = context.shares, context.store, context.leases
+        self._queues, self._clock, self._bus = context.queues, context.clock, context.bus
+        self._rules, self._valt, self._breaker, self._failure_handler = rules, valt, breaker, failure_handler
+        self._auto_probe, self._throttles = auto_probe, throttles
+        self._downloads = DownloadBreaker(context.clock, context.bus)
+        self._fetches = 0  # files that are fetched back now
+
+    async def run(self) -> None:
+        """Prove uploads until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            for number in range(PROVE_CONCURRENCY):
+                group.create_task(self._prove_when_due(), name=f"prove {number}")
+
+    async def _prove_when_due(self) -> None:
+        while True:
+            path = await self._queues.unproven.next_due()
+            await self._breaker.clear()
+            await self._leases.work(path, {State.PROVING}, self._prove_guarded)
+
+    async def _prove_guarded(self, upload: Upload) -> None:
+        await self._failure_handler.guard(upload.path, lambda: self.prove(upload))
+
+    async def prove(self, upload: Upload) -> None:
+        """Get evidence until the arrival is proven, or it is known that it cannot be. Raises ``UploaderError``."""
+        path, rule = upload.path, self._rules.proof(upload)
+        evidence = self._first_evidence(upload)
+        while isinstance(judgement := judge(rule, evidence), Missing):
+            raise_if_paused(self._store, path)
+            if judgement is Missing.PROBE and self._auto_probe.underway():
+                self._queues.unproven.put(path, PROBE_POLL)
+                return
+            if judgement is Missing.BYTES and self._fetches >= FETCH_CONCURRENCY:
+                self._queues.unproven.put(path, FETCH_WAIT)
+                return
+            try:
+                evidence = await self._with_answer(upload, evidence, judgement)
+            except errors.DownloadUnavailable as error:
+                self._downloads.failed(error)
+                self._wait_for_downloads(path)
+                return
+        match judgement:
+            case Proven(by):
+                await self._proven(path, by)
+            case Spoilt(reason):
+                raise errors.ArrivedSpoilt(f"{reason}{_durations(evidence)}")
+            case Unprovable(reason):
+                raise errors.Unproven(f"{reason}; the file is kept", hint=HINT)
+
+    def _first_evidence(self, upload: Upload) -> Evidence:
+        learnt, now = self._store.capabilities, self._clock.now()
+        return Evidence(
+            size=upload.identity.size,
+            one_request=upload.chunks == 1,
+            chunks_work=chunks_work(learnt, now=now),
+            transcodes=transcodes(learnt, now=now),
+            shown=upload.duration or None,
+        )
+
+    async def _with_answer(self, upload: Upload, evidence: Evidence, missing: Missing) -> Evidence:
+        """Ask for one piece of evidence. Raises ``DownloadUnavailable`` and other ``UploaderError``."""
+        if upload.ids is None:
+            raise lifecycle.IllegalStep("ready, but without a record")
+        match missing:
+            case Missing.PROBE:  # it was tried, or is switched off
+                return evidence.with_answer(missing)
+            case Missing.DURATIONS:
+                recorded = await self._shares.of(upload.root).duration(upload.where, upload.identity)
+                return evidence.with_answer(missing, recorded=recorded)
+        if self._downloads.wait > 0:
+            raise errors.DownloadUnavailable(self._downloads.reason)
+        if missing is Missing.BYTES:
+            evidence = evidence.with_answer(missing, same_bytes=await self._has_same_bytes(upload, upload.ids))
+        else:
+            held = await self._valt.video_size(upload.ids, confirm=missing is Missing.CONFIRMED_SIZE)
+            evidence = evidence.with_answer(missing, held=held)
+        if self._downloads.works():
+            await self._wake_the_others()
+        return evidence
+
+    async def _has_same_bytes(self, upload: Upload, ids: RecordIds) -> bool:
+        """Fetch the video back, at the bandwidth of its folder, and compare its sha256."""
+        digest, throttle = hashlib.sha256(), self._throttles(upload.root)
+        self._fetches += 1
+        try:
+            async for block in self._valt.download(ids):
+                rest = len(block)
+                while rest > 0:
+                    rest -= await throttle.take(rest)
+                digest.update(block)
+        finally:
+            self._fetches -= 1
+        return digest.hexdigest() == upload.digest
+
+    def _wait_for_downloads(self, path: str) -> None:
+        """Put an upload off until download links may be tried again. Not saved: a restart tries at once."""
+        wait = self._downloads.wait
+        reason = f"its arrival cannot be proven: {self._downloads.reason}; the file is kept"
+        last_error = LastError(reason, ActionBy.OPERATOR, next_try=self._clock.now() + wait)
+        self._store.put(replace(self._store.uploads[path], last_error=last_error))
+        self._queues.again.put(path, wait)
+
+    async def _wake_the_others(self) -> None:
+        """Let the uploads that wait for a download link go on now."""
+        async for path in in_slices(self._store.uploads, self._clock):
+            upload = self._store.uploads.get(path)
+            if upload is not None and upload.state is State.PROVING and upload.last_error is not None:
+                self._queues.again.put(path)
+
+    async def _proven(self, path: str, by: Proof) -> None:
+        """Save the proof, and in the same save that the records that had arrived spoilt may be deleted."""
+        before = self._store.uploads[path]
+        upload = self._store.put(lifecycle.advance(before, Step.PROVEN, proof=by, spoilt=()))
+        for orphan in lifecycle.spoilt_orphans(before, now=self._clock.now(), replaced=True):
+            self._store.put_orphan(orphan)
+        await self._store.commit()
+        record = "" if upload.ids is None else upload.ids.record
+        self._bus.publish(events.UploadProven(path, record, by))
+        self._queues.proven.put(path)
+
+
+def _durations(evidence: Evidence) -> str:
+    """Return what the server shows beside the size; empty when it shows no duration."""
+    return "" if evidence.shown is None else f" (it shows a length of {evidence.shown:.1f} s)"
