@@ -175,6 +175,26 @@ async def test_a_disposal_that_fails_delays_no_other_file(tmp_path: Path, monkey
         assert rig.state_of(stuck) is State.FINISHING
 
 
+async def test_an_upload_that_an_earlier_build_left_here_is_proven_first(tmp_path: Path) -> None:
+    """It touched files on the server's word alone."""
+    async with Rig(tmp_path, watch={"after_upload": "delete"}) as rig:
+        await rig.start()
+        closed = rig.fault("link", "status", status=503, times=None)
+        path = await rig.drop("a.mp4", DATA)
+        await rig.event(events.VideoReady, path=path)
+        await rig.kill()
+        before = rig.on_disk(path)
+        sent = replace(before, state=State.FINISHING, ready_at=rig.clock.now(), last_error=None)
+        rig.prepare(sent)
+        await rig.start()
+        await rig.until(lambda: rig.state_of(path) is State.PROVING)
+        assert at(path).exists()
+        rig.simulator.faults.remove(closed)
+        await rig.finished(path)
+        assert rig.store.ledger.count == 1
+        assert not at(path).exists()
+
+
 async def test_a_file_that_was_moved_before_a_crash_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The move was not saved; the file is found at its target and not sent again."""
     async with Rig(tmp_path, watch=moving(tmp_path)) as rig:

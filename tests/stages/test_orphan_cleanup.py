@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
@@ -47,6 +48,31 @@ async def test_an_empty_orphan_is_deleted(tmp_path: Path) -> None:
         assert [call.record for call in rig.calls("delete")] == [record]
         await rig.stop()
         assert rig.saved().orphans == ()
+
+
+async def test_a_spoilt_record_is_deleted_once_its_replacement_is_proven(tmp_path: Path) -> None:
+    """It holds a video, but not what was sent."""
+    async with with_orphan(tmp_path, video=True) as (rig, record):
+        rig.prepare(orphans=(replace(rig.saved().orphans[0], replaced=True),))
+        await rig.start()
+        assert await rig.event(events.OrphanCleared) == events.OrphanCleared(record, PATH)
+        assert rig.records == []
+
+
+async def test_a_server_that_refuses_to_delete_is_reported_once(tmp_path: Path) -> None:
+    """With the record's id; it is tried again daily, also after a restart."""
+    async with with_orphan(tmp_path) as (rig, record):
+        rig.fault("delete", "status", status=403, body='{"data":{"message":"Access Denied"},"code":403}', times=None)
+        await rig.start()
+        refused = await rig.event(events.OrphanNotDeleted)
+        assert (refused.record, refused.path) == (record, PATH)
+        assert "403" in refused.reason
+        await rig.restart()
+        await rig.finished(await rig.drop("b.mp4", b"b"))
+        (orphan,) = rig.store.orphans.values()
+        assert orphan.refused
+        assert orphan.next_look - rig.clock.now() > DAY - HOUR
+        assert len(rig.seen(events.OrphanNotDeleted)) == 1
 
 
 async def test_an_orphan_with_a_video_stays(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from uploader.stages.failure_handler import FailureHandler
 from uploader.stages.file_rules import FileRules
 from uploader.stages.lease import Leases
 from uploader.stages.queues import Queues
-from uploader.stages.verify import Verify
+from uploader.stages.verify import FAILED_FOR, Verify
 from uploader.store import Store
 from uploader.testing.simulator import Settings
 
@@ -206,3 +206,39 @@ async def test_a_parked_upload_is_finished_when_it_is_ready_after_all(tmp_path: 
         assert await rig.retry(path)
         await rig.finished(path)
         assert rig.record.requests == 1
+
+
+async def test_an_unexpected_status_is_published_once() -> None:
+    """At once, with the server's own word."""
+    async with bench("transcoding") as table:
+        for pause in (0, 1, 30):
+            await table.ask_after(pause)
+        assert table.heard == [events.VideoStatus(table.upload.path, IDS.record, "transcoding")]
+
+
+@pytest.mark.parametrize("word", ["failed", "Error", "CORRUPT"])
+async def test_a_video_that_the_server_gives_up_is_parked_after_a_minute(word: str) -> None:
+    """It may try again by itself. The reason has its own word, and what can be done."""
+    async with bench(word) as table:
+        await table.ask_after(0)
+        await table.ask_after(FAILED_FOR - 1)
+        assert table.now.state is State.VERIFYING
+        await table.ask_after(1)
+        assert (table.now.state, table.now.parked_from) == (State.PARKED, State.VERIFYING)
+        assert table.now.last_error is not None
+        assert f"the server says {word!r} of its video; the file is kept" in table.now.last_error.reason
+        assert table.now.last_error.action_by is ActionBy.OPERATOR
+
+
+async def test_a_failure_that_the_server_mends_by_itself_is_forgotten() -> None:
+    """Only a word that stands for a minute counts."""
+    async with bench("failed") as table:
+        await table.ask_after(0)
+        table.server.says = "created"
+        await table.ask_after(FAILED_FOR)
+        table.server.says = "failed"
+        await table.ask_after(FAILED_FOR)
+        assert table.now.state is State.VERIFYING
+        table.server.says = "ready"
+        await table.ask_after(1)
+        assert table.now.state is State.PROVING
