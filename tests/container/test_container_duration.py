@@ -154,6 +154,12 @@ def test_the_movie_header_states_ticks_of_its_timescale(version: int) -> None:
     assert movie(track(9000, 9000)) is None  # a track's ticks are those of the movie
 
 
+def test_the_index_may_follow_many_boxes() -> None:
+    """Of those at top level, 32 are looked at."""
+    assert seconds(FTYP + box(b"mdat", bytes(9)) * 20 + box(b"moov", mvhd(1500))) == 2.5
+    assert seconds(FTYP + box(b"mdat", bytes(9)) * 40 + box(b"moov", mvhd(1500))) is None
+
+
 def test_more_than_four_billion_ticks_need_the_long_header() -> None:
     """A day at ten million ticks a second."""
     assert movie(mvhd(86_400 * 10**7, 10**7, version=1)) == 86_400
@@ -244,10 +250,17 @@ def test_a_segment_without_a_size_has_no_duration() -> None:
     assert mkv(SCALE, element("4489", struct.pack(">d", 2500)), size=None) is None
 
 
+def test_only_a_segment_has_a_duration() -> None:
+    """Another kind of EBML file is not Matroska."""
+    info = element("1549a966", element("4489", struct.pack(">d", 2500)))
+    assert seconds(HEADER + element("18538067", info)) == 2.5
+    assert seconds(HEADER + element("12345678", info)) is None
+    assert seconds(HEADER) is None
+
+
 def test_an_info_behind_the_media_is_not_searched() -> None:
     """Each Cluster would cost a read."""
     assert mkv(SCALE, element("4489", struct.pack(">d", 2500)), before=(CLUSTER,)) is None
-    assert seconds(HEADER + element("12345678", bytes(99))) is None
 
 
 # AVI
@@ -308,6 +321,13 @@ def test_an_avi_without_a_size_has_no_duration(size: int) -> None:
     headers = chunk(b"LIST", b"hdrl", avih(50), stream(b"vids", 50))
     assert seconds(chunk(b"RIFF", b"AVI ", headers)) == 2
     assert seconds(chunk(b"RIFF", b"AVI ", headers, size=size)) is None
+
+
+def test_a_header_list_that_is_cut_states_the_whole_length_or_none() -> None:
+    """A number that is cut off is not read as a smaller one."""
+    whole = chunk(b"RIFF", b"AVI ", chunk(b"LIST", b"hdrl", avih(70_000), stream(b"vids", 70_000)))
+    assert seconds(whole) == 2800
+    assert {seconds(whole[:end]) for end in range(len(whole))} == {None, 2800}
 
 
 # ASF
@@ -412,8 +432,9 @@ def test_any_stated_size_of_a_file_is_taken(size: int, filler: int, magic: bytes
 
 def test_many_tracks_and_boxes_cost_no_more_than_promised() -> None:
     """Too many reads are no duration."""
-    big = box(b"trak", box(b"free", bytes(8200)), box(b"free", bytes(8200)), box(b"free", bytes(8200)))
-    assert seconds(FTYP + box(b"moov", mvhd(0), *[big] * 30)) is None
+    far = box(b"trak", *[box(b"free", bytes(8200))] * 3, full(b"tkhd", (8, 0), 600))
+    assert seconds(FTYP + box(b"moov", mvhd(0), *[far] * 3)) == 1
+    assert seconds(FTYP + box(b"moov", mvhd(0), *[far] * 30)) is None
     assert seconds(FTYP + box(b"free", bytes(8200)) * 1000) is None
 
 
