@@ -26,6 +26,7 @@ from uploader.testing.simulator.wire import SimulatedAnswer
 _SEEN_KEPT = 100_000
 _READ_SIZE = 1 << 20  # bytes of a video sent at a time, when it is sent in pieces
 _VIDEO = {"Content-Type": "video/mp4"}
+_STRUCK: web.RequestKey[tuple[Fault | None]] = web.RequestKey("struck", tuple)  # of a download: its fault
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,24 +54,28 @@ class Downloads:
         self._clock = clock
 
     def add_to(self, app: web.Application) -> None:
-        """Add the routes. Redirects lead to ``/media``, which always serves the bytes."""
+        """Add the routes to *app*. Redirects lead to ``/media``, which always serves the bytes."""
         app.router.add_get("/distribution/{record}/{video}.mp4", self._serve)
         app.router.add_get("/media/{record}/{video}.mp4", self._serve)
+        app.on_response_prepare.append(self._begins)
 
     async def _serve(self, request: web.Request) -> web.StreamResponse:
         record = self._records.get(request.match_info["record"])
-        fault = strike(
-            self._faults, "download", record=request.match_info["record"], name=record.spec.name if record else None
-        )
-        if fault and fault.kind == "stall":
-            await fault.stand_still(self._clock)
-        cut = fault is not None and fault.kind in {"lose-answer", "cut-body", "late"}
-        response = as_response(fault_answer(fault)) if fault and fault.kind == "status" else await self._answer(request)
-        self._note(request, None if cut else response.status, fault)
-        if cut:
+        name = record.spec.name if record else None
+        fault = strike(self._faults, "download", record=request.match_info["record"], name=name)
+        if fault and fault.kind in {"lose-answer", "cut-body", "late"}:
+            self._note(request, None, fault)
             abort(request)
             return web.Response()  # not sent: the connection is closed
-        return response
+        request[_STRUCK] = (fault,)
+        if fault and fault.kind == "stall":
+            await fault.stand_still(self._clock)
+        return as_response(fault_answer(fault)) if fault and fault.kind == "status" else await self._answer(request)
+
+    async def _begins(self, request: web.Request, response: web.StreamResponse) -> None:
+        """Note an answer before it is sent: only then does a ``FileResponse`` know its status."""
+        if _STRUCK in request:
+            self._note(request, response.status, request[_STRUCK][0])
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         """Answer a request as the settings say. The answer may have been sent already."""
