@@ -25,7 +25,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from uploader.testing.simulator import Semantics
+from uploader.testing.simulator import FAITHFUL
 
 COMMAND = [sys.executable, "-m", "uploader"]
 MIB = 1024 * 1024
@@ -116,7 +116,7 @@ def mixed(place: Path, seed: int) -> list[str]:
     """200 mixed files under each kind of receiver, twice."""
     total, found = fill(place / "drop", seed), []
     print(f"200 files, {total / MIB:.0f} MiB (seed {seed})")
-    for semantics in Semantics:
+    for semantics in FAITHFUL:
         with server(place / f"server-{semantics}", semantics) as url:
             file = configuration(place, url)
             began = time.monotonic()

@@ -291,7 +291,7 @@ class Rig:
 
     def become(self, settings: Settings) -> None:
         """Change the settings of the running server."""
-        self.simulator.settings = self.simulator._api._settings = settings
+        self.simulator.settings = settings
 
     def plant(self, name: str, *, author: str = "uploader", age: float = 0.0, video: bool = False) -> str:
         """Put a record on the server that the application has not made. Returns its id."""

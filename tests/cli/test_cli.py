@@ -1,4 +1,4 @@
-"""The commands as a whole: help, version, usage, pipes, and ``once`` and ``simulate`` as processes."""
+"""The commands as a whole: help, version, usage, pipes, and ``once`` as a process."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import signal
 import threading
 from pathlib import Path
 
-import aiohttp
 import pytest
 from process import MIB, at_work, sha256
 
@@ -228,38 +227,3 @@ async def test_a_second_signal_ends_once_without_waiting(tmp_path: Path) -> None
         assert ended.code == 1
         assert "traceback" not in ended.err.lower()
         assert [upload["state"] for upload in site.stored()["uploads"]] == ["in-doubt"]
-
-
-async def test_simulate_serves_a_page_and_keeps_what_it_gets(tmp_path: Path) -> None:
-    """``simulate --port 0`` says where it is, shows its records as a page, and leaves the files in its folder."""
-    async with at_work(tmp_path) as site:
-        kept = tmp_path / "kept"
-        server = await site.launch(
-            *("simulate", "--port", "0", "--folder", kept, "--processing", "0"), *("--semantics", "append")
-        )
-        url = (await server.line("VALT simulator at")).split()[3]
-        site.configure(server=f'url = "{url}"')
-        file = site.record("shown.mp4")
-        assert (await site.run("once")).code == 0
-        async with aiohttp.ClientSession() as http, http.get(f"{url}/") as answer:
-            page = await answer.text()
-        assert "shown" in page
-        assert "append" in page
-        assert [sha256(path) for path in kept.glob("*/video.mp4")] == [sha256(file)]
-        await server.line("login  200")
-        ended = await server.stop()
-        assert (ended.code, ended.err) == (0, "")
-
-
-async def test_simulate_says_why_it_cannot_start(tmp_path: Path) -> None:
-    """A port that is taken, or a folder that cannot be made, is one line of error."""
-    async with at_work(tmp_path) as site:
-        port = site.url.rpartition(":")[2]
-        taken, folder = await asyncio.gather(
-            site.run_bare("simulate", "--port", port, "--folder", tmp_path / "kept"),
-            site.run_bare("simulate", "--port", "0", "--folder", site.password / "below"),
-        )
-        assert taken.code == folder.code == 1
-        assert taken.complaints[0].startswith(f"error: port {port} cannot be listened on: ")
-        assert folder.err.startswith(f"error: {site.password}/below cannot be used: Not a directory")
-        assert len(taken.err.splitlines()) == len(folder.err.splitlines()) == 1

@@ -213,13 +213,7 @@ async def test_without_a_download_nothing_is_claimed(tmp_path: Path, semantics: 
 
 async def test_a_server_that_transcodes_proves_nothing(tmp_path: Path) -> None:
     """What it stored cannot be told from what it returns."""
-
-    class Transcoder(Simulator):
-        async def _download(self, request: web.Request) -> web.StreamResponse:
-            await super()._download(request)
-            return web.Response(body=b"transcoded")
-
-    async with bench(tmp_path, kind=Transcoder) as table:
+    async with bench(tmp_path, Settings(processing=0.0, transcodes=True)) as table:
         found = await table.probe()
         assert "its bytes differ (transcoded), so they prove nothing" in found["one request"].text
         assert found["repeat"].severity == "warning"

@@ -13,9 +13,9 @@ from shares import identify
 from uploader.domain import events
 from uploader.domain.model import ActionBy, LastError, Orphan, RecordSpec, State, Upload
 from uploader.runtime.clock import SystemClock
-from uploader.testing.simulator import Semantics, Settings
+from uploader.testing.simulator import FAITHFUL, Semantics, Settings
 
-CHUNKED = [kind for kind in Semantics if kind is not Semantics.WHOLE]
+CHUNKED = [kind for kind in FAITHFUL if kind is not Semantics.WHOLE]
 DATA = content_of(4 * CHUNK + 9)
 
 

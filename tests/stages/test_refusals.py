@@ -13,9 +13,9 @@ from parts import CHUNK, chunked, content_of, sha256, spans
 from uploader.domain import events
 from uploader.domain.model import ActionBy, ServerCapabilities
 from uploader.domain.retry import DAY, HOUR
-from uploader.testing.simulator import Semantics, Settings
+from uploader.testing.simulator import FAITHFUL, Semantics, Settings
 
-CHUNKED = [kind for kind in Semantics if kind is not Semantics.WHOLE]
+CHUNKED = [kind for kind in FAITHFUL if kind is not Semantics.WHOLE]
 DATA = content_of(4 * CHUNK + 9)
 MB = 1024 * 1024
 

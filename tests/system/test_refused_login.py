@@ -68,9 +68,9 @@ async def test_a_changed_password_is_tried_without_retry(tmp_path: Path) -> None
 async def test_retry_allows_one_more_log_in_with_the_same_password(tmp_path: Path) -> None:
     """The account was corrected, not the password."""
     async with at_work(tmp_path, Settings(password="wrong-password", processing=0.0)) as site:
-        site.simulator.settings = site.simulator._api._settings = Settings(processing=0.0)
+        site.simulator.settings = Settings(processing=0.0)
         await wrong(site)
-        site.simulator.settings = site.simulator._api._settings = Settings(password="wrong-password", processing=0.0)
+        site.simulator.settings = Settings(password="wrong-password", processing=0.0)
         assert (await site.run("once")).code == 1
         assert (await site.run("retry")).code == 0
         ended = await site.run("once")

@@ -8,7 +8,9 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from test_simulator import API, BAD_PAYLOAD, NOT_FOUND, Client, ShiftedClock, at_work, client_of, running
 
-from uploader.testing.simulator import SeenCall, Simulator
+from uploader import container
+from uploader.container import Read
+from uploader.testing.simulator import SeenCall, Semantics, Simulator
 
 
 @pytest.mark.parametrize("shape", ["records", "bare"])
@@ -106,11 +108,11 @@ async def test_a_download_link_is_valid_for_half_an_hour(tmp_path: Path) -> None
                 return response.status
 
         mixed = urlsplit(links[0])._replace(query=urlsplit(links[1]).query).geturl()
-        assert await status(mixed) == 404
+        assert await status(mixed) == 403
         await client.call("POST", f"{API}/records/{ids[0]}/delete", {})
         assert [await status(link) for link in links] == [200, 404]
         clock.shift = 1801
-        assert await status(links[0]) == 404
+        assert [await status(link) for link in links] == [403, 403]
 
 
 async def test_delete_removes_for_good(tmp_path: Path) -> None:
@@ -192,3 +194,71 @@ async def test_stop_may_be_followed_by_a_start_on_the_same_port(tmp_path: Path) 
         assert await simulator.start(port=urlsplit(url).port or 0) == url
         async with client_of(simulator) as client:
             assert (await client.call("GET", f"{API}/admin/general")).status == 200
+
+
+async def test_delete_may_be_refused(tmp_path: Path) -> None:
+    """With 403 in the error shape; the record stays. An unknown one is not found, as ever."""
+    async with at_work(tmp_path, refuses_delete=True) as (simulator, client):
+        record, _ = await client.create()
+        reply = await client.call("POST", f"{API}/records/{record}/delete", {})
+        assert reply.pair == (403, {"error": {"code": 403, "message": "Access Denied."}})
+        assert [kept.id for kept in simulator.records()] == [record]
+        assert (await client.call("POST", f"{API}/records/nobody/delete", {})).pair == NOT_FOUND
+        simulator.change(refuses_delete=False)
+        assert (await client.call("POST", f"{API}/records/{record}/delete", {})).status == 200
+
+
+@pytest.mark.parametrize("word", ["failed", "error", "wartet"])
+async def test_processing_may_end_with_another_word(tmp_path: Path, word: str) -> None:
+    """The status is ``created`` while it goes on, then that word for ever."""
+    clock = ShiftedClock()
+    async with at_work(tmp_path, clock, processing=60, status_word=word) as (simulator, client):
+        record, video = ids = await client.create()
+        assert await client.videos(record) is None
+        await client.send(ids, b"abc")
+        assert await client.videos(record) == [{"id": video, "status": {"type": "created"}}]
+        for clock.shift in (61, 1e6):
+            await client.login()
+            assert await client.videos(record) == [{"id": video, "status": {"type": word}}]
+        assert [seen.status for seen in simulator.records()] == [word]
+        assert f"<td>{word}</td>" in (await client.call("GET", "/")).body
+
+
+async def entries(client: Client, record: str) -> list[dict[str, object]]:
+    """A record as details and list show it."""
+    listed = (await client.call("POST", f"{API}/records", {})).body["data"]["records"]
+    return [(await client.details(record)).body["data"], *listed]
+
+
+async def test_duration_may_be_missing_or_zero(tmp_path: Path) -> None:
+    """In details and list alike."""
+    async with at_work(tmp_path, durations="none") as (simulator, client):
+        record, _ = ids = await client.create()
+        await client.send(ids, b"abc")
+        assert all("duration" not in entry for entry in await entries(client, record))
+        simulator.change(durations="zero")
+        assert [entry["duration"] for entry in await entries(client, record)] == [0, 0]
+
+
+async def test_duration_is_that_of_the_bytes_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the whole file, or of what a spoiling receiver made of it; also after a restart."""
+
+    def bytes_per_second(read: Read, size: int, suffix: str) -> float | None:
+        assert suffix == ".mp4"
+        assert len(read(0, size)) == size
+        return size / 4 if read(0, 1) != b"?" else None
+
+    monkeypatch.setattr(container, "duration", bytes_per_second, raising=False)
+    async with at_work(tmp_path, semantics=Semantics.SHORT) as (simulator, client):
+        whole, short, unknown = [await client.create() for _ in range(3)]
+        assert [entry["duration"] for entry in await entries(client, whole[0])] == [0, 0, 0, 0]
+        await client.send(whole, b"12345678")
+        await client.send(short, b"1234", 0, 8)
+        await client.send(short, b"5678", 4, 8)
+        await client.send(unknown, b"?")
+        expected = [2.0, 1.75, 0]
+        assert [(await entries(client, ids[0]))[0]["duration"] for ids in (whole, short, unknown)] == expected
+        simulator.change(durations="zero")
+        assert (await entries(client, whole[0]))[0]["duration"] == 0
+    async with at_work(tmp_path) as (_, client):
+        assert [entry["duration"] for entry in (await entries(client, whole[0]))[1:]] == expected[::-1]

@@ -1,4 +1,4 @@
-"""The five receivers as pure functions: the rows of the protocol's table, one by one."""
+"""The faithful receivers as pure functions: the rows of the protocol's table, one by one."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from uploader.testing.simulator import ContentRange, Held, Semantics, Taken, parse_content_range, receive
+from uploader.testing.simulator import FAITHFUL, ContentRange, Held, Semantics, Taken, parse_content_range, receive
 from uploader.testing.simulator.semantics import add_span
 
 FIRST, SECOND, THIRD = (ContentRange(start, start + 9, 30) for start in (0, 10, 20))
 WHOLE = ContentRange(0, 29, 30)
 EVERY = list(Semantics)
-IN_CHUNKS = [semantics for semantics in Semantics if semantics is not Semantics.WHOLE]
+IN_CHUNKS = [semantics for semantics in FAITHFUL if semantics is not Semantics.WHOLE]
 
 
 def played(semantics: Semantics, *chunks: ContentRange) -> list[Taken | None]:

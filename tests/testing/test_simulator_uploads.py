@@ -17,7 +17,7 @@ import aiohttp
 import pytest
 from test_simulator import API, BOUNDARY, Client, at_work, form, running, upload_path
 
-from uploader.testing.simulator import ContentRange, Fault, RecordView, Semantics, Simulator
+from uploader.testing.simulator import FAITHFUL, ContentRange, Fault, RecordView, Semantics, Simulator
 
 NOT_TRANSFERRED = (400, {"data": {"message": "The chunk file was not transferred"}, "code": 400})
 BAD_RANGE = (400, {"data": {"message": "Invalid Content-Range header value"}, "code": 400})
@@ -41,7 +41,7 @@ def only(simulator: Simulator) -> RecordView:
     return record
 
 
-@pytest.mark.parametrize("semantics", [kind for kind in Semantics if kind is not Semantics.WHOLE])
+@pytest.mark.parametrize("semantics", [kind for kind in FAITHFUL if kind is not Semantics.WHOLE])
 async def test_chunks_in_order_become_the_file(tmp_path: Path, semantics: Semantics) -> None:
     """Under every receiver of chunks the bytes sent are the bytes held, and their digest is known."""
     async with at_work(tmp_path, semantics=semantics) as (simulator, client):
@@ -94,6 +94,14 @@ async def test_blueimp_keeps_a_repeated_chunk_in_a_file_of_its_own(tmp_path: Pat
         record = only(simulator)
         assert (record.size, record.strays) == (2048, (1024,))
         assert (record.path.parent / "stray-1.mp4").read_bytes() == DATA[1024:2048]
+
+
+async def test_a_stray_does_not_change_the_digest_of_the_video(tmp_path: Path) -> None:
+    """After a finished video blueimp writes a repeated chunk to a file beside it."""
+    async with at_work(tmp_path, semantics=Semantics.BLUEIMP) as (simulator, client):
+        await send_all(client, await client.create(), "0122")
+        assert only(simulator).strays == (1024,)
+        assert only(simulator).sha256 == hashlib.sha256(DATA).hexdigest()
 
 
 async def test_the_digest_shows_a_file_spoilt_by_an_appender(tmp_path: Path) -> None:
@@ -249,7 +257,7 @@ async def test_parallel_chunks_of_one_video_are_taken_one_by_one(tmp_path: Path)
         assert only(simulator).sha256 == hashlib.sha256(DATA).hexdigest()
 
 
-@pytest.mark.parametrize("semantics", [kind for kind in Semantics if kind is not Semantics.WHOLE])
+@pytest.mark.parametrize("semantics", [kind for kind in FAITHFUL if kind is not Semantics.WHOLE])
 async def test_a_restart_continues_with_the_same_records(tmp_path: Path, semantics: Semantics) -> None:
     """A new simulator on the same folder has them, and takes the next chunk."""
     async with at_work(tmp_path, semantics=semantics) as (simulator, client):

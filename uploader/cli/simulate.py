@@ -18,10 +18,10 @@ from uploader.cli.common import cli
 @click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="0: any free one.")
 @click.option(
     "--semantics",
-    type=click.Choice(["offset", "strict", "blueimp", "append", "whole"]),
+    type=click.Choice(["offset", "strict", "blueimp", "append", "whole", "last", "first", "short", "double"]),
     default="offset",
     show_default=True,
-    help="How it interprets chunks.",
+    help="How it interprets chunks. The last four spoil files, and say that all is well.",
 )
 @click.option(
     "--folder", type=click.Path(path_type=Path), help="Where it stores videos; default: a new temporary folder."
@@ -31,6 +31,32 @@ from uploader.cli.common import cli
 )
 @click.option("--token-lifetime", type=click.FloatRange(min=0), default=28800.0, show_default=True, help="Seconds.")
 @click.option("--body-limit", type=click.IntRange(min=1), help="Bytes; a larger request is refused with 413.")
+@click.option("--single-token", is_flag=True, help="A log-in ends the token before it.")
+@click.option(
+    "--status-word", default="ready", show_default=True, metavar="WORD", help="A processed video's status, say failed."
+)
+@click.option(
+    "--durations",
+    type=click.Choice(["right", "none", "zero"]),
+    default="right",
+    show_default=True,
+    help="The duration in records: as the stored bytes say, no such key, or 0.",
+)
+@click.option("--refuses-delete", is_flag=True, help="Deleting is answered 403.")
+@click.option("--transcodes", is_flag=True, help="Downloads give other bytes than were stored.")
+@click.option(
+    "--download",
+    type=click.Choice(
+        ["here", "closed", "forbidden", "no-head", "no-length", "redirect", "elsewhere", "page"],
+    ),
+    default="here",
+    show_default=True,
+    help="How download links work: well, or with one of these failures.",
+)
+@click.option("--own-download-port", is_flag=True, help="Downloads have a port of their own, as VALT's 8000.")
+@click.option(
+    "--link-lifetime", type=click.FloatRange(min=0), default=1800.0, show_default=True, help="Seconds, for downloads."
+)
 def simulate(**options: Any) -> int:
     """Run the built-in VALT server, for trying things out.
 

@@ -7,47 +7,33 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from dataclasses import dataclass
-from typing import Literal
 from urllib.parse import urlencode
 
 from uploader.runtime.clock import Clock
 from uploader.testing.simulator import wire
 from uploader.testing.simulator.intake import Form
 from uploader.testing.simulator.records import Record, Records
-from uploader.testing.simulator.semantics import ContentRange, Semantics, parse_content_range, receive
+from uploader.testing.simulator.semantics import ContentRange, parse_content_range, receive
+from uploader.testing.simulator.settings import Settings
 from uploader.testing.simulator.tokens import JWT_FORM, ExpiringTokens
 from uploader.testing.simulator.wire import SimulatedAnswer
 
-LINK_LIFETIME = 1800.0  # seconds, as the vendor says
-
-
-@dataclass(frozen=True)
-class Settings:
-    """Settings of the simulator. Times in seconds, sizes in bytes."""
-
-    username: str = "uploader"
-    password: str = "secret"  # noqa: S105 - it protects nothing
-    semantics: Semantics = Semantics.OFFSET
-    token_lifetime: float = 28_800.0
-    single_token: bool = False  # a new log-in ends the tokens before it
-    processing: float = 2.0  # from complete to ready
-    body_limit: int | None = None  # nginx: a larger request is answered 413 before it is read
-    form_limit: int | None = None  # PHP: a larger request is read, and its form is then found empty
-    version: str = "6.7.2"
-    list_shape: Literal["records", "bare"] = "records"  # {"data": {"records": […]}} or {"data": […]}
-
 
 class Api:
-    """The calls of docs/protocol.md. ``base_url``: what download links begin with; ``server`` sets it."""
+    """The calls of docs/protocol.md.
+
+    ``base_url``: what download links begin with; ``closed_url``: the same for links to a closed port. ``server`` sets
+    both. ``settings`` may be replaced at any time; lifetimes stay as they were at first.
+    """
 
     def __init__(self, records: Records, settings: Settings, clock: Clock) -> None:
         self.base_url = ""
+        self.closed_url = ""
+        self.settings = settings
         self._records = records
-        self._settings = settings
         self._clock = clock
         self._tokens: ExpiringTokens[str] = ExpiringTokens(settings.token_lifetime, clock)
-        self._links: ExpiringTokens[Record] = ExpiringTokens(LINK_LIFETIME, clock)
+        self._links: ExpiringTokens[Record] = ExpiringTokens(settings.link_lifetime, clock)
 
     def forget_passes(self, *, links: bool = False) -> None:
         """End every token and, with *links*, every download link."""
@@ -65,11 +51,11 @@ class Api:
         """Issue an access token."""
         payload = wire.parse_object(body) or {}
         asked = (payload.get("username"), payload.get("password"))
-        if asked != (self._settings.username, self._settings.password):
+        if asked != (self.settings.username, self.settings.password):
             return wire.WRONG_PASSWORD
-        if self._settings.single_token:
+        if self.settings.single_token:
             self._tokens.forget_all()
-        return SimulatedAnswer(200, {"data": {"access_token": self._tokens.issue(self._settings.username)}})
+        return SimulatedAnswer(200, {"data": {"access_token": self._tokens.issue(self.settings.username)}})
 
     def create(self, body: bytes) -> SimulatedAnswer:
         """Make a record with one video, which has no bytes yet."""
@@ -80,9 +66,9 @@ class Api:
             id=str(uuid.uuid4()),
             video=str(uuid.uuid4()),
             spec=spec,
-            author=self._settings.username,
+            author=self.settings.username,
             created=self._clock.now(),
-            semantics=self._settings.semantics,
+            semantics=self.settings.semantics,
         )
         self._records.add(record)
         return SimulatedAnswer(200, {"id": record.id, "videos": [record.video]})
@@ -97,7 +83,7 @@ class Api:
         async with record.lock:
             if self._records.get(record_id) is None:  # deleted while this request waited
                 return wire.NOT_FOUND
-            if self._settings.form_limit is not None and length > self._settings.form_limit:
+            if self.settings.form_limit is not None and length > self.settings.form_limit:
                 form = Form()
             return await self._take(record, header, form)
 
@@ -118,40 +104,62 @@ class Api:
         record = self._records.get(record_id)
         if record is None:
             return wire.NOT_FOUND
-        status = record.status(self._clock.now(), self._settings.processing)
+        status = record.status(self._clock.now(), self.settings.processing, self.settings.status_word)
         videos = None if status == "incomplete" else [{"id": record.video, "status": {"type": status}}]
-        return SimulatedAnswer(200, {"data": _entry(record) | {"videos": videos}})
+        return SimulatedAnswer(200, {"data": self._entry(record) | {"videos": videos}})
 
     def list(self, body: bytes) -> SimulatedAnswer:
         """Return the records that match a query, the newest first."""
         query = wire.parse_query(body)
         if query is None:
             return wire.BAD_PAYLOAD
-        found = [_entry(record) for record in self._records if query.matches(record.spec, record.created)]
+        found = [self._entry(record) for record in self._records if query.matches(record.spec, record.created)]
         end = None if query.limit is None else query.offset + query.limit
         page = found[::-1][query.offset : end]
-        return SimulatedAnswer(200, {"data": page if self._settings.list_shape == "bare" else {"records": page}})
+        return SimulatedAnswer(200, {"data": page if self.settings.list_shape == "bare" else {"records": page}})
+
+    def _entry(self, record: Record) -> dict[str, object]:
+        """Return a record as ``list`` shows it; ``details`` adds its videos."""
+        entry: dict[str, object] = {
+            "id": record.id,
+            "name": record.spec.name,
+            "type": "record",
+            "created": int(record.created),
+            "author": {"id": 1, "name": record.author},
+            "duration": record.duration if self.settings.durations == "right" else 0,
+            "template": record.spec.template,
+        }
+        if self.settings.durations == "none":
+            del entry["duration"]
+        return entry
 
     def link(self, record_id: str, video_id: str) -> SimulatedAnswer:
-        """Return a link to the video's bytes, valid for ``LINK_LIFETIME``."""
+        """Return a link to the video's bytes, valid for ``Settings.link_lifetime``."""
         record = self._records.get(record_id)
         if record is None or record.video != video_id or record.completed_at is None:
             return wire.NOT_FOUND
         secret = self._links.issue(record, form=JWT_FORM)
         query = urlencode({"filename": f"{record.spec.name}.mp4", "access_token": secret})
-        return SimulatedAnswer(200, {"url": f"{self.base_url}/distribution/{record.id}/{record.video}.mp4?{query}"})
+        base = self.closed_url if self.settings.download == "closed" else self.base_url
+        return SimulatedAnswer(200, {"url": f"{base}/distribution/{record.id}/{record.video}.mp4?{query}"})
 
-    def linked(self, record_id: str, video_id: str, secret: str) -> Record | None:
-        """Return the record that a download link leads to, while the link is valid; else None."""
+    def linked(self, record_id: str, video_id: str, secret: str) -> Record | SimulatedAnswer:
+        """Return the record that a download link leads to, or the answer to a link that leads to none.
+
+        403: it has expired, or was issued for another video. 404: the record was deleted.
+        """
         record = self._links.opens(secret)
-        is_its_link = record is not None and (record.id, record.video) == (record_id, video_id)
-        return record if is_its_link and self._records.get(record_id) is record else None
+        if record is None or (record.id, record.video) != (record_id, video_id):
+            return wire.html_answer(403)
+        return record if self._records.get(record_id) is record else wire.NOT_FOUND
 
     async def delete(self, record_id: str) -> SimulatedAnswer:
         """Remove a record for good."""
         record = self._records.get(record_id)
         if record is None:
             return wire.NOT_FOUND
+        if self.settings.refuses_delete:
+            return wire.FORBIDDEN
         async with record.lock:
             if self._records.get(record_id) is None:
                 return wire.NOT_FOUND
@@ -160,7 +168,7 @@ class Api:
 
     def version(self) -> SimulatedAnswer:
         """Return the server's version."""
-        return SimulatedAnswer(200, {"data": {"version": self._settings.version}})
+        return SimulatedAnswer(200, {"data": {"version": self.settings.version}})
 
 
 def _announced(header: str | None, size: int) -> ContentRange | None:
@@ -179,16 +187,3 @@ def _refusal_of(header: str | None, chunk: ContentRange | None, form: Form) -> S
     if chunk is None:
         return wire.BAD_RANGE
     return None if chunk.size == form.size else wire.CHUNK_NOT_TRANSFERRED
-
-
-def _entry(record: Record) -> dict[str, object]:
-    """Return a record as ``list`` shows it; ``details`` adds its videos."""
-    return {
-        "id": record.id,
-        "name": record.spec.name,
-        "type": "record",
-        "created": int(record.created),
-        "author": {"id": 1, "name": record.author},
-        "duration": 0,  # unknown: videos are not decoded
-        "template": record.spec.template,
-    }

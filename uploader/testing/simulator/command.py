@@ -1,4 +1,4 @@
-"""``valt-uploader simulate``: the built-in server in the foreground, with one line per call.
+"""``valt-uploader simulate``: the built-in server in the foreground, with one line per call and download.
 
 Not for real recordings: its user and password are public.
 """
@@ -9,24 +9,25 @@ import asyncio
 import signal
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import click
 
 from uploader.domain.errors import UploaderError
 from uploader.domain.model import shown
-from uploader.testing.simulator import SeenCall, Semantics, Settings, Simulator
+from uploader.testing.simulator import SeenCall, SeenDownload, Semantics, Settings, Simulator
 
 
-async def serve(
-    *, port: int, semantics: str, folder: Path | None, processing: float, token_lifetime: float, body_limit: int | None
-) -> int:
-    """Serve until SIGINT or SIGTERM. Raises ``UploaderError`` when the port is taken or the folder cannot be used."""
-    settings = Settings(
-        semantics=Semantics(semantics), processing=processing, token_lifetime=token_lifetime, body_limit=body_limit
-    )
+async def serve(*, port: int, folder: Path | None, semantics: str, **options: Any) -> int:
+    """Serve until SIGINT or SIGTERM. *options*: further ``Settings``.
+
+    Raises ``UploaderError`` when the port is taken or the folder cannot be used.
+    """
+    settings = Settings(semantics=Semantics(semantics), **options)
     kept = folder or Path(tempfile.mkdtemp(prefix="valt-simulator-"))
     simulator = _simulator(kept, settings)
     simulator.on_call = _print_call
+    simulator.downloads.on_seen = _print_download
     stop, loop = asyncio.Event(), asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
@@ -56,5 +57,12 @@ def _simulator(folder: Path, settings: Settings) -> Simulator:
 
 
 def _print_call(call: SeenCall) -> None:
-    parts = (call.name, call.record, call.content_range, call.status or "no answer", call.fault)
+    _print(call.name, call.record, call.content_range, call.status or "no answer", call.fault)
+
+
+def _print_download(seen: SeenDownload) -> None:
+    _print("download", seen.record, seen.method, seen.range, seen.status or "no answer", seen.fault)
+
+
+def _print(*parts: object) -> None:
     click.echo("  ".join(shown(str(part)) for part in parts if part is not None))

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from uploader.runtime.clock import Clock
-from uploader.testing.simulator.wire import SimulatedAnswer
+from uploader.testing.simulator.wire import SimulatedAnswer, html_page
 
-CallName = Literal["login", "create", "upload", "details", "list", "link", "delete", "version"]
+CallName = Literal["login", "create", "upload", "details", "list", "link", "delete", "version", "download"]
 FaultKind = Literal[
     "cut-body",  # abort the connection after ``after_bytes`` of the body; nothing is done
     "lose-answer",  # do the work, then abort the connection without an answer
@@ -27,29 +27,39 @@ FaultKind = Literal[
     "expire-token",  # forget every token first, then continue as usual
 ]
 
-BAD_GATEWAY = (
-    "<html>\r\n<head><title>502 Bad Gateway</title></head>\r\n"
-    "<body>\r\n<center><h1>502 Bad Gateway</h1></center>\r\n<hr><center>nginx</center>\r\n</body>\r\n</html>\r\n"
-)
-
 
 @dataclass(eq=False, kw_only=True)
 class Fault:
-    """One fault: the first *skip* calls pass, the next *times* are affected (None: all of them)."""
+    """One fault: the first *skip* calls pass, the next *times* are affected (None: all of them).
 
-    call: CallName
+    *record* and *name* limit it to the calls of one record, by its id or its name: the others neither count nor are
+    affected. ``create`` and ``list`` say a name only in their bodies, so a fault limited to a *name* affects them when
+    the body is there. ``login`` and ``version`` belong to no record.
+
+    The answers of a proxy: ``Fault(call="every", kind="status", status=403, times=None)`` answers every call with an
+    HTML page. VALT's own refusals: *body* is JSON, and *headers* say so.
+    """
+
+    call: CallName | Literal["every"]
     kind: FaultKind
+    record: str | None = None  # the id of a record
+    name: str | None = None  # the name of a record
     skip: int = 0
     times: int | None = 1
     after_bytes: int | None = None  # of the request's body, as far as this end has received it
     status: int = 502
     headers: Mapping[str, str] = field(default_factory=dict)
-    body: str = BAD_GATEWAY
+    body: str | None = None  # None: an HTML page that fits the status
     seconds: float | None = None  # None: until ``release()``
     rate: float = 1 << 20  # bytes per second
     struck: asyncio.Event = field(default_factory=asyncio.Event, repr=False)  # set at the first strike
     standing: asyncio.Event = field(default_factory=asyncio.Event, repr=False)  # set once a request stands still
     released: asyncio.Event = field(default_factory=asyncio.Event, repr=False)
+
+    def concerns(self, call: CallName, record: str | None, name: str | None) -> bool:
+        """True for a *call* of the kind and record to which this fault is limited."""
+        is_its_call = self.call in {call, "every"}
+        return is_its_call and self.record in {None, record} and self.name in {None, name}
 
     def release(self) -> None:
         """Let every request continue that stands still because of this fault."""
@@ -74,13 +84,24 @@ class Fault:
 
 def fault_answer(fault: Fault) -> SimulatedAnswer:
     """Return the answer of a ``status`` or ``store-then-status`` fault."""
-    return SimulatedAnswer(fault.status, fault.body, fault.headers)
+    return SimulatedAnswer(fault.status, html_page(fault.status) if fault.body is None else fault.body, fault.headers)
 
 
-def strike(faults: list[Fault], call: CallName) -> Fault | None:
-    """Return the fault that is due at this *call*, and count it; one that is used up is removed from the list."""
+def strike(
+    faults: list[Fault],
+    call: CallName,
+    *,
+    record: str | None = None,
+    name: str | None = None,
+    only_named: bool = False,
+) -> Fault | None:
+    """Return the fault that is due at this *call*, and count it; one that is used up is removed from the list.
+
+    *record* and *name*: of the record that the call belongs to, as far as they are known. *only_named*: consider only
+    faults that are limited to a name, when the others have been asked before.
+    """
     for fault in faults:
-        if fault.call != call:
+        if not fault.concerns(call, record, name) or (only_named and fault.name is None):
             continue
         if fault.skip > 0:
             fault.skip -= 1

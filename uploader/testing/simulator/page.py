@@ -11,7 +11,7 @@ from html import escape
 from pathlib import Path
 
 from uploader.domain.model import RecordSharing, shown
-from uploader.testing.simulator.records import Record, Records, Status
+from uploader.testing.simulator.records import Record, Records
 from uploader.testing.simulator.semantics import ContentRange
 
 
@@ -24,7 +24,7 @@ class RecordView:
     name: str
     template: dict[str, str]
     share: RecordSharing
-    status: Status
+    status: str  # "incomplete", "created", then "ready" or the word of the settings
     size: int  # bytes the receiver holds, strays not counted
     sha256: str | None  # hexadecimal, of a complete video
     requests: int  # upload requests that the application saw
@@ -34,15 +34,15 @@ class RecordView:
     path: Path  # of the video's bytes
 
 
-def view(records: Records, record: Record, now: float, processing: float) -> RecordView:
-    """Return *record* as it is at the time *now* (Unix seconds)."""
+def view(records: Records, record: Record, now: float, processing: float, processed: str = "ready") -> RecordView:
+    """Return *record* as it is at the time *now* (Unix seconds). *processing* and *processed*: as ``Record.status``."""
     return RecordView(
         id=record.id,
         video=record.video,
         name=record.spec.name,
         template=dict(record.spec.template),
         share=record.spec.share,
-        status=record.status(now, processing),
+        status=record.status(now, processing, processed),
         size=record.held.sizes[0],
         sha256=record.sha256,
         requests=record.requests,
@@ -109,7 +109,7 @@ def as_page(seen: Iterable[RecordView], semantics: str) -> str:
 def _row(record: RecordView) -> str:
     strays = f" and {sum(record.strays):,} astray" if record.strays else ""
     return (
-        f"<tr><td>{escape(shown(record.name))}</td><td>{record.status}</td>"
+        f"<tr><td>{escape(shown(record.name))}</td><td>{escape(record.status)}</td>"
         f'<td class="number">{record.size:,}{strays}</td>'
         f'<td><code>{record.sha256 or ""}</code></td><td class="number">{record.requests}</td></tr>'
     )

@@ -2,7 +2,7 @@
 
 ::
 
-    <folder>/<record>/record.json   the payload and, once complete, time and sha256; replaced atomically
+    <folder>/<record>/record.json   the payload and, once complete, time, sha256 and duration; replaced atomically
     <folder>/<record>/requests.log  one line per upload request that the application saw
     <folder>/<record>/video.mp4     the bytes; strays are beside it as stray-1.mp4 …
     <folder>/.spool/                request bodies that are arriving; emptied at every start
@@ -22,12 +22,11 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from uploader.domain.model import RecordSharing, RecordSpec
+from uploader.testing.simulator.durations import duration_of
 from uploader.testing.simulator.semantics import ContentRange, Held, Semantics, Taken, parse_content_range, receive
-
-Status = Literal["incomplete", "created", "ready"]
 
 _COPY_SIZE = 4 << 20  # bytes: large enough for the full speed of the page cache, small enough for any machine
 _NO_RANGE = "-"  # in requests.log, for a request with an invalid range
@@ -48,13 +47,14 @@ class Record:
     ranges: list[ContentRange] = field(default_factory=list)  # those it took, in the order they came
     completed_at: float | None = None
     sha256: str | None = None
+    duration: float = 0.0  # seconds that the bytes held play; 0: unknown
     lock: asyncio.Lock = field(default_factory=asyncio.Lock, repr=False)  # one change at a time
 
-    def status(self, now: float, processing: float) -> Status:
-        """Return the video's status at *now*, when *processing* takes so many seconds."""
+    def status(self, now: float, processing: float, processed: str = "ready") -> str:
+        """Return the video's status at *now*: "incomplete", "created", or after *processing* seconds *processed*."""
         if self.completed_at is None:
             return "incomplete"
-        return "ready" if now >= self.completed_at + processing else "created"
+        return processed if now >= self.completed_at + processing else "created"
 
 
 class Records:
@@ -92,15 +92,19 @@ class Records:
         record.requests += 1
 
     def take(self, record: Record, chunk: ContentRange, taken: Taken, body: Path, now: float) -> None:
-        """Move the bytes in the file *body* to the place that *taken* names."""
+        """Store the bytes in the file *body* as *taken* says, and remove *body*."""
         target = self.path(record, taken.file)
-        if taken.at == 0 and not target.exists():
+        if taken.keep is not None:
+            os.truncate(body, taken.keep)
+        if taken.fresh or (taken.at == 0 and not target.exists()):
             body.replace(target)
         else:
-            _copy_into(target, taken.at, body)
+            _copy_into(target, taken.at, body, taken.copies)
         if taken.held.complete:
-            with target.open("rb") as video:
-                record.sha256 = hashlib.file_digest(video, "sha256").hexdigest()
+            video = self.path(record)
+            with video.open("rb") as held:
+                record.sha256 = hashlib.file_digest(held, "sha256").hexdigest()
+            record.duration = duration_of(video)
             record.completed_at = now if record.completed_at is None else record.completed_at
             self._save(record)
         self._note(record, 201, chunk)
@@ -131,6 +135,7 @@ class Records:
             "semantics": record.semantics,
             "completed_at": record.completed_at,
             "sha256": record.sha256,
+            "duration": record.duration,
         }
         path = self.folder / record.id / "record.json"
         fresh = path.with_suffix(".new")
@@ -155,12 +160,14 @@ class Records:
             semantics=Semantics(saved["semantics"]),
             completed_at=saved["completed_at"],
             sha256=saved["sha256"],
+            duration=saved.get("duration", 0.0),
         )
         log = folder / "requests.log"
         for line in log.read_text("utf-8").splitlines() if log.exists() else []:
             _replay(record, line)
         if record.completed_at is not None:  # its last line may be missing after a kill
-            record.held = replace(record.held, complete=True)
+            held = self.path(record).stat().st_size
+            record.held = replace(record.held, sizes=(held, *record.held.sizes[1:]), complete=True)
         else:
             self._trim(record)
         return record
@@ -187,14 +194,16 @@ def _replay(record: Record, line: str) -> None:
         record.ranges.append(chunk)
 
 
-def _copy_into(target: Path, offset: int, body: Path) -> None:
-    """Write all of *body* at *offset* of *target*, which may leave a gap before it; then remove *body*."""
+def _copy_into(target: Path, offset: int, body: Path, copies: int) -> None:
+    """Write *body* at *offset* of *target*, *copies* times in a row, after a gap if need be; then remove *body*."""
     source = os.open(body, os.O_RDONLY)
     sink = os.open(target, os.O_WRONLY | os.O_CREAT, 0o600)
     try:
         os.lseek(sink, offset, os.SEEK_SET)
-        while os.sendfile(sink, source, None, _COPY_SIZE):
-            pass
+        for _ in range(copies):
+            os.lseek(source, 0, os.SEEK_SET)
+            while os.sendfile(sink, source, None, _COPY_SIZE):
+                pass
     finally:
         os.close(source)
         os.close(sink)

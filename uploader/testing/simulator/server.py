@@ -7,25 +7,32 @@ never writes a token or a password anywhere. ``stop`` ends all work that it has 
 from __future__ import annotations
 
 import asyncio
+import socket
 import uuid
 from collections import deque
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from aiohttp import web
 
 from uploader.runtime.clock import Clock, SystemClock
 from uploader.testing.simulator import wire
-from uploader.testing.simulator.api import Api, Settings
+from uploader.testing.simulator.api import Api
+from uploader.testing.simulator.downloads import Downloads
 from uploader.testing.simulator.faults import CallName, Fault, FaultKind, fault_answer, strike
 from uploader.testing.simulator.intake import READ_SIZE, BodyCutError, EarlyAnswerError, Form, Intake
 from uploader.testing.simulator.page import RecordView, as_json, as_page, view
 from uploader.testing.simulator.records import Records
+from uploader.testing.simulator.responses import abort, as_response
+from uploader.testing.simulator.settings import Settings
 from uploader.testing.simulator.wire import SimulatedAnswer
 
 CALLS_KEPT = 100_000
 _LINGERING = 5.0  # seconds that an early answer waits for the client to stop sending, as nginx does
+
+_NAMED_FAULT = web.RequestKey("named-fault", Fault)  # one that the body of its request has called for
 
 _ROUTES: tuple[tuple[str, str, CallName], ...] = (
     ("POST", "/api/v3/login", "login"),
@@ -53,39 +60,57 @@ class SeenCall:
 
 
 class Simulator:
-    """A VALT server that stores its records in *folder*, and loads those that are there."""
+    """A VALT server that stores its records in *folder*, and loads those that are there.
+
+    ``faults``, ``settings`` and ``change`` may be used while it runs.
+    """
 
     def __init__(self, folder: Path, settings: Settings | None = None, *, clock: Clock | None = None) -> None:
-        self.settings = settings or Settings()
         self.url = ""  # http://HOST:PORT while it runs
         self.faults: list[Fault] = []
         self.calls: deque[SeenCall] = deque(maxlen=CALLS_KEPT)
         self.on_call: Callable[[SeenCall], None] | None = None
         self._clock = clock or SystemClock()
         self._records = Records(folder)
-        self._api = Api(self._records, self.settings, self._clock)
+        self._api = Api(self._records, settings or Settings(), self._clock)
+        self.downloads = Downloads(self._records, self._api, self.faults, self._clock)
         self._runner: web.AppRunner | None = None
+        self._download_runner: web.AppRunner | None = None  # with a port of its own
+        self._closed_port: socket.socket | None = None
         self._handlers: set[asyncio.Task[object]] = set()
         self._jobs: set[asyncio.Task[SimulatedAnswer]] = set()
 
+    @property
+    def settings(self) -> Settings:
+        """What kind of server it is. New settings apply to every later request.
+
+        Except for the lifetimes of tokens and links, and the port of downloads: these stay as they were at first, and
+        at the last start.
+        """
+        return self._api.settings
+
+    @settings.setter
+    def settings(self, settings: Settings) -> None:
+        self._api.settings = settings
+
+    def change(self, **changes: Any) -> None:
+        """Change some of the settings, say ``change(download="closed")``."""
+        self.settings = replace(self.settings, **changes)
+
     async def start(self, host: str = "127.0.0.1", port: int = 0) -> str:
         """Serve on *host* and *port* (0: any free one); return the base URL. Raises OSError when it is taken."""
-        runner = web.AppRunner(
-            self._app(),
-            access_log=None,  # its lines would hold tokens
-            read_bufsize=READ_SIZE,
-            lingering_time=_LINGERING,
-            shutdown_timeout=0.1,  # stop() ends every handler before
-        )
-        await runner.setup()
-        self._runner = runner
+        self._runner = runner = await _runner_of(self._app())
         try:
-            await web.TCPSite(runner, host, port, reuse_address=True).start()
+            self.url = self._api.base_url = await _listen(runner, host, port)
+            if self.settings.own_download_port:
+                self._download_runner = await _runner_of(self._app_of_downloads())
+                self._api.base_url = await _listen(self._download_runner, host, 0)
+            self._closed_port = socket.socket()
+            self._closed_port.bind((host, 0))  # kept, so that no other program listens there
         except OSError:
             await self.stop()
             raise
-        bound = runner.addresses[0][1]
-        self.url = self._api.base_url = f"http://{host}:{bound}"
+        self._api.closed_url = f"http://{host}:{self._closed_port.getsockname()[1]}"
         return self.url
 
     async def stop(self) -> None:
@@ -93,27 +118,40 @@ class Simulator:
         runner, self._runner = self._runner, None
         if runner is None:
             return
-        for site in tuple(runner.sites):
-            await site.stop()
+        downloads, self._download_runner = self._download_runner, None
+        runners = [each for each in (runner, downloads) if each is not None]
+        for each in runners:
+            for site in tuple(each.sites):
+                await site.stop()
         for handler in self._handlers:
             handler.cancel()
         await asyncio.gather(*self._handlers, *self._jobs, return_exceptions=True)
-        await runner.cleanup()
+        for each in runners:
+            await each.cleanup()
+        if self._closed_port is not None:
+            self._closed_port.close()
         self._records.sweep()
         self._api.forget_passes(links=True)
 
     def records(self) -> list[RecordView]:
         """Return every record as it is now, the oldest first."""
         now = self._clock.now()
-        return [view(self._records, record, now, self.settings.processing) for record in self._records]
+        processing, processed = self.settings.processing, self.settings.status_word
+        return [view(self._records, record, now, processing, processed) for record in self._records]
 
     def _app(self) -> web.Application:
         app = web.Application(middlewares=[self._track])
         for method, path, name in _ROUTES:
             app.router.add_route(method, path, self._handler(name))
-        app.router.add_get("/distribution/{record}/{video}.mp4", self._download)
+        if not self.settings.own_download_port:
+            self.downloads.add_to(app)
         app.router.add_get("/simulator/records", self._show_json)
         app.router.add_get("/", self._show_page)
+        return app
+
+    def _app_of_downloads(self) -> web.Application:
+        app = web.Application(middlewares=[self._track])
+        self.downloads.add_to(app)
         return app
 
     @web.middleware
@@ -122,7 +160,7 @@ class Simulator:
     ) -> web.StreamResponse:
         """Keep track of every running handler, and answer unknown routes as the real server does."""
         if self._runner is None:  # stopping: a request on an idle connection
-            _abort(request)
+            abort(request)
             return web.Response()
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - a coroutine runs in a task
@@ -130,15 +168,17 @@ class Simulator:
         try:
             return await handler(request)
         except web.HTTPMethodNotAllowed:
-            return _response(wire.METHOD_NOT_ALLOWED)
+            return as_response(wire.METHOD_NOT_ALLOWED)
         except web.HTTPNotFound:
-            return _response(wire.NOT_FOUND)
+            return as_response(wire.NOT_FOUND)
         finally:
             self._handlers.discard(task)
 
     def _handler(self, name: CallName) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
         async def handle(request: web.Request) -> web.StreamResponse:
-            fault = strike(self.faults, name)
+            record = request.match_info.get("record")
+            known = self._records.get(record) if record else None
+            fault = strike(self.faults, name, record=record, name=known.spec.name if known else None)
             answer: SimulatedAnswer | None = None
             close = False
             try:
@@ -147,11 +187,11 @@ class Simulator:
                 answer, close = early.answer, True
             except BodyCutError:
                 pass
-            self._note(name, request, fault, answer)
+            self._note(name, request, fault or request.get(_NAMED_FAULT), answer)
             if answer is None:
-                _abort(request)
+                abort(request)
                 return web.Response()  # not sent: the connection is closed
-            return _response(answer, close=close)
+            return as_response(answer, close=close)
 
         return handle
 
@@ -160,23 +200,37 @@ class Simulator:
         limit = self.settings.body_limit
         if limit is not None and (request.content_length or 0) > limit:
             raise EarlyAnswerError(wire.TOO_LARGE)
-        kind = fault.kind if fault else None
-        if kind == "expire-token":
+        if fault and fault.kind == "expire-token":
             self._api.forget_passes()
         intake = Intake(request, fault, self._clock)
         spool = self._records.spool / uuid.uuid4().hex
         try:
             body = await (intake.form(spool) if name == "upload" else intake.payload())
-            if fault and kind == "status":
+            fault = fault or self._fault_of_name(name, request, body)
+            if fault and fault.kind == "status":
                 return fault_answer(fault)
-            if fault and kind == "late":
-                _abort(request)
+            if fault and fault.kind == "late":
+                abort(request)
                 await fault.stand_still(self._clock)
             answer = await self._work(name, request, body, intake.received)
         finally:
             if self._runner is not None:  # else a job may still read it, and stop() empties the spool
                 spool.unlink(missing_ok=True)
         return await self._faulty(answer, fault)
+
+    def _fault_of_name(self, call: CallName, request: web.Request, body: bytes | Form) -> Fault | None:
+        """Return the fault that is due because the *body* says which record the call is about."""
+        if call not in {"create", "list"} or not isinstance(body, bytes):
+            return None
+        name = (wire.parse_object(body) or {}).get("name" if call == "create" else "search")
+        fault = strike(self.faults, call, name=name, only_named=True) if isinstance(name, str) else None
+        if fault is not None:
+            request[_NAMED_FAULT] = fault
+            if fault.kind == "cut-body":
+                raise BodyCutError
+            if fault.kind == "expire-token":
+                self._api.forget_passes()
+        return fault
 
     async def _faulty(self, answer: SimulatedAnswer, fault: Fault | None) -> SimulatedAnswer | None:
         """Apply *fault* to the *answer* to work that was done; None: no answer is sent."""
@@ -238,14 +292,6 @@ class Simulator:
         if self.on_call is not None:
             self.on_call(call)
 
-    async def _download(self, request: web.Request) -> web.StreamResponse:
-        found = self._api.linked(
-            request.match_info["record"], request.match_info["video"], request.query.get("access_token", "")
-        )
-        if found is None:
-            return _response(wire.NOT_FOUND)
-        return web.FileResponse(self._records.path(found), headers={"Content-Type": "video/mp4"})
-
     async def _show_json(self, _: web.Request) -> web.StreamResponse:
         return web.json_response({"records": [as_json(seen) for seen in self.records()]})
 
@@ -253,16 +299,19 @@ class Simulator:
         return web.Response(text=as_page(self.records(), self.settings.semantics), content_type="text/html")
 
 
-def _response(answer: SimulatedAnswer, *, close: bool = False) -> web.Response:
-    response = web.Response(status=answer.status, text=answer.text, headers=answer.headers)
-    if "Content-Type" not in answer.headers:
-        response.content_type = answer.content_type
-    if close:
-        response.force_close()
-    return response
+async def _runner_of(app: web.Application) -> web.AppRunner:
+    runner = web.AppRunner(
+        app,
+        access_log=None,  # its lines would hold tokens
+        read_bufsize=READ_SIZE,
+        lingering_time=_LINGERING,
+        shutdown_timeout=0.1,  # stop() ends every handler before
+    )
+    await runner.setup()
+    return runner
 
 
-def _abort(request: web.Request) -> None:
-    """Cut the connection without an answer."""
-    if request.transport is not None:
-        request.transport.abort()
+async def _listen(runner: web.AppRunner, host: str, port: int) -> str:
+    """Listen on *port* (0: any free one); return the base URL. Raises OSError when it is taken."""
+    await web.TCPSite(runner, host, port, reuse_address=True).start()
+    return f"http://{host}:{runner.addresses[0][1]}"

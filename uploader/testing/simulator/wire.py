@@ -9,7 +9,8 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from http import HTTPStatus
+from typing import Any, Final
 
 from uploader.domain.model import RecordSharing, RecordSpec
 
@@ -41,12 +42,37 @@ WRONG_PASSWORD = SimulatedAnswer(401, {"data": "Invalid username or password"})
 NO_TOKEN = SimulatedAnswer(401, {"error": {"code": 401, "message": "No API token provided"}})
 BAD_TOKEN = SimulatedAnswer(401, {"error": {"code": 401, "message": "Bad credentials."}})
 BAD_PAYLOAD = SimulatedAnswer(500, {"error": {"code": 500, "message": "Invalid request payload"}})
-TOO_LARGE = SimulatedAnswer(
-    413,
-    "<html>\r\n<head><title>413 Request Entity Too Large</title></head>\r\n"
-    "<body>\r\n<center><h1>413 Request Entity Too Large</h1></center>\r\n<hr><center>nginx</center>\r\n"
-    "</body>\r\n</html>\r\n",
+FORBIDDEN = SimulatedAnswer(403, {"error": {"code": 403, "message": "Access Denied."}})
+
+_PHRASES: Final = {status.value: status.phrase for status in HTTPStatus} | {
+    405: "Not Allowed",
+    413: "Request Entity Too Large",
+    503: "Service Temporarily Unavailable",
+    504: "Gateway Time-out",
+}  # as nginx has them
+_SORRY_PAGE: Final = (
+    "<!doctype html>\n<html>\n<head><title>We will be back soon</title></head>\n"
+    "<body><h1>We will be back soon</h1><p>The service is being maintained.</p></body>\n</html>\n"
 )
+
+
+def html_page(status: int) -> str:
+    """Return the page of a proxy: nginx's error page for *status*, or for a 2xx a sorry page."""
+    if 200 <= status < 300:
+        return _SORRY_PAGE
+    title = f"{status} {_PHRASES.get(status, '')}".strip()
+    return (
+        f"<html>\r\n<head><title>{title}</title></head>\r\n"
+        f"<body>\r\n<center><h1>{title}</h1></center>\r\n<hr><center>nginx</center>\r\n</body>\r\n</html>\r\n"
+    )
+
+
+def html_answer(status: int) -> SimulatedAnswer:
+    """Return the answer of a proxy, in HTML."""
+    return SimulatedAnswer(status, html_page(status))
+
+
+TOO_LARGE = html_answer(413)
 
 
 def _refused(message: str) -> SimulatedAnswer:
