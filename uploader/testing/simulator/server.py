@@ -84,7 +84,7 @@ class Simulator:
     def settings(self) -> Settings:
         """What kind of server it is. New settings apply to every later request, with two exceptions.
 
-        The lifetimes of tokens and links stay as they were at first, and downloads keep their port until the next start.
+        The lifetimes of tokens and links stay as they were at first. Downloads keep their port until the next start.
         """
         return self._api.settings
 
