@@ -63,10 +63,11 @@ def test_short_loses_the_end_of_the_last_chunk(chunks: list[bytes], data: st.Dat
 
 @given(CHUNKS, st.data())
 def test_short_is_not_complete_while_a_chunk_is_missing(chunks: list[bytes], data: st.DataObject) -> None:
-    """Whichever it is."""
+    """Whichever it is. What it holds are parts of at least one byte."""
     missing = data.draw(st.integers(0, len(chunks) - 1))
     held, _ = held_after(Semantics.SHORT, chunks, [number for number in range(len(chunks)) if number != missing])
     assert not held.complete
+    assert all(low < high for low, high in held.spans)
 
 
 def test_short_refuses_another_total() -> None:
@@ -143,6 +144,15 @@ async def test_video_is_shown_after_the_first_chunk_only_where_that_is_the_file(
         await send_all(client, ids, "0")
         shown = await client.videos(ids[0]) is not None
         assert shown == (semantics in {Semantics.LAST, Semantics.FIRST})
+
+
+async def test_a_shorter_last_chunk_leaves_nothing_of_the_one_before(tmp_path: Path) -> None:
+    """The last-wins receiver replaces the file; it does not write over its beginning."""
+    async with at_work(tmp_path, semantics=Semantics.LAST) as (simulator, client):
+        ids = await client.create()
+        await client.send(ids, b"abcdef", 0, 8)
+        await client.send(ids, b"gh", 6, 8)
+        assert (only(simulator).path.read_bytes(), only(simulator).size) == (b"gh", 2)
 
 
 async def test_short_answers_400_to_another_total(tmp_path: Path) -> None:

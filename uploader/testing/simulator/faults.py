@@ -36,6 +36,9 @@ class Fault:
     affected. ``create`` and ``list`` say a name only in their bodies, so a fault limited to a *name* affects them when
     the body is there. ``login`` and ``version`` belong to no record.
 
+    A ``download`` knows these kinds: "status", "stall", and "lose-answer", "cut-body" and "late", which all cut it
+    before its answer.
+
     The answers of a proxy: ``Fault(call="every", kind="status", status=403, times=None)`` answers every call with an
     HTML page. VALT's own refusals: *body* is JSON, and *headers* say so.
     """

@@ -82,10 +82,9 @@ class Simulator:
 
     @property
     def settings(self) -> Settings:
-        """What kind of server it is. New settings apply to every later request.
+        """What kind of server it is. New settings apply to every later request, with two exceptions.
 
-        Except for the lifetimes of tokens and links, and the port of downloads: these stay as they were at first, and
-        at the last start.
+        The lifetimes of tokens and links stay as they were at first. Downloads keep their port until the next start.
         """
         return self._api.settings
 
