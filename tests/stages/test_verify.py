@@ -241,4 +241,4 @@ async def test_a_failure_that_the_server_mends_by_itself_is_forgotten() -> None:
         assert table.now.state is State.VERIFYING
         table.server.says = "ready"
         await table.ask_after(1)
-        assert table.now.state is State.PROVING
+        assert table.store.uploads[table.upload.path].state is State.PROVING

@@ -435,7 +435,7 @@ class DoubtResolved(Event):
 
 @dataclass(frozen=True, slots=True)
 class UploadStartedOver(Event):
-    """The upload begins again on a new record; the old record is an orphan."""
+    """The upload begins again on a new record. ``orphan``: the old one, which will be deleted."""
 
     level: ClassVar[LogLevel | None] = "warning"
     path: str

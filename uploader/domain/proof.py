@@ -121,8 +121,7 @@ def _by_duration(evidence: Evidence) -> Judgement:
         return Missing.DURATIONS
     match durations_agree(evidence.recorded, evidence.shown):
         case None:
-            whose = "the file's container" if not evidence.recorded else "the server"
-            return Unprovable(f"this server transcodes, so only durations can be compared, and {whose} tells none")
+            return Unprovable(f"this server transcodes, so only durations can be compared, and {_lacks(evidence)}")
         case False:
             recorded, shown = format_duration(evidence.recorded or 0.0), format_duration(evidence.shown or 0.0)
             return Spoilt(f"the server shows a video of {shown} where one of {recorded} was sent")
@@ -130,3 +129,12 @@ def _by_duration(evidence: Evidence) -> Judgement:
             return Unprovable("it went in chunks to a server that was not seen to put them together, and transcodes")
         case _:
             return Proven("duration")
+
+
+def _lacks(evidence: Evidence) -> str:
+    """Say why the durations are no evidence."""
+    if not evidence.recorded:
+        return "the file's container tells none"
+    if not evidence.shown:
+        return "the server tells none"
+    return f"the recording is too short for that ({evidence.recorded:.1f} s)"

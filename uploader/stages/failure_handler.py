@@ -145,7 +145,7 @@ class FailureHandler:
         )
         self._store.put_orphan(orphan)
         await self._store.save(fresh)
-        old = None if orphan is None else orphan.record
+        old = None if upload.ids is None else upload.ids.record
         self._bus.publish(events.UploadStartedOver(upload.path, decision.last_error.reason, old))
         self._queues.again.put(upload.path, decision.after or 0.0)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -15,14 +14,10 @@ def duration_of(video: Path) -> float:
 
     Raises OSError when the file cannot be read.
     """
-    # The container package does not state durations yet: then each is 0.
-    measure: Callable[[container.Read, int, str], float | None] | None = getattr(container, "duration", None)
-    if measure is None:
-        return 0.0
     source = os.open(video, os.O_RDONLY)
     try:
         read = partial(_read, source)
-        return measure(read, os.fstat(source).st_size, video.suffix) or 0.0
+        return container.duration(read, os.fstat(source).st_size) or 0.0
     finally:
         os.close(source)
 
