@@ -18,6 +18,9 @@ from uploader.domain.model import Identity, State, Upload
 # The table of docs/protocol.md and the design, written a second time.
 ROWS = """
 queued      intend        creating
+queued      adopt         verifying
+sending     adopt         verifying
+in-doubt    adopt         verifying
 creating    created       sending
 creating    not-created   queued
 creating    start-over    queued
@@ -43,7 +46,7 @@ proving     park          parked
 finishing   park          parked
 """
 LEGAL = {(State(state), Step(step)): State(target) for state, step, target in map(str.split, ROWS.strip().split("\n"))}
-BRINGS_FORWARD = {Step.CREATED, Step.ACKNOWLEDGED, Step.SENT, Step.READY, Step.PROVEN, Step.FINISHED}
+BRINGS_FORWARD = {Step.CREATED, Step.ACKNOWLEDGED, Step.SENT, Step.ADOPT, Step.READY, Step.PROVEN, Step.FINISHED}
 UNFINISHED = [state for state in State if state not in {State.DONE, State.PARKED}]
 
 
@@ -56,6 +59,7 @@ def facts(upload: Upload, step: Step) -> dict[str, Any]:
         Step.LAST_BYTE: {"doubt_end": lifecycle.chunk_end(upload), "doubt_digest": "d2", "doubt_at": EPOCH},
         Step.ACKNOWLEDGED: {"offset": upload.doubt_end, "digest": upload.doubt_digest},
         Step.SENT: {"offset": size, "digest": "d3", "sent_at": EPOCH},
+        Step.ADOPT: {"ids": IDS, "offset": size, "digest": "d3", "sent_at": EPOCH},
         Step.READY: {"ready_at": EPOCH},
         Step.PROVEN: {"proof": "size"},
         Step.PARK: {"last_error": LAST_ERROR, "parked_from": upload.state},

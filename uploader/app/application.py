@@ -27,6 +27,7 @@ from uploader.server.circuit_breaker import CircuitBreaker, refuse_again
 from uploader.server.credentials import account, read_password
 from uploader.server.port import Server
 from uploader.server.valt import Valt
+from uploader.stages.adoption import Adoption
 from uploader.stages.context import StageContext
 from uploader.stages.discover import Discover
 from uploader.stages.dispatcher import Dispatcher
@@ -106,7 +107,10 @@ class Application:
         self.verify = Verify(context, config.upload, self.valt, self.breaker, failure_handler)
         self.prove = Prove(context, rules, self.valt, self.breaker, failure_handler, self.auto_probe, throttle)
         self.finish = Finish(context, rules, failure_handler)
-        self.orphan_cleanup = OrphanCleanup(config.server, self.store, self.valt, self.breaker, self.clock, self.bus)
+        adopt = Adoption(context, config.server.doubt_settle).adopt
+        self.orphan_cleanup = OrphanCleanup(
+            config.server, self.store, self.valt, self.breaker, self.clock, self.bus, adopt
+        )
 
     @property
     def config(self) -> Config:

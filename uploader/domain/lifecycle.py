@@ -16,7 +16,7 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Any, Final
 
-from uploader.domain.model import LastError, Orphan, State, Upload
+from uploader.domain.model import LastError, Orphan, RecordIds, State, Upload
 
 
 class Step(StrEnum):
@@ -31,6 +31,7 @@ class Step(StrEnum):
     REFUSED = "refused"  # the server refused a chunk, or never saw all of it; it kept none of it
     RESEND = "resend"  # in doubt, and sending again is known to be safe on this server
     START_OVER = "start-over"  # begin again on a new record
+    ADOPT = "adopt"  # a record of it that was given up has landed whole after all
     READY = "ready"  # the server has processed the video
     PROVEN = "proven"  # it is what was sent
     UNPROVEN = "unproven"  # a build without proofs has left it at this point
@@ -61,6 +62,9 @@ TABLE: Final[Mapping[tuple[State, Step], State]] = MappingProxyType(
         (State.IN_DOUBT, Step.SENT): State.VERIFYING,
         (State.IN_DOUBT, Step.REFUSED): State.SENDING,
         (State.IN_DOUBT, Step.RESEND): State.SENDING,
+        (State.QUEUED, Step.ADOPT): State.VERIFYING,
+        (State.SENDING, Step.ADOPT): State.VERIFYING,
+        (State.IN_DOUBT, Step.ADOPT): State.VERIFYING,
         (State.CREATING, Step.START_OVER): State.QUEUED,
         (State.SENDING, Step.START_OVER): State.QUEUED,
         (State.IN_DOUBT, Step.START_OVER): State.QUEUED,
@@ -76,7 +80,9 @@ TABLE: Final[Mapping[tuple[State, Step], State]] = MappingProxyType(
 )
 
 # the steps that clear ``last_error``
-FORWARD: Final = frozenset({Step.CREATED, Step.ACKNOWLEDGED, Step.SENT, Step.READY, Step.PROVEN, Step.FINISHED})
+FORWARD: Final = frozenset(
+    {Step.CREATED, Step.ACKNOWLEDGED, Step.SENT, Step.ADOPT, Step.READY, Step.PROVEN, Step.FINISHED}
+)
 
 
 class IllegalStep(RuntimeError):  # noqa: N818 - it names what was tried
@@ -158,7 +164,25 @@ def orphan_of(upload: Upload, *, now: float, settle: float) -> Orphan | None:
     """Return the orphan that this upload leaves behind when it is given up; None when it has no record."""
     if upload.ids is None:
         return None
-    return Orphan(upload.ids.record, upload.record.name, upload.path, since=now, next_look=now + settle)
+    orphan = Orphan(upload.ids.record, upload.record.name, upload.path, since=now, next_look=now + settle)
+    if upload.doubt_end != upload.identity.size:
+        return orphan
+    chunks = upload.chunks + 1
+    return replace(orphan, identity=upload.identity, video=upload.ids.video, digest=upload.doubt_digest, chunks=chunks)
+
+
+def adopt(upload: Upload, orphan: Orphan, *, now: float) -> Upload:
+    """Take an orphan that has landed as the upload's record: every byte was sent to it."""
+    return advance(
+        upload,
+        Step.ADOPT,
+        ids=RecordIds(orphan.record, orphan.video),
+        offset=upload.identity.size,
+        digest=orphan.digest,
+        chunks=orphan.chunks,
+        sent_at=now,
+        begun_at=upload.begun_at or orphan.since,
+    )
 
 
 def spoilt_orphans(upload: Upload, *, now: float, replaced: bool) -> tuple[Orphan, ...]:

@@ -188,6 +188,11 @@ class Orphan:
     probe: bool = False  # made by a probe: it holds test data, and is deleted even so
     replaced: bool = field(default=False, metadata=RARE)  # it arrived spoilt, its replacement whole: deleted even so
     refused: bool = field(default=False, metadata=RARE)  # the server refuses to delete it, which was published
+    # Given up in doubt about its last chunk, so it may land whole: what it takes to adopt it then.
+    identity: Identity | None = field(default=None, metadata=RARE)
+    video: str = field(default="", metadata=RARE)
+    digest: str = field(default="", metadata=RARE)  # sha256 (hex) of all that was sent to it
+    chunks: int = field(default=0, metadata=RARE)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ state does not list as an orphan: only those are known to be this program's.
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Final
 
@@ -28,6 +29,9 @@ BUG_PAUSE: Final = HOUR  # s until an orphan is looked at again after a bug
 ORPHAN_WITH_VIDEO_INTERVAL: Final = DAY  # s between two looks at an orphan that holds a video, or is not deleted
 
 
+Adopt = Callable[[Orphan], Awaitable[bool]]
+
+
 class OrphanCleanup:
     """Looks at each orphan when it is due, and deletes it if it is empty."""
 
@@ -39,9 +43,12 @@ class OrphanCleanup:
         breaker: CircuitBreaker,
         clock: Clock,
         bus: events.Bus,
+        adopt: Adopt | None = None,
     ) -> None:
+        """*adopt* adopts an orphan that has landed whole, if that is still possible."""
         self._longest = max(server.doubt_settle, MINUTE)  # s; a longer wait comes from a clock that was set
         self._store, self._valt, self._breaker, self._clock, self._bus = store, valt, breaker, clock, bus
+        self._adopt = adopt
         self._due: dict[str, tuple[float, float]] = {}  # by record: ``next_look``, also as monotonic time
 
     async def run(self) -> None:
@@ -87,6 +94,8 @@ class OrphanCleanup:
         try:
             details = await self._valt.details(orphan.record)
             if stays := details.videos is not None and not (orphan.probe or orphan.replaced):
+                if await self._is_adopted(orphan):
+                    return
                 await self._keep(orphan)
             else:
                 await self._valt.delete_record(orphan.record)
@@ -100,6 +109,9 @@ class OrphanCleanup:
             return
         if not stays:
             await self._drop(orphan)
+
+    async def _is_adopted(self, orphan: Orphan) -> bool:
+        return self._adopt is not None and orphan.identity is not None and await self._adopt(orphan)
 
     async def _put_off(self, orphan: Orphan, error: errors.UploaderError) -> None:
         """Look again later. A failure of the server pauses all calls, or a refused password would be tried again."""
