@@ -105,7 +105,7 @@ EDGE_MODULES: Final = frozenset(
         "diagnostics/probe_results",
         "bandwidth/io_pressure",
     }
-    | {"app/status", "app/systemd", "diagnostics/video"}
+    | {"app/explain", "app/systemd", "diagnostics/video"}
 )
 
 

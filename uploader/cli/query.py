@@ -15,6 +15,7 @@ from pathlib import Path
 import click
 
 from uploader.app import control_socket, status
+from uploader.app.explain import explanation, facts_of, look_at
 from uploader.cli.common import absolute, cli, clock, config_option, load_config, valt_of
 from uploader.config import Config
 from uploader.diagnostics import doctor
@@ -92,8 +93,8 @@ def explain(file: Path | None, path: str) -> int:
         lines = answer["lines"]
     else:
         known, sent = stored(config, path)
-        seen = asyncio.run(status.look_at(path))
-        lines = status.explanation(config, path, status.facts_of(known, path, sent), clock.now(), seen)
+        seen = asyncio.run(look_at(path))
+        lines = explanation(config, path, facts_of(known, path, sent), clock.now(), seen)
     click.echo("\n".join(lines))
     return 0
 
