@@ -110,12 +110,12 @@ async def test_the_ledger_can_be_read_with_a_damaged_state(tmp_path: Path) -> No
 
 
 async def test_download_compares_every_byte_with_what_was_sent(tmp_path: Path) -> None:
-    """Equal, differing and missing files are told apart; anything but equal is exit 1."""
+    """Equal, differing and unavailable videos are told apart; anything but equal is exit 1."""
     async with at_work(tmp_path) as site:
         files = await finished(site)
         good = await site.run("ledger", "--verify", "--download")
         assert good.code == 0
-        assert sorted(good.lines[1:-1]) == sorted(f"equal    {file}" for file in files)
+        assert sorted(good.lines[1:-1]) == sorted(f"equal        {file}" for file in files)
         assert good.lines[-1] == "3 equal, 0 differ, 0 unavailable"
 
         records = {record.name: record for record in site.simulator.records()}
@@ -131,16 +131,16 @@ async def test_download_compares_every_byte_with_what_was_sent(tmp_path: Path) -
                 assert answer.status == 200
         bad = await site.run("ledger", "--verify", "--download")
         assert bad.code == 1
-        assert any(line.startswith(f"differs  {files[0]}: ") for line in bad.lines)
-        assert f"equal    {files[1]}" in bad.lines
+        assert any(line.startswith(f"differs      {files[0]}: ") for line in bad.lines)
+        assert f"equal        {files[1]}" in bad.lines
         assert (
-            f"missing  {files[2]}: was ready, but is no longer on the server; "
+            f"unavailable  {files[2]}: was ready, but is no longer on the server; "
             "to send it again, copy the file under another name" in bad.lines
         )
         assert bad.lines[-1] == "1 equal, 1 differ, 1 unavailable"
 
 
-async def test_download_calls_no_file_missing_when_the_server_is_down(tmp_path: Path) -> None:
+async def test_download_calls_no_video_unavailable_when_the_server_is_down(tmp_path: Path) -> None:
     """--download ends with that one error."""
     async with at_work(tmp_path) as site:
         await finished(site)

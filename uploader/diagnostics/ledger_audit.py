@@ -33,8 +33,8 @@ class Comparison:
     why: str = ""
 
     def __str__(self) -> str:
-        word = {True: "equal", False: "differs", None: "missing"}[self.equal]
-        return f"{word:<9}{shown(self.line.upload.path)}" + (f": {self.why}" if self.why else "")
+        word = {True: "equal", False: "differs", None: "unavailable"}[self.equal]
+        return f"{word:<13}{shown(self.line.upload.path)}" + (f": {self.why}" if self.why else "")
 
 
 def lines(folder: Path) -> Iterator[LedgerLine]:
