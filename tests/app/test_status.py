@@ -122,7 +122,7 @@ def test_the_status_line_reads_no_upload() -> None:
     """It is made from the counts alone, so that it costs the same with ten uploads as with a hundred thousand."""
     uploads = Touched(*(an_upload(path=f"/rec/{number}.mp4") for number in range(50)))
     everything = replace(known(process=1, done=3), uploads=uploads, counts={State.QUEUED: 50})
-    assert report.one_line(report.summary(everything, EPOCH)) == "50 queued; 3 done"
+    assert report.one_line(report.brief_document(everything, EPOCH)) == "50 queued; 3 done"
     assert uploads.count == 0
 
 

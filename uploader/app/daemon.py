@@ -167,7 +167,7 @@ class Daemon:
             await self._clock.sleep(interval)
 
     def _status_line(self) -> str:
-        return status.one_line(status.summary(self._brief_snapshot(), self._clock.now()))
+        return status.one_line(status.brief_document(self._brief_snapshot(), self._clock.now()))
 
     def _status(self) -> dict[str, Any]:
         """Return the status as of now. Its rows are made when they are read, possibly in another thread."""

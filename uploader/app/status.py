@@ -96,7 +96,7 @@ def status_by_rows(config: Config, snapshot: StatusSnapshot, now: float) -> dict
 
     A hundred thousand rows are then neither in memory at the same time nor made in one go.
     """
-    brief = summary(snapshot, now)
+    brief = brief_document(snapshot, now)
     return {
         "server": config.server.url,
         "state_dir": str(config.state.dir),
@@ -112,7 +112,7 @@ def status_by_rows(config: Config, snapshot: StatusSnapshot, now: float) -> dict
     }
 
 
-def summary(snapshot: StatusSnapshot, now: float) -> dict[str, Any]:
+def brief_document(snapshot: StatusSnapshot, now: float) -> dict[str, Any]:
     """Return the part of the status that ``one_line`` needs. Looks at no upload if *snapshot* has counts."""
     refused = max(0.0, (snapshot.capabilities.login_not_before or 0.0) - now)
     outage = refused if snapshot.process is None else snapshot.outage

@@ -19,7 +19,7 @@ from uploader.domain import errors, events, selection
 from uploader.domain.model import Sighting
 from uploader.files import Mode, Share, Shares, WalkFilter, changes_below
 from uploader.files.mounts import inotify_limit, mode_for, out_of_inotify, too_many_folders
-from uploader.files.walk import match_nothing, walk_filter
+from uploader.files.walk import PathPredicate, match_nothing, walk_filter
 from uploader.runtime.delay_queue import wait_for
 from uploader.runtime.log import get_logger
 from uploader.stages.context import StageContext
@@ -38,8 +38,6 @@ OFFLINE_CHECK_INTERVAL: Final = 15.0  # s, at most, between two checks of a shar
 FULL_SCAN_EVERY: Final = 10  # every tenth scan reads all inodes, the others those of unknown names
 FOLDERS_AT_ONCE: Final = 1000  # folders watched inside this process; starting it blocks the event loop for up to 40 ms
 PATHS_PER_LOOK: Final = 200  # paths from events that one call looks at
-
-PathPredicate = Callable[[str], bool]
 
 
 @dataclass(slots=True)
