@@ -66,6 +66,7 @@ STAGES: Final = frozenset(
             "lease",
             "records",
             "rename_search",
+            "watched_folder",
         )
     }
 )
@@ -75,7 +76,7 @@ ALLOWED: Final[dict[str, frozenset[str]]] = {
     **dict.fromkeys(DECISIONS, frozenset()),
     **dict.fromkeys(STAGES, WAITS),
     "runtime/clock": frozenset({"asyncio", "random", "time"}),  # the only source of time, sleep and random numbers
-    "stages/discover": frozenset({"asyncio", "watchfiles"}),  # the simulation only scans
+    "stages/watched_folder": frozenset({"asyncio", "watchfiles"}),  # the simulation only scans
     "stages/file_rules": frozenset({"pathlib"}),  # paths of the configuration
     "store/disk": frozenset({"fcntl", "os", "pathlib"}),
     "store/ledger": frozenset({"threading"}),  # a lock: threads of shares ask it, too

@@ -30,8 +30,8 @@ from uploader.domain.model import (
 )
 from uploader.domain.units import format_bytes, format_duration
 from uploader.server.credentials import password_source
-from uploader.stages.discover import FolderStats
 from uploader.stages.settle import Candidate
+from uploader.stages.watched_folder import FolderStats
 
 NEXT_ACTION = {
     ActionBy.UPLOADER: "tried again automatically",

@@ -24,7 +24,8 @@ from uploader.diagnostics.probe_results import ProbeResultStore
 from uploader.domain.model import MountIdentity, ServerCapabilities, shown
 from uploader.files import MountedShare, Shares
 from uploader.runtime.log import redactor
-from uploader.stages.discover import FolderStats, folder_status
+from uploader.stages.discover import folder_status
+from uploader.stages.watched_folder import FolderStats
 from uploader.store.disk import StateFolder, may_exist
 from uploader.store.ledger import LedgerEntry
 from uploader.store.store import read_both
