@@ -21,7 +21,7 @@ from uploader.domain import events, selection
 from uploader.domain.model import ActionBy, LastError, RecordSpec, State, Upload
 from uploader.files import MountedShare
 from uploader.files.walk import Walk
-from uploader.stages import watched_folder
+from uploader.stages import listener, watched_folder
 
 EVENTS = {"mode": "events"}
 
@@ -330,7 +330,7 @@ async def test_a_source_of_events_that_fails_is_started_again(tmp_path: Path, mo
             raise RuntimeError(f"error in underlying watcher: {problem}")
         yield set()
 
-    monkeypatch.setattr(watched_folder, "awatch", broken)
+    monkeypatch.setattr(listener, "awatch", broken)
     async with Rig(tmp_path, watch=EVENTS) as rig:
         await rig.start()
         await rig.event(events.WatcherRestarted, count=2)
@@ -398,7 +398,7 @@ def large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
         for nothing in range(0):
             yield nothing
 
-    monkeypatch.setattr(watched_folder, "awatch", source)
+    monkeypatch.setattr(listener, "awatch", source)
     monkeypatch.setattr(watched_folder, "FOLDERS_AT_ONCE", 1)
     (tmp_path / "watch" / "room").mkdir(parents=True)
     return asked
@@ -419,7 +419,7 @@ async def test_files_made_before_the_watcher_listens_are_found_by_a_scan(tmp_pat
     async with Rig(tmp_path, watch=EVENTS) as rig:
         await rig.start()
         (folder,) = rig.application.discover._folders
-        await rig.until(lambda: folder._trusted, "events that are trusted")
+        await rig.until(lambda: folder._listener.trusted, "events that are trusted")
         assert folder.stats.scans == 2
         assert len(listeners()) == 1
         assert large == []
@@ -453,7 +453,7 @@ def watcher(monkeypatch: pytest.MonkeyPatch, *problems: Exception | None) -> lis
         for nothing in range(0):
             yield nothing
 
-    monkeypatch.setattr(watched_folder, "awatch", source)
+    monkeypatch.setattr(listener, "awatch", source)
     return begun
 
 
@@ -508,7 +508,7 @@ async def test_a_source_that_misses_events_is_restarted_if_silent(
         await rig.start()
         (tally,) = rig.application.discover.folder_stats()
         folder = rig.application.discover._folders[0]
-        await rig.until(lambda: folder._trusted, "events that are trusted")
+        await rig.until(lambda: folder._listener.trusted, "events that are trusted")
         for name in ("a.mp4", "b.mp4"):
             rig.write(name, name.encode())
         missed = await rig.event(events.EventsMissed)
@@ -527,11 +527,11 @@ async def test_a_source_that_reports_events_is_not_restarted(tmp_path: Path, mon
             yield {(1, f"{path}/.other")}
             await asyncio.sleep(0.01)
 
-    monkeypatch.setattr(watched_folder, "awatch", source)
+    monkeypatch.setattr(listener, "awatch", source)
     async with Rig(tmp_path, watch=EVENTS | {"rescan": "5s"}) as rig:
         await rig.start()
         folder = rig.application.discover._folders[0]
-        await rig.until(lambda: folder._trusted, "events that are trusted")
+        await rig.until(lambda: folder._listener.trusted, "events that are trusted")
         rig.write("a.mp4", b"a")
         await rig.event(events.EventsMissed, files=1)
         await rig.until(lambda: folder.stats.scans > 5)
@@ -542,7 +542,7 @@ async def test_reported_files_do_not_count_as_missed(tmp_path: Path) -> None:
     """Files, and those of a folder that was moved in; a scan in between changes nothing."""
     async with watching(tmp_path, watch=EVENTS | {"rescan": "20s"}) as rig:
         folder = rig.application.discover._folders[0]
-        await rig.until(lambda: folder._trusted, "events that are trusted")
+        await rig.until(lambda: folder._listener.trusted, "events that are trusted")
         outside = tmp_path / "outside"
         outside.mkdir()
         for number in range(5):

@@ -7,30 +7,25 @@ is offline is not an empty folder: nothing is concluded from it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
-
-from watchfiles import Change, awatch
 
 from uploader.config import WatchConfig
 from uploader.domain import errors, events, selection
 from uploader.domain.model import Sighting
-from uploader.files import Mode, Share, WalkFilter, changes_below
-from uploader.files.mounts import inotify_limit, mode_for, out_of_inotify, too_many_folders
+from uploader.files import Mode, Share, WalkFilter
+from uploader.files.mounts import inotify_limit, mode_for, too_many_folders
 from uploader.files.walk import PathPredicate, match_nothing, walk_filter
 from uploader.runtime.delay_queue import wait_for
 from uploader.runtime.log import get_logger
 from uploader.stages.context import StageContext
 from uploader.stages.known import KnownFiles
+from uploader.stages.listener import Listener
 from uploader.stages.queues import SightingBatch, bug_reason
 
 log = get_logger(__name__)
 
-EVENT_DEBOUNCE: Final = 200  # ms for which a burst of events is gathered
-WATCHER_RESTART_PAUSES: Final = (1.0, 60.0)  # s before a failed watcher is started again; doubled up to the second
-# s after a watcher was started until a scan looks for what it missed before it listened
-COVERING_SCAN_DELAY: Final = 2.0
 # s, at most, until an event arrives; after that its file counts as missed
 EVENT_DELAY_LIMIT: Final = 2.0
 OFFLINE_CHECK_INTERVAL: Final = 15.0  # s, at most, between two checks of a share that is offline
@@ -73,23 +68,20 @@ class WatchedFolder:
         self.stats = FolderStats(self._root)
         self._mode: Mode | None = None
         self._hints: set[str] = set()
-        self._had_event = False  # since the last scan
         self._hurry = asyncio.Event()
         self._scan_now = False
         self._deep = True  # the next scan reads all inodes
         self._suspected_at = 0.0  # when the last of ``_suspects`` was found
         self._suspects: set[str] = set()  # found by the last scan, not reported by an event (yet)
-        self._trusted = self._cover_due = False  # trusted: events must report all that is new; see ``_cover``
         self._ignored: set[str] = set()
         self._scanning = asyncio.Lock()
-        self._stop_watcher = asyncio.Event()
-        self._listens = asyncio.Event()  # set while events are wanted
+        self._listener = Listener(watch, self._share, self._clock, self._bus, self)
 
     async def run(self) -> None:
         """Scan the folder and listen to events until cancelled."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._despite_faults(self._decide))
-            group.create_task(self._despite_faults(self._listen))
+            group.create_task(self._despite_faults(self._listener.run))
 
     async def scan_once(self) -> None:
         """Scan all inodes once, if the share is there."""
@@ -141,14 +133,14 @@ class WatchedFolder:
         if status.away:
             if not was_away:
                 self._bus.publish(events.FolderOffline(self._root, status.away))
-            self._stop_listening()
+            self._listener.stop()
             return False
         if was_away:
             self._bus.publish(events.FolderBack(self._root))
         if was_away or failed_a_call:
             await self._share_is_back(self._root)
         if was_away or (self._inode or status.inode) != status.inode:
-            self._stop_watcher.set()  # the watcher goes on with the old inode, and says nothing
+            self._listener.restart_watcher()  # the watcher goes on with the old inode, and says nothing
             self._deep = True
         self._inode = status.inode
         mode = mode_for(self._watch.mode, status.mount)
@@ -163,17 +155,6 @@ class WatchedFolder:
         else:
             self._mode = mode
 
-    def _fall_back(self, why: str) -> None:
-        """Go on without events: they would report only a part of the folder, and not say which."""
-        self._stop_listening()
-        self._bus.publish(events.EventsUnavailable(self._root, why))
-        self._choose(Mode(events=False, why=why))
-
-    def _stop_listening(self) -> None:
-        self._listens.clear()
-        self._trusted = False
-        self._stop_watcher.set()
-
     # The scan
 
     async def _scan(self) -> None:
@@ -182,7 +163,7 @@ class WatchedFolder:
             await self._walk_through()
 
     async def _walk_through(self) -> None:
-        deep, cover = self._deep or self.stats.scans % FULL_SCAN_EVERY == 0, self._cover_due
+        deep, cover = self._deep or self.stats.scans % FULL_SCAN_EVERY == 0, self._listener.cover_due
         missed, self._deep = self._take_missed(), False
         folders, names, unreadable, irregular = 0, 0, "", set[str]()
         try:
@@ -195,12 +176,13 @@ class WatchedFolder:
         except errors.ShareNotReady as error:
             unreadable = str(error)
         self._count(folders, names, missed)
-        if missed and not self._had_event:
-            self._stop_watcher.set()  # no event came at all: another file system may have been here between two scans
-        self._had_event = False
+        if missed and not self._listener.had_event:
+            # No event came at all: another file system may have been here between two scans.
+            self._listener.restart_watcher()
+        self._listener.had_event = False
         self._report_unreadable(unreadable)
         if cover:
-            self._cover_due, self._trusted = False, True
+            self._listener.cover_due, self._listener.trusted = False, True
         if deep and not unreadable:  # all of it was looked at
             self._ignored &= irregular
         if self._share.status.away:
@@ -229,7 +211,7 @@ class WatchedFolder:
 
     def _suspect(self, sightings: Sequence[Sighting]) -> None:
         """Note new files that no event has reported, while events are expected for all."""
-        if self._trusted and (new := [seen.path for seen in sightings if not self._known.anything(seen.path)]):
+        if self._listener.trusted and (new := [seen.path for seen in sightings if not self._known.anything(seen.path)]):
             self._suspects.update(new)
             self._suspected_at = self._clock.monotonic()
 
@@ -295,88 +277,37 @@ class WatchedFolder:
         if self._mode is None or not self._mode.events:
             return
         if why := too_many_folders(folders, inotify_limit("max_user_watches")):
-            self._fall_back(why)
+            self.fall_back(why)
         else:
-            self._listens.set()
+            self._listener.start()
 
-    async def _listen(self) -> None:
-        """Gather events as hints. Whatever the watcher raises, it is started again, and a scan finds what it missed."""
-        pause, longest = WATCHER_RESTART_PAUSES
-        while True:
-            await self._listens.wait()
-            began = self._clock.monotonic()
-            try:
-                await self._gather()
-                pause = WATCHER_RESTART_PAUSES[0]
-            except Exception as error:  # noqa: BLE001 - its native part raises anything: RuntimeError, groups, OSError
-                text = _text_of(error)
-                if why := out_of_inotify(text):
-                    self._fall_back(why)
-                    continue
-                if not (await self._share.check()).away:  # else the scan publishes that
-                    self._bus.publish(events.WatcherRestarted(self._root, text))
-                if self._clock.monotonic() - began > longest:  # it had worked for a while
-                    pause = WATCHER_RESTART_PAUSES[0]
-                await self._clock.sleep(pause)
-                pause = min(longest, 2 * pause)
-            self._scan_soon()
+    # What the listener calls
 
-    def _scan_soon(self) -> None:
-        self._scan_now = self._deep = True
+    @property
+    def is_large(self) -> bool:
+        """True for a tree whose watches take long to set up."""
+        return self._watch.recursive and self.stats.folders > FOLDERS_AT_ONCE
+
+    def hear(self, paths: Collection[str]) -> None:
+        """Look at these paths soon."""
+        self._hints.update(paths)
         self._wake()
+
+    def scan_soon(self, *, deep: bool) -> None:
+        """Scan now, or when the scan under way has ended. *deep*: all inodes are read."""
+        self._scan_now, self._deep = True, self._deep or deep
+        self._wake()
+
+    def fall_back(self, why: str) -> None:
+        """Go on without events: they would report only a part of the folder, and not say which."""
+        self._listener.stop()
+        self._bus.publish(events.EventsUnavailable(self._root, why))
+        self._choose(Mode(events=False, why=why))
 
     def _wake(self) -> None:
         hurry, self._hurry = self._hurry, asyncio.Event()
         hurry.set()
 
-    async def _gather(self) -> None:
-        self._stop_watcher = asyncio.Event()
-        self._trusted = self._cover_due = False
-        large = self._watch.recursive and self.stats.folders > FOLDERS_AT_ONCE
-        covers = set[asyncio.Future[None]]()
-        if not large:
-            covers.add(asyncio.ensure_future(self._cover(COVERING_SCAN_DELAY)))
-        try:
-            async for batch in self._changes_apart() if large else self._changes():
-                if not batch:  # the watcher process reports that it has started
-                    covers.add(asyncio.ensure_future(self._cover(0.0)))
-                    continue
-                self._had_event = True
-                self._hints.update(path for _, path in batch)
-                self._wake()
-                if (Change.deleted, self._root) in batch:
-                    # inotify reports nothing of a new folder here, even if it has the same inode.
-                    self._stop_watcher.set()
-        finally:
-            for cover in covers:
-                cover.cancel()
-
-    def _changes(self) -> AsyncIterator[Collection[tuple[int, str]]]:
-        return awatch(
-            self._watch.path,
-            watch_filter=None,  # the default filter drops names that may be recordings
-            debounce=EVENT_DEBOUNCE,
-            stop_event=self._stop_watcher,
-            recursive=self._watch.recursive,
-            ignore_permission_denied=True,
-        )
-
-    def _changes_apart(self) -> AsyncIterator[Collection[tuple[int, str]]]:
-        return changes_below(self._watch.path, debounce=EVENT_DEBOUNCE, recursive=True, stop_event=self._stop_watcher)
-
-    async def _cover(self, after: float) -> None:
-        """Scan once for what came before the watcher listened; inside this process it does not say when it begins."""
-        await self._clock.sleep(after)
-        self._scan_now = self._cover_due = True
-        self._wake()
-
 
 def _slices(paths: Sequence[str], size: int) -> Iterator[Sequence[str]]:
     return (paths[start : start + size] for start in range(0, len(paths), size))
-
-
-def _text_of(error: BaseException) -> str:
-    """Return what ended a watcher: the innermost exception of a group."""
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return f"{type(error).__name__}: {error}"
