@@ -20,7 +20,7 @@ from uploader.runtime.clock import SystemClock
 from uploader.stages.watched_folder import FolderStats
 from uploader.store import codec
 from uploader.store.disk import StateFolder
-from uploader.store.store import read_state
+from uploader.store.opening import read_state
 from uploader.testing.simulator import Fault
 
 

@@ -28,7 +28,7 @@ from uploader.stages.discover import folder_status
 from uploader.stages.watched_folder import FolderStats
 from uploader.store.disk import StateFolder, may_exist
 from uploader.store.ledger import LedgerEntry
-from uploader.store.store import read_both
+from uploader.store.opening import read_both
 
 
 @cli.command()

@@ -21,7 +21,7 @@ from uploader.store.codec import LedgerHead, StateSnapshot, UnreadableContent, f
 from uploader.store.disk import StateFolder, may_exist
 from uploader.store.ledger import Lines, chain, unusable
 from uploader.store.line import IndexKeys
-from uploader.store.store import read_state
+from uploader.store.opening import read_state
 
 
 @dataclass(frozen=True, slots=True)
