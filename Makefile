@@ -9,6 +9,8 @@ ENV := $(if $(filter python3,$(PYTHON)),.venv,.venv-$(VERSION))
 BIN := $(ENV)/bin
 KEY := $(shell { cat requirements-dev.txt pyproject.toml; $(PYTHON) -VV; pwd -P; } 2>/dev/null | cksum | cut -d ' ' -f 1)
 READY := $(ENV)/.ready-$(KEY)
+# pytest compiles every test module at each start, once for each of its processes, unless it may keep the result.
+export PYTHONDONTWRITEBYTECODE :=
 LOCK := $(ENV)/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-annotate --custom-compile-command 'make lock' $(UPGRADE)
 
@@ -39,7 +41,8 @@ test: lint types
 	@$(BIN)/pytest -n 3 --dist loadgroup
 
 worlds: $(READY)
-	@$(BIN)/pytest -n 2 --dist loadgroup --worlds full tests/simulation/test_simulation_worlds.py
+	@$(BIN)/pytest -n 2 --dist loadgroup --worlds full tests/simulation/test_simulation_worlds.py \
+		tests/simulation/test_simulation_operator.py
 
 # Not part of the tests: the figures depend on the machine. TMPDIR chooses the disk.
 bench: $(READY)

@@ -1,6 +1,7 @@
 """Sets up every test run: repeatable property tests, the marks ``quick`` and ``slow``, and two options.
 
-``--worlds few|some|full`` says how many simulated worlds are played (see ``simulation/amount.py``).
+``--worlds few|some|full`` says how many simulated worlds are played (see ``simulation/amount.py``). With ``few``,
+property tests try fewer examples, too.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from simulation.run import Figures, Report
 from warm import Warm, warmed
 
 settings.register_profile("repeatable", derandomize=True, deadline=None, database=None, max_examples=80)
+settings.register_profile("few", settings.get_profile("repeatable"), max_examples=30)
 settings.load_profile("repeatable")
 
 
@@ -45,6 +47,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--kill-seed", type=int, metavar="N", help="kill -9 at the moments of this seed, as a failure said"
     )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Try fewer examples of each property together with few worlds. Runs before the tests are imported."""
+    if config.getoption("--worlds") == "few":
+        settings.load_profile("few")
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -29,7 +29,7 @@ from uploader.runtime.clock import Clock
 from uploader.store import Store, codec
 from uploader.store.codec import StateSnapshot
 from uploader.store.disk import StateFolder
-from uploader.store.store import read_state
+from uploader.store.opening import read_state
 from uploader.testing.simulator import CallName, Fault, FaultKind, RecordView, SeenCall, Settings
 from uploader.testing.simulator.records import Record
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Iterable, Iterator
+from functools import cache
 from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
 from typing import Any, Final
@@ -21,9 +22,10 @@ SLOW_PRODUCT: Final = frozenset({"uploader.files.watching"})  # it listens in a 
 STARTS_A_PROCESS: Final = frozenset({"subprocess.Popen", "os.exec", "os.fork", "os.forkpty", "os.posix_spawn"})
 
 
-def is_slow(functions: Iterable[Any]) -> bool:
-    """True when any of these functions (a test and its fixtures) can reach something slow."""
-    return any(_home(value) in SLOW_MODULES or _module(value) in SLOW_PRODUCT for value in _reached(functions))
+@cache
+def is_slow(function: Any) -> bool:
+    """True when a test or a fixture can reach something slow. Many tests share a function and fixtures."""
+    return any(_home(value) in SLOW_MODULES or _module(value) in SLOW_PRODUCT for value in _reached(function))
 
 
 def mark(items: Iterable[pytest.Item]) -> None:
@@ -31,7 +33,7 @@ def mark(items: Iterable[pytest.Item]) -> None:
     for item in items:
         assert isinstance(item, pytest.Function)
         fixtures = [fixture.func for found in item._fixtureinfo.name2fixturedefs.values() for fixture in found]
-        slow = item.get_closest_marker("slow") is not None or is_slow([item.function, *fixtures])
+        slow = item.get_closest_marker("slow") is not None or any(map(is_slow, [item.function, *fixtures]))
         item.add_marker("slow" if slow else "quick")
         if "simulation" not in item.nodeid:
             item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
@@ -49,9 +51,9 @@ class Guard:
             raise AssertionError("a quick test starts a process: tests/pace.py does not detect how, and has to")
 
 
-def _reached(functions: Iterable[Any]) -> Iterator[Any]:
-    """Yield everything that the code of these mentions, directly or through helpers of the tests."""
-    waiting, seen = [_bare(function) for function in functions], set[int]()
+def _reached(function: Any) -> Iterator[Any]:
+    """Yield everything that the code of a function mentions, directly or through helpers of the tests."""
+    waiting, seen = [_bare(function)], set[int]()
     while waiting:
         value = waiting.pop()
         if id(value) in seen:
@@ -81,6 +83,7 @@ def _names(code: CodeType) -> set[str]:
     return set(code.co_names).union(*inner)
 
 
+@cache
 def _is_test_code(file: str) -> bool:
     return Path(file).is_relative_to(HERE)
 

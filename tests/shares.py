@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import os
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,10 +14,8 @@ from uploader.domain.model import Identity, Sighting
 from uploader.files import MountedShare, Recording, SentFile, WalkFilter, dispose, safe_open
 from uploader.files.archive import opened_archive
 from uploader.files.set_aside import Disposer
-from uploader.files.walk import Walk, match_nothing
+from uploader.files.walk import PathPredicate, Walk, match_nothing
 from uploader.runtime.clock import SystemClock
-
-PathPredicate = Callable[[str], bool]
 
 
 def share_of(root: str | Path) -> MountedShare:

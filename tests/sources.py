@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 
-from uploader.files.shared_fd import SharedFd
-from uploader.server.port import WaitWritable
+from uploader.files.shared_fd import SharedFd, WaitWritable
 
 
 class Blocks:

@@ -65,8 +65,10 @@ STAGES: Final = frozenset(
             "transfer",
             "verify",
             "lease",
+            "listener",
             "records",
             "rename_search",
+            "watched_folder",
         )
     }
 )
@@ -76,7 +78,7 @@ ALLOWED: Final[dict[str, frozenset[str]]] = {
     **dict.fromkeys(DECISIONS, frozenset()),
     **dict.fromkeys(STAGES, WAITS),
     "runtime/clock": frozenset({"asyncio", "random", "time"}),  # the only source of time, sleep and random numbers
-    "stages/discover": frozenset({"asyncio", "watchfiles"}),  # the simulation only scans
+    "stages/listener": frozenset({"asyncio", "watchfiles"}),  # the simulation only scans
     "stages/file_rules": frozenset({"pathlib"}),  # paths of the configuration
     "store/disk": frozenset({"fcntl", "os", "pathlib"}),
     "store/ledger": frozenset({"threading"}),  # a lock: threads of shares ask it, too
@@ -106,7 +108,7 @@ EDGE_MODULES: Final = frozenset(
         "diagnostics/probe_results",
         "bandwidth/io_pressure",
     }
-    | {"app/status", "app/systemd", "diagnostics/video"}
+    | {"app/explain", "app/systemd", "diagnostics/video"}
 )
 
 

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fakes import an_upload
 from harness import Rig
-from parts import CHUNK, content_of
+from parts import CHUNK, content_of, sha256
+from shares import identify
 
 from uploader.app.application import Application
 from uploader.domain import events
-from uploader.domain.model import State
+from uploader.domain.model import ActionBy, LastError, MountIdentity, RecordIds, State
 from uploader.files import MountedShare
 from uploader.files.walk import WalkBatch, WalkFilter
 from uploader.testing.simulator import CallName, Settings
@@ -249,6 +251,37 @@ async def test_a_retry_of_an_upload_that_is_being_worked_on_tries_once_more_at_o
         assert rig.state_of(path) is not None
         stall.release()
         await rig.finished(path)
+
+
+@pytest.mark.parametrize("running", [True, False], ids=["running", "stopped"])
+async def test_accepting_an_archive_wakes_the_uploads_that_wait_for_it(tmp_path: Path, *, running: bool) -> None:
+    """One that was due in an hour goes on at once; one that waits for something else does not."""
+    done = tmp_path / "done"
+    async with Rig(tmp_path, watch={"after_upload": "move", "move_to": str(done)}) as rig:
+        later = rig.clock.now() + 3600
+        waits = {
+            "archive.mp4": LastError("another file system", ActionBy.UPLOADER, not_ready=9, next_try=later),
+            "other.mp4": LastError("no", ActionBy.UPLOADER, 3, next_try=later),
+        }
+        uploads = []
+        for number, (name, last_error) in enumerate(waits.items()):
+            path = rig.write(name, name.encode())
+            upload = an_upload(State.FINISHING, path=path, root=str(rig.watch), size=len(name))
+            upload = replace(upload, identity=await identify(path), digest=sha256(name.encode()), move_to=str(done))
+            uploads.append(replace(upload, ids=RecordIds(f"record-{number}", "video"), last_error=last_error))
+        rig.prepare(*uploads)
+        if running:
+            await rig.start()
+        else:
+            rig.build()
+            rig.operator.running = None
+        rig.store.put_mount_identity(MountIdentity(str(done), "nfs4", "nas:/archive", "/"))
+        assert await rig.retry(str(done))
+        if not running:
+            await rig.restart()
+        await rig.finished(f"{rig.watch}/archive.mp4")
+        assert [file.name for file in done.iterdir()] == ["archive.mp4"]
+        assert rig.state_of(f"{rig.watch}/other.mp4") is State.FINISHING
 
 
 async def test_uploads_whose_files_are_gone_share_one_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

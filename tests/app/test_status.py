@@ -1,12 +1,9 @@
-"""Status, explain and the status line for systemd use the same words."""
+"""Status and the status line for systemd use the same words."""
 
 from __future__ import annotations
 
-import asyncio
 import json
-import os
 import re
-import threading
 from collections import Counter
 from collections.abc import Collection, Iterator
 from dataclasses import replace
@@ -14,40 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fakes import EPOCH, LAST_ERROR, an_upload
+from fakes import EPOCH, an_upload
+from snapshots import SETTLING, config_of, known
 
-from uploader import files
 from uploader.app import status as report
-from uploader.app.status import StatusSnapshot
-from uploader.config import Config
-from uploader.domain.model import ActionBy, LastError, Orphan, ServerCapabilities, Sighting, State, Upload
-from uploader.stages.settle import Candidate
-from uploader.store import ledger
-
-SETTLING = Candidate(Sighting("/rec/new.mp4", "/rec", 5, 1), found_at=0.0, reason="it must be unchanged")
-
-
-def config_of(tmp_path: Path, *watch: dict[str, Any], **server: Any) -> Config:
-    """A configuration with these folders."""
-    return Config.model_validate(
-        {
-            "server": {"url": "https://valt.example.com", "username": "uploader"} | server,
-            "watch": list(watch) or [{"path": str(tmp_path)}],
-            "state": {"dir": str(tmp_path / "state")},
-        }
-    )
-
-
-def known(*uploads: Upload, **more: Any) -> StatusSnapshot:
-    """What is known of these uploads."""
-    facts: dict[str, Any] = {"uploads": uploads, "orphans": (), "capabilities": ServerCapabilities(), "done": 0}
-    return StatusSnapshot(**(facts | more))
-
-
-def sent(path: Path) -> ledger.LedgerEntry:
-    """The ledger's entry of a file as it is now."""
-    status = path.stat()
-    return ledger.LedgerEntry(status.st_size, status.st_mtime_ns, "e1", "d1", "record-1", 3, str(path))
+from uploader.domain.model import ActionBy, LastError, Orphan, ServerCapabilities, State, Upload
 
 
 def test_status_is_one_json_document(tmp_path: Path) -> None:
@@ -154,7 +122,7 @@ def test_the_status_line_reads_no_upload() -> None:
     """It is made from the counts alone, so that it costs the same with ten uploads as with a hundred thousand."""
     uploads = Touched(*(an_upload(path=f"/rec/{number}.mp4") for number in range(50)))
     everything = replace(known(process=1, done=3), uploads=uploads, counts={State.QUEUED: 50})
-    assert report.one_line(report.summary(everything, EPOCH)) == "50 queued; 3 done"
+    assert report.one_line(report.brief_document(everything, EPOCH)) == "50 queued; 3 done"
     assert uploads.count == 0
 
 
@@ -203,16 +171,6 @@ def test_a_renamed_file_is_shown_under_both_names(tmp_path: Path) -> None:
     assert sum(line.startswith("  file:") for line in lines) == 1
 
 
-@pytest.mark.parametrize("name", ["a.mp4", "b.mp4"])
-def test_explain_knows_a_renamed_file_by_either_name(tmp_path: Path, name: str) -> None:
-    """By the name that its upload began with and by its name now; both are shown."""
-    renamed = an_upload(State.SENDING, path=str(tmp_path / "a.mp4"), renamed_to=str(tmp_path / "b.mp4"))
-    text = explained(tmp_path, tmp_path / name, known(renamed))
-    assert "state    sending, 40 of 100 bytes acknowledged" in text
-    assert f"file     was {tmp_path}/a.mp4 when its upload began, is {tmp_path}/b.mp4 now" in text
-    assert text.endswith("result   not finished: the next chunk begins at byte 40")
-
-
 @pytest.mark.parametrize(("word", "said"), [("failed", True), ("created", False), ("ready", False), ("", False)])
 def test_an_unexpected_video_status_is_shown(tmp_path: Path, word: str, *, said: bool) -> None:
     """A server that says "failed" is reported at once, not only after the ready time-out."""
@@ -220,9 +178,6 @@ def test_an_unexpected_video_status_is_shown(tmp_path: Path, word: str, *, said:
     document = report.status_document(config_of(tmp_path), known(upload, last_words={upload.path: word}), EPOCH)
     assert document["uploads"][0]["server_says"] == (word if said else None)
     assert ("  why:  the server says: failed" in report.status_lines(document)) is said
-    facts = report.FileFacts(upload, last_word=word)
-    lines = report.explanation(config_of(tmp_path), upload.path, facts, EPOCH, "missing")
-    assert ("reason   the server says: failed" in lines) is said
 
 
 def test_a_status_word_of_the_server_cannot_forge_a_line(tmp_path: Path) -> None:
@@ -232,17 +187,6 @@ def test_a_status_word_of_the_server_cannot_forge_a_line(tmp_path: Path) -> None
         config_of(tmp_path), known(upload, last_words={upload.path: "failed\nresult   ok"}), EPOCH
     )
     assert "  why:  the server says: failed\\x0aresult   ok" in report.status_lines(document)
-
-
-async def test_a_hung_share_does_not_delay_explain(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The file is shown as unreadable, with the reason."""
-    gate = threading.Event()
-    monkeypatch.setattr(report, "FILE_LOOK_TIMEOUT", 0.05)
-    monkeypatch.setattr(files, "look", lambda *_: gate.wait())
-    try:
-        assert await report.look_at("/rec/a.mp4") == "unreadable (the share has not answered for 0.05 s)"
-    finally:
-        gate.set()
 
 
 def test_an_outage_is_shown_with_its_reason(tmp_path: Path) -> None:
@@ -308,82 +252,10 @@ def test_an_orphan_with_a_video_waits_for_the_operator(tmp_path: Path) -> None:
     assert lines[-1].endswith("type: valt-uploader forget record-9")
 
 
-def explained(
-    tmp_path: Path, path: Path | str, everything: StatusSnapshot, *finished: ledger.LedgerEntry, **settings: Any
-) -> str:
-    """What explain says, in one text."""
-    config = config_of(tmp_path, {"path": str(tmp_path)} | settings)
-    seen = asyncio.run(report.look_at(str(path)))
-    facts = report.facts_of(everything, str(path), finished)
-    return "\n".join(report.explanation(config, str(path), facts, EPOCH, seen))
-
-
-def test_explain_names_the_rule_and_ends_with_the_result(tmp_path: Path) -> None:
-    """Each folder with its answer, the file as it is, and what that makes of it."""
-    path = tmp_path / "a.mp4"
-    path.write_bytes(b"12345")
-    text = explained(tmp_path, path, known())
-    assert f"rule     watch[0] {tmp_path}: takes it" in text
-    assert "disk     5 bytes, last written 20" in text
-    assert text.endswith("result   it will be sent when the daemon runs (or: valt-uploader once)")
-    assert explained(tmp_path, path, known(process=1)).endswith("result   it will be sent")
-
-
-def test_explain_says_why_a_file_is_not_taken(tmp_path: Path) -> None:
-    """Because of its name, its place, or because it does not exist."""
-    (tmp_path / "a.txt").write_bytes(b"x")
-    text = explained(tmp_path, tmp_path / "a.txt", known())
-    assert "its name matches no include pattern" in text
-    assert text.endswith("result   not sent: no [[watch]] takes it")
-    assert "not below this folder" in explained(tmp_path, "/elsewhere/a.mp4", known())
-    missing = explained(tmp_path, tmp_path / "gone.mp4", known())
-    assert "disk     does not exist" in missing
-    assert missing.endswith("result   not sent: the file does not exist")
-    (tmp_path / "link.mp4").symlink_to("a.txt")
-    assert "disk     link: only regular files are sent" in explained(tmp_path, tmp_path / "link.mp4", known())
-    (tmp_path / "empty.mp4").write_bytes(b"")
-    assert explained(tmp_path, tmp_path / "empty.mp4", known()).endswith("result   not sent: it is empty")
-
-
-def test_explain_names_the_first_folder_that_takes_the_file(tmp_path: Path) -> None:
-    """Another folder that would take it as well says which one has it."""
-    config = config_of(tmp_path, {"path": str(tmp_path)}, {"path": str(tmp_path / "room")})
-    path = str(tmp_path / "room" / "a.mp4")
-    text = "\n".join(report.explanation(config, path, report.FileFacts(), EPOCH, "missing"))
-    assert f"watch[0] {tmp_path}: takes it" in text
-    assert f"watch[1] {tmp_path}/room: the file belongs to an earlier [[watch]]" in text
-
-
-def test_explain_shows_state_reason_and_next_step_of_an_upload(tmp_path: Path) -> None:
-    """With the number of failures, and what happens next."""
-    path = str(tmp_path / "a.mp4")
-    text = explained(
-        tmp_path, path, known(an_upload(State.PARKED, path=path, last_error=replace(LAST_ERROR, next_try=None)))
-    )
-    assert "state    parked, 40 of 100 bytes acknowledged" in text
-    assert "reason   the server said no (failures in a row: 2)" in text
-    assert text.endswith(f"result   not finished: {report.NEXT_ACTION[ActionBy.OPERATOR]}")
-
-
-def test_explain_covers_settling_and_sent_files(tmp_path: Path) -> None:
-    """A settling file has its reason; a sent one its ledger line."""
-    path = tmp_path / "a.mp4"
-    path.write_bytes(b"x")
-    settling = replace(SETTLING, sighting=replace(SETTLING.sighting, path=str(path)))
-    assert explained(tmp_path, path, known(settling=[settling])).endswith("result   settling: it must be unchanged")
-    text = explained(tmp_path, path, known(), sent(path))
-    assert "ledger   line 3: sent as record record-1, 1 B" in text
-    assert text.endswith("result   uploaded; it is sent again only if its content changes")
-
-
-def test_an_mtime_outside_of_the_calendar_is_shown_in_seconds(tmp_path: Path) -> None:
+def test_an_mtime_outside_of_the_calendar_is_shown_in_seconds() -> None:
     """Shares report such times."""
     assert report.iso(1e18) == "@1000000000000000000"
     assert report.iso(-1e18) == "@-1000000000000000000"
-    path = tmp_path / "a.mp4"
-    path.write_bytes(b"x")
-    os.utime(path, (0, 2**33))
-    assert "last written 2242-03-1" in explained(tmp_path, path, known())
 
 
 def test_every_switched_off_protection_is_a_warning(tmp_path: Path) -> None:

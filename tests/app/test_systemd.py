@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from fakes import FailingDisk, MemoryDisk, VirtualClock, an_upload, until
-from test_status import config_of
+from snapshots import config_of
 
 from uploader.app.daemon import Daemon
 from uploader.app.systemd import Notifier, watchdog_interval

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import aiohttp
-from fakes import a_finish
+import pytest
+from fakes import a_finish, an_upload
 from process import Site, at_work, sha256
 
 from uploader.diagnostics import ledger_audit
 from uploader.domain.events import Bus
-from uploader.domain.model import RecordIds
+from uploader.domain.model import RecordIds, State
 from uploader.runtime.clock import SystemClock
 from uploader.store import Store
 from uploader.store.disk import StateFolder
@@ -110,12 +112,12 @@ async def test_the_ledger_can_be_read_with_a_damaged_state(tmp_path: Path) -> No
 
 
 async def test_download_compares_every_byte_with_what_was_sent(tmp_path: Path) -> None:
-    """Equal, differing and missing files are told apart; anything but equal is exit 1."""
+    """Equal, differing and unavailable videos are told apart; anything but equal is exit 1."""
     async with at_work(tmp_path) as site:
         files = await finished(site)
         good = await site.run("ledger", "--verify", "--download")
         assert good.code == 0
-        assert sorted(good.lines[1:-1]) == sorted(f"equal    {file}" for file in files)
+        assert sorted(good.lines[1:-1]) == sorted(f"equal        {file}" for file in files)
         assert good.lines[-1] == "3 equal, 0 differ, 0 unavailable"
 
         records = {record.name: record for record in site.simulator.records()}
@@ -131,16 +133,16 @@ async def test_download_compares_every_byte_with_what_was_sent(tmp_path: Path) -
                 assert answer.status == 200
         bad = await site.run("ledger", "--verify", "--download")
         assert bad.code == 1
-        assert any(line.startswith(f"differs  {files[0]}: ") for line in bad.lines)
-        assert f"equal    {files[1]}" in bad.lines
+        assert any(line.startswith(f"differs      {files[0]}: ") for line in bad.lines)
+        assert f"equal        {files[1]}" in bad.lines
         assert (
-            f"missing  {files[2]}: was ready, but is no longer on the server; "
+            f"unavailable  {files[2]}: was ready, but is no longer on the server; "
             "to send it again, copy the file under another name" in bad.lines
         )
         assert bad.lines[-1] == "1 equal, 1 differ, 1 unavailable"
 
 
-async def test_download_calls_no_file_missing_when_the_server_is_down(tmp_path: Path) -> None:
+async def test_download_calls_no_video_unavailable_when_the_server_is_down(tmp_path: Path) -> None:
     """--download ends with that one error."""
     async with at_work(tmp_path) as site:
         await finished(site)
@@ -159,6 +161,35 @@ def test_the_link_of_a_path_is_that_of_its_newest_record(tmp_path: Path) -> None
         store.ledger.append(a_finish(record=f"record-{number}", size=number))
     disk.close()
     assert ledger_audit.find(tmp_path, "/rec/a.mp4") == RecordIds("record-3", "video-1")
+
+
+@pytest.mark.parametrize("then", ["read_state", "chain"])
+async def test_the_link_of_a_file_that_is_just_finished_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, then: str
+) -> None:
+    """It finishes between the command's two readings, of the state and of the ledger: one of them shows it."""
+    disk, loop = StateFolder(tmp_path), asyncio.get_running_loop()
+    store = Store(disk, SystemClock(), Bus())
+    upload = await store.save(an_upload(State.FINISHING))
+
+    async def finish() -> None:
+        await store.finish(a_finish())
+        store.drop(upload)
+        await store.commit()
+
+    real = getattr(ledger_audit, then)
+
+    def read(*arguments: Any) -> Any:
+        found = real(*arguments)
+        found = list(found) if then == "chain" else found
+        if upload.path in store.uploads:
+            asyncio.run_coroutine_threadsafe(finish(), loop).result(10)
+        return found
+
+    monkeypatch.setattr(ledger_audit, then, read)
+    assert await asyncio.to_thread(ledger_audit.find, tmp_path, upload.path) == upload.ids
+    assert not store.uploads
+    await store.close()
 
 
 async def test_link_prints_the_download_link_alone(tmp_path: Path) -> None:

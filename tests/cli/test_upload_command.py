@@ -41,6 +41,21 @@ async def test_a_file_that_was_uploaded_before_is_not_sent_again(tmp_path: Path)
         assert len(site.simulator.records()) == 1
 
 
+async def test_a_file_that_is_back_is_reported_with_its_own_record(tmp_path: Path) -> None:
+    """Its path had other content meanwhile, which was uploaded after it."""
+    async with at_work(tmp_path) as site:
+        file = site.record("a.mp4", 1000)
+        first = await site.run("upload", file)
+        record = first.out.split("record ")[1].split(",")[0]
+        kept = file.rename(tmp_path / "kept.mp4")
+        site.record("a.mp4", 2000)
+        assert (await site.run("upload", file)).code == 0
+        kept.replace(file)
+        ended = await site.run("upload", file)
+        assert (ended.code, ended.out) == (0, f"{file}: uploaded before, record {record}, {format_bytes(1000)}\n")
+        assert len(site.simulator.records()) == 2
+
+
 async def test_an_empty_file_is_not_reported_as_its_earlier_upload(tmp_path: Path) -> None:
     """Its path had other content that was uploaded; the file is reported as not ready."""
     async with at_work(tmp_path) as site:

@@ -29,6 +29,7 @@ class Kind:
     codec: str
     options: tuple[tuple[str, str], ...] = ()
     seekable: bool = True
+    encoding: tuple[tuple[str, str], ...] = ()
 
 
 KINDS = {
@@ -42,7 +43,9 @@ KINDS = {
     "mkv, index in front": Kind("matroska", ".mkv", "matroska", "mpeg4", (("cues_to_front", "1"),)),
     "mkv, live": Kind("matroska", ".mkv", "matroska", "mpeg4", (("live", "1"),)),
     "mkv, piped": Kind("matroska", ".mkv", "matroska", "mpeg4", seekable=False),
-    "webm": Kind("matroska", ".webm", "webm", "libvpx"),
+    "webm": Kind(
+        "matroska", ".webm", "webm", "libvpx", encoding=(("deadline", "realtime"), ("cpu-used", "8"))
+    ),  # quickly
     "avi": Kind("avi", ".avi", "avi", "mpeg4"),
     "ts": Kind("mpeg-ts", ".ts", "mpegts", "mpeg2video"),
     "m2ts": Kind("mpeg-ts", ".mts", "mpegts", "mpeg2video", (("mpegts_m2ts_mode", "1"),)),
@@ -91,7 +94,7 @@ def _write(kind: Kind, target: str | Pipe, look: Callable[[], bytes]) -> bytes:
     """Write a recording to *target*; return what *look* sees just before it is closed."""
     options = {"flush_packets": "1", **dict(kind.options)}
     with av.open(target, "w", format=kind.muxer, options=options) as output:
-        stream = output.add_stream(kind.codec, rate=25)
+        stream = output.add_stream(kind.codec, rate=25, options=dict(kind.encoding))
         assert isinstance(stream, av.VideoStream)
         stream.width, stream.height, stream.pix_fmt, stream.bit_rate = 160, 96, "yuv420p", 400_000
         stream.codec_context.gop_size = 10

@@ -17,10 +17,10 @@ from uploader.diagnostics import doctor
 from uploader.diagnostics.event_check import EventCheck
 from uploader.files import Mode, MountedShare
 from uploader.runtime.clock import SystemClock
-from uploader.stages.discover import FolderStats
+from uploader.stages.watched_folder import FolderStats
 from uploader.store import codec
 from uploader.store.disk import StateFolder
-from uploader.store.store import read_state
+from uploader.store.opening import read_state
 from uploader.testing.simulator import Fault
 
 

@@ -27,7 +27,7 @@ from uploader.domain.completeness import (
 from uploader.domain.model import ActionBy, Identity, Snapshot, State, WriteState
 from uploader.store import codec
 from uploader.store.disk import StateFolder
-from uploader.store.store import read_state
+from uploader.store.opening import read_state
 
 RULES: Final = CompletenessRules(settle=10.0, gate=True, gate_timeout=600.0, longest_look_interval=60.0)
 CLOSED: Final = WriteState()

@@ -206,6 +206,19 @@ async def test_another_recording_that_was_set_aside_is_put_back(
     assert all_below(tmp_path) == expected
 
 
+async def test_a_file_with_a_long_name_is_not_taken_for_another_that_begins_alike(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It stays set aside while the other is deleted, and its own removal finds it."""
+    one, other = (made(tmp_path / f"{'long' * 60}{end}.mp4", end.encode()) for end in ("first", "other"))
+    sent_file = await _set_aside_by_a_crash(one, monkeypatch)
+    assert delete(str(other), await sent(other)) is True
+    assert list(all_below(tmp_path).values()) == [b"first"]
+    assert one.name not in all_below(tmp_path)
+    assert delete(str(one), sent_file) is True
+    assert all_below(tmp_path) == {}
+
+
 async def test_the_file_that_was_sent_is_removed_from_where_it_was_set_aside(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

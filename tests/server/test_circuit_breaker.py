@@ -13,7 +13,7 @@ from uploader.domain import errors, events, retry
 from uploader.domain.retry import HOUR, MINUTE
 from uploader.server.circuit_breaker import CircuitBreaker, refuse_again
 from uploader.store import Store
-from uploader.store.store import STATE_FILE
+from uploader.store.opening import STATE_FILE
 
 DOWN = errors.ServerDown("cannot be reached")
 REFUSED = errors.PasswordRefused("user name or password is wrong")

@@ -20,6 +20,8 @@ class Amount:
 
     seeds: Mapping[str, int]  # stormy worlds: from seed 0 up to this one
     one_crash_point_in: Mapping[str, int]  # of the acts at which a quiet world can be killed; 1: all of them
+    operator_seeds: int  # stormy worlds with an operator, of each kind
+    one_command_in: int  # of the worlds in which a command is given at one act; ``make simulate-long`` plays them all
 
     def batches(self) -> Iterator[tuple[str, range]]:
         """Return the seeds of each test."""
@@ -30,9 +32,9 @@ class Amount:
 
 AMOUNTS: Final = {
     # ``make quick``: a few worlds of each kind.
-    "few": Amount(dict.fromkeys(KINDS, 40), {"append": 8}),
+    "few": Amount(dict.fromkeys(KINDS, 40), {"append": 8}, 40, 150),
     # ``make test``: every crash point of the least forgiving server, and a different part of them for each other kind.
-    "some": Amount(dict.fromkeys(KINDS, 300), dict.fromkeys(KINDS, 5) | {"append": 1}),
+    "some": Amount(dict.fromkeys(KINDS, 300), dict.fromkeys(KINDS, 5) | {"append": 1}, 120, 50),
     # ``make worlds``: 20,000 seeds and every crash point.
-    "full": Amount(dict.fromkeys(KINDS, 4000) | {"whole": 3000, "limited": 1000}, dict.fromkeys(KINDS, 1)),
+    "full": Amount(dict.fromkeys(KINDS, 4000) | {"whole": 3000, "limited": 1000}, dict.fromkeys(KINDS, 1), 500, 10),
 }

@@ -4,30 +4,35 @@ from __future__ import annotations
 
 import pytest
 
+from simulation.amount import AMOUNTS, Amount
 from simulation.commands import TRIED_AT_EACH_ACT
 from simulation.kernel import Loop, Stuck
 from simulation.plan import Plan
 from simulation.run import KINDS, Found, Report, command, command_points, explore, found_once, play, simulated
 from simulation.test_simulation import Now
 
-SEEDS = 250  # of each kind
-SAMPLE = 1 / 19  # of the worlds in which one command is given at one act; ``make simulate-long`` runs all of them
+
+@pytest.fixture
+def amount(request: pytest.FixtureRequest) -> Amount:
+    """How many worlds ``--worlds`` asks for."""
+    return AMOUNTS[request.config.getoption("--worlds")]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_commands_at_any_time_lose_and_double_nothing(kind: str, record_property: Report) -> None:
+def test_commands_at_any_time_lose_and_double_nothing(kind: str, amount: Amount, record_property: Report) -> None:
     """Up to six commands in each world of crashes and faults: each holds from its answer on."""
-    figures = explore(kind, range(SEEDS), operator=True)
-    assert figures.counts["commands"] > 2 * SEEDS
-    assert figures.counts["uploads finished"] > SEEDS
+    figures = explore(kind, range(amount.operator_seeds), operator=True)
+    assert figures.counts["commands"] > 2 * amount.operator_seeds
+    assert figures.counts["uploads finished"] > amount.operator_seeds
     record_property("simulation", figures.as_property())
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_command_at_any_act_holds_from_its_answer_on(kind: str, record_property: Report) -> None:
+def test_a_command_at_any_act_holds_from_its_answer_on(kind: str, amount: Amount, record_property: Report) -> None:
     """At the acts of a quiet world: alone, with a crash later, and while the process is stopped."""
-    figures = command_points(kind, TRIED_AT_EACH_ACT, workers=1 + KINDS.index(kind) % 2, sample=SAMPLE)
-    assert figures.worlds > 300
+    part = 1 / amount.one_command_in
+    figures = command_points(kind, TRIED_AT_EACH_ACT, workers=1 + KINDS.index(kind) % 2, sample=part)
+    assert figures.worlds > 5700 * part
     record_property("simulation", figures.as_property())
 
 

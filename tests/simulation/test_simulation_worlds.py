@@ -46,6 +46,8 @@ def test_full_is_twenty_thousand_seeds_and_every_crash_point() -> None:
         assert set(amount.seeds) == set(KINDS)
         assert all(0 < seeds <= full.seeds[kind] for kind, seeds in amount.seeds.items())
         assert set(amount.one_crash_point_in) <= set(KINDS)
+        assert 0 < amount.operator_seeds <= full.operator_seeds
+        assert amount.one_command_in >= full.one_command_in
         for kind in KINDS:
             played = [seed for named, seeds in amount.batches() if named == kind for seed in seeds]
             assert played == list(range(amount.seeds[kind]))

@@ -21,7 +21,7 @@ from uploader.domain import events, selection
 from uploader.domain.model import ActionBy, LastError, RecordSpec, State, Upload
 from uploader.files import MountedShare
 from uploader.files.walk import Walk
-from uploader.stages import discover
+from uploader.stages import listener, watched_folder
 
 EVENTS = {"mode": "events"}
 
@@ -64,14 +64,14 @@ def _hear_hints(monkeypatch: pytest.MonkeyPatch) -> None:
     """Note every path that the source of events names."""
     _hinted.clear()
     _listening.clear()
-    look = discover.WatchedFolder._look
+    look = watched_folder.WatchedFolder._look
 
-    async def hear(self: discover.WatchedFolder, paths: Any) -> None:
+    async def hear(self: watched_folder.WatchedFolder, paths: Any) -> None:
         _hinted.extend(paths)
         _listening.append(self.stats.folder)
         await look(self, paths)
 
-    monkeypatch.setattr(discover.WatchedFolder, "_look", hear)
+    monkeypatch.setattr(watched_folder.WatchedFolder, "_look", hear)
 
 
 async def test_events_find_files_before_the_next_scan(tmp_path: Path) -> None:
@@ -330,7 +330,7 @@ async def test_a_source_of_events_that_fails_is_started_again(tmp_path: Path, mo
             raise RuntimeError(f"error in underlying watcher: {problem}")
         yield set()
 
-    monkeypatch.setattr(discover, "awatch", broken)
+    monkeypatch.setattr(listener, "awatch", broken)
     async with Rig(tmp_path, watch=EVENTS) as rig:
         await rig.start()
         await rig.event(events.WatcherRestarted, count=2)
@@ -398,8 +398,8 @@ def large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
         for nothing in range(0):
             yield nothing
 
-    monkeypatch.setattr(discover, "awatch", source)
-    monkeypatch.setattr(discover, "FOLDERS_AT_ONCE", 1)
+    monkeypatch.setattr(listener, "awatch", source)
+    monkeypatch.setattr(watched_folder, "FOLDERS_AT_ONCE", 1)
     (tmp_path / "watch" / "room").mkdir(parents=True)
     return asked
 
@@ -419,7 +419,7 @@ async def test_files_made_before_the_watcher_listens_are_found_by_a_scan(tmp_pat
     async with Rig(tmp_path, watch=EVENTS) as rig:
         await rig.start()
         (folder,) = rig.application.discover._folders
-        await rig.until(lambda: folder._trusted, "events that are trusted")
+        await rig.until(lambda: folder._listener.trusted, "events that are trusted")
         assert folder.stats.scans == 2
         assert len(listeners()) == 1
         assert large == []
@@ -453,7 +453,7 @@ def watcher(monkeypatch: pytest.MonkeyPatch, *problems: Exception | None) -> lis
         for nothing in range(0):
             yield nothing
 
-    monkeypatch.setattr(discover, "awatch", source)
+    monkeypatch.setattr(listener, "awatch", source)
     return begun
 
 
@@ -488,7 +488,7 @@ async def test_a_folder_near_the_inotify_limit_is_polled_from_its_first_scan_on(
 ) -> None:
     """Exceeding the limit later would be silent."""
     begun = watcher(monkeypatch)
-    monkeypatch.setattr(discover, "inotify_limit", lambda _: 10)
+    monkeypatch.setattr(watched_folder, "inotify_limit", lambda _: 10)
     async with Rig(tmp_path, watch=EVENTS | {"rescan": "1s"}) as rig:
         for number in range(8):
             (rig.watch / str(number)).mkdir()
@@ -508,7 +508,7 @@ async def test_a_source_that_misses_events_is_restarted_if_silent(
         await rig.start()
         (tally,) = rig.application.discover.folder_stats()
         folder = rig.application.discover._folders[0]
-        await rig.until(lambda: folder._trusted, "events that are trusted")
+        await rig.until(lambda: folder._listener.trusted, "events that are trusted")
         for name in ("a.mp4", "b.mp4"):
             rig.write(name, name.encode())
         missed = await rig.event(events.EventsMissed)
@@ -527,11 +527,11 @@ async def test_a_source_that_reports_events_is_not_restarted(tmp_path: Path, mon
             yield {(1, f"{path}/.other")}
             await asyncio.sleep(0.01)
 
-    monkeypatch.setattr(discover, "awatch", source)
+    monkeypatch.setattr(listener, "awatch", source)
     async with Rig(tmp_path, watch=EVENTS | {"rescan": "5s"}) as rig:
         await rig.start()
         folder = rig.application.discover._folders[0]
-        await rig.until(lambda: folder._trusted, "events that are trusted")
+        await rig.until(lambda: folder._listener.trusted, "events that are trusted")
         rig.write("a.mp4", b"a")
         await rig.event(events.EventsMissed, files=1)
         await rig.until(lambda: folder.stats.scans > 5)
@@ -542,7 +542,7 @@ async def test_reported_files_do_not_count_as_missed(tmp_path: Path) -> None:
     """Files, and those of a folder that was moved in; a scan in between changes nothing."""
     async with watching(tmp_path, watch=EVENTS | {"rescan": "20s"}) as rig:
         folder = rig.application.discover._folders[0]
-        await rig.until(lambda: folder._trusted, "events that are trusted")
+        await rig.until(lambda: folder._listener.trusted, "events that are trusted")
         outside = tmp_path / "outside"
         outside.mkdir()
         for number in range(5):

@@ -18,8 +18,8 @@ from uploader.domain import events
 from uploader.domain.model import Orphan, ServerCapabilities, State, Upload
 from uploader.store import Store, codec, statewriter
 from uploader.store.codec import StateSnapshot, decode_state, encode_state
+from uploader.store.opening import STATE_FILE
 from uploader.store.statewriter import Changes, Section, StateWriter
-from uploader.store.store import STATE_FILE
 from uploader.store.tracked import Tracked
 
 SENDING = an_upload(State.SENDING)

@@ -17,7 +17,7 @@ from uploader.store import Store
 from uploader.store.codec import LedgerHead, StateSnapshot, UnreadableContent, decode_state, encode_state
 from uploader.store.disk import Disk, Piece, StateFolder
 from uploader.store.ledger import GENESIS, LEDGER_FILE, Ledger
-from uploader.store.store import STATE_FILE, read_both
+from uploader.store.opening import STATE_FILE, read_both
 
 SENDING = an_upload(State.SENDING)
 T = TypeVar("T")

@@ -68,13 +68,13 @@ def test_every_slow_module_of_the_rule_exists() -> None:
 )
 def test_a_test_that_can_reach_a_process_or_a_whole_application_is_slow(test: Callable[[], object]) -> None:
     """Directly or through any helper that its code mentions."""
-    assert pace.is_slow([test])
+    assert pace.is_slow(test)
 
 
 @pytest.mark.parametrize("test", [lambda: Path("/"), lambda: pace.HERE, lambda: importlib.util.find_spec("process")])
 def test_a_test_that_reaches_neither_is_quick(test: Callable[[], object]) -> None:
     """Its file may hold slow tests as well, and libraries may start whatever they like."""
-    assert not pace.is_slow([test])
+    assert not pace.is_slow(test)
 
 
 def test_a_quick_test_that_starts_a_process_fails() -> None:

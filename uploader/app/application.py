@@ -266,6 +266,10 @@ class Application:
         """Send the uploads of a file, or of all files below a folder, to their stages."""
         await self.dispatcher.bring_back(lambda upload: is_below(name, upload))
 
+    async def share_is_back(self, root: str) -> None:
+        """Send the uploads that wait for a share or an archive to their stages."""
+        await self.dispatcher.share_is_back(root)
+
     def try_server_again(self) -> None:
         """Call the server now, also with a password that it has refused."""
         self.valt.forget_refusal()

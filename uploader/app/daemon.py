@@ -19,6 +19,7 @@ from uploader import __version__, files
 from uploader.app import status
 from uploader.app.application import Application
 from uploader.app.control_socket import ControlSocket
+from uploader.app.explain import FileFacts, explanation, look_at
 from uploader.app.operator import Operator
 from uploader.app.systemd import Notifier, watchdog_interval
 from uploader.config import Config, WatchConfig, load
@@ -166,7 +167,7 @@ class Daemon:
             await self._clock.sleep(interval)
 
     def _status_line(self) -> str:
-        return status.one_line(status.summary(self._brief_snapshot(), self._clock.now()))
+        return status.one_line(status.brief_document(self._brief_snapshot(), self._clock.now()))
 
     def _status(self) -> dict[str, Any]:
         """Return the status as of now. Its rows are made when they are read, possibly in another thread."""
@@ -204,7 +205,7 @@ class Daemon:
 
     async def _explain(self, application: Application, path: str) -> list[str]:
         upload = self._store.upload_at(path)
-        facts = status.FileFacts(
+        facts = FileFacts(
             upload,
             application.settle.candidates.get(path),
             finished=await self._store.sent_from(path),
@@ -212,9 +213,7 @@ class Daemon:
             paused=upload is not None and self._store.is_paused(upload),
             running=True,
         )
-        return status.explanation(
-            self._config, path, facts, self._clock.now(), await status.look_at(path, self._file_checks)
-        )
+        return explanation(self._config, path, facts, self._clock.now(), await look_at(path, self._file_checks))
 
     async def answer(self, do: str, paths: list[str]) -> dict[str, Any]:
         """Carry out a command of the control socket, and return its answer. Raises ``UploaderError``."""

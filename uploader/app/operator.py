@@ -14,7 +14,7 @@ from uploader.config import Config
 from uploader.domain import events, lifecycle
 from uploader.domain.model import EVERYTHING, State, Upload, covers
 from uploader.runtime.clock import Clock
-from uploader.stages.dispatcher import release
+from uploader.stages.dispatcher import release, waits_for
 from uploader.stages.lease import Leases
 from uploader.store import Store
 
@@ -27,6 +27,9 @@ class Running(Protocol):
 
     async def go_on_below(self, name: str) -> None:
         """Send the uploads of a file, or of all files below a folder, to their stages."""
+
+    async def share_is_back(self, root: str) -> None:
+        """Send the uploads that wait for a share or an archive to their stages."""
 
     def try_server_again(self) -> None:
         """Call the server now, also with a password that it has refused."""
@@ -79,7 +82,12 @@ class Operator:
         if not watched and root not in self._store.mount_identities:
             return False
         self._store.drop_mount_identity(root)
+        if self.running is None:
+            for upload in [upload for upload in self._store.uploads.values() if waits_for(upload, root)]:
+                self._store.put(with_failures_forgotten(upload))
         await self._store.commit()
+        if self.running is not None and not watched:  # a watched folder is checked first, by its scan
+            await self.running.share_is_back(root)
         return True
 
     async def try_server_again(self) -> None:

@@ -1,6 +1,6 @@
 """Describes what is known, in the same words for every reader: ``status``, ``explain``, systemd's status line.
 
-Pure, except ``look_at``. Holds no secret. Names are made safe to print only in the lines for people; the document for
+Pure. Holds no secret. Names are made safe to print only in the lines for people; the document for
 scripts has the real ones.
 """
 
@@ -9,23 +9,20 @@ from __future__ import annotations
 import heapq
 import shlex
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import islice
 from operator import attrgetter
 from typing import Any, Final
 
-from uploader import files
 from uploader.config import PASSWORD_VARIABLE, Config
-from uploader.domain import errors, selection
 from uploader.domain.model import (
     EVERYTHING,
     ActionBy,
     LastError,
     Orphan,
     ServerCapabilities,
-    Sighting,
     State,
     Upload,
     covers,
@@ -33,9 +30,8 @@ from uploader.domain.model import (
 )
 from uploader.domain.units import format_bytes, format_duration
 from uploader.server.credentials import password_source
-from uploader.stages.discover import FolderStats
 from uploader.stages.settle import Candidate
-from uploader.store.ledger import LedgerEntry
+from uploader.stages.watched_folder import FolderStats
 
 NEXT_ACTION = {
     ActionBy.UPLOADER: "tried again automatically",
@@ -45,7 +41,6 @@ NEXT_ACTION = {
 
 PAUSED = "paused by operator"
 FORGOTTEN = "forgotten by operator; the server may have a record of it, which is looked for first"
-FILE_LOOK_TIMEOUT: Final = 2.0  # s that ``look_at`` waits for a share: an operator waits for the answer
 EXPECTED_WORDS: Final = frozenset({"created", "ready"})  # the server's words for a video that need no operator
 SORTED_AT_ONCE: Final = 5000  # uploads; no other thread runs during a sort: for this many that is a few ms
 # Shown after a restart, when the server's own words are no longer known.
@@ -73,26 +68,6 @@ class StatusSnapshot:
     paused: Collection[str] = ()  # files and folders, paused by the operator
     not_saved: str = ""  # why the state cannot be saved now
     last_words: Mapping[str, str] = field(default_factory=dict)  # by path: the last status word of its video
-
-
-@dataclass(frozen=True, slots=True)
-class FileFacts:
-    """What is known of one file, found by its present name or by the one that it was sent under."""
-
-    upload: Upload | None = None
-    candidate: Candidate | None = None
-    finished: Sequence[LedgerEntry] = ()  # its lines in the ledger
-    paused: bool = False
-    running: bool = False  # whether the daemon runs
-    last_word: str = ""  # the last status word of its video
-
-
-def facts_of(snapshot: StatusSnapshot, path: str, finished: Sequence[LedgerEntry]) -> FileFacts:
-    """Find what is known of one file, by a search through everything. Used only while no daemon runs."""
-    upload = next((upload for upload in snapshot.uploads if path in {upload.path, upload.where}), None)
-    candidate = next((one for one in snapshot.settling if one.sighting.path == path), None)
-    paused = upload is not None and _is_paused(upload, snapshot)
-    return FileFacts(upload, candidate, finished, paused, snapshot.process is not None)
 
 
 def standing_warnings(config: Config, environ: Mapping[str, str]) -> list[str]:
@@ -123,7 +98,7 @@ def status_by_rows(config: Config, snapshot: StatusSnapshot, now: float) -> dict
 
     A hundred thousand rows are then neither in memory at the same time nor made in one go.
     """
-    brief = summary(snapshot, now)
+    brief = brief_document(snapshot, now)
     return {
         "server": config.server.url,
         "state_dir": str(config.state.dir),
@@ -139,7 +114,7 @@ def status_by_rows(config: Config, snapshot: StatusSnapshot, now: float) -> dict
     }
 
 
-def summary(snapshot: StatusSnapshot, now: float) -> dict[str, Any]:
+def brief_document(snapshot: StatusSnapshot, now: float) -> dict[str, Any]:
     """Return the part of the status that ``one_line`` needs. Looks at no upload if *snapshot* has counts."""
     refused = max(0.0, (snapshot.capabilities.login_not_before or 0.0) - now)
     outage = refused if snapshot.process is None else snapshot.outage
@@ -196,12 +171,13 @@ def _settling(candidate: Candidate) -> dict[str, Any]:
     return {"path": candidate.sighting.path, "size": candidate.sighting.size, "reason": candidate.reason}
 
 
-def _is_paused(upload: Upload, snapshot: StatusSnapshot) -> bool:
+def is_paused(upload: Upload, snapshot: StatusSnapshot) -> bool:
+    """True when the operator has paused the file, a folder above it, or everything."""
     return bool(snapshot.paused) and (covers(snapshot.paused, upload.path) or covers(snapshot.paused, upload.where))
 
 
 def _upload(upload: Upload, snapshot: StatusSnapshot, now: float) -> dict[str, Any]:
-    paused = _is_paused(upload, snapshot)
+    paused = is_paused(upload, snapshot)
     last_error = LastError(PAUSED, ActionBy.OPERATOR) if paused else upload.last_error
     return {
         "path": upload.path,
@@ -217,11 +193,11 @@ def _upload(upload: Upload, snapshot: StatusSnapshot, now: float) -> dict[str, A
         "attempts": 0 if last_error is None else last_error.attempts,
         "next_try": None if last_error is None or last_error.next_try is None else iso(last_error.next_try),
         "next": what_next(upload, now, paused=paused),
-        "server_says": _unexpected(snapshot.last_words.get(upload.path, "")) or None,
+        "server_says": unexpected_word(snapshot.last_words.get(upload.path, "")) or None,
     }
 
 
-def _unexpected(last_word: str) -> str:
+def unexpected_word(last_word: str) -> str:
     """Return the last status word of a video if it is an unexpected one, else an empty text."""
     return "" if last_word in EXPECTED_WORDS else last_word
 
@@ -324,89 +300,6 @@ def _folder_lines(row: Mapping[str, Any]) -> list[str]:
     if row["unreadable"]:
         lines.append(f"         cannot be read: {row['unreadable']}; give the daemon's user access, or repair it")
     return lines
-
-
-async def look_at(path: str, threads: files.ShareThreads | None = None) -> Sighting | str:
-    """Return what the inode of a regular file says; for anything else a word for what it is.
-
-    Waits ``FILE_LOOK_TIMEOUT`` seconds for its share.
-    """
-    threads = files.ShareThreads("file checks") if threads is None else threads
-    try:
-        return await threads.call(lambda: files.look(path, "") or files.kind_of(path), time_limit=FILE_LOOK_TIMEOUT)
-    except errors.ShareNotReady as error:
-        return f"unreadable ({error})"
-
-
-def explanation(config: Config, path: str, facts: FileFacts, now: float, seen: Sighting | str) -> list[str]:
-    """Say why this file is, or is not, uploaded: each rule, then its state. The last line is the result.
-
-    *seen*: what ``look_at`` has returned.
-    """
-    lines, watched = _folder_rules(config, path)
-    lines.append(_disk_line(seen))
-    for line in facts.finished:
-        lines.append(f"ledger   line {line.seq}: sent as record {line.record}, {format_bytes(line.size)}")
-    if facts.upload is not None:
-        lines += _upload_lines(facts.upload, facts)
-        result = f"not finished: {what_next(facts.upload, now, paused=facts.paused)}"
-    elif facts.candidate is not None:
-        result = f"settling: {facts.candidate.reason}"
-    else:
-        there = seen if isinstance(seen, Sighting) else None
-        result = _result(there, facts.finished, watched=watched, running=facts.running)
-    return [*lines, f"result   {result}"]
-
-
-def _upload_lines(upload: Upload, facts: FileFacts) -> list[str]:
-    """Say which state an upload is in, and why."""
-    lines = [f"state    {upload.state}, {upload.offset} of {upload.identity.size} bytes acknowledged"]
-    if upload.where != upload.path:
-        lines.append(f"file     was {shown(upload.path)} when its upload began, is {shown(upload.where)} now")
-    if upload.last_error is not None:
-        count = f" (failures in a row: {upload.last_error.attempts})" if upload.last_error.attempts else ""
-        lines.append(f"reason   {upload.last_error.reason}{count}")
-    if last_word := _unexpected(facts.last_word):
-        lines.append(f"reason   the server says: {shown(last_word)}")
-    return [*lines, f"reason   {PAUSED}"] if facts.paused else lines
-
-
-def _result(seen: Sighting | None, finished: Sequence[LedgerEntry], *, watched: bool, running: bool) -> str:
-    """Say what happens to a file that has no unfinished upload and is not settling."""
-    if finished and (seen is None or (seen.size, seen.mtime_ns) in {(line.size, line.mtime_ns) for line in finished}):
-        return "uploaded; it is sent again only if its content changes"
-    if not watched:
-        return "not sent: no [[watch]] takes it"
-    if seen is None:
-        return "not sent: the file does not exist"
-    if seen.size == 0:
-        return "not sent: it is empty"
-    when = "" if running else " when the daemon runs (or: valt-uploader once)"
-    if finished:
-        return f"written to since it was uploaded; sent again{when} if its content has changed"
-    return f"it will be sent{when}"
-
-
-def _folder_rules(config: Config, path: str) -> tuple[list[str], bool]:
-    owner = selection.owner(config.watch, path)
-    lines = []
-    for number, watch in enumerate(config.watch):
-        relpath = selection.relative(watch.path, path)
-        if relpath is None:
-            lines.append(f"rule     watch[{number}] {watch.path}: not below this folder")
-        elif watch is owner:
-            lines.append(f"rule     watch[{number}] {watch.path}: takes it")
-        else:
-            why = selection.refusal(watch, relpath) or "the file belongs to an earlier [[watch]] or to a move_to folder"
-            lines.append(f"rule     watch[{number}] {watch.path}: {why}")
-    return lines, owner is not None
-
-
-def _disk_line(seen: Sighting | str) -> str:
-    if isinstance(seen, str):
-        return f"disk     {seen}: only regular files are sent" if seen != "missing" else "disk     does not exist"
-    empty = "; empty files wait until they have content" if seen.size == 0 else ""
-    return f"disk     {seen.size} bytes, last written {iso(seen.mtime_ns / 1e9)}{empty}"
 
 
 def iso(seconds: float) -> str:

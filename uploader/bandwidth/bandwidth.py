@@ -17,12 +17,12 @@ from uploader.bandwidth.limits import BY_CONFIGURATION, BY_TIMETABLE, Limits, ch
 from uploader.bandwidth.pacer import Pacer, UploadThrottle
 from uploader.config import Config, WatchConfig
 from uploader.domain import events
+from uploader.domain.retry import MINUTE
 from uploader.domain.selection import relative
 from uploader.runtime.clock import Clock
 from uploader.runtime.delay_queue import wait_for
 
 LIMIT_CHECK_INTERVAL: Final = 1.0  # s between two checks of clock and disk, if limits depend on them
-MINUTE: Final = 60.0  # s; steps begin on whole minutes, so a check on the minute is never late
 DEFAULT_SETTLE: Final[float] = WatchConfig.model_fields["settle"].default
 
 
@@ -83,6 +83,7 @@ class Bandwidth:
         upload = self._config.upload
         if len(upload.bandwidth) == 1 and not upload.recording_aware:
             return None
+        # Steps begin on whole minutes, so a check on the minute is never late.
         return min(LIMIT_CHECK_INTERVAL, MINUTE - self._clock.now() % MINUTE)
 
     def _update(self, cause: str) -> None:

@@ -57,12 +57,12 @@ def ledger(file: Path | None, verify: bool, download: bool) -> int:
 
 
 async def _compare(config: Config) -> int:
-    equal = differing = missing = 0
+    equal = differing = unavailable = 0
     async with valt_of(config) as valt:
         async for comparison in ledger_audit.compare_with_server(ledger_audit.lines(config.state.dir), valt):
             click.echo(comparison)
             equal += comparison.equal is True
             differing += comparison.equal is False
-            missing += comparison.equal is None
-    click.echo(f"{equal} equal, {differing} differ, {missing} unavailable")
-    return 1 if differing or missing else 0
+            unavailable += comparison.equal is None
+    click.echo(f"{equal} equal, {differing} differ, {unavailable} unavailable")
+    return 1 if differing or unavailable else 0

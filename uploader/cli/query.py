@@ -15,6 +15,7 @@ from pathlib import Path
 import click
 
 from uploader.app import control_socket, status
+from uploader.app.explain import explanation, facts_of, look_at
 from uploader.cli.common import absolute, cli, clock, config_option, load_config, valt_of
 from uploader.config import Config
 from uploader.diagnostics import doctor
@@ -23,10 +24,11 @@ from uploader.diagnostics.probe_results import ProbeResultStore
 from uploader.domain.model import MountIdentity, ServerCapabilities, shown
 from uploader.files import MountedShare, Shares
 from uploader.runtime.log import redactor
-from uploader.stages.discover import FolderStats, folder_status
+from uploader.stages.discover import folder_status
+from uploader.stages.watched_folder import FolderStats
 from uploader.store.disk import StateFolder, may_exist
 from uploader.store.ledger import LedgerEntry
-from uploader.store.store import read_both
+from uploader.store.opening import read_both
 
 
 @cli.command()
@@ -92,8 +94,8 @@ def explain(file: Path | None, path: str) -> int:
         lines = answer["lines"]
     else:
         known, sent = stored(config, path)
-        seen = asyncio.run(status.look_at(path))
-        lines = status.explanation(config, path, status.facts_of(known, path, sent), clock.now(), seen)
+        seen = asyncio.run(look_at(path))
+        lines = explanation(config, path, facts_of(known, path, sent), clock.now(), seen)
     click.echo("\n".join(lines))
     return 0
 

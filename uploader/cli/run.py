@@ -223,6 +223,7 @@ def _tell_upload(store: Store, path: str, before: int) -> int:
     elif sent and sent[-1].seq > before:
         text, code = f"ready, record {sent[-1].record}, {format_bytes(sent[-1].size)}", 0
     elif now is not None and store.ledger.knows(path, now.size, now.mtime_ns):
-        text, code = f"uploaded before, record {sent[-1].record}, {format_bytes(sent[-1].size)}", 0
+        as_now = [entry for entry in sent if (entry.size, entry.mtime_ns) == (now.size, now.mtime_ns)]
+        text, code = f"uploaded before, record {as_now[-1].record}, {format_bytes(now.size)}", 0
     click.echo(f"{shown(path)}: {text}")
     return code

@@ -32,7 +32,7 @@ from uploader.runtime.log import redactor
 from uploader.server.credentials import password_source, read_password
 from uploader.server.readonly import saved_in, valt_to_ask
 from uploader.store.disk import StateFolder, may_exist
-from uploader.store.store import read_both
+from uploader.store.opening import read_both
 
 SKEW_LIMIT: Final = 60.0  # s between the server's clock and this machine's before a warning: records get server times
 SHARE_SKEW_LIMIT: Final = 2.0  # s between a share's clock and this machine's before a warning; FAT stores even seconds

@@ -21,7 +21,7 @@ from uploader.store.codec import LedgerHead, StateSnapshot, UnreadableContent, f
 from uploader.store.disk import StateFolder, may_exist
 from uploader.store.ledger import Lines, chain, unusable
 from uploader.store.line import IndexKeys
-from uploader.store.store import read_state
+from uploader.store.opening import read_state
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +33,8 @@ class Comparison:
     why: str = ""
 
     def __str__(self) -> str:
-        word = {True: "equal", False: "differs", None: "missing"}[self.equal]
-        return f"{word:<9}{shown(self.line.upload.path)}" + (f": {self.why}" if self.why else "")
+        word = {True: "equal", False: "differs", None: "unavailable"}[self.equal]
+        return f"{word:<13}{shown(self.line.upload.path)}" + (f": {self.why}" if self.why else "")
 
 
 def lines(folder: Path) -> Iterator[LedgerLine]:
@@ -43,7 +43,11 @@ def lines(folder: Path) -> Iterator[LedgerLine]:
     A line is proved by the hash in the line after it, the last one by the state, if that can be read. If the chain is
     broken, raises ``StateUnusable`` after the last good line.
     """
-    for _, raw in _confirmed_lines(folder):
+    try:
+        head = _expected_head(folder)
+    except errors.StateUnusable:  # other commands report it; the lines can be listed all the same
+        head = None
+    for _, raw in _confirmed_lines(folder, head):
         yield from_json(LedgerLine, raw)
 
 
@@ -52,12 +56,8 @@ def prove(folder: Path) -> int:
     return sum(1 for _ in _checked_lines(folder, _expected_head(folder)))
 
 
-def _confirmed_lines(folder: Path) -> Iterator[tuple[IndexKeys, bytes]]:
+def _confirmed_lines(folder: Path, head: LedgerHead | None) -> Iterator[tuple[IndexKeys, bytes]]:
     """Yield each line, with its index keys, only when the line after it has confirmed its hash."""
-    try:
-        head = _expected_head(folder)
-    except errors.StateUnusable:  # other commands report it; the lines can be listed all the same
-        head = None
     previous = None
     for checked in _checked_lines(folder, head):
         if previous is not None:
@@ -109,18 +109,25 @@ def line_text(line: LedgerLine) -> str:
 
 
 def find(folder: Path, path: str) -> RecordIds:
-    """Return the ids of the record of *path*, finished or not. Raises ``FileMissing`` and ``StateUnusable``."""
-    newest, broken = None, None
+    """Return the ids of the record of *path*, finished or not. Raises ``FileMissing`` and ``StateUnusable``.
+
+    The state is read first: an upload that finishes meanwhile is in the ledger before it leaves the state.
+    """
+    newest, broken, state = None, None, StateSnapshot()
     try:
-        for keys, raw in _confirmed_lines(folder):
+        state = _state(folder)
+    except errors.StateUnusable as error:  # the ledger may have the record all the same
+        broken = error
+    try:
+        for keys, raw in _confirmed_lines(folder, state.ledger):
             if keys.path == path:
                 newest = raw
     except errors.StateUnusable as error:
-        broken = error
+        broken = broken or error
     if newest is not None:
         upload = from_json(LedgerLine, newest).upload
         return RecordIds(upload.record, upload.video)
-    for unfinished in _state(folder).uploads:
+    for unfinished in state.uploads:
         if unfinished.path == path and unfinished.ids is not None:
             return unfinished.ids
     if broken is not None:

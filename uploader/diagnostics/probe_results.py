@@ -18,7 +18,7 @@ from uploader.domain.model import Orphan, ServerCapabilities
 from uploader.runtime.clock import Clock
 from uploader.store import Store, codec
 from uploader.store.disk import StateFolder
-from uploader.store.store import STATE_FILE
+from uploader.store.opening import STATE_FILE
 
 CONTROL_COMMAND: Final = "probed"  # over the control socket
 

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, Protocol
 
-from uploader.config import UploadConfig
 from uploader.domain import retry
 from uploader.domain.model import ServerCapabilities
 
 GROW_AFTER: Final = 8  # chunks acknowledged in a row before a halved chunk size doubles again
 
 
-def chunk_size_now(config: UploadConfig, capabilities: ServerCapabilities, *, now: float) -> int:
+class ChunkRule(Protocol):
+    """What is configured about chunks: ``[upload]``."""
+
+    @property
+    def chunk_size(self) -> int:
+        """Bytes of a chunk; 0: the whole file."""
+
+
+def chunk_size_now(config: ChunkRule, capabilities: ServerCapabilities, *, now: float) -> int:
     """Return the chunk size in bytes for a new record; 0 sends the whole file in one request.
 
     A server that was not seen to put chunks together gets none: one that takes each chunk for the whole file answers

@@ -9,13 +9,12 @@ from __future__ import annotations
 import hashlib
 import re
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Final
+from typing import Final, Protocol
 
-from uploader.config import RecordConfig
-from uploader.domain.model import RecordSpec, shown
+from uploader.domain.model import RecordSharing, RecordSpec, shown
 from uploader.domain.placeholders import PLACEHOLDERS, FileFacts, pieces
 
 RECORD_NAME_LIMIT: Final = 255  # characters of a record's name, which a text column of such servers holds
@@ -36,7 +35,27 @@ class Mapped:
     warning: str | None = None
 
 
-def record_for(rule: RecordConfig, *, relpath: str, mtime: float) -> Mapped:
+class RecordRule(Protocol):
+    """What the record of a file is made from: a ``[watch.record]`` of the configuration."""
+
+    @property
+    def match(self) -> re.Pattern[str] | None:
+        """The pattern whose groups are placeholders."""
+
+    @property
+    def name(self) -> str:
+        """The record's name, with placeholders."""
+
+    @property
+    def template(self) -> Mapping[str, str]:
+        """The template's fields, with placeholders."""
+
+    @property
+    def share(self) -> RecordSharing:
+        """Who sees the record."""
+
+
+def record_for(rule: RecordRule, *, relpath: str, mtime: float) -> Mapped:
     """Return the record for the file *relpath* (below its watched folder), last modified at *mtime* (Unix seconds).
 
     ``match`` must match the whole relative path without its suffix or, failing that, the bare stem, so that a rule

@@ -12,12 +12,37 @@ import re
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import PurePath
-from typing import Final
-
-from uploader.config import WatchConfig
+from typing import Final, Protocol, TypeVar
 
 LOST_AND_FOUND: Final = "lost+found"  # a folder that ext4 makes, and that only root can read
 HIDDEN_PREFIX: Final = ".valt-uploader-"  # prefix of the names of files that this program makes in a watched folder
+
+
+class FolderRule(Protocol):
+    """What decides which files of a folder are taken: a ``[[watch]]`` of the configuration."""
+
+    @property
+    def path(self) -> PurePath:
+        """The watched folder."""
+
+    @property
+    def include(self) -> tuple[str, ...]:
+        """The patterns of which a file's name matches one."""
+
+    @property
+    def exclude(self) -> tuple[str, ...]:
+        """The patterns of which it matches none."""
+
+    @property
+    def recursive(self) -> bool:
+        """Whether subfolders count."""
+
+    @property
+    def move_to(self) -> PurePath | None:
+        """The archive: nothing below it is taken."""
+
+
+R = TypeVar("R", bound=FolderRule)
 
 
 def relative(root: str | PurePath, path: str) -> str | None:
@@ -26,7 +51,7 @@ def relative(root: str | PurePath, path: str) -> str | None:
     return path[len(prefix) :] if path.startswith(prefix) and len(path) > len(prefix) else None
 
 
-def refusal(watch: WatchConfig, relpath: str) -> str | None:
+def refusal(watch: FolderRule, relpath: str) -> str | None:
     """Return why the file at *relpath* below this folder is not taken; None when it is."""
     folders, name = relpath.split("/")[:-1], relpath.rsplit("/", 1)[-1]
     if name.startswith(HIDDEN_PREFIX):
@@ -45,7 +70,7 @@ def refusal(watch: WatchConfig, relpath: str) -> str | None:
     return None
 
 
-def enters(watch: WatchConfig, relpath: str) -> bool:
+def enters(watch: FolderRule, relpath: str) -> bool:
     """True when the subfolder at *relpath* is walked through."""
     return (
         watch.recursive
@@ -55,7 +80,7 @@ def enters(watch: WatchConfig, relpath: str) -> bool:
     )
 
 
-def owner(watches: Sequence[WatchConfig], path: str) -> WatchConfig | None:
+def owner(watches: Sequence[R], path: str) -> R | None:
     """Return the ``[[watch]]`` of a file: the first that takes it, in configured order; None when none does.
 
     No ``[[watch]]`` takes a file below a ``move_to`` folder, even inside a watched folder.

@@ -24,7 +24,7 @@ import asyncio
 import contextlib
 import hashlib
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, TypeVar
@@ -36,7 +36,7 @@ from uploader.domain import errors
 from uploader.domain.model import Identity, shown
 from uploader.files import sending
 from uploader.files.safe_open import as_our_error
-from uploader.files.shared_fd import SharedFd
+from uploader.files.shared_fd import SharedFd, WaitWritable
 from uploader.files.threads import SHARE_CALL_TIMEOUT, ShareThreads
 
 READ_BLOCK: Final = 1024 * 1024  # bytes of one read: 64 KiB reads through a thread cost six times the CPU
@@ -45,7 +45,6 @@ HASH_BATCH: Final = 16 * READ_BLOCK  # bytes of a local file that are hashed in 
 R = TypeVar("R")
 
 Opener = Callable[[str, int], int]
-WaitWritable = Callable[[], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import os
 import re
 import threading
@@ -53,18 +54,24 @@ class Disposer:
 
 
 def hidden_name(name: str, disposer: Disposer, limit: int = FILE_NAME_LIMIT) -> str:
-    """Return a new hidden name of at most *limit* bytes that contains *name*; the stem of a longer name is cut."""
+    """Return a new hidden name of at most *limit* bytes that contains *name*, cut where it is too long."""
     return f"{HIDDEN_PREFIX}{disposer.run}{disposer.unique()}-{_kept(name, limit)}.gone"
 
 
 def _kept(name: str, limit: int) -> str:
-    """Return as much of *name* as fits into a hidden name of *limit* bytes."""
+    """Return what a hidden name of *limit* bytes contains of *name*.
+
+    The stem of a long name is cut, and followed by a hash of the whole name: two long names may begin alike, and the
+    file of one must never be taken for that of the other.
+    """
+    if len(os.fsencode(name)) <= limit - _AROUND:
+        return name
     stem, suffix = os.path.splitext(name)
-    return fitted(stem, suffix, limit - _AROUND)
+    return fitted(stem, f"~{hashlib.sha256(os.fsencode(name)).hexdigest()[:16]}{suffix}", limit - _AROUND)
 
 
 def name_before(hidden: str) -> str | None:
-    """Return the name that a file had before it was set aside; None when *hidden* is not such a name."""
+    """Return the name that a file had before it was set aside, as far as it is kept; None for any other name."""
     match = _HIDDEN.fullmatch(hidden)
     return None if match is None else match[3]
 

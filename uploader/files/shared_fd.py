@@ -10,7 +10,9 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
+
+WaitWritable = Callable[[], Awaitable[None]]  # returns when a socket takes more bytes
 
 
 class SharedFd:

@@ -35,9 +35,7 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from uploader.domain.model import RecordIds, RecordSpec
-from uploader.files.shared_fd import SharedFd
-
-WaitWritable = Callable[[], Awaitable[None]]  # returns when a socket takes more bytes
+from uploader.files.shared_fd import SharedFd, WaitWritable
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ from uploader.server.port import Server
 from uploader.server.valt import Valt
 from uploader.store import codec
 from uploader.store.disk import StateFolder
-from uploader.store.store import read_state
+from uploader.store.opening import read_state
 
 
 def saved_in(folder: Path) -> codec.StateSnapshot:

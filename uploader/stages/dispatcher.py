@@ -67,15 +67,10 @@ class Dispatcher:
             self._queues.again.put(upload.path)
 
     async def share_is_back(self, root: str) -> None:
-        """Let the uploads that wait for this share go on now."""
+        """Let the uploads that wait for this share, or for this archive, go on now."""
         async for path in in_slices(self._store.uploads, self._clock):
             upload = self._store.uploads.get(path)
-            if (
-                upload is not None
-                and upload.root == root
-                and upload.last_error is not None
-                and upload.last_error.not_ready
-            ):
+            if upload is not None and waits_for(upload, root):
                 self._queues.again.put(path)
 
     def try_proofs_again(self) -> None:
@@ -118,6 +113,13 @@ class Dispatcher:
         if order == "smallest":
             return upload.identity.size
         return upload.identity.mtime_ns if order == "oldest" else -upload.identity.mtime_ns
+
+
+def waits_for(upload: Upload, root: str) -> bool:
+    """True when an upload waits until its share, or the archive that its file is moved to, is ready."""
+    if upload.last_error is None or not upload.last_error.not_ready:
+        return False
+    return root == upload.root or (upload.state is State.FINISHING and root == upload.move_to)
 
 
 async def release(store: Store, bus: events.Bus, upload: Upload) -> Upload:

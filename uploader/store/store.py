@@ -19,15 +19,15 @@ from uploader.domain import errors, events, lifecycle
 from uploader.domain.model import FinishedUpload, Identity, MountIdentity, Orphan, State, Upload, covers
 from uploader.runtime.clock import Clock
 from uploader.runtime.threads import DaemonThreads
-from uploader.store import codec, touched
 from uploader.store import ledger as ledger_file
-from uploader.store.disk import PREVIOUS_SUFFIX, Disk
-from uploader.store.ledger import Ledger, LedgerEntry
+from uploader.store import touched
+from uploader.store.disk import Disk
+from uploader.store.ledger import LedgerEntry
+from uploader.store.opening import STATE_FILE, load_state, open_ledger
 from uploader.store.statewriter import Changes, StateWriter
 from uploader.store.tracked import Tracked
 from uploader.store.uploads import UploadTable
 
-STATE_FILE: Final = "state.json"
 SAVE_RETRY_INTERVAL: Final = 5.0  # s between two tries while the disk refuses
 SLOW_WRITE_WARNING: Final = 30.0  # s that a write may take before it is reported; disks that spin up take 10 s
 LEDGER_READ_TIMEOUT: Final = 15.0  # s that reading the ledger may take; disks that spin up take 10 s
@@ -43,7 +43,7 @@ class Store:
         """Load state and ledger. Raises ``StateUnusable``: an unreadable file is never taken for an empty one."""
         self._disk, self._clock, self._bus = disk, clock, bus
         saved = load_state(disk)
-        self.ledger = _ledger(disk, saved, repair=True)
+        self.ledger = open_ledger(disk, saved, repair=True)
         self._state_writer = StateWriter()  # encodes on the state's own thread alone
         self.table = UploadTable(saved.uploads)
         self._orphans = Tracked({orphan.record: orphan for orphan in saved.orphans})
@@ -319,78 +319,3 @@ class Store:
         except TimeoutError:
             self._thread.shutdown(cancel_futures=True)
             self._report_hang()
-
-
-def load_state(disk: Disk) -> codec.StateSnapshot:
-    """Read ``state.json``; a first start creates it. Raises ``StateUnusable`` with what to do about it."""
-    content, where = disk.read(STATE_FILE), disk.where(STATE_FILE)
-    if content is None:
-        return _first_start(disk)
-    try:
-        return codec.decode_state(content)
-    except codec.NewerVersion as error:
-        raise errors.StateUnusable(
-            f"{where}: {error}", hint="install that version again, or newer; this one will not touch the file"
-        ) from None
-    except codec.UnreadableContent as error:
-        raise errors.StateUnusable(f"{where} is damaged: {error}", hint=_hint_for_damage(disk)) from None
-
-
-def read_state(disk: Disk) -> codec.StateSnapshot:
-    """Read ``state.json`` without creating it; a folder that was never used has an empty state."""
-    if disk.size(STATE_FILE) is not None:
-        return load_state(disk)
-    _refuse_lost_state(disk)
-    return codec.StateSnapshot()
-
-
-def read_both(disk: Disk) -> tuple[codec.StateSnapshot, Ledger]:
-    """Read both files without changing them. Raises ``StateUnusable``."""
-    saved = read_state(disk)  # first: a running daemon writes a line before the state that counts it
-    return saved, _ledger(disk, saved, repair=False)
-
-
-def _ledger(disk: Disk, saved: codec.StateSnapshot, *, repair: bool) -> Ledger:
-    try:
-        return Ledger(disk, repair=repair, expected_head=saved.ledger)
-    except codec.UnreadableContent as error:
-        raise ledger_file.unusable(disk, error) from None
-    except OSError as error:  # from cutting off a torn line; errors of reading are StateUnusable
-        raise _unwritable(disk, ledger_file.LEDGER_FILE, error) from None
-
-
-def _unwritable(disk: Disk, name: str, error: OSError) -> errors.StateUnusable:
-    return errors.StateUnusable(
-        f"{disk.where(name)} cannot be written: {error.strerror}", hint="make the state folder writable", exit_code=73
-    )
-
-
-def _refuse_lost_state(disk: Disk) -> None:
-    """Raise ``StateUnusable`` when only ``state.json`` is missing: it was lost then, and this is no first start."""
-    for name in (STATE_FILE + PREVIOUS_SUFFIX, ledger_file.LEDGER_FILE):
-        if disk.size(name) is not None:
-            raise errors.StateUnusable(
-                f"{disk.where(STATE_FILE)} is missing, but {name} is there",
-                hint=f"{_hint_for_damage(disk)}; or, to start with an empty state, move {name} away too",
-            )
-
-
-def _first_start(disk: Disk) -> codec.StateSnapshot:
-    _refuse_lost_state(disk)
-    saved = codec.StateSnapshot(sequence=1)
-    try:
-        disk.replace(STATE_FILE, codec.encode_state(saved, now=0.0))
-    except OSError as error:
-        raise _unwritable(disk, STATE_FILE, error) from None
-    return saved
-
-
-def _hint_for_damage(disk: Disk) -> str:
-    previous = disk.read(STATE_FILE + PREVIOUS_SUFFIX)
-    if previous is not None:
-        try:
-            codec.decode_state(previous)
-        except codec.UnreadableContent:
-            return f"{STATE_FILE}{PREVIOUS_SUFFIX} is damaged, too; put {STATE_FILE} back from a copy"
-        return f"the save before it, {STATE_FILE}{PREVIOUS_SUFFIX}, is whole: copy it to {STATE_FILE} and start again"
-    return f"put {STATE_FILE} back from a copy"
