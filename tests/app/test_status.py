@@ -20,6 +20,7 @@ from uploader import files
 from uploader.app import status as report
 from uploader.app.status import StatusSnapshot
 from uploader.config import Config
+from uploader.domain.commands import typed
 from uploader.domain.model import ActionBy, LastError, Orphan, ServerCapabilities, Sighting, State, Upload
 from uploader.stages.settle import Candidate
 from uploader.store import ledger
@@ -117,7 +118,7 @@ def test_a_forgotten_upload_says_that_its_record_is_looked_for() -> None:
 )
 def test_what_an_operator_types_can_be_copied_into_a_shell(name: str, line: str) -> None:
     """A name with spaces is quoted; everything needs no name."""
-    assert report.typed("resume", name) == line
+    assert typed("resume", name) == line
 
 
 def test_the_status_line_sums_up_all_states(tmp_path: Path) -> None:

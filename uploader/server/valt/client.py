@@ -411,7 +411,7 @@ class Valt:
                 watchdog.timeout = timeout
                 yield watchdog
         except aiohttp.ConnectionTimeoutError:
-            raise errors.ServerDown(f"{self._server.url}: cannot be reached: no connection in time") from None
+            raise errors.Unreachable(f"{self._server.url}: cannot be reached: no connection in time") from None
         except TimeoutError:
             raise watchdog.failure(call, f"no progress for {self._server.stall_timeout:g} s") from None
         except (aiohttp.ClientConnectorError, aiohttp.ServerFingerprintMismatch) as error:
