@@ -90,9 +90,11 @@ def test_every_state_has_a_next_step(state: State) -> None:
 def test_a_waiting_upload_says_who_must_act_or_when_it_is_tried_again(turn: ActionBy) -> None:
     """With a time it shows the time; without one, who must act; a time in the past is shown as now."""
     parked = an_upload(State.PARKED, last_error=LastError("why", turn))
-    assert report.what_next(parked, EPOCH) == report.NEXT_ACTION[turn]
+    command = typed("retry", parked.path)
+    assert report.what_next(parked, EPOCH) == report.NEXT_ACTION[turn].format(command=command)
+    assert (command in report.what_next(parked, EPOCH)) is (turn is ActionBy.OPERATOR)
     waiting = replace(parked, last_error=LastError("why", turn, next_try=EPOCH + 90))
-    operator = "an operator must act (see the reason); {}, or at once after: valt-uploader retry"
+    operator = "an operator must act (see the reason); {}, or at once after: valt-uploader retry /rec/a.mp4"
     text = operator if turn is ActionBy.OPERATOR else "{}"
     assert report.what_next(waiting, EPOCH) == text.format("tried again automatically in 1 min 30 s")
     assert report.what_next(waiting, EPOCH + 1000) == text.format("tried again automatically in 0 s")
@@ -363,7 +365,8 @@ def test_explain_shows_state_reason_and_next_step_of_an_upload(tmp_path: Path) -
     )
     assert "state    parked, 40 of 100 bytes acknowledged" in text
     assert "reason   the server said no (failures in a row: 2)" in text
-    assert text.endswith(f"result   not finished: {report.NEXT_ACTION[ActionBy.OPERATOR]}")
+    command = typed("retry", path)
+    assert text.endswith(f"result   not finished: {report.NEXT_ACTION[ActionBy.OPERATOR].format(command=command)}")
 
 
 def test_explain_covers_settling_and_sent_files(tmp_path: Path) -> None:

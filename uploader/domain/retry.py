@@ -272,7 +272,8 @@ def _own_failure(
     It counts as a try of the file only if other files' calls succeeded since: else it may be an outage after all.
     """
     times = history.own_failures
-    reason = f"{last_error.reason}; {times} times in a row, while the same call succeeds for other files"
+    alone = ", while the same call succeeds for other files" if history.others_answered else ""
+    reason = f"{last_error.reason}; {times} times in a row{alone}"
     attempts = history.attempts + history.others_answered
     last_error = replace(last_error, reason=reason, attempts=attempts)
     if attempts >= TRIES_BEFORE_PARKING:

@@ -140,7 +140,7 @@ class FailureHandler:
             begun=upload.state is not State.QUEUED,
             outage=self._breaker.going_on,
             own_failures=own.times,
-            others_answered=own.others_answered,
+            others_answered=own.others_answered and not self._breaker.going_on,
             asked=upload.state is not State.SENDING,
             sent=upload.identity.size in {upload.offset, upload.doubt_end},
             gone_looks=0 if last_error is None else last_error.gone_looks,
