@@ -39,7 +39,7 @@ DECISIONS: Final = frozenset(
         "domain/selection",
         "domain/units",
     }
-    | {"server/file_faults", "server/outage_report", "server/valt/wire", "store/codec"}
+    | {"server/valt/token_deaths", "server/file_faults", "server/outage_report", "server/valt/wire", "store/codec"}
     | {"container/__init__", "container/asf", "container/matroska", "container/mp4"}
     | {"container/mpeg", "container/reader", "container/riff"}
 )

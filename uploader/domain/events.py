@@ -269,6 +269,15 @@ class LoggedIn(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class AccountShared(Event):
+    """Each token ends soon after its log-in: another program logs in as this user. Log-ins are spaced from now on."""
+
+    level: ClassVar[LogLevel | None] = "warning"
+    user: str
+    hint: str
+
+
+@dataclass(frozen=True, slots=True)
 class OutageBegan(Event):
     """The server does not work; all calls wait. ``again_in``: seconds until the next try.
 
