@@ -402,3 +402,17 @@ def test_every_switched_off_protection_is_a_warning(tmp_path: Path) -> None:
         "server.allow_plaintext = true",
         "server.resend_is_safe = true",
     ]
+
+
+def test_limits_that_were_learnt_are_shown_until_they_expire(tmp_path: Path) -> None:
+    """What was learnt, until when, and how to forget it."""
+    learnt = ServerCapabilities(chunk_limit=750_000, chunk_limit_until=EPOCH + 86_400, whole_only_until=EPOCH + 3600)
+    config = config_of(tmp_path)
+    document = report.status_document(config, known(capabilities=learnt), EPOCH)
+    limits = [line for line in report.status_lines(document) if "until 2027-01-1" in line]
+    assert len(limits) == 2
+    assert "chunks of at most 732 KiB until 2027-01-16" in limits[0]
+    assert limits[0].endswith("type: valt-uploader retry")
+    assert "whole files in one request until" in limits[1]
+    later = report.status_document(config, known(capabilities=learnt), EPOCH + 86_401)
+    assert later["limits"] == []
