@@ -343,6 +343,16 @@ async def test_401_with_a_token_that_is_good_for_another_call_is_a_missing_right
         assert not any(isinstance(event, events.AccountShared) for event in home.heard)
 
 
+async def test_a_server_that_fails_while_a_token_is_tried_refuses_nobody() -> None:
+    """Whether the token is good is not known then: the failure is the server's, and no file is parked."""
+    async with mocked() as (home, server):
+        server.post(LOGIN, payload=TOKEN, repeat=True)
+        server.get(DETAILS, status=401, repeat=True)
+        server.post(LIST, status=503)
+        with pytest.raises(errors.ServerDown, match="list records: answered 503"):
+            await home.valt.details("rec-1")
+
+
 class Fighting:
     """A server at which another program logs in as the same user right after each of our log-ins."""
 

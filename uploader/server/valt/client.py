@@ -337,9 +337,13 @@ class Valt:
         path, body = ("/admin/general", None) if refused is ApiCall.LIST else ("/records", _ANY_RECORD)
         async with self._within(call):
             answer = await self._exchange("GET" if body is None else "POST", self._url(path, token), json=body)
-        if answer.status != 401:
-            self._deaths.was_valid()
-        return answer.status != 401
+        failure = None if answer.good else self._failure_of(call, answer)
+        if isinstance(failure, errors.TokenExpired):
+            return False
+        if isinstance(failure, errors.RetryableError):
+            raise failure  # it says nothing of the token: the call is tried again later
+        self._deaths.was_valid()
+        return True
 
     def _fresh_token(self) -> _Token | None:
         token, now = self._token, self._clock.monotonic()
