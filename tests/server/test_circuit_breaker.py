@@ -396,7 +396,7 @@ async def test_a_retry_after_of_zero_does_not_shorten_the_pauses(line: Line) -> 
     for _ in range(6):
         pauses.append(await line.outage.trip(errors.ServerBusy("503", retry_after=0.0)))
         await line.clock.advance(pauses[-1])
-    assert pauses == [1.0, 2.0, 4.0, 8.0, 16.0, 32.0]
+    assert pauses == [2.0, 4.0, 8.0, 16.0, 30.0, 60.0]
 
 
 # A refused password that is changed

@@ -32,7 +32,6 @@ RECORDS_PER_FILE: Final = 5  # records begun for one file before an operator mus
 # a chunk that is cut so often before its last byte may be too large for a proxy or gateway
 CHUNK_CUTS_BEFORE_HALVING: Final = 4
 FLAKY_SERVER_PAUSE: Final = 1.0  # s; doubled for each failure: 2, 4, 8, 16 s
-THROTTLE_PAUSE_FIRST: Final = 1.0  # s; after a 429 that names no time; doubled for each one in a row
 # An outage is over after so many good answers in a row, or so many seconds (s) without a failure after the first one.
 # Calls that fail and succeed in turns are then one outage in the log, not forty.
 OUTAGE_OVER_ANSWERS, OUTAGE_OVER_AFTER = 10, 30.0
@@ -81,7 +80,7 @@ class Delay(StrEnum):
     BACKOFF_SLOW = "backoff-slow"  # the same, beginning at 2^3: for a disk or share that is not ready
     STATED = "stated"  # as long as the error says; at once if it says nothing
     OUTAGE = "outage"  # 2, 4, 8, 16 s, then 30 s doubling to 15 min; each between half of that and all of it
-    OUTAGE_STATED = "outage-stated"  # 1, 2, 4 … s to 15 min, but at least Retry-After; no other answer ends it
+    OUTAGE_STATED = "outage-stated"  # the same, but at least Retry-After; no other answer ends it
     FULL = "full"  # 15 min, each between half of that and all of it
     LOGIN = "login"  # 5, 15, 60 min, then hourly; no other answer ends it
 
@@ -341,9 +340,8 @@ def breaker_pause(error: errors.UploaderError, failures: int, refusals: int, uni
         return login_pause(refusals)
     if delay is Delay.FULL:
         return uniform(0.5, 1.0) * SERVER_FULL_PAUSE
-    if isinstance(error, errors.ServerBusy | errors.AccountShared):
-        return max(error.retry_after, throttle_pause(failures, uniform))
-    return outage_pause(failures, uniform)  # also after a failure of one file during an outage
+    pause = outage_pause(failures, uniform)  # also after a failure of one file during an outage
+    return max(error.retry_after, pause) if isinstance(error, errors.ServerBusy | errors.AccountShared) else pause
 
 
 def outage_pause(failures: int, uniform: Uniform) -> float:
@@ -354,11 +352,6 @@ def outage_pause(failures: int, uniform: Uniform) -> float:
     if failures < BREAKER_FAILURES:
         return uniform(0.5, 1.0) * FLAKY_SERVER_PAUSE * 2.0**failures
     return uniform(0.5, 1.0) * min(OUTAGE_PAUSE_CAP, OUTAGE_PAUSE_FIRST * 2.0 ** min(failures - BREAKER_FAILURES, 30))
-
-
-def throttle_pause(failures: int, uniform: Uniform) -> float:
-    """Return the seconds until a server is called again that has answered 429 *failures* times in a row."""
-    return uniform(0.5, 1.0) * min(OUTAGE_PAUSE_CAP, THROTTLE_PAUSE_FIRST * 2.0 ** min(max(failures, 1) - 1, 30))
 
 
 @dataclass(slots=True)
