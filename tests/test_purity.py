@@ -25,10 +25,13 @@ PURE_NAMES: Final = frozenset({("pathlib", "PurePath"), ("pathlib", "PurePosixPa
 # Pure decisions: no access to the system, and no waiting.
 DECISIONS: Final = frozenset(
     {
+        "domain/causes",
+        "domain/commands",
         "domain/completeness",
         "domain/duration_match",
         "domain/errors",
         "domain/events",
+        "domain/learnt",
         "domain/lifecycle",
         "domain/mapping",
         "domain/model",
@@ -37,7 +40,8 @@ DECISIONS: Final = frozenset(
         "domain/selection",
         "domain/units",
     }
-    | {"server/valt/wire", "store/codec", "container/__init__", "container/asf", "container/matroska", "container/mp4"}
+    | {"server/valt/token_deaths", "server/file_faults", "server/outage_report", "server/valt/wire", "store/codec"}
+    | {"container/__init__", "container/asf", "container/matroska", "container/mp4"}
     | {"container/mpeg", "container/reader", "container/riff"}
 )
 
@@ -46,6 +50,7 @@ STAGES: Final = frozenset(
     {
         "runtime/delay_queue",
         "server/circuit_breaker",
+        "server/reachability",
         "stages/orphan_cleanup",
         "app/progress",
         "store/__init__",

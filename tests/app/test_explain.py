@@ -16,6 +16,7 @@ from snapshots import SETTLING, config_of, known
 from uploader import files
 from uploader.app import explain
 from uploader.app.status import NEXT_ACTION, StatusSnapshot
+from uploader.domain.commands import typed
 from uploader.domain.model import ActionBy, State
 from uploader.store import ledger
 
@@ -101,7 +102,8 @@ def test_explain_shows_state_reason_and_next_step_of_an_upload(tmp_path: Path) -
     )
     assert "state    parked, 40 of 100 bytes acknowledged" in text
     assert "reason   the server said no (failures in a row: 2)" in text
-    assert text.endswith(f"result   not finished: {NEXT_ACTION[ActionBy.OPERATOR]}")
+    asks = NEXT_ACTION[ActionBy.OPERATOR].format(command=typed("retry", path))
+    assert text.endswith(f"result   not finished: {asks}")
 
 
 def test_explain_covers_settling_and_sent_files(tmp_path: Path) -> None:

@@ -306,3 +306,16 @@ async def test_uploads_whose_files_are_gone_share_one_search(tmp_path: Path, mon
         monkeypatch.setattr(MountedShare, "walk", walk)
         await rig.finished(*paths)
         assert 1 <= walks <= 3
+
+
+async def test_a_retry_forgets_the_limit_of_a_chunk(tmp_path: Path) -> None:
+    """Larger chunks are tried again. That chunks spoil videos here is not forgotten."""
+    async with Rig(tmp_path) as rig:
+        until = rig.clock.now() + 1e6
+        learnt = {"chunk_limit": 70_000, "chunk_limit_until": until, "whole_only_until": until, "resend_is_safe": True}
+        rig.build()
+        rig.store.learn(**learnt)
+        await rig.operator.try_server_again()
+        kept = rig.store.capabilities
+        assert (kept.chunk_limit, kept.chunk_limit_until) == (None, None)
+        assert (kept.whole_only_until, kept.resend_is_safe) == (until, True)

@@ -15,6 +15,7 @@ from fakes import EPOCH, an_upload
 from snapshots import SETTLING, config_of, known
 
 from uploader.app import status as report
+from uploader.domain.commands import typed
 from uploader.domain.model import ActionBy, LastError, Orphan, ServerCapabilities, State, Upload
 
 
@@ -57,9 +58,11 @@ def test_every_state_has_a_next_step(state: State) -> None:
 def test_a_waiting_upload_says_who_must_act_or_when_it_is_tried_again(turn: ActionBy) -> None:
     """With a time it shows the time; without one, who must act; a time in the past is shown as now."""
     parked = an_upload(State.PARKED, last_error=LastError("why", turn))
-    assert report.what_next(parked, EPOCH) == report.NEXT_ACTION[turn]
+    command = typed("retry", parked.path)
+    assert report.what_next(parked, EPOCH) == report.NEXT_ACTION[turn].format(command=command)
+    assert (command in report.what_next(parked, EPOCH)) is (turn is ActionBy.OPERATOR)
     waiting = replace(parked, last_error=LastError("why", turn, next_try=EPOCH + 90))
-    operator = "an operator must act (see the reason); {}, or at once after: valt-uploader retry"
+    operator = "an operator must act (see the reason); {}, or at once after: valt-uploader retry /rec/a.mp4"
     text = operator if turn is ActionBy.OPERATOR else "{}"
     assert report.what_next(waiting, EPOCH) == text.format("tried again automatically in 1 min 30 s")
     assert report.what_next(waiting, EPOCH + 1000) == text.format("tried again automatically in 0 s")
@@ -85,7 +88,7 @@ def test_a_forgotten_upload_says_that_its_record_is_looked_for() -> None:
 )
 def test_what_an_operator_types_can_be_copied_into_a_shell(name: str, line: str) -> None:
     """A name with spaces is quoted; everything needs no name."""
-    assert report.typed("resume", name) == line
+    assert typed("resume", name) == line
 
 
 def test_the_status_line_sums_up_all_states(tmp_path: Path) -> None:
@@ -270,3 +273,17 @@ def test_every_switched_off_protection_is_a_warning(tmp_path: Path) -> None:
         "server.allow_plaintext = true",
         "server.resend_is_safe = true",
     ]
+
+
+def test_limits_that_were_learnt_are_shown_until_they_expire(tmp_path: Path) -> None:
+    """What was learnt, until when, and how to forget it."""
+    learnt = ServerCapabilities(chunk_limit=750_000, chunk_limit_until=EPOCH + 86_400, whole_only_until=EPOCH + 3600)
+    config = config_of(tmp_path)
+    document = report.status_document(config, known(capabilities=learnt), EPOCH)
+    limits = [line for line in report.status_lines(document) if "until 2027-01-1" in line]
+    assert len(limits) == 2
+    assert "chunks of at most 732 KiB until 2027-01-16" in limits[0]
+    assert limits[0].endswith("type: valt-uploader retry")
+    assert "whole files in one request until" in limits[1]
+    later = report.status_document(config, known(capabilities=learnt), EPOCH + 86_401)
+    assert later["limits"] == []

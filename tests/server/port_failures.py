@@ -138,14 +138,14 @@ async def a_failure_leaves_only_changes_in_doubt(bench: Bench) -> None:
 
 @SCENARIOS.add()
 async def a_server_that_is_away_has_done_nothing(bench: Bench) -> None:
-    """Any call raises ``ServerDown``, chunks included: nothing is in doubt."""
+    """Any call raises ``Unreachable``, chunks included: nothing is in doubt."""
     ids = await bench.server.create_record(SPEC)
     await bench.go_away()
-    with fails(errors.ServerDown):  # a question goes first: it finds that the connection of the last call is closed
+    with fails(errors.Unreachable):  # a question goes first: it finds that the connection of the last call is closed
         await bench.server.details(ids.record)
-    with fails(errors.ServerDown):
+    with fails(errors.Unreachable):
         await bench.server.create_record(SPEC)
-    with fails(errors.ServerDown):
+    with fails(errors.Unreachable):
         await send(bench, ids)
     assert bench.held() == {ids.record: b""}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 from fakes import MemoryDisk, VirtualClock, idle
@@ -122,7 +123,7 @@ async def test_concurrent_failures_count_as_one(line: Line) -> None:
     assert await line.outage.trip(DOWN) == first - 0.5
     await line.clock.advance(1.5)
     assert await line.outage.trip(DOWN) == retry.outage_pause(2, line.clock.uniform)
-    assert len(line.said) == 2
+    assert line.said == [events.OutageBegan("cannot be reached", 2.0), events.OutageContinues("cannot be reached", 4.0)]
 
 
 async def test_a_dead_server_is_tried_less_and_less_often(line: Line) -> None:
@@ -138,8 +139,8 @@ async def test_an_answer_ends_the_outage(line: Line) -> None:
     """It is reported once, with the length of the outage, and the next outage begins anew."""
     for _ in range(3):
         await line.clock.advance(await line.outage.trip(DOWN))
-    line.outage.record_success()
-    line.outage.record_success()
+    for _ in range(2 * retry.OUTAGE_OVER_ANSWERS):
+        line.outage.record_success()
     assert line.said[-1] == events.OutageEnded(14.0)
     assert sum(isinstance(event, events.OutageEnded) for event in line.said) == 1
     assert line.outage.reason == ""
@@ -166,6 +167,7 @@ async def test_a_pause_that_the_server_asked_for_is_kept(line: Line, error: erro
     assert not any(isinstance(event, events.OutageEnded) for event in line.said)
     await line.clock.advance(pause)
     line.outage.record_success()
+    await line.clock.advance(retry.OUTAGE_OVER_AFTER)
     assert isinstance(line.said[-1], events.OutageEnded)
 
 
@@ -467,6 +469,40 @@ async def test_a_command_does_not_try_a_refused_password(line: Line) -> None:
     refuse_again(replace(learnt, login_not_before=None), line.account(), now)
     with pytest.raises(errors.PasswordRefused):  # which password it was is not known: an older state
         refuse_again(replace(learnt, login_refused=None), line.account(), now)
+
+
+@pytest.mark.parametrize("workers", [1, 4])
+async def test_a_portal_is_logged_in_to_ever_more_rarely(line: Line, workers: int) -> None:
+    """It answers 200 to the log-in, which is no answer of VALT: an hour costs few passwords, a day one each 15 min."""
+    portal = errors.ServerDown("the log-in was answered, but not as a VALT server does")
+    log_ins: list[float] = []
+
+    async def work() -> None:
+        while True:
+            await line.outage.clear()
+            try:
+                async with line.outage.slot():
+                    log_ins.append(line.clock.monotonic())
+                    raise portal
+            except errors.BreakerOpen:
+                pass
+            except errors.ServerDown as error:
+                await line.outage.trip(error)
+
+    tasks = [asyncio.create_task(work()) for _ in range(workers)]
+    began = line.clock.monotonic()
+    await line.clock.advance(HOUR)
+    first_hour = len(log_ins)
+    await line.clock.advance(23 * HOUR)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    assert first_hour <= workers + 12
+    assert len(log_ins) <= first_hour + 23 * 4 + 1
+    pauses = [later - earlier for earlier, later in pairwise(log_ins)]
+    assert pauses[-10:] == [15 * MINUTE] * 10
+    assert log_ins[0] == began
+    assert [event.name() for event in line.said if event.level == "error"] == ["outage-began"]
 
 
 # Slots are for calls, not for jobs

@@ -17,7 +17,7 @@ from parts import BriskClock
 
 from uploader.config import ServerConfig
 from uploader.domain import errors, events
-from uploader.domain.model import RecordIds, RecordSpec
+from uploader.domain.model import ActionBy, RecordIds, RecordSpec
 from uploader.server.circuit_breaker import CircuitBreaker
 from uploader.server.valt import Valt
 from uploader.server.valt.breaker import NoBreaker, Slot
@@ -331,14 +331,90 @@ async def test_expired_token_is_replaced_once_for_all() -> None:
         assert calls_of(server, "/login") == 2
 
 
-async def test_401_after_a_good_log_in_is_a_missing_right() -> None:
-    """A call that is refused with a new token is not repeated again."""
+async def test_401_with_a_token_that_is_good_for_another_call_is_a_missing_right() -> None:
+    """A call that is refused with a new token is not repeated again; the token stays, however often that happens."""
     async with mocked() as (home, server):
         server.post(LOGIN, payload=TOKEN, repeat=True)
         server.get(DETAILS, status=401, repeat=True)
-        with pytest.raises(errors.ServerRefused, match="right after a good log-in"):
+        server.post(LIST, payload={"data": []}, repeat=True)
+        for _ in range(5):
+            with pytest.raises(errors.RightMissing, match="right after a good log-in"):
+                await home.valt.details("rec-1")
+        assert not any(isinstance(event, events.AccountShared) for event in home.heard)
+
+
+async def test_a_server_that_fails_while_a_token_is_tried_refuses_nobody() -> None:
+    """Whether the token is good is not known then: the failure is the server's, and no file is parked."""
+    async with mocked() as (home, server):
+        server.post(LOGIN, payload=TOKEN, repeat=True)
+        server.get(DETAILS, status=401, repeat=True)
+        server.post(LIST, status=503)
+        with pytest.raises(errors.ServerDown, match="list records: answered 503"):
             await home.valt.details("rec-1")
-        assert calls_of(server, "/login") == 2
+
+
+class Fighting:
+    """A server at which another program logs in as the same user right after each of our log-ins."""
+
+    def __init__(self, home: Home, server: aioresponses) -> None:
+        home.valt._clock = self.clock = VirtualClock()
+        self.home, self.log_ins, self.fights = home, 0, True
+        made: Any = CallbackResult
+
+        def log_in(*_: Any, **__: Any) -> Any:
+            self.log_ins += 1
+            return made(status=200, payload={"data": {"access_token": f"canary-token-{self.log_ins}"}})
+
+        def answer(url: Any, **_: Any) -> Any:
+            good = not self.fights and url.query["access_token"] == f"canary-token-{self.log_ins}"
+            return made(status=200 if good else 401, payload={"data": {"id": "rec-1", "videos": None}})
+
+        server.post(LOGIN, callback=log_in, repeat=True)
+        server.get(DETAILS, callback=answer, repeat=True)
+        server.post(LIST, callback=answer, repeat=True)
+
+    async def ask(self) -> errors.UploaderError | None:
+        """Ask about a record; the error that comes of it."""
+        try:
+            await self.home.valt.details("rec-1")
+        except errors.UploaderError as error:
+            return error
+        return None
+
+
+async def test_another_program_on_the_account_is_said_in_words_and_causes_no_storm_of_log_ins() -> None:
+    """Every token is dead at once: nobody is refused for ever, log-ins grow rarer, the operator learns why, once."""
+    async with mocked() as (home, server):
+        fight = Fighting(home, server)
+        for _ in range(3600):  # one call a second
+            error = await fight.ask()
+            assert isinstance(error, errors.AccountShared)
+            await fight.clock.advance(1.0)
+        assert "another program logs in as this user" in str(error)
+        assert error is not None
+        assert error.action_by is ActionBy.OPERATOR
+        assert fight.log_ins <= 30
+        told = [event for event in home.heard if isinstance(event, events.AccountShared)]
+        assert told == [
+            events.AccountShared(
+                "uploader", "another program logs in as this user; give each uploader an account of its own"
+            )
+        ]
+        fight.fights = False
+        await fight.clock.advance(300.0)
+        assert await fight.ask() is None
+
+
+async def test_the_operator_ends_the_pause_of_log_ins() -> None:
+    """After ``retry`` the next call logs in at once."""
+    async with mocked() as (home, server):
+        fight = Fighting(home, server)
+        for _ in range(100):
+            await fight.ask()
+        fight.fights = False
+        assert isinstance(await fight.ask(), errors.AccountShared)
+        home.valt.forget_refusal()
+        assert await fight.ask() is None
 
 
 async def test_refused_password_is_tried_once_for_all() -> None:

@@ -74,6 +74,25 @@ async def test_refusals_of_a_chunk(tmp_path: Any, status: int, body: str, kind: 
         assert "canary" not in str(caught.value)
 
 
+@pytest.mark.parametrize("other", [200, 401])
+async def test_a_chunk_refused_with_one_token_after_the_other_is_another_program_or_a_missing_right(
+    tmp_path: Any, other: int
+) -> None:
+    """It depends on whether the token is good for another call. Then the caller sees a second ``TokenExpired``."""
+    async with simulated(tmp_path) as (home, simulator):
+        ids = await home.valt.create_record(SPEC)
+        said = '{"error":{"code":401,"message":"Bad credentials."}}'
+        simulator.faults.append(Fault(call="upload", kind="status", status=401, body=said, times=2))
+        if other == 401:
+            simulator.faults.append(Fault(call="list", kind="status", status=401, body=said, times=2))
+        with pytest.raises(errors.TokenExpired):
+            await send(home, ids, b"data")
+        with pytest.raises(errors.UploaderError) as caught:
+            await send(home, ids, b"data")
+        assert type(caught.value) is (errors.AccountShared if other == 401 else errors.TokenExpired)
+        assert await send(home, ids, b"data") is None
+
+
 async def test_an_early_answer_of_a_gateway_leaves_no_doubt(tmp_path: Any) -> None:
     """A 502 before the last byte went: no server behind the gateway has seen the whole chunk."""
     async with simulated(tmp_path) as (home, simulator):

@@ -246,15 +246,19 @@ async def test_a_file_whose_finished_record_vanishes_is_not_sent_again(tmp_path:
         assert [record.name for record in rig.records] == ["b"]
 
 
-async def test_a_record_deleted_during_processing_is_replaced(tmp_path: Path) -> None:
-    """A 404 to *details* after the last byte: the file is sent again, to a new record."""
+async def test_a_record_deleted_during_processing_is_replaced_when_the_operator_says_so(tmp_path: Path) -> None:
+    """A 404 to *details* after the last byte: looked at twice, then parked. ``retry`` sends it to a new record."""
     async with Rig(tmp_path, settings(processing=3600.0)) as rig:
         await rig.start()
         path = await rig.drop("a.mp4", DATA)
         await rig.event(events.UploadSent, path=path)
         rig.simulator._records.forget(next(iter(rig.simulator._records)))
-        await rig.event(events.UploadSent, path=path, count=2)
+        parked = await rig.event(events.UploadParked, path=path)
+        assert "its record is gone from the server" in parked.reason
+        assert parked.command == f"valt-uploader retry {path}"
+        assert len(rig.calls("create")) == 1
         rig.become(settings())
+        assert await rig.retry(path)
         await rig.finished(path)
         await rig.swept()
         assert len(rig.calls("create")) == 2
@@ -280,4 +284,4 @@ async def test_a_busy_server_counts_against_no_file(tmp_path: Path, call: Any, s
         assert spans(rig.record) == chunked(len(DATA))
         assert rig.most_attempts == 0
         assert rig.seen(events.UploadParked) == []
-        assert len(rig.seen(events.OutageEnded)) == 1
+        assert len(rig.seen(events.OutageBegan)) == 1

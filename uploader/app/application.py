@@ -26,6 +26,7 @@ from uploader.runtime.slices import in_slices
 from uploader.server.circuit_breaker import CircuitBreaker, refuse_again
 from uploader.server.credentials import account, read_password
 from uploader.server.port import Server
+from uploader.server.reachability import Reachability, watch
 from uploader.server.valt import Valt
 from uploader.stages.adoption import Adoption
 from uploader.stages.context import StageContext
@@ -66,11 +67,13 @@ class Application:
         override: Override | None = None,
         make_share: Callable[[str], Share] | None = None,
         make_valt: Callable[..., Server] = Valt,
+        reachable: Callable[[str], Reachability] | None = None,
     ) -> None:
         """Wire everything up. After a reload, *leases* are those of the previous application.
 
         *named*: paths that ``upload`` was given; *override*: what its options change in their records. *make_share*,
-        *make_valt*: other implementations of the ports, for tests.
+        *make_valt*: other implementations of the ports, for tests. *reachable*: makes from the server's URL what looks
+        whether a server that could not be reached takes connections again; None: nobody looks.
         """
         self.store, self.clock, self.bus = store, clock, bus
         self.leases = leases or Leases(store)
@@ -85,6 +88,7 @@ class Application:
             remember=redactor.remember,
             breaker=self.breaker,
         )
+        self._reachable = None if reachable is None else reachable(config.server.url)
         self.shares = Shares(make_share or self._mounted, [str(watch.path) for watch in config.watch])
         self._wire_stages()
         self.leases.send_on = self.queues.again.put
@@ -92,7 +96,7 @@ class Application:
     def _wire_stages(self) -> None:
         config, rules = self.config, self.rules
         context = StageContext(self.store, self.leases, self.shares, self.queues, self.clock, self.bus)
-        failure_handler = FailureHandler(context, rules, self.breaker)
+        self._failure_handler = failure_handler = FailureHandler(context, rules, self.breaker)
         self.bandwidth = Bandwidth(config, self.clock, self.bus)
         self.dispatcher = Dispatcher(context, lambda: rules.config)
         self.settle = Settle(context, rules.completeness)
@@ -128,7 +132,7 @@ class Application:
         *discover*: watch the folders. *only*: continue these unfinished uploads and no others.
         """
         await self._reconfigure_uploads()
-        async with self.valt, asyncio.TaskGroup() as group:
+        async with self.valt, self._failure_handler.listening(), asyncio.TaskGroup() as group:
             background = [
                 group.create_task(self.bandwidth.run()),
                 group.create_task(self.settle.run()),
@@ -140,6 +144,8 @@ class Application:
                 group.create_task(self.finish.run()),
                 group.create_task(self.orphan_cleanup.run()),
             ]
+            if self._reachable is not None:
+                background.append(group.create_task(watch(self.breaker, self._reachable, self.clock)))
             if discover:
                 background.append(group.create_task(self.discover.run()))
             workers = [

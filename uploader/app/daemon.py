@@ -28,6 +28,7 @@ from uploader.domain import errors, events
 from uploader.files import DISPOSALS, ShareThreads
 from uploader.runtime.clock import Clock
 from uploader.runtime.log import configure, install_hooks
+from uploader.server.reachability import connects_to
 from uploader.stages.lease import Leases
 from uploader.store import Store
 
@@ -70,7 +71,13 @@ class Daemon:
                 while not self._ending:
                     self._stop.clear()
                     self._application = Application(
-                        self._config, self._store, self._clock, self._bus, self._environ, leases=self._leases
+                        self._config,
+                        self._store,
+                        self._clock,
+                        self._bus,
+                        self._environ,
+                        leases=self._leases,
+                        reachable=connects_to,
                     )
                     self._operator.running = self._application
                     await self._application.run(self._stop, discover=True)

@@ -91,7 +91,8 @@ class Operator:
         return True
 
     async def try_server_again(self) -> None:
-        """Call the server now, also with a password that it has refused."""
+        """Call the server now, also with a password that it has refused, and with chunks of the configured size."""
+        self._store.learn(chunk_limit=None, chunk_limit_until=None)
         if self.running is not None:
             self.running.try_server_again()
         else:
@@ -168,10 +169,15 @@ class Operator:
 
 
 def with_failures_forgotten(upload: Upload) -> Upload:
-    """Return the upload without its failures. A parked one keeps its reason until it is released."""
+    """Return the upload without its failures. A parked one keeps its reason until it is released.
+
+    One whose record is gone from the server, and which was sent whole, is sent again if the record is still gone.
+    """
     last_error = None
     if upload.state is State.PARKED and upload.last_error is not None:
-        last_error = replace(upload.last_error, attempts=0, cuts=0, next_try=None)
+        last_error = upload.last_error
+        send_again = last_error.send_again or last_error.gone_looks > 1  # it is parked because its record is gone
+        last_error = replace(last_error, attempts=0, cuts=0, gone_looks=0, send_again=send_again, next_try=None)
     return replace(upload, last_error=last_error, restarts=0, gone=0)
 
 

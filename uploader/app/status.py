@@ -7,7 +7,6 @@ scripts has the real ones.
 from __future__ import annotations
 
 import heapq
-import shlex
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -17,6 +16,8 @@ from operator import attrgetter
 from typing import Any, Final
 
 from uploader.config import PASSWORD_VARIABLE, Config
+from uploader.domain import learnt
+from uploader.domain.commands import typed
 from uploader.domain.model import (
     EVERYTHING,
     ActionBy,
@@ -36,7 +37,7 @@ from uploader.stages.watched_folder import FolderStats
 NEXT_ACTION = {
     ActionBy.UPLOADER: "tried again automatically",
     ActionBy.FILE: "continues automatically when the file is back or has changed",
-    ActionBy.OPERATOR: "an operator must act (see the reason); then type: valt-uploader retry",
+    ActionBy.OPERATOR: "an operator must act (see the reason); then type: {command}",
 }
 
 PAUSED = "paused by operator"
@@ -109,6 +110,7 @@ def status_by_rows(config: Config, snapshot: StatusSnapshot, now: float) -> dict
         "uploads": (_upload(upload, snapshot, now) for upload in _by_path(snapshot.uploads)),
         "settling": (_settling(candidate) for candidate in snapshot.settling),
         "learnt": _learnt(snapshot.capabilities),
+        "limits": learnt.limits(snapshot.capabilities, now=now),
         "orphans": ({"record": one.record, "path": one.path, "landed": one.landed} for one in snapshot.orphans),
         "warnings": snapshot.warnings,
     }
@@ -211,9 +213,9 @@ def what_next(upload: Upload, now: float, *, paused: bool = False) -> str:
     if last_error is not None and last_error.next_try is not None:
         text = f"tried again automatically in {format_duration(max(0.0, last_error.next_try - now))}"
         if last_error.action_by is ActionBy.OPERATOR:
-            text = f"an operator must act (see the reason); {text}, or at once after: valt-uploader retry"
+            text = f"an operator must act (see the reason); {text}, or at once after: {typed('retry', upload.path)}"
     elif upload.state is State.PARKED and last_error is not None:
-        text = NEXT_ACTION[last_error.action_by]
+        text = NEXT_ACTION[last_error.action_by].format(command=typed("retry", upload.path))
     if upload.forgotten:
         return f"{FORGOTTEN}; {text}" if text else FORGOTTEN
     return text or {
@@ -230,11 +232,6 @@ def what_next(upload: Upload, now: float, *, paused: bool = False) -> str:
 def named(path: str) -> str:
     """Name a file, a folder, or everything, for people."""
     return "everything" if path == EVERYTHING else shown(path)
-
-
-def typed(command: str, name: str) -> str:
-    """Return the command line that an operator types for one file or folder, or for everything."""
-    return f"valt-uploader {command}" + ("" if name == EVERYTHING else f" {shlex.quote(shown(name))}")
 
 
 def one_line(document: Mapping[str, Any]) -> str:
@@ -262,6 +259,7 @@ def status_lines(document: Mapping[str, Any]) -> list[str]:
         again = format_duration(document["outage"])
         lines.append(f"waiting  {document['outage_reason']}")
         lines.append(f"         the server is called again in {again}; at once after: valt-uploader retry")
+    lines += [f"server   {limit}" for limit in document.get("limits", ())]  # an older daemon does not send it
     lines += [f"paused   {named(path)}: {PAUSED}; to continue: {typed('resume', path)}" for path in document["paused"]]
     for row in document["uploads"]:
         percent = f" {100 * row['offset'] // max(1, row['size'])} %" if row["state"] == State.SENDING else ""

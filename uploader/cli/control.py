@@ -17,6 +17,7 @@ from uploader.cli.common import absolute, cli, clock, config_option, load_config
 from uploader.cli.query import stored
 from uploader.config import Config
 from uploader.domain import events
+from uploader.domain.commands import typed
 from uploader.domain.model import EVERYTHING, covers, shown
 from uploader.stages.lease import Leases
 from uploader.store.disk import may_exist
@@ -91,7 +92,7 @@ def pause(file: Path | None, paths: tuple[str, ...]) -> int:
     _, paused = _by_operator(config, "pause", chosen, Operator.pause)
     for path in chosen:
         was = "" if path in paused else "was already "
-        click.echo(f"{status.named(path)}: {was}{status.PAUSED}; to continue: {status.typed('resume', path)}")
+        click.echo(f"{status.named(path)}: {was}{status.PAUSED}; to continue: {typed('resume', path)}")
     return 0
 
 
@@ -108,13 +109,13 @@ def resume(file: Path | None, paths: tuple[str, ...]) -> int:
         above = next((name for name in left if covers([name], path)), None)
         text = "continues" if path in resumed else "was not paused"
         if above is not None:
-            text = f"still paused, because {status.named(above)} is; to continue: {status.typed('resume', above)}"
+            text = f"still paused, because {status.named(above)} is; to continue: {typed('resume', above)}"
         click.echo(f"{status.named(path)}: {text}")
     return 0 if set(chosen) <= set(resumed) and not any(covers(left, path) for path in chosen) else 1
 
 
 def _unknown(path: str) -> str:
-    return f"no unfinished upload has this name; for its state type: {status.typed('explain', path)}"
+    return f"no unfinished upload has this name; for its state type: {typed('explain', path)}"
 
 
 def _by_operator(

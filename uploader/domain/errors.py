@@ -7,6 +7,8 @@ or a password: texts are made of route names, statuses and safe excerpts.
     ├── RetryableError     tried again automatically
     │   ├── ServerDown         no file's fault: connection, DNS, TLS, a redirect, 502/503/504
     │   │   ├── ServerFull         507, or a 500 about its disk: a person must act there, so pauses are long
+    │   │   ├── Unreachable        no connection at all: refused, no route, no name, no answer in time
+    │   │   ├── AccountShared      each token ends right after its log-in: another program logs in as this user
     │   │   └── BreakerOpen        no call was made: the circuit breaker is open
     │   ├── ServerBusy         429/503 with Retry-After
     │   ├── CallFailed         500 to a call that changes nothing
@@ -82,6 +84,20 @@ class ServerDown(RetryableError):
 
 class ServerFull(ServerDown):
     """The server has no room left."""
+
+
+class Unreachable(ServerDown):
+    """No connection to the server could be made, so a connection that can be made shows that it may be back."""
+
+
+class AccountShared(ServerDown):
+    """A token ended right after a good log-in: log in again after ``retry_after`` seconds, and not before."""
+
+    action_by = ActionBy.OPERATOR
+
+    def __init__(self, what: str, *, hint: str = "", retry_after: float) -> None:
+        super().__init__(what, hint=hint)
+        self.retry_after = retry_after
 
 
 class BreakerOpen(ServerDown):

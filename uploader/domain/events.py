@@ -269,8 +269,20 @@ class LoggedIn(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class AccountShared(Event):
+    """Each token ends soon after its log-in: another program logs in as this user. Log-ins are spaced from now on."""
+
+    level: ClassVar[LogLevel | None] = "warning"
+    user: str
+    hint: str
+
+
+@dataclass(frozen=True, slots=True)
 class OutageBegan(Event):
-    """The server does not work; all calls wait. ``again_in``: seconds until the next try."""
+    """The server does not work; all calls wait. ``again_in``: seconds until the next try.
+
+    Published once for an outage, and once more when somebody else must act.
+    """
 
     level: ClassVar[LogLevel | None] = "error"
     reason: str
@@ -278,10 +290,27 @@ class OutageBegan(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class OutageContinues(Event):
+    """The outage has not ended: another call has failed. ``again_in``: seconds until the next try."""
+
+    level: ClassVar[LogLevel | None] = "debug"
+    reason: str
+    again_in: float
+
+
+@dataclass(frozen=True, slots=True)
 class OutageEnded(Event):
-    """The server answers again. ``after``: seconds that the outage took."""
+    """The server answers again, call after call. ``after``: seconds that the outage took."""
 
     after: float
+
+
+@dataclass(frozen=True, slots=True)
+class ServerLimitLearnt(Event):
+    """A limit of the server was learnt from a refusal. ``limit``: which one, until when, and how to forget it."""
+
+    level: ClassVar[LogLevel | None] = "warning"
+    limit: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -475,12 +504,16 @@ class UploadRetryScheduled(Event):
 
 @dataclass(frozen=True, slots=True)
 class UploadParked(Event):
-    """An upload is parked. ``action_by``: who must act (``ours``: this program, ``file`` or ``operator``)."""
+    """An upload is parked. ``action_by``: who must act (``ours``: this program, ``file`` or ``operator``).
+
+    ``command``: what an operator types to let it go on.
+    """
 
     level: ClassVar[LogLevel | None] = "warning"
     path: str
     reason: str
     action_by: str
+    command: str = ""
 
 
 @dataclass(frozen=True, slots=True)

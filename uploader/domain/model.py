@@ -115,6 +115,8 @@ class LastError:
     must_change: bool = False  # that the file exists is not enough: its content must change
     next_try: float | None = None  # None: only by the operator, or when the file changes
     cuts: int = 0  # times that this chunk ended before its last byte: it may be too large (docs/protocol.md, rule 5)
+    gone_looks: int = field(default=0, metadata=RARE)  # looks in a row at which the server had no such record
+    send_again: bool = field(default=False, metadata=RARE)  # its record is gone, and the operator wants a new one
 
     @property
     def waits_for_file(self) -> bool:

@@ -27,10 +27,15 @@ SLOW_BACKOFF_DOUBLINGS: Final = 3  # doublings with which the backoff of a disk 
 TRIES_BEFORE_PARKING: Final = 8  # failures in a row that count against a file before it is parked
 PAYLOAD_REFUSALS_BEFORE_PARKING: Final = 3  # tries; VALT's "invalid payload" (500) may be a passing fault
 RECORD_REMOVALS_BEFORE_PARKING: Final = 2  # records: a second removal is no accident
+GONE_LOOK_PAUSE: Final = (5.0, 10.0)  # s, from and to; then *details* is asked once more before a 404 is believed
 RECORDS_PER_FILE: Final = 5  # records begun for one file before an operator must act
 # a chunk that is cut so often before its last byte may be too large for a proxy or gateway
 CHUNK_CUTS_BEFORE_HALVING: Final = 4
 FLAKY_SERVER_PAUSE: Final = 1.0  # s; doubled for each failure: 2, 4, 8, 16 s
+# An outage is over after so many good answers in a row, or so many seconds (s) without a failure after the first one.
+# Calls that fail and succeed in turns are then one outage in the log, not forty.
+OUTAGE_OVER_ANSWERS, OUTAGE_OVER_AFTER = 10, 30.0
+CONNECT_INTERVAL: Final = (5.0, 10.0)  # s, from and to; between two bare connects to a server that cannot be reached
 BREAKER_FAILURES: Final = 5  # failures in a row, of any calls, after which the server counts as down
 OUTAGE_PAUSE_FIRST, OUTAGE_PAUSE_CAP = 30.0, 15 * MINUTE  # s between calls to a server that is down: 30, 60, … 900 s
 RETRY_BUDGET: Final = 20  # retries that a server is granted at once
@@ -107,6 +112,7 @@ RULES: Final[tuple[tuple[type[errors.UploaderError], RetryRule], ...]] = (
     (errors.PasswordUnusable, RetryRule(Action.TRY_AGAIN, FailureScope.SERVER, Delay.OUTAGE)),
     (errors.ServerFull, RetryRule(Action.TRY_AGAIN, FailureScope.SERVER, Delay.FULL)),  # 507
     (errors.NoRoom, RetryRule(Action.TRY_AGAIN, FailureScope.SERVER, Delay.FULL)),
+    (errors.AccountShared, RetryRule(Action.TRY_AGAIN, FailureScope.SERVER, Delay.OUTAGE_STATED)),
     # 503, no connection, a redirect …
     (errors.ServerDown, RetryRule(Action.TRY_AGAIN, FailureScope.SERVER, Delay.OUTAGE)),
     # 429; 503 with Retry-After
@@ -128,6 +134,9 @@ RULES: Final[tuple[tuple[type[errors.UploaderError], RetryRule], ...]] = (
     (errors.CallFailed, RetryRule(Action.TRY_AGAIN, tries=TRIES_BEFORE_PARKING, parked_for=HOUR)),
     (errors.UploaderError, RetryRule(Action.TRY_AGAIN, tries=TRIES_BEFORE_PARKING)),
 )
+
+# For an error whose row says SERVER, when only one file's calls have it.
+OWN_FAILURE: Final = RetryRule(Action.TRY_AGAIN, tries=TRIES_BEFORE_PARKING, parked_for=HOUR)
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +170,13 @@ class FailureHistory:
     begun: bool = True  # the server may know of it
     requests: int = 0  # acknowledged by its record; 1: the whole file went in one
     outage: bool = False  # other calls to the server failed, too, and none was answered since
+    own_failures: int = 0  # in a row, that only this file's calls had; 0: the failure is the server's
+    others_answered: bool = True  # the same calls succeeded for other files since the last of them
+    asked: bool = False  # the failed call was a question about its record, not a chunk
+    sent: bool = False  # every byte was sent, and acknowledged or in doubt
+    gone_looks: int = 0  # looks in a row at which the server had no such record
+    send_again: bool = False  # the operator wants it sent again if its record is gone
+    cause: str = ""  # what its requests have failed with, and how often
 
     @property
     def whole(self) -> bool:
@@ -181,10 +197,14 @@ def rule_of(error: errors.UploaderError) -> RetryRule:
 def decide(error: errors.UploaderError, history: FailureHistory, uniform: Uniform) -> Decision:
     """Decide what follows from *error* for an upload with this *history*."""
     rule = rule_of(error)
-    last_error = LastError(str(error), error.action_by, history.attempts, cuts=history.cuts)
+    last_error = LastError(
+        str(error), error.action_by, history.attempts, cuts=history.cuts, send_again=history.send_again
+    )
     if isinstance(error, errors.FileMissing) and not history.begun:
         return Decision(Action.RESETTLE, last_error, 0.0)  # the server knows nothing of it: nothing is lost
     if rule.scope is FailureScope.SERVER:
+        if history.own_failures:
+            return _own_failure(error, last_error, history, uniform)
         return Decision(rule.action, last_error, 0.0, server_level=True)
     if isinstance(error, errors.StillInDoubt):
         return Decision(rule.action, last_error, error.wait)
@@ -198,8 +218,20 @@ def decide(error: errors.UploaderError, history: FailureHistory, uniform: Unifor
             if rule.action is Action.RESETTLE
             else _park(last_error, rule, uniform)
         )
+    return _of_the_file(error, last_error, rule, history, uniform)
+
+
+def _of_the_file(
+    error: errors.UploaderError, last_error: LastError, rule: RetryRule, history: FailureHistory, uniform: Uniform
+) -> Decision:
+    """Decide what follows from a failure that counts against the file."""
     if isinstance(error, errors.ChunkCut):
         return _cut(last_error, rule, history, uniform)
+    if isinstance(error, errors.RecordGone) and history.asked and not history.send_again:
+        if not history.gone_looks:
+            return _look_again(last_error, uniform)
+        if history.sent:
+            return _gone_after_sending(last_error, rule, history, uniform)
     if rule.action is Action.START_OVER:
         return _start_over(error, last_error, rule, history, uniform)
     return _again_or_park(last_error, rule, history, uniform)
@@ -214,7 +246,44 @@ def _again_or_park(last_error: LastError, rule: RetryRule, history: FailureHisto
     last_error = replace(last_error, attempts=attempts)
     if rule.action is Action.TRY_AGAIN and (rule.tries is None or attempts < rule.tries):
         return Decision(Action.TRY_AGAIN, last_error, backoff(attempts, uniform), costs=failed)
+    if failed:
+        last_error = replace(last_error, reason=history.cause or f"{last_error.reason}, {attempts} times")
     return _park(last_error, rule, uniform)
+
+
+def _look_again(last_error: LastError, uniform: Uniform) -> Decision:
+    """Ask once more before a 404 to *details* is believed: a server that restarts may say so for a moment."""
+    reason = f"{last_error.reason}; the server is asked once more before that is believed"
+    return Decision(Action.TRY_AGAIN, replace(last_error, reason=reason, gone_looks=1), uniform(*GONE_LOOK_PAUSE))
+
+
+def _gone_after_sending(last_error: LastError, rule: RetryRule, history: FailureHistory, uniform: Uniform) -> Decision:
+    """Park a file that was sent whole and whose record is gone: sent again it might be there twice."""
+    reason = (
+        f"{last_error.reason}, twice: its record is gone from the server. Every byte had been sent, so it is not sent "
+        "again automatically; if it is to be sent again, let it be retried"
+    )
+    last_error = replace(last_error, reason=reason, action_by=ActionBy.OPERATOR, gone_looks=history.gone_looks + 1)
+    return _park(last_error, rule, uniform)
+
+
+def _own_failure(
+    error: errors.UploaderError, last_error: LastError, history: FailureHistory, uniform: Uniform
+) -> Decision:
+    """Let one file wait for a failure of the server that only this file's calls have (``server.file_faults``).
+
+    It counts as a try of the file only if other files' calls succeeded since: else it may be an outage after all.
+    """
+    times = history.own_failures
+    alone = ", while the same call succeeds for other files" if history.others_answered else ""
+    reason = f"{last_error.reason}; {times} times in a row{alone}"
+    attempts = history.attempts + history.others_answered
+    last_error = replace(last_error, reason=reason, attempts=attempts)
+    if attempts >= TRIES_BEFORE_PARKING:
+        reason = f"{reason}; look into the log of the server, or of the proxy before it, for the cause"
+        return _park(replace(last_error, reason=reason, action_by=ActionBy.OPERATOR), OWN_FAILURE, uniform)
+    stated = error.retry_after if isinstance(error, errors.ServerBusy) else 0.0
+    return Decision(Action.TRY_AGAIN, last_error, max(stated, backoff(times, uniform)))
 
 
 def _park(last_error: LastError, rule: RetryRule, uniform: Uniform) -> Decision:
@@ -243,6 +312,9 @@ def _start_over(
     error: errors.UploaderError, last_error: LastError, rule: RetryRule, history: FailureHistory, uniform: Uniform
 ) -> Decision:
     """Begin a new record (rule 5 and similar), unless that has not helped before."""
+    last_error = replace(last_error, send_again=False)
+    if isinstance(error, errors.RecordSpoilt) and history.cause:
+        last_error = replace(last_error, reason=f"{history.cause}; {last_error.reason}")
     refused_range, too_large = isinstance(error, errors.ChunkRefused), isinstance(error, errors.ChunkTooLarge)
     spoilt = isinstance(error, errors.ArrivedSpoilt)
     gone = isinstance(error, errors.RecordGone)
@@ -277,7 +349,7 @@ def breaker_pause(error: errors.UploaderError, failures: int, refusals: int, uni
     if delay is Delay.FULL:
         return uniform(0.5, 1.0) * SERVER_FULL_PAUSE
     pause = outage_pause(failures, uniform)  # also after a failure of one file during an outage
-    return max(error.retry_after, pause) if isinstance(error, errors.ServerBusy) else pause
+    return max(error.retry_after, pause) if isinstance(error, errors.ServerBusy | errors.AccountShared) else pause
 
 
 def outage_pause(failures: int, uniform: Uniform) -> float:

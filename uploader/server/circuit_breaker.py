@@ -4,6 +4,8 @@ Closed: every call is made. It opens when a call fails for a reason that concern
 refused password), or when too many calls fail in a row. Open: no call is made for a while, and no file's failures are
 counted. Half-open, after the pause: one call may be under way, after its good answer two, after the next one all.
 
+When the server could not be reached at all, ``reachability.watch`` ends the pause once it takes connections again.
+
 The client takes a slot for each call. A worker that is about to begin a job waits in ``clear`` first, so that it holds
 no recording open while the breaker is open. A call that finds it open in the middle of a job raises ``BreakerOpen``,
 and the job is put back into the queue. The breaker itself makes no calls: the first call after the pause is the test.
@@ -23,6 +25,7 @@ from uploader.domain.model import ServerCapabilities
 from uploader.runtime.clock import Clock
 from uploader.runtime.delay_queue import wait_for
 from uploader.server import credentials
+from uploader.server.outage_report import OutageReport
 from uploader.store import Store
 
 PASSWORD_CHECK_INTERVAL: Final = 5.0  # s between two checks whether a refused password has been changed
@@ -38,13 +41,17 @@ class CircuitBreaker:
 
         *account* reads what a log-in depends on (``credentials.account``); it may raise ``UploaderError``.
         """
-        self._store, self._clock, self._bus = store, clock, bus
+        self._store, self._clock = store, clock
         self.account = account
         self._password_watch = credentials.PasswordWatch(account)
         self._failures = 0  # failures in a row that opened the breaker
         self._call_failures = 0  # failures in a row of single calls, which may concern one file only
         self._budget = retry.RetryBudget()
-        self._failing_since: float | None = None  # monotonic time of the server's first failure; None when it answers
+        self._failing = False  # from the server's first failure until it answers
+        self._report = OutageReport(clock, bus)
+        self.unreachable = asyncio.Event()
+        """Set while the reason of the outage is that no connection can be made."""
+        self._connect_used = False  # a connect has ended a pause, and neither an answer nor a failed connect came since
         held = hold_of(store.capabilities, clock.now())
         self._open_until = clock.monotonic() + held if held > 0 else 0.0  # monotonic time until which it is open
         self.reason = ""  # why calls wait, in one sentence; empty when they do not, and after a restart
@@ -68,7 +75,7 @@ class CircuitBreaker:
     @property
     def going_on(self) -> bool:
         """True from the server's first failure until it answers again."""
-        return self._failing_since is not None
+        return self._failing
 
     # Closed, open, half-open
 
@@ -167,6 +174,7 @@ class CircuitBreaker:
         """Close the breaker: the operator wants calls to be made now, or the password was changed."""
         self._open_until, self._slot_limit = 0.0, inf
         self._kept.clear()
+        self.unreachable.clear()
         self.reason = ""
         if self._store.capabilities.login_not_before is not None:
             self._store.learn(login_not_before=None)  # saved with whatever is saved next
@@ -179,6 +187,24 @@ class CircuitBreaker:
         if held and learnt.login_refused is not None and self._password_watch.differs_from(learnt.login_refused):
             self.reset()
         return held and self.wait > 0
+
+    def note_connect(self, *, succeeded: bool) -> None:
+        """Note whether a bare connection to the server could be made. If so, a call is tried now.
+
+        A server that takes connections and never answers is not called every few seconds: a connect ends a second
+        pause only if the server has answered, or could not be reached, since it ended the first one.
+        """
+        if not succeeded:
+            self._connect_used = False
+        elif self.unreachable.is_set() and not self._connect_used:
+            self._connect_used, self._open_until = True, self._clock.monotonic()
+            self._wake()
+
+    def set_aside(self) -> None:
+        """Give back the slot of a call that failed for its own file only, so that the next call need not wait."""
+        if self._still_kept():
+            self._kept.popleft()
+            self._wake()
 
     async def record_failure(self, error: errors.UploaderError) -> None:
         """Note a failure that may concern one file only. Too many of them in a row open the breaker."""
@@ -196,7 +222,11 @@ class CircuitBreaker:
             self._failures += 1
         pause = retry.breaker_pause(error, self._failures, refusals, self._clock.uniform)
         self.reason = str(error)
-        self._failing_since = self._clock.monotonic() if self._failing_since is None else self._failing_since
+        self._failing = True
+        if isinstance(error, errors.Unreachable):
+            self.unreachable.set()
+        else:
+            self.unreachable.clear()
         self._open_until, self._slot_limit = self._clock.monotonic() + pause, retry.HALF_OPEN_CALLS[0]
         self._opened, self._inside = self._opened + 1, 0
         self._kept.clear()
@@ -204,7 +234,7 @@ class CircuitBreaker:
         self._wake()
         if isinstance(error, errors.PasswordRefused):
             await self._remember_refusal(refusals, pause)
-        self._bus.publish(events.OutageBegan(str(error), round(pause, 1)))
+        self._report.failed(error, pause)
         return pause
 
     async def _remember_refusal(self, refusals: int, pause: float) -> None:
@@ -228,9 +258,9 @@ class CircuitBreaker:
         self.reason = ""
         if self._store.capabilities.login_refusals:  # saved with whatever is saved next
             self._store.learn(login_refusals=0, login_not_before=None, login_refused=None)
-        if self._failing_since is not None:
-            self._bus.publish(events.OutageEnded(round(self._clock.monotonic() - self._failing_since, 1)))
-            self._failing_since = None
+        self._failing = self._connect_used = False
+        self.unreachable.clear()
+        self._report.answered()
 
 
 class CallSlot:

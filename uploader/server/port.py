@@ -19,7 +19,8 @@ or password. What it says of the server:
 
 A call logs in first when there is no token. So each of them also raises what a log-in does: ``PasswordRefused`` and
 ``PasswordUnusable``. Concurrent calls share one log-in. A 401 to any call but a chunk is answered by one new log-in and
-one repetition; a second 401 is ``RightMissing``.
+one repetition; a second 401 is ``RightMissing`` if the new token is good for another call, else ``AccountShared``.
+``Unreachable`` is the ``ServerDown`` of a call for which no connection could be made.
 
 **Cancellation** passes through every method, and ends the request: nothing more of it is sent. If the server has
 received the whole request by then, it may still carry it out.

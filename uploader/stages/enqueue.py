@@ -13,6 +13,7 @@ from typing import Final, Protocol
 from uploader.config import Config
 from uploader.domain import errors, events, lifecycle
 from uploader.domain.chunk_size import chunk_size_now
+from uploader.domain.commands import typed
 from uploader.domain.model import ActionBy, LastError, State, Upload
 from uploader.runtime.log import get_logger
 from uploader.stages.context import StageContext
@@ -207,7 +208,9 @@ class Enqueue:
         if settled.unplayable:
             last_error = LastError(settled.unplayable, ActionBy.FILE, must_change=True)
             await self._store.save(lifecycle.park(upload, last_error))
-            self._bus.publish(events.UploadParked(settled.path, last_error.reason, last_error.action_by))
+            self._bus.publish(
+                events.UploadParked(settled.path, last_error.reason, last_error.action_by, typed("retry", settled.path))
+            )
             return
         upload = self._store.put(upload)
         self._bus.publish(events.FileQueued(upload.path, upload.identity.size, upload.record.name))

@@ -6,17 +6,21 @@ before the upload is put on another queue.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Protocol
 
 from uploader.config import Config
-from uploader.domain import errors, events, lifecycle, retry
+from uploader.domain import errors, events, learnt, lifecycle, retry
+from uploader.domain.causes import Causes
 from uploader.domain.chunk_size import chunk_size_now, halved, limit_now
-from uploader.domain.model import ActionBy, LastError, Sighting, State, Upload
+from uploader.domain.commands import typed
+from uploader.domain.model import ActionBy, LastError, ServerCapabilities, Sighting, State, Upload
 from uploader.domain.retry import Action, Decision
 from uploader.runtime.log import get_logger
 from uploader.server.circuit_breaker import CircuitBreaker
+from uploader.server.file_faults import CallKind, FileFaults, OwnFailure, kind_of, may_be_own
 from uploader.stages.context import StageContext
 from uploader.stages.lease import Paused
 from uploader.stages.queues import SightingBatch, bug_reason
@@ -41,11 +45,34 @@ class FailureHandler:
         self._shares, self._store, self._queues = context.shares, context.store, context.queues
         self._clock, self._bus = context.clock, context.bus
         self._rules, self._breaker = rules, breaker
+        self._file_faults, self._causes = FileFaults(), Causes()
+
+    @asynccontextmanager
+    async def listening(self) -> AsyncIterator[None]:
+        """Learn from the events what has succeeded for each file, while the context lasts."""
+        stop = self._bus.listen(self._hear)
+        try:
+            yield
+        finally:
+            stop()
+
+    def _hear(self, event: events.Event) -> None:
+        match event:
+            case events.RecordCreated(path=path) | events.RecordAdopted(path=path):
+                self._file_faults.succeeded(path, CallKind.RECORD)
+            case events.ChunkAcknowledged(path=path):
+                self._file_faults.succeeded(path, CallKind.CHUNK)
+            case events.DoubtResolved(path=path) | events.VideoReady(path=path):
+                self._file_faults.succeeded(path, CallKind.ASK)
+            case events.UploadSent(path=path) | events.UploadForgotten(path=path):
+                self._causes.forget(path)
 
     async def guard(self, path: str, work: Callable[[], Awaitable[None]]) -> None:
         """Do a stage's *work* on the upload of *path*, and handle what it raises."""
+        began = self._store.uploads.get(path)
         try:
             await work()
+            await self._went_well(path, None if began is None else began.state)
         except Paused:
             return  # the ``resume`` command lets it go on
         except errors.UploaderError as error:
@@ -57,12 +84,23 @@ class FailureHandler:
             log.exception("fault", path=path)
             await self.handle_bug(path, error)
 
+    async def _went_well(self, path: str, began: State | None) -> None:
+        """Note that the server was asked about a record, and has answered."""
+        if began is not State.VERIFYING:
+            return  # other work makes calls of several kinds, or none: its events say which have succeeded
+        self._file_faults.succeeded(path, CallKind.ASK)
+        upload = self._store.uploads.get(path)
+        if upload is not None and upload.state is began and upload.last_error is not None:
+            await self._store.save(replace(upload, last_error=None))  # the record is there after all
+
     async def handle(self, path: str, error: errors.UploaderError) -> None:
         """Do what follows from *error* for the upload of *path*."""
         upload = self._store.uploads.get(path)
         if upload is None or upload.state is State.PARKED:
             return
-        decision = retry.decide(error, self._history(upload), self._clock.uniform)
+        own = self._own_failure(upload, error)
+        self._causes.note(path, error)
+        decision = retry.decide(error, self._history(upload, own), self._clock.uniform)
         if decision.server_level:
             await self._breaker.trip(error)  # the next worker waits until it closes
         elif decision.costs:
@@ -79,7 +117,16 @@ class FailureHandler:
             case Action.TRY_AGAIN:
                 await self._try_again(upload, decision)
 
-    def _history(self, upload: Upload) -> retry.FailureHistory:
+    def _own_failure(self, upload: Upload, error: errors.UploaderError) -> OwnFailure:
+        """Find out whether a failure of the server concerns this file only."""
+        if not may_be_own(error):
+            return OwnFailure()
+        own = self._file_faults.failed(upload.path, kind_of(upload.state))
+        if own.times:
+            self._breaker.set_aside()
+        return own
+
+    def _history(self, upload: Upload, own: OwnFailure) -> retry.FailureHistory:
         last_error = upload.last_error
         return retry.FailureHistory(
             attempts=0 if last_error is None else last_error.attempts,
@@ -93,6 +140,13 @@ class FailureHandler:
             requests=upload.chunks,
             begun=upload.state is not State.QUEUED,
             outage=self._breaker.going_on,
+            own_failures=own.times,
+            others_answered=own.others_answered and not self._breaker.going_on,
+            asked=upload.state is not State.SENDING,
+            sent=upload.identity.size in {upload.offset, upload.doubt_end},
+            gone_looks=0 if last_error is None else last_error.gone_looks,
+            send_again=last_error is not None and last_error.send_again,
+            cause=self._causes.of(upload.path),
         )
 
     async def handle_bug(self, path: str, error: Exception) -> None:
@@ -103,6 +157,7 @@ class FailureHandler:
 
     def _note_capabilities(self, decision: Decision, upload: Upload) -> None:
         until = self._clock.now() + retry.CAPABILITIES_VALID_FOR
+        known_before = self._store.capabilities
         if decision.whole_only:
             self._store.learn(whole_only_until=until, chunks=False)
         if decision.limit_seen:
@@ -110,6 +165,17 @@ class FailureHandler:
             # another upload may have seen a smaller one
             known = limit_now(self._store.capabilities, now=self._clock.now())
             self._store.learn(chunk_limit=limit if known is None else min(limit, known), chunk_limit_until=until)
+        self._publish_limits(known_before)
+
+    def _publish_limits(self, before: ServerCapabilities) -> None:
+        """Publish what was learnt just now. A limit that was known, and is only valid longer now, is not."""
+        now, learnt_now = self._clock.now(), self._store.capabilities
+        if limit_now(before, now=now) == limit_now(learnt_now, now=now):
+            learnt_now = replace(learnt_now, chunk_limit=None)
+        if (before.whole_only_until or 0.0) > now:
+            learnt_now = replace(learnt_now, whole_only_until=None)
+        for limit in learnt.limits(learnt_now, now=now):
+            self._bus.publish(events.ServerLimitLearnt(limit))
 
     def _with_time(self, decision: Decision) -> LastError:
         next_try = None if decision.after is None else self._clock.now() + decision.after
@@ -127,7 +193,8 @@ class FailureHandler:
     async def _park(self, upload: Upload, decision: Decision) -> None:
         last_error = self._with_time(decision)
         await self._store.save(lifecycle.park(upload, last_error))
-        self._bus.publish(events.UploadParked(upload.path, last_error.reason, last_error.action_by))
+        command = typed("retry", upload.path)
+        self._bus.publish(events.UploadParked(upload.path, last_error.reason, last_error.action_by, command))
         if decision.after is not None:
             self._queues.again.put(upload.path, decision.after)
 

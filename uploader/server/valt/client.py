@@ -32,6 +32,7 @@ from uploader.server.valt.body import ChunkBody, NoThrottle
 from uploader.server.valt.breaker import Breaker, NoBreaker, Slot
 from uploader.server.valt.sendfile import connection
 from uploader.server.valt.tls import no_connection, tls_of
+from uploader.server.valt.token_deaths import TokenDeaths
 from uploader.server.valt.wire import ApiAnswer, ApiCall
 
 API_PATH: Final = "/api/v3"
@@ -51,6 +52,9 @@ NO_THROTTLE: Final = NoThrottle()
 BODY_MOVES: Final = 1024 * 1024
 
 HEADER_LIMIT: Final = 32 * 1024  # bytes of an answer's headers; aiohttp itself takes 128 of 8 KiB each
+
+_AT_ONCE: Final = "answered 401 right after a good log-in"
+_ANY_RECORD: Final = {"search": "valt-uploader", "offset": 0, "limit": 1}  # asked only to see whether a token is valid
 
 Remember = Callable[[str], None]
 
@@ -101,6 +105,7 @@ class Valt:
         self._breaker: Breaker = NoBreaker() if breaker is None else breaker
         self._token: _Token | None = None
         self._refusal: _Refusal | None = None
+        self._deaths = TokenDeaths()
         self._logging_in = asyncio.Lock()
         self._ahead: float | None = None  # the server's Unix time when the local monotonic clock was at zero
         self._apart = 0.0  # s between the two local clocks when ``_ahead`` was learnt; if it changes, one was set
@@ -155,6 +160,7 @@ class Valt:
     def forget_refusal(self) -> None:
         """Let a password that was refused be tried again: the operator has asked for it."""
         self._refusal = None
+        self._deaths.log_in_now()
 
     async def create_record(self, spec: RecordSpec) -> RecordIds:
         """Create a record. Raises ``AnswerLost`` when one may exist all the same (rule 6)."""
@@ -301,9 +307,12 @@ class Valt:
             watchdog.body = body
             answer = await self._exchange("POST", url, data=body, headers=headers)
         if answer.good and body.last_byte_may_have_gone:
+            self._deaths.worked(self._clock.monotonic() - token.since)
             return wire.held_of(answer)
         if answer.status == 401:
             self._forget(token)
+            if not await self._is_valid(token, ApiCall.UPLOAD) and self._deaths.in_vain:
+                raise self._deaths.error(f"{ApiCall.UPLOAD.label}: {_AT_ONCE}", self._clock.monotonic())
         failure = self._failure_of(ApiCall.UPLOAD, answer)
         # a 2xx before the last byte, or an answer such as 502: it does not say what became of the chunk
         unclear = answer.good or isinstance(failure, errors.AnswerLost)
@@ -320,16 +329,33 @@ class Valt:
                     method = "GET" if payload is None else "POST"
                     answer = await self._exchange(method, self._url(path, token), json=payload)
                 if answer.good:
+                    self._deaths.worked(self._clock.monotonic() - token.since)
                     return answer
                 if answer.status != 401:
                     break
-                self._forget(token)
                 if attempt == 2:
-                    raise errors.RightMissing(
-                        f"{call.label}: answered 401 right after a good log-in",
-                        hint="does this user have the right to it?",
-                    )
+                    if await self._is_valid(token, call):
+                        raise errors.RightMissing(
+                            f"{call.label}: {_AT_ONCE}", hint="does this user have the right to it?"
+                        )
+                    self._forget(token)
+                    raise self._deaths.error(f"{call.label}: {_AT_ONCE}", self._clock.monotonic())
+                self._forget(token)
             raise self._failure_of(call, answer)
+
+    async def _is_valid(self, token: _Token, refused: ApiCall) -> bool:
+        """True when *token*, which was refused for one call, is good for another. Its caller holds a slot."""
+        call = ApiCall.VERSION if refused is ApiCall.LIST else ApiCall.LIST
+        path, body = ("/admin/general", None) if refused is ApiCall.LIST else ("/records", _ANY_RECORD)
+        async with self._within(call):
+            answer = await self._exchange("GET" if body is None else "POST", self._url(path, token), json=body)
+        failure = None if answer.good else self._failure_of(call, answer)
+        if isinstance(failure, errors.TokenExpired):
+            return False
+        if isinstance(failure, errors.RetryableError):
+            raise failure  # it says nothing of the token: the call is tried again later
+        self._deaths.was_valid()
+        return True
 
     def _fresh_token(self) -> _Token | None:
         token, now = self._token, self._clock.monotonic()
@@ -347,6 +373,8 @@ class Valt:
             password = self._password()
             self._remember(password)
             self._refuse_again(password, now)
+            if self._deaths.wait(now) > 0:
+                raise self._deaths.error("the last token was refused right after a good log-in", now)
             payload = {"username": self._server.username, "password": password}
             async with self._within(ApiCall.LOGIN):
                 answer = await self._exchange("POST", self._url("/login"), json=payload)
@@ -383,8 +411,12 @@ class Valt:
 
     def _forget(self, token: _Token) -> None:
         """Drop the token that failed, unless another worker has replaced it already."""
-        if self._token is token:
-            self._token = None
+        if self._token is not token:
+            return
+        self._token, now, known = None, self._clock.monotonic(), self._deaths.shared
+        self._deaths.ended(now - token.since, now)
+        if self._deaths.shared and not known:
+            self._bus.publish(events.AccountShared(self._server.username, self._deaths.error("", now).hint))
 
     def _url(self, path: str, token: _Token | None = None) -> URL:
         url = URL(self._server.url + API_PATH + path, encoded=True)
@@ -423,7 +455,7 @@ class Valt:
                 watchdog.timeout = timeout
                 yield watchdog
         except aiohttp.ConnectionTimeoutError:
-            raise errors.ServerDown(f"{self._server.url}: cannot be reached: no connection in time") from None
+            raise errors.Unreachable(f"{self._server.url}: cannot be reached: no connection in time") from None
         except TimeoutError:
             raise watchdog.failure(call, f"no progress for {self._server.stall_timeout:g} s") from None
         except (aiohttp.ClientConnectorError, aiohttp.ServerFingerprintMismatch) as error:

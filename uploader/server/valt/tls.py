@@ -30,7 +30,7 @@ def no_connection(error: Exception, server: ServerConfig) -> errors.ServerDown:
         return errors.ServerDown(what, hint="does it speak TLS 1.2 or newer there?")
     number = error.errno if isinstance(error, OSError) else None
     reason = os.strerror(number) if number is not None and number > 0 else str(getattr(error, "strerror", "") or "")
-    return errors.ServerDown(f"{server.url}: cannot be reached: {reason or 'no connection'}")
+    return errors.Unreachable(f"{server.url}: cannot be reached: {reason or 'no connection'}")
 
 
 _TLS_HINT: Final = "set server.ca_file to the authority that signed it, or server.pin_sha256 to its fingerprint"

@@ -1,0 +1,32 @@
+"""Says in words what was learnt about the server and makes uploads slower, until when, and how to forget it. Pure."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from uploader.domain.model import ServerCapabilities
+from uploader.domain.units import format_bytes
+
+
+def limits(capabilities: ServerCapabilities, *, now: float) -> list[str]:
+    """Return one sentence for each limit of the server that is in force."""
+    found = []
+    if capabilities.chunk_limit is not None and (until := capabilities.chunk_limit_until or 0.0) > now:
+        found.append(
+            f"chunks of at most {format_bytes(capabilities.chunk_limit)} until {_date(until)}: larger requests were "
+            "refused; to try larger ones now, type: valt-uploader retry"
+        )
+    if (until := capabilities.whole_only_until or 0.0) > now:
+        found.append(
+            f"whole files in one request until {_date(until)}: chunks were refused or spoilt; to find out anew, type: "
+            "valt-uploader check --probe"
+        )
+    return found
+
+
+def _date(moment: float) -> str:
+    """Format a time as a local date; it is one that this program has saved, at most some weeks ahead."""
+    try:
+        return datetime.fromtimestamp(moment).astimezone().date().isoformat()
+    except (ValueError, OverflowError, OSError):  # the state was written by somebody else
+        return f"@{moment:.0f}"
