@@ -7,14 +7,16 @@ or a password: texts are made of route names, statuses and safe excerpts.
     ├── RetryableError     tried again automatically
     │   ├── ServerDown         no file's fault: connection, DNS, TLS, a redirect, 502/503/504
     │   │   ├── ServerFull         507, or a 500 about its disk: a person must act there, so pauses are long
+    │   │   ├── ProxyAnswered      an answer without VALT's shape: something before VALT gave it
     │   │   └── BreakerOpen        no call was made: the circuit breaker is open
     │   ├── ServerBusy         429/503 with Retry-After
+    │   ├── DownloadUnavailable  the address of a download link does not hand the video out
     │   ├── CallFailed         500 to a call that changes nothing
     │   ├── ChunkCut           ended before its last byte: the server never saw it (rule 3)
     │   ├── AnswerLost         ended after its last byte: in doubt (rule 4)
     │   │   └── NoRoom             because the server has no room
     │   ├── TokenExpired       401 on a call: log in again
-    │   ├── RecordGone         404: somebody removed the record
+    │   ├── RecordGone         404 in VALT's shape: somebody removed the record
     │   ├── RecordSpoilt       its content is wrong or cannot be known: start over
     │   ├── StillInDoubt       ask again later
     │   ├── ChunkRefused       400 about a range (rule 5)
@@ -28,7 +30,7 @@ or a password: texts are made of route names, statuses and safe excerpts.
         │   ├── PayloadRefused     VALT's "invalid payload", sent as a 500
         │   └── RightMissing       403, or 401 right after a good log-in
         ├── NotReadyInTime     every byte was acknowledged, but the video is not ready in time
-        ├── PasswordRefused    401 at log-in
+        ├── PasswordRefused    401 at log-in, by VALT
         ├── PasswordUnusable   no password, or a file that others can read
         ├── ConfigError        exit 2
         ├── StateUnusable      exit 73: the folder; exit 78: damaged or newer
@@ -80,8 +82,23 @@ class ServerFull(ServerDown):
     """The server has no room left."""
 
 
+class ProxyAnswered(ServerDown):
+    """Something before VALT answered in its place: a proxy, a balancer, a portal. It says nothing about a file."""
+
+
 class BreakerOpen(ServerDown):
     """The circuit breaker is open: no call was made, so this is no further failure of the server."""
+
+
+class DownloadUnavailable(RetryableError):
+    """The address that a download link leads to does not hand the video out. It says nothing of the API.
+
+    ``reached``: False when there was no connection at all, which concerns every video.
+    """
+
+    def __init__(self, what: str, *, hint: str = "", reached: bool = True) -> None:
+        super().__init__(what, hint=hint)
+        self.reached = reached
 
 
 class CallFailed(RetryableError):
@@ -113,7 +130,7 @@ class TokenExpired(RetryableError):
 
 
 class RecordGone(RetryableError):
-    """The record, or its video, no longer exists on the server (404)."""
+    """The record, or its video, no longer exists on the server: a 404 in VALT's own shape."""
 
 
 class RecordSpoilt(RetryableError):
