@@ -28,7 +28,6 @@ DECISIONS: Final = frozenset(
         "domain/causes",
         "domain/commands",
         "domain/completeness",
-        "domain/duration_match",
         "domain/errors",
         "domain/events",
         "domain/learnt",
@@ -40,8 +39,17 @@ DECISIONS: Final = frozenset(
         "domain/selection",
         "domain/units",
     }
-    | {"server/valt/token_deaths", "server/file_faults", "server/outage_report", "server/valt/wire", "store/codec"}
-    | {"container/__init__", "container/asf", "container/matroska", "container/mp4"}
+    | {"server/valt/token_deaths", "server/file_faults", "server/outage_report"}
+    | {
+        "server/valt/answer",
+        "server/valt/failures",
+        "server/valt/wire",
+        "store/codec",
+        "container/__init__",
+        "container/asf",
+        "container/matroska",
+        "container/mp4",
+    }
     | {"container/mpeg", "container/reader", "container/riff"}
 )
 
@@ -91,6 +99,8 @@ ALLOWED: Final[dict[str, frozenset[str]]] = {
     "runtime/threads": frozenset({"concurrent", "threading"}),  # the threads of the state and of shares
     "server/valt/__init__": frozenset(),
     "server/valt/body": frozenset({"aiohttp", "asyncio"}),
+    "server/valt/links": frozenset({"aiohttp"}),
+    "server/valt/watchdog": frozenset({"aiohttp", "asyncio", "os", "ssl"}),
     "server/valt/tls": frozenset({"aiohttp", "os", "ssl"}),
     "server/valt/sendfile": frozenset({"aiohttp", "asyncio", "os", "socket"}),  # the only use of aiohttp's socket
     "server/valt/client": frozenset({"aiohttp", "asyncio", "os", "ssl", "uuid"}),

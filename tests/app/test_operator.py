@@ -164,7 +164,7 @@ async def test_a_disposal_that_hangs_is_not_begun_again_by_a_reload(
 async def test_commands_know_a_file_by_the_name_that_it_has_now(tmp_path: Path) -> None:
     """Renamed while it waits for its second chunk, it is found by its new name and by its old one."""
     async with Rig(tmp_path, upload={"chunk_size": CHUNK}) as rig:
-        rig.fault("upload", "status", status=400, body="{}", skip=1, times=100)
+        rig.fault("upload", "status", status=400, skip=1, times=100)
         await rig.start()
         path = await rig.drop("a.mp4", content_of(2 * CHUNK))
         await rig.event(events.RecordCreated, path=path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +141,30 @@ async def test_download_compares_every_byte_with_what_was_sent(tmp_path: Path) -
             "to send it again, copy the file under another name" in bad.lines
         )
         assert bad.lines[-1] == "1 equal, 1 differ, 1 unavailable"
+
+
+async def test_download_goes_on_after_a_video_that_is_not_handed_out(tmp_path: Path) -> None:
+    """The address of its link answers for that one; its line says what, and the others are compared."""
+    async with at_work(tmp_path) as site:
+        files = await finished(site)
+        (record,) = (record for record in site.simulator.records() if record.name == files[1].stem)
+        record.path.unlink()
+        shown = await site.run("ledger", "--verify", "--download")
+        assert shown.code == 1
+        assert f"missing  {files[1]}: {site.url}: answered 404 (Not Found)" in shown.lines
+        assert shown.lines[-1] == "2 equal, 0 differ, 1 unavailable"
+
+
+async def test_download_says_a_closed_port_once_and_by_its_own_address(tmp_path: Path) -> None:
+    """No video can be fetched then: the command ends with that one error."""
+    async with at_work(tmp_path) as site:
+        await finished(site)
+        with socket.socket() as closed:
+            closed.bind(("127.0.0.1", 0))
+            site.simulator._api.base_url = f"http://127.0.0.1:{closed.getsockname()[1]}"
+            shown = await site.run("ledger", "--verify", "--download")
+        assert shown.code == 1
+        assert shown.err == f"error: {site.simulator._api.base_url}: cannot be reached: Connection refused\n"
 
 
 async def test_download_calls_no_video_unavailable_when_the_server_is_down(tmp_path: Path) -> None:

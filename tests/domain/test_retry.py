@@ -238,6 +238,8 @@ EVERY_ERROR = [
             errors.ServerFull,
             errors.NoRoom,
             errors.ServerDown,
+            errors.ProxyAnswered,
+            errors.DownloadUnavailable,
             errors.ChunkCut,
             errors.AnswerLost,
             errors.TokenExpired,
@@ -298,6 +300,21 @@ def test_backoff_is_full_jitter_below_five_minutes(attempts: int) -> None:
     """Between 0 and min(300 s, 2^n): clients that failed together do not all come back together."""
     assert retry.backoff(attempts, lowest) == 0.0
     assert retry.backoff(attempts, highest) == min(300.0, 2.0 ** min(attempts, 60))
+
+
+def test_an_answer_of_a_proxy_is_an_outage_and_a_closed_download_is_none() -> None:
+    """The one makes every call wait and blames no file; the other concerns neither the server nor a count."""
+    proxys = decide(errors.ProxyAnswered("404 by something before VALT"), FailureHistory(attempts=7), highest)
+    assert (proxys.action, proxys.server_level, proxys.last_error.attempts) == (Action.TRY_AGAIN, True, 7)
+    closed = decide(errors.DownloadUnavailable("http://valt:8000: refused"), FailureHistory(attempts=7), lowest)
+    assert (closed.action, closed.after, closed.server_level, closed.costs) == (Action.PARK, 0.9 * HOUR, False, False)
+    assert closed.last_error.attempts == 7
+
+
+def test_a_busy_server_that_does_not_say_for_how_long_is_asked_again_in_seconds() -> None:
+    """Without a Retry-After, as from nginx; pauses of an outage grow from a second on."""
+    unsaid = errors.ServerBusy("429", retry_after=retry.retry_after(None, now=EPOCH))
+    assert [retry.breaker_pause(unsaid, failures, 0, lowest) for failures in (1, 2, 3)] == [1.0, 2.0, 4.0]
 
 
 @given(st.integers(1, 10_000))
@@ -374,24 +391,24 @@ def test_the_ready_timeout_grows_with_the_file() -> None:
 @pytest.mark.parametrize(
     ("header", "seconds"),
     [
-        (None, MINUTE),
+        (None, retry.RETRY_AFTER_DEFAULT),
         ("120", 120.0),
         (" 7 ", 7.0),
         ("0", 0.0),
         ("0000000000007", 7.0),
         ("999999999999999999999", HOUR),
         ("9" * 5000, HOUR),
-        ("-5", MINUTE),
-        ("1.5", MINUTE),
-        ("soon", MINUTE),
-        ("", MINUTE),
-        ("²", MINUTE),
+        ("-5", retry.RETRY_AFTER_DEFAULT),
+        ("1.5", retry.RETRY_AFTER_DEFAULT),
+        ("soon", retry.RETRY_AFTER_DEFAULT),
+        ("", retry.RETRY_AFTER_DEFAULT),
+        ("²", retry.RETRY_AFTER_DEFAULT),
         ("Fri, 15 Jan 2027 08:00:30 GMT", 30.0),
         ("Friday, 15-Jan-27 08:00:30 GMT", 30.0),
         ("Fri Jan 15 08:00:30 2027", 30.0),
         ("Fri, 15 Jan 2027 07:59:30 GMT", 0.0),
         ("Fri, 15 Jan 2027 12:00:00 GMT", HOUR),
-        ("Fri, 99 Jan 2027 12:00:00 GMT", MINUTE),
+        ("Fri, 99 Jan 2027 12:00:00 GMT", retry.RETRY_AFTER_DEFAULT),
     ],
 )
 def test_retry_after_is_seconds_or_a_date(header: str | None, seconds: float) -> None:

@@ -39,6 +39,8 @@ class Mishap(Enum):
     FAILED = auto()  # 500, and the work is not done
     BUSY = auto()  # 503 with Retry-After: 7
     FORBIDDEN = auto()  # 403
+    PROXY_SAYS_404 = auto()  # a page, and the work is not done
+    PROXY_SAYS_200 = auto()  # a page, and the work is not done
     TOKEN_EXPIRED = auto()  # 401 after the whole request: the server has forgotten every token
     TOKEN_EXPIRED_EARLY = auto()  # 401 in the middle of a chunk
     TOO_LARGE = auto()  # 413 after the whole request
@@ -79,6 +81,9 @@ class Bench(Protocol):
 
     async def go_away(self) -> None:
         """Let the server be unreachable from now on."""
+
+    def close_downloads(self) -> None:
+        """Let the address that links lead to be unreachable from now on."""
 
     def held(self) -> dict[str, bytes]:
         """By id of each record that exists: the bytes of its video so far."""

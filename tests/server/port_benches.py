@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+import socket
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from itertools import count
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from aiohttp import web
 from fakes import EPOCH, until
 from port_bench import Mishap, Play, ShiftedClock, what_was_sent_has_arrived
 from simulation.client import CHUNK_FAULTS, FAULTS, Client
 from simulation.kernel import NEVER, Loop
-from simulation.server import PASSWORD, USER, Request
+from simulation.server import NOT_THERE, PASSWORD, SORRY, USER, Request
 from simulation.server import Server as WorldServer
 from test_client import CountingBreaker
 
@@ -86,6 +87,8 @@ FAULT_OF: Final[dict[Mishap, dict[str, Any]]] = {
     Mishap.FAILED: {"kind": "status", "status": 500, "body": "{}"},
     Mishap.BUSY: {"kind": "status", "status": 503, "headers": {"Retry-After": "7"}, "body": ""},
     Mishap.FORBIDDEN: {"kind": "status", "status": 403},
+    Mishap.PROXY_SAYS_404: {"kind": "status", "status": 404, "body": NOT_THERE.decode()},
+    Mishap.PROXY_SAYS_200: {"kind": "status", "status": 200, "body": SORRY.decode()},
     Mishap.TOKEN_EXPIRED: {"kind": "expire-token"},
     Mishap.TOKEN_EXPIRED_EARLY: {"kind": "status", "status": 401, "after_bytes": 1000},
     Mishap.TOO_LARGE: {"kind": "status", "status": 413},
@@ -114,6 +117,12 @@ class LoopbackBench(_Client):
     async def go_away(self) -> None:
         """Stop serving."""
         await self._simulator.stop()
+
+    def close_downloads(self) -> None:
+        """Let links lead to a port at which nothing listens."""
+        with socket.socket() as closed:
+            closed.bind(("127.0.0.1", 0))
+            self._simulator._api.base_url = f"http://127.0.0.1:{closed.getsockname()[1]}"
 
     def held(self) -> dict[str, bytes]:
         """What lies in the server's folder."""
@@ -201,6 +210,8 @@ WORLD_FAULT_OF: Final[dict[Mishap, str]] = {
     Mishap.FAILED: "500",
     Mishap.BUSY: "503",
     Mishap.FORBIDDEN: "403",
+    Mishap.PROXY_SAYS_404: "proxy-404",
+    Mishap.PROXY_SAYS_200: "proxy-200",
     Mishap.TOKEN_EXPIRED: "expired",
     Mishap.TOKEN_EXPIRED_EARLY: "early-401",
     Mishap.TOO_LARGE: "413",
@@ -265,7 +276,7 @@ class _Ground:
         kind = next((kind for name, kind in self.faults if name == call), None)
         if kind is None:
             return False
-        self.faults.remove((call, kind))
+        self.faults.remove(next(fault for fault in self.faults if fault == (call, kind)))
         among = CHUNK_FAULTS if call == "upload" else FAULTS
         self._rolls.append((among.index(kind) + 0.5) / len(among))
         return True
@@ -279,8 +290,10 @@ class _Ground:
         self.open = [one for one in self.open if (one.path, one.token) != (request.path, request.token)]
 
 
-def call_of(request: Request) -> CallName:
+def call_of(request: Request) -> CallName | Literal["download"]:
     """Name a request as the built-in server does."""
+    if request.path.startswith("/distribution/"):
+        return "download"
     parts = request.path.removeprefix("/api/v3/").split("/")
     by_path: dict[tuple[str, ...], CallName] = {
         ("login",): "login",
@@ -290,6 +303,8 @@ def call_of(request: Request) -> CallName:
     }
     if (name := by_path.get(tuple(parts))) is not None:
         return name
+    if parts[:2] == ["records", "download"]:
+        return "link"
     by_end: dict[str, CallName] = {"delete": "delete", "videos": "upload"}
     return "details" if len(parts) == 2 else by_end[parts[2]]
 
@@ -304,6 +319,7 @@ class WorldBench(_Client):
         super().__init__(Client, "https://valt", ground.true_wall)
         assert isinstance(self.server, Client)
         self.server.ground = ground
+        ground.server.origin = "https://valt"
         self.requests = ground.requests
 
     def go_wrong(self, call: CallName, mishap: Mishap) -> None:
@@ -313,6 +329,10 @@ class WorldBench(_Client):
     async def go_away(self) -> None:
         """Refuse every connection."""
         self._ground.down = True
+
+    def close_downloads(self) -> None:
+        """Refuse every connection to the port of downloads."""
+        self._ground.server.hands_out = False
 
     def held(self) -> dict[str, bytes]:
         """What the server keeps."""

@@ -21,6 +21,7 @@ from port_bench import (
 from simulation.server import PASSWORD
 
 from uploader.domain import errors
+from uploader.testing.simulator import CallName
 
 SCENARIOS: Final = Scenarios()
 
@@ -103,6 +104,29 @@ async def a_plain_no_does_nothing(bench: Bench) -> None:
     with fails(errors.RightMissing):
         await send(bench, ids)
     assert bench.held() == {ids.record: b""}
+
+
+@SCENARIOS.add()
+async def what_something_before_the_server_answers_is_not_the_servers(bench: Bench) -> None:
+    """Its no blames nothing, its yes is none, and neither counts as an answer."""
+    ids = await bench.server.create_record(SPEC)
+    answers = bench.breaker.answers
+    calls: tuple[CallName, ...] = ("details", "list", "create", "upload", "delete")
+    for mishap, kind in ((Mishap.PROXY_SAYS_404, errors.ProxyAnswered), (Mishap.PROXY_SAYS_200, errors.AnswerLost)):
+        for name in calls:
+            bench.go_wrong(name, mishap)
+        with fails(errors.ProxyAnswered):
+            await bench.server.details(ids.record)
+        with fails(errors.ProxyAnswered):
+            await bench.server.find_records(SPEC.name)
+        with fails(kind):
+            await bench.server.create_record(SPEC)
+        with fails(kind):
+            await send(bench, ids)
+        with fails(kind):
+            await bench.server.delete_record(ids.record)
+    assert bench.held() == {ids.record: b""}
+    assert bench.breaker.answers == answers
 
 
 @SCENARIOS.add()

@@ -69,6 +69,67 @@ async def a_record_that_is_gone_is_named_so(bench: Bench) -> None:
     assert bench.held() == {}
 
 
+# Videos
+
+
+@SCENARIOS.add()
+async def a_video_is_handed_out_as_it_was_sent(bench: Bench) -> None:
+    """Its size is told, in either way of asking, and its bytes are those that were sent."""
+    ids = await bench.server.create_record(SPEC)
+    await send(bench, ids)
+    assert await bench.server.video_size(ids) == len(DATA)
+    assert await bench.server.video_size(ids, confirm=True) == len(DATA)
+    assert b"".join([block async for block in bench.server.download(ids)]) == DATA
+
+
+@SCENARIOS.add()
+async def a_video_that_is_not_there_has_no_size(bench: Bench) -> None:
+    """Before it has landed, and after its record was deleted: ``RecordGone``."""
+    ids = await bench.server.create_record(SPEC)
+    with fails(errors.RecordGone):
+        await bench.server.video_size(ids)
+    await send(bench, ids)
+    await bench.server.delete_record(ids.record)
+    with fails(errors.RecordGone):
+        await bench.server.video_size(ids)
+    with fails(errors.RecordGone):
+        await anext(aiter(bench.server.download(ids)))
+
+
+@SCENARIOS.add()
+async def a_closed_port_of_downloads_is_no_failure_of_the_server(bench: Bench) -> None:
+    """It is ``DownloadUnavailable``, and was not reached; every other call works."""
+    ids = await bench.server.create_record(SPEC)
+    await send(bench, ids)
+    bench.close_downloads()
+    for confirm in (False, True):
+        with fails(errors.DownloadUnavailable) as caught:
+            await bench.server.video_size(ids, confirm=confirm)
+        assert isinstance(caught.value, errors.DownloadUnavailable)
+        assert not caught.value.reached
+    with fails(errors.DownloadUnavailable):
+        await anext(aiter(bench.server.download(ids)))
+    assert (await bench.server.details(ids.record)).status_of(ids.video) == "ready"
+
+
+@SCENARIOS.add()
+async def a_link_that_is_not_given_is_what_any_call_is(bench: Bench) -> None:
+    """A failure, or a server that is away."""
+    ids = await bench.server.create_record(SPEC)
+    await send(bench, ids)
+    for mishap, kind in (
+        (Mishap.FAILED, errors.CallFailed),
+        (Mishap.FORBIDDEN, errors.RightMissing),
+        (Mishap.PROXY_SAYS_404, errors.ProxyAnswered),
+    ):
+        bench.go_wrong("link", mishap)
+        with fails(kind):
+            await bench.server.video_size(ids)
+    await bench.go_away()
+    with fails(errors.ServerDown):
+        await bench.server.video_size(ids)
+
+
 # Chunks
 
 

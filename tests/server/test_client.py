@@ -35,6 +35,9 @@ TOKEN = {"data": {"access_token": "canary-token"}}
 IDS = RecordIds("rec-1", "vid-1")
 SPEC = RecordSpec("lecture")
 HTML_502 = "<html><head><title>502 Bad Gateway</title></head><body>nginx</body></html>"
+HTML_404 = "<html><head><title>404 Not Found</title></head><body>nginx</body></html>"
+SORRY = "<!DOCTYPE html><html><head><title>St. Mary's: back soon</title></head></html>"
+NOT_FOUND = {"title": "An error occurred", "status": 404, "detail": "Not Found"}
 
 
 class CountingBreaker(NoBreaker):
@@ -140,12 +143,22 @@ ANSWERS = [
     ("details", 404, {"detail": "Not Found"}, errors.RecordGone),
     ("details", 500, "", errors.CallFailed),
     ("details", 502, HTML_502, errors.ServerDown),
-    ("details", 200, "<html>portal</html>", errors.ServerDown),
+    ("details", 200, "<html>portal</html>", errors.ProxyAnswered),
+    ("details", 404, HTML_404, errors.ProxyAnswered),
+    ("details", 404, "", errors.ProxyAnswered),
+    ("create", 404, HTML_404, errors.ProxyAnswered),
+    ("create", 200, SORRY, errors.AnswerLost),
+    ("list", 200, SORRY, errors.ProxyAnswered),
+    ("delete", 404, HTML_404, errors.ProxyAnswered),
+    ("delete", 200, SORRY, errors.AnswerLost),
+    ("delete", 200, {"error": {"code": 403, "message": "Forbidden"}}, errors.RightMissing),
+    ("link", 404, {"message": "no Route matched with those values"}, errors.ProxyAnswered),
+    ("link", 200, SORRY, errors.ProxyAnswered),
     ("details", 200, {"data": [1]}, errors.ServerDown),
     ("list", 200, {"data": "text"}, errors.ServerDown),
     ("list", 200, "[" * 100_000, errors.ServerDown),
     ("delete", 500, "", errors.AnswerLost),
-    ("link", 404, {}, errors.RecordGone),
+    ("link", 404, NOT_FOUND, errors.RecordGone),
     ("link", 200, {"url": "ftp://somewhere"}, errors.ServerDown),
 ]
 
@@ -177,10 +190,10 @@ async def test_every_bad_answer_becomes_a_known_error(
 
 @pytest.mark.parametrize(
     ("header", "low", "high"),
-    [("7", 7, 7), ("100000", 3600, 3600), ("-5", 60, 60), ("soon", 60, 60), (None, 60, 60)],
+    [("7", 7, 7), ("100000", 3600, 3600), ("-5", 1, 1), ("soon", 1, 1), (None, 1, 1)],
 )
 async def test_busy_server_says_how_long(header: str | None, low: float, high: float) -> None:
-    """429 has its Retry-After, at most an hour; an invalid or missing one is a minute."""
+    """429 has its Retry-After, at most an hour; an invalid or missing one is a second."""
     async with mocked() as (home, server):
         server.post(LOGIN, payload=TOKEN)
         server.post(CREATE, status=429, headers={} if header is None else {"Retry-After": header})
@@ -248,7 +261,7 @@ async def test_deleting_a_missing_record_succeeds() -> None:
     """It has been deleted already."""
     async with mocked() as (home, server):
         server.post(LOGIN, payload=TOKEN)
-        server.post(DELETE, status=404)
+        server.post(DELETE, status=404, payload=NOT_FOUND)
         await home.valt.delete_record("rec-1")
         assert calls_of(server, "/rec-1/delete") == 1
 
@@ -259,7 +272,7 @@ async def test_an_invalid_date_of_the_server_is_ignored() -> None:
         server.post(LOGIN, payload=TOKEN, headers={"Date": "Mon, 01 Jan 99999999999 00:00:00 GMT"})
         await home.valt.login_if_needed()
         assert home.valt.skew == 0.0
-        server.get(DETAILS, status=404, headers={"Date": "Thu, 01 Jan 1970 00:00:10 GMT"})
+        server.get(DETAILS, status=404, payload=NOT_FOUND, headers={"Date": "Thu, 01 Jan 1970 00:00:10 GMT"})
         with pytest.raises(errors.RecordGone):
             await home.valt.details("rec-1")
         assert home.valt.server_now() == pytest.approx(10, abs=1)
@@ -446,12 +459,85 @@ async def test_a_corrected_password_is_tried_at_once() -> None:
         assert calls_of(server, "/login") == 3
 
 
-@pytest.mark.parametrize("body", ["<html>Welcome to the hotel</html>", '{"data":{"access_token":"a b\\r\\n"}}', "{}"])
+@pytest.mark.parametrize("body", ['{"data":{"access_token":"a b\\r\\n"}}', "{}", "OK"])
 async def test_a_log_in_without_a_usable_token_is_a_server_that_is_down(body: str) -> None:
-    """A portal that answers 200, or a token that cannot be part of a URL."""
+    """Nothing is sent with a token that cannot be part of a URL."""
     async with mocked() as (home, server):
         server.post(LOGIN, body=body)
         with pytest.raises(errors.ServerDown, match="not as a VALT server does"):
+            await home.valt.login_if_needed()
+        assert home.answers == 0
+
+
+# Answers of something before VALT
+
+
+async def test_a_portal_that_answers_200_to_everything_ends_no_pause() -> None:
+    """Neither its answer to a log-in nor that to a call counts as an answer of the server."""
+    async with mocked() as (home, server):
+        server.post(LOGIN, body=SORRY, content_type="text/html")
+        with pytest.raises(errors.ProxyAnswered, match=r"log-in: answered 200 with a page .*\(St. Mary's: back soon\)"):
+            await home.valt.login_if_needed()
+        server.post(LOGIN, payload=TOKEN)
+        await home.valt.login_if_needed()
+        assert home.answers == 1
+        for url, body in ((DETAILS, SORRY), (DETAILS, "{}"), (VERSION, SORRY), (VERSION, "OK"), (LINK, '{"url": 7}')):
+            server.get(url, body=body)
+        for _ in range(2):
+            with pytest.raises(errors.ServerDown):
+                await home.valt.details("rec-1")
+            assert await home.valt.version() is None
+        with pytest.raises(errors.ServerDown):
+            await home.valt.download_link(IDS)
+        assert home.answers == 1
+
+
+@pytest.mark.parametrize(
+    ("body", "headers"),
+    [
+        ("<html><title>401 Authorization Required</title></html>", {}),
+        ("401 Unauthorized", {"WWW-Authenticate": 'Basic realm="traefik"'}),
+        ("", {"WWW-Authenticate": "Negotiate"}),
+    ],
+)
+async def test_a_proxy_that_demands_a_log_in_is_no_wrong_password(body: str, headers: dict[str, str]) -> None:
+    """The password is not held back for it, and the words say that it is the proxy's."""
+    async with mocked() as (home, server):
+        server.post(LOGIN, status=401, body=body, headers=headers)
+        with pytest.raises(errors.ProxyAnswered, match=r"something before VALT.*it demands a log-in of its own"):
+            await home.valt.login_if_needed()
+        server.post(LOGIN, payload=TOKEN)
+        await home.valt.login_if_needed()
+        server.get(DETAILS, status=401, body=body, headers=headers)
+        with pytest.raises(errors.ProxyAnswered):
+            await home.valt.details("rec-1")
+        assert calls_of(server, "/login") == 2  # its token is good
+
+
+@pytest.mark.parametrize("body", ["", '{"code":401}', '{"data":"Invalid username or password"}'])
+async def test_any_other_401_is_a_wrong_password(body: str) -> None:
+    """Also one without words: tried again and again, a wrong password locks the account."""
+    async with mocked() as (home, server):
+        server.post(LOGIN, status=401, body=body, headers={"WWW-Authenticate": "Bearer"})
+        with pytest.raises(errors.PasswordRefused):
+            await home.valt.login_if_needed()
+
+
+async def test_the_path_of_the_version_may_be_forbidden_by_a_proxy() -> None:
+    """The version is then unknown, and nothing else follows: ``/admin`` is often closed to the outside."""
+    async with mocked() as (home, server):
+        server.post(LOGIN, payload=TOKEN)
+        for status in (401, 403, 404, 405):
+            server.get(VERSION, status=status, body=HTML_404)
+            assert await home.valt.version() is None
+        assert calls_of(server, "/login") == 1
+
+
+async def test_secrets_in_a_page_are_masked() -> None:
+    """The title of a sorry page is quoted, and it may repeat what was sent."""
+    async with mocked() as (home, server):
+        server.post(LOGIN, body="<html><title>no canary-password here</title></html>")
+        with pytest.raises(errors.ProxyAnswered, match=r"no \*\*\* here"):
             await home.valt.login_if_needed()
 
 

@@ -5,19 +5,21 @@ from __future__ import annotations
 import asyncio
 import re
 import socket
+import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
+import aiohttp
 import pytest
 from parts import BriskClock
 from sources import Blocks
-from test_client import HTML_502, IDS, LINK, LOGIN, SPEC, TOKEN, Home, mocked
+from test_client import HTML_502, IDS, SORRY, SPEC, Home
 
 from uploader.domain import errors
 from uploader.domain.model import RecordIds
-from uploader.server.valt import client
+from uploader.server.valt import client, watchdog
 from uploader.testing.simulator import CallName, Fault, Settings, Simulator
 
 
@@ -53,8 +55,21 @@ async def send(home: Home, ids: RecordIds, data: bytes, mark: Callable[[], Await
         (400, '{"data":{"message":"The chunk file was not transferred"},"code":400}', errors.ChunkTooLarge),
         (413, "", errors.ChunkTooLarge),
         (401, '{"error":{"code":401,"message":"Bad credentials."}}', errors.TokenExpired),
-        (403, "", errors.RightMissing),
-        (404, "", errors.RecordGone),
+        (403, '{"error":{"code":403,"message":"Forbidden"}}', errors.RightMissing),
+        (404, '{"title":"An error occurred","status":404,"detail":"Not Found"}', errors.RecordGone),
+        (400, HTML_502, errors.ProxyAnswered),
+        (403, HTML_502, errors.ProxyAnswered),
+        (404, HTML_502, errors.ProxyAnswered),
+        (405, HTML_502, errors.ProxyAnswered),
+        (404, "", errors.ProxyAnswered),
+        (200, SORRY, errors.AnswerLost),
+        (201, SORRY, errors.AnswerLost),
+        (200, '{"files":[{"name":"a.mp4","error":"File is too big"}]}', errors.ChunkTooLarge),
+        (200, '{"files":[{"name":"a.mp4","error":"Filetype not allowed"}]}', errors.ChunkRefused),
+        (200, '{"files":[{"name":"a.mp4","error":"Failed to write file to disk"}]}', errors.NoRoom),
+        (200, '{"data":{"message":"Invalid Content-Range header value"},"code":400}', errors.ChunkRefused),
+        (200, '{"error":{"code":401,"message":"Bad credentials."}}', errors.TokenExpired),
+        (200, '{"error":{"message":"something failed"}}', errors.AnswerLost),
         (429, "", errors.ServerBusy),
         (500, "", errors.AnswerLost),
         (502, HTML_502, errors.AnswerLost),
@@ -93,11 +108,48 @@ async def test_a_chunk_refused_with_one_token_after_the_other_is_another_program
         assert await send(home, ids, b"data") is None
 
 
-async def test_an_early_answer_of_a_gateway_leaves_no_doubt(tmp_path: Any) -> None:
-    """A 502 before the last byte went: no server behind the gateway has seen the whole chunk."""
+@pytest.mark.parametrize(
+    ("body", "kind"),
+    [
+        ("", "text/html; charset=UTF-8"),  # PHP says so of an empty body
+        ('{"files":[{"name":"a.mp4","size":4}]}', "text/html"),  # blueimp
+        ('{"files":[{"name":"a.mp4","size":4}]}', "application/json"),
+        ('{"data":"OK"}', "application/json"),
+        ('{"data":{"message":"stored"},"code":201}', "application/json"),
+        ('"ok"', "text/html"),
+        ("ok", "text/plain"),
+        ("\x00\x01 {{{", "application/octet-stream"),
+    ],
+)
+async def test_a_yes_to_a_chunk_may_have_any_form_but_a_page(tmp_path: Any, body: str, kind: str) -> None:
+    """It is a yes, and counts as an answer of the server."""
+    async with simulated(tmp_path) as (home, simulator):
+        ids, before = await home.valt.create_record(SPEC), home.answers
+        headers = {"Content-Type": kind}
+        fault = Fault(call="upload", kind="store-then-status", status=200, body=body, headers=headers)
+        simulator.faults.append(fault)
+        assert await send(home, ids, b"data") is None
+        assert home.answers == before + 1
+
+
+async def test_a_page_is_no_yes_to_a_chunk(tmp_path: Any) -> None:
+    """The chunk is in doubt, the page is quoted, and the server has not answered."""
+    async with simulated(tmp_path) as (home, simulator):
+        ids, before = await home.valt.create_record(SPEC), home.answers
+        simulator.faults.append(Fault(call="upload", kind="status", status=200, body=SORRY))
+        with pytest.raises(errors.AnswerLost) as caught:
+            await send(home, ids, b"data")
+        said = "upload chunk: answered 200 with a page instead of VALT's answer (St. Mary's: back soon)"
+        assert str(caught.value).startswith(said)
+        assert home.answers == before
+
+
+@pytest.mark.parametrize(("status", "body"), [(502, HTML_502), (200, SORRY), (201, "")])
+async def test_an_early_answer_of_a_gateway_leaves_no_doubt(tmp_path: Any, status: int, body: str) -> None:
+    """One before the last byte went: no server behind the gateway has seen the whole chunk."""
     async with simulated(tmp_path) as (home, simulator):
         ids = await home.valt.create_record(SPEC)
-        simulator.faults.append(Fault(call="upload", kind="status", status=502, after_bytes=1000))
+        simulator.faults.append(Fault(call="upload", kind="status", status=status, body=body, after_bytes=1000))
         with pytest.raises(errors.ChunkCut):
             await send(home, ids, bytes(40 * 1024 * 1024))
 
@@ -325,17 +377,62 @@ async def test_a_call_on_a_connection_that_is_being_closed_is_not_repeated(
     assert len(lines) == 1 + requests
 
 
-async def test_download_stays_with_its_host(tmp_path: Any) -> None:
-    """The bytes of a video are returned; a link to another host is not followed."""
-    async with simulated(tmp_path) as (home, _):
+async def test_an_idle_connection_is_closed_before_common_servers_close_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Apache closes it after 5 s; a call that is sent just then would be in doubt."""
+    assert client.IDLE_TIME < 5.0
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        body = b'{"data":{"id":"rec-1","videos":null}}'
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
+        assert await reader.read() == b""
+        closed.set()
+        writer.close()
+
+    closed = asyncio.Event()
+    monkeypatch.setattr(client, "IDLE_TIME", 0.2)
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    async with server:
+        home = Home(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+        home.valt._token = client._Token("t", BriskClock().monotonic())
+        async with home.valt:
+            await home.valt.details("rec-1")
+            async with asyncio.timeout(10):
+                await closed.wait()
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (aiohttp.ServerDisconnectedError(), "the server closed the connection"),
+        (aiohttp.ClientOSError(104, "Connection reset by peer"), "the connection was reset"),
+        (ConnectionResetError(), "the connection was reset"),
+        (aiohttp.ClientOSError(32, "Broken pipe"), "the server closed the connection"),
+        (aiohttp.ClientOSError(110, "x"), "the connection timed out"),
+        (aiohttp.ClientOSError(113, "x"), "the connection broke: No route to host"),
+        (aiohttp.ClientPayloadError("x"), "the answer was cut off"),
+        (asyncio.IncompleteReadError(b"", 1), "the answer was cut off"),
+        (aiohttp.http_exceptions.BadHttpMessage("x"), "the answer is no HTTP"),
+        (watchdog.AnswerTooLarge(), "the answer's headers are larger than any VALT server's"),
+        (ssl.SSLError(1, "x"), "TLS failed in the middle of the connection"),
+        (aiohttp.ClientConnectionError("Connector is closed"), "the connection broke"),
+        (OSError(), "the connection broke"),
+    ],
+)
+def test_a_broken_connection_is_named_in_words(error: Exception, words: str) -> None:
+    """Never by the name of a class."""
+    assert watchdog.broken(error) == words
+
+
+async def test_a_connection_that_the_server_closes_is_named_so(tmp_path: Any) -> None:
+    """In the text of a chunk that is cut or in doubt."""
+    async with simulated(tmp_path) as (home, simulator):
         ids = await home.valt.create_record(SPEC)
-        await send(home, ids, b"data")
-        assert b"".join([block async for block in home.valt.download(ids)]) == b"data"
-    async with mocked() as (home, server):
-        server.post(LOGIN, payload=TOKEN)
-        server.get(LINK, payload={"url": "http://elsewhere.example/x.mp4"})
-        with pytest.raises(errors.ServerRefused, match="another host"):
-            await anext(home.valt.download(IDS))
+        simulator.faults.append(Fault(call="upload", kind="lose-answer"))
+        with pytest.raises(errors.AnswerLost) as caught:
+            await send(home, ids, b"data")
+        said = "upload chunk: the server closed the connection, and its answer is not known"
+        assert str(caught.value) == said
 
 
 ECHOES = (

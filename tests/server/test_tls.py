@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -12,8 +13,10 @@ from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from ipaddress import ip_address
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import aiohttp
 import pytest
 import trustme
 from cryptography import x509
@@ -23,9 +26,12 @@ from cryptography.x509.oid import NameOID
 from test_client import Home
 
 from uploader.domain import errors
+from uploader.server.valt.tls import no_connection
 
 NOW = datetime.now(UTC)
 DAY = timedelta(days=1)
+EXPIRED = {"not_before": NOW - 9 * DAY, "not_after": NOW - DAY}
+NOT_YET = {"not_before": NOW + DAY, "not_after": NOW + 9 * DAY}
 
 
 @dataclass
@@ -97,16 +103,22 @@ async def test_a_valid_certificate_is_accepted(tmp_path: Path, authority: trustm
 
 
 @pytest.mark.parametrize(
-    ("names", "times", "trusted", "reason"),
+    ("names", "times", "trusted", "reason", "remedy"),
     [
-        (["127.0.0.1"], {"not_before": NOW - 9 * DAY, "not_after": NOW - DAY}, True, "certificate has expired"),
-        (["127.0.0.1"], {"not_before": NOW + DAY, "not_after": NOW + 9 * DAY}, True, "not yet valid"),
-        (["elsewhere.example"], {}, True, "IP address mismatch"),
-        (["127.0.0.1"], {}, False, "unable to get local issuer certificate"),
+        (["127.0.0.1"], EXPIRED, True, "certificate has expired", "renew the certificate on the server"),
+        (["127.0.0.1"], NOT_YET, True, "not yet valid", "set this machine's clock, or renew"),
+        (["elsewhere.example"], {}, True, "IP address mismatch", "server.url must use a name that the certificate"),
+        (["127.0.0.1"], {}, False, "unable to get local issuer", "set server.ca_file to the authority that signed it"),
     ],
 )
 async def test_a_doubtful_certificate_is_refused(
-    tmp_path: Path, authority: trustme.CA, names: list[str], times: dict[str, Any], trusted: bool, reason: str
+    tmp_path: Path,
+    authority: trustme.CA,
+    names: list[str],
+    times: dict[str, Any],
+    trusted: bool,
+    reason: str,
+    remedy: str,
 ) -> None:
     """Expired, not yet valid, for another host, of an unknown authority: reason and remedy, and no password is sent."""
     signer = authority if trusted else trustme.CA()
@@ -114,8 +126,32 @@ async def test_a_doubtful_certificate_is_refused(
         said = await log_in(server.url, ca_file=tmp_path / "ca.pem")
         assert said is not None
         assert reason in said
-        assert "set server.ca_file to the authority that signed it, or server.pin_sha256" in said
+        assert f"; {remedy}" in said
+        assert ("server.ca_file" in said) is (not trusted)
         assert server.requests == []
+
+
+@pytest.mark.parametrize(
+    ("reason", "words", "remedy"),
+    [
+        ("TLSV1_ALERT_PROTOCOL_VERSION", "no common TLS version", "the server must offer TLS 1.2 or newer"),
+        ("UNSUPPORTED_PROTOCOL", "no common TLS version", "the server must offer TLS 1.2 or newer"),
+        ("SSLV3_ALERT_HANDSHAKE_FAILURE", "no common cipher", "the server must offer TLS 1.2 or newer"),
+        ("WRONG_VERSION_NUMBER", "no TLS there", "speaks plain http"),
+        ("TLSV13_ALERT_CERTIFICATE_REQUIRED", "it demands a client certificate", "pass without one"),
+        ("UNEXPECTED_EOF_WHILE_READING", "it was closed in the handshake", "does it speak TLS 1.2"),
+        ("SOMETHING_NEW", "something new", ""),
+        (None, "the handshake failed", ""),
+    ],
+)
+def test_the_reason_of_openssl_is_said(reason: str | None, words: str, remedy: str) -> None:
+    """With what it means and what to do; never with the name of a class."""
+    cause = ssl.SSLError(1, "[SSL] (_ssl.c:1006)")
+    cause.reason = reason  # type: ignore[assignment]
+    key: Any = SimpleNamespace(ssl=True, host="valt", port=443, is_ssl=True)
+    error = no_connection(aiohttp.ClientConnectorSSLError(key, cause), "https://valt:443")
+    assert str(error).startswith(f"https://valt:443: no safe connection: {words}")
+    assert remedy in error.hint
 
 
 def self_signed(folder: Path) -> tuple[ssl.SSLContext, str, Path]:
@@ -184,7 +220,25 @@ async def test_tls_1_0_and_1_1_are_always_refused(
         said = await log_in(server.url, **modes[mode])
         assert said is not None
         assert "no safe connection" in said
+        assert "TLS 1.2 or newer" in said
         assert server.requests == []
+
+
+async def test_a_server_that_speaks_no_tls_is_named_so() -> None:
+    """An https:// URL with the port of a plain server."""
+
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(100)
+        writer.write(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
+        writer.close()
+
+    server = await asyncio.start_server(refuse, "127.0.0.1", 0)
+    async with server:
+        said = await log_in(f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+    assert said is not None
+    assert "no safe connection: no TLS there" in said
+    assert "speaks plain http" in said
+    assert re.search(r"[a-z][A-Z]|Error", said.replace("VALT", "")) is None  # no class of a library
 
 
 @pytest.mark.parametrize("mode", ["checked", "pinned", "unchecked"])

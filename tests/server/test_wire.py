@@ -17,7 +17,8 @@ from uploader.domain import errors
 from uploader.domain.model import RecordIds, RecordSharing, RecordSpec
 from uploader.server.port import RecordDetails, RecordListed
 from uploader.server.valt import wire
-from uploader.server.valt.wire import FILENAME_LIMIT, ApiAnswer
+from uploader.server.valt.answer import ApiAnswer
+from uploader.server.valt.wire import FILENAME_LIMIT
 
 
 def answer(body: Any = b"", status: int = 200, **headers: str) -> ApiAnswer:
@@ -325,9 +326,13 @@ def test_a_version_is_a_short_text_or_unknown() -> None:
     """An unknown version raises nothing."""
     assert wire.version_of(answer({"data": {"version": "6.7.2"}})) == "6.7.2"
     assert wire.version_of(answer({"data": {"version": "6\n" + "x" * 99}})) == "6\\x0a" + "x" * 34 + "…"
-    bodies: list[Any] = [{}, {"data": {"version": 6}}, {"data": []}, b""]
+    bodies: list[Any] = [{"data": {"version": 6}}, {"data": []}, {"x": 1}]
     for body in bodies:
         assert wire.version_of(answer(body)) is None
+    others: list[Any] = [{}, [], b"", b"OK"]
+    for body in others:
+        with pytest.raises(errors.ServerRefused, match="not as a VALT server does"):
+            wire.version_of(answer(body))
 
 
 @pytest.mark.parametrize(

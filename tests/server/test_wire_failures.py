@@ -11,21 +11,26 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from uploader.domain import errors
-from uploader.server.valt import wire
-from uploader.server.valt.wire import EXCERPT_LIMIT, ApiAnswer, ApiCall
+from uploader.server.valt import failures
+from uploader.server.valt.answer import EXCERPT_LIMIT, ApiAnswer, ApiCall, has_failure_shape, is_page, message_of
 
 Error = type[errors.UploaderError]
 CHANGING = (ApiCall.CREATE, ApiCall.UPLOAD, ApiCall.DELETE)
-ASKING = (ApiCall.DETAILS, ApiCall.LIST, ApiCall.LINK, ApiCall.DOWNLOAD, ApiCall.VERSION)
-ABOUT_A_RECORD = (ApiCall.UPLOAD, ApiCall.DETAILS, ApiCall.LINK, ApiCall.DOWNLOAD, ApiCall.DELETE)
-EVERY = tuple(ApiCall)
+ASKING = (ApiCall.DETAILS, ApiCall.LIST, ApiCall.LINK, ApiCall.VERSION)
+ABOUT_A_RECORD = (ApiCall.UPLOAD, ApiCall.DETAILS, ApiCall.LINK, ApiCall.DELETE)
+EVERY = (ApiCall.LOGIN, *CHANGING, *ASKING)
+OWN_WORDS = {"error": {"code": 400, "message": "no"}}
 
 
-def failure(call: ApiCall, status: int, body: Any = b"", **headers: str) -> errors.UploaderError:
-    """What this answer means."""
+def answer(status: int, body: Any = b"", **headers: str) -> ApiAnswer:
+    """An answer with this body: bytes as they are, anything else as JSON."""
     raw = body if isinstance(body, bytes) else json.dumps(body).encode()
-    named = {name.replace("_", "-"): value for name, value in headers.items()}
-    return wire.failure(call, ApiAnswer(status, named, raw), now=EPOCH)
+    return ApiAnswer(status, {name.replace("_", "-"): value for name, value in headers.items()}, raw)
+
+
+def failure(call: ApiCall, status: int, body: Any = OWN_WORDS, **headers: str) -> errors.UploaderError:
+    """What this answer means; without a *body* it has VALT's shape."""
+    return failures.failure(call, answer(status, body, **headers), now=EPOCH, size=17_000_000)
 
 
 TABLE: list[tuple[tuple[ApiCall, ...], tuple[int, ...], Error]] = [
@@ -62,6 +67,106 @@ def test_each_call_and_status_has_its_meaning(call: ApiCall, status: int, kind: 
     assert str(error).startswith((f"{call.label}: answered {status}", "the server refused the log-in"))
 
 
+NOT_VALTS: list[Any] = [
+    b"<html><head><title>404 Not Found</title></head></html>",
+    b"404 page not found",
+    b"",
+    b"{}",
+    b"null",
+    b"[]",
+    {"message": "no Route matched with those values"},
+    {"timestamp": 1, "status": 404, "error": "Not Found", "path": "/api/v3/login"},
+    {"error": {"code": 404}},
+    {"data": None},
+    {"data": {"code": 404}},
+    {"data": ["text"]},
+    {"detail": ["text"]},
+]
+
+
+@pytest.mark.parametrize("body", NOT_VALTS, ids=repr)
+def test_a_refusal_without_valts_shape_is_a_proxys(body: Any) -> None:
+    """It says nothing of a file, a record or a range, and names who said it."""
+    for status in (400, 403, 404, 405):
+        for call in EVERY:
+            error = failure(call, status, body)
+            # the version is optional, and its path is one that proxies forbid on purpose
+            assert type(error) is (errors.ServerRefused if call is ApiCall.VERSION else errors.ProxyAnswered)
+            assert str(error).startswith(f"{call.label}: answered {status} by something before VALT")
+
+
+def test_a_proxys_own_words_are_quoted() -> None:
+    """Its title, or its JSON; and what to do there."""
+    error = failure(ApiCall.CREATE, 404, NOT_VALTS[0])
+    assert error.what == "create record: answered 404 by something before VALT: '404 Not Found'"
+    assert "does it pass VALT's API on" in error.hint
+    assert failure(ApiCall.CREATE, 404, b"").what.endswith("before VALT, without a word of VALT's")
+    assert "allow this machine" in failure(ApiCall.LOGIN, 403, b"<h1>403 Forbidden</h1>").hint
+
+
+@given(st.sampled_from([call for call in EVERY if call is not ApiCall.VERSION]), st.integers(400, 405), st.binary())
+def test_whatever_is_not_json_is_never_valts_refusal(call: ApiCall, status: int, body: bytes) -> None:
+    """No bytes outside its four shapes blame a file, end a record or teach anything about ranges."""
+    said = answer(status, body)
+    if status in failures.SHAPED and not has_failure_shape(said):
+        assert type(failures.failure(call, said, now=EPOCH)) is errors.ProxyAnswered
+
+
+@given(st.text(), st.dictionaries(st.text(), st.integers()), st.sampled_from([400, 403, 404, 405]))
+def test_valts_shapes_are_known_with_any_words_and_more_keys(words: str, more: dict[str, int], status: int) -> None:
+    """Each of the four, and a message of its own beside any other key."""
+    shapes: list[dict[str, Any]] = [
+        {"error": {"code": status, "message": words}},
+        {"title": "An error occurred", "status": status, "detail": words},
+        {"data": {"message": words}, "code": status},
+        {"data": words},
+    ]
+    for shape in shapes:
+        assert has_failure_shape(answer(status, more | shape))
+        assert type(failure(ApiCall.DETAILS, status, more | shape)) is not errors.ProxyAnswered
+
+
+def test_other_refusals_are_a_proxys_only_as_a_page() -> None:
+    """A 409 or 422 of another shape may be VALT's; a 413 to a chunk is right whoever says it."""
+    page = NOT_VALTS[0]
+    for status in (402, 409, 411, 415, 422, 431, 451):
+        assert type(failure(ApiCall.CREATE, status, page)) is errors.ProxyAnswered
+        assert type(failure(ApiCall.CREATE, status, {"errors": {"name": "empty"}})) is errors.ServerRefused
+    assert type(failure(ApiCall.CREATE, 413, page)) is errors.ProxyAnswered
+    assert type(failure(ApiCall.UPLOAD, 413, page)) is errors.ChunkTooLarge
+    assert type(failure(ApiCall.UPLOAD, 429, page)) is errors.ServerBusy
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "page"),
+    [
+        (b"", "text/html; charset=UTF-8", False),
+        (b" \r\n", "text/html", False),
+        (b'{"files":[]}', "text/html", False),
+        (b"1", "text/html", False),
+        (b"Sorry, we are closed", "text/html; charset=utf-8", True),
+        (b"Sorry, we are closed", "TEXT/HTML", True),
+        (b"Sorry, we are closed", "text/plain", False),
+        (b"<!DOCTYPE html><title>x</title>", "application/json", True),
+        (b"\xef\xbb\xbf\n <html>", "", True),
+        (b"\x1f\x8b compressed", "text/html", True),
+        (b"\x00\x01", "", False),
+    ],
+)
+def test_a_page_is_known_by_its_type_or_its_first_character(body: bytes, kind: str, page: bool) -> None:
+    """JSON and an empty body are none, whatever PHP calls them."""
+    assert is_page(answer(200, body, content_type=kind)) is page
+
+
+def test_a_413_says_what_was_too_large_and_whose_limit_that_is() -> None:
+    """With the size of the request, the setting of the proxy, and the setting here."""
+    said = str(failure(ApiCall.UPLOAD, 413, b"<title>413 Request Entity Too Large</title>"))
+    assert said.startswith("upload chunk: answered 413 (413 Request Entity Too Large) to a request of 16.2 MiB: ")
+    assert "nginx: client_max_body_size" in said
+    assert "raise that limit, or set upload.chunk_size below it" in said
+    assert "PHP: upload_max_filesize" in str(failure(ApiCall.UPLOAD, 400, {"data": "The file is too large."}))
+
+
 def test_a_busy_server_says_for_how_long() -> None:
     """429 always, 503 when it has a time: seconds or a date, at most an hour."""
     for status in (429, 503):
@@ -73,7 +178,7 @@ def test_a_busy_server_says_for_how_long() -> None:
     assert later.retry_after == 30.0
     unsaid = failure(ApiCall.LIST, 429)
     assert isinstance(unsaid, errors.ServerBusy)
-    assert unsaid.retry_after == 60.0
+    assert unsaid.retry_after == 1.0
 
 
 def test_a_form_that_php_emptied_is_a_request_too_large() -> None:
@@ -81,6 +186,8 @@ def test_a_form_that_php_emptied_is_a_request_too_large() -> None:
     large = {"data": {"message": "The chunk file was not transferred"}, "code": 400}
     ranged = {"data": {"message": "Invalid Content-Range header value"}, "code": 400}
     assert type(failure(ApiCall.UPLOAD, 400, large)) is errors.ChunkTooLarge
+    symfony = {"data": {"message": "The file is too large. Allowed maximum size is 2M."}, "code": 400}
+    assert type(failure(ApiCall.UPLOAD, 400, symfony)) is errors.ChunkTooLarge
     assert type(failure(ApiCall.UPLOAD, 400, ranged)) is errors.ChunkRefused
 
 
@@ -156,12 +263,12 @@ def test_a_redirect_is_named_by_its_origin_alone(location: str, named: str) -> N
 def test_the_error_text_of_an_answer_is_found(body: Any, words: str) -> None:
     """In all four shapes, in a proxy's HTML, or there is none."""
     raw = body if isinstance(body, bytes) else json.dumps(body).encode()
-    assert wire.message_of(ApiAnswer(400, {}, raw)) == words
+    assert message_of(ApiAnswer(400, {}, raw)) == words
 
 
 def test_an_error_text_of_the_server_is_escaped() -> None:
     """One line, bounded, without control or bidi characters."""
-    said = str(failure(ApiCall.LIST, 400, {"message": "a\nb\x1b[31m\u202e" + "x" * 1000}))
+    said = str(failure(ApiCall.LIST, 400, {"detail": "a\nb\x1b[31m\u202e" + "x" * 1000}))
     assert said.startswith("list records: answered 400 (a\\x0ab\\x1b[31m\\u202e")
     assert len(said) < EXCERPT_LIMIT + 40
 

@@ -14,13 +14,13 @@ from typing import Any, Final, Protocol, Self
 import aiohttp
 from yarl import URL
 
-from simulation.server import BAD_GATEWAY, LATEST, TOO_LARGE, Reply, Request, Server
+from simulation.server import BAD_GATEWAY, LATEST, NOT_THERE, SORRY, TOO_LARGE, Reply, Request, Server
 from uploader.server.valt import Valt
 
 # What may happen to a request, and how often among all that go wrong.
 FAULTS: Final = (
     "refused", "lost", "lost", "late", "late", "silent", "done-lost", "done-lost", "500", "done-502", "done-502",
-    "503", "403", "expired", "expired", "slow", "garbage",
+    "503", "403", "expired", "expired", "slow", "garbage", "proxy-404", "proxy-200",
 )  # fmt: skip
 HOP: Final = 0.05  # s that a request, or an answer, takes
 INSTEAD: Final[dict[str, Reply | None]] = {  # what comes without the work being done
@@ -28,6 +28,8 @@ INSTEAD: Final[dict[str, Reply | None]] = {  # what comes without the work being
     "403": Reply(403, b'{"data":"Access denied"}'),
     "413": Reply(413, TOO_LARGE),
     "500": Reply(500, b"{}"),
+    "proxy-200": Reply(200, SORRY, {"Content-Type": "text/html"}),
+    "proxy-404": Reply(404, NOT_THERE, {"Content-Type": "text/html"}),
     "503": Reply(503, b"", {"Retry-After": "7"}),
 }
 CHUNK_FAULTS: Final = (*FAULTS, "cut", "cut", "cut", "413", "early-401", "early-413")
@@ -131,6 +133,11 @@ class _Answer:
         """Yield the body."""
         yield self.reply.body
 
+    async def iter_chunked(self, size: int) -> AsyncIterator[bytes]:
+        """Yield the body in blocks of *size* bytes."""
+        for start in range(0, len(self.reply.body), size):
+            yield self.reply.body[start : start + size]
+
     def close(self) -> None:
         """Do nothing."""
 
@@ -152,10 +159,11 @@ class _Exchange:
 
     def __init__(self, ground: Ground, life: int, method: str, url: URL, more: dict[str, Any]) -> None:
         self._ground, self._life, self._data = ground, life, more.get("data")
-        self._range = (more.get("headers") or {}).get("Content-Range", "")
+        headers = more.get("headers") or {}
+        self._range = headers.get("Content-Range", "")
         token = url.query.get("access_token", "")
         payload = more.get("json") or {}
-        self._request = Request(method, url.path, token, payload, self._range)
+        self._request = Request(method, url.path, token, payload, self._range, wanted=headers.get("Range", ""))
 
     async def __aenter__(self) -> _Answer:
         ground, request = self._ground, self._request
@@ -173,7 +181,8 @@ class _Exchange:
     async def _answered(self) -> _Answer:
         ground = self._ground
         fault = self._fault()
-        if fault == "refused" or ground.is_down():
+        closed = self._request.path.startswith("/distribution/") and not ground.server.hands_out
+        if fault == "refused" or ground.is_down() or closed:
             await asyncio.sleep(0)
             raise aiohttp.ClientConnectorError(_KEY, ConnectionRefusedError(111, "Connection refused"))
         if self._data is not None and (early := await self._send_body(fault)) is not None:

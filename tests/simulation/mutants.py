@@ -26,7 +26,7 @@ from uploader.files import Recording, copying, dispose, inspection, naming, set_
 from uploader.files.set_aside import Disposer
 from uploader.runtime.log import get_logger
 from uploader.server.port import RecordDetails
-from uploader.server.valt.client import _Watchdog
+from uploader.server.valt.watchdog import Watchdog
 from uploader.stages.enqueue import Enqueue, FileKind
 from uploader.stages.finish import Finish
 from uploader.stages.orphan_cleanup import OrphanCleanup
@@ -144,7 +144,7 @@ def _sent_again_in_doubt(patch: Patch) -> None:
 
 
 def _lost_answer_is_a_cut(patch: Patch) -> None:
-    patch.setattr(_Watchdog, "failure", lambda self, call, what: errors.ChunkCut(f"{call.label}: {what}"))
+    patch.setattr(Watchdog, "failure", lambda self, call, what: errors.ChunkCut(f"{call.label}: {what}"))
 
 
 def _no_wait_in_doubt(patch: Patch) -> None:
@@ -303,7 +303,7 @@ def _intent_forgotten(patch: Patch) -> None:
 
 def _wall_clock_believed(patch: Patch) -> None:
     def server_now(self: Client) -> float:
-        return self._clock.now() + (0.0 if self._ahead is None else self._ahead - self._apart)
+        return self._clock.now() + (0.0 if self._time._ahead is None else self._time._ahead - self._time._apart)
 
     patch.setattr(Client, "server_now", server_now)
     patch.setattr(Client, "agree_on_time", Client.login_if_needed)

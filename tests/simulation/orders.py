@@ -190,9 +190,10 @@ class Orders:
             name = request.payload.get("name") or request.payload["search"]
             about = [one for one in self._uploads() if (one["state"], one["record"]["name"]) == ("creating", name)]
         else:
-            about = [one for one in self._uploads() if _record(one) == parts[1]]
-            if sum(_is_about(other, parts[1]) for other in self._in_flight) > 1:
-                self.world.fail(f"I21: two requests about {parts[1]} at the same time")
+            record = parts[2] if parts[1] == "download" else parts[1]
+            about = [one for one in self._uploads() if _record(one) == record]
+            if sum(_is_about(other, record) for other in self._in_flight) > 1:
+                self.world.fail(f"I21: two requests about {record} at the same time")
         if about and all(self._is_paused(upload) for upload in about):
             if (first := self._repeated(request)) is not None:
                 self._may_repeat.remove(first)
@@ -292,4 +293,4 @@ def _what(request: Request) -> str:
 
 
 def _is_about(request: Request, record: str) -> bool:
-    return request.path.removeprefix("/api/v3/records/").partition("/")[0] == record
+    return record == request.path.removeprefix("/api/v3/records/").removeprefix("download/").partition("/")[0]

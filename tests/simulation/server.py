@@ -20,6 +20,9 @@ PASSWORD: Final = "marked-secret-password"
 USER: Final = "uploader"
 
 BAD_GATEWAY: Final = b"<html><head><title>502 Bad Gateway</title></head></html>"
+NOT_THERE: Final = b"<html><head><title>404 Not Found</title></head></html>"
+SORRY: Final = b"<html><head><title>Back soon</title></head></html>"
+LINK_LIFETIME: Final = 1800.0  # s
 TOO_LARGE: Final = b"<html><head><title>413 Request Entity Too Large</title></head></html>"
 
 
@@ -65,8 +68,9 @@ class Request:
     path: str
     token: str
     payload: dict[str, Any]
-    range: str = ""
+    range: str = ""  # Content-Range
     body: bytes = b""
+    wanted: str = ""  # Range
 
 
 @dataclass(frozen=True)
@@ -97,6 +101,9 @@ class Server:
         self.token = ""
         self.tokens: list[str] = []
         self.expiries = 0
+        self.links: dict[str, float] = {}  # secrets of download links, and when each was given
+        self.origin = "http://127.0.0.1"  # what links begin with
+        self.hands_out = True  # False: the port that links lead to is closed
         self.broken: list[str] = []  # invariants that a request has broken
         self.before_delete: Callable[[Record], None] = lambda record: None
 
@@ -123,6 +130,8 @@ class Server:
         return reply
 
     def _do(self, request: Request) -> Reply:
+        if request.path.startswith("/distribution/"):
+            return self._hand_out(request)
         parts = request.path.removeprefix("/api/v3/").split("/")
         if parts == ["login"]:
             return self._log_in(request)
@@ -136,9 +145,17 @@ class Server:
             return _json(200, {"data": {"records": [row for row in rows if request.payload["search"] in row["name"]]}})
         if parts == ["admin", "general"]:
             return _json(200, {"data": {"version": "6.7.2"}})
-        known = self.records.get(parts[1])
-        if known is None or known.deleted:
+        return self._about_a_record(parts, request)
+
+    def _about_a_record(self, parts: list[str], request: Request) -> Reply:
+        known = self.records.get(parts[2 if parts[1] == "download" else 1])
+        if known is None or known.deleted or (parts[1] == "download" and known.completed_at is None):
             return _json(404, {"type": "x", "title": "An error occurred", "status": 404, "detail": "Not Found"})
+        if parts[1] == "download":
+            secret = f"marked-secret-link-{len(self.links)}"
+            self.links[secret] = self._ground.now
+            url = f"{self.origin}:8000/distribution/{known.id}/{known.video}.mp4?access_token={secret}"
+            return _json(200, {"url": url})
         if len(parts) == 2:
             return _json(200, {"data": _row(known) | {"videos": self._videos(known)}})
         if parts[2] == "delete":
@@ -146,6 +163,18 @@ class Server:
             known.deleted = True
             return _json(200, {"data": {"id": known.id}})
         return self._take(known, request)
+
+    def _hand_out(self, request: Request) -> Reply:
+        """Answer a request for a video by its link."""
+        record = self.records.get(request.path.split("/")[2])
+        given = self.links.get(request.token, float("-inf"))
+        if record is None or record.deleted or self._ground.now - given >= LINK_LIFETIME:
+            return Reply(404, NOT_THERE)
+        headers, content = {"Content-Type": "video/mp4"}, record.content
+        if request.wanted == "bytes=0-0":
+            return Reply(206, content[:1], headers | {"Content-Range": f"bytes 0-0/{len(content)}"})
+        body = b"" if request.method == "HEAD" else content
+        return Reply(200, body, headers | {"Content-Length": str(len(content))})
 
     def _log_in(self, request: Request) -> Reply:
         if request.payload != {"username": USER, "password": PASSWORD}:

@@ -177,8 +177,19 @@ async def test_a_record_made_without_a_readable_answer_is_found_and_deleted(tmp_
 
 
 async def test_a_2xx_to_a_chunk_is_success_whatever_its_body(tmp_path: Path) -> None:
-    """The body is not needed."""
+    """The body is not needed, if it is no page."""
     async with Rig(tmp_path) as rig:
-        rig.fault("upload", "garbage", times=None)
+        headers = {"Content-Type": "text/plain"}
+        rig.fault("upload", "store-then-status", times=None, status=200, body="{{{ fine", headers=headers)
         await deliver(rig)
         assert spans(rig.record) == chunked(len(DATA))
+
+
+async def test_a_sorry_page_with_200_is_no_success(tmp_path: Path) -> None:
+    """The chunk was not taken: it is in doubt, and the file arrives whole on a new record."""
+    async with Rig(tmp_path) as rig:
+        rig.fault("upload", "status", skip=1, status=200, body="<html><title>Back soon</title></html>")
+        path = await deliver(rig)
+        assert rig.record.sha256 == sha256(DATA)
+        (doubt,) = rig.seen(events.UploadInDoubt)
+        assert (doubt.path, "a page instead of VALT's answer (Back soon)" in doubt.what) == (path, True)

@@ -151,7 +151,9 @@ async def compare_with_server(lines: Iterable[LedgerLine], valt: Server) -> Asyn
         except errors.RecordGone:
             text = "was ready, but is no longer on the server; to send it again, copy the file under another name"
             yield Comparison(line, None, text)
-        except errors.ServerRefused as error:
+        except (errors.ServerRefused, errors.DownloadUnavailable) as error:
+            if isinstance(error, errors.DownloadUnavailable) and not error.reached:
+                raise  # no other video can be fetched either
             yield Comparison(line, None, str(error))
         else:
             equal = digest.hexdigest() == line.upload.sha256

@@ -9,17 +9,18 @@ or a password: texts are made of route names, statuses and safe excerpts.
     │   │   ├── ServerFull         507, or a 500 about its disk: a person must act there, so pauses are long
     │   │   ├── Unreachable        no connection at all: refused, no route, no name, no answer in time
     │   │   ├── AccountShared      each token ends right after its log-in: another program logs in as this user
+    │   │   ├── ProxyAnswered      an answer without VALT's shape: something before VALT gave it
     │   │   └── BreakerOpen        no call was made: the circuit breaker is open
     │   ├── ServerBusy         429/503 with Retry-After
+    │   ├── DownloadUnavailable  the address of a download link does not hand the video out
     │   ├── CallFailed         500 to a call that changes nothing
     │   ├── ChunkCut           ended before its last byte: the server never saw it (rule 3)
     │   ├── AnswerLost         ended after its last byte: in doubt (rule 4)
     │   │   └── NoRoom             because the server has no room
     │   ├── TokenExpired       401 on a call: log in again
-    │   ├── RecordGone         404: somebody removed the record
+    │   ├── RecordGone         404 in VALT's shape: somebody removed the record
     │   ├── RecordSpoilt       its content is wrong or cannot be known: start over
     │   │   └── ArrivedSpoilt      it holds a video, but not what was sent: kept until a new record is proven
-    │   ├── DownloadUnavailable    the server's download link does not work
     │   ├── StillInDoubt       ask again later
     │   ├── ChunkRefused       400 about a range (rule 5)
     │   ├── ChunkTooLarge      413 and the like (rule 5)
@@ -34,7 +35,7 @@ or a password: texts are made of route names, statuses and safe excerpts.
         ├── NotReadyInTime     every byte was acknowledged, but the video is not ready in time
         ├── VideoFailed        every byte was acknowledged, but the server says that it cannot process the video
         ├── Unproven           the video is ready, but nothing can show that it is what was sent
-        ├── PasswordRefused    401 at log-in
+        ├── PasswordRefused    401 at log-in, by VALT
         ├── PasswordUnusable   no password, or a file that others can read
         ├── ConfigError        exit 2
         ├── StateUnusable      exit 73: the folder; exit 78: damaged or newer
@@ -100,8 +101,23 @@ class AccountShared(ServerDown):
         self.retry_after = retry_after
 
 
+class ProxyAnswered(ServerDown):
+    """Something before VALT answered in its place: a proxy, a balancer, a portal. It says nothing about a file."""
+
+
 class BreakerOpen(ServerDown):
     """The circuit breaker is open: no call was made, so this is no further failure of the server."""
+
+
+class DownloadUnavailable(RetryableError):
+    """The address that a download link leads to does not hand the video out. It says nothing of the API.
+
+    ``reached``: False when there was no connection at all, which concerns every video.
+    """
+
+    def __init__(self, what: str, *, hint: str = "", reached: bool = True) -> None:
+        super().__init__(what, hint=hint)
+        self.reached = reached
 
 
 class CallFailed(RetryableError):
@@ -133,7 +149,7 @@ class TokenExpired(RetryableError):
 
 
 class RecordGone(RetryableError):
-    """The record, or its video, no longer exists on the server (404)."""
+    """The record, or its video, no longer exists on the server: a 404 in VALT's own shape."""
 
 
 class RecordSpoilt(RetryableError):
@@ -142,10 +158,6 @@ class RecordSpoilt(RetryableError):
 
 class ArrivedSpoilt(RecordSpoilt):
     """The record holds a video, but not what was sent."""
-
-
-class DownloadUnavailable(RetryableError):
-    """The download link of a video does not work: its port is closed, or what answers there is not the video."""
 
 
 class StillInDoubt(RetryableError):

@@ -44,6 +44,7 @@ HALF_OPEN_CALLS: Final = (1, 2)  # calls at a time after an outage: one, after i
 # s for which the half-open breaker keeps a slot for a call that is about to be made or recorded
 HALF_OPEN_SLOT_HELD: Final = 5.0
 SERVER_FULL_PAUSE: Final = OUTAGE_PAUSE_CAP  # s; a person must make room on the server
+RETRY_AFTER_DEFAULT: Final = 1.0  # s; a 429 without a Retry-After (nginx never sends one): the pauses grow from there
 LOGIN_PAUSES: Final = (5 * MINUTE, 15 * MINUTE, HOUR)  # s after a wrong password; faster log-ins can lock the account
 RETRY_AFTER_CAP: Final = HOUR  # s; longest pause that a server can ask for
 READY_POLL_FIRST, READY_POLL_CAP = 0.5, 60.0  # s between two looks at a record that is being processed
@@ -113,10 +114,12 @@ RULES: Final[tuple[tuple[type[errors.UploaderError], RetryRule], ...]] = (
     (errors.ServerFull, RetryRule(Action.TRY_AGAIN, FailureScope.SERVER, Delay.FULL)),  # 507
     (errors.NoRoom, RetryRule(Action.TRY_AGAIN, FailureScope.SERVER, Delay.FULL)),
     (errors.AccountShared, RetryRule(Action.TRY_AGAIN, FailureScope.SERVER, Delay.OUTAGE_STATED)),
-    # 503, no connection, a redirect …
+    # 503, no connection, a redirect, an answer of a proxy …
     (errors.ServerDown, RetryRule(Action.TRY_AGAIN, FailureScope.SERVER, Delay.OUTAGE)),
     # 429; 503 with Retry-After
     (errors.ServerBusy, RetryRule(Action.TRY_AGAIN, FailureScope.SERVER, Delay.OUTAGE_STATED)),
+    # The API works: no other upload waits, and nothing counts. It is asked again as a video that is not ready is.
+    (errors.DownloadUnavailable, RetryRule(Action.PARK, FailureScope.NONE, parked_for=HOUR)),
     (errors.StillInDoubt, RetryRule(Action.TRY_AGAIN, FailureScope.NONE, Delay.STATED)),
     (errors.ShareNotReady, RetryRule(Action.TRY_AGAIN, FailureScope.NONE, Delay.BACKOFF_SLOW)),
     (errors.PayloadRefused, RetryRule(Action.TRY_AGAIN, tries=PAYLOAD_REFUSALS_BEFORE_PARKING)),
@@ -393,8 +396,11 @@ def ready_limit(ready_timeout: float, size: int) -> float:
     return ready_timeout + size / PROCESSING_RATE
 
 
-def retry_after(header: str | None, *, now: float, default: float = MINUTE) -> float:
-    """Read a Retry-After header (RFC 9110, 10.2.3), seconds or a date, in seconds, capped. Nonsense gives *default*."""
+def retry_after(header: str | None, *, now: float, default: float = RETRY_AFTER_DEFAULT) -> float:
+    """Read a Retry-After header (RFC 9110, 10.2.3), seconds or a date, in seconds, capped.
+
+    None, and nonsense, give *default*.
+    """
     seconds = default
     if header is not None:
         text = header.strip()

@@ -10,11 +10,15 @@ A chunk has *landed* when the server holds it. A video has landed when its recor
 or password. What it says of the server:
 
 * Nothing was done: ``BreakerOpen`` (no call was made), ``ServerDown`` (no connection, TLS, a redirect, 503 …),
-  ``ServerFull`` (507), ``ServerBusy`` (wait ``retry_after`` seconds), ``ServerRefused`` and its subclasses
-  ``RightMissing`` and ``PayloadRefused`` (a plain no), ``RecordGone`` (404).
+  ``ProxyAnswered`` (a refusal that is not the server's: something before it answered), ``ServerFull`` (507),
+  ``ServerBusy`` (wait ``retry_after`` seconds), ``ServerRefused`` and its subclasses ``RightMissing`` and
+  ``PayloadRefused`` (a plain no), ``RecordGone`` (404). A refusal is the server's own only in one of its own shapes.
 * The call changes nothing and failed: ``CallFailed`` (500), also ``ServerDown`` when the answer was lost. An
   implementation may repeat such a call once by itself.
-* It may have been done: ``AnswerLost`` and its subclass ``NoRoom``. Only calls that change something raise it.
+* It may have been done: ``AnswerLost`` and its subclass ``NoRoom``. Only calls that change something raise it. A yes
+  that is not the server's (a page) is no yes: ``AnswerLost``, or ``ProxyAnswered`` for a call that changes nothing.
+* ``download`` and ``video_size`` only: ``DownloadUnavailable``. The address that a link leads to has failed, not the
+  API; ``reached`` is False when there was no connection. What the call for the link raises is raised as it is.
 * Chunks only: ``ChunkCut``, ``ChunkRefused``, ``ChunkTooLarge``, ``TokenExpired``; see ``send_chunk``.
 
 A call logs in first when there is no token. So each of them also raises what a log-in does: ``PasswordRefused`` and
@@ -98,13 +102,15 @@ class ProofServer(Protocol):
     async def video_size(self, ids: RecordIds, *, confirm: bool = False) -> int | None:
         """Return how many bytes the server hands out for a video; None when it does not say.
 
-        *confirm*: ask in another way, by which the server must begin to hand it out.
+        It costs two small calls: the link, and the head of the answer to it. Some servers answer such a question
+        wrongly, so with *confirm* it is put as the beginning of a download, which is broken off.
         """
 
     def download(self, ids: RecordIds) -> AsyncIterator[bytes]:
         """Yield the bytes of a video as the server hands them out.
 
-        A link to another host is never followed.
+        A link, or a redirect of it, that leads to another host is never followed: ``DownloadUnavailable``. A link that
+        may have expired is asked for anew, once.
         """
 
 
@@ -178,11 +184,11 @@ class RecordServer(ProofServer, Protocol):
 
         * ``ChunkCut``: ended before its last byte; the server has not seen it. Send it again (rule 3).
         * ``AnswerLost``: ended after its last byte without a clear answer; in doubt. Ask ``details`` first (rule 4).
-        * ``ChunkRefused``: the server does not take this range (400, rule 5).
+        * ``ChunkRefused``: the server does not take this range (its own 400, rule 5).
         * ``ChunkTooLarge``: the server, or a proxy before it, does not take a request of this size (413, rule 5).
         * ``TokenExpired``: answered 401; not taken. Set *source* back to *start* and send it again: that call logs in
           anew. It is not repeated here because *source* has been read.
-        * ``RecordGone`` (404), ``ServerDown``, ``ServerBusy``, ``ServerRefused``: not taken.
+        * ``RecordGone`` (404), ``ServerDown``, ``ProxyAnswered``, ``ServerBusy``, ``ServerRefused``: not taken.
         """
 
 

@@ -1,11 +1,16 @@
 """The VALT v3 API (docs/protocol.md).
 
     wire.py      payloads and answers, as pure functions
+    answer.py    one answer, and whether VALT gave it or something before VALT did; pure
+    failures.py  what an answer means that is no yes; pure
     body.py      the body of an upload request: known length, constant memory, a callback before its last byte
     sendfile.py  the socket beneath a connection, for bytes that are sent straight from a file
     breaker.py   what the client needs of a circuit breaker
     tls.py       TLS settings, and the errors of a connection that was never made
-    client.py    the only user of aiohttp's client: one log-in, one origin, every failure an ``UploaderError``
+    watchdog.py  ends calls that make no progress, and names what broke
+    server_time.py  the server's clock, from the dates of its answers
+    links.py     download links: the size of a video, and its bytes
+    client.py    the calls of the API: one log-in, one origin, every failure an ``UploaderError``
 
 The client reports; what happens to an upload is decided in ``domain.retry`` and ``domain.lifecycle``.
 

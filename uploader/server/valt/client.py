@@ -2,8 +2,9 @@
 
 It implements ``server/port.py``, which says what each call and each failure means. A call holds a slot of the circuit
 breaker, also during the log-in that it may need. It is ended when it makes no progress for ``stall_timeout``. A call
-that changes the server is repeated only after a 401: nothing was done then. The client never follows a redirect, never
-uses a proxy from the environment, and never shows a URL: each of these would give the token away.
+that changes the server is repeated only after a 401: nothing was done then. The client follows no redirect (only
+``links`` does, on the same host), uses no proxy from the environment, and shows no URL: each of these would give the
+token away.
 """
 
 from __future__ import annotations
@@ -13,8 +14,7 @@ import contextlib
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from email.utils import parsedate_to_datetime
-from typing import Any, Final, Self
+from typing import Any, Final, Self, TypeVar
 
 import aiohttp
 from yarl import URL
@@ -27,16 +27,20 @@ from uploader.domain.retry import login_pause
 from uploader.runtime.clock import Clock
 from uploader.runtime.log import Redactor
 from uploader.server.port import ByteSource, RecordDetails, RecordListed, Throttle
-from uploader.server.valt import wire
+from uploader.server.valt import failures, wire
+from uploader.server.valt.answer import ApiAnswer, ApiCall, is_page
 from uploader.server.valt.body import ChunkBody, NoThrottle
 from uploader.server.valt.breaker import Breaker, NoBreaker, Slot
+from uploader.server.valt.links import Downloads
 from uploader.server.valt.sendfile import connection
-from uploader.server.valt.tls import no_connection, tls_of
+from uploader.server.valt.server_time import ServerTime
+from uploader.server.valt.tls import tls_of
 from uploader.server.valt.token_deaths import TokenDeaths
-from uploader.server.valt.wire import ApiAnswer, ApiCall
+from uploader.server.valt.watchdog import AnswerTooLarge, watched
 
 API_PATH: Final = "/api/v3"
 CONNECT_TIMEOUT: Final = 10.0  # s, with name lookup and TLS; the kernel's default is two minutes
+IDLE_TIME: Final = 4.0  # s until an unused connection is closed: Apache closes it after 5 s, in the middle of a call
 DNS_CACHE_TIME: Final = 10  # s after which a new connection looks the server's name up again
 ANSWER_TIMEOUT_FACTOR: Final = 5  # × stall_timeout: a server may copy gigabytes between last byte and answer
 TOKEN_LIFETIME: Final = 27_000.0  # s; no expiry is documented, the vendor's client logs in again every 28,800 s
@@ -44,9 +48,6 @@ LIST_LIMIT: Final = 100  # rows asked for in one call, when records of an exact 
 LIST_PAGES: Final = 20  # such calls, at most: two thousand records of one name do not occur
 SHORT_PAGE: Final = 20  # rows; a page of fewer is taken as the last, whatever limit the server applies
 FAILURE_LIMIT: Final = 64 * 1024  # bytes of a failure's body that are searched for its message
-PROMPT_ANSWER_TIME: Final = 2.0  # s; the Date of an answer that took longer is not exact enough for the server's clock
-CLOCK_JUMP: Final = 1.0  # s between the two local clocks; more is no drift: one was set, or stood still in sleep
-DOWNLOAD_BLOCK: Final = 1024 * 1024  # bytes
 NO_THROTTLE: Final = NoThrottle()
 # bytes of a body that the socket has taken, after which the server must be receiving it: the kernel buffers 128 KiB
 BODY_MOVES: Final = 1024 * 1024
@@ -57,10 +58,7 @@ _AT_ONCE: Final = "answered 401 right after a good log-in"
 _ANY_RECORD: Final = {"search": "valt-uploader", "offset": 0, "limit": 1}  # asked only to see whether a token is valid
 
 Remember = Callable[[str], None]
-
-
-class AnswerTooLarge(aiohttp.ClientError):
-    """An answer's headers are larger than ``HEADER_LIMIT``, so it is not from a VALT server."""
+Content = TypeVar("Content")
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,23 +105,21 @@ class Valt:
         self._refusal: _Refusal | None = None
         self._deaths = TokenDeaths()
         self._logging_in = asyncio.Lock()
-        self._ahead: float | None = None  # the server's Unix time when the local monotonic clock was at zero
-        self._apart = 0.0  # s between the two local clocks when ``_ahead`` was learnt; if it changes, one was set
-        self._time_is_exact = False  # True when both are from a prompt answer, so that ``_ahead`` is exact
+        self._time = ServerTime()
         self._session: aiohttp.ClientSession | None = None
         self.log_ins = 0  # number of good log-ins: after each the server may be of another version
 
     async def __aenter__(self) -> Self:
         tls = tls_of(self._server)
         connector = aiohttp.TCPConnector(
-            ssl=tls, limit=0, keepalive_timeout=15.0, ttl_dns_cache=DNS_CACHE_TIME, socket_factory=connection
+            ssl=tls, limit=0, keepalive_timeout=IDLE_TIME, ttl_dns_cache=DNS_CACHE_TIME, socket_factory=connection
         )
         self._session = aiohttp.ClientSession(
             connector=connector,
             trust_env=False,
             auto_decompress=False,
             cookie_jar=aiohttp.DummyCookieJar(),
-            # The default total of 300 s would end every long upload; ``_within`` bounds each call instead.
+            # The default total of 300 s would end every long upload; ``watched`` bounds each call instead.
             timeout=aiohttp.ClientTimeout(total=None, connect=min(CONNECT_TIMEOUT, self._server.stall_timeout / 2)),
             headers={"User-Agent": f"valt-uploader/{__version__}", "Accept-Encoding": "identity"},
         )
@@ -135,12 +131,12 @@ class Valt:
 
     def server_now(self) -> float:
         """Return the server's time in Unix seconds, from its Date headers (to one second), or else the local time."""
-        return self._clock.now() if self._ahead is None else self._clock.monotonic() + self._ahead
+        return self._time.now(self._clock)
 
     @property
     def skew(self) -> float:
         """Seconds by which the server's clock is ahead of the local one."""
-        return 0.0 if self._ahead is None else self.server_now() - self._clock.now()
+        return self._time.skew(self._clock)
 
     async def login_if_needed(self) -> None:
         """Log in unless there is a valid token. Raises ``PasswordRefused`` and others."""
@@ -149,12 +145,9 @@ class Valt:
                 await self._token_now()
 
     async def agree_on_time(self) -> None:
-        """Log in if needed, and make a call if ``server_now`` may be wrong. Raises as any call does.
-
-        The monotonic clock stands still while this machine sleeps; a comparison with the other clock shows that.
-        """
+        """Log in if needed, and make a call if ``server_now`` may be wrong. Raises as any call does."""
         await self.login_if_needed()
-        if not self._time_is_exact or abs(self._clock.now() - self._clock.monotonic() - self._apart) > CLOCK_JUMP:
+        if not self._time.is_sure(self._clock):
             await self.version()
 
     def forget_refusal(self) -> None:
@@ -164,18 +157,18 @@ class Valt:
 
     async def create_record(self, spec: RecordSpec) -> RecordIds:
         """Create a record. Raises ``AnswerLost`` when one may exist all the same (rule 6)."""
-        return wire.ids_of(await self._json_call(ApiCall.CREATE, "/records/create-upload", wire.create_payload(spec)))
+        return await self._json_call(ApiCall.CREATE, "/records/create-upload", wire.ids_of, wire.create_payload(spec))
 
     async def details(self, record: str) -> RecordDetails:
         """Return the details of *record*. Raises ``RecordGone``."""
-        return wire.details_of(await self._json_call(ApiCall.DETAILS, f"/records/{_checked(record)}"))
+        return await self._json_call(ApiCall.DETAILS, f"/records/{_checked(record)}", wire.details_of)
 
     async def find_records(self, name: str) -> tuple[RecordListed, ...]:
         """List the records of exactly this *name*. The server's search is not exact, and answers in pages."""
         rows: dict[str, RecordListed] = {}
         for _ in range(LIST_PAGES):
             body = {"search": name, "offset": len(rows), "limit": LIST_LIMIT}
-            listed = wire.listed_of(await self._json_call(ApiCall.LIST, "/records", body))
+            listed = await self._json_call(ApiCall.LIST, "/records", wire.listed_of, body)
             before = len(rows)
             for row in listed:
                 rows.setdefault(row.record, row)
@@ -186,60 +179,33 @@ class Valt:
     async def delete_record(self, record: str) -> None:
         """Delete *record*. No error when it does not exist any more."""
         with contextlib.suppress(errors.RecordGone):
-            await self._json_call(ApiCall.DELETE, f"/records/{_checked(record)}/delete", {})
+            await self._json_call(ApiCall.DELETE, f"/records/{_checked(record)}/delete", lambda _: None, {})
 
     async def version(self) -> str | None:
         """Return the server's version; None when it does not tell this user. Raises as any call does."""
         try:
-            return wire.version_of(await self._json_call(ApiCall.VERSION, "/admin/general"))
+            return await self._json_call(ApiCall.VERSION, "/admin/general", wire.version_of)
         except (errors.ServerRefused, errors.CallFailed):
             return None
 
     async def download_link(self, ids: RecordIds) -> str:
         """Return the link to a video, which is a secret and valid for 30 minutes. Raises ``RecordGone``."""
         path = f"/records/download/{_checked(ids.record)}/{_checked(ids.video)}"
-        return wire.link_of(await self._json_call(ApiCall.LINK, path))
+        return await self._json_call(ApiCall.LINK, path, wire.link_of)
 
     async def download(self, ids: RecordIds) -> AsyncIterator[bytes]:
-        """Yield the bytes of a video. Raises ``ServerRefused`` when its link leads to another host or out of TLS."""
-        link = await self.download_link(ids)
-        self._remember(link)
-        url = self._own(link)
-        async with (
-            self._breaker.slot(),
-            self._within(ApiCall.DOWNLOAD) as watchdog,
-            self._entered().get(url, allow_redirects=False) as response,
-        ):
-            if response.status != 200:
-                raise self._failure_of(ApiCall.DOWNLOAD, await _read(response))
-            async for block in response.content.iter_chunked(DOWNLOAD_BLOCK):
-                watchdog.moved()
+        """Yield the bytes of a video. Raises ``DownloadUnavailable`` for every failure of its link's address."""
+        async with contextlib.aclosing(self._downloads.content(ids)) as blocks:
+            async for block in blocks:
                 yield block
 
     async def video_size(self, ids: RecordIds, *, confirm: bool = False) -> int | None:
-        """Return the bytes that the server hands out for a video, as it says in answer to HEAD."""
-        link = await self.download_link(ids)
-        self._remember(link)
-        url = self._own(link)
-        async with (
-            self._breaker.slot(),
-            self._within(ApiCall.DOWNLOAD),
-            self._entered().request("HEAD", url, allow_redirects=False) as response,
-        ):
-            return int(response.headers["Content-Length"])
+        """Return how many bytes the server hands out for a video; None when it does not say. Raises as ``download``."""
+        return await self._downloads.size(ids, confirm=confirm)
 
-    def _own(self, link: str) -> URL:
-        """Return a link as a URL if it leads to the server's own host, and uses TLS if the server's URL does."""
-        try:
-            url, own = URL(link, encoded=True), URL(self._server.url)
-            good = url.host == own.host and url.user is None and url.password is None
-        except ValueError:
-            good = False
-        if not good:
-            raise errors.ServerRefused(f"{ApiCall.LINK.label}: it leads to another host, which is never followed")
-        if url.scheme != "https" and own.scheme == "https":
-            raise errors.ServerRefused(f"{ApiCall.LINK.label}: it leads out of TLS, where its secret could be read")
-        return url
+    @property
+    def _downloads(self) -> Downloads:
+        return Downloads(self._server, self.download_link, self._entered(), self._breaker)
 
     async def send_chunk(
         self,
@@ -257,7 +223,7 @@ class Valt:
         None when it does not say. *source* is positioned at *start*; *throttle* limits the bandwidth.
 
         Raises ``ChunkCut`` when the server cannot have seen the chunk, ``AnswerLost`` when it may have, what reading
-        the file raised, or the error that the server's refusal means (``wire.failure``).
+        the file raised, or the error that the server's refusal means (``failures``).
         """
         async with self._breaker.slot() as slot:
             return await self._send_chunk(slot, ids, path, span, source, before_last_byte, on_progress, throttle)
@@ -276,7 +242,7 @@ class Valt:
         start, end, total = span
         token, taken = await self._token_now(), 0
         boundary = f"valt-uploader-{uuid.uuid4().hex}"
-        async with self._within(ApiCall.UPLOAD) as watchdog:
+        async with watched(ApiCall.UPLOAD, self._server) as watchdog:
 
             def progress(count: int) -> None:
                 nonlocal taken
@@ -306,33 +272,40 @@ class Valt:
             url = self._url(f"/records/{_checked(ids.record)}/videos/{_checked(ids.video)}", token)
             watchdog.body = body
             answer = await self._exchange("POST", url, data=body, headers=headers)
-        if answer.good and body.last_byte_may_have_gone:
+        failure = self._failure_of(ApiCall.UPLOAD, answer, body.size)
+        if failure is None and body.last_byte_may_have_gone:
+            self._breaker.record_success()
             self._deaths.worked(self._clock.monotonic() - token.since)
             return wire.held_of(answer)
-        if answer.status == 401:
+        if isinstance(failure, errors.TokenExpired):
             self._forget(token)
             if not await self._is_valid(token, ApiCall.UPLOAD) and self._deaths.in_vain:
                 raise self._deaths.error(f"{ApiCall.UPLOAD.label}: {_AT_ONCE}", self._clock.monotonic())
-        failure = self._failure_of(ApiCall.UPLOAD, answer)
         # a 2xx before the last byte, or an answer such as 502: it does not say what became of the chunk
-        unclear = answer.good or isinstance(failure, errors.AnswerLost)
-        if unclear and not body.last_byte_may_have_gone:
+        failure = failure or errors.AnswerLost(f"{ApiCall.UPLOAD.label}: answered {answer.status}")
+        if isinstance(failure, errors.AnswerLost) and not body.last_byte_may_have_gone:
             raise errors.ChunkCut(f"{failure.what}, before its last byte")
         raise failure
 
-    async def _json_call(self, call: ApiCall, path: str, payload: Mapping[str, Any] | None = None) -> ApiAnswer:
-        """Make a call with the token; after a 401 once more with a new one, in the same slot."""
+    async def _json_call(
+        self,
+        call: ApiCall,
+        path: str,
+        read: Callable[[ApiAnswer], Content],
+        payload: Mapping[str, Any] | None = None,
+    ) -> Content:
+        """Make a call with the token, and *read* its answer; after a 401 once more with a new one, in the same slot."""
         async with self._breaker.slot():
             for attempt in (1, 2):
                 token = await self._token_now()
-                async with self._within(call):
+                async with watched(call, self._server):
                     method = "GET" if payload is None else "POST"
                     answer = await self._exchange(method, self._url(path, token), json=payload)
-                if answer.good:
-                    self._deaths.worked(self._clock.monotonic() - token.since)
-                    return answer
-                if answer.status != 401:
+                failure = self._failure_of(call, answer)
+                if failure is None:
                     break
+                if not isinstance(failure, errors.TokenExpired):
+                    raise failure
                 if attempt == 2:
                     if await self._is_valid(token, call):
                         raise errors.RightMissing(
@@ -341,15 +314,18 @@ class Valt:
                     self._forget(token)
                     raise self._deaths.error(f"{call.label}: {_AT_ONCE}", self._clock.monotonic())
                 self._forget(token)
-            raise self._failure_of(call, answer)
+            content = read(answer)
+            self._breaker.record_success()  # only now: a portal answers 200 to everything
+            self._deaths.worked(self._clock.monotonic() - token.since)
+            return content
 
     async def _is_valid(self, token: _Token, refused: ApiCall) -> bool:
         """True when *token*, which was refused for one call, is good for another. Its caller holds a slot."""
         call = ApiCall.VERSION if refused is ApiCall.LIST else ApiCall.LIST
         path, body = ("/admin/general", None) if refused is ApiCall.LIST else ("/records", _ANY_RECORD)
-        async with self._within(call):
+        async with watched(call, self._server):
             answer = await self._exchange("GET" if body is None else "POST", self._url(path, token), json=body)
-        failure = None if answer.good else self._failure_of(call, answer)
+        failure = self._failure_of(call, answer)
         if isinstance(failure, errors.TokenExpired):
             return False
         if isinstance(failure, errors.RetryableError):
@@ -376,16 +352,17 @@ class Valt:
             if self._deaths.wait(now) > 0:
                 raise self._deaths.error("the last token was refused right after a good log-in", now)
             payload = {"username": self._server.username, "password": password}
-            async with self._within(ApiCall.LOGIN):
+            async with watched(ApiCall.LOGIN, self._server):
                 answer = await self._exchange("POST", self._url("/login"), json=payload)
-            if not answer.good:
-                failure = self._failure_of(ApiCall.LOGIN, answer)
+            failure = self._failure_of(ApiCall.LOGIN, answer)
+            if failure is not None:
                 if isinstance(failure, errors.PasswordRefused):
                     self._refusal = _Refusal(password, now + login_pause(1), failure)
                 elif isinstance(failure, errors.ServerRefused):  # without a token no call can be made: all files wait
                     raise errors.ServerDown(failure.what, hint=failure.hint)
                 raise failure
             value = wire.token_of(answer)
+            self._breaker.record_success()
             self._remember(value)
             self._token = _Token(value, self._clock.monotonic())
             self.log_ins += 1
@@ -396,12 +373,21 @@ class Valt:
         self._secrets.remember(secret)
         self._remember_for_log(secret)
 
-    def _failure_of(self, call: ApiCall, answer: ApiAnswer) -> errors.UploaderError:
-        """Return the error that an answer means. Secrets that the answer repeats are masked first."""
+    def _failure_of(self, call: ApiCall, answer: ApiAnswer, size: int | None = None) -> errors.UploaderError | None:
+        """Return the error that an answer means; None when it may be a yes. *size*: bytes of the request."""
+        if not answer.good:
+            return failures.failure(call, self._masked(answer), now=self._clock.now(), size=size)
+        if is_page(answer):
+            return failures.page_instead(call, self._masked(answer))
+        if call in {ApiCall.UPLOAD, ApiCall.DELETE}:  # the answers to other calls are read
+            return failures.refusal_within(call, self._masked(answer), now=self._clock.now(), size=size)
+        return None
+
+    def _masked(self, answer: ApiAnswer) -> ApiAnswer:
+        """Mask the secrets that an answer repeats, before any of its words are used."""
         headers = {name: self._secrets.mask(value) for name, value in answer.headers.items()}
         body = self._secrets.mask(answer.body[:FAILURE_LIMIT].decode("utf-8", "surrogateescape"))
-        masked = ApiAnswer(answer.status, headers, body.encode("utf-8", "surrogateescape"))
-        return wire.failure(call, masked, now=self._clock.now())
+        return ApiAnswer(answer.status, headers, body.encode("utf-8", "surrogateescape"))
 
     def _refuse_again(self, password: str, now: float) -> None:
         """Raise the last refusal of this password again for a while, so that not every worker tries to log in."""
@@ -434,59 +420,8 @@ class Valt:
             answer = await _read(response)
             if not answer.good:
                 response.close()  # refused early: the rest of the body is not sent on this connection
-        self._note_time(answer.headers.get("date"), at_once=self._clock.monotonic() - began <= PROMPT_ANSWER_TIME)
-        if answer.good:
-            self._breaker.record_success()
+        self._time.note(answer.headers.get("date"), self._clock, took=self._clock.monotonic() - began)
         return answer
-
-    def _note_time(self, date: str | None, *, at_once: bool) -> None:
-        """Learn the server's clock from a Date header. One of a slow answer counts only while there is none better."""
-        if date is not None and (at_once or not self._time_is_exact):
-            with contextlib.suppress(ValueError, OverflowError):
-                self._ahead = parsedate_to_datetime(date).timestamp() - self._clock.monotonic()
-                self._apart, self._time_is_exact = self._clock.now() - self._clock.monotonic(), at_once
-
-    @contextlib.asynccontextmanager
-    async def _within(self, call: ApiCall) -> AsyncIterator[_Watchdog]:
-        """End a call that makes no progress. Turns what aiohttp raises into an ``UploaderError`` without URLs."""
-        watchdog = _Watchdog(self._server.stall_timeout)
-        try:
-            async with asyncio.timeout(self._server.stall_timeout) as timeout:
-                watchdog.timeout = timeout
-                yield watchdog
-        except aiohttp.ConnectionTimeoutError:
-            raise errors.Unreachable(f"{self._server.url}: cannot be reached: no connection in time") from None
-        except TimeoutError:
-            raise watchdog.failure(call, f"no progress for {self._server.stall_timeout:g} s") from None
-        except (aiohttp.ClientConnectorError, aiohttp.ServerFingerprintMismatch) as error:
-            raise no_connection(error, self._server) from None
-        except (aiohttp.ClientError, OSError, asyncio.IncompleteReadError) as error:
-            failure = None if watchdog.body is None else watchdog.body.failure
-            if failure is not None and not isinstance(failure, aiohttp.ClientError | OSError):
-                raise failure from None
-            raise watchdog.failure(call, f"the connection broke ({type(error).__name__})") from None
-
-
-class _Watchdog:
-    """Ends a call that makes no progress, and says what its end without an answer means."""
-
-    def __init__(self, stall: float) -> None:
-        self._stall = stall
-        self.timeout: asyncio.Timeout | None = None
-        self.body: ChunkBody | None = None
-
-    def moved(self, factor: int = 1) -> None:
-        """Note progress: the call may now stall for *factor* times the stall time."""
-        if self.timeout is not None and not self.timeout.expired():
-            self.timeout.reschedule(asyncio.get_running_loop().time() + factor * self._stall)
-
-    def failure(self, call: ApiCall, what: str) -> errors.UploaderError:
-        """Return the error for a call that ended without an answer."""
-        if self.body is not None and not self.body.last_byte_may_have_gone:
-            return errors.ChunkCut(f"{call.label}: {what}, before its last byte")
-        if call.changes:
-            return errors.AnswerLost(f"{call.label}: {what}, and its answer is not known")
-        return errors.ServerDown(f"{call.label}: {what}")
 
 
 def _checked(value: str) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from typing import Literal
 
 from uploader.runtime.clock import Clock
@@ -52,7 +53,7 @@ class Fault:
     after_bytes: int | None = None  # of the request's body, as far as this end has received it
     status: int = 502
     headers: Mapping[str, str] = field(default_factory=dict)
-    body: str | None = None  # None: an HTML page that fits the status
+    body: str | None = None  # None: VALT's words for its own refusals, else a page that fits the status
     seconds: float | None = None  # None: until ``release()``
     rate: float = 1 << 20  # bytes per second
     struck: asyncio.Event = field(default_factory=asyncio.Event, repr=False)  # set at the first strike
@@ -87,7 +88,15 @@ class Fault:
 
 def fault_answer(fault: Fault) -> SimulatedAnswer:
     """Return the answer of a ``status`` or ``store-then-status`` fault."""
-    return SimulatedAnswer(fault.status, html_page(fault.status) if fault.body is None else fault.body, fault.headers)
+    if fault.body is not None:
+        return SimulatedAnswer(fault.status, fault.body, fault.headers)
+    own = fault.status in {400, 401, 403, 404, 405}
+    words = (
+        {"error": {"code": fault.status, "message": HTTPStatus(fault.status).phrase}}
+        if own
+        else html_page(fault.status)
+    )
+    return SimulatedAnswer(fault.status, words, fault.headers)
 
 
 def strike(
