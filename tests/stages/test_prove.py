@@ -29,7 +29,8 @@ from uploader.stages.queues import Queues
 from uploader.store import Store
 
 CONTENT: Final = b"a recording " * 9
-CLOSED: Final = errors.DownloadUnavailable("http://valt.example.com:8000: cannot be reached")
+CLOSED: Final = errors.DownloadUnavailable("http://valt.example.com:8000: cannot be reached", reached=False)
+REFUSED: Final = errors.DownloadUnavailable("http://valt.example.com:8000: answered 404")
 
 
 class Server:
@@ -266,6 +267,34 @@ async def test_a_closed_download_port_is_said_once_and_tried_ever_more_rarely() 
             assert upload.state is State.PROVING
             assert upload.last_error is not None
             assert "cannot be proven: http://valt.example.com:8000: cannot be reached" in upload.last_error.reason
+
+
+async def test_one_link_that_does_not_work_is_that_uploads_own_trouble() -> None:
+    """It waits ever longer, and the others are proven meanwhile."""
+    async with bench() as table:
+        table.server.fails = REFUSED
+        waits = []
+        for number in range(3):
+            await table.ask()
+            waits.append(table.queues.again.wait_of(table.path))
+            table.server.fails = None
+            other = table.add(f"/rec/{number}.mp4").path
+            await table.ask(other)
+            assert table.store.uploads[other].proof == "size"
+            table.server.fails = REFUSED
+        assert waits == [DOWNLOAD_PAUSE_FIRST, 2 * DOWNLOAD_PAUSE_FIRST, 4 * DOWNLOAD_PAUSE_FIRST]
+        assert table.heard_of(events.ProofUnavailable) == []
+        assert len(table.heard_of(events.UploadRetryScheduled)) == 3
+
+
+async def test_two_links_that_do_not_work_are_no_uploads_trouble() -> None:
+    """That is said once, and a third one is not tried."""
+    async with bench() as table:
+        table.server.fails = REFUSED
+        for path in (table.path, table.add("/rec/b.mp4").path, table.add("/rec/c.mp4").path):
+            await table.ask(path)
+        assert table.server.asked == ["size", "size"]
+        assert table.heard_of(events.ProofUnavailable) == [events.ProofUnavailable(str(REFUSED))]
 
 
 async def test_uploads_go_on_when_the_download_port_is_open_again() -> None:

@@ -41,37 +41,56 @@ class ProveRules(Protocol):
 
 
 class DownloadBreaker:
-    """Remembers that the server's download links do not work, so that not every upload tries and reports it."""
+    """Remembers that download links do not work, so that not every upload tries and reports it.
+
+    It opens when no connection can be made, or when the links of two uploads have failed and none has worked since.
+    Else the trouble is one upload's own.
+    """
 
     def __init__(self, clock: Clock, bus: events.Bus) -> None:
         self._clock, self._bus = clock, bus
         self._failures, self._closed_until, self._since = 0, 0.0, 0.0
-        self.reason = ""  # why they do not work; empty while they do
+        self._own: dict[str, int] = {}  # by path: failures in a row of its own link
+        self._failing: set[str] = set()  # paths whose links have failed since one has worked
+        self.reason = ""  # why links do not work; empty while they do
 
     @property
     def wait(self) -> float:
-        """Seconds until one may be tried again; 0 when it may be tried now."""
+        """Seconds until a link may be tried again; 0 when it may be tried now."""
         return max(0.0, self._closed_until - self._clock.monotonic())
 
-    def failed(self, error: errors.DownloadUnavailable) -> None:
-        """Note that a link does not work."""
+    def failed(self, path: str, error: errors.DownloadUnavailable) -> float:
+        """Note that the link of an upload does not work. Returns the seconds until it is tried again."""
         if self.wait > 0:
-            return  # the tries were under way at the same time
-        pause = min(DOWNLOAD_PAUSE_FIRST * 2.0 ** min(self._failures, 20), DOWNLOAD_PAUSE_CAP)
+            return self.wait  # the tries were under way at the same time
+        self._failing.add(path)
+        if error.reached and len(self._failing) == 1:
+            self._own[path] = self._own.get(path, 0) + 1
+            pause = _pause(self._own[path])
+            self._bus.publish(events.UploadRetryScheduled(path, str(error), pause))
+            return pause
         self._failures += 1
-        self._closed_until = self._clock.monotonic() + pause
+        self._closed_until = self._clock.monotonic() + _pause(self._failures)
         if not self.reason:
             self._since = self._clock.monotonic()
             self._bus.publish(events.ProofUnavailable(str(error)))
         self.reason = str(error)
+        return self.wait
 
-    def works(self) -> bool:
-        """Note that a link works. True when none did before."""
+    def worked(self, path: str) -> bool:
+        """Note that the link of an upload works. True when none did before."""
+        self._own.pop(path, None)
+        self._failing.clear()
         came_back = bool(self.reason)
         if came_back:
             self._failures, self._closed_until, self.reason = 0, 0.0, ""
             self._bus.publish(events.ProofAvailable(round(self._clock.monotonic() - self._since, 1)))
         return came_back
+
+
+def _pause(failures: int) -> float:
+    """Return the seconds until the next try after so many failures in a row."""
+    return min(DOWNLOAD_PAUSE_FIRST * 2.0 ** min(failures - 1, 20), DOWNLOAD_PAUSE_CAP)
 
 
 class Prove:
@@ -125,8 +144,7 @@ class Prove:
             try:
                 evidence = await self._with_answer(upload, evidence, judgement)
             except errors.DownloadUnavailable as error:
-                self._downloads.failed(error)
-                self._wait_for_downloads(path)
+                self._put_off(path, str(error), self._downloads.failed(path, error))
                 return
         match judgement:
             case Proven(by):
@@ -157,13 +175,13 @@ class Prove:
                 recorded = await self._shares.of(upload.root).duration(upload.where, upload.identity)
                 return evidence.with_answer(missing, recorded=recorded)
         if self._downloads.wait > 0:
-            raise errors.DownloadUnavailable(self._downloads.reason)
+            raise errors.DownloadUnavailable(self._downloads.reason, reached=False)
         if missing is Missing.BYTES:
             evidence = evidence.with_answer(missing, same_bytes=await self._has_same_bytes(upload, upload.ids))
         else:
             held = await self._valt.video_size(upload.ids, confirm=missing is Missing.CONFIRMED_SIZE)
             evidence = evidence.with_answer(missing, held=held)
-        if self._downloads.works():
+        if self._downloads.worked(upload.path):
             await self._wake_the_others()
         return evidence
 
@@ -181,10 +199,9 @@ class Prove:
             self._fetches -= 1
         return digest.hexdigest() == upload.digest
 
-    def _wait_for_downloads(self, path: str) -> None:
-        """Put an upload off until download links may be tried again. Not saved: a restart tries at once."""
-        wait = self._downloads.wait
-        reason = f"its arrival cannot be proven: {self._downloads.reason}; the file is kept"
+    def _put_off(self, path: str, why: str, wait: float) -> None:
+        """Put an upload off until its download link may be tried again. Not saved: a restart tries at once."""
+        reason = f"its arrival cannot be proven: {why}; the file is kept"
         last_error = LastError(reason, ActionBy.OPERATOR, next_try=self._clock.now() + wait)
         self._store.put(replace(self._store.uploads[path], last_error=last_error))
         self._queues.again.put(path, wait)
