@@ -15,6 +15,7 @@ import uuid
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, Self, TypeVar
 
@@ -266,7 +267,10 @@ class Rig:
             await self.event(events.UploadFinished, path=path)
 
     async def swept(self) -> None:
-        """Wait until no orphan is left."""
+        """Wait until no orphan is left. For those that were found by their name, a day passes."""
+        for orphan in self.store.orphans.values():
+            if orphan.found:
+                self.store.put_orphan(replace(orphan, found=False, next_look=self.clock.now()))
         await self.until(lambda: not self.store.orphans, "the orphan cleanup")
         await self.store.commit()  # follows the save of the cleanup, which announces its event after that save
 

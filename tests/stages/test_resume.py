@@ -14,6 +14,7 @@ from parts import CHUNK, MortalDisk, at, chunked, content_of, sha256, spans
 
 from uploader.domain import events
 from uploader.domain.model import Identity, RecordSpec, State, Upload
+from uploader.domain.retry import DAY
 from uploader.files import Recording
 from uploader.files.inspection import snapshot_of
 from uploader.testing.simulator import FAITHFUL, Fault, Semantics, Settings
@@ -374,3 +375,37 @@ async def test_a_kill_around_the_ledger_line_writes_one_line(
         await rig.event(events.UploadFinished, path=path, count=2)
         assert rig.store.ledger.count == 1
         assert len(rig.records) == 1
+
+
+@pytest.mark.parametrize("age", [-3600.0, -700.0])
+async def test_a_record_of_the_same_name_that_was_made_later_is_not_taken_for_its_own(
+    tmp_path: Path, age: float
+) -> None:
+    """Another client of this account makes records, too. This upload's could not have been created so late."""
+    async with Rig(tmp_path) as rig:
+        path = rig.write("a.mp4", DATA)
+        rig.prepare(intent(rig, path))
+        other = rig.plant("a", age=age)
+        await rig.start()
+        await rig.finished(path)
+        assert other in {record.id for record in rig.records}
+        assert rig.store.orphans == {}
+
+
+async def test_a_record_that_another_client_has_just_made_is_never_cleared_away(tmp_path: Path) -> None:
+    """It has the name, the user and the time of this upload's, which was never created. Its client is sending."""
+    async with Rig(tmp_path) as rig:
+        path = rig.write("a.mp4", DATA)
+        rig.prepare(intent(rig, path))
+        other = rig.plant("a")
+        await rig.start()
+        await rig.finished(path)
+        (orphan,) = rig.store.orphans.values()
+        assert (orphan.record, orphan.found) == (other, True)
+        assert orphan.next_look - rig.clock.now() > DAY - 60
+        record = next(one for one in rig.simulator._records if one.id == other)
+        record.completed_at = 0.0  # the other client has sent its video meanwhile
+        rig.store.put_orphan(replace(orphan, next_look=rig.clock.now()))
+        rig.application.orphan_cleanup._due.clear()
+        await rig.event(events.OrphanHasVideo)
+        assert rig.calls("delete") == []

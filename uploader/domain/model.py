@@ -189,6 +189,7 @@ class Orphan:
     landed: bool = False  # it holds a video: it is reported, never deleted
     probe: bool = False  # made by a probe: it holds test data, and is deleted even so
     replaced: bool = field(default=False, metadata=RARE)  # it arrived spoilt, its replacement whole: deleted even so
+    found: bool = field(default=False, metadata=RARE)  # by its name: another client of this account may have made it
     refused: bool = field(default=False, metadata=RARE)  # the server refuses to delete it, which was published
     # Given up in doubt about its last chunk, so it may land whole: what it takes to adopt it then.
     identity: Identity | None = field(default=None, metadata=RARE)

@@ -15,6 +15,7 @@ from weakref import WeakValueDictionary
 from uploader.domain import errors, events, lifecycle
 from uploader.domain.lifecycle import Step
 from uploader.domain.model import Orphan, RecordIds, Upload
+from uploader.domain.retry import DAY
 from uploader.server.capabilities import CapabilityTracker
 from uploader.server.port import RecordDetails, RecordListed, RecordServer
 from uploader.stages.context import StageContext
@@ -22,6 +23,8 @@ from uploader.stages.lease import raise_if_paused
 
 SERVER_CLOCK_RESOLUTION: Final = 2.0  # s; the Date header and ``created`` have whole seconds
 RECEIVED_STATUSES: Final = frozenset({"created", "ready"})
+CREATE_LIMIT: Final = 600.0  # s after its intent in which a record must have been created to be this program's own
+FOUND_RECORD_AGE: Final = DAY  # s that a record found by its name is left alone: another client may be sending to it
 SAME_NAME_PAUSE: Final = 1.0  # s, at least, until a record with the name of one in doubt is created
 
 
@@ -91,10 +94,12 @@ class RecordCreator:
             return
         outcome = f"{len(found)} records may be it: left alone" if found else "no record was created"
         if record is not None:
-            # Its video's id was in the lost answer only, so nothing can be sent to it: it is deleted.
+            # Its video's id was in the lost answer only, so nothing can be sent to it. It is deleted if it is still
+            # empty tomorrow: another client of this account may have just made a record of the same name.
             now = self._clock.now()
-            self._store.put_orphan(Orphan(record.record, record.name, upload.path, since=now, next_look=now))
-            outcome = f"record {record.record} was created; its video is not known, so it is deleted"
+            due = now + FOUND_RECORD_AGE
+            self._store.put_orphan(Orphan(record.record, record.name, upload.path, now, due, found=True))
+            outcome = f"record {record.record} was created; its video is not known, so it is deleted later"
         await self._store.save(lifecycle.advance(upload, Step.NOT_CREATED))
         self._bus.publish(events.DoubtResolved(upload.path, "", outcome))
 
@@ -113,7 +118,7 @@ class RecordCreator:
     def _may_be_own(self, row: RecordListed, upload: Upload) -> bool:
         return (
             row.author == self._username
-            and row.created >= (upload.intent_at or 0.0) - SERVER_CLOCK_RESOLUTION
+            and -SERVER_CLOCK_RESOLUTION <= row.created - (upload.intent_at or 0.0) <= CREATE_LIMIT
             and not self._store.table.has_record(row.record)
             and row.record not in self._store.orphans
         )
