@@ -12,6 +12,7 @@ import os
 import random
 import signal
 import sys
+import time
 from asyncio.subprocess import DEVNULL, PIPE
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -19,7 +20,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from uploader.testing.simulator import Settings, Simulator
+from uploader.domain.model import ServerCapabilities
+from uploader.store import codec
+from uploader.store.codec import StateSnapshot
+from uploader.store.disk import StateFolder
+from uploader.testing.simulator import RecordView, Settings, Simulator
 
 COMMAND = (sys.executable, "-m", "uploader")
 PROCESS_TIMEOUT = 40.0  # s for anything that a test waits for; long, so that a busy machine fails no test
@@ -225,6 +230,15 @@ class Site:
         document: dict[str, Any] = json.loads((self.state / "state.json").read_text())
         return document
 
+    def orphans(self) -> list[dict[str, Any]]:
+        """Return the orphans that are deleted soon: not those that were found by their name, which are given a day."""
+        return [orphan for orphan in self.stored()["orphans"] if not orphan.get("found")]
+
+    def records(self) -> list[RecordView]:
+        """Return the records on the server, without those that are given a day."""
+        found = {orphan["record"] for orphan in self.stored()["orphans"] if orphan.get("found")}
+        return [record for record in self.simulator.records() if record.id not in found]
+
     def ledger(self) -> list[dict[str, Any]]:
         """Read the lines of the ledger."""
         path = self.state / "ledger.jsonl"
@@ -232,8 +246,13 @@ class Site:
 
 
 @asynccontextmanager
-async def at_work(path: Path, settings: Settings | None = None, **tables: str) -> AsyncIterator[Site]:
-    """Start a server and write a configuration (*tables* as in ``Site.configure``). In the end, end every process."""
+async def at_work(
+    path: Path, settings: Settings | None = None, *, probed: bool = True, **tables: str
+) -> AsyncIterator[Site]:
+    """Start a server and write a configuration (*tables* as in ``Site.configure``). In the end, end every process.
+
+    *probed*: ``check --probe`` has found that the server assembles chunks, and has left its result in the state.
+    """
     simulator = Simulator(path / "server", settings or Settings(processing=0.0))
     url = await simulator.start()
     environ = {"PATH": os.environ.get("PATH", ""), "HOME": str(path), "LANG": "C.UTF-8"}
@@ -242,6 +261,8 @@ async def at_work(path: Path, settings: Settings | None = None, **tables: str) -
     site.password.write_text(f"{simulator.settings.password}\n")
     site.password.chmod(0o600)
     site.configure(**tables)
+    if probed:
+        leave_probed(site.state, simulator.settings.version)
     try:
         yield site
     finally:
@@ -251,6 +272,21 @@ async def at_work(path: Path, settings: Settings | None = None, **tables: str) -
                 process.send(signal.SIGKILL)
             await process.ended()
         await simulator.stop()
+
+
+def probed_state(version: str = "6.7.2") -> bytes:
+    """Return ``state.json`` as a probe leaves it before the first start."""
+    learnt = ServerCapabilities(chunks=True, transcodes=False, probed_at=time.time(), version=version)
+    return codec.encode_state(StateSnapshot(1, capabilities=learnt), now=time.time())
+
+
+def leave_probed(state: Path, version: str) -> None:
+    """Make a state folder as a probe leaves it before the first start."""
+    disk = StateFolder(state)
+    try:
+        disk.replace("state.json", probed_state(version))
+    finally:
+        disk.close()
 
 
 async def until(condition: Callable[[], bool], what: str, *, timeout: float = PROCESS_TIMEOUT) -> None:

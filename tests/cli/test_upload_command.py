@@ -280,7 +280,7 @@ async def test_forget_drops_an_upload_and_deletes_its_record(tmp_path: Path) -> 
 
 async def test_commands_before_the_first_start_make_no_state_folder(tmp_path: Path) -> None:
     """status, explain, retry, forget and ledger answer without one."""
-    async with at_work(tmp_path) as site:
+    async with at_work(tmp_path, probed=False) as site:
         file = site.record("a.mp4")
         asked = [("status",), ("explain", file), ("retry",), ("retry", file), ("forget", file), ("ledger",)]
         ended = await asyncio.gather(*(site.run(*question) for question in asked))

@@ -17,7 +17,7 @@ from aiohttp import web
 from process import Site, at_work
 
 from uploader.config import Config
-from uploader.diagnostics.doctor import Finding
+from uploader.diagnostics.finding import Finding
 from uploader.diagnostics.probe import Probe
 from uploader.diagnostics.probe_results import ProbeResult
 from uploader.diagnostics.trial import PROBE_CHUNK_SIZE, PROBE_RECORD_NAME, PROBE_VIDEO

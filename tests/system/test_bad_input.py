@@ -48,7 +48,9 @@ async def test_faulty_toml_is_named_with_its_line(tmp_path: Path) -> None:
 
 async def test_every_faulty_key_is_named_at_once(tmp_path: Path) -> None:
     """One line for each fault, with the nearest valid name."""
-    async with at_work(tmp_path, server="resend_is_save = true", upload='workers = "many"', watch="setle = 3") as site:
+    async with at_work(
+        tmp_path, server="resend_is_save = true", upload='workers = "many"', watch="setle = 3", probed=False
+    ) as site:
         ended = await site.run("once", environ={"VALT_UPLOADER_SERVR__URL": "x"})
         assert ended.code == 2
         assert len(ended.complaints) == 4, ended.err
@@ -101,7 +103,7 @@ async def test_an_empty_file_waits_for_its_content(tmp_path: Path) -> None:
         file = site.record("late.mp4", 0)
         daemon = await site.start("run")
         parked = await daemon.event("upload-parked", path=str(file))
-        assert (parked["level"], parked["turn"]) == ("warning", "file")
+        assert (parked["level"], parked["action_by"]) == ("warning", "file")
         site.record("late.mp4", 1000)
         await daemon.event("upload-finished", path=str(file))
         assert len(daemon.events("upload-parked")) == 1
@@ -113,7 +115,7 @@ async def test_an_empty_file_waits_for_its_content(tmp_path: Path) -> None:
 )
 async def test_upload_refuses_all_but_regular_files(tmp_path: Path, make: Callable[[Path], None], kind: str) -> None:
     """A FIFO, a folder, a link: before anything begins, and without waiting for a FIFO."""
-    async with at_work(tmp_path) as site:
+    async with at_work(tmp_path, probed=False) as site:
         path = tmp_path / "odd.mp4"
         make(path)
         ended = await site.run("upload", path)
@@ -311,6 +313,7 @@ async def test_a_certificate_of_the_configured_authority_is_accepted(tmp_path: P
     """``ca_file`` names the authority that signed it."""
     authority = trustme.CA()
     async with at_work(tmp_path) as site, behind_tls(site, authority) as (url, _):
+        site.simulator.change(public_url=url)
         site.record("a.mp4")
         authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
         site.configure(server=f'url = "{url}"\nca_file = "{tmp_path / "ca.pem"}"')
@@ -320,6 +323,7 @@ async def test_a_certificate_of_the_configured_authority_is_accepted(tmp_path: P
 async def test_only_the_pinned_certificate_is_accepted(tmp_path: Path) -> None:
     """``pin_sha256`` is for an appliance that signed its own."""
     async with at_work(tmp_path) as site, behind_tls(site, trustme.CA()) as (url, fingerprint):
+        site.simulator.change(public_url=url)
         site.record("a.mp4")
         site.configure(server=f'url = "{url}"\npin_sha256 = "{fingerprint}"')
         assert (await site.run("once")).out == "1 uploaded now, 0 not ready\n"
@@ -332,6 +336,7 @@ async def test_only_the_pinned_certificate_is_accepted(tmp_path: Path) -> None:
 async def test_unchecked_tls_is_a_warning_at_every_start_and_in_every_status(tmp_path: Path) -> None:
     """``tls_verify = false`` works."""
     async with at_work(tmp_path) as site, behind_tls(site, trustme.CA()) as (url, _):
+        site.simulator.change(public_url=url)
         file = site.record("a.mp4")
         site.configure(server=f'url = "{url}"\ntls_verify = false')
         daemon = await site.start("run")
@@ -365,7 +370,7 @@ async def test_a_state_folder_that_this_user_cannot_write_is_named(public: Path)
     """Exit 73, as the daemon's user."""
     if os.geteuid() != 0:
         pytest.skip("only root can become somebody else")
-    async with at_work(public) as site:
+    async with at_work(public, probed=False) as site:
         os.chown(site.password, NOBODY, NOBODY)
         site.state.mkdir(mode=0o755)
         ended = await site.run("once", program=AS_NOBODY)

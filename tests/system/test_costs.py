@@ -42,14 +42,19 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 
 @pytest.mark.parametrize("chunks", [1, 7])
 async def test_an_upload_makes_no_unneeded_request(tmp_path: Path, chunks: int) -> None:
-    """One record, its chunks, one look whether it is ready; one log-in for all, no list."""
+    """One record, its chunks, one look whether it is ready, one link; one log-in and version for all, no list.
+
+    A file of several chunks costs one more look, after its first chunk.
+    """
     async with Rig(tmp_path) as rig:
         await rig.start()
         paths = [rig.write(f"{number}.mp4", content_of(chunks * CHUNK, number)) for number in range(4)]
         await rig.scan()
         await rig.finished(*paths)
         calls = Counter(call.name for call in rig.simulator.calls)
-        assert calls == {"login": 1, "create": 4, "upload": 4 * chunks, "details": 4}
+        looks = 4 if chunks == 1 else 8
+        assert calls == {"login": 1, "version": 1, "create": 4, "upload": 4 * chunks, "details": looks, "link": 4}
+        assert [seen.method for seen in rig.simulator.downloads.seen] == ["HEAD"] * 4
 
 
 async def test_a_chunk_costs_two_saves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

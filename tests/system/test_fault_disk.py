@@ -85,7 +85,7 @@ async def test_a_disk_that_refuses_for_a_while_loses_nothing(
 
 async def test_nothing_begins_before_its_intent_is_saved(tmp_path: Path, warm: Warm, stats: FaultStats) -> None:
     """The record is requested after the save of its intent has succeeded."""
-    async with at_work(tmp_path) as site:
+    async with at_work(tmp_path, probed=False, server='probe = "never"') as site:
         site.record("a.mp4")
         plan = Plan(fail="fsync state.json.tmp", error="EIO", skip=SKIP["state.json.tmp"], times=3, save_again=0.1)
         daemon = await warm.start(site, "once", plan=plan)
@@ -99,7 +99,7 @@ async def test_nothing_begins_before_its_intent_is_saved(tmp_path: Path, warm: W
 
 async def test_a_first_start_that_cannot_save_ends(tmp_path: Path, warm: Warm, stats: FaultStats) -> None:
     """Exit 73: it never runs without a saved state, and the server is not called."""
-    async with at_work(tmp_path) as site:
+    async with at_work(tmp_path, probed=False) as site:
         site.record("a.mp4")
         ended = await warm.run(site, "run", plan=Plan(fail="write state.json.tmp", error="ENOSPC", times=99))
         assert ended.code == 73
@@ -244,10 +244,10 @@ async def filled(daemon: Process, site: Site) -> Path:
 async def test_a_disk_that_runs_full_during_an_upload_delays_it(tmp_path: Path, stats: FaultStats) -> None:
     """A full file system of 64 KiB: the state stays valid, no record is made; with space, both files go."""
     room = in_mount_namespace('mount -t tmpfs -o size=64k,mode=0700 state "$0"')
-    async with at_work(tmp_path, upload="workers = 1") as site:
+    async with at_work(tmp_path, probed=False, upload="workers = 1") as site:
         site.state.mkdir()
         files = [site.record("a.mp4")]
-        still = Fault(call="upload", kind="stall", skip=1)
+        still = Fault(call="upload", kind="stall", skip=1, name="a")
         site.simulator.faults.append(still)
         daemon = await site.start("run", program=(*room, str(site.state), *COMMAND))
         async with asyncio.timeout(PROCESS_TIMEOUT):
@@ -260,7 +260,7 @@ async def test_a_disk_that_runs_full_during_an_upload_delays_it(tmp_path: Path, 
         assert "No space left on device: make room" in daemon.events("state-not-saved")[0]["reason"]
         (upload,) = decode_state((filler.parent / "state.json").read_bytes()).uploads
         assert upload.path == str(files[0])
-        assert sum(call.name == "create" for call in site.simulator.calls) == 1
+        assert {record.name for record in site.simulator.records()} == {"a"}
         filler.unlink()
         await daemon.event("state-saved")
         for file in files:
@@ -273,7 +273,7 @@ async def test_a_disk_that_runs_full_during_an_upload_delays_it(tmp_path: Path, 
 async def test_a_state_folder_on_a_read_only_mount_ends_the_daemon(tmp_path: Path, stats: FaultStats) -> None:
     """Exit 73 with what the operator must do."""
     room = in_mount_namespace('mount --bind "$0" "$0"', 'mount -o remount,bind,ro "$0"')
-    async with at_work(tmp_path) as site:
+    async with at_work(tmp_path, probed=False) as site:
         site.state.mkdir(mode=0o700)
         ended = await site.run("run", program=(*room, str(site.state), *COMMAND))
         assert ended.code == 73

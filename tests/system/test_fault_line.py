@@ -73,7 +73,9 @@ async def broken_by(case: Case, folder: Path, warm: Warm, stats: FaultStats, sem
         at_work(folder, settings) as site,
         line_to(site.url, copy.copy(case.trouble)) as (proxy, url),
     ):
-        site.configure(server=f'url = "{url}"\nstall_timeout = "1s"', upload=f'chunk_size = "{case.chunk}"')
+        site.configure(
+            server=f'url = "{url}"\nstall_timeout = "1s"', upload=f'chunk_size = "{case.chunk}"\nready_timeout = "1s"'
+        )
         content, digest = recording(case.size)
         (site.recordings / "a.mp4").write_bytes(content)
         ended = await warm.run(site, "once")
@@ -81,10 +83,10 @@ async def broken_by(case: Case, folder: Path, warm: Warm, stats: FaultStats, sem
         stats.count_arrivals(site, [digest])
         if (ended.code, proxy.struck) != (0, 1):
             return f"exit {ended.code}, struck {proxy.struck}: {ended.out}{ended.err}"
-        sent, stood = site.simulator.records(), site.stored()
+        sent, stood = site.records(), site.stored()
         if [(record.sha256, record.status) for record in sent] != [(digest, "ready")]:
             return f"the server holds {sent}: {ended.err}"
-        if len(site.ledger()) != 1 or stood["uploads"] or stood["orphans"]:
+        if len(site.ledger()) != 1 or stood["uploads"] or site.orphans():
             return f"left behind: {stood}"
         made = sum(call.name == "create" for call in site.simulator.calls)
         if made != case.records:

@@ -7,9 +7,8 @@ import os
 from pathlib import Path
 
 from fakes import a_finish
-from process import MIB, Site, at_work, sha256, until
+from process import MIB, Site, at_work, probed_state, sha256, until
 
-from uploader.store import codec
 from uploader.store.ledger import Ledger
 
 GIB = 1024 * MIB
@@ -47,7 +46,7 @@ def with_a_history(site: Site, folder: Path, count: int) -> None:
         ledger.append(a_finish(str(path), f"record-{number}", size=4, mtime_ns=mtime))
     site.state.mkdir(mode=0o700)
     (site.state / "ledger.jsonl").write_bytes(b"".join(lines.lines))
-    (site.state / "state.json").write_bytes(codec.encode_state(codec.StateSnapshot(1), now=0.0))
+    (site.state / "state.json").write_bytes(probed_state())
 
 
 def peak_memory(process: int) -> int:
@@ -58,7 +57,7 @@ def peak_memory(process: int) -> int:
 
 async def test_a_file_of_100_gib_and_a_long_history_take_little_memory(tmp_path: Path) -> None:
     """Below 100 MB at the peak: neither a file nor the history is held in memory."""
-    async with at_work(tmp_path, upload='chunk_size = "16 MiB"', watch='rescan = "1s"') as site:
+    async with at_work(tmp_path, probed=False, upload='chunk_size = "16 MiB"', watch='rescan = "1s"') as site:
         with_a_history(site, site.recordings, KNOWN)
         with (site.recordings / "largest.ts").open("wb") as file:  # of a kind whose end says nothing
             file.write(os.urandom(MIB))  # a beginning that somebody has written

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from fault_stats import FaultStats
 from machine import needs, works
-from process import COMMAND, PROCESS_TIMEOUT, Site, at_work, sha256
+from process import COMMAND, PROCESS_TIMEOUT, Site, at_work, leave_probed, sha256
 
 from uploader.domain.model import State
 from uploader.store.codec import StateSnapshot, decode_state
@@ -68,7 +68,9 @@ def disk(tmp_path: Path, stats: FaultStats) -> Disk:
     folder = tmp_path / "disk"
     (folder / "tried").mkdir(parents=True)
     disk = Disk(folder / "state.img", [], stats)
-    made = run(program("mkfs.ext4"), "-q", "-F", "-m", "0", disk.image, SIZE)
+    holds = tmp_path / "holds"
+    leave_probed(holds, "6.7.2")
+    made = run(program("mkfs.ext4"), "-q", "-F", "-m", "0", "-d", holds, disk.image, SIZE)
     assert made.returncode == 0, made.stderr
     if not works(needs("unshare", "util-linux"), *disk.room[1:], str(folder / "tried"), "true"):
         pytest.skip("this machine lets nobody mount a file: it has no loop device")
@@ -119,7 +121,7 @@ async def through_it_all(site: Site, disk: Disk) -> None:
 
 async def test_a_power_cut_at_any_call_finds_its_save_on_the_disk(tmp_path: Path, disk: Disk) -> None:
     """Intent, marks and orphan are on the disk, not only in its cache, before the server is called."""
-    async with at_work(tmp_path) as site:
+    async with at_work(tmp_path, probed=False) as site:
         await through_it_all(site, disk)
     calls = [call.name for call, _ in disk.moments]
     assert (calls.count("create"), calls.count("upload"), calls.count("delete")) == (2, 6, 1)

@@ -72,7 +72,7 @@ async def test_an_invalid_state_is_refused_and_left_alone(
     tmp_path: Path, warm: Warm, stats: FaultStats, name: str
 ) -> None:
     """Exit 78 with what is wrong and what to do, for the daemon and every command that reads it."""
-    async with at_work(tmp_path) as site:
+    async with at_work(tmp_path, probed=False) as site:
         site.record("a.mp4", 1000)
         shutil.copytree(FIXTURES / name, site.state)
         (complaint,) = await refused(site, warm, stats, "run", "status")
@@ -82,7 +82,7 @@ async def test_an_invalid_state_is_refused_and_left_alone(
 @pytest.mark.parametrize("name", READ)
 async def test_a_valid_state_of_every_version_is_read(tmp_path: Path, warm: Warm, name: str) -> None:
     """Every upload and ledger line is there; leftovers of a crash are ignored."""
-    async with at_work(tmp_path) as site:
+    async with at_work(tmp_path, probed=False) as site:
         shutil.copytree(FIXTURES / name, site.state)
         before = contents(site.state)
         status = await warm.run(site, "status", "--json")
@@ -95,7 +95,7 @@ async def test_a_valid_state_of_every_version_is_read(tmp_path: Path, warm: Warm
 
 async def test_the_next_start_clears_away_what_a_power_cut_left(tmp_path: Path, warm: Warm, stats: FaultStats) -> None:
     """Half of a ledger line, which was never confirmed, is cut off; half of a save is overwritten."""
-    async with at_work(tmp_path) as site:
+    async with at_work(tmp_path, probed=False) as site:
         shutil.copytree(FIXTURES / "ledger-torn", site.state)
         (site.state / "state.json.tmp").write_bytes(b"half")
         file = site.record("new.mp4", 1000)
@@ -123,7 +123,7 @@ async def test_a_state_must_consist_of_regular_files(
     tmp_path: Path, warm: Warm, stats: FaultStats, name: str, make: Callable[[Path], None]
 ) -> None:
     """A link is not followed, and a FIFO is neither waited for nor taken for an empty file."""
-    async with at_work(tmp_path) as site:
+    async with at_work(tmp_path, probed=False) as site:
         shutil.copytree(FIXTURES / "whole", site.state)
         (site.state / name).unlink()
         make(site.state / name)
@@ -136,7 +136,7 @@ async def test_no_link_in_the_state_folder_is_followed_for_writing(
     tmp_path: Path, warm: Warm, stats: FaultStats, name: str
 ) -> None:
     """A link under a name that the daemon writes is refused or replaced, and its target stays."""
-    async with at_work(tmp_path) as site:
+    async with at_work(tmp_path, probed=False) as site:
         shutil.copytree(FIXTURES / "ledger-torn", site.state)
         (site.state / name).unlink(missing_ok=True)
         outside = tmp_path / "outside"
@@ -151,7 +151,7 @@ async def test_no_link_in_the_state_folder_is_followed_for_writing(
 
 async def test_a_state_folder_that_others_can_write_to_is_refused(tmp_path: Path, warm: Warm) -> None:
     """Exit 73, although it is the user's own: another user may have put a state into it."""
-    async with at_work(tmp_path) as site:
+    async with at_work(tmp_path, probed=False) as site:
         site.state.mkdir()
         site.state.chmod(0o1777)
         ended = await warm.run(site, "once")
@@ -164,7 +164,7 @@ async def test_a_state_folder_that_others_can_write_to_is_refused(tmp_path: Path
 
 async def test_only_the_owner_can_read_the_state_from_the_first_start_on(tmp_path: Path, warm: Warm) -> None:
     """0700 and 0600 while it runs, the control socket too, whatever the umask was."""
-    async with at_work(tmp_path) as site:
+    async with at_work(tmp_path, probed=False) as site:
         site.record("a.mp4", 1000)
         before = os.umask(0)
         try:
@@ -179,7 +179,7 @@ async def test_only_the_owner_can_read_the_state_from_the_first_start_on(tmp_pat
 
 async def test_a_state_folder_with_other_content_keeps_its_mode(tmp_path: Path, warm: Warm) -> None:
     """With /var/lib as the state folder, root does not close it to all other users."""
-    async with at_work(tmp_path) as site:
+    async with at_work(tmp_path, probed=False) as site:
         site.state.mkdir()
         site.state.chmod(0o755)
         (site.state / "another program's").touch()
@@ -190,7 +190,7 @@ async def test_a_state_folder_with_other_content_keeps_its_mode(tmp_path: Path, 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder away")
 async def test_commands_of_root_leave_files_that_the_daemon_can_use(tmp_path: Path, warm: Warm) -> None:
     """``once`` by root on the folder of a daemon of another user, which can read and write all of it."""
-    async with at_work(tmp_path) as site:
+    async with at_work(tmp_path, probed=False) as site:
         site.state.mkdir(mode=0o700)
         os.chown(site.state, 10_001, 10_001)
         site.record("a.mp4", 1000)

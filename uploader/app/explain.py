@@ -5,7 +5,7 @@ Pure, except ``look_at``. In the words of ``status``.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -13,12 +13,20 @@ from uploader import files
 from uploader.app.status import PAUSED, StatusSnapshot, is_paused, iso, unexpected_word, what_next
 from uploader.config import Config
 from uploader.domain import errors, selection
-from uploader.domain.model import Sighting, Upload, shown
+from uploader.domain.model import Proof, Sighting, Upload, shown
 from uploader.domain.units import format_bytes
 from uploader.stages.settle import Candidate
 from uploader.store.ledger import LedgerEntry
 
 FILE_LOOK_TIMEOUT: Final = 2.0  # s that ``look_at`` waits for a share: an operator waits for the answer
+
+
+PROVEN_BY: Final[Mapping[Proof, str]] = {
+    "bytes": "proven by its bytes, which were fetched back",
+    "size": "proven by its size",
+    "duration": "proven by its duration",
+    "ready": "on the server's word alone",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +69,8 @@ def explanation(config: Config, path: str, facts: FileFacts, now: float, seen: S
     lines, watched = _folder_rules(config, path)
     lines.append(_disk_line(seen))
     for line in facts.finished:
-        lines.append(f"ledger   line {line.seq}: sent as record {line.record}, {format_bytes(line.size)}")
+        sent = f"sent as record {line.record}, {format_bytes(line.size)}"
+        lines.append(f"ledger   line {line.seq}: {sent}, {PROVEN_BY[line.proof]}")
     if facts.upload is not None:
         lines += _upload_lines(facts.upload, facts)
         result = f"not finished: {what_next(facts.upload, now, paused=facts.paused)}"
@@ -83,6 +92,7 @@ def _upload_lines(upload: Upload, facts: FileFacts) -> list[str]:
         lines.append(f"reason   {upload.last_error.reason}{count}")
     if last_word := unexpected_word(facts.last_word):
         lines.append(f"reason   the server says: {shown(last_word)}")
+    lines += [f"record   {record} arrived spoilt; deleted when a new one is proven" for record in upload.spoilt]
     return [*lines, f"reason   {PAUSED}"] if facts.paused else lines
 
 

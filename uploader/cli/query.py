@@ -19,6 +19,7 @@ from uploader.app.explain import explanation, facts_of, look_at
 from uploader.cli.common import absolute, cli, clock, config_option, load_config, valt_of
 from uploader.config import Config
 from uploader.diagnostics import doctor
+from uploader.diagnostics.finding import Finding
 from uploader.diagnostics.probe import Probe
 from uploader.diagnostics.probe_results import ProbeResultStore
 from uploader.domain.model import MountIdentity, ServerCapabilities, shown
@@ -113,15 +114,16 @@ def check(file: Path | None, probes: bool) -> int:
     """
     path, config = load_config(file)
     folders = "1 watched folder" if len(config.watch) == 1 else f"{len(config.watch)} watched folders"
-    click.echo(doctor.Finding("configuration", f"{shown(path)}: {folders}, no faults"))
+    click.echo(Finding("configuration", f"{shown(path)}: {folders}, no faults"))
 
     async def work() -> bool:
-        fine = True
+        fine = may_probe = True
         async for finding in doctor.examine(config, os.environ, clock):
             click.echo(redactor.clean(str(finding)))
-            fine = fine and finding.severity != "error"
-        if probes and not fine:
-            click.echo(doctor.Finding("probe", "not started: fix the errors above first", "warning"))
+            if finding.severity == "error":
+                fine, may_probe = False, may_probe and finding.what == "proof"  # of that the probe tells more
+        if probes and not may_probe:
+            click.echo(Finding("probe", "not started: fix the errors above first", "warning"))
         elif probes:
             async with valt_of(config) as valt:
                 async for finding in Probe(config, valt, ProbeResultStore(config, clock), clock).run():

@@ -12,7 +12,6 @@ import os
 import socket
 from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
@@ -21,6 +20,8 @@ from uploader import files
 from uploader.app import control_socket, status
 from uploader.config import PASSWORD_VARIABLE, Config
 from uploader.diagnostics.event_check import check_events
+from uploader.diagnostics.finding import Finding
+from uploader.diagnostics.proof_check import check_proof
 from uploader.domain import errors
 from uploader.domain.model import MountIdentity, shown
 from uploader.domain.units import format_duration
@@ -36,18 +37,6 @@ from uploader.store.opening import read_both
 
 SKEW_LIMIT: Final = 60.0  # s between the server's clock and this machine's before a warning: records get server times
 SHARE_SKEW_LIMIT: Final = 2.0  # s between a share's clock and this machine's before a warning; FAT stores even seconds
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One line of the report. ``error``: recordings will not be uploaded. ``warning``: they will, but check this."""
-
-    what: str
-    text: str
-    severity: str = "ok"  # ok | warning | error
-
-    def __str__(self) -> str:
-        return f"{self.severity:<8}{self.what:<15}{self.text}"
 
 
 async def examine(config: Config, environ: Mapping[str, str], clock: Clock) -> AsyncIterator[Finding]:
@@ -200,6 +189,7 @@ async def _server(config: Config, environ: Mapping[str, str], clock: Clock) -> A
         else:
             text = f"VALT {version}" if version else "the server does not tell this user; nothing to do"
             yield Finding("version", text, "ok" if version else "warning")
+        yield await check_proof(config, valt)
     too_far = abs(valt.skew) > SKEW_LIMIT
     side = "ahead of" if valt.skew > 0 else "behind"
     apart = f"the server's is {format_duration(abs(valt.skew))} {side} this machine's: set the one that is wrong"

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from typing import Final
 
 from uploader.config import Config
-from uploader.diagnostics.doctor import Finding
+from uploader.diagnostics.finding import Finding
 from uploader.diagnostics.probe_results import ProbeResult
 from uploader.diagnostics.trial import PROBE_VIDEO, READY_STATUS, ResultStore, ServerTrial, VideoResult
 from uploader.domain import errors, retry

@@ -1,7 +1,7 @@
 """Saves the results of a probe in the state, through the running daemon or, when it is stopped, directly.
 
-It creates no state folder and writes into none of another user: root may run ``check``, and the daemon could not read
-the files that root would leave there.
+Before the first start it makes the state. As root it makes no state folder, and it writes into none of another user:
+the daemon could not read the files that root would leave there.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from uploader.domain.model import Orphan, ServerCapabilities
 from uploader.runtime.clock import Clock
 from uploader.store import Store, codec
 from uploader.store.disk import StateFolder
-from uploader.store.opening import STATE_FILE
 
 CONTROL_COMMAND: Final = "probed"  # over the control socket
 
@@ -72,8 +71,8 @@ class ProbeResultStore:
         """Save *result*; return what keeps it (``the daemon``, ``the state``), or None when it could not be saved."""
         folder = self._config.state.dir
         try:
-            if not (folder / STATE_FILE).exists():
-                return None
+            if not folder.exists():
+                return None if os.geteuid() == 0 else await self._write(result)
             text = codec.to_json(result)
             if await asyncio.to_thread(control_socket.ask, folder, CONTROL_COMMAND, [text]) is not None:
                 return "the daemon"

@@ -17,7 +17,7 @@ from threading import Lock
 from typing import Final
 
 from uploader.domain import errors
-from uploader.domain.model import FinishedUpload, Identity
+from uploader.domain.model import FinishedUpload, Identity, Proof
 from uploader.store import codec
 from uploader.store.codec import LedgerHead, UnreadableContent
 from uploader.store.disk import Disk
@@ -50,6 +50,7 @@ class LedgerEntry:
     seq: int  # number of its line
     path: str  # where it was sent from
     line: str = field(default="", compare=False)  # sha256 (hex) of its line
+    proof: Proof = field(default="ready", compare=False)  # what has shown that it arrived
 
 
 class Ledger:
@@ -231,7 +232,8 @@ class Ledger:
     def _entry(self, number: int) -> LedgerEntry:
         line, digest = self._line(number)
         sent = line.upload
-        return LedgerEntry(sent.size, sent.mtime_ns, sent.edges, sent.sha256, sent.record, number, sent.path, digest)
+        content = sent.size, sent.mtime_ns, sent.edges, sent.sha256
+        return LedgerEntry(*content, sent.record, number, sent.path, digest, sent.proof)
 
     def line(self, number: int) -> LedgerLine:
         """Read line *number*, which counts from 1. Raises ``LedgerUnreadable``."""

@@ -140,7 +140,8 @@ class Api:
             return wire.NOT_FOUND
         secret = self._links.issue(record, form=JWT_FORM)
         query = urlencode({"filename": f"{record.spec.name}.mp4", "access_token": secret})
-        base = self.closed_url if self.settings.download == "closed" else self.base_url
+        own = self.settings.public_url or self.base_url
+        base = self.closed_url if self.settings.download == "closed" else own
         return SimulatedAnswer(200, {"url": f"{base}/distribution/{record.id}/{record.video}.mp4?{query}"})
 
     def linked(self, record_id: str, video_id: str, secret: str) -> Record | SimulatedAnswer:

@@ -36,6 +36,7 @@ class Settings:
     refuses_delete: bool = False  # delete is answered 403
     transcodes: bool = False  # downloads give other bytes than were stored, and more of them
     download: DownloadKind = "here"
+    public_url: str = ""  # what links begin with, when a proxy stands before the simulator; "": its own address
     own_download_port: bool = False  # downloads have a port of their own, as VALT's 8000
     link_lifetime: float = LINK_LIFETIME
     body_limit: int | None = None  # nginx: a larger request is answered 413 before it is read
