@@ -143,8 +143,10 @@ class Rig:
         self._disk = MortalDisk(config.state.dir)
         self._store = Store(self._disk, self.clock, self.bus)
         if self._probed and self._store.capabilities.chunks is None:
-            version = self.simulator.settings.version
-            self._store.learn(chunks=True, transcodes=False, probed_at=self.clock.now(), version=version)
+            known = self._store.capabilities
+            version = self.simulator.settings.version if known.version is None else known.version
+            probed_at = self.clock.now() if known.probed_at is None else known.probed_at
+            self._store.learn(chunks=True, transcodes=False, probed_at=probed_at, version=version)
         self._application = Application(config, self._store, self.clock, self.bus, self.environ)
         settle = config.server.doubt_settle
         self._operator = Operator(self._store, self._application.leases, self.clock, self.bus, settle)

@@ -151,7 +151,7 @@ async def test_download_goes_on_after_a_video_that_is_not_handed_out(tmp_path: P
         record.path.unlink()
         shown = await site.run("ledger", "--verify", "--download")
         assert shown.code == 1
-        assert f"missing  {files[1]}: {site.url}: answered 404 (Not Found)" in shown.lines
+        assert f"unavailable  {files[1]}: {site.url}: answered 404 (Not Found)" in shown.lines
         assert shown.lines[-1] == "2 equal, 0 differ, 1 unavailable"
 
 

@@ -8,6 +8,7 @@ import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from process import Ended, Site, at_work, until
@@ -31,7 +32,7 @@ def errors_of(ended: Ended) -> list[str]:
 
 async def test_without_faults_each_check_has_a_line_and_the_exit_code_is_0(tmp_path: Path) -> None:
     """Nothing is made, neither locally nor on the server."""
-    async with at_work(tmp_path) as site:
+    async with at_work(tmp_path, probed=False) as site:
         ended = await site.run("check")
         assert (ended.code, ended.err) == (0, "")
         looked = [line.split()[:2] for line in ended.lines]
@@ -45,6 +46,7 @@ async def test_without_faults_each_check_has_a_line_and_the_exit_code_is_0(tmp_p
             "name",
             "log-in",
             "version",
+            "proof",
             "clock",
         ]
         assert looked == [["ok", thing] for thing in things]
@@ -71,7 +73,6 @@ def _other_password(site: Site) -> None:
 
 
 def _damaged_state(site: Site) -> None:
-    site.state.mkdir()
     (site.state / "state.json").write_text("{")
 
 
@@ -117,6 +118,39 @@ async def test_each_fault_is_found_and_is_exit_1(
         assert line.split()[1] == thing
         assert text in line
         assert len(ended.lines) >= 6
+
+
+@pytest.mark.parametrize(
+    ("changes", "severity", "text"),
+    [
+        ({}, "ok", "the server hands out what it got: arrivals are proven by their size"),
+        ({"download": "no-length"}, "ok", "recordings are fetched back to be compared"),
+        ({"download": "closed"}, "error", "arrivals cannot be proven: http://127.0.0.1:"),
+        ({"download": "forbidden"}, "error", "answered 403"),
+        ({"transcodes": True}, "error", "it transcodes, or has lost a part"),
+    ],
+)
+async def test_check_asks_for_the_last_recording_that_was_sent(
+    tmp_path: Path, changes: dict[str, Any], severity: str, text: str
+) -> None:
+    """So it finds out, before the next recording is sent, whether arrivals can be proven here."""
+    async with at_work(tmp_path) as site:
+        site.record("a.mp4", 1000)
+        assert (await site.run("once")).code == 0
+        site.simulator.change(**changes)
+        ended = await site.run("check")
+        (line,) = [line for line in ended.lines if line.split()[1] == "proof"]
+        assert line.split()[0] == severity
+        assert text in line
+        assert ended.code == (severity == "error")
+
+
+async def test_check_says_that_the_server_is_believed(tmp_path: Path) -> None:
+    """It is the operator's decision; a warning at every start says so, too."""
+    async with at_work(tmp_path, upload='proof = "ready"') as site:
+        lines = (await site.run("check")).lines
+        assert any(line.startswith("warning proof          skipped") for line in lines)
+        assert any("on the server's word alone" in line for line in lines)
 
 
 async def test_all_faults_are_found_at_once(tmp_path: Path) -> None:

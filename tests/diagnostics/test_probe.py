@@ -316,8 +316,8 @@ def learnt(site: Site) -> dict[str, Any]:
 
 
 async def test_the_probe_s_results_are_saved_with_the_daemon_stopped(tmp_path: Path) -> None:
-    """Before the first start they are not saved, and no state folder is made."""
-    async with at_work(tmp_path) as site:
+    """Before the first start root makes no state folder, in which the daemon could not write."""
+    async with at_work(tmp_path, probed=False) as site:
         ended = await site.run("check", "--probe")
         assert ended.code == 0
         assert not site.state.exists()

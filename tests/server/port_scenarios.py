@@ -126,7 +126,7 @@ async def a_link_that_is_not_given_is_what_any_call_is(bench: Bench) -> None:
         with fails(kind):
             await bench.server.video_size(ids)
     await bench.go_away()
-    with fails(errors.ServerDown):
+    with fails(errors.Unreachable):
         await bench.server.video_size(ids)
 
 

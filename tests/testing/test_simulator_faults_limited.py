@@ -10,6 +10,7 @@ from test_simulator import API, BAD_TOKEN, Client, at_work
 from test_simulator_faults import landed, version
 
 from uploader.testing.simulator import Fault, FaultKind
+from uploader.testing.simulator.wire import html_page
 
 
 async def details_of(client: Client, ids: tuple[str, str]) -> int:
@@ -114,7 +115,7 @@ async def test_proxy_answers_every_call_with_its_own_page(tmp_path: Path, status
     """Log-in, calls and downloads: HTML that fits the status, and nothing is done."""
     async with at_work(tmp_path) as (simulator, client):
         ids = await client.create()
-        simulator.faults.append(Fault(call="every", kind="status", status=status, times=None))
+        simulator.faults.append(Fault(call="every", kind="status", status=status, body=html_page(status), times=None))
         replies = [
             await client.call("POST", f"{API}/login", {"username": "uploader", "password": "secret"}),
             await client.call("POST", f"{API}/records/create-upload", {"name": "two"}),
