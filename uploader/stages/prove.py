@@ -152,7 +152,7 @@ class Prove:
             case Spoilt(reason):
                 raise errors.ArrivedSpoilt(f"{reason}{_durations(evidence)}")
             case Unprovable(reason):
-                raise errors.Unproven(f"{reason}; the file is kept", hint=HINT)
+                raise errors.Unproven(f"{reason}; the file is kept", hint=f"{HINT}; then: valt-uploader retry")
 
     def _first_evidence(self, upload: Upload) -> Evidence:
         learnt, now = self._store.capabilities, self._clock.now()
@@ -201,7 +201,7 @@ class Prove:
 
     def _put_off(self, path: str, why: str, wait: float) -> None:
         """Put an upload off until its download link may be tried again. Not saved: a restart tries at once."""
-        reason = f"its arrival cannot be proven: {why}; the file is kept"
+        reason = f"its arrival cannot be proven: {why}; the file is kept; {HINT}"
         last_error = LastError(reason, ActionBy.OPERATOR, next_try=self._clock.now() + wait)
         self._store.put(replace(self._store.uploads[path], last_error=last_error))
         self._queues.again.put(path, wait)

@@ -89,6 +89,13 @@ class Verify:
         if word not in EXPECTED_STATUSES:
             self._bus.publish(events.VideoStatus(path, record, word))
 
+    def _pause(self, path: str, status: str | None, age: float) -> float:
+        """Return the seconds until the next look: soon, if the server may have given up on the video."""
+        pause = retry.poll_pause(age)
+        if (status or "").casefold() not in FAILED_STATUSES:
+            return pause
+        return min(pause, max(1.0, self._worded_at[path] + FAILED_FOR - self._clock.monotonic()))
+
     def _has_failed(self, path: str, status: str | None) -> bool:
         """True when the server has given up on the video, for as long as ``FAILED_FOR``."""
         stands = self._clock.monotonic() - self._worded_at[path]
@@ -114,7 +121,7 @@ class Verify:
                 hint="look at the record on the server; delete it there to have the file sent again",
             )
         elif age < retry.ready_limit(self._config.ready_timeout, upload.identity.size):
-            self._queues.sent.put(upload.path, retry.poll_pause(age))
+            self._queues.sent.put(upload.path, self._pause(upload.path, status, age))
         else:
             answer = "shows no video" if status is None else f"still says {status!r}"
             raise errors.NotReadyInTime(
