@@ -112,8 +112,9 @@ async def test_no_secret_leaves_the_daemon(tmp_path: Path, secret_numbers: Any) 
         async with asyncio.timeout(PROCESS_TIMEOUT):
             await asyncio.gather(*(fault.struck.wait() for fault in site.simulator.faults if fault.call == "upload"))
         evidence.kept()
-        for command in ("status --json", f"explain {files[0]}", f"link {files[0]}", "pause", "resume", "check --probe"):
+        for command in ("status --json", f"explain {files[0]}", "pause", "resume", "check --probe"):
             await evidence.run(*command.split())
+        evidence.said("link", await site.run("link", files[0], environ=LOUD), secret_out=True)
         for command, path in zip(("retry", "forget"), files, strict=True):
             await evidence.run(command, path)
         evidence.said("run", await daemon.stop())
