@@ -51,6 +51,7 @@ class Orders:
     again: Counter[str] = field(default_factory=Counter)  # by sha256 of a content: how often it may be sent anew
     _forgotten: set[str] = field(default_factory=set)  # records, and the intents of those that had none yet
     _forgotten_orphans: set[str] = field(default_factory=set)  # records that are to be reported no more
+    _adoptable: set[str] = field(default_factory=set)  # records that were given up, and may have landed whole
     forgotten_files: set[str] = field(default_factory=set)
     _known: dict[str, set[str]] = field(default_factory=dict)  # by path: its records and intents, as they were saved
     _begun: set[str] = field(default_factory=set)  # paths of uploads that were begun under an older configuration
@@ -162,16 +163,25 @@ class Orders:
 
     def look_at_saved(self) -> None:
         """I16: no save contains what was forgotten. Called after each save."""
-        for orphan in self.world.disk.announced()["orphans"] if self._forgotten_orphans else ():
+        saved = self.world.disk.announced()
+        for orphan in saved["orphans"]:
             if orphan["record"] in self._forgotten_orphans:
                 self.world.fail(f"I16: the report of {orphan['record']} was forgotten, and it is saved")
+            if orphan.get("identity"):
+                self._adoptable.add(orphan["record"])
         for upload in self._uploads():
             if upload.get("forgotten"):
                 continue  # whether its record was made is still to be found out
             for mark in _marks(upload):
                 self._known.setdefault(upload["path"], set()).add(mark)
+                if mark in self._adoptable - {orphan["record"] for orphan in saved["orphans"]}:
+                    self._forgotten.discard(mark)  # it has landed whole, and its file was queued again: it is adopted
                 if mark in self._forgotten:
                     self.world.fail(f"I16: {upload['path']} was forgotten, and {mark} is saved as {upload['state']}")
+
+    def is_forgotten(self, record: str) -> bool:
+        """True when the operator has forgotten the upload of a record."""
+        return record in self._forgotten
 
     def look_at_ledger(self, line: bytes) -> None:
         """I16: no ledger line is written for what was forgotten."""

@@ -34,7 +34,19 @@ from simulation.plan import NO_STEP, Plan
 from simulation.world import World
 
 Report = Callable[[str, object], None]  # pytest's ``record_property``
-KINDS: Final = ("offset", "strict", "blueimp", "append", "whole", "limited")
+KINDS: Final = (
+    "offset",
+    "strict",
+    "blueimp",
+    "append",
+    "whole",
+    "limited",
+    "last",
+    "first",
+    "short",
+    "double",
+    "transcoding",
+)
 FOUND_ONCE: Final = Path(__file__).with_name("seeds.json")
 QUIET: Final = Plan(seed=0, kills=(), faults=0.0, actions=False, disk=0.0, variety=False)
 
@@ -45,6 +57,7 @@ SMALL: Final = (
     (uploader.stages.settle, "SETTLE_CONCURRENCY", 2),
     (uploader.stages.verify, "VERIFY_CONCURRENCY", 2),
     (uploader.stages.orphan_cleanup, "ORPHAN_CHECK_INTERVAL", 15.0),  # s
+    (uploader.stages.orphan_cleanup, "ORPHAN_WITH_VIDEO_INTERVAL", 600.0),  # s instead of a day
 )
 FIRST, SECOND = f"{ROOT}/a.mp4", f"{ROOT}/b.mp4"  # the files of a quiet world: three chunks, and one
 CLEAN_EVERY: Final = 40  # worlds: the garbage collector works between them, not in them
