@@ -93,10 +93,10 @@ def _head_refused(world: World, path: str) -> None:
 def _limit(world: World, path: str) -> None:
     """For some seconds the server takes smaller requests only."""
     del path
-    before, world.server.limit = world.server.limit, 3 + int(world.chance() * 4)
+    world.server.limit = 3 + int(world.chance() * 4)
 
     def lifted() -> None:
-        world.server.limit = before
+        world.server.limit = world.receiver.limit
 
     world.after(1 + 60 * world.chance(), lifted)
 

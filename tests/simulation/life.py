@@ -77,6 +77,7 @@ class Life:
         self._mend_from = 0.0
         self._resume_from: float | None = None
         self._scanned_from: float | None = None
+        self._starts_again = False
         self.done = False
         self._commands: list[asyncio.Task[None]] = []
 
@@ -170,9 +171,8 @@ class Life:
         store, world = self.store, self._world
         if store.paused and not self._resumes():
             return
-        for upload in store.uploads.values():
-            if upload.state is not State.PARKED:
-                return
+        if any(upload.state is not State.PARKED for upload in store.uploads.values()):
+            return
         if any(not orphan.landed for orphan in store.orphans.values()) or self.operator.settling:
             return
         if store.uploads and world.now < self._mend_from:
@@ -184,16 +184,28 @@ class Life:
             known = store.ledger.knows(path, len(file.data), file.mtime_ns) or not world.orders.takes(path)
             if file.data and not known:
                 return
-        if world.folder.hidden() and not self._has_waited_for_scans():
+        if self._waits_for_hidden() or not self._reports_forgotten():
             return
-        if self._reports_forgotten() and world.next_event() == NEVER and all(task.done() for task in self._commands):
+        if world.next_event() == NEVER and all(task.done() for task in self._commands):
             self.done = True
             self.end()
 
-    def _has_waited_for_scans(self) -> bool:
-        """True after some scans, each of which puts back what a failed removal has left under a hidden name."""
-        self._scanned_from = self._scanned_from or self._world.now
-        return self._world.now > self._scanned_from + SCANS * RESCAN
+    def _waits_for_hidden(self) -> bool:
+        """True while a recording has a hidden name, and is still to be put back.
+
+        A scan puts back what a removal of an earlier process has left. If the removal failed in this process, and its
+        upload was forgotten, the next process does it. So the process is started again, once.
+        """
+        world = self._world
+        if not world.folder.hidden():
+            return False
+        self._scanned_from = self._scanned_from or world.now
+        if world.now > self._scanned_from + SCANS * RESCAN and not self._starts_again:
+            if world.started_again:
+                return False
+            world.started_again = self._starts_again = True
+            self.end()
+        return True
 
     def _reports_forgotten(self) -> bool:
         """True when no orphan is reported to the operator. Otherwise forget one, where there is an operator."""

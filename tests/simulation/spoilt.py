@@ -35,9 +35,8 @@ class SpoiltRecords:
             if orphan["landed"]:
                 self._reported.add(record)
             if orphan.get("replaced") and record not in self._replaced_by:
-                proven = [
-                    upload for upload in saved["uploads"] if _is_proven(upload) and upload["path"] == orphan["path"]
-                ]
+                of_path = [upload for upload in saved["uploads"] if upload["path"] == orphan["path"]]
+                proven = [upload for upload in of_path if _is_proven(upload)]
                 if not proven:
                     self.world.fail(f"I27: {record} may be deleted, and no record in its place is saved as proven")
                 self._replaced_by[record] = proven[0]["ids"]["record"]
@@ -75,8 +74,5 @@ def holds_all(record: Record) -> bool:
 
 
 def _is_proven(upload: dict[str, Any]) -> bool:
-    return "finishing" in {upload["state"], upload.get("parked_from")} and upload.get("proof") in {
-        "size",
-        "bytes",
-        "duration",
-    }
+    finishing = "finishing" in {upload["state"], upload.get("parked_from")}
+    return finishing and upload.get("proof") in {"size", "bytes", "duration"}

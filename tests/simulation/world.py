@@ -49,6 +49,7 @@ class World:
     power_cuts: int = 0
     counts: Counter[str] = field(default_factory=Counter)
     heard: list[Any] = field(default_factory=list)
+    started_again: bool = False  # to put back what was left under a hidden name
     failure: str = ""  # the first invariant that did not hold
     trace: list[str] | None = None  # every act, if somebody wants to read them
 
