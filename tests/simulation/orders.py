@@ -114,7 +114,7 @@ class Orders:
         if order.verb == "pause":
             self._pause(order, at_work)
         elif order.verb == "forget" and done:
-            self._forget(order)
+            self._forget(order, now)
         elif order.config is not None and not order.crossed:
             for other in before:
                 other.crossed |= other.config is not None  # its answer says nothing more about what is in force
@@ -134,13 +134,18 @@ class Orders:
             self._may_repeat += self._in_flight
             self._one_more |= at_work
 
-    def _forget(self, order: Order) -> None:
+    def _forget(self, order: Order, now: Upload | None) -> None:
         if order.about.startswith("record-"):
             self._forgotten_orphans.add(order.about)
             self.look_at_saved()
         if order.upload is None:
             return  # found, or given up, a moment after the command was given
-        self._forgotten |= self._known.pop(order.upload.path, set())
+        marks = self._known.pop(order.upload.path, set())
+        if now is not None and now.serial != order.upload.serial:  # its file was found again before the answer
+            kept = {f"the intent of {now.intent_at} for {now.path}"} | ({now.ids.record} if now.ids else set())
+            self._known[now.path] = marks & kept
+            marks -= kept
+        self._forgotten |= marks
         self.forgotten_files |= {order.upload.path, order.upload.where}
         self.look_at_saved()
 
