@@ -83,6 +83,7 @@ class Watch:
         """Note that a new life has begun, which has no requests in flight."""
         self._in_flight.clear()
         self._world.orders.born()
+        self._world.spoilt.born()
 
     def before_delete(self, record: Record) -> None:
         """I13 and I27: only the product's own records are deleted; empty ones, and spoilt ones that are replaced."""

@@ -50,6 +50,7 @@ class Orders:
     asked: Counter[str] = field(default_factory=Counter)  # by verb, for what each allows: log-ins, tries
     again: Counter[str] = field(default_factory=Counter)  # by sha256 of a content: how often it may be sent anew
     _forgotten: set[str] = field(default_factory=set)  # records, and the intents of those that had none yet
+    _forgetting: set[str] = field(default_factory=set)  # the same of every ``forget`` that was given
     _forgotten_orphans: set[str] = field(default_factory=set)  # records that are to be reported no more
     _adoptable: set[str] = field(default_factory=set)  # records that were given up, and may have landed whole
     forgotten_files: set[str] = field(default_factory=set)
@@ -96,6 +97,8 @@ class Orders:
 
     def _allow_again(self, order: Order) -> None:
         """Count which contents may be sent again: that of the forgotten upload, and that of the file now."""
+        if order.upload is not None:
+            self._forgetting |= self._known.get(order.upload.path, set())
         contents = {order.upload.identity.edges} if order.upload is not None else set()
         for name in (
             order.about,
@@ -184,9 +187,9 @@ class Orders:
                 if mark in self._forgotten:
                     self.world.fail(f"I16: {upload['path']} was forgotten, and {mark} is saved as {upload['state']}")
 
-    def is_forgotten(self, record: str) -> bool:
-        """True when the operator has forgotten the upload of a record."""
-        return record in self._forgotten
+    def may_be_forgotten(self, record: str) -> bool:
+        """True when the operator has forgotten the upload of a record, or a kill has left that unanswered."""
+        return record in self._forgotten | self._forgetting
 
     def look_at_ledger(self, line: bytes) -> None:
         """I16: no ledger line is written for what was forgotten."""

@@ -94,6 +94,7 @@ class Schedule:
         world.kill_at = world.steps + 1 + int(60 * world.chance()) if world.plan.operator else NO_STEP
         world.kill_gently = False
         world.orders.born()
+        world.spoilt.born()
         try:
             Loop(world, BUDGET).live(self._on_the_state(verb, about))
         except (Dead, StateUnusable):

@@ -6,9 +6,12 @@ such a record with its upload, and deletes it only after the record that replace
 
 from __future__ import annotations
 
+import json
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from simulation.disk import STATE
 from simulation.server import Record, Request
 from uploader.domain import events
 from uploader.testing.simulator.semantics import SPOILING, parse_content_range
@@ -27,9 +30,17 @@ class SpoiltRecords:
 
     def look_at_saved(self) -> None:
         """I27: a record may be deleted as spoilt from the save on that says that its replacement is proven."""
-        if self.world.server.semantics not in SPOILING:
-            return
-        saved = self.world.disk.announced()
+        if self.world.server.semantics in SPOILING:
+            self._look_at(self.world.disk.announced())
+
+    def born(self) -> None:
+        """Look at what a new life is going to read: a save may be there although it has not returned."""
+        state = self.world.disk.names.get(STATE)
+        if self.world.server.semantics in SPOILING and state is not None:
+            with suppress(ValueError):  # damaged: the product has an older one, which was looked at
+                self._look_at(json.loads(state.data))
+
+    def _look_at(self, saved: dict[str, Any]) -> None:
         for orphan in saved["orphans"]:
             record = orphan["record"]
             if orphan["landed"]:
@@ -63,7 +74,7 @@ class SpoiltRecords:
                 return f"I1: {record.id} holds what was not sent: {record.content!r}"
             if record.id in self._replaced_by:
                 return f"I27: {record.id} is spoilt, its replacement is proven, and it is still there"
-            if record.id not in heard | self._reported and not world.orders.is_forgotten(record.id):
+            if record.id not in heard | self._reported and not world.orders.may_be_forgotten(record.id):
                 return f"I27: {record.id} is spoilt, and nobody was told"
         return ""
 
