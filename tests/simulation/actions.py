@@ -84,10 +84,13 @@ def _port_closed(world: World, path: str) -> None:
     world.after(60 + 600 * world.chance(), opened)
 
 
-def _head_refused(world: World, path: str) -> None:
-    """The host that download links lead to answers HEAD with 405 from now on."""
+def _odd_host(world: World, path: str) -> None:
+    """From now on the host that download links lead to answers HEAD with 405, or tells no sizes."""
     del path
-    world.server.answers_head = False
+    if world.plan.seed % 2:
+        world.server.tells_sizes = False
+    else:
+        world.server.answers_head = False
 
 
 def _limit(world: World, path: str) -> None:
@@ -117,7 +120,7 @@ ACTIONS: Final[dict[str, Action]] = {
     "jump": _jump,
     "down": _down,
     "port closed": _port_closed,
-    "head refused": _head_refused,
+    "odd host": _odd_host,
     "limit": _limit,
     "late file": _late_file,
 }

@@ -10,6 +10,7 @@ import gc
 import json
 import logging
 import random
+import sys
 import time
 import warnings
 from collections import Counter, defaultdict
@@ -112,6 +113,23 @@ class _Catch(logging.Handler):
 
 
 @contextmanager
+def _killed_downloads_are_silent() -> Iterator[None]:
+    """Pass over what Python says when it clears away a download that was killed: that cannot be closed any more."""
+    before = sys.unraisablehook
+
+    def hook(what: sys.UnraisableHookArgs) -> None:
+        if "asynchronous generator is already running" not in str(what.exc_value):
+            before(what)
+
+    sys.unraisablehook = hook
+    try:
+        yield
+    finally:
+        gc.collect()
+        sys.unraisablehook = before
+
+
+@contextmanager
 def simulated() -> Iterator[None]:
     """Direct the product's system calls to simulated disks, and set its constants to the sizes of small worlds."""
     before = [(module, name, getattr(module, name)) for module, name, _ in SMALL]
@@ -128,11 +146,14 @@ def simulated() -> Iterator[None]:
     gc.freeze()  # what was there before is not looked at between worlds; to collect it first takes longer than a world
     gc.disable()
     try:
-        with every_step_ends(), warnings.catch_warnings():  # of coroutines that a kill has left before their first step
+        with (
+            _killed_downloads_are_silent(),
+            every_step_ends(),
+            warnings.catch_warnings(),
+        ):  # of coroutines that a kill has left before their first step
             warnings.simplefilter("ignore")
             yield
     finally:
-        gc.collect()
         if collecting:
             gc.enable()
         gc.unfreeze()
