@@ -136,6 +136,7 @@ MUTANTS: Final = (
         (_spoilt_of_forgotten_removed,),
         ("I27:",),
         plan=replace(BUSY, kind="last"),
+        seeds=(4,),
     ),
     Mutant(
         "a renamed file is known by its first name alone", (_only_the_first_name,), ("I20:",), plan=BUSY, seeds=(146,)

@@ -146,12 +146,8 @@ def simulated() -> Iterator[None]:
     gc.freeze()  # what was there before is not looked at between worlds; to collect it first takes longer than a world
     gc.disable()
     try:
-        with (
-            _killed_downloads_are_silent(),
-            every_step_ends(),
-            warnings.catch_warnings(),
-        ):  # of coroutines that a kill has left before their first step
-            warnings.simplefilter("ignore")
+        with _killed_downloads_are_silent(), every_step_ends(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of coroutines that a kill has left before their first step
             yield
     finally:
         if collecting:
