@@ -11,9 +11,11 @@
     actions.py     what recorders, people and machines do meanwhile
     disk.py        the state folder's system calls, and what a power cut leaves of them
     folder.py      the watched folder: what people and recorders do there, and the product's port to it
-    server.py      the VALT server with five kinds of receiver, and the faults of the link to it
+    server.py      the VALT server, which may spoil or transcode what it gets
+    receivers.py   what kind of server a world has, and what is known of it
     client.py      the product's client, connected to that server instead of sockets
     invariants.py  what must hold at every moment, and at the end
+    spoilt.py      the same for records that arrived spoilt
     run.py         runs many seeds and crash points; ``python -m simulation`` replays one world
     tasks.py       what one process of a long run does
     mutants.py     faults put into the product on purpose, each of which must be found

@@ -73,6 +73,37 @@ def _down(world: World, path: str) -> None:
     world.go_down(10 + 120 * world.chance())
 
 
+def _port_closed(world: World, path: str) -> None:
+    """The port that download links lead to is closed for some minutes."""
+    del path
+    world.server.hands_out = False
+
+    def opened() -> None:
+        world.server.hands_out = True
+
+    world.after(60 + 600 * world.chance(), opened)
+
+
+def _odd_host(world: World, path: str) -> None:
+    """From now on the host that download links lead to answers HEAD with 405, or tells no sizes."""
+    del path
+    if world.plan.seed % 2:
+        world.server.tells_sizes = False
+    else:
+        world.server.answers_head = False
+
+
+def _limit(world: World, path: str) -> None:
+    """For some seconds the server takes smaller requests only."""
+    del path
+    world.server.limit = 3 + int(world.chance() * 4)
+
+    def lifted() -> None:
+        world.server.limit = world.receiver.limit
+
+    world.after(1 + 60 * world.chance(), lifted)
+
+
 def _late_file(world: World, path: str) -> None:
     world.folder.write(path.replace(".mp4", "-late.mp4"), world.content(1 + int(world.chance() * 24)))
 
@@ -88,6 +119,9 @@ ACTIONS: Final[dict[str, Action]] = {
     "unmount": _unmount,
     "jump": _jump,
     "down": _down,
+    "port closed": _port_closed,
+    "odd host": _odd_host,
+    "limit": _limit,
     "late file": _late_file,
 }
 

@@ -32,9 +32,14 @@ class Amount:
 
 AMOUNTS: Final = {
     # ``make quick``: a few worlds of each kind.
-    "few": Amount(dict.fromkeys(KINDS, 40), {"append": 8}, 40, 150),
+    "few": Amount(dict.fromkeys(KINDS, 22), {"append": 16, "last": 16}, 22, 275),
     # ``make test``: every crash point of the least forgiving server, and a different part of them for each other kind.
-    "some": Amount(dict.fromkeys(KINDS, 300), dict.fromkeys(KINDS, 5) | {"append": 1}, 120, 50),
+    "some": Amount(dict.fromkeys(KINDS, 163), dict.fromkeys(KINDS, 10) | {"append": 1}, 65, 92),
     # ``make worlds``: 20,000 seeds and every crash point.
-    "full": Amount(dict.fromkeys(KINDS, 4000) | {"whole": 3000, "limited": 1000}, dict.fromkeys(KINDS, 1), 500, 10),
+    "full": Amount(
+        dict.fromkeys(KINDS, 1800) | {"append": 2500, "whole": 1500, "limited": 1600},
+        dict.fromkeys(KINDS, 1),
+        272,
+        18,
+    ),
 }

@@ -18,6 +18,7 @@ from typing import Final, NoReturn, Protocol, TypeVar
 from simulation.kernel import NEVER
 from simulation.plan import Plan
 from simulation.recordings import CALLS, File, FileSystem, Job
+from simulation.server import duration_of
 from uploader.domain import errors
 from uploader.domain.model import Identity, MountIdentity, Sighting, Snapshot, WriteState
 from uploader.domain.selection import HIDDEN_PREFIX
@@ -106,6 +107,11 @@ class Recordings:
     def files(self) -> dict[str, File]:
         """The files of the watched folder, the product's hidden files included."""
         return {name: file for name, file in self.here.names.items() if name.startswith(f"{ROOT}/")}
+
+    def has(self, path: str, identity: Identity) -> bool:
+        """True when the file at *path* is there, and is the one with this identity."""
+        file = self.files.get(path)
+        return file is not None and (len(file.data), file.mtime_ns) == (identity.size, identity.mtime_ns)
 
     def unique(self) -> str:
         """Return 16 hexadecimal digits, different ones each time."""
@@ -241,11 +247,6 @@ def _identity(file: File) -> Identity:
     return Identity(len(file.data), file.mtime_ns, hashlib.sha256(file.data).hexdigest())
 
 
-def duration_of(content: bytes) -> float:
-    """Return how many seconds a content plays: ten for each byte, so that one byte more or less is seen."""
-    return len(content) * 10.0
-
-
 class Share:
     """The product's port to the folder, for one life. Every call is a step of its own, like the work of a thread."""
 
@@ -339,9 +340,7 @@ class Share:
         """Return the seconds that a file's content plays; None when it is missing or another one."""
 
         def work() -> float | None:
-            file = self._folder.files.get(path)
-            same = file and (len(file.data), file.mtime_ns) == (identity.size, identity.mtime_ns)
-            return duration_of(file.data) if file and same else None
+            return duration_of(self._file(path).data) if self._folder.has(path, identity) else None
 
         return await self._do("duration", work)
 

@@ -15,6 +15,7 @@ from simulation.disk import LEDGER, STATE
 from simulation.folder import ROOT
 from simulation.kernel import NEVER
 from simulation.server import PASSWORD, USER, Record, Request
+from simulation.spoilt import holds_all
 from uploader.domain import events
 from uploader.stages.queues import bug_reason
 
@@ -43,6 +44,7 @@ class Watch:
         if self._world.disk.read_in != self._world.life:
             self._world.fail("I15: a request before the state was read")
         self._world.orders.before_request(request)
+        self._world.spoilt.before_request(request)
         if kind == "chunk":
             self._in_flight[record] += 1
             if self._in_flight[record] > 1:
@@ -81,24 +83,35 @@ class Watch:
         """Note that a new life has begun, which has no requests in flight."""
         self._in_flight.clear()
         self._world.orders.born()
+        self._world.spoilt.born()
 
     def before_delete(self, record: Record) -> None:
-        """I13: only the product's own records are deleted, and only empty ones."""
+        """I13 and I27: only the product's own records are deleted; empty ones, and spoilt ones that are replaced."""
         if record in self._world.foreign:
             self._world.fail(f"I13: {record.id} is not the product's, and is deleted")
-        if record.completed_at is not None:
+        if record.completed_at is not None and not self._world.spoilt.may_delete(record):
             self._world.fail(f"I13: {record.id} holds a video, and is deleted")
 
+    def look_at_saved(self) -> None:
+        """I16 and I27. Called after each save."""
+        self._world.spoilt.look_at_saved()
+        self._world.orders.look_at_saved()
+
     def before_removal(self, path: str, content: bytes) -> None:
-        """I5: a file is removed only after *ready*, unchanged, with its line in the ledger or a copy at the target."""
+        """I5 and I25: a file is removed only when the server holds its very bytes, and this was proven and saved.
+
+        It is unchanged, and its line is in the ledger or a copy at the target.
+        """
         world = self._world
         world.orders.before_removal(path)
         ready = [record for record in world.server.records.values() if world.server.is_ready(record)]
-        if not any(record.content == content for record in ready):
+        if not any(not record.deleted and record.content == content for record in ready):
             world.fail(f"I5: {path} is removed, and no ready record holds its bytes")
         ending = [upload for upload in self._uploads() if upload["state"] == "finishing" and _where(upload) == path]
         if not ending:
             world.fail(f"I5: {path} is removed, and that it is ready was not saved")
+        if ending[0].get("proof") not in proofs(world):
+            world.fail(f"I25: {path} is removed, and its arrival was not proven: {ending[0].get('proof')}")
         if ending[0].get("moving_to") is not None:
             if not world.folder.holds_durably(content):
                 world.fail(f"I5: {path} is removed, and a power cut would leave no copy in the archive")
@@ -134,6 +147,11 @@ def _where(upload: dict[str, Any]) -> str:
     return str(upload.get("renamed_to") or upload["path"])
 
 
+def proofs(world: World) -> set[str]:
+    """Return what may show here that a file has arrived."""
+    return {"duration"} if world.server.transcodes else {"size", "bytes"}
+
+
 def check_end(world: World) -> None:
     """Check what a world leaves when it has ended. Raises ``Broken``."""
     if world.server.broken:
@@ -149,11 +167,8 @@ def check_end(world: World) -> None:
 
 
 def _landed(world: World) -> list[Record]:
-    return [
-        record
-        for record in world.server.records.values()
-        if record.completed_at is not None and record not in world.foreign
-    ]
+    """Return the records that hold a whole file as it was sent, and are there."""
+    return [record for record in world.server.records.values() if holds_all(record) and record not in world.foreign]
 
 
 def _every_file_once(world: World) -> None:
@@ -173,7 +188,9 @@ def _every_file_once(world: World) -> None:
 
 
 def _nothing_half(world: World) -> None:
-    """I1: each finished record holds a file as it was while it stood still, byte for byte."""
+    """I1 and I27: each finished record holds a file as it was while it stood still; what is spoilt is gone or told."""
+    if wrong := world.spoilt.check_end():
+        raise Broken(wrong)
     whole = {
         version.content: version
         for version in world.folder.versions
@@ -259,7 +276,7 @@ def _no_unexpected_error(world: World) -> None:
 
 
 def _ledger_is_true(world: World) -> None:
-    """I14: the ledger has at most one line for each record, with the sha256 of the record's bytes."""
+    """I14 and I25: the ledger has at most one line for each record, with its sha256 and with what has proven it."""
     seen = set()
     for line in world.disk.ledger.splitlines():
         finished = json.loads(line)["upload"]
@@ -269,3 +286,5 @@ def _ledger_is_true(world: World) -> None:
         seen.add(record.id)
         if hashlib.sha256(record.content).hexdigest() != finished["sha256"]:
             raise Broken(f"I14: the ledger's line for {record.id} is not about what it holds")
+        if record.deleted or finished.get("proof", "ready") not in proofs(world):
+            raise Broken(f"I25: the ledger's line for {record.id} says that it is proven by {finished.get('proof')!r}")

@@ -22,7 +22,7 @@ from simulation.server import PASSWORD, USER
 from uploader.app.application import Application
 from uploader.config import Config, ServerConfig, UploadConfig, WatchConfig
 from uploader.domain import errors, events
-from uploader.domain.model import EVERYTHING, State, Upload
+from uploader.domain.model import EVERYTHING, ServerCapabilities, State, Upload
 from uploader.files import SentFile
 from uploader.stages.lease import Leases
 from uploader.store import Store
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from simulation.world import World
 
 TICKS: Final = 2**20  # of a second
+RESCAN: Final = 60.0  # s between two scans
+SCANS: Final = 4  # that the world goes on for while a recording has a hidden name
 
 
 class Clock:
@@ -74,6 +76,8 @@ class Life:
         self._mended: Counter[str] = Counter()
         self._mend_from = 0.0
         self._resume_from: float | None = None
+        self._scanned_from: float | None = None
+        self._starts_again = False
         self.done = False
         self._commands: list[asyncio.Task[None]] = []
 
@@ -83,6 +87,8 @@ class Life:
         bus.listen(self._hear)
         self._loop = asyncio.get_running_loop()
         self.store = Store(Folder(world.disk), clock, bus)
+        if world.receiver.learnt is not None and self.store.capabilities.probed_at is None:
+            self._plant(world.receiver.learnt)
         environ = {"VALT_UPLOADER_PASSWORD": PASSWORD}
 
         def make_application(config: Config, leases: Leases) -> Application:
@@ -102,9 +108,16 @@ class Life:
             )
 
         self.operator = Process(make_application, world.config, self.store, clock, bus)
+        self.operator.probe = world.receiver.probed
         world._living = self
         await self.operator.run()
         await self.store.close()
+
+    def _plant(self, learnt: ServerCapabilities) -> None:
+        """Let the state hold what an earlier ``check --probe`` has found out."""
+        self.store.learn(
+            chunks=learnt.chunks, transcodes=learnt.transcodes, version=learnt.version, probed_at=self._world.wall()
+        )
 
     def end(self) -> None:
         """Do what SIGTERM does."""
@@ -158,9 +171,8 @@ class Life:
         store, world = self.store, self._world
         if store.paused and not self._resumes():
             return
-        for upload in store.uploads.values():
-            if upload.state is not State.PARKED:
-                return
+        if any(upload.state is not State.PARKED for upload in store.uploads.values()):
+            return
         if any(not orphan.landed for orphan in store.orphans.values()) or self.operator.settling:
             return
         if store.uploads and world.now < self._mend_from:
@@ -172,9 +184,28 @@ class Life:
             known = store.ledger.knows(path, len(file.data), file.mtime_ns) or not world.orders.takes(path)
             if file.data and not known:
                 return
-        if self._reports_forgotten() and world.next_event() == NEVER and all(task.done() for task in self._commands):
+        if self._waits_for_hidden() or not self._reports_forgotten():
+            return
+        if world.next_event() == NEVER and all(task.done() for task in self._commands):
             self.done = True
             self.end()
+
+    def _waits_for_hidden(self) -> bool:
+        """True while a recording has a hidden name, and is still to be put back.
+
+        A scan puts back what a removal of an earlier process has left. If the removal failed in this process, and its
+        upload was forgotten, the next process does it. So the process is started again, once.
+        """
+        world = self._world
+        if not world.folder.hidden():
+            return False
+        self._scanned_from = self._scanned_from or world.now
+        if world.now > self._scanned_from + SCANS * RESCAN and not self._starts_again:
+            if world.started_again:
+                return False
+            world.started_again = self._starts_again = True
+            self.end()
+        return True
 
     def _reports_forgotten(self) -> bool:
         """True when no orphan is reported to the operator. Otherwise forget one, where there is an operator."""
@@ -196,13 +227,15 @@ class Life:
         return True
 
     def _mend(self, upload: Upload) -> None:
-        """Do what an operator would: retry the upload, or forget it when its file is gone."""
+        """Do what an operator would: retry the upload, or forget it when its file is gone or another one."""
         self._mended[upload.path] += 1
         self._mend_from = self._world.now + SLOW
         if self._mended[upload.path] <= 10:
             self._world.count("retried by operator")
+            if upload.last_error is not None and "check --probe" in upload.last_error.reason:
+                self.command("probed", "the server")
             self.command("retry", upload.where if self._world.plan.operator else upload.path)
-        elif upload.where not in self._world.folder.files:
+        elif not self._world.folder.has(upload.where, upload.identity):
             self.command("forget", upload.path)
 
 
@@ -238,6 +271,7 @@ def config_for(after_upload: str) -> Config:
             "username": USER,
             "stall_timeout": "10s",
             "doubt_settle": f"{DOUBT:.0f}s",
+            "probe": "never",  # its results are planted: see ``receivers``
         }
     )
     upload = UploadConfig.model_validate({"workers": 2, "ready_timeout": "60s"}).model_copy(
@@ -248,7 +282,7 @@ def config_for(after_upload: str) -> Config:
             "path": ROOT,
             "settle": f"{SETTLE:.0f}s",
             "mode": "poll",
-            "rescan": "60s",
+            "rescan": f"{RESCAN:.0f}s",
             "after_upload": after_upload,
             "move_to": MOVED if after_upload == "move" else "",
         }

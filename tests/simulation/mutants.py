@@ -18,18 +18,22 @@ from simulation.folder import Reading
 from simulation.plan import Plan
 from simulation.recordings import CALLS as DISPOSAL
 from simulation.run import Found, play, simulated
-from uploader.domain import errors, lifecycle
+from uploader.app import application
+from uploader.domain import errors, lifecycle, proof
+from uploader.domain.chunk_size import ChunkRule, chunks_work
 from uploader.domain.lifecycle import Step
-from uploader.domain.model import Orphan, State, Upload
+from uploader.domain.model import Orphan, ServerCapabilities, State, Upload
 from uploader.domain.selection import HIDDEN_PREFIX
 from uploader.files import Recording, copying, dispose, inspection, naming, set_aside
 from uploader.files.set_aside import Disposer
 from uploader.runtime.log import get_logger
 from uploader.server.port import RecordDetails
 from uploader.server.valt.watchdog import Watchdog
+from uploader.stages import enqueue, failure_handler, transfer
 from uploader.stages.enqueue import Enqueue, FileKind
 from uploader.stages.finish import Finish
 from uploader.stages.orphan_cleanup import OrphanCleanup
+from uploader.stages.prove import Prove
 from uploader.stages.records import RecordCreator
 from uploader.stages.transfer import Transfer
 from uploader.store import Store
@@ -359,14 +363,52 @@ def _removed_by_name(patch: Patch) -> None:
     patch.setattr(set_aside, "remove", remove)
 
 
+def _ready_is_enough(patch: Patch) -> None:
+    async def prove(self: Prove, upload: Upload) -> None:
+        await self._proven(upload.path, "ready")
+
+    patch.setattr(Prove, "prove", prove)
+
+
+def _size_not_asked(patch: Patch) -> None:
+    patch.setattr(proof, "_by_size", lambda evidence: proof.Proven("size"))
+
+
+def _duration_not_compared(patch: Patch) -> None:
+    patch.setattr(proof, "durations_agree", lambda recorded, shown: True)
+
+
+def _spoilt_removed_first(patch: Patch) -> None:
+    start_over = lifecycle.start_over
+
+    def mutant(upload: Upload, *, now: float, settle: float, spoilt: bool = False) -> tuple[Upload, Orphan | None]:
+        fresh, orphan = start_over(upload, now=now, settle=settle, spoilt=spoilt)
+        if spoilt:
+            (orphan,) = lifecycle.spoilt_orphans(replace(upload, spoilt=fresh.spoilt[-1:]), now=now, replaced=True)
+        return replace(fresh, spoilt=()), orphan
+
+    patch.setattr(lifecycle, "start_over", mutant)
+
+
+def _chunks_before_they_were_seen_to_work(patch: Patch) -> None:
+    def chunk_size_now(config: ChunkRule, capabilities: ServerCapabilities, *, now: float) -> int:
+        if chunks_work(capabilities, now=now) is False:
+            return 0
+        return config.chunk_size
+
+    for module in (application, enqueue, failure_handler, transfer):
+        patch.setattr(module, "chunk_size_now", chunk_size_now)
+
+
 MOVER: Final = Plan(seed=0, kind="append", after_upload="move", disks="two links")
+SPOILER: Final = Plan(seed=0, kind="double", after_upload="delete")
 DELETER: Final = Plan(seed=0, kind="append", after_upload="delete", disks="one noreplace")
 
 MUTANTS: Final = (
     Mutant("the folder is not synced after a save", (_no_folder_fsync,), ("I6:", "I4:", "I5:")),
     Mutant("a save is not synced before it gets its name", (_no_file_fsync,), ("I6:",)),
     Mutant("the state is rewritten in place", (_in_place,), ("I6:",), seeds=(108,)),
-    Mutant("what a start finds is not made durable", (_nothing_made_durable,), ("I4:", "I5:", "I6:"), seeds=(32,)),
+    Mutant("what a start finds is not made durable", (_nothing_made_durable,), ("I4:", "I5:", "I6:"), seeds=(1078,)),
     Mutant(
         "the intent is not saved before the call", (_unsaved(lambda upload: upload.state is State.CREATING),), ("I4:",)
     ),
@@ -383,13 +425,13 @@ MUTANTS: Final = (
     Mutant("the offset is saved before the answer", (_offset_before_the_answer,), ("I4:",)),
     Mutant("a chunk in doubt is sent again", (_sent_again_in_doubt,), ("I2:",)),
     Mutant("a lost answer counts as a cut", (_lost_answer_is_a_cut,), ("I2:", "I13:", "I1:", "I5:")),
-    Mutant("a doubt is resolved before its settle time", (_no_wait_in_doubt,), ("I1:", "I13:"), seeds=(15,)),
+    Mutant("a doubt is resolved before its settle time", (_no_wait_in_doubt,), ("I1:", "I13:"), seeds=(33,)),
     Mutant(
         "a doubt is timed by the wall clock",
         (_doubt_by_the_wall_clock,),
         ("I1:",),
-        plan=Plan(0, "whole", faults=0.5, cuts=True, clock=1.0, only=("jump",)),
-        seeds=(2728, 2944, 408),
+        plan=Plan(0, "append", faults=0.4, clock=1.0, only=("jump",), operator=True),
+        seeds=(67,),
     ),
     Mutant("nothing is given time to settle", (_no_settle_time,), ("I1:", "I13:")),
     Mutant("a file is removed before its video is ready", (_created_is_ready,), ("I5:",)),
@@ -401,8 +443,8 @@ MUTANTS: Final = (
         plan=Plan(0, "append", only=("rewrite", "replace")),
     ),
     Mutant("each task logs in by itself", (_everybody_logs_in,), ("I8:",)),
-    Mutant("an orphan is deleted without a look", (_no_settle_time, _orphan_unlooked), ("holds a video",), seeds=(15,)),
-    Mutant("an orphan is deleted before it is saved as one", (_orphan_unsaved,), ("I4:",), seeds=(34,)),
+    Mutant("an orphan is deleted without a look", (_no_settle_time, _orphan_unlooked), ("holds a video",), seeds=(94,)),
+    Mutant("an orphan is deleted before it is saved as one", (_orphan_unsaved,), ("I4:",), seeds=(44,)),
     Mutant("every empty record of the name is taken for the product's own", (_every_empty_record_is_own,), ("I13:",)),
     Mutant("a token is in a log line", (_token_in_the_log,), ("I7:",)),
     Mutant(
@@ -410,28 +452,51 @@ MUTANTS: Final = (
         (_beginning_not_proved,),
         ("I1:", "I14:"),
         plan=Plan(0, disk=0.0, after_upload="keep"),
-        seeds=(288,),
+        seeds=(19,),
     ),
     Mutant("a change while sending is not noticed", (_change_unnoticed,), ("I1:", "I14:", "I5:")),
     Mutant(
         "an intent is forgotten when its file changes",
         (_intent_forgotten,),
         ("I13:",),
-        plan=Plan(0, "append", only=("rewrite", "replace")),
-        seeds=(98,),
+        plan=Plan(0, "append", faults=0.6, only=("rewrite", "replace")),
+        seeds=(14,),
     ),
     Mutant(
         "the server's clock is computed from the machine's wall clock",
         (_wall_clock_believed,),
         ("I13:",),
         plan=Plan(0, "append", only=("jump",)),
-        seeds=(755,),
+        seeds=(512,),
     ),
-    Mutant("copies share a temporary name", (_copies_share_a_name,), ("I5:", "I23:"), plan=MOVER, seeds=(843,)),
+    Mutant("copies share a temporary name", (_copies_share_a_name,), ("I5:", "I23:"), plan=MOVER, seeds=(160,)),
     Mutant("a copy is not synced before its source goes", (_copy_not_synced,), ("no copy in the archive",), plan=MOVER),
     Mutant("the archive is not synced before the source goes", (_archive_not_synced,), ("no copy in",), plan=MOVER),
     Mutant("a removal is not synced before it counts", (_removal_not_synced,), ("is there again",), plan=DELETER),
-    Mutant("what is put back overwrites", (_put_back_overwrites,), ("I23:",), plan=DELETER),
+    Mutant("what is put back overwrites", (_put_back_overwrites,), ("I23:",), plan=DELETER, seeds=(118,)),
     Mutant("what a crash left set aside is forgotten", (_set_aside_and_forgotten,), ("I24:", "I11:"), plan=DELETER),
     Mutant("a file is removed by its name, unchecked", (_removed_by_name,), ("no ready record holds",), plan=DELETER),
+    Mutant("ready is enough", (_ready_is_enough,), ("no ready record holds",), plan=SPOILER, seeds=(1,)),
+    Mutant("the size is not asked", (_size_not_asked,), ("no ready record holds",), plan=SPOILER, seeds=(1,)),
+    Mutant(
+        "durations are not compared",
+        (_duration_not_compared,),
+        ("no ready record holds",),
+        plan=replace(SPOILER, kind="transcoding"),
+        seeds=(10,),
+    ),
+    Mutant(
+        "a spoilt record is removed first",
+        (_spoilt_removed_first,),
+        ("I27:",),
+        plan=replace(SPOILER, kind="last"),
+        seeds=(0,),
+    ),
+    Mutant(
+        "chunks before they were seen to work",
+        (_chunks_before_they_were_seen_to_work,),
+        ("I26:",),
+        plan=replace(SPOILER, kind="short"),
+        seeds=(8,),
+    ),
 )

@@ -13,8 +13,9 @@ from uploader.app import operator
 from uploader.app.application import Application
 from uploader.app.daemon import differ_in_limits_alone
 from uploader.config import Config
+from uploader.diagnostics.probe_results import ProbeResult, apply
 from uploader.domain import events
-from uploader.domain.model import State, Upload
+from uploader.domain.model import ServerCapabilities, State, Upload
 from uploader.runtime.clock import Clock
 from uploader.stages.lease import Leases
 from uploader.store import Store
@@ -29,6 +30,8 @@ class Commands:
         self.forget = self._product.forget
         self.pause = self._product.pause
         self.resume = self._product.resume
+        self._clock = clock
+        self.probe: Callable[[float], ServerCapabilities]  # what ``check --probe`` finds out, by the time
 
     def at(self, name: str) -> Upload | None:
         """Return the upload of the file that has, or had, this name."""
@@ -38,6 +41,13 @@ class Commands:
         """Let a parked or waiting upload go on now."""
         await self._product.try_server_again()
         return await self._product.retry(name)
+
+    async def probed(self, about: str) -> bool:
+        """Save what ``check --probe`` has found out, as the daemon does."""
+        del about
+        apply(self._store, ProbeResult(learnt=self.probe(self._clock.now())))
+        await self._store.commit()
+        return True
 
 
 class Stopped(Commands):

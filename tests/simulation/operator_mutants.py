@@ -9,11 +9,13 @@ from typing import Any, Final, TypeVar
 
 from simulation.mutants import Mutant, Patch
 from simulation.plan import Plan
-from uploader.domain.model import State, Upload
+from uploader.domain import lifecycle
+from uploader.domain.model import Orphan, State, Upload
 from uploader.stages.file_rules import DisposalRule, FileRules
 from uploader.stages.lease import Leases
 from uploader.stages.queues import Job
 from uploader.stages.transfer import Outcome, Transfer
+from uploader.store import uploads
 from uploader.store.uploads import UploadTable
 
 R = TypeVar("R")
@@ -91,9 +93,24 @@ def _only_the_first_name(patch: Patch) -> None:
     patch.setattr(UploadTable, "at", lambda self, name: self.all.get(name))
 
 
+def _spoilt_not_remembered(patch: Patch) -> None:
+    worth_saving = uploads.worth_saving
+    patch.setattr(uploads, "worth_saving", lambda upload: worth_saving(replace(upload, spoilt=())))
+
+
+def _spoilt_of_forgotten_removed(patch: Patch) -> None:
+    spoilt_orphans = lifecycle.spoilt_orphans
+
+    def mutant(upload: Upload, *, now: float, replaced: bool) -> tuple[Orphan, ...]:
+        del replaced
+        return spoilt_orphans(upload, now=now, replaced=True)
+
+    patch.setattr(lifecycle, "spoilt_orphans", mutant)
+
+
 MUTANTS: Final = (
-    Mutant("an upload has no lease", (_no_lease,), ("I21:", "I16:", "I3:"), plan=BUSY, seeds=(18,)),
-    Mutant("a stale write is taken", (_nobody_is_stopped, _stale_writes_are_taken), ("I16:",), plan=BUSY, seeds=(53,)),
+    Mutant("an upload has no lease", (_no_lease,), ("I21:", "I16:", "I3:"), plan=BUSY, seeds=(8,)),
+    Mutant("a stale write is taken", (_nobody_is_stopped, _stale_writes_are_taken), ("I16:",), plan=BUSY, seeds=(678,)),
     Mutant("a queued file keeps its old rule", (_queued_keeps_its_rule,), ("I19:",), plan=BUSY),
     Mutant(
         "what becomes of a file was decided when it was queued",
@@ -108,6 +125,20 @@ MUTANTS: Final = (
         plan=replace(QUIET, commands=((150, "forget", "/rec/a.mp4"),)),  # while the small file is sent
     ),
     Mutant(
-        "a renamed file is known by its first name alone", (_only_the_first_name,), ("I20:",), plan=BUSY, seeds=(408,)
+        "spoilt records of a queued upload are not saved",
+        (_spoilt_not_remembered,),
+        ("I27:",),
+        plan=replace(BUSY, kind="last"),
+        seeds=(1121,),
+    ),
+    Mutant(
+        "spoilt records of a forgotten upload are removed",
+        (_spoilt_of_forgotten_removed,),
+        ("I27:",),
+        plan=replace(BUSY, kind="last"),
+        seeds=(4,),
+    ),
+    Mutant(
+        "a renamed file is known by its first name alone", (_only_the_first_name,), ("I20:",), plan=BUSY, seeds=(146,)
     ),
 )

@@ -50,7 +50,9 @@ class Orders:
     asked: Counter[str] = field(default_factory=Counter)  # by verb, for what each allows: log-ins, tries
     again: Counter[str] = field(default_factory=Counter)  # by sha256 of a content: how often it may be sent anew
     _forgotten: set[str] = field(default_factory=set)  # records, and the intents of those that had none yet
+    _forgetting: set[str] = field(default_factory=set)  # the same of every ``forget`` that was given
     _forgotten_orphans: set[str] = field(default_factory=set)  # records that are to be reported no more
+    _adoptable: set[str] = field(default_factory=set)  # records that were given up, and may have landed whole
     forgotten_files: set[str] = field(default_factory=set)
     _known: dict[str, set[str]] = field(default_factory=dict)  # by path: its records and intents, as they were saved
     _begun: set[str] = field(default_factory=set)  # paths of uploads that were begun under an older configuration
@@ -95,6 +97,8 @@ class Orders:
 
     def _allow_again(self, order: Order) -> None:
         """Count which contents may be sent again: that of the forgotten upload, and that of the file now."""
+        if order.upload is not None:
+            self._forgetting |= self._known.get(order.upload.path, set())
         contents = {order.upload.identity.edges} if order.upload is not None else set()
         for name in (
             order.about,
@@ -113,7 +117,7 @@ class Orders:
         if order.verb == "pause":
             self._pause(order, at_work)
         elif order.verb == "forget" and done:
-            self._forget(order)
+            self._forget(order, now)
         elif order.config is not None and not order.crossed:
             for other in before:
                 other.crossed |= other.config is not None  # its answer says nothing more about what is in force
@@ -133,13 +137,18 @@ class Orders:
             self._may_repeat += self._in_flight
             self._one_more |= at_work
 
-    def _forget(self, order: Order) -> None:
+    def _forget(self, order: Order, now: Upload | None) -> None:
         if order.about.startswith("record-"):
             self._forgotten_orphans.add(order.about)
             self.look_at_saved()
         if order.upload is None:
             return  # found, or given up, a moment after the command was given
-        self._forgotten |= self._known.pop(order.upload.path, set())
+        marks = self._known.pop(order.upload.path, set())
+        if now is not None and now.serial != order.upload.serial:  # its file was found again before the answer
+            kept = {f"the intent of {now.intent_at} for {now.path}"} | ({now.ids.record} if now.ids else set())
+            self._known[now.path] = marks & kept
+            marks -= kept
+        self._forgotten |= marks
         self.forgotten_files |= {order.upload.path, order.upload.where}
         self.look_at_saved()
 
@@ -162,16 +171,25 @@ class Orders:
 
     def look_at_saved(self) -> None:
         """I16: no save contains what was forgotten. Called after each save."""
-        for orphan in self.world.disk.announced()["orphans"] if self._forgotten_orphans else ():
+        saved = self.world.disk.announced()
+        for orphan in saved["orphans"]:
             if orphan["record"] in self._forgotten_orphans:
                 self.world.fail(f"I16: the report of {orphan['record']} was forgotten, and it is saved")
+            if orphan.get("identity"):
+                self._adoptable.add(orphan["record"])
         for upload in self._uploads():
             if upload.get("forgotten"):
                 continue  # whether its record was made is still to be found out
             for mark in _marks(upload):
                 self._known.setdefault(upload["path"], set()).add(mark)
+                if mark in self._adoptable - {orphan["record"] for orphan in saved["orphans"]}:
+                    self._forgotten.discard(mark)  # it has landed whole, and its file was queued again: it is adopted
                 if mark in self._forgotten:
                     self.world.fail(f"I16: {upload['path']} was forgotten, and {mark} is saved as {upload['state']}")
+
+    def may_be_forgotten(self, record: str) -> bool:
+        """True when the operator has forgotten the upload of a record, or a kill has left that unanswered."""
+        return record in self._forgotten | self._forgetting
 
     def look_at_ledger(self, line: bytes) -> None:
         """I16: no ledger line is written for what was forgotten."""

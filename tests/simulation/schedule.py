@@ -34,7 +34,7 @@ class Schedule:
     def begin(self) -> None:
         """Choose when the first command is given. Half of the stormy worlds get a third file, so that uploads queue."""
         world, workers = self._world, self._world.plan.workers
-        world.disk.on_save, world.disk.on_append = world.orders.look_at_saved, world.orders.look_at_ledger
+        world.disk.on_append = world.orders.look_at_ledger
         if world.plan.operator:
             workers = 1 + int(world.chance() * 2)
             self._left = 1 + int(world.chance() * 6)
@@ -94,6 +94,7 @@ class Schedule:
         world.kill_at = world.steps + 1 + int(60 * world.chance()) if world.plan.operator else NO_STEP
         world.kill_gently = False
         world.orders.born()
+        world.spoilt.born()
         try:
             Loop(world, BUDGET).live(self._on_the_state(verb, about))
         except (Dead, StateUnusable):

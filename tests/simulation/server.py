@@ -13,7 +13,7 @@ from email.utils import formatdate
 from functools import lru_cache
 from typing import Any, Final, Protocol
 
-from uploader.testing.simulator.semantics import Held, Semantics, parse_content_range, receive
+from uploader.testing.simulator.semantics import ContentRange, Held, Semantics, parse_content_range, receive, write_into
 
 LATEST: Final = 90.0  # s that a request may be on its way after its client has given up
 PASSWORD: Final = "marked-secret-password"
@@ -53,11 +53,18 @@ class Record:
     completed_at: float | None = None
     processing: float = 0.0
     deleted: bool = False
+    sent: bytearray = field(default_factory=bytearray)  # what the client has sent, each byte where it belongs
+    total: int = 0  # bytes of the file, by the client
 
     @property
     def content(self) -> bytes:
         """The bytes of its video so far."""
         return bytes(self.files[0])
+
+    @property
+    def spoilt(self) -> bool:
+        """True when it shows a video that is not what was sent."""
+        return self.completed_at is not None and not (len(self.sent) == self.total and self.sent == self.files[0])
 
 
 @dataclass(frozen=True)
@@ -94,9 +101,12 @@ def _json(status: int, document: Any) -> Reply:
 class Server:
     """One VALT server. ``fights``: a log-in ends the token before it."""
 
-    def __init__(self, ground: Ground, semantics: Semantics, *, limit: int = 0, slow: float = 0.0) -> None:
-        """*limit*: bytes of a chunk from which on it answers 413; 0: none. *slow*: s that processing may take."""
-        self._ground, self._semantics, self._limit, self._slow = ground, semantics, limit, slow
+    def __init__(
+        self, ground: Ground, semantics: Semantics, *, limit: int = 0, slow: float = 0.0, transcodes: bool = False
+    ) -> None:
+        """*limit*: bytes of a chunk above which it answers 413; 0: none. *slow*: s that processing may take."""
+        self._ground, self.semantics, self.limit, self._slow = ground, semantics, limit, slow
+        self.transcodes = transcodes  # what it hands out is not what it got
         self.records: dict[str, Record] = {}
         self.token = ""
         self.tokens: list[str] = []
@@ -104,6 +114,8 @@ class Server:
         self.links: dict[str, float] = {}  # secrets of download links, and when each was given
         self.origin = "http://127.0.0.1"  # what links begin with
         self.hands_out = True  # False: the port that links lead to is closed
+        self.answers_head = True  # False: the host that links lead to answers HEAD with 405
+        self.tells_sizes = True  # False: that host sends no Content-Length, and does not know ranges
         self.broken: list[str] = []  # invariants that a request has broken
         self.before_delete: Callable[[Record], None] = lambda record: None
 
@@ -157,7 +169,8 @@ class Server:
             url = f"{self.origin}:8000/distribution/{known.id}/{known.video}.mp4?access_token={secret}"
             return _json(200, {"url": url})
         if len(parts) == 2:
-            return _json(200, {"data": _row(known) | {"videos": self._videos(known)}})
+            duration = duration_of(known.content) if self.is_ready(known) else 0.0
+            return _json(200, {"data": _row(known) | {"videos": self._videos(known), "duration": duration}})
         if parts[2] == "delete":
             self.before_delete(known)
             known.deleted = True
@@ -170,7 +183,12 @@ class Server:
         given = self.links.get(request.token, float("-inf"))
         if record is None or record.deleted or self._ground.now - given >= LINK_LIFETIME:
             return Reply(404, NOT_THERE)
-        headers, content = {"Content-Type": "video/mp4"}, record.content
+        if request.method == "HEAD" and not self.answers_head:
+            return Reply(405)
+        headers = {"Content-Type": "video/mp4"}
+        content = transcoded(record.content) if self.transcodes else record.content
+        if not self.tells_sizes:
+            return Reply(200, b"" if request.method == "HEAD" else content, headers)
         if request.wanted == "bytes=0-0":
             return Reply(206, content[:1], headers | {"Content-Range": f"bytes 0-0/{len(content)}"})
         body = b"" if request.method == "HEAD" else content
@@ -197,29 +215,39 @@ class Server:
         if chunk is None or chunk.size != len(request.body):
             self.broken.append(f"I2: {record.id} got {request.range} with {len(request.body)} bytes")
             return _json(400, {"data": {"message": "Invalid Content-Range header value"}, "code": 400})
-        if self._limit and chunk.size > self._limit:
+        if self.limit and chunk.size > self.limit:
             return Reply(413, TOO_LARGE)
-        taken = receive(self._semantics, record.held, chunk)
+        taken = receive(self.semantics, record.held, chunk)
         if taken is None:
             return _json(400, {"data": {"message": "Invalid Content-Range header value"}, "code": 400})
         if chunk.start != record.taken_to or record.completed_at is not None:
             self.broken.append(f"I2: {record.id} got {chunk}, after it had taken all up to {record.taken_to}")
         record.taken_to = chunk.end + 1
-        self._put(record, taken.file, taken.at, request.body)
+        _note_sent(record, chunk, request.body)
+        while len(record.files) <= taken.file:
+            record.files.append(bytearray())
+        write_into(record.files[taken.file], taken, request.body)
         record.held = taken.held
-        if taken.held.complete and record.completed_at is None:
+        if taken.held.complete and (record.completed_at is None or taken.fresh):
             record.completed_at = self._ground.now
         headers = {} if taken.acknowledged is None else {"Range": f"0-{taken.acknowledged - 1}"}
         return Reply(201, b"", headers)
 
-    @staticmethod
-    def _put(record: Record, file: int, at: int, body: bytes) -> None:
-        while len(record.files) <= file:
-            record.files.append(bytearray())
-        data = record.files[file]
-        if len(data) < at:
-            data.extend(bytes(at - len(data)))
-        data[at : at + len(body)] = body
+
+def duration_of(content: bytes) -> float:
+    """Return how many seconds a content plays: ten for each byte, so that one byte more or less is seen."""
+    return len(content) * 10.0
+
+
+def transcoded(content: bytes) -> bytes:
+    """Return what a server that transcodes makes of a video: other bytes, and another number of them."""
+    return b"transcoded" + content[::-1]
+
+
+def _note_sent(record: Record, chunk: ContentRange, body: bytes) -> None:
+    record.total = chunk.total
+    record.sent.extend(bytes(max(0, chunk.start - len(record.sent))))
+    record.sent[chunk.start : chunk.end + 1] = body
 
 
 def _row(record: Record) -> dict[str, Any]:

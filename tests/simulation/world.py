@@ -23,11 +23,12 @@ from simulation.invariants import Broken, Watch, check_end
 from simulation.kernel import NEVER, Dead, Loop, Task
 from simulation.orders import TIME_TO_END, Orders
 from simulation.plan import BUDGET, CALM, EPOCH, NO_STEP, SETTLE, SLOW, STORM, Plan
+from simulation.receivers import receiver_of
 from simulation.schedule import Schedule
 from simulation.server import USER, Record, Request, Server
+from simulation.spoilt import SpoiltRecords
 from uploader.config import Config
 from uploader.domain.errors import StateUnusable
-from uploader.testing.simulator.semantics import Semantics
 
 CALLERS: Final = 6  # tasks that may call the server: workers, verify, sweep, and one more
 JUMPS: Final = (-86400.0, -3600.0, -30.0, 30.0, 3600.0, 86400.0)  # s
@@ -48,6 +49,7 @@ class World:
     power_cuts: int = 0
     counts: Counter[str] = field(default_factory=Counter)
     heard: list[Any] = field(default_factory=list)
+    started_again: bool = False  # to put back what was left under a hidden name
     failure: str = ""  # the first invariant that did not hold
     trace: list[str] | None = None  # every act, if somebody wants to read them
 
@@ -69,6 +71,7 @@ class World:
         self._tries = 0
         self.handles = 0
         self.orders = Orders(self)
+        self.spoilt = SpoiltRecords(self)
         self.watch = Watch(self)
         self.disk = disks.Disk(self)
         self.schedule = Schedule(self)
@@ -80,10 +83,11 @@ class World:
 
     def _prepare(self) -> None:
         plan, roll = self.plan, self.chance
-        limit = 5 if plan.kind == "limited" else 0
-        semantics = Semantics.OFFSET if plan.kind == "limited" else Semantics(plan.kind)
-        self.server = Server(self, semantics, limit=limit, slow=SLOW if plan.variety and roll() < 0.05 else 0.5)
+        self.receiver = it = receiver_of(plan)
+        slow = SLOW if plan.variety and roll() < 0.05 else 0.5
+        self.server = Server(self, it.semantics, limit=it.limit, slow=slow, transcodes=it.transcodes)
         self.server.before_delete = self.watch.before_delete
+        self.disk.on_save = self.watch.look_at_saved
         choice = ("keep", "delete", "move")[int(roll() * 3)] if plan.variety else "delete"
         self.config = process.config_for(plan.after_upload or choice)
         self._disk_rate = plan.disk if plan.faults and roll() < 0.3 else 0.0

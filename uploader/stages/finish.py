@@ -75,6 +75,7 @@ class Finish:
         if upload.proof is None and upload.moving_to is None:
             await self._prove_first(upload)
             return
+        await self._store.commit()  # a reload may have cancelled the save of the proof
         if await self._is_searched_for(upload):
             return  # it is finished after the search
         rule = await self._disposal(upload)

@@ -278,6 +278,7 @@ class Transfer:
         ids = _ids(upload)
         raise_if_paused(self._store, upload.path)
         details = await self._valt.details(ids.record)
+        raise_if_paused(self._store, upload.path)
         if details.status_of(ids.video) in RECEIVED_STATUSES:
             raise errors.ArrivedSpoilt(
                 "this server takes each chunk for the whole file: it shows a video after the first"

@@ -121,8 +121,13 @@ class UploadTable:
 
 
 def worth_saving(upload: Upload) -> bool:
-    """True when the next scan would not find this upload again as it is: it has begun, or has a failure to remember."""
-    return upload.state is not State.QUEUED or upload.last_error is not None or upload.restarts > 0
+    """True when the next scan would not find this upload again as it is.
+
+    It has begun, or has a failure or records that arrived spoilt to remember.
+    """
+    return (
+        upload.state is not State.QUEUED or upload.last_error is not None or upload.restarts > 0 or bool(upload.spoilt)
+    )
 
 
 def _keys(upload: Upload) -> Collection[Key]:
