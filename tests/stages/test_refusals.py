@@ -13,7 +13,7 @@ from parts import CHUNK, chunked, content_of, sha256, spans
 from uploader.domain import events
 from uploader.domain.model import ActionBy, ServerCapabilities
 from uploader.domain.retry import DAY, HOUR
-from uploader.testing.simulator import FAITHFUL, Semantics, Settings
+from uploader.testing.simulator import FAITHFUL, Fault, Semantics, Settings
 
 CHUNKED = [kind for kind in FAITHFUL if kind is not Semantics.WHOLE]
 DATA = content_of(4 * CHUNK + 9)
@@ -190,6 +190,24 @@ async def test_a_whole_only_server_is_remembered(tmp_path: Path) -> None:
         until = rig.store.capabilities.whole_only_until
         assert until is not None
         assert until > rig.clock.now() + 20 * 86400
+
+
+@pytest.mark.parametrize("size", [CHUNK, 5 * CHUNK], ids=["in one request", "in chunks"])
+async def test_a_first_chunk_refused_for_its_size_as_a_bad_request_is_sent_smaller(tmp_path: Path, size: int) -> None:
+    """PHP's limits say 400 in many words. Ranges were seen to work here, so the size is the suspect."""
+    async with Rig(tmp_path, upload={"chunk_size": 4 * CHUNK}) as rig:
+        rig.simulator.faults.append(
+            Fault(
+                call="upload", kind="status", status=400, body='{"data":{"message":"This value should not be null."}}'
+            )
+        )
+        await rig.start()
+        data = content_of(2 * size)
+        path = await rig.drop("a.mp4", data)
+        await rig.finished(path)
+        assert rig.record.sha256 == sha256(data)
+        assert rig.store.capabilities.chunk_limit == min(2 * CHUNK, size)
+        assert rig.store.capabilities.chunks is True
 
 
 async def test_whole_only_expires(tmp_path: Path) -> None:

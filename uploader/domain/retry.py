@@ -171,6 +171,7 @@ class FailureHistory:
     size: int = 0
     offset: int = 0  # bytes that the server has acknowledged
     begun: bool = True  # the server may know of it
+    chunks_work: bool = False  # the server was seen to put chunks together
     requests: int = 0  # acknowledged by its record; 1: the whole file went in one
     outage: bool = False  # other calls to the server failed, too, and none was answered since
     own_failures: int = 0  # in a row, that only this file's calls had; 0: the failure is the server's
@@ -319,6 +320,9 @@ def _start_over(
     if isinstance(error, errors.RecordSpoilt) and history.cause:
         last_error = replace(last_error, reason=f"{history.cause}; {last_error.reason}")
     refused_range, too_large = isinstance(error, errors.ChunkRefused), isinstance(error, errors.ChunkTooLarge)
+    if refused_range and history.chunks_work and history.offset == 0 and not history.smallest:
+        # Ranges were seen to work, so the first one is refused for its size: some handlers call that a bad request.
+        refused_range, too_large = False, True
     spoilt = isinstance(error, errors.ArrivedSpoilt)
     gone = isinstance(error, errors.RecordGone)
     begun = history.gone if gone else history.restarts

@@ -14,7 +14,7 @@ from typing import Protocol
 from uploader.config import Config
 from uploader.domain import errors, events, learnt, lifecycle, retry
 from uploader.domain.causes import Causes
-from uploader.domain.chunk_size import chunk_size_now, halved, limit_now
+from uploader.domain.chunk_size import chunk_size_now, chunks_work, halved, limit_now
 from uploader.domain.commands import typed
 from uploader.domain.model import ActionBy, LastError, ServerCapabilities, Sighting, State, Upload
 from uploader.domain.retry import Action, Decision
@@ -137,6 +137,7 @@ class FailureHandler:
             chunk_size=upload.chunk_size,
             size=upload.identity.size,
             offset=upload.offset,
+            chunks_work=chunks_work(self._store.capabilities, now=self._clock.now()) is True,
             requests=upload.chunks,
             begun=upload.state is not State.QUEUED,
             outage=self._breaker.going_on,
