@@ -121,6 +121,24 @@ async def test_a_server_that_transcodes_is_believed_by_its_durations(
         outcome.check(transcodes=True)
 
 
+async def test_a_file_that_was_replaced_after_it_was_sent_is_proven_by_the_length_that_it_had(tmp_path: Path) -> None:
+    """On a server that transcodes. The new recording is sent afterwards."""
+    settings = Settings(processing=0.0, transcodes=True, status_word="busy")
+    async with Rig(tmp_path, settings) as rig:
+        rig.build()
+        rig.store.learn(transcodes=True)
+        await rig.store.commit()
+        await rig.restart()
+        path = await rig.drop("a.mp4", RECORDING)
+        await rig.event(events.UploadSent, path=path)
+        rig.write("a.mp4", SMALL)
+        rig.simulator.change(status_word="ready")
+        await rig.event(events.UploadFinished, path=path)
+        await rig.scan()
+        await rig.event(events.UploadFinished, path=path, count=2)
+        assert {record.sha256 for record in rig.records} == {sha256(RECORDING), sha256(SMALL)}
+
+
 @pytest.mark.parametrize("durations", ["none", "zero"])
 async def test_a_server_that_transcodes_and_tells_no_durations_proves_nothing(tmp_path: Path, durations: Any) -> None:
     """Both recordings are kept, with that reason."""

@@ -155,6 +155,7 @@ def start_over(upload: Upload, *, now: float, settle: float, spoilt: bool = Fals
         intent_at=None,
         sent_at=None,
         ready_at=None,
+        recorded=0.0,
         duration=0.0,
         restarts=upload.restarts + 1,
     ), orphan

@@ -156,6 +156,7 @@ class Upload:
     by_hand: bool = field(default=False, metadata=RARE)  # named on the command line of ``upload``
     forgotten: bool = field(default=False, metadata=RARE)  # CREATING: dropped when its record is known to exist or not
     moving_to: str | None = None  # FINISHING: the path that the file is moved to
+    recorded: float = field(default=0.0, metadata=RARE)  # seconds, by the file's container; 0: unknown, or not needed
     duration: float = field(default=0.0, metadata=RARE)  # PROVING: seconds, by the server; 0: it does not say
     proof: Proof | None = field(default=None, metadata=RARE)  # FINISHING: what has shown that it arrived
     # ids of earlier records of it that hold something else than was sent; deleted when this one is proven

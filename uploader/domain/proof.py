@@ -134,7 +134,7 @@ def _by_duration(evidence: Evidence) -> Judgement:
 def _lacks(evidence: Evidence) -> str:
     """Say why the durations are no evidence."""
     if not evidence.recorded:
-        return "the file's container tells none"
+        return "the file's container tells none, or the file has changed since"
     if not evidence.shown:
         return "the server tells none"
     return f"the recording is too short for that ({evidence.recorded:.1f} s)"

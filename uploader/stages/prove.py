@@ -172,7 +172,9 @@ class Prove:
             case Missing.PROBE:  # it was tried, or is switched off
                 return evidence.with_answer(missing)
             case Missing.DURATIONS:
-                recorded = await self._shares.of(upload.root).duration(upload.where, upload.identity)
+                recorded: float | None = upload.recorded
+                if not recorded:  # it was not needed yet when the file was sent
+                    recorded = await self._shares.of(upload.root).duration(upload.where, upload.identity)
                 return evidence.with_answer(missing, recorded=recorded)
         if self._downloads.wait > 0:
             raise errors.DownloadUnavailable(self._downloads.reason, reached=False)

@@ -18,7 +18,7 @@ from typing import Final, Protocol
 from uploader.bandwidth import UploadThrottle
 from uploader.config import Config, ServerConfig
 from uploader.domain import errors, events, lifecycle
-from uploader.domain.chunk_size import chunk_size_now, chunks_work, grown
+from uploader.domain.chunk_size import chunk_size_now, chunks_work, grown, transcodes
 from uploader.domain.lifecycle import Step
 from uploader.domain.model import RecordIds, Sighting, State, Upload, shown
 from uploader.domain.retry import READY_POLL_FIRST, poll_pause, ready_limit
@@ -335,7 +335,7 @@ class Transfer:
         if held is not None and held != end:
             raise errors.RecordSpoilt(f"the server says it holds {held} bytes where {end} were sent")
         await recording.confirm()
-        await self._acknowledge(path)
+        await self._acknowledge(path, await self._recorded(upload) if end == size else 0.0)
 
     def _doubt_begins(self, path: str) -> None:
         """Count ``doubt_settle`` from now, when the request has ended. The failure handler saves it."""
@@ -350,9 +350,19 @@ class Transfer:
         if upload.state is State.IN_DOUBT:
             await self._store.save(lifecycle.advance(upload, Step.REFUSED))
 
-    async def _acknowledge(self, path: str) -> None:
+    async def _recorded(self, upload: Upload) -> float:
+        """Return the length of a file in seconds, if it is needed as evidence. Later it may be another file."""
+        if not transcodes(self._store.capabilities, now=self._clock.now()):
+            return 0.0
+        try:
+            return await self._shares.of(upload.root).duration(upload.where, upload.identity) or 0.0
+        except errors.ShareNotReady:
+            return 0.0  # asked again when it is needed
+
+    async def _acknowledge(self, path: str, recorded: float = 0.0) -> None:
         """Save that the chunk in doubt has arrived. After the last chunk, pass the upload to the verify stage."""
         upload = lifecycle.acknowledge(self._store.uploads[path], now=self._clock.now())
+        upload = replace(upload, recorded=recorded)
         memory = self._memories[path]
         memory.good += 1
         chunk_size = grown(upload.chunk_size, self._normal_chunk_size(), memory.good)
