@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from typing import Final
 from weakref import WeakValueDictionary
 
@@ -61,9 +62,7 @@ class RecordCreator:
             upload = raise_if_paused(self._store, path)
             if not is_as_configured(upload):  # the calls above may have taken long
                 return
-            begun_at = upload.begun_at or self._clock.now()
-            intent = {"intent_at": self._valt.server_now(), "begun_at": begun_at}
-            upload = await self._store.save(lifecycle.advance(upload, Step.INTEND, **intent))
+            upload = await self._save_intent(upload)
             if self._store.is_paused(upload):
                 await self._store.save(lifecycle.advance(upload, Step.NOT_CREATED))
                 return
@@ -77,6 +76,18 @@ class RecordCreator:
                 raise
             await self._store.save(lifecycle.advance(self._store.uploads[path], Step.CREATED, ids=ids))
             self._bus.publish(events.RecordCreated(path, ids.record, ids.video))
+
+    async def _save_intent(self, upload: Upload) -> Upload:
+        """Save that a record is about to be asked for. If that took long, save it again with a later time.
+
+        A lost answer is waited for from that time on. On a disk that refuses for a while the call is made much later.
+        """
+        begun_at = upload.begun_at or self._clock.now()
+        intent = {"intent_at": self._valt.server_now(), "begun_at": begun_at}
+        upload = await self._store.save(lifecycle.advance(upload, Step.INTEND, **intent))
+        while (now := self._valt.server_now()) - (upload.intent_at or 0.0) > SERVER_CLOCK_RESOLUTION:
+            upload = await self._store.save(replace(upload, intent_at=now))
+        return upload
 
     async def find(self, upload: Upload) -> None:
         """Find out whether the record of a saved intent exists (rule 6)."""
