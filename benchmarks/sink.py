@@ -23,6 +23,7 @@ from email.utils import formatdate
 BUFFER = 1 << 20  # bytes
 _number = itertools.count(1)
 counts: Counter[str] = Counter()  # calls, by name
+sizes: dict[str, int] = {}  # by record: bytes of its video, once it is complete
 first_upload: list[float] = []  # Unix seconds at which the first bytes of an upload arrived
 
 
@@ -49,7 +50,12 @@ class Connection:
                 self._drop(int(headers.get(b"content-length", 0)))
                 if self._delay:
                     time.sleep(self._delay)
-                self._answer(line.split(b" ")[1].split(b"?")[0].decode())
+                path = line.split(b" ")[1].split(b"?")[0].decode()
+                _note_end(path, headers.get(b"content-range", b"").decode())
+                if path.startswith("/distribution/"):
+                    self._hand_out(path)
+                else:
+                    self._answer(path, headers.get(b"host", b"").decode())
 
     def _head(self) -> bytes | None:
         while b"\r\n\r\n" not in self._rest:
@@ -69,15 +75,28 @@ class Connection:
                 raise ConnectionError
             length -= got
 
-    def _answer(self, path: str) -> None:
-        name, status, body = answer_to(path)
+    def _hand_out(self, path: str) -> None:
+        """Answer HEAD with the size of the video."""
+        counts["size"] += 1
+        head = b"HTTP/1.1 200 OK\r\nContent-Type: video/mp4\r\nContent-Length: %d\r\n\r\n"
+        self._peer.sendall(head % sizes[path.split("/")[2]])
+
+    def _answer(self, path: str, host: str) -> None:
+        name, status, body = answer_to(path, f"{'https' if isinstance(self._peer, ssl.SSLSocket) else 'http'}://{host}")
         counts[name] += 1
         text = b"" if body is None else json.dumps(body).encode()
         head = b"HTTP/1.1 %s\r\nDate: %s\r\nContent-Length: %d\r\n\r\n"
         self._peer.sendall(head % (status, formatdate(usegmt=True).encode(), len(text)) + text)
 
 
-def answer_to(path: str) -> tuple[str, bytes, object]:
+def _note_end(path: str, content_range: str) -> None:
+    """Note that a record's video is complete, if this was the last chunk."""
+    span, _, total = content_range.removeprefix("bytes ").partition("/")
+    if span and int(span.partition("-")[2]) + 1 == int(total):
+        sizes[path.split("/")[4]] = int(total)
+
+
+def answer_to(path: str, origin: str) -> tuple[str, bytes, object]:
     """Return the name of a call, its status and its answer."""
     match path.removeprefix("/api/v3").split("/")[1:]:
         case ["login"]:
@@ -90,7 +109,11 @@ def answer_to(path: str) -> tuple[str, bytes, object]:
         case ["records", record]:
             video = {"id": record.replace("record", "video"), "status": {"type": "ready"}}
             known = {"id": record, "name": "", "created": int(time.time()), "author": {"name": "uploader"}}
-            return "details", b"200 OK", {"data": known | {"videos": [video]}}
+            return "details", b"200 OK", {"data": known | {"videos": [video] if record in sizes else None}}
+        case ["records", "download", record, video]:
+            return "link", b"200 OK", {"url": f"{origin}/distribution/{record}/{video}.mp4?access_token=link"}
+        case ["admin", "general"]:
+            return "version", b"200 OK", {"data": {"version": "6.7.2"}}
         case ["counts"]:
             return "counts", b"200 OK", {**counts, "first_upload": first_upload}
         case _:

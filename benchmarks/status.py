@@ -72,7 +72,7 @@ def configured(place: Path) -> Path:
     file = place / "config.toml"
     file.write_text(
         f'[server]\nurl = "https://127.0.0.1:9"\nusername = "u"\npassword_file = "{place}/password"\n'
-        f'[[watch]]\npath = "{place}/recordings"\n[state]\ndir = "{place}/state"\n[log]\nlevel = "error"\n'
+        f'[[watch]]\npath = "/srv/begun"\n[state]\ndir = "{place}/state"\n[log]\nlevel = "error"\n'
     )
     return file
 

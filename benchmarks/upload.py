@@ -5,8 +5,8 @@
 Each round runs every contestant once. Prints medians over the rounds, and their ratios to curl. The sink is a process
 of its own; the row ``raw sendfile`` shows how fast it is. This project's client and the one like the vendor's measure
 themselves from log-in to answer, without the half second in which an interpreter starts. The daemon is measured by its
-log, from the first ``file-queued`` to the last ``upload-sent`` (many small files: ``video-ready``); its CPU time and
-memory are those of the whole process, including its start.
+log, from the first ``file-queued`` to the last ``upload-sent`` (many small files: ``upload-finished``); its CPU time
+and memory are those of the whole process, including its start.
 """
 
 from __future__ import annotations
@@ -17,12 +17,15 @@ import json
 import statistics
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 from urllib.request import urlopen
 
 from benchmarks.shared import GIB, MIB, ROOT, Cost, a_file, curl, machine, measured_inside, median, run, sink, spread
+from uploader.domain.model import ServerCapabilities
+from uploader.store import codec
 
 Contest = dict[str, Callable[[], Cost]]
 BASE = "curl -F"
@@ -45,15 +48,29 @@ def by_curl(url: str, files: Sequence[Path], *words: str, at_once: bool = False)
 
 
 def by_daemon(
-    url: str, watch: Path, *, workers: int = 4, chunk: str = "16 MiB", ca: Path | None = None, end: str = "upload-sent"
+    url: str,
+    watch: Path,
+    *,
+    workers: int = 4,
+    chunk: str = "16 MiB",
+    ca: Path | None = None,
+    proof: str = "auto",
+    end: str = "upload-sent",
 ) -> Cost:
-    """Let ``valt-uploader once`` send all files of a folder with a new state; measure up to the last event *end*."""
+    """Let ``valt-uploader once`` send all files of a folder with a new state; measure up to the last event *end*.
+
+    The state is as a probe leaves it that has seen the server put chunks together.
+    """
+    learnt = ServerCapabilities(chunks=True, transcodes=False, probed_at=time.time(), version="6.7.2")
     with tempfile.TemporaryDirectory(dir=watch.parent) as folder:
+        (Path(folder) / "state").mkdir(mode=0o700)
+        state = codec.encode_state(codec.StateSnapshot(1, capabilities=learnt), now=time.time())
+        (Path(folder) / "state" / "state.json").write_bytes(state)
         config = Path(folder) / "config.toml"
         config.write_text(
             f'[server]\nurl = "{url}"\nusername = "uploader"\n'
             + (f'ca_file = "{ca}"\n' if ca else "")
-            + f'[upload]\nworkers = {workers}\nchunk_size = "{chunk}"\n'
+            + f'[upload]\nworkers = {workers}\nchunk_size = "{chunk}"\nproof = "{proof}"\n'
             f'[[watch]]\npath = "{watch}"\nsettle = "0s"\n[state]\ndir = "{folder}/state"\n'
         )
         log = Path(folder) / "log"
@@ -143,8 +160,9 @@ def small_files(folder: Path, count: int) -> Iterator[tuple[str, int, Contest]]:
             {
                 BASE: lambda: by_curl(url, files),
                 "client, 4 at once": lambda: module("ours", url, "--at-once", "4", *files),
-                "daemon, 4 workers": lambda: by_daemon(url, files[0].parent, end="video-ready"),
-                "daemon, 16 workers": lambda: by_daemon(url, files[0].parent, workers=16, end="video-ready"),
+                "daemon, 4 workers": lambda: by_daemon(url, files[0].parent, end="upload-finished"),
+                "same, proof ready": lambda: by_daemon(url, files[0].parent, proof="ready", end="upload-finished"),
+                "daemon, 16 workers": lambda: by_daemon(url, files[0].parent, workers=16, end="upload-finished"),
             },
         )
 
