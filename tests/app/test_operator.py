@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +13,7 @@ from typing import Any
 import pytest
 from fakes import an_upload
 from harness import Rig
-from parts import CHUNK, content_of, sha256
+from parts import CHUNK, MortalDisk, content_of, sha256
 from shares import identify
 
 from uploader.app.application import Application
@@ -159,6 +161,38 @@ async def test_a_disposal_that_hangs_is_not_begun_again_by_a_reload(
         await rig.finished(path)
         assert most == 1
         assert rig.store.ledger.count == 1
+
+
+@pytest.mark.parametrize(("action", "mark"), [("move", '"moving_to"'), ("delete", '"finishing"')])
+async def test_a_file_is_moved_or_deleted_only_after_what_a_reload_left_unsaved_is_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, action: str, mark: str
+) -> None:
+    """The reload cancels a save that the disk refuses: the target, or that the video is ready, is in memory alone."""
+    dispose, replace_file = getattr(MountedShare, action), MortalDisk.replace
+    full = True
+    saved: list[bool] = []
+
+    def refuse(self: MortalDisk, name: str, *content: Any) -> None:
+        if full and mark.encode() in b"".join(content):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        replace_file(self, name, *content)
+
+    async with Rig(tmp_path, watch={"after_upload": action, "move_to": str(tmp_path / "done")}) as rig:
+
+        async def look(self: MountedShare, *args: Any) -> Any:
+            saved.append(mark in (rig.folder / "state" / "state.json").read_text())
+            return await dispose(self, *args)
+
+        monkeypatch.setattr(MountedShare, action, look)
+        monkeypatch.setattr(MortalDisk, "replace", refuse)
+        await rig.start()
+        path = await rig.drop("a.mp4", b"a")
+        await rig.event(events.StateNotSaved)
+        await reload(rig, settle="60ms")
+        await rig.until(lambda: saved or len(rig.seen(events.StateNotSaved)) > 1)
+        full = False
+        await rig.finished(path)
+        assert saved == [True]
 
 
 async def test_commands_know_a_file_by_the_name_that_it_has_now(tmp_path: Path) -> None:
