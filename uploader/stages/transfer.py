@@ -120,6 +120,7 @@ class Transfer:
             if upload is None or upload.state not in TRANSFER_STATES:
                 self._memories.pop(job.path, None)
                 self._doubts.forget(job.path)
+                self._records.forget(job.path)
 
     def stop(self) -> None:
         """Begin nothing more. Chunks that are in flight may end."""
