@@ -139,9 +139,20 @@ class Orders:
             self.look_at_saved()
         if order.upload is None:
             return  # found, or given up, a moment after the command was given
-        self._forgotten |= self._known.pop(order.upload.path, set())
+        self._forgotten |= self._known.pop(order.upload.path, set()) - self._marks_of_next(order.upload)
         self.forgotten_files |= {order.upload.path, order.upload.where}
         self.look_at_saved()
+
+    def _marks_of_next(self, forgotten: Upload) -> set[str]:
+        """Return the marks of the upload that has taken this one's path since the command was given.
+
+        While the save of a ``forget`` waits for the disk, its file may be found again. One save then contains both.
+        """
+        living = self.world._living
+        now = None if living is None else living.store.uploads.get(forgotten.path)
+        if now is None or now.serial == forgotten.serial:
+            return set()
+        return set(_marks({"path": now.path, "intent_at": now.intent_at})) | ({now.ids.record} if now.ids else set())
 
     def _check_retried(self, order: Order, done: bool, now: Upload | None) -> None:
         """I20: retry lets a parked upload go on."""
