@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +13,7 @@ from typing import Any
 import pytest
 from fakes import an_upload
 from harness import Rig
-from parts import CHUNK, content_of, sha256
+from parts import CHUNK, MortalDisk, content_of, sha256
 from shares import identify
 
 from uploader.app.application import Application
@@ -19,6 +21,7 @@ from uploader.domain import events
 from uploader.domain.model import ActionBy, LastError, MountIdentity, RecordIds, State
 from uploader.files import MountedShare
 from uploader.files.walk import WalkBatch, WalkFilter
+from uploader.server.valt import Valt
 from uploader.testing.simulator import CallName, Settings
 
 LARGE = content_of(6 * CHUNK)
@@ -159,6 +162,52 @@ async def test_a_disposal_that_hangs_is_not_begun_again_by_a_reload(
         await rig.finished(path)
         assert most == 1
         assert rig.store.ledger.count == 1
+
+
+@pytest.mark.parametrize(("action", "mark"), [("move", '"moving_to"'), ("delete", '"finishing"')])
+async def test_a_file_is_moved_or_deleted_only_after_what_a_reload_left_unsaved_is_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, action: str, mark: str
+) -> None:
+    """The reload cancels a save that the disk refuses: the target, or that the video is ready, is in memory alone."""
+    async with Rig(tmp_path, watch={"after_upload": action, "move_to": str(tmp_path / "done")}) as rig:
+        assert await saved_when_called(rig, monkeypatch, MountedShare, action, mark) == [True]
+
+
+async def test_a_chunk_is_sent_only_after_the_ids_that_a_reload_left_unsaved_are_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reload cancels the save of the ids, which the disk refuses."""
+    async with Rig(tmp_path) as rig:
+        assert await saved_when_called(rig, monkeypatch, Valt, "send_chunk", '"sending"') == [True]
+
+
+async def saved_when_called(rig: Rig, patch: pytest.MonkeyPatch, port: type, method: str, mark: str) -> list[bool]:
+    """Finish a file, and reload while the disk refuses a state with *mark*. Return if it was saved at each call."""
+    call, replace_file = getattr(port, method), MortalDisk.replace
+    full = True
+    saved: list[bool] = []
+
+    def refuse(self: MortalDisk, name: str, *content: Any) -> None:
+        if full and mark.encode() in b"".join(content):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        replace_file(self, name, *content)
+
+    async def look(self: object, *args: Any, **more: Any) -> Any:
+        saved.append(mark in (rig.folder / "state" / "state.json").read_text())
+        return await call(self, *args, **more)
+
+    patch.setattr("uploader.store.store.SAVE_RETRY_INTERVAL", 0.2)
+    patch.setattr("uploader.app.application.FINAL_SAVE_TIMEOUT", 0.1)
+    patch.setattr(port, method, look)
+    patch.setattr(MortalDisk, "replace", refuse)
+    await rig.start()
+    path = await rig.drop("a.mp4", b"a")
+    await rig.event(events.StateNotSaved)
+    await reload(rig, settle="60ms")
+    await rig.until(lambda: saved or len(rig.seen(events.StateNotSaved)) > 1)
+    full = False
+    await rig.finished(path)
+    return saved
 
 
 async def test_commands_know_a_file_by_the_name_that_it_has_now(tmp_path: Path) -> None:

@@ -153,7 +153,13 @@ class Finish:
         return rule
 
     async def _dispose(self, path: str, rule: DisposalRule) -> Done:
-        """Keep, move or delete the file. When cancelled, this ends only after the last operation on the file has."""
+        """Keep, move or delete the file. When cancelled, this ends only after the last operation on the file has.
+
+        What an earlier try has changed in memory is saved before the file is touched: a reload may have cancelled that
+        try during its save.
+        """
+        if DISPOSALS[rule.action].takes_away:
+            await self._store.commit()
         upload = raise_if_paused(self._store, path)
         request = Request(upload.where, _sent(upload), rule.move_to, upload.moving_to)
         try:

@@ -26,6 +26,7 @@ SERVER_CLOCK_RESOLUTION: Final = 2.0  # s; the Date header and ``created`` have 
 RECEIVED_STATUSES: Final = frozenset({"created", "ready"})
 CREATE_LIMIT: Final = 600.0  # s after its intent in which a record must have been created to be this program's own
 FOUND_RECORD_AGE: Final = DAY  # s that a record found by its name is left alone: another client may be sending to it
+INTENT_LIMIT: Final = 10.0  # s that the save of an intent may take: after a longer one it is timed, and saved, anew
 SAME_NAME_PAUSE: Final = 1.0  # s, at least, until a record with the name of one in doubt is created
 
 
@@ -45,6 +46,7 @@ class RecordCreator:
         self._username, self._doubt_settle, self._valt, self._capabilities = username, doubt_settle, valt, capabilities
         # One at a time, so that after a crash a record of that name belongs to one upload only (rule 6).
         self._names: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._ended: dict[str, float] = {}  # by path: since when its call has certainly been over; monotonic
 
     async def create(self, path: str, is_as_configured: Callable[[Upload], bool]) -> None:
         """Save the intent, create the record, save its ids. Raises ``UploaderError`` and ``Paused``.
@@ -69,6 +71,7 @@ class RecordCreator:
             try:
                 ids = await self._valt.create_record(upload.record)
             except errors.AnswerLost as error:
+                self._time_in_doubt(upload)  # called so that the time counts from now; the result is not used
                 self._bus.publish(events.UploadInDoubt(path, "", str(error)))
                 raise
             except errors.UploaderError:
@@ -78,23 +81,26 @@ class RecordCreator:
             self._bus.publish(events.RecordCreated(path, ids.record, ids.video))
 
     async def _save_intent(self, upload: Upload) -> Upload:
-        """Save that a record is about to be asked for. If that took long, save it again with a later time.
+        """Save that a record is about to be created, and when, by the server's clock.
 
-        A lost answer is waited for from that time on. On a disk that refuses for a while the call is made much later.
+        A disk may refuse for minutes. The record is then much younger than the intent, and would not be taken for this
+        program's own. So the intent is saved again with a new time.
         """
-        begun_at = upload.begun_at or self._clock.now()
-        intent = {"intent_at": self._valt.server_now(), "begun_at": begun_at}
-        upload = await self._store.save(lifecycle.advance(upload, Step.INTEND, **intent))
-        while (now := self._valt.server_now()) - (upload.intent_at or 0.0) > SERVER_CLOCK_RESOLUTION:
-            upload = await self._store.save(replace(upload, intent_at=now))
+        self.forget(upload.path)
+        begun_at, intent_at = upload.begun_at or self._clock.now(), self._valt.server_now()
+        changes = {"intent_at": intent_at, "begun_at": begun_at}
+        upload = await self._store.save(lifecycle.advance(upload, Step.INTEND, **changes))
+        while (now := self._valt.server_now()) - intent_at > INTENT_LIMIT:
+            intent_at = now
+            upload = await self._store.save(replace(upload, intent_at=intent_at))
         return upload
 
     async def find(self, upload: Upload) -> None:
         """Find out whether the record of a saved intent exists (rule 6)."""
+        waited = self._time_in_doubt(upload)  # before the search: its answer may take long, and was true when it began
         found = await self._empty_records(upload)
-        asked_for = self._valt.server_now() - (upload.intent_at or 0.0)
-        if not found and -SERVER_CLOCK_RESOLUTION <= asked_for < self._doubt_settle:
-            wait = self._doubt_settle - asked_for
+        if not found and waited < self._doubt_settle:
+            wait = self._doubt_settle - waited
             raise errors.StillInDoubt("it is not known yet whether its record was created", wait=wait)
         record = found[0] if len(found) == 1 else None
         upload = self._store.uploads[upload.path]
@@ -113,6 +119,19 @@ class RecordCreator:
             outcome = f"record {record.record} was created; its video is not known, so it is deleted later"
         await self._store.save(lifecycle.advance(upload, Step.NOT_CREATED))
         self._bus.publish(events.DoubtResolved(upload.path, "", outcome))
+
+    def _time_in_doubt(self, upload: Upload) -> float:
+        """Return the seconds for which the create call has certainly been over, by the monotonic clock.
+
+        They count from the first call of this method after the call: when its answer was lost or, after a restart or a
+        reload, when the record is first searched for. The time of the intent does not tell when the call ended.
+        """
+        now = self._clock.monotonic()
+        return now - self._ended.setdefault(upload.path, now)
+
+    def forget(self, path: str) -> None:
+        """Forget since when the create call of *path* has been over: its outcome is known, or another call begins."""
+        self._ended.pop(path, None)
 
     async def _empty_records(self, upload: Upload) -> list[RecordDetails]:
         """Return the records that may be this upload's and hold no data."""

@@ -120,6 +120,7 @@ class Transfer:
             if upload is None or upload.state not in TRANSFER_STATES:
                 self._memories.pop(job.path, None)
                 self._doubts.forget(job.path)
+                self._records.forget(job.path)
 
     def stop(self) -> None:
         """Begin nothing more. Chunks that are in flight may end."""
@@ -157,8 +158,7 @@ class Transfer:
                     await self._resolve(upload)
                 else:
                     if recording is None:
-                        share = self._shares.of(upload.root)
-                        recording = await stack.enter_async_context(share.open(upload.where, upload.identity))
+                        recording = await self._open(upload, stack)
                     if upload.state is State.QUEUED:
                         await self._records.create(path, self._is_as_configured)
                     else:
@@ -174,6 +174,12 @@ class Transfer:
             self._queues.again.put(upload.path, PROBE_POLL)
             return False
         return await self._take_configuration(upload)
+
+    async def _open(self, upload: Upload, stack: AsyncExitStack) -> Recording:
+        """Open the file of an upload, until *stack* ends. The ids of its record are saved then."""
+        if upload.state is State.SENDING:
+            await self._store.commit()  # a reload may have cancelled that save
+        return await stack.enter_async_context(self._shares.of(upload.root).open(upload.where, upload.identity))
 
     async def _take_configuration(self, upload: Upload) -> bool:
         """Apply the configuration in force before a record is created. False when the file is not to be sent."""
