@@ -342,7 +342,7 @@ async def test_uploads_whose_files_are_gone_share_one_search(tmp_path: Path, mon
         async def walk(self: MountedShare, walk_filter: WalkFilter) -> AsyncIterator[WalkBatch]:
             nonlocal walks
             walks += 1
-            await rig.until(lambda: len(rig.seen(events.VideoReady)) == len(paths))  # the first walk takes that long
+            await rig.until(lambda: len(rig.seen(events.UploadProven)) == len(paths))  # the first walk takes that long
             async for batch in real(self, walk_filter):
                 yield batch
 
