@@ -117,6 +117,21 @@ async def test_orphan_with_a_video_is_looked_at_daily() -> None:
     assert all(DAY <= later - earlier <= DAY + 60 for earlier, later in pairwise(asked))
 
 
+async def test_a_record_of_a_probe_stays_for_the_hour_in_which_the_probe_may_need_it() -> None:
+    """A server may need minutes to make a video of it."""
+    clock, bus = VirtualClock(), events.Bus()
+    store = Store(MemoryDisk(), clock, bus)
+    store.put_orphan(Orphan("record-1", "probe", "", since=clock.now(), next_look=clock.now() + HOUR, probe=True))
+    server = ServerConfig(url="http://127.0.0.1:9", username="u")
+    sweep = OrphanCleanup(server, store, cast(RecordServer, None), CircuitBreaker(store, clock, bus), clock, bus)
+    due = []
+    for wait in (0, HOUR - 1, 1):
+        await clock.advance(wait)
+        due.append(sweep._is_due(store.orphans["record-1"]))
+    await store.close()
+    assert due == [False, False, True]
+
+
 async def test_an_unexpected_error_with_one_orphan_does_not_end_the_cleanup() -> None:
     """It is logged and the orphan tried again after an hour; the others are deleted meanwhile."""
     clock, bus = VirtualClock(), events.Bus()

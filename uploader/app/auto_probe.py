@@ -88,8 +88,6 @@ class AutoProbe:
         trial = ServerTrial(self._valt, self, self._clock)
         self._bus.publish(events.ServerProbeBegan(self._url))
         seen = await trial.run()
-        for left in seen.left:
-            self._bus.publish(events.ConfigWarning(left))
         if not seen.accepts:
             self._bus.publish(events.ServerProbeFailed(_why_not(seen)))
             return

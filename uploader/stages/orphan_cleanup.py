@@ -72,7 +72,7 @@ class OrphanCleanup:
         now = self._clock.monotonic()
         next_look, due = self._due.get(orphan.record, (None, 0.0))
         if next_look != orphan.next_look:
-            rare = orphan.landed or orphan.refused or orphan.found
+            rare = orphan.landed or orphan.refused or orphan.found or orphan.probe
             longest = ORPHAN_WITH_VIDEO_INTERVAL if rare else self._longest
             due = now + min(max(0.0, orphan.next_look - self._clock.now()), longest)
             self._due[orphan.record] = orphan.next_look, due

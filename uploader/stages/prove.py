@@ -30,6 +30,7 @@ from uploader.stages.lease import raise_if_paused
 PROVE_CONCURRENCY: Final = 4  # uploads whose evidence is asked for at the same time
 FETCH_CONCURRENCY: Final = 2  # of these, the ones that are fetched back whole
 FETCH_WAIT: Final = 5.0  # s until an upload that waits for such a place asks again
+OPEN_HINT: Final = 'open that address to this machine, or set proof = "ready" to trust the server'
 DOWNLOAD_PAUSE_FIRST, DOWNLOAD_PAUSE_CAP = 15.0, 15 * MINUTE  # s between two tries of a link that does not work
 
 
@@ -203,7 +204,7 @@ class Prove:
 
     def _put_off(self, path: str, why: str, wait: float) -> None:
         """Put an upload off until its download link may be tried again. Not saved: a restart tries at once."""
-        reason = f"its arrival cannot be proven: {why}; the file is kept; {HINT}"
+        reason = f"its arrival cannot be proven: {why}; the file is kept; {OPEN_HINT}"
         last_error = LastError(reason, ActionBy.OPERATOR, next_try=self._clock.now() + wait)
         self._store.put(replace(self._store.uploads[path], last_error=last_error))
         self._queues.again.put(path, wait)
