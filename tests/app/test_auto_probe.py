@@ -13,7 +13,7 @@ from parts import CHUNK, chunked, content_of, ready_at_once, sha256, spans
 
 from uploader.diagnostics.trial import PROBE_RECORD_NAME
 from uploader.domain import events
-from uploader.domain.retry import CAPABILITIES_VALID_FOR
+from uploader.domain.retry import CAPABILITIES_VALID_FOR, MINUTE
 from uploader.testing.simulator import Fault, Semantics, Settings
 
 DATA = content_of(4 * CHUNK + 9)
@@ -112,7 +112,7 @@ async def test_what_was_found_out_is_asked_again_when_the_version_changes(tmp_pa
 
 
 async def test_a_kill_in_the_middle_of_a_probe_leaves_records_that_are_known(tmp_path: Path) -> None:
-    """They are deleted by the next start, also if they hold a video."""
+    """They are deleted soon after the next start, also if they hold a video."""
     async with unknown(tmp_path) as rig:
         stall = rig.fault("upload", "stall", skip=1, times=1)
         await rig.start()
@@ -121,7 +121,30 @@ async def test_a_kill_in_the_middle_of_a_probe_leaves_records_that_are_known(tmp
         async with asyncio.timeout(10):
             await stall.standing.wait()
         left = [record.id for record in rig.records if record.name == PROBE_RECORD_NAME]
+        rig.fault("delete", "status", status=500, times=len(left))  # a process that is killed calls nothing any more
         await rig.kill()
         stall.release()
         assert left
         assert {orphan.record for orphan in rig.saved().orphans if orphan.probe} == set(left)
+        await rig.start()
+        began = rig.clock.monotonic()
+        await rig.until(lambda: not set(left) & {record.id for record in rig.records}, "they are deleted")
+        assert rig.clock.monotonic() - began < 5 * MINUTE
+
+
+async def test_a_slow_probe_keeps_its_records_until_it_is_over(tmp_path: Path) -> None:
+    """A server needs longer to process a video than any request may be in doubt; its record is not deleted before."""
+    async with unknown(tmp_path, server={"doubt_settle": "1s"}) as rig:
+        stall = rig.fault("details", "stall", times=1)
+        await rig.start()
+        rig.write("a.mp4", DATA)
+        await rig.scan()
+        async with asyncio.timeout(10):
+            await stall.standing.wait()
+        before = rig.clock.monotonic()
+        await rig.until(lambda: rig.clock.monotonic() > before + 60, "its records would be due if it were dead")
+        assert rig.seen(events.OrphanCleared) == []
+        assert {orphan.record for orphan in rig.store.orphans.values()} == {record.id for record in rig.records}
+        stall.release()
+        await rig.event(events.ServerProbed)
+        assert [orphan for orphan in rig.store.orphans.values() if orphan.probe] == []

@@ -115,6 +115,7 @@ class Application:
         self.orphan_cleanup = OrphanCleanup(
             config.server, self.store, self.valt, self.breaker, self.clock, self.bus, adopt
         )
+        self.orphan_cleanup.in_use = self.auto_probe.records
 
     @property
     def config(self) -> Config:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Final
 
 from uploader.config import ServerConfig
@@ -41,12 +42,13 @@ class AutoProbe:
         clock: Clock,
         bus: events.Bus,
     ) -> None:
-        self._on, self._url = config.probe == "auto", config.url
+        self._on, self._url, self._doubt_settle = config.probe == "auto", config.url, config.doubt_settle
         self._store, self._valt, self._breaker, self._clock, self._bus = store, valt, breaker, clock, bus
         self._wanted = asyncio.Event()
         self._begun_at: float | None = None  # monotonic; None: no probe is under way
         self._not_before = 0.0  # monotonic
         self._failures = 0  # probes in a row that could not find out everything
+        self.records: set[str] = set()  # ids of the records of the probe that is under way: not to be deleted yet
         self.learnt: Callable[[], None] = lambda: None
         """Called when a probe has found something out. Set by the application."""
 
@@ -80,6 +82,7 @@ class AutoProbe:
                 log.exception("fault")
             finally:
                 self._begun_at = None
+                self.records.clear()
                 pause = min(PROBE_AGAIN_FIRST * 2.0 ** min(self._failures, 20), PROBE_AGAIN_CAP)
                 self._failures = 0 if self._is_known() else self._failures + 1
                 self._not_before = self._clock.monotonic() + pause
@@ -97,8 +100,13 @@ class AutoProbe:
         self.learnt()
 
     async def save(self, result: ProbeResult) -> str | None:
-        """Save a result of the probe in the state: see ``trial.ResultStore``."""
-        apply(self._store, result)
+        """Save a result of the probe in the state: see ``trial.ResultStore``.
+
+        If this process is killed, the next one need not spare its records: nobody looks at them any more.
+        """
+        self.records |= {orphan.record for orphan in result.orphans}
+        abandoned = [replace(orphan, next_look=orphan.since + self._doubt_settle) for orphan in result.orphans]
+        apply(self._store, replace(result, orphans=tuple(abandoned)))
         await self._store.commit()
         return "the daemon"
 

@@ -1,13 +1,13 @@
 """Deletes orphans from the server: records that this program made and will not finish (docs/protocol.md, rule 7).
 
 Never deletes a record that holds a video, except the test data of a probe, and one that arrived spoilt when the record
-that replaces it is proven. Never deletes a record that the
-state does not list as an orphan: only those are known to be this program's.
+that replaces it is proven. Never deletes a record that the state does not list as an orphan: only those are known to be
+this program's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import replace
 from typing import Final
 
@@ -49,6 +49,7 @@ class OrphanCleanup:
         self._longest = max(server.doubt_settle, MINUTE)  # s; a longer wait comes from a clock that was set
         self._store, self._valt, self._breaker, self._clock, self._bus = store, valt, breaker, clock, bus
         self._adopt = adopt
+        self.in_use: Collection[str] = ()  # records of a probe that is under way in this process: not looked at
         self._due: dict[str, tuple[float, float]] = {}  # by record: ``next_look``, also as monotonic time
 
     async def run(self) -> None:
@@ -63,7 +64,7 @@ class OrphanCleanup:
             self._due = {record: due for record, due in self._due.items() if record in self._store.orphans}
         async for record in in_slices(self._store.orphans, self._clock):
             orphan = self._store.orphans.get(record)
-            if orphan is not None and self._is_due(orphan):
+            if orphan is not None and record not in self.in_use and self._is_due(orphan):
                 await self._breaker.clear()
                 await self._look_guarded(orphan)
 
