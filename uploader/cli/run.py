@@ -24,6 +24,7 @@ from uploader.domain import errors, events, mapping
 from uploader.domain.model import RecordSpec, State, Upload, shown
 from uploader.domain.units import format_bytes
 from uploader.files import DISPOSALS
+from uploader.runtime.garbage import ShortCollections
 from uploader.runtime.log import configure, redactor
 from uploader.server.credentials import read_password
 from uploader.store import Store
@@ -41,6 +42,7 @@ def run(file: Path | None) -> int:
     """
     path, config = load_config(file)
     redactor.remember(read_password(config.server, os.environ))  # fails at once when the password cannot be used
+    ShortCollections(clock.monotonic).start()
 
     async def work() -> int:
         bus = events.Bus()
