@@ -262,8 +262,7 @@ def test_a_recording_of_two_gigabytes_costs_a_few_reads(order: str, reads: int, 
     assert inspect(file, size, ".mp4") == ContainerState("mp4", "")
     assert (file.reads, file.taken) == (reads, taken)
     assert inspect(pieces((0, head), last, size=size - 1), size - 1, ".mp4").unfinished
-    assert MAX_READS <= 64
-    assert MAX_BYTES <= 512 * 1024
+    assert MAX_READS * 0.005 + MAX_BYTES / 50e6 < 12  # s, on a slow share
 
 
 def test_the_reason_names_the_box_and_the_missing_bytes() -> None:

