@@ -62,6 +62,7 @@ class Tail:
     shift: int = 0  # bytes by which the last ``mdat`` of a wrong size was mended
     fragments: int = 0  # passed so far
     first: int = 0  # offset of the first fragment
+    earlier: bool = False  # whether fragments lie before these boxes: they were reached from the end
 
     def take(self, box: Box) -> None:
         """Pass a box."""
@@ -173,7 +174,7 @@ def _from_end(source: ContainerReader, start: int, end: int) -> Tail | None:
     zeros = zeros_from(source, start, end) if is_zero(source.at(end - ZEROS, ZEROS)) else None
     starts = last_moofs(source, start, zeros or end)  # reserved space is not searched
     for at in reversed(starts):  # the first whose boxes follow one another up to the last
-        tail = Tail([], at)
+        tail = Tail([], at, earlier=True)
         if _walk_on(source, tail, end, None) and any(box.start == starts[0] for box in tail.boxes):
             return tail
     return None
