@@ -38,7 +38,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from uploader.container import asf, matroska, mp4, mpeg, riff
+from uploader.container import asf, matroska, mp4, mpeg, mxf, riff
 from uploader.container.reader import (
     MAX_BYTES,
     MAX_READS,
@@ -61,7 +61,7 @@ _SMALLEST: Final = 32  # bytes; the first structure of every container is at lea
 class ContainerState:
     """The result of a check."""
 
-    container: str  # "mp4", "matroska", "avi", "mpeg-ts", "mpeg-ps", "asf", or "" when unknown
+    container: str  # "mp4", "matroska", "avi", "mpeg-ts", "mpeg-ps", "asf", "mxf", or "" when unknown
     unfinished: str  # "" when it is closed or cannot be checked; else the reason, one clause for an operator
     playable: bool = False  # unfinished, but what is there is whole, or plays up to its end: ``reader.Playable``
 
@@ -73,6 +73,7 @@ class _Family(NamedTuple):
     duration: Callable[[ContainerReader], float | None]  # in seconds, as stated, however odd; None: none is stated
 
 
+_MXF: Final = _Family("mxf", mxf.begins, mxf.unfinished, mxf.duration)
 _FAMILIES: Final = (
     _Family("mp4", mp4.begins, mp4.unfinished, mp4.duration),
     _Family("matroska", matroska.begins, matroska.unfinished, matroska.duration),
@@ -80,6 +81,7 @@ _FAMILIES: Final = (
     _Family("asf", asf.begins, asf.unfinished, asf.duration),
     _Family("mpeg-ts", mpeg.begins_ts, mpeg.unfinished, mpeg.duration),
     _Family("mpeg-ps", mpeg.begins_ps, mpeg.unfinished, mpeg.duration),
+    _MXF,
 )
 
 _SUFFIXES: Final = {
@@ -88,6 +90,7 @@ _SUFFIXES: Final = {
     *("avi",),
     *("ts", "mts", "m2ts", "m2t", "mpg", "mpeg", "vob", "m2p"),
     *("wmv", "asf"),
+    *("mxf",),
 }
 
 
@@ -98,10 +101,14 @@ def inspect(read: Read, size: int, suffix: str) -> ContainerState:
     container. An empty file counts as closed. An ``OSError`` of *read* passes through.
     """
     source = ContainerReader(read, size)
+    suffix = suffix.lower().lstrip(".")
     name = ""
     try:
         head = source.head()
-        if family := _family(head):
+        family = _family(head)
+        if family is None and suffix == "mxf" and mxf.begins_behind_run_in(source):
+            family = _MXF
+        if family:
             name = family.name
             found = family.unfinished(source)
             return (
@@ -109,7 +116,7 @@ def inspect(read: Read, size: int, suffix: str) -> ContainerState:
                 if isinstance(found, str)
                 else ContainerState(name, found.reason, playable=True)
             )
-        return ContainerState(name, _without_magic(head, suffix.lower().lstrip(".")))
+        return ContainerState(name, _without_magic(head, suffix))
     except TooLong:
         return ContainerState(name, "")
     except BecameShorter:
