@@ -52,6 +52,7 @@ KINDS = {
     "mpg": Kind("mpeg-ps", ".mpg", "mpeg", "mpeg1video"),
     "vob": Kind("mpeg-ps", ".vob", "vob", "mpeg2video"),
     "wmv": Kind("asf", ".wmv", "asf", "wmv2"),
+    "flv": Kind("flv", ".flv", "flv", "flv"),
     "mxf": Kind("mxf", ".mxf", "mxf", "mpeg2video"),
     "mxf, piped": Kind("mxf", ".MXF", "mxf", "mpeg2video", seekable=False),
 }

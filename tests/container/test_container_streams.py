@@ -164,37 +164,3 @@ def test_streams_may_end_in_a_few_zeros(name: str) -> None:
     """Less than 64 KiB of zeros are padding."""
     assert judged(recording(name) + bytes(60_000)).unfinished == ""
     assert "only zeros from byte" in judged(recording(name) + bytes(70_000)).unfinished
-
-
-TIB = (1 << 40).to_bytes(8, "little")
-FILE_SIZE, FLAGS = 30 + 40, 30 + 88
-DATA = int.from_bytes(recording("wmv")[16:24], "little")  # where the header ends: the muxer's name in it varies
-BEYOND = (1 << 40) - len(recording("wmv"))
-
-
-@pytest.mark.parametrize(
-    ("offset", "value", "reason"),
-    [
-        (FILE_SIZE, bytes(8), f"its header has no file size yet: {OPEN}"),
-        (FLAGS, b"\3", f"its header says that it is still being created (broadcast flag): {OPEN}"),
-        (FILE_SIZE, TIB, f"its content, by its header, ends {BEYOND} bytes {PAST}"),
-        (16, TIB, f"its header object ends {BEYOND} bytes {PAST}"),
-        (DATA + 16, bytes(8), f"its Data object has no size yet: {OPEN}"),
-        (DATA + 16, TIB, f"its Data object ends {DATA + BEYOND} bytes {PAST}"),
-        (DATA, b"\1" * 16, ""),  # something else than a Data object
-        (30, b"\1" * 16, ""),  # no file properties
-        (46, bytes(8), ""),  # objects without a size
-    ],
-    ids=lambda value: value.hex() if isinstance(value, bytes) else None,
-)
-def test_an_asf_must_have_its_closing_fields_and_fit_them(offset: int, value: bytes, reason: str) -> None:
-    """Sizes and the broadcast flag are filled in at closing."""
-    whole = bytearray(recording("wmv"))
-    assert judged(bytes(whole)) == ContainerState("asf", "")
-    whole[offset : offset + len(value)] = value
-    assert judged(bytes(whole)) == ContainerState("asf", reason)
-
-
-def test_anything_may_follow_an_asf() -> None:
-    """The header states the length; reserved space after it was not needed."""
-    assert judged(recording("wmv") + bytes(100_000)) == ContainerState("asf", "")

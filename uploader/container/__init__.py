@@ -38,7 +38,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from uploader.container import asf, matroska, mp4, mpeg, mxf, riff
+from uploader.container import asf, flv, matroska, mp4, mpeg, mxf, riff
 from uploader.container.reader import (
     MAX_BYTES,
     MAX_READS,
@@ -61,7 +61,7 @@ _SMALLEST: Final = 32  # bytes; the first structure of every container is at lea
 class ContainerState:
     """The result of a check."""
 
-    container: str  # "mp4", "matroska", "avi", "mpeg-ts", "mpeg-ps", "asf", "mxf", or "" when unknown
+    container: str  # "mp4", "matroska", "avi", "mpeg-ts", "mpeg-ps", "asf", "flv", "mxf", or "" when unknown
     unfinished: str  # "" when it is closed or cannot be checked; else the reason, one clause for an operator
     playable: bool = False  # unfinished, but what is there is whole, or plays up to its end: ``reader.Playable``
 
@@ -81,6 +81,7 @@ _FAMILIES: Final = (
     _Family("asf", asf.begins, asf.unfinished, asf.duration),
     _Family("mpeg-ts", mpeg.begins_ts, mpeg.unfinished, mpeg.duration),
     _Family("mpeg-ps", mpeg.begins_ps, mpeg.unfinished, mpeg.duration),
+    _Family("flv", flv.begins, flv.unfinished, flv.duration),
     _MXF,
 )
 
@@ -90,7 +91,7 @@ _SUFFIXES: Final = {
     *("avi",),
     *("ts", "mts", "m2ts", "m2t", "mpg", "mpeg", "vob", "m2p"),
     *("wmv", "asf"),
-    *("mxf",),
+    *("flv", "f4v", "mxf"),
 }
 
 
