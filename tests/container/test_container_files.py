@@ -183,7 +183,9 @@ def box(kind: bytes, *contents: bytes, size: int | None = None) -> bytes:
     return struct.pack(">I4s", len(payload) + 8 if size is None else size, kind) + payload
 
 
-def moov(*, codecs: Sequence[bytes] = (b"avc1",), chunks: Sequence[int] = (1000,), table: int = 0) -> bytes:
+def moov(
+    *, codecs: Sequence[bytes] = (b"avc1",), chunks: Sequence[int] = (1000,), table: int = 0, handler: bytes = b""
+) -> bytes:
     """An index box: a track for each codec, its chunks' offsets last, after *table* bytes of sample sizes."""
     tracks = []
     for codec in codecs:
@@ -191,7 +193,8 @@ def moov(*, codecs: Sequence[bytes] = (b"avc1",), chunks: Sequence[int] = (1000,
         sizes = box(b"stsz", b"\x01" * (12 + table))
         offsets = box(b"stco", bytes(4), struct.pack(f">I{len(chunks)}I", len(chunks), *chunks))
         media = box(b"minf", box(b"vmhd", bytes(12)), box(b"stbl", described, sizes, offsets))
-        tracks.append(box(b"trak", box(b"tkhd", bytes(84)), box(b"mdia", box(b"mdhd", bytes(24)), media)))
+        shown = box(b"hdlr", bytes(8), handler, bytes(13)) if handler else b""
+        tracks.append(box(b"trak", box(b"tkhd", bytes(84)), box(b"mdia", box(b"mdhd", bytes(24)), shown, media)))
     return box(b"moov", box(b"mvhd", bytes(100)), *tracks)
 
 

@@ -13,7 +13,6 @@ from uploader.container.reader import (
     MAX_READS,
     SMALLEST_READ,
     ContainerReader,
-    TooLong,
     forward_is_cheaper,
     pieces_from_end,
 )
@@ -35,13 +34,11 @@ def test_a_file_is_searched_from_its_end_without_a_gap(size: int) -> None:
     assert file.taken <= size + overlap * file.reads + SMALLEST_READ
 
 
-def test_a_search_from_the_end_ends_at_the_limits() -> None:
-    """A file of 200 GiB is not read as a whole."""
+def test_a_search_from_the_end_ends_within_the_limits() -> None:
+    """A file of 200 GiB is not read as a whole, and something is left for other reads."""
     file = pieces(size=200 * GIB)
-    with pytest.raises(TooLong):
-        for _ in pieces_from_end(ContainerReader(file, file.size), 0, 16):
-            pass
-    assert MAX_BYTES - 2 * LARGEST_PIECE < file.taken <= MAX_BYTES
+    assert sum(1 for _ in pieces_from_end(ContainerReader(file, file.size), 0, 16)) > 200
+    assert MAX_BYTES * 0.9 < file.taken < MAX_BYTES - 8 * LARGEST_PIECE
 
 
 @pytest.mark.parametrize("gib", [1, 20, 200])
@@ -53,4 +50,4 @@ def test_the_cheaper_way_to_the_end_costs_no_more_than_the_limits(gib: int, coun
     if forward_is_cheaper(source, 0, average):
         assert count < max(MAX_READS, FEW + 1)
     else:
-        assert average < MAX_BYTES
+        assert average < MAX_BYTES * 0.9

@@ -1,6 +1,6 @@
 """Gives the container checks bounded reads of a file, and searches it from its end.
 
-A read may be a round trip to a share. So reads are few and not tiny, and the head and the last read are kept. Every
+A read may be a round trip to a share. So reads are few and not tiny, and the head and the last reads are kept. Every
 check reads through ``ContainerReader``, which enforces the limits of a check.
 
 **The end of a long row of structures** (the fragments of an MP4, the clusters of a Matroska file) is reached in one of
@@ -28,6 +28,8 @@ READ_COST: Final = 256 * 1024  # bytes that a slow share delivers in the time th
 FIRST_PIECE: Final = 64 * 1024  # bytes searched first at the end of a file
 LARGEST_PIECE: Final = 1024 * 1024  # bytes held in memory at a time
 FEW: Final = 16  # structures that are always walked to by a read each; it is their average size that tells
+_RESERVE: Final = 16 * 1024 * 1024  # bytes that a search from the end leaves for other reads
+_WINDOWS: Final = 8  # reads that are kept; of those longer than ``FIRST_PIECE`` the last one
 _SEARCHED: Final = 2  # structures of average size that a search from the end is expected to read
 
 
@@ -59,7 +61,7 @@ class ContainerReader:
         self._read = read
         self.reads, self.bytes = 0, 0  # so far
         self._head = b""
-        self._start, self._window = 0, b""  # the last read but the head: its offset and its bytes
+        self._windows: list[tuple[int, bytes]] = []  # the last reads but the head: their offsets and bytes
 
     def head(self) -> bytes:
         """Return the first bytes, at most ``HEAD_SIZE``."""
@@ -74,10 +76,13 @@ class ContainerReader:
             return b""
         if offset + length <= len(self._head):
             return self._head[offset : offset + length]
-        within = offset - self._start
-        if within < 0 or within + length > len(self._window):
-            self._start, self._window, within = offset, self._fetch(offset, max(length, SMALLEST_READ)), 0
-        return self._window[within : within + length]
+        for start, window in reversed(self._windows):
+            if start <= offset and offset + length <= start + len(window):
+                return window[offset - start : offset - start + length]
+        window = self._fetch(offset, max(length, SMALLEST_READ))
+        self._windows = [kept for kept in self._windows[1 - _WINDOWS :] if len(kept[1]) <= FIRST_PIECE]
+        self._windows.append((offset, window))
+        return window[:length]
 
     def _fetch(self, offset: int, length: int) -> bytes:
         length = min(length, self.size - offset)
@@ -93,18 +98,21 @@ class ContainerReader:
         return data
 
 
-def pieces_from_end(source: ContainerReader, start: int, overlap: int) -> Iterator[tuple[int, bytes]]:
-    """Yield the file from its end back to offset *start*, in pieces: the offset of each, and its bytes.
+def pieces_from_end(
+    source: ContainerReader, start: int, overlap: int, end: int | None = None
+) -> Iterator[tuple[int, bytes]]:
+    """Yield the file from *end* (without it: its end) back to offset *start*, in pieces: the offset and bytes of each.
 
     The first has ``FIRST_PIECE`` bytes, each further one four times as many, up to ``LARGEST_PIECE``. Each goes on for
     *overlap* bytes into the one before it, so that what is searched for may lie across the border. What lies in the
-    piece at hand costs no further read. Raises ``TooLong`` when the limits of the check are reached.
+    piece at hand costs no further read. It ends early when so many bytes are read that only ``_RESERVE`` are left.
     """
-    end, length = source.size, FIRST_PIECE
-    while end > start:
-        begin = max(start, end - length)
-        yield begin, source.at(begin, min(end + overlap, source.size) - begin)
-        end, length = begin, min(4 * length, LARGEST_PIECE)
+    after = source.size if end is None else end
+    length = FIRST_PIECE
+    while after > start and source.bytes + length + _RESERVE <= MAX_BYTES:
+        begin = max(start, after - length)
+        yield begin, source.at(begin, min(after + overlap, source.size) - begin)
+        after, length = begin, min(4 * length, LARGEST_PIECE)
 
 
 def forward_is_cheaper(source: ContainerReader, offset: int, average: float) -> bool:
