@@ -108,6 +108,15 @@ def test_zeros_in_the_place_of_the_last_packet_are_found(data: st.DataObject) ->
     assert stalled.unfinished.startswith(f"only zeros from byte {last} on")
 
 
+@pytest.mark.parametrize("left", [1, 15, 16, 23, 24, 60])
+def test_an_index_that_the_file_size_does_not_count_must_be_whole(left: int) -> None:
+    """Some muxers state a size without it."""
+    whole = recording("wmv")
+    counted = unindexed() + whole[len(unindexed()) :]
+    assert judged(counted) == ASF
+    assert judged(counted[: len(unindexed()) + left]).unfinished.startswith("its index ends")
+
+
 def test_zeros_at_the_end_of_an_open_asf_are_no_recording() -> None:
     """Space was reserved for more."""
     whole = changed(unindexed(), FILE_SIZE, bytes(8)) + bytes(5000)

@@ -135,11 +135,29 @@ def test_black_pictures_and_silence_are_no_missing_media() -> None:
     assert judged(silence("avi")) == AVI
 
 
-def test_the_media_of_an_avi_without_an_index_may_not_end_in_zeros() -> None:
-    """If they are known to be compressed."""
-    media = [*MEDIA, chunk(b"00dc", bytes(100_000))]
-    assert "only zeros" in judged(avi(header(flags=0), movi(media))).unfinished
-    assert judged(avi(header(flags=0, codec=b"????"), movi(media))) == AVI
+@pytest.mark.parametrize("zeros", [5000, 100_000, 3_000_000])
+def test_the_media_of_an_avi_without_an_index_may_not_end_in_zeros_that_no_chunk_holds(zeros: int) -> None:
+    """Black or silence is in one, a copy that has stalled is not; whatever the codec is."""
+    unwritten = judged(avi(header(flags=0, codec=b"DIB "), movi([*MEDIA, bytes(zeros)])))
+    assert unwritten.unfinished.startswith("only zeros from byte")
+    assert not unwritten.playable
+    assert judged(avi(header(flags=0), movi([*MEDIA, chunk(b"01wb", bytes(zeros))]))) == AVI
+    half = chunk(b"00dc", b"\x65" * 5000 + bytes(zeros))
+    assert judged(avi(header(flags=0), movi([*MEDIA, half]))) == AVI
+
+
+def test_media_behind_the_end_of_their_list_are_those_of_a_killed_recorder() -> None:
+    """GStreamer ends RIFF and list in front of the media until it closes the file; others update both from time to time."""
+    for listed in (0, 20):
+        begun = avi(header(flags=0), movi(MEDIA[:listed]))
+        state = judged(begun + b"".join(MEDIA[listed:]) + MEDIA[0][:100])
+        assert state.unfinished.startswith(
+            "its media go on behind the end of its movi list: the recorder did not close"
+        )
+        assert state.playable
+    assert judged(avi(header(flags=0), movi([]))).unfinished.startswith("its movi list is empty")
+    closed = avi(header(), movi(MEDIA[:20]), *MEDIA[20:], index(MEDIA))
+    assert judged(closed) == AVI
 
 
 @pytest.mark.parametrize("size", [0, 0xFFFFFFFF])

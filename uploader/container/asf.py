@@ -142,7 +142,8 @@ def _is_whole(source: ContainerReader, start: int) -> bool:
 def _of_data(source: ContainerReader, header: _Header) -> str:
     """Check a file whose sizes fit and that has no whole index: one that is cut, and zeros at the end."""
     start = header.data + header.data_size
-    if header.data_size > 0 and source.at(start, 16) in _INDEXES:
+    rest = source.at(start, 16) if header.data_size > 0 else b""
+    if rest and any(index.startswith(rest) for index in _INDEXES):
         return past_the_end("index", start + max(_HEAD, _size(source, start)), source)
     zeros = zeros_from(source, header.data, header.size) if header.data_size >= 0 else None
     return only_zeros(zeros) if zeros is not None else ""

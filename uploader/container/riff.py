@@ -5,8 +5,8 @@ be anything: some writers count a head twice, add a constant, or never fill them
 
 Detected: an index that is cut, ends in zeros, or names media past the end of the file or zeros; an ``idx1`` that the
 header announces and that is missing; a RIFF or ``movi`` list that has no size yet (0 or all ones: FFmpeg and most
-recorders fill it in at closing) or ends past the end of the file; zeros at the end of a file without an index, if its
-media are known to be compressed.
+recorders fill it in at closing; GStreamer ends both before the media) or ends past the end of the file; zeros at the
+end of a ``movi`` without an index, if no chunk holds them.
 
 Not detected: what follows the last RIFF. A file without an index whose sizes were never filled in is ``Playable``: its
 recorder died, or has written to a pipe and could not return to them. The media in ``movi`` are not read.
@@ -22,8 +22,16 @@ from itertools import islice
 from typing import Final, NamedTuple
 
 from uploader.container.endings import NOT_CLOSED, NOT_COPIED, open_end
-from uploader.container.reader import ContainerReader, Playable, is_zero, only_zeros, past_the_end, zeros_from
-from uploader.container.riff_chunks import CHUNKS, Chunk, chunk, chunks, is_media, next_start
+from uploader.container.reader import (
+    SAMPLE,
+    ContainerReader,
+    Playable,
+    is_zero,
+    only_zeros,
+    past_the_end,
+    zeros_from,
+)
+from uploader.container.riff_chunks import CHUNKS, Chunk, chunk, chunks, is_media, last_media, next_start
 from uploader.container.riff_index import Finding, Named, find_idx1, of_idx1, of_opendml, super_index
 
 _NO_SIZE: Final = frozenset({0, 0xFFFFFFFF})
@@ -32,9 +40,7 @@ _SLACK: Final = 8  # bytes by which the size of the first RIFF may be too large;
 _HAS_INDEX: Final = 0x10  # AVIF_HASINDEX in avih.dwFlags
 _HDRL: Final = 64 * 1024  # bytes of the header list that are searched
 _LARGEST_DIFFERENCE: Final = 2.0  # s between the lengths of two streams; with more, at least one of them is wrong
-# Media that have no long runs of zeros, as strh and strf name them, in capitals; and sound that may be silence.
-_COMPRESSED: Final = (b"MJPG", b"XVID", b"DIVX", b"DX50", b"FMP4", b"MP4V", b"H264", b"X264", b"AVC1", b"MPG2")
-_SOUND: Final = b"auds"
+_FORM: Final = 4  # bytes of a list without anything in it
 
 
 class _Avi(NamedTuple):
@@ -191,6 +197,9 @@ def _of_chunks(source: ContainerReader, avi: _Avi) -> str:
     movi, last = avi.first(b"movi"), avi.chunks[-1] if avi.chunks else None
     if movi and movi.size in _NO_SIZE:
         return f"its movi list has no size yet: {NOT_CLOSED}"
+    behind = chunk(source, next_start(source, movi.end, source.size)) if movi and movi.end < source.size else None
+    if behind and is_media(behind.kind):
+        return f"its media go on behind the end of its movi list: {NOT_CLOSED}"
     if last and last.end > source.size:
         return past_the_end(f"{last.kind.decode('latin-1')} chunk", last.end, source)
     stop = last.end + last.end % 2 if last else 12
@@ -210,16 +219,19 @@ def _without_index(source: ContainerReader, avi: _Avi, opendml: list[Named]) -> 
         return f"no idx1 chunk, which its header announces: {NOT_CLOSED}"
     if idx1 is None and avi.riff.end > source.size:
         return past_the_end("RIFF", avi.riff.end, source)
-    if movi and idx1 is None and not opendml and _is_compressed(avi.header):
-        zeros = zeros_from(source, movi.start, min(movi.end, source.size))
-        return only_zeros(zeros) if zeros is not None else ""
-    return ""
+    if movi is None or idx1 is not None or opendml:
+        return ""
+    return _unwritten(source, movi) if movi.size > _FORM else f"its movi list is empty: {NOT_CLOSED}"
 
 
-def _is_compressed(header: bytes) -> bool:
-    """True when the media that the header list names have no long runs of zeros."""
-    capitals = header.upper()
-    return any(codec in capitals for codec in _COMPRESSED) and _SOUND not in header
+def _unwritten(source: ContainerReader, movi: Chunk) -> str:
+    """Return the reason for a ``movi`` that ends in zeros which no chunk holds: black or silence is in one."""
+    end = min(movi.end, source.size)
+    zeros = zeros_from(source, movi.start, end)
+    if zeros is None and is_zero(source.at(max(movi.start, end - SAMPLE), min(SAMPLE, end - movi.start))):
+        zeros = end - SAMPLE
+    last = last_media(source, movi.start + 12, zeros) if zeros is not None else None
+    return only_zeros(zeros) if zeros is not None and last and last.end < end - 1 else ""
 
 
 def _riffs(source: ContainerReader, start: int = 0) -> Iterator[Chunk]:

@@ -15,6 +15,7 @@ from uploader.container.reader import ZEROS, ContainerReader, is_zero
 
 CHUNKS: Final = 24  # of one list that are looked at
 _SAMPLE: Final = 4 * 1024  # bytes that are looked at where zeros are stepped over
+_SEARCHED: Final = 1024 * 1024  # bytes before zeros in which the last chunk is searched
 _LISTS: Final = (b"RIFF", b"LIST")
 _MEDIA: Final = re.compile(rb"[0-9A-Fa-f]{2}(?:db|dc|wb|tx|pc|iv|is|sb|__)|rec |ix[0-9A-Fa-f]{2}|[0-9A-Fa-f]{2}ix")
 _KIND: Final = re.compile(rb"[A-Za-z0-9_ ]{4}")
@@ -62,6 +63,19 @@ def next_start(source: ContainerReader, offset: int, end: int) -> int:
 def is_media(kind: bytes) -> bool:
     """True for the kinds of chunk that a ``movi`` list holds."""
     return _MEDIA.fullmatch(kind) is not None
+
+
+def last_media(source: ContainerReader, start: int, zeros: int) -> Chunk | None:
+    """Return the last chunk of media that begins before the *zeros* at the end of a list, or shortly in them.
+
+    None when there is none within ``_SEARCHED`` bytes. *start*: where the media begin.
+    """
+    begin = max(start, zeros - _SEARCHED)
+    data = source.at(begin, zeros + 8 - begin)
+    for found in reversed(list(_MEDIA.finditer(data))):
+        if (last := chunk(source, begin + found.start())) is not None and last.end <= source.size + 1:
+            return last
+    return None
 
 
 def _is_known(kind: bytes) -> bool:
