@@ -147,7 +147,7 @@ def test_the_media_of_an_avi_without_an_index_may_not_end_in_zeros_that_no_chunk
 
 
 def test_media_behind_the_end_of_their_list_are_those_of_a_killed_recorder() -> None:
-    """GStreamer ends RIFF and list in front of the media until it closes the file; others update both from time to time."""
+    """GStreamer ends RIFF and list before the media until it closes the file; others update both now and then."""
     for listed in (0, 20):
         begun = avi(header(flags=0), movi(MEDIA[:listed]))
         state = judged(begun + b"".join(MEDIA[listed:]) + MEDIA[0][:100])

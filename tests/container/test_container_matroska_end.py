@@ -208,6 +208,16 @@ def test_a_killed_recording_plays_up_to_a_time() -> None:
     assert judged(UNKNOWN_SEGMENT + room + info + TRACKS).unfinished
 
 
+def test_media_behind_the_end_of_the_segment_are_those_of_a_killed_recorder() -> None:
+    """It has counted them now and then, and died before the last time."""
+    counted = HEADER + element("18538067", INFO, TRACKS, cluster(0, block()))
+    state = judged(counted + cluster(5000, block()))
+    assert state.unfinished.startswith("its media go on behind the end of its Segment: the recorder did not close")
+    assert "it plays up to 00:00:05" in state.unfinished
+    assert state.playable
+    assert judged(counted + cluster(5000, block()) + cues(0)) == FINE
+
+
 def test_cues_at_the_end_close_a_file_without_a_size() -> None:
     """They are written at closing."""
     room = element("ec", bytes(152))

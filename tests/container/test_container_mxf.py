@@ -7,7 +7,7 @@ import struct
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_container_files import Reader, judged, left_open, pieces, recording
+from test_container_files import Reader, judged, left_open, pieces, recording, silence
 
 from uploader.container import ContainerState, duration, inspect
 
@@ -228,6 +228,16 @@ def test_a_real_recording_is_held_without_its_end(name: str, data: st.DataObject
     end = min(end, len(whole) - 20)
     assert judged(whole[:end] + bytes(len(whole) - end)).unfinished
     assert judged(left_open(name)).playable
+
+
+def test_a_real_op_atom_file_is_checked_like_the_others() -> None:
+    """One track in a file; here it is sound."""
+    whole = silence("mxf_opatom", "mono")
+    assert judged(whole, ".mxf") == CLOSED
+    assert duration(Reader(lambda at, count: whole[at : at + count], len(whole)), len(whole)) == 3
+    for cut in (1, 40, 100, 700, len(whole) // 2):
+        assert judged(whole[:-cut]).unfinished
+        assert judged(whole[:-cut] + bytes(cut)).unfinished or cut == 1
 
 
 def test_metadata_of_an_open_header_state_no_duration() -> None:

@@ -5,12 +5,15 @@ share may set the whole size first and then stall. Containers tell more: they ho
 fields that are filled in at the very end. Only a few structures are read; the kind of file is found from its first
 bytes, and the suffix is only a hint.
 
-    mp4.py        MP4 and MOV
-    matroska.py   Matroska and WebM
-    riff.py       AVI
-    mpeg.py       MPEG-TS and MPEG-PS
+    mp4.py        MP4 and MOV: mp4_boxes, mp4_index, mp4_fragmented and mp4_fragments
+    matroska.py   Matroska and WebM: ebml reads the elements, matroska_end finds the last one
+    riff.py       AVI: riff_chunks walks the chunks, riff_index reads the indexes
+    mxf.py        MXF: mxf_klv reads the packets, mxf_metadata the duration
     asf.py        ASF and WMV
-    reader.py     bounded reads, and the search for trailing zeros
+    flv.py        FLV
+    mpeg.py       MPEG-TS and MPEG-PS
+    endings.py    a file that its recorder never closed: does it play up to its end
+    reader.py     bounded reads, and the search from the end of a file
 
 Each module says what it can detect and what it cannot. In doubt a file counts as closed: one that is unknown, odd, or
 would need too many reads. A gate that holds back a finished recording would be as bad as no gate.
@@ -19,9 +22,10 @@ The duration is what the container states, in seconds. The media are not read, a
 
     MP4, MOV         mvhd; if it states none, the longest track's tkhd or mdhd; in a fragmented file only mehd
     Matroska, WebM   Duration x TimestampScale in Info; none if the Segment has no size
+    MXF              the longest track of the material package; none if neither header nor footer is closed and complete
     AVI              strh of the longest stream, dmlh for the frames of all RIFFs; else avih
     ASF, WMV         play duration less preroll; none with the broadcast flag
-    MPEG-TS, PS      none
+    MPEG-TS, PS, FLV none
 
 No bytes make it fail; only what *read* raises passes through. A check costs at most ``MAX_READS`` reads and
 ``MAX_BYTES`` bytes (``reader``), and holds about a mebibyte of them in memory. Only a long row of fragments or

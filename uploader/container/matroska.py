@@ -86,6 +86,9 @@ def unfinished(source: ContainerReader) -> str | Playable:
         return "" if _is_indexed(source, segment) else past_the_end("Segment", segment.end, source)
     if segment.size == 0 and segment.end < source.size:
         return _open(source, segment, f"its Segment has size 0: {NOT_CLOSED}")
+    behind = element(source, segment.end) if segment.end < source.size else None
+    if behind is not None and behind.id == CLUSTER:
+        return _open(source, segment, f"its media go on behind the end of its Segment: {NOT_CLOSED}")
     return _dangling(source, segment) or _zeros(source, segment, segment.end) or _of_cues(source, segment)
 
 
