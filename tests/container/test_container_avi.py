@@ -6,7 +6,7 @@ import struct
 from collections.abc import Sequence
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from test_container_files import judged, left_open, pieces, recording, silence
 from test_container_streams import AVI, HAS_INDEX, chunk
@@ -91,6 +91,8 @@ def test_a_cut_avi_is_held_whatever_its_sizes_are(over: int, data: st.DataObject
     assert not state.playable
 
 
+@example(a=1 << 16, b=1 << 16, c=1 << 16, odd=False)
+@example(a=1 << 20, b=1 << 20, c=1 << 20, odd=True)
 @given(st.integers(0, 1 << 21), st.integers(0, 70_000), st.integers(0, 5000), st.booleans())
 def test_zeros_between_the_chunks_of_a_finished_avi_are_stepped_over(a: int, b: int, c: int, odd: bool) -> None:
     """Before movi, before the index and behind it; some writers align to four bytes, some to a mebibyte."""
@@ -98,6 +100,19 @@ def test_zeros_between_the_chunks_of_a_finished_avi_are_stepped_over(a: int, b: 
     data = avi(header(), bytes(b), movi(media), bytes(a), index(media), bytes(c))
     assert judged(data) == AVI
     assert judged(data[:-40] if c < 40 else data[: -c - 40]).unfinished
+
+
+@pytest.mark.parametrize("padding", [1, 15 << 20, 17 << 20, 900 << 20])
+def test_padding_of_any_length_costs_some_dozens_of_reads(padding: int) -> None:
+    """As does space that was reserved for the index and not written."""
+    begun, last = avi(header(), movi(MEDIA), riff=1 << 30), index(MEDIA)
+    size = len(begun) + padding + len(last)
+    file = pieces((0, begun), (len(begun) + padding, last), size=size, filler=b"\0")
+    assert inspect(file, size, ".avi") == AVI
+    assert file.reads < 60
+    file = pieces((0, begun), size=size, filler=b"\0")
+    assert inspect(file, size, ".avi").unfinished
+    assert file.reads < 60
 
 
 def test_zeros_up_to_the_end_of_an_avi_are_not_padding() -> None:

@@ -11,10 +11,11 @@ import re
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
-from uploader.container.reader import ZEROS, ContainerReader, is_zero
+from uploader.container.reader import LARGEST_PIECE, ZEROS, ContainerReader, is_zero
 
 CHUNKS: Final = 24  # of one list that are looked at
 _SAMPLE: Final = 4 * 1024  # bytes that are looked at where zeros are stepped over
+_PADDING: Final = 16 * 1024 * 1024  # bytes of zeros that are read one by one; some writers align to a mebibyte
 _SEARCHED: Final = 1024 * 1024  # bytes before zeros in which the last chunk is searched
 _LISTS: Final = (b"RIFF", b"LIST")
 _MEDIA: Final = re.compile(rb"[0-9A-Fa-f]{2}(?:db|dc|wb|tx|pc|iv|is|sb|__)|rec |ix[0-9A-Fa-f]{2}|[0-9A-Fa-f]{2}ix")
@@ -85,18 +86,27 @@ def _is_known(kind: bytes) -> bool:
 def _after_zeros(source: ContainerReader, start: int, end: int) -> int:
     """Return where the zeros end that begin at *start*; *end* when they reach it.
 
-    Samples, ever farther apart, find something else; bisection finds where it begins.
+    Up to ``_PADDING`` of them are read. Behind those, samples that are ever farther apart find something else, and
+    bisection finds where it begins.
     """
-    low, step = start, 0
-    while True:  # everything that was looked at from ``start`` to ``low`` is zero
+    low, length = start, _SAMPLE
+    while low < min(start + _PADDING, end):
+        rest = source.at(low, min(length, end - low))
+        if not is_zero(rest):
+            return low + len(rest) - len(rest.lstrip(b"\0"))
+        low, length = low + len(rest), min(4 * length, LARGEST_PIECE)
+    step = 0
+    while low < end:  # everything that was looked at from ``start`` to ``low`` is zero
         place = min(low + step, max(low, end - _SAMPLE))
         sample = source.at(place, min(_SAMPLE, end - place))
-        if not sample:
-            return end
         if not is_zero(sample):
-            break
-        low, step = place + len(sample), 2 * step or _SAMPLE
-    high = place + len(sample)
+            return _end_of_zeros(source, low, place + len(sample))
+        low, step = place + len(sample), 2 * step or _PADDING
+    return end
+
+
+def _end_of_zeros(source: ContainerReader, low: int, high: int) -> int:
+    """Return where the zeros end that begin at *low*; before *high* there is something else."""
     while high - low > ZEROS:
         middle = (low + high) // 2
         if is_zero(source.at(middle, min(_SAMPLE, high - middle))):
