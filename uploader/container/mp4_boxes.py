@@ -14,6 +14,10 @@ from uploader.container.reader import FIRST_PIECE, SAMPLE, ContainerReader, is_z
 
 FIRST: Final = frozenset({b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot", b"styp"})
 KNOWN: Final = FIRST | {b"moof", b"mfra", b"sidx", b"uuid", b"udta", b"meta", b"emsg", b"prft", b"pdin", b"ssix"}
+_IN_MOOV: Final = frozenset(
+    b"mvhd iods trak mvex udta meta tkhd tref edts mdia mdhd hdlr minf vmhd smhd nmhd gmhd dinf stbl stsd stts ctts "
+    b"stss stsc stsz stz2 stco co64 sgpd sbgp subs saiz saio sdtp cslg mehd trex".split()
+)
 CHILDREN: Final = 32  # boxes inside another that are looked at
 _PADDING: Final = 64 * 1024  # bytes of zeros between two boxes that are stepped over
 _SHIFTS: Final = (-8, 8, -16, 16, -4, 4)  # bytes that the next box may lie before or behind the end of an ``mdat``
@@ -128,7 +132,7 @@ def _behind_zeros(source: ContainerReader, start: int, end: int) -> Box | None:
     # The more zeros belong to the head, the smaller is the box: a size with fewer of them would be huge.
     for first in range(max(start, written - 3), written + 1):
         box = box_at(source, first, end)
-        if box is not None and (box.end <= end or box.kind in KNOWN) and any(source.at(first, 4)):
+        if box is not None and box.kind in KNOWN | _IN_MOOV and any(source.at(first, 4)):
             return box
     return None
 

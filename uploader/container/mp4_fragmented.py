@@ -2,9 +2,13 @@
 
 In this order. An index at its end (``mfra``) is written at closing: the file is closed, if what the index names is
 there. A hybrid file is open until it is no fragmented file any more: its recorder (OBS from 30.2 on, FFmpeg's
-``hybrid_fragmented``, GStreamer's ``first-moov-then-finalise``) leaves a box in front of its ``moov`` that becomes the
-head of one large ``mdat`` at closing. Else the last fragment must be whole, and the file may not be shorter than an
-index in front (``sidx``) says. Up to 4 KiB of zeros, and anything that is no box of a fragment, may follow it.
+``hybrid_fragmented``) leaves an empty box of 16 bytes, or one with a copy of ``ftyp``, in front of its ``moov``; it
+becomes the head of one large ``mdat`` at closing. Else the last fragment must be whole, and the file may not be shorter
+than an index in front (``sidx``) says. Up to 4 KiB of zeros, and anything that is no box of a fragment, may follow it.
+
+Not detected: a cut exactly between two fragments, for such a file plays as a whole; without an index, a hole in
+fragments that are not walked through; what is so far from both ends that the limits of a check do not suffice
+(``reader``): such a file counts as closed.
 """
 
 from __future__ import annotations
@@ -41,7 +45,6 @@ from uploader.container.reader import (
 
 _PLACES: Final = frozenset({b"free", b"skip", b"wide"})
 _ROOM: Final = 16  # bytes of the head of an ``mdat`` with a size of 64 bits
-_LARGEST_PLACE: Final = 128  # bytes; a hybrid file's placeholder holds that head, or a copy of ``ftyp``
 _LARGEST_HABIT: Final = 16  # bytes by which a writer states an ``mdat`` too long
 _NAMED: Final = 8  # fragments named by ``mfra`` that are looked at
 _SEARCHED: Final = 16 * 1024 * 1024  # bytes behind the last box in which another fragment is searched
@@ -77,14 +80,13 @@ class Fragmented:
         if self.tail is None:
             return ""
         if self._is_hybrid:
-            open_hybrid = (
-                "its recorder turns the fragments into one recording when it closes the file, and has not done so"
-            )
-            return Playable(f"{open_hybrid}{self._up_to(self.tail)}")
-        reason = self._end(self.tail)
-        if not reason and (end := announced_end(self.source, self._beginning)) > self.source.size:
+            reason = f"its fragments are not joined into one recording yet: {_NOT_CLOSED}"
+            plays = self._up_to(self.tail)
+            return Playable(f"{reason}; {plays}") if plays else reason
+        found = self._end(self.tail)
+        if not found and (end := announced_end(self.source, self._beginning)) > self.source.size:
             return past_the_end("media, as the index in front says,", end, self.source)
-        return reason
+        return found
 
     def seconds(self) -> float | None:
         """Return how long it plays: from the beginning of the first fragment to the end of the last one.
@@ -115,11 +117,8 @@ class Fragmented:
             return False
         place = self.front.boxes[number - 1]
         filled = content(self.source, place, 8)
-        return (
-            place.kind in _PLACES
-            and _ROOM <= place.end - place.start <= _LARGEST_PLACE
-            and (is_zero(filled) or filled[4:] == b"ftyp")
-        )
+        room = place.end - place.start == _ROOM and is_zero(filled)
+        return place.kind in _PLACES and (room or filled[4:] == b"ftyp")
 
     def _not_there(self, index: Index) -> str:
         """Return the reason for a file with zeros where its index names a fragment; "" when there are none."""
@@ -160,43 +159,39 @@ class Fragmented:
 
     def _cut(self, tail: Tail, reason: str) -> str | Playable:
         """Return the finding that it ends inside a fragment. It plays up to there, if nothing says there was more."""
-        if announced_end(self.source, self._beginning) > self.source.size or self._last_whole(tail) is None:
-            return reason
-        return Playable(f"{reason}{self._up_to(tail)}")
-
-    def _last_whole(self, tail: Tail) -> Box | None:
-        """Return the index of the last whole fragment: its ``moof``, or ``moov`` if that is the index of the first."""
-        media_end = 0
-        for box in reversed(tail.boxes):
-            if box.kind == b"mdat" and box.end <= self.source.size:
-                media_end = box.end
-            elif box.kind in (b"moof", b"moov") and media_end > box.end:
-                return box
-        return None
+        plays = self._up_to(tail)
+        missing = announced_end(self.source, self._beginning) > self.source.size
+        return reason if missing or not plays else Playable(f"{reason}; {plays}")
 
     def _up_to(self, tail: Tail) -> str:
-        """Return up to where the file plays, as the end of a reason."""
-        whole = self._last_whole(tail)
-        if whole is None:
-            return ""
-        number = sequence_of(self.source, whole) if whole.kind == b"moof" else 0
-        seconds = self._times(tail, whole)
-        time = f" ({_clock(seconds)})" if seconds else ""
-        return (
-            f"; it plays up to fragment {number}{time}"
-            if number or time
-            else "; it plays up to its last whole fragment"
-        )
+        """Return up to where the file plays, as the end of a reason; "" when no fragment is there as a whole."""
+        source, media_end = self.source, 0
+        for box in reversed(tail.boxes):
+            if box.kind == b"mdat" and box.end <= source.size:
+                media_end = box.end
+            elif box.kind == b"moof" and media_end > box.end:
+                return _plays(sequence_of(source, box), self._times(tail, box))
+            elif box.kind == b"moov" and media_end > box.end and self._begin == 0:
+                return "it plays up to its first moof box"  # the first media have their index in ``moov``
+        first = tail.last(b"moof") if tail.earlier else None
+        starts = [
+            run.start / self._timescales[run.track]
+            for run in self._runs(first)
+            if run.start is not None and self._timescales.get(run.track)
+        ]
+        return _plays(sequence_of(source, first) - 1, max(starts, default=None)) if first else ""
 
     def _is_habit(self, tail: Tail, media: Box) -> bool:
         """True for a last ``mdat`` whose size is a few bytes too large, and which is there as a whole all the same.
 
-        Its samples end with the file, or those before it were too large by as much.
+        Its samples end before the file, or those before it were too large by as much.
         """
         over = media.end - self.source.size
         if media.kind != b"mdat" or over > _LARGEST_HABIT:
             return False
-        return tail.shift == -over or self._end_of_samples(tail.last(b"moof"), media) == self.source.size
+        end = self._end_of_samples(tail.last(b"moof"), media)
+        all_there = end <= self.source.size and 0 < media.end - end <= _LARGEST_HABIT
+        return all_there or (tail.shift < 0 and media.end + tail.shift <= self.source.size)
 
     def _runs(self, moof: Box | None) -> list[Run]:
         """Return the tracks' parts of a fragment; none when they cannot be read."""
@@ -250,14 +245,15 @@ class Fragmented:
     def _times(self, tail: Tail, last: Box | None = None) -> float | None:
         """Return when the last fragments end, up to *last*, in seconds; None unless that is known of each track."""
         ends: dict[int, float] = {}
-        for moof in tail.boxes:
+        for moof in reversed(tail.boxes):
             if moof.kind == b"moof" and (last is None or moof.start <= last.start):
                 for run in self._runs(moof):
                     scale = self._timescales.get(run.track, 0)
-                    if run.start is None or not scale or not run.duration:
-                        continue
-                    ends[run.track] = max(ends.get(run.track, 0.0), (run.start + run.duration) / scale)
-        return max(ends.values()) if ends and ends.keys() >= self._timescales.keys() else None
+                    if run.start is not None and scale and run.duration:
+                        ends.setdefault(run.track, (run.start + run.duration) / scale)
+            if ends and ends.keys() >= self._timescales.keys():
+                return max(ends.values())
+        return None
 
     @cached_property
     def _begin(self) -> float | None:
@@ -278,6 +274,12 @@ def number_of(source: ContainerReader, trak: Box) -> int:
     header = content(source, inside(source, trak).first(b"tkhd"), 24)
     start = 20 if header[:1] == b"\1" else 12
     return int.from_bytes(header[start : start + 4], "big")
+
+
+def _plays(number: int, seconds: float | None) -> str:
+    """Return that a file plays up to a fragment, and up to when; each may be unknown."""
+    time = f" ({_clock(seconds)})" if seconds else ""
+    return f"it plays up to fragment {number}{time}" if number > 0 else f"it plays up to its last whole fragment{time}"
 
 
 def _begins_a_box(data: bytes) -> bool:

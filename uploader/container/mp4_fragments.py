@@ -27,7 +27,7 @@ _HEAD: Final = b"moof\0\0\0\x10mfhd"
 _MOOF: Final = 256 * 1024  # bytes of a ``moof`` that are read
 _KEPT: Final = 64  # boxes that are kept of those passed
 _TRACKS: Final = 64  # children of a ``moof``
-_RUNS: Final = 4096  # children of a ``traf``
+_RUNS: Final = 1024  # children of a ``traf``
 _INDEX: Final = 1024 * 1024  # bytes of an ``mfra`` that are read
 _TRAILER: Final = 64 * 1024  # bytes that may follow an ``mfra``
 _BEFORE: Final = 16  # fragments before the last one that a search from the end takes in, if they are at hand
@@ -62,6 +62,7 @@ class Tail:
     shift: int = 0  # bytes by which the last ``mdat`` of a wrong size was mended
     fragments: int = 0  # passed so far
     first: int = 0  # offset of the first fragment
+    earlier: bool = False  # whether fragments lie before these boxes: they were reached from the end
 
     def take(self, box: Box) -> None:
         """Pass a box."""
@@ -173,7 +174,7 @@ def _from_end(source: ContainerReader, start: int, end: int) -> Tail | None:
     zeros = zeros_from(source, start, end) if is_zero(source.at(end - ZEROS, ZEROS)) else None
     starts = last_moofs(source, start, zeros or end)  # reserved space is not searched
     for at in reversed(starts):  # the first whose boxes follow one another up to the last
-        tail = Tail([], at)
+        tail = Tail([], at, earlier=True)
         if _walk_on(source, tail, end, None) and any(box.start == starts[0] for box in tail.boxes):
             return tail
     return None

@@ -20,6 +20,7 @@ Read = Callable[[int, int], bytes]  # (offset, length): at most that many bytes,
 # The limits of one check. On a slow share (5 ms for a read, 50 MB/s) each is about five seconds.
 MAX_READS: Final = 1024
 MAX_BYTES: Final = 256 * 1024 * 1024
+MAX_LOOKS: Final = 100_000  # looks at bytes, read before or not: less than a second of processor time
 HEAD_SIZE: Final = 16 * 1024  # bytes read first, and kept
 SMALLEST_READ: Final = 4 * 1024  # bytes read at least
 SAMPLE: Final = 4 * 1024  # bytes that are looked at where zeros are searched
@@ -34,7 +35,7 @@ _SEARCHED: Final = 2  # structures of average size that a search from the end is
 
 
 class TooLong(Exception):  # noqa: N818  # stays in this package: not an error, the file counts as closed
-    """The check would take more reads or bytes than are allowed."""
+    """The check would take more reads, bytes or looks than are allowed."""
 
 
 class BecameShorter(Exception):  # noqa: N818  # stays in this package: becomes a reason
@@ -59,7 +60,7 @@ class ContainerReader:
         """Begin a check. *read*: reads from the file; *size*: of the file, in bytes, when it was found."""
         self.size = max(0, size)
         self._read = read
-        self.reads, self.bytes = 0, 0  # so far
+        self.reads, self.bytes, self._looks = 0, 0, 0  # so far
         self._head = b""
         self._windows: list[tuple[int, bytes]] = []  # the last reads but the head: their offsets and bytes
 
@@ -74,6 +75,9 @@ class ContainerReader:
         length = min(length, self.size - offset)
         if length <= 0 or offset < 0:
             return b""
+        self._looks += 1
+        if self._looks > MAX_LOOKS:
+            raise TooLong
         if offset + length <= len(self._head):
             return self._head[offset : offset + length]
         for start, window in reversed(self._windows):
