@@ -18,7 +18,7 @@ from test_container_streams import chunk
 from uploader.container import LONGEST, duration
 from uploader.diagnostics.video import Video
 
-STATED = ["mp4", "faststart", "hybrid", "mov", "mkv", "mkv, index in front", "webm", "avi", "wmv"]
+STATED = ["mp4", "faststart", "hybrid", "mov", "mkv", "mkv, index in front", "webm", "avi", "wmv", "mxf"]
 ADDED_UP = ["fragmented", "dash"]
 NOT_STATED = sorted(KINDS.keys() - {*STATED, *ADDED_UP})
 GIB = 1 << 30
