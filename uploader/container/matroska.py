@@ -181,10 +181,9 @@ def _open(source: ContainerReader, segment: Element, fault: str) -> str | Playab
         end = walk(source, cluster.start, source.size)
         if end.cues and end.offset == source.size:
             return ""
-        place = _place(source, segment, cluster)
+        return open_end(source, segment.payload, fault, _place(source, segment, cluster))
     except TooLong:
-        place = ""
-    return open_end(source, segment.payload, fault, place)
+        return fault  # it was never closed, however long it is
 
 
 def _place(source: ContainerReader, segment: Element, cluster: Element) -> str:

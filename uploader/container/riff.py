@@ -201,7 +201,8 @@ def _of_chunks(source: ContainerReader, avi: _Avi) -> str:
     if behind and is_media(behind.kind):
         return f"its media go on behind the end of its movi list: {NOT_CLOSED}"
     if last and last.end > source.size:
-        return past_the_end(f"{last.kind.decode('latin-1')} chunk", last.end, source)
+        name = last.kind.decode("ascii") if last.kind.isalnum() else "last"  # of a list, it may be any bytes
+        return past_the_end(f"{name} chunk", last.end, source)
     stop = last.end + last.end % 2 if last else 12
     end = min(avi.riff.end, source.size)
     awaited = movi is None or (avi.first(b"idx1") is None and avi.announces_idx1)
