@@ -226,6 +226,13 @@ def test_an_avi_of_many_riffs_is_checked_up_to_its_end(riffs: int, name: bytes) 
         assert inspect(pieces(*parts, size=size - cut), size - cut, ".avi").unfinished, cut
 
 
+def test_the_index_of_the_first_riff_says_nothing_of_the_others() -> None:
+    """Without an OpenDML index, the sizes of those must fit."""
+    first, second = avi(header(), movi(MEDIA), index(MEDIA)), chunk(b"RIFF", b"AVIX", movi(MEDIA))
+    assert judged(first + second) == AVI
+    assert judged(first + second[:-1]).unfinished.startswith("its RIFF number 2 ends 1 byte past the end")
+
+
 def test_a_wrong_size_of_the_last_riff_does_not_matter_where_the_index_is_whole() -> None:
     """As for the first."""
     parts, size = opendml(3)

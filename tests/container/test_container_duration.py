@@ -260,6 +260,18 @@ def test_a_segment_without_a_size_has_no_duration() -> None:
     assert mkv(SCALE, element("4489", struct.pack(">d", 2500)), size=None) is None
 
 
+def test_media_that_go_on_behind_what_was_counted_make_the_duration_unknown() -> None:
+    """The recorder has filled in the sizes, gone on, and died."""
+    info = element("1549a966", element("4489", struct.pack(">d", 2500)))
+    counted = HEADER + element("18538067", info, CLUSTER)
+    assert seconds(counted) == seconds(counted + b"trailer") == 2.5
+    assert seconds(counted + CLUSTER) is None
+    headers = chunk(b"LIST", b"hdrl", avih(50), stream(b"vids", 50))
+    counted = chunk(b"RIFF", b"AVI ", headers, chunk(b"LIST", b"movi", chunk(b"00dc", bytes(3000))))
+    assert seconds(counted) == seconds(counted + b"trailer") == 2
+    assert seconds(counted + chunk(b"00dc", bytes(3000))) is None
+
+
 def test_only_a_segment_has_a_duration() -> None:
     """Another kind of EBML file is not Matroska."""
     info = element("1549a966", element("4489", struct.pack(">d", 2500)))

@@ -166,8 +166,9 @@ def last_cued(source: ContainerReader, segment: Element, cues: Element) -> int |
     tail = source.at(start, cues.end - start)
     for at in range(len(tail) - 1, -1, -1):  # the last CuePoint ends with the Cues
         point = parse(tail[at : at + _HEAD], start + at) if tail[at] == _CUE_POINT else None
-        if point is not None and point.size and point.end == cues.end:
-            return max((segment.payload + place for place in _positions(source, point)), default=None)
+        places = _positions(source, point) if point and point.size and point.end == cues.end else ()
+        if found := [segment.payload + place for place in places]:
+            return max(found)
     return None
 
 
