@@ -269,3 +269,11 @@ def test_a_real_avi_with_wrong_sizes_is_finished_while_its_index_is_whole(name: 
         whole[place : place + 4] = size.to_bytes(4, "little")
     assert judged(bytes(whole)) == AVI
     assert judged(bytes(whole[:-1])).unfinished
+
+
+@pytest.mark.parametrize("form", [b"\0\0\0l", b"\xdfd\x10,", b"\n\r\t "])
+def test_a_list_without_a_name_is_not_named_in_the_reason(form: bytes) -> None:
+    """The reason is one line of text that an operator can read."""
+    reason = judged(chunk(b"RIFF", b"AVI ", b"LIST\xff\xff\xff\x7f", form, bytes(range(1, 99)))).unfinished
+    assert reason.startswith("its last chunk ends ")
+    assert reason.isprintable()

@@ -62,7 +62,7 @@ def seed(name: str) -> bytes:
     return left_open(kind) if state else recording(kind)
 
 
-OPEN = ["hybrid; open", "fragmented; open", "mkv; open", "mkv, live; open", "avi; open", "wmv; open"]
+OPEN = ["hybrid; open", "fragmented; open", "mkv; open", "mkv, live; open", "avi; open", "wmv; open", "mxf; open"]
 SEEDS = ["hybrid by hand", "fragments by hand", *KINDS, *OPEN]
 FAMILIES = sorted({kind.container for kind in KINDS.values()})
 
