@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_container_files import FTYP, KINDS, Reader, box, left_open, pieces, recording, silence
 from test_container_matroska import HEADER, element
+from test_container_mxf import klv, partition
 from test_container_streams import chunk
 
 from uploader.container import LONGEST, duration
@@ -372,6 +373,51 @@ def test_the_play_duration_of_an_asf_includes_its_preroll() -> None:
     assert asf(30_000_000) is None
     assert asf(0) is None
     assert asf(55_000_000, flags=3) is None
+
+
+# MXF
+
+
+def item(tag: int, value: bytes) -> bytes:
+    """Return an item of a local set."""
+    return struct.pack(">HH", tag, len(value)) + value
+
+
+def local_set(kind: int, number: int, *items: bytes) -> bytes:
+    """Return a set with its identifier."""
+    return klv(
+        bytes.fromhex("060e2b34025301010d010101010100")[:14] + bytes([kind, 0]),
+        item(0x3C0A, bytes([number] * 16)) + b"".join(items),
+    )
+
+
+def mxf(*tracks: tuple[int, int], kind: int = 1, status: int = 4, packages: int = 1) -> float | None:
+    """Return the duration of an MXF whose material package has tracks of so many units at so many a second."""
+    references = b"".join(bytes([10 + number] * 16) for number in range(len(tracks)))
+    sets = [
+        local_set(0x36, 90 + number, item(0x4403, struct.pack(">II", len(tracks), 16) + references))
+        for number in range(packages)
+    ]
+    for number, (units, rate) in enumerate(tracks):
+        definition = bytes.fromhex("060e2b340401010101030202") + bytes([kind]) + bytes(3)
+        rational = item(0x4B01, struct.pack(">II", rate, 1))
+        sets.append(local_set(0x3B, 10 + number, rational, item(0x4803, bytes([50 + number] * 16))))
+        length = item(0x0202, struct.pack(">q", units))
+        sets.append(local_set(0x0F, 50 + number, item(0x0201, definition), length))
+    metadata = b"".join(sets)
+    return seconds(partition(2, status, 0, metadata=len(metadata)) + metadata)
+
+
+def test_the_material_package_of_an_mxf_states_a_duration() -> None:
+    """The longest of its tracks of picture and sound, if the header is closed and complete."""
+    assert mxf((50, 25)) == 2
+    assert mxf((50, 25), (144_000, 48_000)) == 3
+    assert mxf((50, 25), kind=2) == 2
+    for none in (mxf(), mxf((-1, 25)), mxf((50, 0)), mxf((50, 25), (-1, 25)), mxf((50, 25), kind=9)):
+        assert none is None
+    assert mxf((50, 25), status=2) is None
+    assert mxf((50, 25), status=3) is None
+    assert mxf((50, 25), packages=2) is None
 
 
 # All of them

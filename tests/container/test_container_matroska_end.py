@@ -165,13 +165,15 @@ def test_cues_that_no_seek_head_names_are_found_at_the_end() -> None:
 
 
 def test_what_a_seek_head_names_may_not_be_missing() -> None:
-    """Tags at the end, cut off together with what the Segment's size says."""
-    whole = indexed(front=False)
-    places = int.from_bytes(whole[whole.index(b"\x53\xac") + 3 :][:8], "big")
-    head = seek_head(cues=places + len(seek_head(cues=0)), tags=len(whole) + 99)
-    moved = b"".join([whole[: len(HEADER) + 12], head, whole[len(HEADER) + 12 + len(seek_head(cues=0)) :]])
-    assert judged(moved[: len(HEADER) + 4] + (9 | 1 << 56).to_bytes(8, "big") + moved[len(HEADER) + 12 :]) == FINE
-    assert "past the end" in judged(moved[: len(HEADER) + 4] + (99999 | 1 << 56).to_bytes(8, "big") + head).unfinished
+    """Tags behind the Cues were cut off, and the Segment says that something is missing."""
+    head = len(seek_head(cues=0, tags=0)) + len(INFO) + len(TRACKS)
+    media = cluster(0, block())
+    end = head + len(media) + len(cues(head))
+    payload = seek_head(cues=head + len(media), tags=end) + INFO + TRACKS + media + cues(head)
+    whole = HEADER + element("18538067", payload, TAGS)
+    assert judged(whole) == FINE
+    assert judged(whole[: -len(TAGS)]).unfinished == f"its Segment ends {len(TAGS)} bytes {PAST}"
+    assert judged(HEADER + element("18538067", payload, TAGS, size=end + len(TAGS) + 9)) == FINE
 
 
 @pytest.mark.parametrize("codec", [TRACKS, OPUS])
