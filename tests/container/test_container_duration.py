@@ -386,7 +386,7 @@ def item(tag: int, value: bytes) -> bytes:
 def local_set(kind: int, number: int, *items: bytes) -> bytes:
     """Return a set with its identifier."""
     return klv(
-        bytes.fromhex("060e2b34025301010d010101010100")[:14] + bytes([kind, 0]),
+        bytes.fromhex("060e2b34025301010d0101010101") + bytes([kind, 0]),
         item(0x3C0A, bytes([number] * 16)) + b"".join(items),
     )
 
