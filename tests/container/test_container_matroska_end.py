@@ -139,6 +139,33 @@ def test_a_cut_inside_a_large_cluster_is_found_however_many_there_are(size: int,
         assert file.reads < 1000
 
 
+def test_a_cluster_of_thousands_of_blocks_is_walked_to_its_end() -> None:
+    """Half a minute of pictures and sound, 30 MiB, whose size is not known."""
+    one, count = block(bytes(1 + at % 251 for at in range(8000))), 4000
+    begin = UNKNOWN_SEGMENT + INFO + TRACKS + cluster(0, size=None)
+    size = len(begin) + count * len(one)
+
+    def content(offset: int, length: int) -> bytes:
+        data = begin[offset : offset + length]
+        shift = max(0, offset - len(begin)) % len(one)
+        return (data + (one * (2 + length // len(one)))[shift:])[:length]
+
+    for cut, held in ((0, False), (1, True), (len(one), False), (len(one) + 1, True)):
+        file = Reader(content, size - cut)
+        assert bool(inspect(file, file.size, ".webm").unfinished) is held, cut
+        assert file.reads < 500
+
+
+@pytest.mark.parametrize("inside", [b"\x86\x81\0", b"\xe7\x80", b"\xe7\x89" + bytes(9), b"\xbf\x85" + bytes(5)])
+def test_media_that_contain_the_id_of_a_cluster_are_not_taken_for_one(inside: bytes) -> None:
+    """What a Cluster begins with must follow."""
+    stray = block(b"\x1f\x43\xb6\x75\x01\xff\xff\xff\xff\xff\xff\xff" + inside + b"\x81\x81\x81" * 5)
+    whole = UNKNOWN_SEGMENT + INFO + TRACKS + cluster(0, block(), stray, block(), size=None)
+    assert judged(whole) == FINE
+    assert judged(whole[:-1]).unfinished.startswith("its last block ends 1 byte past")
+    assert judged(whole[: -len(block()) - 3]).unfinished.startswith("its last block ends 3 bytes past")
+
+
 OVERS = st.sampled_from([1, 8, 16, len(TAGS), 5000, 1 << 20])
 
 
