@@ -90,13 +90,13 @@ class Written:
 
 
 @cache
-def written(flags: str, muxer: str = "mp4") -> Written:
+def written(flags: str, muxer: str = "mp4", codec: str = "mpeg4", **options: str) -> Written:
     """A recording with these ``movflags``, as PyAV writes it: three seconds in fragments of half a second."""
     file = Written()
     with av.open(
-        file, "w", format=muxer, options={"flush_packets": "1", **({"movflags": flags} if flags else {})}
+        file, "w", format=muxer, options={"flush_packets": "1", **options, **({"movflags": flags} if flags else {})}
     ) as output:
-        stream = output.add_stream("mpeg4", rate=10)
+        stream = output.add_stream(codec, rate=25 if muxer == "mxf" else 10)
         assert isinstance(stream, av.VideoStream)
         stream.width, stream.height, stream.pix_fmt = 64, 64, "yuv420p"
         stream.codec_context.gop_size = 5

@@ -77,7 +77,9 @@ def test_sizes_that_were_never_filled_in_do_not_matter_where_the_index_is_whole(
 def test_offsets_of_an_index_count_from_the_list_or_from_the_file(from_file: bool, shift: int) -> None:
     """Both are common, and some writers are a few bytes off."""
     base = len(avi(header())) + 12 if from_file else 8
-    assert judged(avi(header(), movi(MEDIA), index(MEDIA, base + shift), over=220)) == AVI
+    media = [chunk(b"00dc", JPEG, bytes(7 * number * number)) for number in range(60)]
+    assert judged(avi(header(), movi(media), index(media, base + shift), over=220)) == AVI
+    assert judged(avi(header(), movi(media), index(media, base + 10_000), over=220)).unfinished
 
 
 @pytest.mark.parametrize("over", [0, 16, 220])
@@ -131,6 +133,7 @@ def test_an_odd_chunk_without_its_padding_byte_is_followed_by_the_next_one() -> 
     data = avi(header(), movi(media), index(media))
     assert judged(data) == AVI
     assert judged(data[:-1]).unfinished
+    assert judged(avi(header(), b"JUNK\x05\0\0\0xxxxx", movi(MEDIA), index(MEDIA))) == AVI
 
 
 def test_an_avi_of_full_size_lacks_what_its_index_names() -> None:
@@ -226,9 +229,30 @@ def test_an_avi_of_many_riffs_is_checked_up_to_its_end(riffs: int, name: bytes) 
         assert inspect(pieces(*parts, size=size - cut), size - cut, ".avi").unfinished, cut
 
 
-def test_a_wrong_size_of_the_last_riff_does_not_matter_where_the_index_is_whole() -> None:
+def test_an_opendml_index_does_not_stand_for_an_idx1_that_was_cut_off() -> None:
+    """If the RIFF is too large by at least as much as the announced idx1 takes."""
+    place = len(avi(header(FRAMES, HAS_INDEX, chunk(b"indx", bytes(24 + 16))))) + 12
+    begun = place + sum(map(len, MEDIA))
+    named = struct.pack("<QII", begun, len(standard([0])), FRAMES)
+    room = chunk(b"indx", struct.pack("<HBBI4s12x", 4, 0, 0, 1, b"00dc"), named)
+    list_of = movi([*MEDIA, standard([begun - len(MEDIA[0]) + 8], size=len(JPEG))])
+    whole = avi(header(FRAMES, HAS_INDEX, room), list_of, index(MEDIA))
+    assert judged(whole) == AVI
+    assert judged(whole[: -len(index(MEDIA))]).unfinished
+    assert judged(avi(header(FRAMES, HAS_INDEX, room), list_of, over=220)) == AVI
+
+
+def test_the_index_of_the_first_riff_says_nothing_of_the_others() -> None:
+    """Without an OpenDML index, the sizes of those must fit."""
+    first, second = avi(header(), movi(MEDIA), index(MEDIA)), chunk(b"RIFF", b"AVIX", movi(MEDIA))
+    assert judged(first + second) == AVI
+    assert judged(first + second[:-1]).unfinished.startswith("its RIFF number 2 ends 1 byte past the end")
+
+
+@pytest.mark.parametrize("name", [b"ix00", b"00ix"])
+def test_a_wrong_size_of_the_last_riff_does_not_matter_where_the_index_is_whole(name: bytes) -> None:
     """As for the first."""
-    parts, size = opendml(3)
+    parts, size = opendml(3, name=name)
     too_large = (2 * GIB, b"RIFF" + struct.pack("<I", GIB + 212) + b"AVIX")
     assert inspect(pieces(*parts, too_large, size=size), size, ".avi") == AVI
     assert inspect(pieces(*parts, too_large, size=size - 1), size - 1, ".avi").unfinished

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_container_files import FTYP, KINDS, Reader, box, left_open, pieces, recording, silence
 from test_container_matroska import HEADER, element
+from test_container_mxf import klv, partition
 from test_container_streams import chunk
 
 from uploader.container import LONGEST, duration
@@ -260,6 +261,18 @@ def test_a_segment_without_a_size_has_no_duration() -> None:
     assert mkv(SCALE, element("4489", struct.pack(">d", 2500)), size=None) is None
 
 
+def test_media_that_go_on_behind_what_was_counted_make_the_duration_unknown() -> None:
+    """The recorder has filled in the sizes, gone on, and died."""
+    info = element("1549a966", element("4489", struct.pack(">d", 2500)))
+    counted = HEADER + element("18538067", info, CLUSTER)
+    assert seconds(counted) == seconds(counted + b"trailer") == 2.5
+    assert seconds(counted + CLUSTER) is None
+    headers = chunk(b"LIST", b"hdrl", avih(50), stream(b"vids", 50))
+    counted = chunk(b"RIFF", b"AVI ", headers, chunk(b"LIST", b"movi", chunk(b"00dc", bytes(3000))))
+    assert seconds(counted) == seconds(counted + b"trailer") == 2
+    assert seconds(counted + chunk(b"00dc", bytes(3000))) is None
+
+
 def test_only_a_segment_has_a_duration() -> None:
     """Another kind of EBML file is not Matroska."""
     info = element("1549a966", element("4489", struct.pack(">d", 2500)))
@@ -360,6 +373,51 @@ def test_the_play_duration_of_an_asf_includes_its_preroll() -> None:
     assert asf(30_000_000) is None
     assert asf(0) is None
     assert asf(55_000_000, flags=3) is None
+
+
+# MXF
+
+
+def item(tag: int, value: bytes) -> bytes:
+    """Return an item of a local set."""
+    return struct.pack(">HH", tag, len(value)) + value
+
+
+def local_set(kind: int, number: int, *items: bytes) -> bytes:
+    """Return a set with its identifier."""
+    return klv(
+        bytes.fromhex("060e2b34025301010d0101010101") + bytes([kind, 0]),
+        item(0x3C0A, bytes([number] * 16)) + b"".join(items),
+    )
+
+
+def mxf(*tracks: tuple[int, int], kind: int = 1, status: int = 4, packages: int = 1) -> float | None:
+    """Return the duration of an MXF whose material package has tracks of so many units at so many a second."""
+    references = b"".join(bytes([10 + number] * 16) for number in range(len(tracks)))
+    sets = [
+        local_set(0x36, 90 + number, item(0x4403, struct.pack(">II", len(tracks), 16) + references))
+        for number in range(packages)
+    ]
+    for number, (units, rate) in enumerate(tracks):
+        definition = bytes.fromhex("060e2b340401010101030202") + bytes([kind]) + bytes(3)
+        rational = item(0x4B01, struct.pack(">II", rate, 1))
+        sets.append(local_set(0x3B, 10 + number, rational, item(0x4803, bytes([50 + number] * 16))))
+        length = item(0x0202, struct.pack(">q", units))
+        sets.append(local_set(0x0F, 50 + number, item(0x0201, definition), length))
+    metadata = b"".join(sets)
+    return seconds(partition(2, status, 0, metadata=len(metadata)) + metadata)
+
+
+def test_the_material_package_of_an_mxf_states_a_duration() -> None:
+    """The longest of its tracks of picture and sound, if the header is closed and complete."""
+    assert mxf((50, 25)) == 2
+    assert mxf((50, 25), (144_000, 48_000)) == 3
+    assert mxf((50, 25), kind=2) == 2
+    for none in (mxf(), mxf((-1, 25)), mxf((50, 0)), mxf((50, 25), (-1, 25)), mxf((50, 25), kind=9)):
+        assert none is None
+    assert mxf((50, 25), status=2) is None
+    assert mxf((50, 25), status=3) is None
+    assert mxf((50, 25), packages=2) is None
 
 
 # All of them

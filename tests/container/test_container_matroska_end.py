@@ -139,6 +139,33 @@ def test_a_cut_inside_a_large_cluster_is_found_however_many_there_are(size: int,
         assert file.reads < 1000
 
 
+def test_a_cluster_of_thousands_of_blocks_is_walked_to_its_end() -> None:
+    """Half a minute of pictures and sound, 30 MiB, whose size is not known."""
+    one, count = block(bytes(1 + at % 251 for at in range(8000))), 4000
+    begin = UNKNOWN_SEGMENT + INFO + TRACKS + cluster(0, size=None)
+    size = len(begin) + count * len(one)
+
+    def content(offset: int, length: int) -> bytes:
+        data = begin[offset : offset + length]
+        shift = max(0, offset - len(begin)) % len(one)
+        return (data + (one * (2 + length // len(one)))[shift:])[:length]
+
+    for cut, held in ((0, False), (1, True), (len(one), False), (len(one) + 1, True)):
+        file = Reader(content, size - cut)
+        assert bool(inspect(file, file.size, ".webm").unfinished) is held, cut
+        assert file.reads < 500
+
+
+@pytest.mark.parametrize("inside", [b"\x86\x81\0", b"\xe7\x80", b"\xe7\x89" + bytes(9), b"\xbf\x85" + bytes(5)])
+def test_media_that_contain_the_id_of_a_cluster_are_not_taken_for_one(inside: bytes) -> None:
+    """What a Cluster begins with must follow."""
+    stray = block(b"\x1f\x43\xb6\x75\x01\xff\xff\xff\xff\xff\xff\xff" + inside + b"\x81\x81\x81" * 5)
+    whole = UNKNOWN_SEGMENT + INFO + TRACKS + cluster(0, block(), stray, block(), size=None)
+    assert judged(whole) == FINE
+    assert judged(whole[:-1]).unfinished.startswith("its last block ends 1 byte past")
+    assert judged(whole[: -len(block()) - 3]).unfinished.startswith("its last block ends 3 bytes past")
+
+
 OVERS = st.sampled_from([1, 8, 16, len(TAGS), 5000, 1 << 20])
 
 
@@ -165,13 +192,15 @@ def test_cues_that_no_seek_head_names_are_found_at_the_end() -> None:
 
 
 def test_what_a_seek_head_names_may_not_be_missing() -> None:
-    """Tags at the end, cut off together with what the Segment's size says."""
-    whole = indexed(front=False)
-    places = int.from_bytes(whole[whole.index(b"\x53\xac") + 3 :][:8], "big")
-    head = seek_head(cues=places + len(seek_head(cues=0)), tags=len(whole) + 99)
-    moved = b"".join([whole[: len(HEADER) + 12], head, whole[len(HEADER) + 12 + len(seek_head(cues=0)) :]])
-    assert judged(moved[: len(HEADER) + 4] + (9 | 1 << 56).to_bytes(8, "big") + moved[len(HEADER) + 12 :]) == FINE
-    assert "past the end" in judged(moved[: len(HEADER) + 4] + (99999 | 1 << 56).to_bytes(8, "big") + head).unfinished
+    """Tags behind the Cues were cut off, and the Segment says that something is missing."""
+    head = len(seek_head(cues=0, tags=0)) + len(INFO) + len(TRACKS)
+    media = cluster(0, block())
+    end = head + len(media) + len(cues(head))
+    payload = seek_head(cues=head + len(media), tags=end) + INFO + TRACKS + media + cues(head)
+    whole = HEADER + element("18538067", payload, TAGS)
+    assert judged(whole) == FINE
+    assert judged(whole[: -len(TAGS)]).unfinished == f"its Segment ends {len(TAGS)} bytes {PAST}"
+    assert judged(HEADER + element("18538067", payload, TAGS, size=end + len(TAGS) + 9)) == FINE
 
 
 @pytest.mark.parametrize("codec", [TRACKS, OPUS])

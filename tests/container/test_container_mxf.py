@@ -143,13 +143,14 @@ def test_the_reason_names_what_is_missing() -> None:
     )
 
 
-def test_a_rip_may_not_name_zeros() -> None:
-    """It was written, and the partition was not."""
-    whole = mxf(bodies=3)
+@pytest.mark.parametrize("run_in", [0, 512])
+def test_a_rip_may_not_name_zeros(run_in: int) -> None:
+    """It was written, and the partition was not. Offsets count from the header."""
+    whole = b"\x11" * run_in + mxf(bodies=3)
     start = whole.index(STRUCTURE + bytes([1, BODY]), 50_000)
     holed = whole[:start] + bytes(5000) + whole[start + 5000 :]
     reason = f"only zeros at byte {start}, where its Random Index Pack names a partition: the copy is not complete"
-    assert judged(holed) == ContainerState("mxf", reason)
+    assert judged(holed, ".mxf") == ContainerState("mxf", reason)
 
 
 @pytest.mark.parametrize("rest", [bytes(512), b"\1\2\3 trailer" * 9])
@@ -169,6 +170,9 @@ def test_a_run_in_may_stand_before_the_header(run_in: int, header: int) -> None:
     assert judged(data, ".tar") == ContainerState("", "")
     assert judged(data[:-300], ".mxf").unfinished
     assert judged(b"\x11" * run_in + mxf(OPEN_INCOMPLETE, None), ".mxf").unfinished
+    if header == CLOSED_COMPLETE:
+        cut = judged((data + rip())[: run_in + len(mxf(header, None)) - 9], ".mxf").unfinished
+        assert cut.startswith("its footer partition, by its header, ends 25 bytes past the end of the file")
 
 
 @pytest.mark.parametrize("width", range(9))

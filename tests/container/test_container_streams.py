@@ -74,6 +74,7 @@ def test_closed_avi_passes(parts: tuple[bytes, ...]) -> None:
         ),
         (avi(header(), chunk(b"JUNK", bytes(30))), "no movi list: the copy is not complete"),
         (avi(header(), MOVI, IDX1[:-16], bytes(16)), "its idx1 chunk ends in zeros: the copy is not complete"),
+        (avi(header(), chunk(b"LIST", b"m\0vi", size=70)), f"its last chunk ends 66 bytes {PAST}"),
         (avi(header(), MOVI, chunk(b"idx1", bytes(64), size=70)), f"its idx1 chunk ends 6 bytes {PAST}"),
     ],
 )

@@ -26,7 +26,6 @@ Cluster, and a last Cluster of unknown size is read; some dozen reads, and a few
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
 from typing import Final
 
 from uploader.container.ebml import (
@@ -86,8 +85,7 @@ def unfinished(source: ContainerReader) -> str | Playable:
         return "" if _is_indexed(source, segment) else past_the_end("Segment", segment.end, source)
     if segment.size == 0 and segment.end < source.size:
         return _open(source, segment, f"its Segment has size 0: {NOT_CLOSED}")
-    behind = element(source, segment.end) if segment.end < source.size else None
-    if behind is not None and behind.id == CLUSTER:
+    if _goes_on(source, segment):
         return _open(source, segment, f"its media go on behind the end of its Segment: {NOT_CLOSED}")
     return _dangling(source, segment) or _zeros(source, segment, segment.end) or _of_cues(source, segment)
 
@@ -95,19 +93,15 @@ def unfinished(source: ContainerReader) -> str | Playable:
 def duration(source: ContainerReader) -> float | None:
     """Return the seconds that Info states: RFC 9559, 5.1.2.10. None when there is no Info before the first Cluster.
 
-    None too when the Segment has no size. Its Duration is then a placeholder (libwebm writes 1.0), or was announced
-    before anything was recorded.
+    None too when the Segment has no size, or media go on behind it. Its Duration is then a placeholder (libwebm writes
+    1.0), or was announced before all was recorded.
     """
     header = element(source, 0)
     segment = element(source, header.end) if header else None
-    if segment is None or segment.id != SEGMENT:
+    if segment is None or segment.id != SEGMENT or not segment.size or _goes_on(source, segment):
         return None
-    for child in children(source, segment):
-        if child.id == INFO:
-            return _stated(source, child)
-        if child.id == CLUSTER:
-            return None  # behind it, each Cluster would cost a read
-    return None
+    info = _info(source, segment)
+    return _stated(source, info) if info and info.end <= segment.end else None
 
 
 def _stated(source: ContainerReader, info: Element) -> float | None:
@@ -120,6 +114,12 @@ def _stated(source: ContainerReader, info: Element) -> float | None:
         elif child.id == _DURATION and len(value) == child.size and len(value) in (4, 8):
             (units,) = struct.unpack(">f" if len(value) == 4 else ">d", value)
     return None if units is None else units * scale / 1e9
+
+
+def _goes_on(source: ContainerReader, segment: Element) -> bool:
+    """True when a Cluster follows a Segment of known size: its recorder has counted what it had, and gone on."""
+    behind = element(source, segment.end) if segment.end < source.size else None
+    return behind is not None and behind.id == CLUSTER
 
 
 def _of_unknown_size(source: ContainerReader, segment: Element) -> str | Playable:
@@ -181,15 +181,14 @@ def _open(source: ContainerReader, segment: Element, fault: str) -> str | Playab
         end = walk(source, cluster.start, source.size)
         if end.cues and end.offset == source.size:
             return ""
-        place = _place(source, segment, cluster)
+        return open_end(source, segment.payload, fault, _place(source, segment, cluster))
     except TooLong:
-        place = ""
-    return open_end(source, segment.payload, fault, place)
+        return fault  # it was never closed, however long it is
 
 
 def _place(source: ContainerReader, segment: Element, cluster: Element) -> str:
     """Say up to where a file plays: the time of its last Cluster."""
-    units, info = timestamp(source, cluster), _child(source, segment, lambda child: child.id == INFO)
+    units, info = timestamp(source, cluster), _info(source, segment)
     if units is None or info is None:
         return ""
     stated = [number(source, child) for child in children(source, info) if child.id == _TIMESTAMP_SCALE]
@@ -197,14 +196,11 @@ def _place(source: ContainerReader, segment: Element, cluster: Element) -> str:
     return f"{clock_time(units * scale / 1e9)} (byte {source.size})"
 
 
-def _child(source: ContainerReader, segment: Element, fits: Callable[[Element], bool]) -> Element | None:
-    """Return the first fitting element before the first Cluster."""
-    whole = segment._replace(size=source.size - segment.payload)
-    for child in children(source, whole):
-        if fits(child):
-            return child
-        if child.id == CLUSTER:
-            return None
+def _info(source: ContainerReader, segment: Element) -> Element | None:
+    """Return the Info before the first Cluster; behind it, each Cluster would cost a read."""
+    for child in children(source, segment._replace(size=source.size - segment.payload)):
+        if child.id in (INFO, CLUSTER):
+            return child if child.id == INFO else None
     return None
 
 

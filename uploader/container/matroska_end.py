@@ -56,9 +56,9 @@ def walk(source: ContainerReader, start: int, limit: int, *, inside: bool = Fals
 
     *inside*: *start* is inside a Cluster.
     """
-    offset, cues, cluster = start, False, None
+    offset, cues, cluster, ahead = start, False, None, _Ahead(source, limit)
     while offset < limit:
-        found = _head(source, offset, limit, inside=inside)
+        found = parse(ahead.head(offset, near=inside), offset)
         if found is None or found.id not in _KNOWN:
             break
         cluster = found if found.id == CLUSTER else cluster
@@ -79,9 +79,20 @@ def begins_element(rest: bytes) -> bool:
     return 0 < len(rest) < _HEAD and any(rest[: len(one)] == one[: len(rest)] for one in ids)
 
 
-def _head(source: ContainerReader, offset: int, limit: int, *, inside: bool) -> Element | None:
-    """Read the head of an element. *inside*: of a Cluster, where the next heads are near."""
-    return parse(source.at(offset, min(_STEP if inside else _HEAD, limit - offset))[:_HEAD], offset)
+class _Ahead:
+    """Reads heads of elements up to *limit*: inside a Cluster, where the next ones are near, many with one read."""
+
+    def __init__(self, source: ContainerReader, limit: int) -> None:
+        self._source, self._limit = source, limit
+        self._start, self._data = 0, b""
+
+    def head(self, offset: int, *, near: bool) -> bytes:
+        """Return the bytes of a head. *near*: whether more are read, for those that follow."""
+        within = offset - self._start
+        if not 0 <= within <= len(self._data) - _HEAD:
+            length = min(_STEP if near else _HEAD, self._limit - offset)
+            self._start, self._data, within = offset, self._source.at(offset, length), 0
+        return self._data[within : within + _HEAD]
 
 
 def last_cluster(source: ContainerReader, start: int) -> Element | None:
@@ -166,8 +177,9 @@ def last_cued(source: ContainerReader, segment: Element, cues: Element) -> int |
     tail = source.at(start, cues.end - start)
     for at in range(len(tail) - 1, -1, -1):  # the last CuePoint ends with the Cues
         point = parse(tail[at : at + _HEAD], start + at) if tail[at] == _CUE_POINT else None
-        if point is not None and point.size and point.end == cues.end:
-            return max((segment.payload + place for place in _positions(source, point)), default=None)
+        places = _positions(source, point) if point and point.size and point.end == cues.end else ()
+        if found := [segment.payload + place for place in places]:
+            return max(found)
     return None
 
 

@@ -95,8 +95,10 @@ def duration(source: ContainerReader) -> float | None:
     riffs = list(islice(_riffs(source), 2))
     if not riffs or riffs[0].size in _NO_SIZE:
         return None
-    first = chunks(source, 12, min(riffs[0].end, source.size))
-    hdrl = next((chunk for chunk in first if chunk.kind == b"hdrl"), None)
+    first = list(chunks(source, 12, min(riffs[0].end, source.size)))
+    hdrl, movi = (next((one for one in first if one.kind == kind), None) for kind in (b"hdrl", b"movi"))
+    if movi and _goes_on(source, movi):
+        return None  # what the headers state is older than that
     lists = list(_inside_of(source, hdrl)) if hdrl else []
     total = next((_number(_content(source, dmlh), 0) for dmlh in _named(source, lists, b"odml", b"dmlh")), 0)
     if len(riffs) > 1 and not total:
@@ -197,11 +199,11 @@ def _of_chunks(source: ContainerReader, avi: _Avi) -> str:
     movi, last = avi.first(b"movi"), avi.chunks[-1] if avi.chunks else None
     if movi and movi.size in _NO_SIZE:
         return f"its movi list has no size yet: {NOT_CLOSED}"
-    behind = chunk(source, next_start(source, movi.end, source.size)) if movi and movi.end < source.size else None
-    if behind and is_media(behind.kind):
+    if movi and _goes_on(source, movi):
         return f"its media go on behind the end of its movi list: {NOT_CLOSED}"
     if last and last.end > source.size:
-        return past_the_end(f"{last.kind.decode() if last.kind.isalnum() else 'last'} chunk", last.end, source)
+        name = last.kind.decode("ascii") if last.kind.isalnum() else "last"  # of a list, it may be any bytes
+        return past_the_end(f"{name} chunk", last.end, source)
     stop = last.end + last.end % 2 if last else 12
     end = min(avi.riff.end, source.size)
     awaited = movi is None or (avi.first(b"idx1") is None and avi.announces_idx1)
@@ -210,6 +212,12 @@ def _of_chunks(source: ContainerReader, avi: _Avi) -> str:
     if movi is None:
         return f"no movi list: {NOT_COPIED}" if len(avi.chunks) < CHUNKS else ""
     return ""
+
+
+def _goes_on(source: ContainerReader, movi: Chunk) -> bool:
+    """True when media follow the list that should hold them."""
+    behind = chunk(source, next_start(source, movi.end, source.size)) if movi.end < source.size else None
+    return behind is not None and is_media(behind.kind)
 
 
 def _without_index(source: ContainerReader, avi: _Avi, opendml: list[Named]) -> str:
