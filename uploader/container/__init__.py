@@ -20,7 +20,8 @@ would need too many reads. A gate that holds back a finished recording would be 
 
 The duration is what the container states, in seconds. The media are not read, and nothing is added up:
 
-    MP4, MOV         mvhd; if it states none, the longest track's tkhd or mdhd; in a fragmented file only mehd
+    MP4, MOV         mvhd; if it states none, the longest track's tkhd or mdhd; in a fragmented file
+                     mehd, or the times of the first and the last fragment
     Matroska, WebM   Duration x TimestampScale in Info; none if the Segment has no size
     MXF              the longest track of the material package; none if neither header nor footer is closed and complete
     AVI              strh of the longest stream, dmlh for the frames of all RIFFs; else avih
@@ -29,8 +30,8 @@ The duration is what the container states, in seconds. The media are not read, a
 
 No bytes make it fail; only what *read* raises passes through. A check costs at most ``MAX_READS`` reads and
 ``MAX_BYTES`` bytes (``reader``), and holds about a mebibyte of them in memory. Only a long row of fragments or
-clusters needs more than a few dozen reads. An MP4 of 2 GiB costs 4 reads and 24 KiB with its index at the end, 5 reads
-and 32 KiB with the index in front.
+clusters needs more than a few dozen reads. An MP4 of 2 GiB costs about 25 reads and 130 KiB, as its index is asked
+where some pictures lie.
 
 Touches: nothing: bytes are read through a function that is passed in.
 Imports: nothing.
