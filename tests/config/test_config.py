@@ -242,6 +242,15 @@ def test_two_configurations_that_say_the_same_are_equal(loaded: Loader) -> None:
     assert loaded(text) != loaded(text, VALT_UPLOADER_UPLOAD__WORKERS="5")
 
 
+@pytest.mark.parametrize(("written", "gate"), [("true", True), ("false", False), ('"playable"', "playable")])
+def test_the_gate_is_a_switch_or_a_word(loaded: Loader, written: str, gate: object) -> None:
+    """Without it, it is on."""
+    assert loaded().watch[0].gate is True
+    assert loaded(LEAST + f"gate = {written}").watch[0].gate == gate
+    watch = f'[{{"path": "/srv/recordings", "gate": {written}}}]'
+    assert loaded("", **{**ENVIRON, "VALT_UPLOADER_WATCH": watch}).watch[0].gate == gate
+
+
 def test_the_defaults_use_no_key_without_effect() -> None:
     """They cause no warning."""
     assert load(None, ENVIRON).not_in_force() == []

@@ -105,6 +105,8 @@ def test_a_fault_in_server_says_what_is_expected(faults: Faults, line: str, faul
         ("rescan = 0", 'rescan: expected a duration above zero like "60s"'),
         ('include = "*.mp4"', 'include: expected a list of patterns like ["*.mp4", "*.mov"], got plain text'),
         ("include = [3]", 'include[0]: expected a list of patterns like ["*.mp4", "*.mov"], got 3'),
+        ("gate = 'maybe'", 'gate: expected true, false or "playable", got "maybe"'),
+        ("gate = []", 'gate: expected true, false or "playable", got a list'),
         ("mode = 'fast'", 'mode: expected "auto", "events" or "poll", got "fast"'),
         ("after_upload = 3", 'after_upload: expected "keep", "move" or "delete", got 3'),
         ("path = '~nobody-here/x'", "path: the home folder of ~ is not known here; write the whole path"),

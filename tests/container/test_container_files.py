@@ -52,6 +52,9 @@ KINDS = {
     "mpg": Kind("mpeg-ps", ".mpg", "mpeg", "mpeg1video"),
     "vob": Kind("mpeg-ps", ".vob", "vob", "mpeg2video"),
     "wmv": Kind("asf", ".wmv", "asf", "wmv2"),
+    "flv": Kind("flv", ".flv", "flv", "flv"),
+    "mxf": Kind("mxf", ".mxf", "mxf", "mpeg2video"),
+    "mxf, piped": Kind("mxf", ".MXF", "mxf", "mpeg2video", seekable=False),
 }
 
 
@@ -114,20 +117,20 @@ def _frame(number: int) -> av.VideoFrame:
 
 
 @cache
-def silence(muxer: str, **options: str) -> bytes:
+def silence(muxer: str, layout: str = "stereo", **options: str) -> bytes:
     """A closed recording of nothing but three seconds of PCM silence: a whole lot of zeros, and rightly so."""
     with TemporaryDirectory() as folder:
         path = Path(folder) / "silence"
-        _write_silence(str(path), muxer, options)
+        _write_silence(str(path), muxer, layout, options)
         return path.read_bytes()
 
 
-def _write_silence(target: str, muxer: str, options: dict[str, str]) -> None:
+def _write_silence(target: str, muxer: str, layout: str, options: dict[str, str]) -> None:
     with av.open(target, "w", format=muxer, options=options) as output:
-        stream = output.add_stream("pcm_s16le", rate=48_000, layout="stereo")
+        stream = output.add_stream("pcm_s16le", rate=48_000, layout=layout)
         assert isinstance(stream, av.AudioStream)
         for number in range(3):
-            frame = av.AudioFrame("s16", "stereo", 48_000)
+            frame = av.AudioFrame("s16", layout, 48_000)
             frame.planes[0].update(bytes(frame.planes[0].buffer_size))
             frame.pts, frame.rate, frame.time_base = number * 48_000, 48_000, Fraction(1, 48_000)
             output.mux(stream.encode(frame))
@@ -180,7 +183,9 @@ def box(kind: bytes, *contents: bytes, size: int | None = None) -> bytes:
     return struct.pack(">I4s", len(payload) + 8 if size is None else size, kind) + payload
 
 
-def moov(*, codecs: Sequence[bytes] = (b"avc1",), chunks: Sequence[int] = (1000,), table: int = 0) -> bytes:
+def moov(
+    *, codecs: Sequence[bytes] = (b"avc1",), chunks: Sequence[int] = (1000,), table: int = 0, handler: bytes = b""
+) -> bytes:
     """An index box: a track for each codec, its chunks' offsets last, after *table* bytes of sample sizes."""
     tracks = []
     for codec in codecs:
@@ -188,7 +193,8 @@ def moov(*, codecs: Sequence[bytes] = (b"avc1",), chunks: Sequence[int] = (1000,
         sizes = box(b"stsz", b"\x01" * (12 + table))
         offsets = box(b"stco", bytes(4), struct.pack(f">I{len(chunks)}I", len(chunks), *chunks))
         media = box(b"minf", box(b"vmhd", bytes(12)), box(b"stbl", described, sizes, offsets))
-        tracks.append(box(b"trak", box(b"tkhd", bytes(84)), box(b"mdia", box(b"mdhd", bytes(24)), media)))
+        shown = box(b"hdlr", bytes(8), handler, bytes(13)) if handler else b""
+        tracks.append(box(b"trak", box(b"tkhd", bytes(84)), box(b"mdia", box(b"mdhd", bytes(24)), shown, media)))
     return box(b"moov", box(b"mvhd", bytes(100)), *tracks)
 
 

@@ -49,10 +49,8 @@ def test_segment_of_known_size_must_fit() -> None:
     assert judged(whole + b"trailer") == FINE
     reason = "its Segment ends 300 bytes past the end of the file: the copy is not complete"
     assert judged(whole[:-300]) == ContainerState("matroska", reason)
-    assert (
-        mkv(INFO, TRACKS, cluster(), size=0).unfinished
-        == "its Segment has size 0: the recorder did not close this file"
-    )
+    unsized = mkv(INFO, TRACKS, cluster(), size=0)
+    assert unsized.unfinished.startswith("its Segment has size 0: the recorder did not close this file; it plays up to")
 
 
 @pytest.mark.parametrize("parts", [(INFO, TRACKS), (seek_head(b"\x40"), INFO, TRACKS), (TRACKS,)])
@@ -63,19 +61,22 @@ def test_live_recording_may_end_after_any_cluster(parts: tuple[bytes, ...], size
 
 
 def test_a_live_recording_may_not_end_inside_a_cluster_of_known_size() -> None:
-    """A last cluster of unknown size may end anywhere."""
+    """Nor inside a block of one of unknown size."""
     whole = HEADER + element("18538067", INFO, TRACKS, cluster(), cluster(), size=UNKNOWN)
     reason = "its last Cluster ends 300 bytes past the end of the file: the copy is not complete"
     assert judged(whole[:-300]) == ContainerState("matroska", reason)
     untold = HEADER + element("18538067", INFO, TRACKS, cluster(), cluster(size=UNKNOWN), size=UNKNOWN)
-    assert judged(untold[:-300]) == FINE
+    reason = "its last block ends 300 bytes past the end of the file: the copy is not complete"
+    assert judged(untold) == FINE
+    assert judged(untold[:-300]) == ContainerState("matroska", reason)
 
 
 def test_media_that_look_like_a_cluster_are_not_taken_for_one() -> None:
     """Four bytes are no cluster: what follows them must be one, too."""
     stray = element("a3", b"\x81\0\0\x80" + b"\x1f\x43\xb6\x75\x01\0\0\0\0\xff\xff\xff\x99" + bytes(100))
     assert mkv(INFO, TRACKS, cluster(stray), size=UNKNOWN) == FINE
-    assert mkv(INFO, TRACKS, cluster(), b"\x1f\x43\xb6\x75", size=UNKNOWN) == FINE
+    at_end = mkv(INFO, TRACKS, cluster(), b"\x1f\x43\xb6\x75", size=UNKNOWN).unfinished
+    assert at_end.startswith("it ends inside the head of an element at byte ")
 
 
 def test_an_unfilled_void_at_the_beginning_is_a_killed_recorder() -> None:
@@ -96,8 +97,8 @@ def test_a_void_of_a_live_muxer_is_no_sign_of_a_killed_recorder() -> None:
 
 def test_seek_head_without_positions_is_a_killed_recorder() -> None:
     """GStreamer writes positions of all ones and replaces them at closing."""
-    assert mkv(seek_head(ONES, ONES), INFO, TRACKS, cluster(), size=UNKNOWN).unfinished == UNTOLD
-    assert mkv(seek_head(b"\x50", ONES), INFO, TRACKS, cluster(), size=UNKNOWN).unfinished == UNTOLD
+    assert mkv(seek_head(ONES, ONES), INFO, TRACKS, cluster(), size=UNKNOWN).unfinished.startswith(UNTOLD)
+    assert mkv(seek_head(b"\x50", ONES), INFO, TRACKS, cluster(), size=UNKNOWN).unfinished.startswith(UNTOLD)
     assert mkv(seek_head(ONES), INFO, TRACKS, cluster()) == FINE
 
 

@@ -10,7 +10,7 @@ import pytest
 from harness import Rig
 from parts import at, sha256
 from process import at_work
-from test_container_files import recording
+from test_container_files import left_open, recording
 
 from uploader.diagnostics.video import Video
 from uploader.domain import events
@@ -119,6 +119,38 @@ def test_an_unfinished_container_is_given_up_after_gate_timeout() -> None:
     )
 
 
+PLAYS: Final = WriteState(unfinished="it was never closed; it plays up to byte 9", playable=True)
+
+
+def test_the_reason_of_a_parked_file_names_the_command_and_the_key() -> None:
+    """The command for this file; the key only if it would help."""
+    parked = check_complete(RULES, 100, 600.0, marker="", write_state=LACKS, path="/w/my talk.mp4")
+    expected = "it has no moov box; it goes on when the file changes, or after: valt-uploader retry '/w/my talk.mp4'"
+    assert parked == Complete(unplayable=expected)
+    parked = check_complete(RULES, 100, 600.0, marker="", write_state=PLAYS, path="/w/a.mkv")
+    assert parked == Complete(
+        unplayable='it was never closed; it plays up to byte 9; gate = "playable" in its [[watch]] sends such files by '
+        "itself; it goes on when the file changes, or after: valt-uploader retry /w/a.mkv"
+    )
+
+
+def test_what_plays_is_sent_after_gate_timeout_where_the_gate_says_so() -> None:
+    """What is cut or reserved is still parked; a file that is complete is not delayed."""
+    rules = replace(RULES, gate="playable")
+
+    def decide(stable_for: float, write_state: WriteState) -> NotYet | Complete:
+        return check_complete(rules, 100, stable_for, marker="", write_state=write_state)
+
+    early = decide(540.0, PLAYS)
+    assert isinstance(early, NotYet)
+    assert early.held
+    assert early.reason.endswith("it plays up to byte 9; sent as it is unless it changes within 1 min")
+    assert decide(600.0, PLAYS) == Complete(not_closed=PLAYS.unfinished)
+    assert decide(600.0, LACKS) == verdict(stable_for=600.0, write_state=LACKS)
+    assert decide(540.0, LACKS) == wait(stable_for=540.0, write_state=LACKS)
+    assert decide(10.0, CLOSED) == Complete()
+
+
 def test_a_file_that_is_held_back_is_looked_at_less_and_less_often() -> None:
     """After a quarter of its wait, between ``settle`` and ``rescan``; an application that ends does not wait for it."""
     pauses = [wait(stable_for=age, write_state=LACKS).after for age in (10.0, 100.0, 200.0, 300.0)]
@@ -214,6 +246,25 @@ async def test_retry_sends_an_unfinished_recording_as_it_is(tmp_path: Path) -> N
         await rig.scan()
         await rig.finished(await rig.drop("b.mp4", VIDEO))
         assert len(rig.records) == 2
+
+
+async def test_a_killed_recording_that_plays_is_sent_where_the_gate_says_so(tmp_path: Path) -> None:
+    """After ``gate_timeout``, and the log says so; a cut copy is parked."""
+    killed, whole = left_open("mkv"), recording("mkv")
+    async with Rig(tmp_path, watch={"gate": "playable", "gate_timeout": "1s"}) as rig:
+        await rig.start()
+        path = await rig.drop("killed.mkv", killed)
+        held = await rig.event(events.FileHeldBack, path=path)
+        assert "it plays up to 00:00:0" in held.reason
+        assert "sent as it is unless it changes" in held.reason
+        await rig.finished(path)
+        assert rig.record.sha256 == sha256(killed)
+        (event,) = rig.seen(events.FileNotClosed)
+        assert (event.path, "the recorder did not close this file" in event.reason) == (path, True)
+        cut = await rig.drop("cut.mkv", whole[: len(whole) // 2])
+        parked = await rig.event(events.UploadParked, path=cut)
+        assert parked.reason.endswith(f"or after: valt-uploader retry {cut}")
+        assert len(rig.records) == 1
 
 
 async def test_without_the_gate_every_still_file_is_sent(tmp_path: Path) -> None:

@@ -14,9 +14,19 @@ from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 
-from uploader.domain.model import AfterUpload, ProofRule, RecordSharing, shown
+from uploader.domain.model import AfterUpload, GateRule, ProofRule, RecordSharing, shown
 from uploader.domain.placeholders import check_names, check_placeholders, parse_match
 from uploader.domain.units import (
     UNLIMITED,
@@ -30,6 +40,7 @@ from uploader.domain.units import (
     taken,
 )
 
+_SWITCH: Final = TypeAdapter(bool)
 _AS_URL: Final = 'expected an address like "https://valt.example.com"'
 
 
@@ -96,6 +107,16 @@ def _marker(text: str) -> str:
     if text.strip() in {"{name}", "{stem}{suffix}"}:
         raise ValueError('is the name of the recording itself; name another file, like "{name}.done"')
     return text
+
+
+def _gate(value: object) -> GateRule:
+    """Check ``gate``: a switch, or a word."""
+    if value == "playable":
+        return "playable"
+    try:
+        return _SWITCH.validate_python(value)
+    except ValidationError:
+        raise ValueError(f'expected true, false or "playable", got {quoted(value)}') from None
 
 
 def _placeholders(text: str, info: ValidationInfo) -> str:
@@ -222,13 +243,17 @@ class WatchConfig(_Table):
     """One ``[[watch]]``: a folder, which of its files are sent, and what is done with them. Durations in seconds."""
 
     path: PathHere
-    include: Patterns = (*("*.mp4", "*.mov", "*.mkv", "*.avi", "*.ts", "*.mts", "*.m4v", "*.webm", "*.mpg", "*.wmv"),)
+    include: Patterns = (
+        *("*.mp4", "*.mov", "*.mkv", "*.avi", "*.ts", "*.mts", "*.m4v", "*.webm", "*.mpg", "*.wmv"),
+        *("*.mxf", "*.m2ts", "*.m2t", "*.mpeg", "*.m2p", "*.vob", "*.mod", "*.tod", "*.dv", "*.3gp", "*.3g2"),
+        *("*.asf", "*.flv", "*.f4v", "*.qt", "*.mk3d", "*.ogv"),
+    )
     exclude: Patterns = ("*.part", "*.tmp", ".*", "~*")
     recursive: Switch = True
     mode: Literal["auto", "events", "poll"] = "auto"
     settle: Duration = 10.0
     rescan: Timeout = 60.0
-    gate: Switch = True
+    gate: Annotated[GateRule, BeforeValidator(_gate)] = True
     gate_timeout: Duration = 600.0
     done_marker: Annotated[Text, AfterValidator(_marker)] = ""
     on_duplicate: Literal["send", "skip"] = "send"

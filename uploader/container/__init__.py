@@ -5,27 +5,33 @@ share may set the whole size first and then stall. Containers tell more: they ho
 fields that are filled in at the very end. Only a few structures are read; the kind of file is found from its first
 bytes, and the suffix is only a hint.
 
-    mp4.py        MP4 and MOV
-    matroska.py   Matroska and WebM
-    riff.py       AVI
-    mpeg.py       MPEG-TS and MPEG-PS
+    mp4.py        MP4 and MOV: mp4_boxes, mp4_index, mp4_fragmented and mp4_fragments
+    matroska.py   Matroska and WebM: ebml reads the elements, matroska_end finds the last one
+    riff.py       AVI: riff_chunks walks the chunks, riff_index reads the indexes
+    mxf.py        MXF: mxf_klv reads the packets, mxf_metadata the duration
     asf.py        ASF and WMV
-    reader.py     bounded reads, and the search for trailing zeros
+    flv.py        FLV
+    mpeg.py       MPEG-TS and MPEG-PS
+    endings.py    a file that its recorder never closed: does it play up to its end
+    reader.py     bounded reads, and the search from the end of a file
 
 Each module says what it can detect and what it cannot. In doubt a file counts as closed: one that is unknown, odd, or
 would need too many reads. A gate that holds back a finished recording would be as bad as no gate.
 
 The duration is what the container states, in seconds. The media are not read, and nothing is added up:
 
-    MP4, MOV         mvhd; if it states none, the longest track's tkhd or mdhd; in a fragmented file only mehd
+    MP4, MOV         mvhd; if it states none, the longest track's tkhd or mdhd; in a fragmented file
+                     mehd, or the times of the first and the last fragment
     Matroska, WebM   Duration x TimestampScale in Info; none if the Segment has no size
+    MXF              the longest track of the material package; none if neither header nor footer is closed and complete
     AVI              strh of the longest stream, dmlh for the frames of all RIFFs; else avih
     ASF, WMV         play duration less preroll; none with the broadcast flag
-    MPEG-TS, PS      none
+    MPEG-TS, PS, FLV none
 
 No bytes make it fail; only what *read* raises passes through. A check costs at most ``MAX_READS`` reads and
-``MAX_BYTES`` bytes (``reader``). An MP4 of 2 GiB costs 4 reads and 24 KiB with its index at the end, 5 reads and 32 KiB
-with the index in front.
+``MAX_BYTES`` bytes (``reader``), and holds about a mebibyte of them in memory. Only a long row of fragments or
+clusters needs more than a few dozen reads. An MP4 of 2 GiB costs about 25 reads and 130 KiB, as its index is asked
+where some pictures lie.
 
 Touches: nothing: bytes are read through a function that is passed in.
 Imports: nothing.
@@ -37,8 +43,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from uploader.container import asf, matroska, mp4, mpeg, riff
-from uploader.container.reader import MAX_BYTES, MAX_READS, BecameShorter, ContainerReader, Read, TooLong, is_zero
+from uploader.container import asf, flv, matroska, mp4, mpeg, mxf, riff
+from uploader.container.reader import (
+    MAX_BYTES,
+    MAX_READS,
+    BecameShorter,
+    ContainerReader,
+    Playable,
+    Read,
+    TooLong,
+    is_zero,
+)
 
 __all__ = ["LONGEST", "MAX_BYTES", "MAX_READS", "ContainerState", "Read", "duration", "inspect"]
 
@@ -51,17 +66,19 @@ _SMALLEST: Final = 32  # bytes; the first structure of every container is at lea
 class ContainerState:
     """The result of a check."""
 
-    container: str  # "mp4", "matroska", "avi", "mpeg-ts", "mpeg-ps", "asf", or "" when unknown
+    container: str  # "mp4", "matroska", "avi", "mpeg-ts", "mpeg-ps", "asf", "flv", "mxf", or "" when unknown
     unfinished: str  # "" when it is closed or cannot be checked; else the reason, one clause for an operator
+    playable: bool = False  # unfinished, but what is there is whole, or plays up to its end: ``reader.Playable``
 
 
 class _Family(NamedTuple):
     name: str
     begins: Callable[[bytes], bool]  # whether a file with these first bytes is of this family
-    unfinished: Callable[[ContainerReader], str]
+    unfinished: Callable[[ContainerReader], str | Playable]
     duration: Callable[[ContainerReader], float | None]  # in seconds, as stated, however odd; None: none is stated
 
 
+_MXF: Final = _Family("mxf", mxf.begins, mxf.unfinished, mxf.duration)
 _FAMILIES: Final = (
     _Family("mp4", mp4.begins, mp4.unfinished, mp4.duration),
     _Family("matroska", matroska.begins, matroska.unfinished, matroska.duration),
@@ -69,6 +86,8 @@ _FAMILIES: Final = (
     _Family("asf", asf.begins, asf.unfinished, asf.duration),
     _Family("mpeg-ts", mpeg.begins_ts, mpeg.unfinished, mpeg.duration),
     _Family("mpeg-ps", mpeg.begins_ps, mpeg.unfinished, mpeg.duration),
+    _Family("flv", flv.begins, flv.unfinished, flv.duration),
+    _MXF,
 )
 
 _SUFFIXES: Final = {
@@ -77,6 +96,7 @@ _SUFFIXES: Final = {
     *("avi",),
     *("ts", "mts", "m2ts", "m2t", "mpg", "mpeg", "vob", "m2p"),
     *("wmv", "asf"),
+    *("flv", "f4v", "mxf"),
 }
 
 
@@ -87,13 +107,22 @@ def inspect(read: Read, size: int, suffix: str) -> ContainerState:
     container. An empty file counts as closed. An ``OSError`` of *read* passes through.
     """
     source = ContainerReader(read, size)
+    suffix = suffix.lower().lstrip(".")
     name = ""
     try:
         head = source.head()
-        if family := _family(head):
+        family = _family(head)
+        if family is None and suffix == "mxf" and mxf.begins_behind_run_in(source):
+            family = _MXF
+        if family:
             name = family.name
-            return ContainerState(name, family.unfinished(source))
-        return ContainerState(name, _without_magic(head, suffix.lower().lstrip(".")))
+            found = family.unfinished(source)
+            return (
+                ContainerState(name, found)
+                if isinstance(found, str)
+                else ContainerState(name, found.reason, playable=True)
+            )
+        return ContainerState(name, _without_magic(head, suffix))
     except TooLong:
         return ContainerState(name, "")
     except BecameShorter:

@@ -1,124 +1,125 @@
 """Reads MP4 and MOV: the boxes of ISO/IEC 14496-12 and of Apple's QuickTime File Format.
 
 An MP4 file is a row of boxes. ``moov`` holds the index, ``mdat`` the media; a fragmented file has many pairs of
-``moof`` (index) and ``mdat``. A chunk, in this module, is a run of samples in ``mdat``, not a chunk of an upload.
+``moof`` (index) and ``mdat``, and is judged by ``mp4_fragmented``.
 
 Detected: something at top level that is not a box; a box that ends past the end of the file; a missing ``moov``, which
 a recorder writes last; a missing ``mdat``; a ``moov`` that was only partly copied, with zeros where a box or the offset
-of a chunk should be. Also 64 KiB of zeros at the end of a file whose ``mdat`` comes last (faststart). That counts only
-if every track's codec is known to compress: silence in PCM and black in raw video are zeros too. A fragmented file may
-not end inside a fragment, nor between ``moof`` and ``mdat``, nor in zeros.
+of a chunk should be; an index that names media past the end of the file; zeros where it names a picture
+(``mp4_index``), which are space that was reserved and not written. Also 64 KiB of zeros at the end of a file whose
+``mdat`` comes last (faststart), if every track's codec is known to compress.
 
-Not detected: a cut exactly between two fragments; holes that are not at the end; what follows a whole ``moov`` and
-``mdat``, if it is zeros or not a box (cameras append data of their own); a cut ``mdat`` that by definition reaches to
-the end of the file (size 0) with its ``moov`` before it. A file with more than ``_BOXES`` boxes is checked at its end:
-its ``mfra`` index, which is written at closing, or the last ``moof`` within ``_TAIL`` bytes. It counts as closed when
-it has neither.
+Allowed for: an ``mdat`` that is a few bytes too long, where the index is whole and the media are there; zeros between
+boxes; anything behind a whole ``moov`` and ``mdat`` that is no known box (cameras append data of their own).
+
+Not detected: holes between the pictures that are looked at, and in sound; a last picture that was written in part; a
+cut ``mdat`` that by definition reaches to the end of the file (size 0) with its ``moov`` before it.
 """
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Iterable
-from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from typing import Final
 
-from uploader.container.reader import ContainerReader, is_zero, only_zeros, past_the_end, zeros_from
+from uploader.container import mp4_index
+from uploader.container.mp4_boxes import CHILDREN, FIRST, KNOWN, Box, Walk, box_at, content, each, inside, walk
+from uploader.container.mp4_fragmented import Fragmented, number_of
+from uploader.container.reader import (
+    SAMPLE,
+    ContainerReader,
+    Playable,
+    is_zero,
+    only_zeros,
+    past_the_end,
+    pieces_from_end,
+    zeros_from,
+)
 
-_FIRST: Final = frozenset({b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot", b"styp"})
-_KNOWN: Final = _FIRST | {b"moof", b"mfra", b"sidx", b"uuid", b"udta", b"meta", b"emsg", b"prft", b"pdin", b"ssix"}
 _PARENTS: Final = frozenset({b"moov", b"trak", b"mdia", b"minf", b"stbl"})
 _LEVELS: Final = 5  # moov, trak, mdia, minf, stbl
-_BEGINNING: Final = 4  # the first boxes, among which a fragmented file has its moov
-_BOXES: Final = 32  # at top level; of files with more the end is checked instead
-_CHILDREN: Final = 32
+_BOXES: Final = 32  # at top level; of files with more, the index is searched from the end
 _FIELDS: Final = 36  # bytes of a header box, up to and including its duration
-_TAIL: Final = 192 * 1024  # bytes searched for the last moof
+_LARGEST_HABIT: Final = 16  # bytes by which a writer states an ``mdat`` too long
 # A hole in ``moov``: no box, and zeros from the ninth byte on. Up to 40 bytes are read; fewer than 16 may be a
 # QuickTime terminator.
 _LEAST_HOLE, _HOLE = 16, 40
-_KIND_BYTES: Final = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 -_.")
-
-# Sample entries that never hold long runs of zeros. DNxHD, ProRes, MPEG-2 and Motion JPEG may pad their frames.
-_COMPRESSED: Final = frozenset(
-    b"avc1 avc2 avc3 avc4 hvc1 hev1 dvh1 dvhe vvc1 mp4v s263 vp08 vp09 av01 mp4a ac-3 ec-3 Opus alac .mp3 fLaC "
-    b"samr sawb tmcd text tx3g".split()
-)
 
 _NOT_CLOSED: Final = "the recorder did not close this file"
 _NOT_COPIED: Final = "the copy is not complete"
 
 
-class _Box(NamedTuple):
-    kind: bytes
-    start: int
-    payload: int  # offset of what follows the head
-    end: int
-
-
-@dataclass
-class _Walk:
-    """The boxes that were found one after another at one level."""
-
-    boxes: list[_Box] = field(default_factory=list)
-    stop: int = 0  # offset after the last box
-
-    def first(self, kind: bytes) -> _Box | None:
-        return next((box for box in self.boxes if box.kind == kind), None)
-
-
 def begins(head: bytes) -> bool:
     """True when the file begins with a box that may be the first one in MP4 or MOV."""
     size = int.from_bytes(head[:4], "big")
-    return head[4:8] in _FIRST and (size >= 8 or size < 2)
+    return head[4:8] in FIRST and (size >= 8 or size < 2)
 
 
-def unfinished(source: ContainerReader) -> str:
+def unfinished(source: ContainerReader) -> str | Playable:
     """Return why this file is not closed; "" when it is, or when that cannot be told."""
-    walk = _walk(source, 0, source.size, _BEGINNING)
-    if not walk.boxes:
+    front, in_moov = _front(source)
+    if not front.boxes:
         return f"its first box has no size yet: {_NOT_CLOSED}"
-    in_moov = _moov(source, walk)
-    if in_moov.first(b"mvex") and _has_index(source):
-        return ""
-    walk = _walk(source, walk.stop, source.size, _BOXES, walk.boxes)
-    in_moov = in_moov if in_moov.boxes else _moov(source, walk)
-    if walk.first(b"moof") or in_moov.first(b"mvex"):
-        return _of_fragments(source, walk, in_moov)
-    return _of_whole(source, walk, in_moov)
+    if _is_fragmented(front, in_moov):
+        return Fragmented(source, front, in_moov).unfinished()
+    if not front.first(b"moov") and len(front.boxes) >= _BOXES and front.stop < source.size:
+        moov, searched = _moov_from_end(source, front.stop)
+        if moov is None:
+            return _without_moov(source, front) if searched else ""
+        front.boxes.append(moov)
+        front.stop, in_moov = moov.end, inside(source, moov)
+    return _of_whole(source, front, in_moov)
 
 
 def duration(source: ContainerReader) -> float | None:
     """Return the seconds that ``mvhd`` states: 14496-12, 8.2.2; if it states none, the longest track.
 
-    The ``mvhd`` of a fragmented file counts at most the first fragment, so only ``mehd`` (8.8.2) is believed there.
-    Few muxers write it. None with more than ``_CHILDREN`` boxes in ``moov``: ``mvex`` may be among those not seen.
+    The ``mvhd`` of a fragmented file counts at most the first fragment. There, ``mehd`` (8.8.2) is believed, which few
+    muxers write; else the times of the first and the last fragment. None with more than ``CHILDREN`` boxes in
+    ``moov``: ``mvex`` may be among those not seen.
     """
-    walk = _walk(source, 0, source.size, _BEGINNING)
-    if not walk.first(b"moov"):
-        walk = _walk(source, walk.stop, source.size, _BOXES, walk.boxes)
-    in_moov = _moov(source, walk)
-    header = _content(source, in_moov.first(b"mvhd"))
+    front, in_moov = _front(source)
+    header = content(source, in_moov.first(b"mvhd"), _FIELDS)
     timescale = _timescale(header)
-    if not timescale or len(in_moov.boxes) >= _CHILDREN:
+    if not timescale or len(in_moov.boxes) >= CHILDREN:
         return None
-    mvex = in_moov.first(b"mvex")
-    if mvex or walk.first(b"moof"):
-        ticks = _ticks(_content(source, _inside(source, mvex).first(b"mehd")), 4, 4)
-        return None if ticks is None else ticks / timescale
+    if _is_fragmented(front, in_moov):
+        mehd = inside(source, in_moov.first(b"mvex")).first(b"mehd")
+        ticks = _ticks(content(source, mehd, _FIELDS), 4, 4)
+        fragmented = Fragmented(source, front, in_moov)
+        if fragmented.is_hybrid:
+            return None
+        return ticks / timescale if ticks else fragmented.seconds()
     if ticks := _ticks(header, 16, 24):
         return ticks / timescale
     return _longest_track(source, in_moov, timescale)
 
 
-def _longest_track(source: ContainerReader, in_moov: _Walk, timescale: int) -> float | None:
+def _front(source: ContainerReader) -> tuple[Walk, Walk]:
+    """Return the first boxes of the file, and those inside its ``moov`` if that is among them.
+
+    They go up to the first that tells that it is a fragmented file, else there are up to ``_BOXES``.
+    """
+    front, in_moov = Walk(), Walk()
+    for box in each(source, front, source.size):
+        front.boxes.append(box)
+        if box.kind == b"moov" and not in_moov.boxes:
+            in_moov = inside(source, box)
+        if _is_fragmented(front, in_moov) or len(front.boxes) >= _BOXES:
+            break
+    return front, in_moov
+
+
+def _is_fragmented(front: Walk, in_moov: Walk) -> bool:
+    return bool(front.first(b"moof") or in_moov.first(b"mvex"))
+
+
+def _longest_track(source: ContainerReader, in_moov: Walk, timescale: int) -> float | None:
     """Return the seconds of the longest track, by its ``tkhd`` or ``mdhd``. None when one of them states nothing."""
     longest = 0.0
-    for track in (_inside(source, box) for box in in_moov.boxes if box.kind == b"trak"):
-        if ticks := _ticks(_content(source, track.first(b"tkhd")), 20, 28):
+    for track in (inside(source, box) for box in in_moov.all(b"trak")):
+        if ticks := _ticks(content(source, track.first(b"tkhd"), _FIELDS), 20, 28):
             longest = max(longest, ticks / timescale)
             continue
-        media = _content(source, _inside(source, track.first(b"mdia")).first(b"mdhd"))
+        media = content(source, inside(source, track.first(b"mdia")).first(b"mdhd"), _FIELDS)
         ticks, own = _ticks(media, 16, 24), _timescale(media)
         if ticks is None or not own:
             return None
@@ -139,166 +140,116 @@ def _ticks(header: bytes, short: int, long: int) -> int | None:
     return None if len(value) < width or value == b"\xff" * width else int.from_bytes(value, "big")
 
 
-def _content(source: ContainerReader, box: _Box | None) -> bytes:
-    """Return the first bytes of a box, enough for the fields that are read; none when there is no box."""
-    return source.at(box.payload, min(_FIELDS, box.end - box.payload)) if box else b""
-
-
-def _inside(source: ContainerReader, box: _Box | None) -> _Walk:
-    """Return the boxes inside *box*, as far as the file has them."""
-    return _walk(source, box.payload, min(box.end, source.size), _CHILDREN) if box else _Walk()
-
-
-def _moov(source: ContainerReader, walk: _Walk) -> _Walk:
-    """Return the boxes inside the ``moov`` box, as far as the file has them."""
-    return _inside(source, walk.first(b"moov"))
-
-
-def _of_whole(source: ContainerReader, walk: _Walk, in_moov: _Walk) -> str:
+def _of_whole(source: ContainerReader, front: Walk, in_moov: Walk) -> str | Playable:
     """Check a file that is not fragmented: one ``moov`` is the index of everything."""
-    moov, mdat, last = walk.first(b"moov"), walk.first(b"mdat"), walk.boxes[-1]
-    if last.end > source.size and (last.kind in _KNOWN or not (moov and mdat)):
-        return past_the_end(f"{_kind_text(last)} box", last.end, source)
+    moov, mdat, last = front.first(b"moov"), front.first(b"mdat"), front.boxes[-1]
+    cut = last.end > source.size and (last.kind in KNOWN or not (moov and mdat))
+    if cut and not _is_habit(source, front, in_moov):
+        return past_the_end(f"{last.name} box", last.end, source)
     if moov is None:
-        return _without_moov(source, walk)
-    if mdat is None:
-        return f"no mdat box after its moov box: {_NOT_COPIED}" if walk.stop >= source.size else _no_box(source, walk)
+        return _without_moov(source, front)
+    if mdat is None and len(front.boxes) < _BOXES:
+        return f"no mdat box after its moov box: {_NOT_COPIED}" if front.stop >= source.size else _no_box(source, front)
     if (hole := _hole(source, moov, in_moov)) is not None:
         return f"its moov box is empty from byte {hole} on: {_NOT_COPIED}"
-    return _zeros(source, last, last.end, in_moov) if last.kind == b"mdat" else ""
+    if fault := _zeros(source, last, in_moov) or mp4_index.not_there(source, in_moov, front.all(b"mdat")):
+        return fault
+    if not _awaits_size(source, front):
+        return ""
+    return Playable(f"its mdat box has no size yet: {_NOT_CLOSED}; it plays as far as the index in front of it tells")
 
 
-def _without_moov(source: ContainerReader, walk: _Walk) -> str:
-    """Return the reason for a file without a ``moov`` box; "" when it needs none, or when that cannot be told."""
-    if walk.first(b"meta") or walk.first(b"styp") or len(walk.boxes) >= _BOXES:
-        return ""  # a picture, a segment of a stream, or too many boxes before the moov
-    if walk.stop < source.size and is_zero(source.at(walk.stop, 8)):
-        return f"no moov box, only zeros from byte {walk.stop} on: {_NOT_CLOSED}, or {_NOT_COPIED}"
+def _awaits_size(source: ContainerReader, front: Walk) -> bool:
+    """True for a last ``mdat`` of size 0 right behind a box of 8 bytes, which is there so that its head can grow.
+
+    GStreamer writes such files with ``reserved-max-duration``: the index in front is kept up to date, and the size of
+    the media is filled in at closing. A writer that means "up to the end" needs no such room.
+    """
+    if len(front.boxes) < 2 or front.boxes[-1].kind != b"mdat":
+        return False
+    room, media = front.boxes[-2:]
+    empty = room.kind in (b"free", b"wide") and (room.end - room.start, room.end) == (8, media.start)
+    return empty and is_zero(source.at(media.start, 4))
+
+
+def _is_habit(source: ContainerReader, front: Walk, in_moov: Walk) -> bool:
+    """True for a last ``mdat`` whose size is a few bytes too large, while all that the index names is there."""
+    last = front.boxes[-1]
+    if last.kind != b"mdat" or last.end - source.size > _LARGEST_HABIT:
+        return False
+    end = mp4_index.end_of_samples(source, in_moov)
+    return end is not None and end <= source.size
+
+
+def _without_moov(source: ContainerReader, front: Walk) -> str:
+    """Return the reason for a file without a ``moov`` box; "" when it needs none."""
+    if front.first(b"meta") or front.first(b"styp"):
+        return ""  # a picture, or a segment of a stream
+    if front.stop < source.size and is_zero(source.at(front.stop, 8)):
+        return f"no moov box, only zeros from byte {front.stop} on: {_NOT_CLOSED}, or {_NOT_COPIED}"
     return f"no moov box: {_NOT_CLOSED}"
 
 
-def _of_fragments(source: ContainerReader, walk: _Walk, in_moov: _Walk) -> str:
-    """Check the end of a fragmented file. It may end after any whole fragment."""
-    last = walk.boxes[-1]
-    if len(walk.boxes) >= _BOXES and walk.stop < source.size:
-        tail = _end_boxes(source)
-        return _end_of_fragments(source, tail, in_moov) if tail.boxes else _zeros(source, last, source.size, in_moov)
-    return _end_of_fragments(source, walk, in_moov)
+def _moov_from_end(source: ContainerReader, start: int) -> tuple[Box | None, bool]:
+    """Search from the end back to *start* for a whole ``moov``; also return whether all of it was searched."""
+    begin = source.size
+    for begin, data in pieces_from_end(source, start, 16):
+        found = data.rfind(b"mvhd")
+        while found >= 12:
+            box = box_at(source, begin + found - 12, source.size) if data[found - 8 : found - 4] == b"moov" else None
+            if box is not None and box.end <= source.size:
+                return box, True
+            found = data.rfind(b"mvhd", 0, found)
+    return None, begin <= start
 
 
-def _end_of_fragments(source: ContainerReader, walk: _Walk, in_moov: _Walk) -> str:
-    """Check the last boxes of a fragmented file: those of *walk*."""
-    last = walk.boxes[-1]
-    if last.end > source.size:
-        return past_the_end(f"last {_kind_text(last)} box", last.end, source)
-    if walk.stop < source.size:
-        return _no_box(source, walk)
-    if last.kind == b"moof":
-        return f"no mdat box after its last moof box: it ends inside a fragment, and {_NOT_CLOSED}"
-    if not any(box.kind in (b"moof", b"mdat") for box in walk.boxes):
-        return f"no moof box, which its moov box announces: {_NOT_CLOSED}"
-    return _zeros(source, last, source.size, in_moov) if last.kind == b"mdat" else ""
-
-
-def _has_index(source: ContainerReader) -> bool:
-    """True when the file ends with a whole ``mfra`` box, which ends with its own length."""
-    end = source.at(source.size - 16, 16)
-    if len(end) < 16 or end[:8] != b"\0\0\0\x10mfro":
-        return False
-    length = int.from_bytes(end[12:], "big")
-    return source.at(source.size - length, 8) == struct.pack(">I4s", length, b"mfra") if length < source.size else False
-
-
-def _end_boxes(source: ContainerReader) -> _Walk:
-    """Return the boxes from the last ``moof`` on, if one lies within the last ``_TAIL`` bytes; else none."""
-    start = max(0, source.size - _TAIL)
-    data = source.at(start, _TAIL)
-    found = data.rfind(b"\0\0\0\x10mfhd")
-    while found >= 8 and data[found - 4 : found] != b"moof":
-        found = data.rfind(b"\0\0\0\x10mfhd", 0, found)
-    return _walk(source, start + found - 8, source.size, _BOXES) if found >= 8 else _Walk()
-
-
-def _no_box(source: ContainerReader, walk: _Walk) -> str:
+def _no_box(source: ContainerReader, front: Walk) -> str:
     """Return the reason for a file that goes on after its last box with something that is not a box."""
-    if is_zero(source.at(walk.stop, 8)):
-        return only_zeros(walk.stop)
-    if source.size - walk.stop < 8:
-        return f"it ends inside the head of a box at byte {walk.stop}: {_NOT_COPIED}"
-    return f"no box at byte {walk.stop}, after its {_kind_text(walk.boxes[-1])} box: {_NOT_CLOSED}"
+    if is_zero(source.at(front.stop, 8)):
+        return only_zeros(front.stop)
+    if source.size - front.stop < 8:
+        return f"it ends inside the head of a box at byte {front.stop}: {_NOT_COPIED}"
+    return f"no box at byte {front.stop}, after its {front.boxes[-1].name} box: {_NOT_CLOSED}"
 
 
-def _zeros(source: ContainerReader, last: _Box, end: int, in_moov: _Walk) -> str:
-    """Return the reason for a file whose media end in zeros at *end*; none if a codec may end in zeros."""
-    zeros = zeros_from(source, last.payload, end)
-    return only_zeros(zeros) if zeros is not None and _is_compressed(source, in_moov) else ""
+def _zeros(source: ContainerReader, last: Box, in_moov: Walk) -> str:
+    """Return the reason for a file whose media come last and end in zeros; none if a codec may end in zeros."""
+    zeros = zeros_from(source, last.payload, min(last.end, source.size)) if last.kind == b"mdat" else None
+    return only_zeros(zeros) if zeros is not None and mp4_index.is_compressed(source, in_moov) else ""
 
 
-def _is_compressed(source: ContainerReader, in_moov: _Walk) -> bool:
-    """True when there are tracks, and the codec of each is known to write no long runs of zeros."""
-    tracks = [box for box in in_moov.boxes if box.kind == b"trak"]
-    return bool(tracks) and all(_codec(source, track) in _COMPRESSED for track in tracks)
-
-
-def _codec(source: ContainerReader, track: _Box) -> bytes:
-    """Return the kind of a track's first sample entry: 14496-12, 8.5.2. It is near the beginning of the track."""
-    data = source.at(track.start, min(2048, track.end - track.start))
-    found = data.find(b"stsd")
-    return data[found + 16 : found + 20] if found >= 0 else b""
-
-
-def _hole(source: ContainerReader, moov: _Box, in_moov: _Walk) -> int | None:
+def _hole(source: ContainerReader, moov: Box, in_moov: Walk) -> int | None:
     """Return where zeros begin inside ``moov``, the index; None when its last boxes are all there.
 
     Boxes are written in order, so it is enough to follow the last box of each level.
     """
-    box, walk = moov, in_moov
+    box, found = moov, in_moov
     for _ in range(_LEVELS):
-        rest = source.at(walk.stop, min(_HOLE, box.end - walk.stop))
-        if len(rest) >= _LEAST_HOLE and is_zero(rest[8:]) and _box(source, walk.stop, box.end) is None:
-            return walk.stop  # the first bytes may be a part of a box's head
-        if not walk.boxes or walk.stop > box.end or len(walk.boxes) >= _CHILDREN:
+        rest = source.at(found.stop, min(_HOLE, box.end - found.stop))
+        # The first bytes may be a part of a box's head.
+        empty = len(rest) >= _LEAST_HOLE and is_zero(rest[8:]) and box_at(source, found.stop, box.end) is None
+        if empty and not (is_zero(rest) and _is_padding(source, moov, box, in_moov)):
+            return found.stop
+        if not found.boxes or found.boxes[-1].end > box.end or len(found.boxes) >= CHILDREN:
             return None
-        box = walk.boxes[-1]
+        box = found.boxes[-1]
         if box.kind not in _PARENTS:
             break
-        walk = _walk(source, box.payload, box.end, _CHILDREN)
+        found = walk(source, box.payload, box.end, CHILDREN)
     width = {b"stco": 4, b"co64": 8}.get(box.kind)
     if width and box.end - box.payload >= 8 + width and is_zero(source.at(box.end - width, width)):
         return box.end - width  # no chunk lies at offset 0
     return None
 
 
-def _walk(source: ContainerReader, start: int, end: int, limit: int, known: Iterable[_Box] = ()) -> _Walk:
-    """Return the boxes *known* and those from *start* to *end*, *limit* in all. One that ends past *end* is last."""
-    walk = _Walk([*known], start)
-    while walk.stop < end and len(walk.boxes) < limit:
-        box = _box(source, walk.stop, end)
-        if box is None:
-            break
-        walk.boxes.append(box)
-        walk.stop = box.end
-    return walk
+def _is_padding(source: ContainerReader, moov: Box, box: Box, in_moov: Walk) -> bool:
+    """True when zeros at the end of *box* are no hole: something was written behind ``moov``, or no track is missing.
 
-
-def _box(source: ContainerReader, start: int, end: int) -> _Box | None:
-    """Read the box that begins at *start*: 14496-12, 4.2. None when there is none."""
-    head = source.at(start, 16)
-    if len(head) < 8 or not (head[4:8] in _KNOWN or _is_kind(head[4:8])):
-        return None
-    size, kind, length = int.from_bytes(head[:4], "big"), head[4:8], 8
-    if size == 0:
-        size = end - start  # to the end
-    elif size == 1 and len(head) == 16:
-        size, length = int.from_bytes(head[8:], "big"), 16
-    return _Box(kind, start, start + length, start + size) if size >= length else None
-
-
-def _is_kind(kind: bytes) -> bool:
-    """True when *kind* may be the kind of a box: four characters; some of Apple's begin with ©."""
-    return kind[0] in _KIND_BYTES | {0xA9} and _KIND_BYTES.issuperset(kind[1:])
-
-
-def _kind_text(box: _Box) -> str:
-    """Return the kind of a box as text."""
-    return box.kind.decode("latin-1")
+    ``mvhd`` ends with the number that the next track would get: 14496-12, 8.2.2.
+    """
+    behind = source.at(moov.end, SAMPLE)
+    if behind and not is_zero(behind):
+        return True
+    mvhd = in_moov.first(b"mvhd")
+    after = int.from_bytes(source.at(mvhd.end - 4, 4), "big") if mvhd and box == moov else 0
+    return after > 1 and after - 1 in {number_of(source, track) for track in in_moov.all(b"trak")}

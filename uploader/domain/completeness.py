@@ -10,7 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Final
 
-from uploader.domain.model import Snapshot, WriteState
+from uploader.domain.commands import typed
+from uploader.domain.model import EVERYTHING, GateRule, Snapshot, WriteState
 from uploader.domain.placeholders import fill_names
 from uploader.domain.units import format_duration
 
@@ -24,8 +25,8 @@ class CompletenessRules:
     """What a watched folder requires of a file. Times are seconds."""
 
     settle: float  # how long it must have been unchanged
-    gate: bool  # whether it is held back while its container is not closed
-    gate_timeout: float  # after which it is held back no longer, and is parked
+    gate: GateRule  # whether it is held back while its container is not closed
+    gate_timeout: float  # after which it is held back no longer, and is parked or, if ``gate`` says so, sent as it is
     longest_look_interval: float  # between two looks at a file that is held back
     done_marker: str = ""  # pattern for the name of its marker file
 
@@ -53,10 +54,12 @@ class NotYet:
 class Complete:
     """Nothing more is waited for: the file goes on to the next stage, which sends it or parks it.
 
-    ``unplayable``: why it is parked, and what helps; empty when it is sent.
+    ``unplayable``: why it is parked, and what helps; empty when it is sent. ``not_closed``: what its container lacks,
+    though it is sent.
     """
 
     unplayable: str = ""
+    not_closed: str = ""
 
 
 def observe(before: StableSince | None, snapshot: Snapshot, now: float) -> StableSince:
@@ -74,22 +77,46 @@ def too_early(rules: CompletenessRules, stable: StableSince, before: StableSince
 
 
 def check_complete(
-    rules: CompletenessRules, size: int, stable_for: float, *, marker: str, write_state: WriteState
+    rules: CompletenessRules,
+    size: int,
+    stable_for: float,
+    *,
+    marker: str,
+    write_state: WriteState,
+    path: str = EVERYTHING,
 ) -> NotYet | Complete:
-    """Decide about a file that has been unchanged for *stable_for* seconds. *marker*: the missing one, if any."""
+    """Decide about a file that has been unchanged for *stable_for* seconds.
+
+    *marker*: the missing one, if any. *path*: of the file, for the command that the reason names.
+    """
     if marker:
         return held_back(f"it waits for its marker {marker}", rules, stable_for)
     if write_state.writer:
         return held_back("a process on this host still has it open for writing", rules, stable_for, soon=True)
     if size == 0:  # a range of no bytes does not exist (docs/protocol.md, rule 8)
         return Complete(unplayable="the file is empty; it is sent when it has content")
-    unfinished = write_state.unfinished
-    if not unfinished:
+    if not write_state.unfinished:
         return Complete()
-    if (left := rules.gate_timeout - stable_for) <= 0:
-        return Complete(unplayable=f"{unfinished}; it goes on when the file changes, or after: valt-uploader retry")
-    wait = held_back(f"{unfinished}; parked unless it changes within {format_duration(left)}", rules, stable_for)
-    return replace(wait, after=max(min(wait.after, left), SHORTEST_WAIT))
+    return _until_timeout(write_state.unfinished, rules, stable_for, playable=write_state.playable, path=path)
+
+
+def _until_timeout(
+    unfinished: str, rules: CompletenessRules, stable_for: float, *, playable: bool = False, path: str = EVERYTHING
+) -> NotYet | Complete:
+    """Hold an unfinished file back; after ``gate_timeout`` it is parked, or sent as it is if ``gate`` says so."""
+    sent = playable and rules.gate == "playable"
+    if (left := rules.gate_timeout - stable_for) > 0:
+        reason = (
+            f"{unfinished}; {'sent as it is' if sent else 'parked'} unless it changes within {format_duration(left)}"
+        )
+        wait = held_back(reason, rules, stable_for)
+        return replace(wait, after=max(min(wait.after, left), SHORTEST_WAIT))
+    if sent:
+        return Complete(not_closed=unfinished)
+    such_files = '; gate = "playable" in its [[watch]] sends such files by itself' if playable else ""
+    return Complete(
+        unplayable=f"{unfinished}{such_files}; it goes on when the file changes, or after: {typed('retry', path)}"
+    )
 
 
 def held_back(reason: str, rules: CompletenessRules, stable_for: float, *, soon: bool = False) -> NotYet:

@@ -207,6 +207,15 @@ class FileHeldBack(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class FileNotClosed(Event):
+    """The recorder never closed this file; it is sent as it is, because its ``[[watch]]`` has ``gate = "playable"``."""
+
+    level: ClassVar[LogLevel | None] = "warning"
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class FileSettled(Event):
     """A file is complete, or is no longer waited for; the next step decides whether it is sent."""
 

@@ -15,6 +15,7 @@ from types import MappingProxyType
 from typing import Final, Literal
 
 AfterUpload = Literal["keep", "move", "delete"]
+GateRule = bool | Literal["playable"]  # whether a file is held back that its recorder has not closed
 Proof = Literal["bytes", "size", "duration", "ready"]  # what has shown that a recording arrived; see ``domain.proof``
 ProofRule = Literal["auto", "bytes", "ready"]  # what the operator wants to be shown
 NOT_SAVED: Final = MappingProxyType({"saved": False})  # metadata of fields that are not written to a file
@@ -67,6 +68,7 @@ class WriteState:
 
     writer: bool = False  # somebody on this host has it open for writing
     unfinished: str = ""
+    playable: bool = False  # unfinished, but its recorder never closed it, and it plays up to its end
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,7 +64,8 @@ def write_state(root: int, relpath: str, *, gate: bool, local: bool, writers: Ta
             return WriteState(writer)
         suffix = os.path.splitext(relpath)[1]
         size = os.fstat(fd).st_size
-        return WriteState(writer, container.inspect(lambda at, count: os.pread(fd, count, at), size, suffix).unfinished)
+        state = container.inspect(lambda at, count: os.pread(fd, count, at), size, suffix)
+        return WriteState(writer, state.unfinished, state.playable)
 
 
 def duration(root: int, relpath: str, identity: Identity) -> float | None:

@@ -137,6 +137,8 @@ class Settle:
         elif stable is not None:
             self.known.classifying[path] = stable.snapshot.identity  # first: the path stays known
             self._drop(path)
+            if result.not_closed:
+                self._bus.publish(events.FileNotClosed(path, result.not_closed))
             self._bus.publish(events.FileSettled(path, stable.snapshot.identity.size))
             settled = Settled(path, candidate.sighting.root, stable.snapshot, result.unplayable)
             self._settled.put_nowait(settled)
@@ -154,9 +156,9 @@ class Settle:
             ((_, what),) = await share.look([marker])
             marker = marker if what == "missing" else ""
         if not marker:
-            write_state = await self._write_state(share, path, gate=rules.gate)
+            write_state = await self._write_state(share, path, gate=bool(rules.gate))
         return stable, completeness.check_complete(
-            rules, snapshot.identity.size, now - stable.since, marker=marker, write_state=write_state
+            rules, snapshot.identity.size, now - stable.since, marker=marker, write_state=write_state, path=path
         )
 
     async def _write_state(self, share: Share, path: str, *, gate: bool) -> WriteState:
