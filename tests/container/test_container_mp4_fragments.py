@@ -231,9 +231,10 @@ def test_an_ordinary_fragmented_file_may_have_free_boxes(front: bytes) -> None:
     assert mp4(front, fragment(1), PLACE, fragment(2)) == FINE
 
 
-def test_an_index_at_the_end_closes_a_file_whatever_stands_in_front() -> None:
-    """Hybrid recorders write none."""
-    assert mp4(FTYP, PLACE, announced(), FRAGMENTS, INDEX) == FINE
+@pytest.mark.parametrize("trailer", [b"", bytes(4), bytes(range(1, 200)) * 20])
+def test_an_index_at_the_end_closes_a_file_whatever_stands_in_front(trailer: bytes) -> None:
+    """Hybrid recorders write none. A few KiB of something else may follow it."""
+    assert mp4(FTYP, PLACE, announced(), FRAGMENTS, INDEX, trailer) == FINE
 
 
 # Habits of writers
@@ -286,6 +287,20 @@ def test_a_cut_is_not_taken_for_that_habit() -> None:
     assert mp4(HEAD, fragment(1, over=8), fragment(2, over=8)[:-8]).unfinished.startswith("its last mdat box ends 16")
     silent = box(b"moof", full(b"mfhd", bytes(4)), box(b"traf", bytes(60))) + box(b"mdat", b"\x65" * 99)
     assert mp4(HEAD, silent, silent[:-8]).unfinished.startswith("its last mdat box ends 8 bytes past")
+
+
+def test_the_samples_of_a_track_may_be_counted_from_the_end_of_those_before() -> None:
+    """So they are where neither the offset of the media nor the beginning of the fragment is stated as their base."""
+    parts, share = [], 1250
+    for track, start in ((1, 0), (2, 0)):
+        run = full(b"trun", struct.pack(">IiII", 2, start, share, share), flags=0x201)
+        parts.append(box(b"traf", full(b"tfhd", struct.pack(">I", track)), run))
+    length = len(box(b"moof", full(b"mfhd", bytes(4)), *parts))
+    parts[0] = parts[0].replace(struct.pack(">Ii", 2, 0), struct.pack(">Ii", 2, length + 8))
+    last = box(b"moof", full(b"mfhd", bytes(4)), *parts) + box(b"mdat", b"\x65" * 5000, size=5016)
+    head = FTYP + announced(tracks=2)
+    assert mp4(head, fragment(tracks=2), last) == FINE
+    assert mp4(head, fragment(tracks=2), last[:-1]).unfinished.startswith("its last mdat box ends 9 bytes past")
 
 
 def test_media_without_a_size_end_where_their_samples_end() -> None:

@@ -179,7 +179,10 @@ def test_zeros_between_the_boxes_of_an_index_are_padding(padding: int) -> None:
     for inner in ([header, room, one, two], [header, one, room, two], [header, one, two, room]):
         assert judged(FTYP + media + box(b"moov", *inner)) == FINE
         assert judged(FTYP + box(b"moov", *inner) + media) == FINE
+    unnumbered = box(b"moov", full(b"mvhd", bytes(96)), one, two, room)
+    assert judged(FTYP + unnumbered + media) == FINE
     if padding >= 16:
+        assert "its moov box is empty from byte" in judged(FTYP + media + unnumbered).unfinished
         lost = box(b"moov", header, one, bytes(len(two)), room)
         assert "its moov box is empty from byte" in judged(FTYP + media + lost).unfinished
 

@@ -151,7 +151,7 @@ class Fragmented:
         # The first bytes of reserved space may be a part of a box's head.
         if rest >= SAMPLE and is_zero(data[8:]) and is_zero(self.source.at(self.source.size - SAMPLE, SAMPLE)):
             return only_zeros(tail.stop)
-        if 0 < rest < 8 and _begins_a_box(data) and (rest < 4 or not is_zero(data)):
+        if 0 < rest < 8 and _begins_a_box(data):
             return self._cut(tail, f"it ends inside the head of a box at byte {tail.stop}: {_NOT_COPIED}")
         if rest > 8 and (found := last_moofs(self.source, tail.stop, self.source.size, _SEARCHED)):
             return f"no box at byte {tail.stop}, before the fragment at byte {found[0]}: {_NOT_COPIED}"
