@@ -15,6 +15,7 @@ from test_container_files import judged
 
 from uploader.container import ContainerState, duration
 
+pytestmark = pytest.mark.slow  # they share recordings that a process makes
 EXAMPLES = settings(max_examples=30)
 FINE = ContainerState("mp4", "")
 MUXED = ["", "frag_keyframe+empty_moov", "frag_keyframe", "cmaf", "frag_every_frame+empty_moov"]

@@ -24,7 +24,7 @@ def full(kind: bytes, *contents: bytes, version: int = 0, flags: int = 0) -> byt
     return box(kind, struct.pack(">I", version << 24 | flags), *contents)
 
 
-def announced(*, tracks: int = 1) -> bytes:
+def announced(*, tracks: int = 1, total: int = 0) -> bytes:
     """The ``moov`` of a fragmented file: its tracks have no samples of their own."""
     traks = []
     for number, handler in zip(range(1, tracks + 1), (b"vide", b"soun"), strict=False):
@@ -33,7 +33,10 @@ def announced(*, tracks: int = 1) -> bytes:
         shown = full(b"hdlr", bytes(4), handler, bytes(13))
         header = full(b"tkhd", bytes(8), struct.pack(">I", number), bytes(68))
         traks.append(box(b"trak", header, box(b"mdia", media, shown, box(b"minf", box(b"stbl", tables)))))
-    extends = box(b"mvex", *[full(b"trex", struct.pack(">5I", number + 1, 1, 0, 0, 0)) for number in range(tracks)])
+    stated = full(b"mehd", struct.pack(">I", total)) if total else b""
+    extends = box(
+        b"mvex", stated, *[full(b"trex", struct.pack(">5I", number + 1, 1, 0, 0, 0)) for number in range(tracks)]
+    )
     return box(b"moov", full(b"mvhd", bytes(8), struct.pack(">I", 1000), bytes(84)), *traks, extends)
 
 
@@ -195,6 +198,18 @@ def test_a_hybrid_file_is_held_until_it_is_closed(count: int, place: bytes) -> N
     cut = mp4(FTYP, place, announced(), fragments[:-1])
     assert cut.unfinished.startswith(NOT_JOINED)
     assert cut.playable == (count > 1)
+
+
+def test_media_in_front_of_an_index_that_announces_fragments_are_those_of_an_open_hybrid_file() -> None:
+    """So GStreamer begins it; at closing, the head of that ``mdat`` is made to span everything."""
+    media = box(b"free") + box(b"mdat", b"\x65" * 5000)
+    verdict = mp4(FTYP, media, announced(), FRAGMENTS)
+    assert verdict.unfinished == f"{NOT_JOINED}; it plays up to fragment 40 (00:00:40)"
+    assert verdict.playable
+    assert seconds(FTYP, media, announced(total=500), FRAGMENTS) is None
+    assert seconds(HEAD, FRAGMENTS) == 40
+    assert seconds(FTYP, announced(total=500), FRAGMENTS) == 0.5
+    assert mp4(FTYP, media, announced(), FRAGMENTS, INDEX) == FINE
 
 
 def test_a_hybrid_file_that_has_no_fragment_yet_does_not_play() -> None:

@@ -187,6 +187,19 @@ def test_zeros_between_the_boxes_of_an_index_are_padding(padding: int) -> None:
         assert "its moov box is empty from byte" in judged(FTYP + media + lost).unfinished
 
 
+@pytest.mark.parametrize("room", [b"free", b"wide"])
+def test_media_whose_size_is_to_be_filled_in_are_not_closed(room: bytes) -> None:
+    """Room for a larger size in front of them shows that 0 does not mean "up to the end"."""
+    front = FTYP + index(track(b"apch", [9000]))
+    media = box(b"mdat", WRITTEN[:20_000], size=0)
+    assert judged(front + media) == FINE
+    assert judged(front + box(room, bytes(8)) + media) == FINE
+    verdict = judged(front + box(room) + media)
+    assert verdict.unfinished.startswith("its mdat box has no size yet: the recorder did not close this file")
+    assert verdict.playable
+    assert judged(front + box(room) + box(b"mdat", WRITTEN[:20_000])) == FINE
+
+
 # Cost
 
 

@@ -84,7 +84,10 @@ def duration(source: ContainerReader) -> float | None:
     if _is_fragmented(front, in_moov):
         mehd = inside(source, in_moov.first(b"mvex")).first(b"mehd")
         ticks = _ticks(content(source, mehd, _FIELDS), 4, 4)
-        return ticks / timescale if ticks else Fragmented(source, front, in_moov).seconds()
+        fragmented = Fragmented(source, front, in_moov)
+        if fragmented.is_hybrid:
+            return None
+        return ticks / timescale if ticks else fragmented.seconds()
     if ticks := _ticks(header, 16, 24):
         return ticks / timescale
     return _longest_track(source, in_moov, timescale)
@@ -137,7 +140,7 @@ def _ticks(header: bytes, short: int, long: int) -> int | None:
     return None if len(value) < width or value == b"\xff" * width else int.from_bytes(value, "big")
 
 
-def _of_whole(source: ContainerReader, front: Walk, in_moov: Walk) -> str:
+def _of_whole(source: ContainerReader, front: Walk, in_moov: Walk) -> str | Playable:
     """Check a file that is not fragmented: one ``moov`` is the index of everything."""
     moov, mdat, last = front.first(b"moov"), front.first(b"mdat"), front.boxes[-1]
     cut = last.end > source.size and (last.kind in KNOWN or not (moov and mdat))
@@ -149,7 +152,24 @@ def _of_whole(source: ContainerReader, front: Walk, in_moov: Walk) -> str:
         return f"no mdat box after its moov box: {_NOT_COPIED}" if front.stop >= source.size else _no_box(source, front)
     if (hole := _hole(source, moov, in_moov)) is not None:
         return f"its moov box is empty from byte {hole} on: {_NOT_COPIED}"
-    return _zeros(source, last, in_moov) or mp4_index.not_there(source, in_moov, front.all(b"mdat"))
+    if fault := _zeros(source, last, in_moov) or mp4_index.not_there(source, in_moov, front.all(b"mdat")):
+        return fault
+    if not _awaits_size(source, front):
+        return ""
+    return Playable(f"its mdat box has no size yet: {_NOT_CLOSED}; it plays as far as the index in front of it tells")
+
+
+def _awaits_size(source: ContainerReader, front: Walk) -> bool:
+    """True for a last ``mdat`` of size 0 right behind a box of 8 bytes, which is there so that its head can grow.
+
+    GStreamer writes such files with ``reserved-max-duration``: the index in front is kept up to date, and the size of
+    the media is filled in at closing. A writer that means "up to the end" needs no such room.
+    """
+    if len(front.boxes) < 2 or front.boxes[-1].kind != b"mdat":
+        return False
+    room, media = front.boxes[-2:]
+    empty = room.kind in (b"free", b"wide") and (room.end - room.start, room.end) == (8, media.start)
+    return empty and is_zero(source.at(media.start, 4))
 
 
 def _is_habit(source: ContainerReader, front: Walk, in_moov: Walk) -> bool:

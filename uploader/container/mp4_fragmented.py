@@ -1,10 +1,12 @@
 """Decides whether a fragmented MP4 or MOV is closed. It may end after any whole fragment.
 
 In this order. An index at its end (``mfra``) is written at closing: the file is closed, if what the index names is
-there. A hybrid file is open until it is no fragmented file any more: its recorder (OBS from 30.2 on, FFmpeg's
-``hybrid_fragmented``) leaves an empty box of 16 bytes, or one with a copy of ``ftyp``, in front of its ``moov``; it
-becomes the head of one large ``mdat`` at closing. Else the last fragment must be whole, and the file may not be shorter
-than an index in front (``sidx``) says. Up to 4 KiB of zeros, and anything that is no box of a fragment, may follow it.
+there. A hybrid file is open until it is no fragmented file any more: at closing its recorder makes one large ``mdat``
+of everything. Until then, OBS (from 30.2 on) and FFmpeg (``hybrid_fragmented``) leave an empty box of 16 bytes, or one
+with a copy of ``ftyp``, in front of the ``moov``, for the head of that ``mdat``; GStreamer
+(``first-moov-then-finalise``) has an ``mdat`` there, and others behind it. Else the last fragment must be whole, and
+the file may not be shorter than an index in front (``sidx``) says. Up to 4 KiB of zeros, and anything that is no box of
+a fragment, may follow it.
 
 Not detected: a cut exactly between two fragments, for such a file plays as a whole; without an index, a hole in
 fragments that are not walked through; what is so far from both ends that the limits of a check do not suffice
@@ -18,7 +20,7 @@ from functools import cached_property
 from typing import Final
 
 from uploader.container import mp4_index
-from uploader.container.mp4_boxes import KNOWN, Box, Walk, content, descend, each, inside
+from uploader.container.mp4_boxes import KNOWN, Box, Walk, content, descend, each, inside, named
 from uploader.container.mp4_fragments import (
     Defaults,
     Index,
@@ -79,7 +81,7 @@ class Fragmented:
             return self._not_there(self.index)
         if self.tail is None:
             return ""
-        if self._is_hybrid:
+        if self.is_hybrid:
             reason = f"its fragments are not joined into one recording yet: {_NOT_CLOSED}"
             plays = self._up_to(self.tail)
             return Playable(f"{reason}; {plays}") if plays else reason
@@ -110,14 +112,16 @@ class Fragmented:
         return boxes
 
     @cached_property
-    def _is_hybrid(self) -> bool:
-        """True when a placeholder stands right in front of a ``moov`` that announces fragments."""
+    def is_hybrid(self) -> bool:
+        """True when a placeholder stands right in front of a ``moov`` that announces fragments, or media do."""
         number = next((at for at, box in enumerate(self.front.boxes) if box.kind == b"moov"), 0)
-        if number == 0 or not self.in_moov.first(b"mvex"):
+        if self.index or number == 0 or not self.in_moov.first(b"mvex"):
             return False
         place = self.front.boxes[number - 1]
         filled = content(self.source, place, 8)
         room = place.end - place.start == _ROOM and is_zero(filled)
+        if place.kind == b"mdat":
+            return named(self._beginning.boxes[number:], (b"moof", b"mdat"))
         return place.kind in _PLACES and (room or filled[4:] == b"ftyp")
 
     def _not_there(self, index: Index) -> str:
