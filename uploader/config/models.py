@@ -224,6 +224,7 @@ class WatchConfig(_Table):
     path: PathHere
     include: Patterns = (*("*.mp4", "*.mov", "*.mkv", "*.avi", "*.ts", "*.mts", "*.m4v", "*.webm", "*.mpg", "*.wmv"),)
     exclude: Patterns = ("*.part", "*.tmp", ".*", "~*")
+    enter: Patterns = ()
     recursive: Switch = True
     mode: Literal["auto", "events", "poll"] = "auto"
     settle: Duration = 10.0

@@ -7,11 +7,13 @@ change that was seen. A file's own times are never compared with a clock: the cl
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Final
 
 from uploader.domain.model import Snapshot, WriteState
-from uploader.domain.placeholders import fill_names
+from uploader.domain.placeholders import fill_names, pieces
 from uploader.domain.units import format_duration
 
 SHORTEST_WAIT: Final = 0.001  # s: a shorter wait may be lost in the clock's rounding, and would be repeated without end
@@ -81,11 +83,15 @@ def check_complete(
         return held_back(f"it waits for its marker {marker}", rules, stable_for)
     if write_state.writer:
         return held_back("a process on this host still has it open for writing", rules, stable_for, soon=True)
+    if write_state.companion:
+        return _until_timeout(write_state.companion, rules, stable_for)
     if size == 0:  # a range of no bytes does not exist (docs/protocol.md, rule 8)
         return Complete(unplayable="the file is empty; it is sent when it has content")
-    unfinished = write_state.unfinished
-    if not unfinished:
-        return Complete()
+    return _until_timeout(write_state.unfinished, rules, stable_for) if write_state.unfinished else Complete()
+
+
+def _until_timeout(unfinished: str, rules: CompletenessRules, stable_for: float) -> NotYet | Complete:
+    """Hold an unfinished file back; after ``gate_timeout`` it is parked with the reason."""
     if (left := rules.gate_timeout - stable_for) <= 0:
         return Complete(unplayable=f"{unfinished}; it goes on when the file changes, or after: valt-uploader retry")
     wait = held_back(f"{unfinished}; parked unless it changes within {format_duration(left)}", rules, stable_for)
@@ -101,6 +107,17 @@ def held_back(reason: str, rules: CompletenessRules, stable_for: float, *, soon:
     return NotYet(
         reason, min(pause, max(rules.longest_look_interval, SHORTEST_LOOK_INTERVAL)), held=True, worth_waiting=soon
     )
+
+
+def is_marker(done_marker: str, name: str) -> bool:
+    """True when a file of this name may be the marker of another one."""
+    return bool(done_marker) and _marker_pattern(done_marker).fullmatch(name) is not None
+
+
+@lru_cache(maxsize=64)
+def _marker_pattern(done_marker: str) -> re.Pattern[str]:
+    parts = (re.escape(piece.literal) + ("" if piece.name is None else ".*") for piece in pieces(done_marker))
+    return re.compile("".join(parts), re.DOTALL)
 
 
 def marker_of(rules: CompletenessRules, path: str) -> str:

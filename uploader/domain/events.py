@@ -182,6 +182,17 @@ class FileIgnored(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class FilesNotTaken(Event):
+    """A scan found files that no include pattern takes. Published once for each suffix of a folder."""
+
+    level: ClassVar[LogLevel | None] = "warning"
+    folder: str
+    suffix: str
+    files: int
+    hint: str
+
+
+@dataclass(frozen=True, slots=True)
 class FileFound(Event):
     """A new file was found."""
 

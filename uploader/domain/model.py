@@ -67,6 +67,7 @@ class WriteState:
 
     writer: bool = False  # somebody on this host has it open for writing
     unfinished: str = ""
+    companion: str = ""  # which program has not finished it, by a file beside it; empty when none
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,8 @@
     watcher_process.py  that child process
     safe_open.py        opens files: below a handle, regular files only, without blocking
     inspection.py       inode, identity, container state, duration, sha256
+    companion_files.py  what a program keeps beside a file that it has not finished
+    untaken_count.py    counts the files of a folder that no include pattern takes
     open_writers.py     whether a process has a file open for writing
     recording.py        a file open for sending, hashed as it is read
     sending.py          the blocking part of sending: sendfile, hashing, reading
@@ -42,6 +44,7 @@ from uploader.files.recording import Bookmark, Recording
 from uploader.files.safe_open import folder_problem, kind_of
 from uploader.files.share import Share, ShareStatus
 from uploader.files.threads import ShareThreads
+from uploader.files.untaken_count import count_untaken
 from uploader.files.walk import WalkBatch, WalkFilter, walk_filter
 from uploader.files.watching import changes_below
 
@@ -63,6 +66,7 @@ __all__ = [
     "WalkBatch",
     "WalkFilter",
     "changes_below",
+    "count_untaken",
     "folder_problem",
     "kind_of",
     "look",

@@ -16,10 +16,11 @@ from collections.abc import AsyncIterator, Callable, Collection, Iterator
 from dataclasses import replace
 from typing import Final, TypeVar
 
-from uploader.domain import errors, selection
+from uploader.domain import companions, errors, selection
 from uploader.domain.model import Identity, MountIdentity, Sighting, Snapshot, WriteState, shown
 from uploader.files import archive, dispose, inspection, mount_identity, mounts, safe_open, set_aside
 from uploader.files.archive import Archives, NoArchives
+from uploader.files.companion_files import CompanionFiles
 from uploader.files.dispose import SentFile
 from uploader.files.mounts import ReadText, read_mountinfo
 from uploader.files.open_writers import Inode, open_for_writing
@@ -63,6 +64,7 @@ class MountedShare:
         self._inode: Inode | None = None  # of the folder when it was checked last
         self._checking = asyncio.Lock()
         self._hangs = False  # True while a check hangs; no second one is started, since it would hang too
+        self._companions = CompanionFiles(clock.monotonic)
         self._writers: tuple[float, frozenset[Inode]] = (float("-inf"), frozenset())  # when it was read, and the inodes
 
     # Checking the folder
@@ -180,6 +182,8 @@ class MountedShare:
         local = self.status.local
 
         def ask(root: int, relpath: str) -> WriteState:
+            if (held := self._companions.of(root, relpath)) is not None:
+                return WriteState(companion=companions.reason(held))
             return inspection.write_state(root, relpath, gate=gate, local=local, writers=self._writing_now)
 
         return await self._do(path, ask)
