@@ -257,6 +257,11 @@ class Share:
         self._ground, self._folder, self._life = ground, folder, ground.life
         self._disposer = Disposer(folder.unique, folder.unique())
 
+    @property
+    def not_kept(self) -> Collection[str]:
+        """Everything is kept here."""
+        return ()
+
     async def _do(self, what: str, work: Callable[[], R], *, may_fail: bool = True) -> R:
         def step() -> R:
             self._ground.act(self._life, what)

@@ -24,7 +24,7 @@ from uploader.domain.chunk_size import ChunkRule, chunks_work
 from uploader.domain.lifecycle import Step
 from uploader.domain.model import Orphan, ServerCapabilities, State, Upload
 from uploader.domain.selection import HIDDEN_PREFIX
-from uploader.files import Recording, copying, dispose, inspection, naming, set_aside
+from uploader.files import Recording, attributes, copying, dispose, inspection, naming, set_aside
 from uploader.files.set_aside import Disposer
 from uploader.runtime.log import get_logger
 from uploader.server.port import RecordDetails
@@ -329,7 +329,7 @@ def _copy_not_synced(patch: Patch) -> None:
     def fill(source: int, fd: int, sha256: str, disposer: Disposer) -> None:
         del sha256, disposer
         copying._write_all(fd, DISPOSAL.pread(source, 1 << 20, 0))
-        copying._copy_times_and_rights(source, fd)
+        attributes.copy_attributes(source, fd)
 
     patch.setattr(copying, "_fill", fill)
 

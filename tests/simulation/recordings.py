@@ -19,9 +19,9 @@ from typing import Any, Final, Generic, NoReturn, Protocol, TypeVar
 from zlib import crc32
 
 from simulation.kernel import Dead
-from uploader.files import copying, dispose, inspection, naming, safe_open, set_aside, syscalls
+from uploader.files import attributes, copying, dispose, inspection, naming, safe_open, set_aside, syscalls
 
-MODULES: Final = (dispose, copying, inspection, naming, safe_open, set_aside)
+MODULES: Final = (attributes, dispose, copying, inspection, naming, safe_open, set_aside)
 REAL: Final = {name: getattr(syscalls, name) for name in ("rename_noreplace", "open_unnamed", "link_unnamed", "lock")}
 MOST_STEPS: Final = 2000  # of one job: more of them go round in circles
 
@@ -265,6 +265,8 @@ class Calls:
     def _status(self, file: File) -> Any:
         return SimpleNamespace(
             st_mode=0o100600,
+            st_uid=0,
+            st_gid=0,
             st_size=len(file.data),
             st_mtime_ns=file.mtime_ns,
             st_atime_ns=file.mtime_ns,
@@ -310,6 +312,11 @@ class Calls:
         assert isinstance(fd, Handle)
         assert fd.file is not None
         fd.file.mtime_ns, fd.file.ctime_ns = ns[1], self._now.disks.now_ns()
+
+    def listxattr(self, fd: int) -> list[str]:
+        """Return nothing: files have no attributes here."""
+        assert isinstance(fd, Handle)
+        return []
 
     def fchmod(self, fd: int, mode: int) -> None:
         """Do nothing: there are no access rights here."""

@@ -574,6 +574,18 @@ class UploadProven(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class AttributesNotKept(Event):
+    """A file was moved by a copy to another file system, and the copy lacks something of it. Published once for each.
+
+    ``what``: ``owner``, ``group``, ``rights``, ``times``, or the name of an extended attribute.
+    """
+
+    level: ClassVar[LogLevel | None] = "warning"
+    folder: str
+    what: str
+
+
+@dataclass(frozen=True, slots=True)
 class UploadFinished(Event):
     """An upload is in the ledger and its local file is disposed of. ``file``: kept, moved, deleted, gone or changed."""
 

@@ -20,6 +20,7 @@
     dispose.py          deletes or moves a file if it is still the one that was sent
     set_aside.py        removes a file under a hidden name after checking it again
     copying.py          copies to another file system
+    attributes.py       gives a copy the owner, rights, extended attributes and times of its original
     naming.py           gives names without overwriting, and makes them durable
     archive.py          the folder that files are moved to
     syscalls.py         system calls that ``os`` does not offer

@@ -67,6 +67,11 @@ class MountedShare:
         self._companions = CompanionFiles(clock.monotonic)
         self._writers: tuple[float, frozenset[Inode]] = (float("-inf"), frozenset())  # when it was read, and the inodes
 
+    @property
+    def not_kept(self) -> Collection[str]:
+        """What of owner, group, rights, times and attributes its copies in another file system could not keep."""
+        return frozenset(self._disposer.not_kept)
+
     # Checking the folder
 
     async def check(self) -> ShareStatus:

@@ -39,13 +39,14 @@ class Disposer:
     """What the removals of one share have in common; each gets a copy with a ``stop`` of its own.
 
     ``listed``: folders, as (device, inode), that were listed and hold no file that was set aside. They are not listed
-    again.
+    again. ``not_kept``: what of a file's owner, group, rights, times and attributes a copy could not keep.
     """
 
     unique: Unique
     run: str  # 16 hexadecimal digits that all hidden names of this run contain
     stop: threading.Event = field(default_factory=threading.Event)
     listed: set[tuple[int, int]] = field(default_factory=set)
+    not_kept: set[str] = field(default_factory=set)
 
     def check(self) -> None:
         """Raise ``RemovalStopped`` when the caller has given up. Called between the blocks of a copy."""

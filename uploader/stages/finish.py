@@ -44,6 +44,7 @@ class Finish:
         self._rules, self._failure_handler = rules, failure_handler
         self._search = RenameSearch(context, rules.walk_filter)
         self._workers: PerShareWorkers[str] = PerShareWorkers(self._finish_guarded, FINISH_CONCURRENCY)
+        self._not_kept: set[tuple[str, str]] = set()  # archive and what its copies lack, as it was published
 
     @property
     def idle(self) -> bool:
@@ -163,9 +164,18 @@ class Finish:
         upload = raise_if_paused(self._store, path)
         request = Request(upload.where, _sent(upload), rule.move_to, upload.moving_to)
         try:
-            return await DISPOSALS[rule.action].act(self._shares.of(upload.root), request)
+            done = await DISPOSALS[rule.action].act(self._shares.of(upload.root), request)
+            self._say_what_was_not_kept(upload.root, rule.move_to)
+            return done  # noqa: TRY300 - what is not kept is said before the file is reported as moved
         except errors.FileChanged:
             return Done("changed")  # another recording has this name now: it is sent as a new one
+
+    def _say_what_was_not_kept(self, root: str, move_to: str | None) -> None:
+        """Publish once for each archive what copies in it lack."""
+        for what in sorted(self._shares.of(root).not_kept):
+            if move_to is not None and (move_to, what) not in self._not_kept:
+                self._not_kept.add((move_to, what))
+                self._bus.publish(events.AttributesNotKept(move_to, what))
 
 
 def _sent(upload: Upload) -> SentFile:
