@@ -109,6 +109,43 @@ async def test_mtime_is_compared_with_no_clock(tmp_path: Path, mtime: int) -> No
         assert await table.after(SETTLE)
 
 
+async def test_a_file_whose_ctime_moves_all_the_time_is_sent(tmp_path: Path) -> None:
+    """Its rights are set, or hard links to it are made, more often than ``settle`` is long."""
+    path = tmp_path / "a.mp4"
+    path.write_bytes(b"content")
+    async with bench(tmp_path) as table:
+        await table.see(path)
+        settled = await table.after(0)
+        for number in range(20):
+            if settled:
+                break
+            if number % 2:
+                path.chmod(0o600 + number)
+            else:
+                os.link(path, tmp_path / f"link {number}")
+            settled = await table.after(SETTLE / 2)
+        assert settled
+        assert table.queues.settled.get_nowait().unplayable == ""
+        assert table.clock.monotonic() - 1000.0 <= 5 * SETTLE
+
+
+async def test_an_unfinished_file_whose_ctime_moves_is_parked_in_the_end(tmp_path: Path) -> None:
+    """``gate_timeout`` counts from its last write, not from the last change of its metadata."""
+    path = tmp_path / "a.mp4"
+    path.write_bytes(MOOVLESS)
+    async with bench(tmp_path) as table:
+        await table.see(path)
+        settled = await table.after(0)
+        for number in range(200):
+            if settled:
+                break
+            path.chmod(0o600 + number % 8)
+            settled = await table.after(SETTLE / 2)
+        assert settled
+        assert "moov" in table.queues.settled.get_nowait().unplayable
+        assert table.clock.monotonic() - 1000.0 >= GATE_TIMEOUT
+
+
 async def test_a_slow_writer_is_waited_for(tmp_path: Path) -> None:
     """As long as the file grows between two looks, the settle time starts again."""
     path = tmp_path / "a.mp4"

@@ -219,6 +219,7 @@ class Daemon:
             last_word="" if upload is None else application.verify.last_words.get(upload.path, ""),
             paused=upload is not None and self._store.is_paused(upload),
             running=True,
+            monotonic=self._clock.monotonic(),
         )
         return explanation(self._config, path, facts, self._clock.now(), await look_at(path, self._file_checks))
 

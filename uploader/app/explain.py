@@ -39,6 +39,7 @@ class FileFacts:
     paused: bool = False
     running: bool = False  # whether the daemon runs
     last_word: str = ""  # the last status word of its video
+    monotonic: float = 0.0  # the monotonic clock when all this was asked
 
 
 def facts_of(snapshot: StatusSnapshot, path: str, finished: Sequence[LedgerEntry]) -> FileFacts:
@@ -75,6 +76,7 @@ def explanation(config: Config, path: str, facts: FileFacts, now: float, seen: S
         lines += _upload_lines(facts.upload, facts)
         result = f"not finished: {what_next(facts.upload, now, paused=facts.paused)}"
     elif facts.candidate is not None:
+        lines += _movements(facts.candidate, now, facts.monotonic)
         result = f"settling: {facts.candidate.reason}"
     else:
         there = seen if isinstance(seen, Sighting) else None
@@ -94,6 +96,17 @@ def _upload_lines(upload: Upload, facts: FileFacts) -> list[str]:
         lines.append(f"reason   the server says: {shown(last_word)}")
     lines += [f"record   {record} arrived spoilt; deleted when a new one is proven" for record in upload.spoilt]
     return [*lines, f"reason   {PAUSED}"] if facts.paused else lines
+
+
+def _movements(candidate: Candidate, now: float, monotonic: float) -> list[str]:
+    """Say which parts of a file that settles have moved, how often, and when last."""
+    moved = {} if candidate.stable is None else candidate.stable.moved
+    rows = sorted(moved.items(), key=lambda item: -item[1].last)
+    return [
+        f"moved    {part}: {row.times} time{'s' * (row.times > 1)} while it is waited for, last seen at "
+        f"{iso(now - (monotonic - row.last))}"
+        for part, row in rows
+    ]
 
 
 def _result(seen: Sighting | None, finished: Sequence[LedgerEntry], *, watched: bool, running: bool) -> str:

@@ -8,7 +8,8 @@ change that was seen. A file's own times are never compared with a clock: the cl
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Final
 
@@ -18,6 +19,10 @@ from uploader.domain.units import format_duration
 
 SHORTEST_WAIT: Final = 0.001  # s: a shorter wait may be lost in the clock's rounding, and would be repeated without end
 SHORTEST_LOOK_INTERVAL: Final = 0.5  # s; also with ``settle = "0s"``
+# × settle: for how long a ctime or an inode that moves alone extends the wait. A backup that makes hard links, or a
+# tool that sets rights, moves the ctime of a finished file again and again: no reason never to send it.
+LONGEST_WAIT_FOR_METADATA: Final = 3.0
+METADATA: Final = frozenset({"ctime", "inode"})  # what moves without a write to the file
 HELD_BACK_LOOK_FRACTION: Final = 0.25  # of the time that a file has been held back: the pause until the next look
 
 
@@ -33,11 +38,30 @@ class CompletenessRules:
 
 
 @dataclass(frozen=True, slots=True)
+class Moved:
+    """How often a part of a snapshot has moved while the file was waited for, and when last (monotonic)."""
+
+    times: int
+    last: float
+
+
+@dataclass(frozen=True, slots=True)
 class StableSince:
-    """What a file is, and since when (monotonic) it has been unchanged."""
+    """What a file is, and since when (monotonic) it has been unchanged.
+
+    ``content_since``: since when its size, mtime and content have been unchanged; None: as long as all the rest.
+    ``moved``: which of size, mtime, ctime, inode and content have moved so far.
+    """
 
     snapshot: Snapshot
     since: float
+    content_since: float | None = field(default=None, compare=False)
+    moved: Mapping[str, Moved] = field(default_factory=dict, compare=False)
+
+    @property
+    def unchanged_since(self) -> float:
+        """Since when its size, mtime and content have been unchanged."""
+        return self.since if self.content_since is None else self.content_since
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,16 +87,45 @@ class Complete:
 
 def observe(before: StableSince | None, snapshot: Snapshot, now: float) -> StableSince:
     """Return since when a file has been unchanged: *before* if it is as it was then, else from *now* on."""
-    return before if before is not None and before.snapshot == snapshot else StableSince(snapshot, now)
+    if before is None:
+        return StableSince(snapshot, now)
+    if before.snapshot == snapshot:
+        return before
+    parts = what_moved(before.snapshot, snapshot)
+    counts = {part: Moved(before.moved[part].times + 1 if part in before.moved else 1, now) for part in parts}
+    content_since = before.unchanged_since if METADATA.issuperset(parts) else None
+    return StableSince(snapshot, now, content_since, {**before.moved, **counts})
+
+
+def what_moved(before: Snapshot, after: Snapshot) -> tuple[str, ...]:
+    """Return which parts of two snapshots differ: size, mtime, content (its ends), ctime, inode."""
+    pairs = {
+        "size": (before.identity.size, after.identity.size),
+        "mtime": (before.identity.mtime_ns, after.identity.mtime_ns),
+        "content": (before.identity.edges, after.identity.edges),
+        "ctime": (before.ctime_ns, after.ctime_ns),
+        "inode": (before.inode, after.inode),
+    }
+    return tuple(part for part, (then, now) in pairs.items() if then != now)
 
 
 def too_early(rules: CompletenessRules, stable: StableSince, before: StableSince | None, now: float) -> NotYet | None:
     """Return the wait for a file that has changed too recently; None when it has been unchanged for long enough."""
+    if stable.content_since is not None and now - stable.content_since >= LONGEST_WAIT_FOR_METADATA * rules.settle:
+        return None  # only its metadata moves
+    reason = f"it must be unchanged for {rules.settle:g} s{_movements(stable)}"
     if stable is not before:  # ``observe`` has seen it for the first time, or has seen a change
-        return NotYet(f"it must be unchanged for {rules.settle:g} s", rules.settle, changed=before is not None)
+        return NotYet(reason, rules.settle, changed=before is not None)
     if (left := rules.settle - (now - stable.since)) > 0:
-        return NotYet(f"it must be unchanged for {rules.settle:g} s", max(left, SHORTEST_WAIT))
+        return NotYet(reason, max(left, SHORTEST_WAIT))
     return None
+
+
+def _movements(stable: StableSince) -> str:
+    """Say which parts have moved so far and how often, the last one first."""
+    parts = sorted(stable.moved.items(), key=lambda item: -item[1].last)
+    said = ", ".join(f"its {part} {moved.times} time{'s' * (moved.times > 1)}" for part, moved in parts)
+    return f"; moved so far: {said}" if said else ""
 
 
 def check_complete(

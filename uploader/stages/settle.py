@@ -156,7 +156,7 @@ class Settle:
         if not marker:
             write_state = await self._write_state(share, path, gate=rules.gate)
         return stable, completeness.check_complete(
-            rules, snapshot.identity.size, now - stable.since, marker=marker, write_state=write_state
+            rules, snapshot.identity.size, now - stable.unchanged_since, marker=marker, write_state=write_state
         )
 
     async def _write_state(self, share: Share, path: str, *, gate: bool) -> WriteState:
