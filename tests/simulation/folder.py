@@ -420,13 +420,18 @@ class Reading(Recording):
         self.inode = (DEVICE, file.number)
         self._share, self._data = share, file
         self._passed, self._ctime_ns, self._hung = None, 0, False
+        self.mtime_ns, self._compared, self._unproven = identity.mtime_ns, 0, False
         self.rewind()
 
     async def check_unchanged(self) -> None:
         """Compare size and time at once, so that nothing happens between this check and the save of the mark."""
-        now, known = (len(self._data.data), self._data.mtime_ns), (self.identity.size, self.identity.mtime_ns)
-        if now != known:
+        if len(self._data.data) != self.identity.size:
             raise self._changed("was written to")
+        if self._data.mtime_ns != self.mtime_ns:
+            await self._time_has_moved(self._data.mtime_ns)
+
+    async def _edges(self) -> str:
+        return _identity(self._data).edges
 
     async def _read(self, start: int, count: int) -> bytes:
         data = await self._share._do("read", lambda: self._data.data[start : start + count])

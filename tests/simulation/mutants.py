@@ -31,6 +31,7 @@ from uploader.server.port import RecordDetails
 from uploader.server.valt.watchdog import Watchdog
 from uploader.stages import enqueue, failure_handler, transfer
 from uploader.stages.enqueue import Enqueue, FileKind
+from uploader.stages.file_check import FileCheck
 from uploader.stages.finish import Finish
 from uploader.stages.orphan_cleanup import OrphanCleanup
 from uploader.stages.prove import Prove
@@ -277,7 +278,7 @@ def _change_unnoticed(patch: Patch) -> None:
         """Detect no change."""
 
     patch.setattr(Reading, "check_unchanged", unchanged)
-    patch.setattr(Transfer, "_check_in_place", unchanged)
+    patch.setattr(FileCheck, "_check_in_place", unchanged)
 
 
 def _any_file_is_removed(patch: Patch) -> None:

@@ -484,6 +484,15 @@ class UploadStartedOver(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class FileTimeMoved(Event):
+    """The mtime of a file moved while it was sent, but not its content; the upload goes on. ``sent``: bytes so far."""
+
+    level: ClassVar[LogLevel | None] = "debug"
+    path: str
+    sent: int
+
+
+@dataclass(frozen=True, slots=True)
 class FileChangedWhileSending(Event):
     """The file changed while it was sent; the upload is dropped and the file settles again."""
 

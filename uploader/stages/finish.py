@@ -157,8 +157,28 @@ class Finish:
         """Keep, move or delete the file. When cancelled, this ends only after the last operation on the file has.
 
         What an earlier try has changed in memory is saved before the file is touched: a reload may have cancelled that
-        try during its save.
+        try during its save. A file whose time has moved since it was sent, but not its content, is the same one.
         """
+        done = await self._dispose_once(path, rule)
+        if done.file == "changed" and await self._is_only_touched(self._store.uploads[path]):
+            done = await self._dispose_once(path, rule)
+        return done
+
+    async def _is_only_touched(self, upload: Upload) -> bool:
+        """True when all of the file's content is what was sent; its new time and inode are saved then."""
+        share, sent = self._shares.of(upload.root), upload.identity
+        try:
+            now = await share.snapshot(upload.where)
+            if (now.identity.size, now.identity.edges) != (sent.size, sent.edges):
+                return False
+            if await share.sha256(upload.where) != upload.digest:
+                return False
+        except errors.FileError:
+            return False
+        await self._store.save(replace(self._store.uploads[upload.path], identity=now.identity, inode=now.inode))
+        return True
+
+    async def _dispose_once(self, path: str, rule: DisposalRule) -> Done:
         if DISPOSALS[rule.action].takes_away:
             await self._store.commit()
         upload = raise_if_paused(self._store, path)
