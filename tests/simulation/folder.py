@@ -247,6 +247,10 @@ def _identity(file: File) -> Identity:
     return Identity(len(file.data), file.mtime_ns, hashlib.sha256(file.data).hexdigest())
 
 
+def _sighting(path: str, file: File) -> Sighting:
+    return Sighting(path, ROOT, len(file.data), file.mtime_ns, (DEVICE, file.number))
+
+
 class Share:
     """The product's port to the folder, for one life. Every call is a step of its own, like the work of a thread."""
 
@@ -295,7 +299,7 @@ class Share:
                 batch.names += 1
                 relpath = path.removeprefix(f"{ROOT}/")
                 if walk_filter.takes(relpath) and not walk_filter.skip_stat(relpath):
-                    batch.sightings.append(Sighting(path, ROOT, len(file.data), file.mtime_ns))
+                    batch.sightings.append(_sighting(path, file))
             return batch
 
         yield await self._do("walk", work)
@@ -310,7 +314,7 @@ class Share:
 
     def _look(self, path: str) -> Sighting | str:
         file = self._folder.files.get(path)
-        return "missing" if file is None else Sighting(path, ROOT, len(file.data), file.mtime_ns)
+        return "missing" if file is None else _sighting(path, file)
 
     def _file(self, path: str) -> File:
         file = self._folder.files.get(path)

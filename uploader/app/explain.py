@@ -71,6 +71,8 @@ def explanation(config: Config, path: str, facts: FileFacts, now: float, seen: S
     lines.append(_disk_line(seen))
     for line in facts.finished:
         sent = f"sent as record {line.record}, {format_bytes(line.size)}"
+        if line.path != path:
+            sent += f", under the name {shown(line.path)}; it was renamed, or is a copy"
         lines.append(f"ledger   line {line.seq}: {sent}, {PROVEN_BY[line.proof]}")
     if facts.upload is not None:
         lines += _upload_lines(facts.upload, facts)

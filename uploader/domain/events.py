@@ -261,6 +261,15 @@ class FileRenamed(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class SentFileRenamed(Event):
+    """A file was renamed from ``before`` to ``path`` after it was sent; it is not sent again."""
+
+    path: str
+    before: str
+    record: str
+
+
+@dataclass(frozen=True, slots=True)
 class RecordRuleNotMatched(Event):
     """A rule of ``[watch.record]`` did not match this file; its record gets a safe name."""
 

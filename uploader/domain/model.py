@@ -78,6 +78,7 @@ class Sighting:
     root: str  # the watched folder that it was found in, as configured
     size: int
     mtime_ns: int
+    inode: tuple[int, int] | None = field(default=None, compare=False)  # device, inode
 
 
 @dataclass(frozen=True, slots=True)

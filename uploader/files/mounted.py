@@ -176,7 +176,7 @@ class MountedShare:
         if status is None:
             return "missing"
         kind = safe_open.kind(status.st_mode)
-        return Sighting(path, self.root, status.st_size, status.st_mtime_ns) if kind == "file" else kind
+        return inspection.sighting(path, self.root, status) if kind == "file" else kind
 
     async def snapshot(self, path: str) -> Snapshot:
         """Take a file's identity. Raises ``FileMissing``, ``NotAFile``."""

@@ -17,6 +17,7 @@ from uploader.config import WatchConfig
 from uploader.domain import selection
 from uploader.domain.model import Sighting, shown
 from uploader.domain.selection import HIDDEN_PREFIX
+from uploader.files.inspection import sighting
 from uploader.files.safe_open import FOLDER, kind, parent
 from uploader.files.set_aside import is_left_over
 
@@ -181,7 +182,7 @@ class Walk:
         if self._filter.takes(relpath):
             status, path = entry.stat(follow_symlinks=False), f"{self._path}/{relpath}"
             if stat.S_ISREG(status.st_mode):
-                batch.sightings.append(Sighting(path, self._path, status.st_size, status.st_mtime_ns))
+                batch.sightings.append(sighting(path, self._path, status))
             else:
                 batch.irregular.append((path, kind(status.st_mode)))
         elif (suffix := self._filter.untaken(relpath)) is not None and entry.is_file(follow_symlinks=False):

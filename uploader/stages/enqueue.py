@@ -21,6 +21,7 @@ from uploader.stages.dispatcher import Dispatcher
 from uploader.stages.known import KnownFiles
 from uploader.stages.per_share_pool import PerShareWorkers
 from uploader.stages.queues import Settled, bug_reason
+from uploader.stages.renames import SentRenames, spelling
 
 log = get_logger(__name__)
 
@@ -86,6 +87,7 @@ class Enqueue:
         self._clock, self._bus, self._settled = context.clock, context.bus, context.queues.settled
         self._changes, self._again = context.changes, context.queues.again
         self._rules, self._known, self._dispatcher = rules, known, dispatcher
+        self._renames = SentRenames(context)
         self._readers: PerShareWorkers[Settled] = PerShareWorkers(self._admit_guarded, HASHES_PER_SHARE)
 
     @property
@@ -114,7 +116,7 @@ class Enqueue:
         path, identity, ledger = settled.path, settled.identity, self._store.ledger
         if ledger.may_have_alike(path, identity) or self._store.table.with_content(settled.root, identity):
             return True
-        return self._rules.skips_duplicates(path) and ledger.may_have_elsewhere(identity, path)
+        return ledger.may_have_elsewhere(identity, path)
 
     async def _admit_guarded(self, settled: Settled) -> None:
         try:
@@ -132,7 +134,8 @@ class Enqueue:
         """Queue a settled file, unless there is nothing to send. Raises ``UploaderError``."""
         upload = self._store.upload_at(settled.path)
         if upload is None:
-            known = await self._was_sent(settled) or await self._is_renamed(settled) or await self._is_skipped(settled)
+            known = await self._was_sent(settled) or await self._is_renamed(settled)
+            known = known or await self._was_renamed(settled) or await self._is_skipped(settled)
             if not known and self._store.upload_at(settled.path) is None:  # else it was queued meanwhile
                 await self._enqueue_new(settled)
             return
@@ -190,6 +193,18 @@ class Enqueue:
             return True
         return False
 
+    async def _was_renamed(self, settled: Settled) -> bool:
+        """True when this file was sent under another name and was renamed since.
+
+        Where the ledger cannot be read, it is sent: it may be a new recording.
+        """
+        try:
+            return await self._renames.is_rename(settled)
+        except errors.LedgerUnreadable:
+            if self._rules.skips_duplicates(settled.path):
+                raise
+            return False
+
     async def _is_its_file(self, upload: Upload, settled: Settled) -> bool:
         """True when a file with the size and the ends of an upload's file is that file; its mtime may have moved."""
         if upload.identity == settled.identity or upload.inode == settled.snapshot.inode:
@@ -197,13 +212,13 @@ class Enqueue:
         return upload.offset > 0 and await self._compared(upload, settled) is not FileKind.CHANGED
 
     async def _is_gone(self, upload: Upload, settled: Settled) -> bool:
-        """True when an upload's file no longer has its name: it is missing, or only the case of the name changed.
+        """True when an upload's file no longer has its name: it is missing, or only case or Unicode form changed.
 
-        Some shares ignore the case of names, and find a file by either spelling.
+        Some shares ignore these, and find a file by either spelling.
         """
         share = self._shares.of(upload.root)
         ((_, what),) = await share.look([upload.where])
-        if what == "missing" or upload.where.casefold() != settled.path.casefold():
+        if what == "missing" or spelling(upload.where) != spelling(settled.path):
             return what == "missing"
         return (await share.snapshot(upload.where)).inode == settled.snapshot.inode
 

@@ -142,6 +142,8 @@ class Finish:
         """Write the ledger line, unless an earlier try has written it."""
         finished = _finished(self._store.uploads[path], action, moved_to)
         await self._store.finish(finished)
+        if (inode := self._store.uploads[path].inode) is not None:
+            self._store.ledger.note_inode(finished.path, finished.size, finished.mtime_ns, inode)
         return finished
 
     async def _with_target(self, path: str, rule: DisposalRule) -> DisposalRule:

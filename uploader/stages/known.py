@@ -43,5 +43,10 @@ class KnownFiles:
         # Parked because the file was missing: now that it is back it settles, and the upload is released.
         return upload.state is State.PARKED and upload.last_error is not None and upload.last_error.waits_for_file
 
+    def remember(self, sighting: Sighting) -> None:
+        """Note the inode of a file that was sent, so that it is known by it when it is renamed."""
+        if sighting.inode is not None and self._store.upload_at(sighting.path) is None:
+            self._store.ledger.note_inode(sighting.path, sighting.size, sighting.mtime_ns, sighting.inode)
+
     def _in_progress(self, path: str) -> bool:
         return path in self._settling or path in self.classifying

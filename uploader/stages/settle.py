@@ -99,6 +99,8 @@ class Settle:
                 self._candidates[path] = Candidate(sighting, self._clock.monotonic())
                 self._looks.put(path)
                 self._bus.publish(events.FileFound(path, sighting.size))
+            else:
+                self.known.remember(sighting)
             return
         changed = (sighting.size, sighting.mtime_ns) != (candidate.sighting.size, candidate.sighting.mtime_ns)
         if changed and candidate.looked_at is not None:
