@@ -239,7 +239,7 @@ class Recordings:
 
 def is_hidden(path: str) -> bool:
     """True for names that the product makes for itself."""
-    return path.rpartition("/")[2].startswith(HIDDEN_PREFIX)
+    return any(part.startswith(HIDDEN_PREFIX) for part in path.split("/"))
 
 
 def _identity(file: File) -> Identity:
@@ -305,7 +305,8 @@ class Share:
         yield await self._do("walk", work)
         for path in self._folder.files:
             before = set_aside.path_before(path.removeprefix(f"{ROOT}/"))
-            if set_aside.is_left_over(path.rpartition("/")[2], self._disposer.run) and walk_filter.puts_back(before):
+            left = any(set_aside.is_left_over(part, self._disposer.run) for part in path.split("/"))
+            if left and walk_filter.puts_back(before):
                 await self._put_back(path)
 
     async def look(self, paths: Collection[str]) -> list[tuple[str, Sighting | str]]:

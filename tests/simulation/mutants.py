@@ -344,8 +344,8 @@ def _removal_not_synced(patch: Patch) -> None:
 
 
 def _put_back_overwrites(patch: Patch) -> None:
-    def reveal(folder: int, hidden: str, wanted: str, *_: Any) -> str:
-        DISPOSAL.rename(hidden, wanted, src_dir_fd=folder, dst_dir_fd=folder)
+    def reveal(folder: int, hidden: str, wanted: str, *_: Any, source: int) -> str:
+        DISPOSAL.rename(hidden, wanted, src_dir_fd=source, dst_dir_fd=folder)
         return wanted
 
     patch.setattr(set_aside, "reveal", reveal)

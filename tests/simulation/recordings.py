@@ -291,7 +291,8 @@ class Calls:
     def listdir(self, fd: int) -> list[str]:
         """List a folder."""
         assert isinstance(fd, Handle)
-        return [name.rpartition("/")[2] for name in fd.system.names if name.rpartition("/")[0] == fd.path]
+        below = (name.removeprefix(f"{fd.path}/") for name in fd.system.names if name.startswith(f"{fd.path}/"))
+        return list(dict.fromkeys(name.partition("/")[0] for name in below))
 
     def pread(self, fd: int, length: int, offset: int) -> bytes:
         """Read a part."""
@@ -344,15 +345,15 @@ class Calls:
         system.change(path, target, file)
         self._now.disks.renamed(path, target, file)
 
-    def rename_noreplace(self, folder: int, old: str, new: str) -> None:
+    def rename_noreplace(self, source: int, old: str, folder: int, new: str) -> None:
         """See ``syscalls``."""
         self._act(f"rename to a free name {old} {new}")
-        _, system, _ = self._at(old, folder)
+        _, system, _ = self._at(old, source)
         if not system.noreplace:
             raise OSError(errno.EINVAL, "Invalid argument")
         if self._path(new, folder) in system.names:
             raise FileExistsError(errno.EEXIST, "File exists", new)
-        self._rename(old, new, folder, folder)
+        self._rename(old, new, source, folder)
 
     def link(self, old: str, new: str, *, src_dir_fd: int, dst_dir_fd: int, follow_symlinks: bool) -> None:
         """Give a file a second name."""
@@ -378,8 +379,11 @@ class Calls:
         self._now.disks.unlinking(path, file)
         system.change(path, "", None)
 
-    def mkdir(self, name: str, *, dir_fd: int) -> None:
+    def mkdir(self, name: str, mode: int = 0o777, *, dir_fd: int) -> None:
         """Do nothing: every folder exists."""
+
+    def rmdir(self, name: str, *, dir_fd: int) -> None:
+        """Do nothing: a folder is there as long as a file is in it."""
 
     def open_unnamed(self, folder: int) -> int | None:
         """See ``syscalls``."""

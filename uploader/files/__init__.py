@@ -18,7 +18,7 @@
     shared_fd.py        a descriptor that is not closed while a thread uses it
     disposal.py         table of the ``after_upload`` actions
     dispose.py          deletes or moves a file if it is still the one that was sent
-    set_aside.py        removes a file under a hidden name after checking it again
+    set_aside.py        removes a file from a hidden folder after checking it again
     copying.py          copies to another file system
     attributes.py       gives a copy the owner, rights, extended attributes and times of its original
     naming.py           gives names without overwriting, and makes them durable

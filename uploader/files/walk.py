@@ -19,7 +19,7 @@ from uploader.domain.model import Sighting, shown
 from uploader.domain.selection import HIDDEN_PREFIX
 from uploader.files.inspection import sighting
 from uploader.files.safe_open import FOLDER, kind, parent
-from uploader.files.set_aside import is_left_over
+from uploader.files.set_aside import is_left_over, left_in
 
 if TYPE_CHECKING:
     ScandirIterator = os._ScandirIterator[str]  # noqa: SLF001 - the only name that it has
@@ -165,7 +165,9 @@ class Walk:
         relpath = frame.prefix + entry.name
         try:
             if entry.is_dir(follow_symlinks=False):
-                if len(self._frames) <= DEPTH_LIMIT and self._filter.enters(relpath):
+                if is_left_over(entry.name, self._run):
+                    batch.left_over += [frame.prefix + path for path in left_in(frame.fd, entry.name)]
+                elif len(self._frames) <= DEPTH_LIMIT and self._filter.enters(relpath):
                     frame.subfolders.append(entry.name)
             elif entry.name.startswith(HIDDEN_PREFIX):
                 if is_left_over(entry.name, self._run):
