@@ -15,7 +15,7 @@ from parts import CHUNK, at, chunked, content_of, sha256, spans
 
 from uploader.domain import events, retry
 from uploader.domain.model import ActionBy, State
-from uploader.files import Recording
+from uploader.files import MountedShare, Recording
 from uploader.runtime.clock import SystemClock
 from uploader.stages.finish import Finish
 from uploader.testing.simulator import Semantics, Settings
@@ -151,6 +151,31 @@ async def test_a_file_whose_content_stands_still_is_sent_on_one_record(
         await rig.scan()
         await rig.finished(await rig.drop("b.mp4", b"b"))
         assert len(rig.records) == 2
+
+
+async def test_a_file_whose_mtime_never_comes_to_rest_is_sent_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It moves between every two looks of the settle stage, before it is opened, and at each check."""
+    data = content_of(6 * CHUNK)
+    async with Rig(tmp_path, watch={"gate_timeout": "500ms", "gate": False}) as rig:
+        look, opened = MountedShare.snapshot, MountedShare.open
+
+        async def restless(self: MountedShare, name: str) -> Any:
+            touch(Path(name))
+            return await look(self, name)
+
+        def restless_open(self: MountedShare, name: str, identity: Any) -> Any:
+            touch(Path(name))
+            return opened(self, name, identity)
+
+        monkeypatch.setattr(MountedShare, "snapshot", restless)
+        monkeypatch.setattr(MountedShare, "open", restless_open)
+        await rig.start()
+        path = await rig.drop("a.mp4", data)
+        await rig.finished(path)
+        assert rig.record.sha256 == sha256(data)
+        assert len(rig.seen(events.RecordCreated)) == 1
 
 
 @pytest.mark.parametrize("change", UNCHANGED)

@@ -50,6 +50,7 @@ class StableSince:
     """What a file is, and since when (monotonic) it has been unchanged.
 
     ``content_since``: since when its size, mtime and content have been unchanged; None: as long as all the rest.
+    ``bytes_since``: since when its size and content have been, whatever its mtime did; None: as long as those three.
     ``moved``: which of size, mtime, ctime, inode and content have moved so far.
     """
 
@@ -57,11 +58,17 @@ class StableSince:
     since: float
     content_since: float | None = field(default=None, compare=False)
     moved: Mapping[str, Moved] = field(default_factory=dict, compare=False)
+    bytes_since: float | None = field(default=None, compare=False)
 
     @property
     def unchanged_since(self) -> float:
         """Since when its size, mtime and content have been unchanged."""
         return self.since if self.content_since is None else self.content_since
+
+    @property
+    def same_bytes_since(self) -> float:
+        """Since when its size and its ends have been unchanged."""
+        return self.unchanged_since if self.bytes_since is None else self.bytes_since
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +101,8 @@ def observe(before: StableSince | None, snapshot: Snapshot, now: float) -> Stabl
     parts = what_moved(before.snapshot, snapshot)
     counts = {part: Moved(before.moved[part].times + 1 if part in before.moved else 1, now) for part in parts}
     content_since = before.unchanged_since if METADATA.issuperset(parts) else None
-    return StableSince(snapshot, now, content_since, {**before.moved, **counts})
+    bytes_since = before.same_bytes_since if {*METADATA, "mtime"}.issuperset(parts) else None
+    return StableSince(snapshot, now, content_since, {**before.moved, **counts}, bytes_since)
 
 
 def what_moved(before: Snapshot, after: Snapshot) -> tuple[str, ...]:
@@ -119,6 +127,16 @@ def too_early(rules: CompletenessRules, stable: StableSince, before: StableSince
     if (left := rules.settle - (now - stable.since)) > 0:
         return NotYet(reason, max(left, SHORTEST_WAIT))
     return None
+
+
+def is_restless(rules: CompletenessRules, stable: StableSince, now: float) -> bool:
+    """True when only the mtime of a file has moved for so long that its whole content is compared.
+
+    Something sets it more often than ``settle`` is long. A writer that fills a file of its final size moves it, too, so
+    the mtime alone tells nothing.
+    """
+    longest = max(rules.gate_timeout, LONGEST_WAIT_FOR_METADATA * rules.settle)
+    return stable.bytes_since is not None and now - stable.bytes_since >= longest
 
 
 def _movements(stable: StableSince) -> str:

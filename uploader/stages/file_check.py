@@ -7,8 +7,10 @@ another one with the same size and ends is opened again, and what was sent is co
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import replace
 
 from uploader.domain import errors, events
+from uploader.domain.content_changes import ContentChanges
 from uploader.domain.model import Sighting, Upload, shown
 from uploader.files import Recording, Shares
 
@@ -16,8 +18,19 @@ from uploader.files import Recording, Shares
 class FileCheck:
     """The checks of one application."""
 
-    def __init__(self, shares: Shares, bus: events.Bus) -> None:
-        self._shares, self._bus = shares, bus
+    def __init__(self, shares: Shares, bus: events.Bus, changes: ContentChanges) -> None:
+        self._shares, self._bus, self._changes = shares, bus, changes
+
+    async def before_first_byte(self, upload: Upload, recording: Recording) -> Upload:
+        """Check a file whose mtime has moved since it settled; return the upload with the new one.
+
+        Nothing was sent that could be compared. Unless its whole content was compared when it settled, because its
+        mtime does not come to rest, it settles again: raises ``FileChanged``.
+        """
+        known = self._changes.content_of(upload.path)
+        if known and await self._shares.of(upload.root).sha256(upload.where) == known:
+            return replace(upload, identity=replace(upload.identity, mtime_ns=recording.mtime_ns))
+        raise errors.FileChanged(f"{shown(upload.where)} was touched before it was sent")
 
     async def before_last_byte(self, upload: Upload, recording: Recording, *, last: bool) -> None:
         """Check the file before the last byte of a chunk goes. *last*: it is the last byte of the file, too.

@@ -23,6 +23,10 @@ class KnownFiles:
         """True when anything is known of *path*."""
         return self._in_progress(path) or self._store.upload_at(path) is not None or self._store.ledger.has(path)
 
+    def was_seen(self, path: str) -> bool:
+        """True when *path* has an upload, or was sent."""
+        return self._store.upload_at(path) is not None or self._store.ledger.has(path)
+
     def needs_no_look(self, path: str) -> bool:
         """True when a scan may skip reading the inode of *path*."""
         upload = self._store.upload_at(path)

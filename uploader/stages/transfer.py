@@ -20,7 +20,7 @@ from uploader.config import Config, ServerConfig
 from uploader.domain import errors, events, lifecycle
 from uploader.domain.chunk_size import chunk_size_now, chunks_work, grown, transcodes
 from uploader.domain.lifecycle import Step
-from uploader.domain.model import RecordIds, State, Upload, shown
+from uploader.domain.model import RecordIds, State, Upload
 from uploader.domain.retry import READY_POLL_FIRST, poll_pause, ready_limit
 from uploader.files import Bookmark, Recording
 from uploader.runtime.monotonic_age import MonotonicAges
@@ -94,7 +94,7 @@ class Transfer:
         self._stopping = asyncio.Event()
         self._memories: dict[str, _Memory] = {}  # by path, of the uploads that are in this stage
         self._doubts = MonotonicAges(context.clock)
-        self._file_check = FileCheck(context.shares, context.bus)
+        self._file_check = FileCheck(context.shares, context.bus, context.changes)
         self._records = RecordCreator(context, server.username, server.doubt_settle, valt, self._capabilities)
         self.active = 0
         """Number of workers that are busy with an upload."""
@@ -183,11 +183,10 @@ class Transfer:
             await self._store.commit()  # a reload may have cancelled that save
         recording = await stack.enter_async_context(self._shares.of(upload.root).open(upload.where, upload.identity))
         if upload.state is State.QUEUED and recording.mtime_ns != upload.identity.mtime_ns:
-            # Nothing was sent that could be compared with it: it settles again.
-            raise errors.FileChanged(f"{shown(upload.where)} was touched before it was sent")
+            upload = await self._file_check.before_first_byte(upload, recording)
         current = self._store.table.current(upload)
-        if current is not None and current.inode != recording.inode:
-            self._store.put(replace(current, inode=recording.inode))  # so that it is known under another name and time
+        if current is not None and (current.identity, current.inode) != (upload.identity, recording.inode):
+            self._store.put(replace(current, identity=upload.identity, inode=recording.inode))
         return recording
 
     async def _take_configuration(self, upload: Upload) -> bool:
