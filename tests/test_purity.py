@@ -27,6 +27,7 @@ DECISIONS: Final = frozenset(
     {
         "domain/causes",
         "domain/commands",
+        "domain/companions",
         "domain/completeness",
         "domain/errors",
         "domain/events",
@@ -37,7 +38,9 @@ DECISIONS: Final = frozenset(
         "domain/placeholders",
         "domain/retry",
         "domain/selection",
+        "domain/system_names",
         "domain/units",
+        "domain/untaken",
     }
     | {"server/valt/token_deaths", "server/file_faults", "server/outage_report"}
     | {

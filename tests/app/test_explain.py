@@ -15,9 +15,11 @@ from snapshots import SETTLING, config_of, known
 
 from uploader import files
 from uploader.app import explain
-from uploader.app.status import NEXT_ACTION, StatusSnapshot
+from uploader.app.status import NEXT_ACTION, StatusSnapshot, iso
 from uploader.domain.commands import typed
-from uploader.domain.model import ActionBy, State
+from uploader.domain.completeness import Moved, StableSince
+from uploader.domain.model import ActionBy, Identity, Sighting, Snapshot, State
+from uploader.stages.settle import Candidate
 from uploader.store import ledger
 
 
@@ -67,6 +69,22 @@ def test_explain_names_the_rule_and_ends_with_the_result(tmp_path: Path) -> None
     assert "disk     5 bytes, last written 20" in text
     assert text.endswith("result   it will be sent when the daemon runs (or: valt-uploader once)")
     assert explained(tmp_path, path, known(process=1)).endswith("result   it will be sent")
+
+
+def test_explain_says_what_keeps_moving_how_often_and_when(tmp_path: Path) -> None:
+    """The part that moved last comes first; times are those of the wall clock."""
+    path = tmp_path / "a.mp4"
+    path.write_bytes(b"12345")
+    snapshot = Snapshot(Identity(5, 1, "e"), 7, (1, 2))
+    stable = StableSince(snapshot, 90.0, 50.0, {"size": Moved(1, 50.0), "ctime": Moved(4, 90.0)})
+    reason = "it must be unchanged for 10 s; moved so far: its ctime 4 times, its size 1 time"
+    candidate = Candidate(Sighting(str(path), str(tmp_path), 5, 1), 0.0, stable=stable, reason=reason)
+    config = config_of(tmp_path, {"path": str(tmp_path)})
+    facts = explain.FileFacts(candidate=candidate, running=True, monotonic=100.0)
+    text = "\n".join(explain.explanation(config, str(path), facts, EPOCH, "file"))
+    first, second = iso(EPOCH - 10), iso(EPOCH - 50)
+    assert f"moved    ctime: 4 times while it is waited for, last seen at {first}\nmoved    size: 1 time " in text
+    assert f"last seen at {second}\nresult   settling: {reason}" in text
 
 
 def test_explain_says_why_a_file_is_not_taken(tmp_path: Path) -> None:

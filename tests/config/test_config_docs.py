@@ -13,6 +13,7 @@ from uploader.bandwidth.limits import rate_now
 from uploader.config import Config, load
 from uploader.domain.mapping import record_for
 from uploader.domain.model import RecordSharing
+from uploader.domain.selection import refusal
 from uploader.domain.units import UNLIMITED
 
 PAGE = (Path(__file__).parents[2] / "docs" / "configuration.md").read_text(encoding="utf-8")
@@ -36,7 +37,7 @@ def the_one(tmp_path: Path, line: str) -> Config:
 
 def test_every_block_of_toml_is_an_example() -> None:
     """No block is missed because its fence is written differently."""
-    assert len(EXAMPLES) == PAGE.lower().count("toml\n[") == 6
+    assert len(EXAMPLES) == PAGE.lower().count("toml\n[") == 7
 
 
 @pytest.mark.parametrize("text", EXAMPLES)
@@ -64,6 +65,27 @@ def test_the_example_of_a_share_deletes_uploaded_files(tmp_path: Path) -> None:
     """In mode auto, and without an archive."""
     (watch,) = the_one(tmp_path, "after_upload =").watch
     assert (watch.mode, watch.after_upload, watch.move_to) == ("auto", "delete", None)
+
+
+@pytest.mark.parametrize(
+    ("name", "taken"),
+    [
+        ("PRIVATE/M4ROOT/CLIP/C0001.MP4", True),
+        ("PRIVATE/M4ROOT/SUB/C0001S03.MP4", False),
+        ("C0001S03.MP4", False),
+        ("DCIM/100GOPRO/GX010001.MP4", True),
+        ("DCIM/100GOPRO/GL010001.LRV", False),
+        ("live/segment001.ts", False),
+        ("a.mxf", True),
+        ("a_Proxy.mov", False),
+        ("a (Anna's conflicted copy 2026-11-28).mp4", False),
+        ("a.sync-conflict-20261128-101500-ABCDEFG.mp4", False),
+    ],
+)
+def test_the_example_of_cards_leaves_out_proxies_and_second_copies(tmp_path: Path, name: str, taken: bool) -> None:
+    """What the page says of each."""
+    (watch,) = the_one(tmp_path, 'path = "/srv/cards"').watch
+    assert (refusal(watch, name) is None) is taken
 
 
 def test_the_example_of_a_shared_link_has_full_speed_at_nights_and_weekends(tmp_path: Path) -> None:

@@ -72,6 +72,44 @@ def test_any_change_starts_the_settle_time_again(change: Snapshot) -> None:
     assert early.after == RULES.settle
 
 
+@pytest.mark.parametrize("part", ["ctime", "inode"])
+def test_metadata_that_moves_alone_holds_nothing_back_for_ever(part: str) -> None:
+    """A backup that makes hard links, or a tool that sets rights: the wait is extended to three times ``settle``."""
+    stable, before, looks = StableSince(SNAPSHOT, 100.0), None, 0
+    for looks in range(1, 100):
+        now = 100.0 + 10.0 * looks
+        changes = {"ctime_ns": 7 + looks} if part == "ctime" else {"inode": (1, 3 + looks)}
+        before, stable = stable, observe(stable, replace(SNAPSHOT, **changes), now)
+        if (wait := too_early(RULES, stable, before, now)) is None:
+            break
+        assert f"its {part} {looks} time" in wait.reason
+    assert looks == 3
+    assert (stable.unchanged_since, stable.moved[part].times, stable.moved[part].last) == (100.0, 3, 130.0)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        replace(SNAPSHOT, identity=replace(SNAPSHOT.identity, size=101), ctime_ns=9),
+        replace(SNAPSHOT, identity=replace(SNAPSHOT.identity, mtime_ns=6), ctime_ns=9),
+        replace(SNAPSHOT, identity=replace(SNAPSHOT.identity, edges="f"), ctime_ns=9),
+    ],
+)
+def test_a_write_among_moving_metadata_starts_the_wait_again(change: Snapshot) -> None:
+    """Size, mtime and content count as before, whatever the ctime did until then."""
+    stable = StableSince(SNAPSHOT, 100.0)
+    for look in (1, 2):
+        stable = observe(stable, replace(SNAPSHOT, ctime_ns=7 + look), 100.0 + 10 * look)
+    written = observe(stable, change, 130.0)
+    assert written.unchanged_since == 130.0
+    early = too_early(RULES, written, stable, 130.0)
+    assert early is not None
+    assert early.after == RULES.settle
+    still = observe(written, change, 139.0)
+    assert too_early(RULES, still, written, 139.0) is not None
+    assert too_early(RULES, still, written, 140.0) is None
+
+
 def test_a_file_waits_for_its_whole_settle_time() -> None:
     """Measured by the monotonic clock, with no more looks than needed."""
     still = StableSince(SNAPSHOT, 100.0)

@@ -221,6 +221,34 @@ def test_names_are_made_fit_for_one_line(relpath: str, name: str) -> None:
     assert name_of(relpath) == name
 
 
+@pytest.mark.parametrize(
+    ("relpath", "name"),
+    [
+        ("Take 10\uf02230\uf02215.mp4", "Take 10:30:15"),
+        ("\uf020A\uf020 \uf023b\uf024 c\uf025 d\uf021 e\uf026f\uf027g.mp4", '"A" <b> c? d* e\\f|g'),
+        ("no. 5\uf029.mp4", "no. 5."),
+        ("\uf028take 1\uf028.mp4", "take 1"),
+        ("10\uf03a30 \uf03ca\uf03e\uf03f\uf02a\uf05c\uf07c.mp4", "10:30 <a>?*\\|"),
+        ("1\uf02f2.mp4", "1/2"),
+        ("Ic\uf00don.mp4", "Ic\\x0don"),
+        ("\uf8ff take \ue000.mp4", "\uf8ff take \ue000"),
+        ("\uf029.mp4", "."),
+    ],
+)
+def test_private_use_characters_stand_for_what_a_share_cannot_hold(relpath: str, name: str) -> None:
+    """As macOS, Samba and Linux write them, and Cygwin; all other private-use characters stay."""
+    assert name_of(relpath) == name
+
+
+def test_private_use_characters_are_matched_as_what_they_stand_for() -> None:
+    """In folders and names, by ``match`` and by the template; a slash in a name makes no folder."""
+    spec = mapped("A\uf022B/10\uf02230_x\uf02fy.mp4", match=r"(?P<room>.+)/(?P<time>\d+:\d+)_.*", name="{room} {time}")
+    assert spec.record.name == "A:B 10:30"
+    assert spec.warning is None
+    assert mapped("1\uf02f2.mp4", template={"1": "{folder}", "2": "{name}"}).record.template == {"2": "1/2.mp4"}
+    assert name_of("\uf029\uf029/a.mp4", "{relpath}") == "../a.mp4"
+
+
 @pytest.mark.parametrize(("relpath", "name"), [("  .mp4", "recording"), ("take.mp4", "take")])
 def test_an_empty_name_falls_back_to_the_stem_and_then_to_a_plain_word(relpath: str, name: str) -> None:
     """A record always has a name."""

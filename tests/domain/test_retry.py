@@ -16,7 +16,18 @@ from hypothesis import strategies as st
 from uploader.domain import errors, retry
 from uploader.domain.chunk_size import halved
 from uploader.domain.model import ActionBy
-from uploader.domain.retry import DAY, HOUR, MINUTE, SMALLEST_HALVED_CHUNK, Action, Decision, FailureHistory, decide
+from uploader.domain.retry import (
+    CHANGES_BEFORE_PARKING,
+    DAY,
+    HOUR,
+    MINUTE,
+    SMALLEST_HALVED_CHUNK,
+    Action,
+    Decision,
+    FailureHistory,
+    after_changes,
+    decide,
+)
 
 MB = 1024 * 1024
 
@@ -45,6 +56,17 @@ def test_a_file_that_changed_settles_again() -> None:
     """Its upload is dropped at once, and no failure is counted."""
     verdict = decide(errors.FileChanged("it grew"), FailureHistory(attempts=3), highest)
     assert (verdict.action, verdict.after, verdict.last_error.attempts) == (Action.RESETTLE, 0.0, 3)
+
+
+def test_a_file_that_changes_again_and_again_waits_longer_and_is_parked() -> None:
+    """The pauses grow; after five records it is parked with that reason, and tried again after a day."""
+    pauses = [after_changes(times, highest).after for times in range(1, CHANGES_BEFORE_PARKING)]
+    assert pauses == sorted(pauses, key=lambda pause: pause or 0.0)
+    assert (pauses[0], pauses[-1]) == (0.0, 600.0)
+    given_up = after_changes(CHANGES_BEFORE_PARKING, highest)
+    assert (given_up.action, given_up.after) == (Action.PARK, 1.1 * DAY)
+    assert given_up.last_error.action_by is ActionBy.OPERATOR
+    assert "its content has changed 5 times while it was being sent" in given_up.last_error.reason
 
 
 def test_a_file_that_is_gone_before_anything_was_sent_is_forgotten() -> None:
@@ -233,6 +255,7 @@ EVERY_ERROR = [
         kind("x")
         for kind in (
             errors.PayloadRefused,
+            errors.FileReplaced,
             errors.RightMissing,
             errors.CallFailed,
             errors.ServerFull,

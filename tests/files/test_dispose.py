@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 from fakes import content, made
-from shares import delete, free_target, identify, move, sha256_of, was_sent
+from shares import delete, disposer, free_target, identify, move, sha256_of, share_of, was_sent
 
 from uploader.domain import errors
-from uploader.files import SentFile, copying, kind_of, syscalls
+from uploader.files import SentFile, WalkFilter, copying, kind_of, set_aside, syscalls
 from uploader.files.recording import READ_BLOCK
 
 OTHER_DISK = Path("/dev/shm")
@@ -143,6 +143,11 @@ def below(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+def entries(folder: Path) -> list[str]:
+    """Every name in *folder*, that of an empty folder, too."""
+    return [entry.name for entry in folder.iterdir()]
+
+
 def later(copy: Path, source: Path) -> None:
     """Let a copy have been changed at another time than its source, as hours of recording see to."""
     times = copy.stat()
@@ -255,7 +260,18 @@ async def test_a_name_of_full_length_can_be_moved(tmp_path: Path, done: Path) ->
     assert moved(path, tmp_path / "in", done, await sent(path)) == path.name
 
 
-async def test_a_removal_that_was_cut_short_is_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(params=["folder", "name"])
+def way(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Files are set aside in a hidden folder; or by a hidden name, where no folder can be made."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "name":
+            patch.setattr(set_aside, "_own_folder", lambda *_: None)
+        yield request.param
+
+
+async def test_a_removal_that_was_cut_short_is_finished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
     """After a crash the next try removes the file that was set aside, and nothing is left."""
     path = made(tmp_path / "a.mp4")
     sent_file = await sent(path)
@@ -267,27 +283,30 @@ async def test_a_removal_that_was_cut_short_is_finished(tmp_path: Path, monkeypa
         patch.setattr(os, "unlink", crash)
         with pytest.raises(KeyboardInterrupt):
             delete(str(path), sent_file)
-    assert [name[-5:] for name in below(tmp_path)] == [".gone"]
+    (left,) = below(tmp_path)
+    assert re.fullmatch({"folder": r"\..+\.removed/a\.mp4", "name": r"\.[^/]+-a\.mp4\.gone"}[way], left)
     assert delete(str(path), sent_file) is True
-    assert below(tmp_path) == {}
+    assert entries(tmp_path) == []
     assert delete(str(path), sent_file) is False
 
 
 @pytest.mark.parametrize("knows", [("links", "noreplace"), ("noreplace",), ()])
 @pytest.mark.parametrize("taken", [True, False])
 async def test_a_file_that_takes_the_name_in_the_last_moment_is_never_removed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, knows: tuple[str, ...], taken: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str, *, knows: tuple[str, ...], taken: bool
 ) -> None:
     """Another recording takes the name between the check and the removal: it keeps a visible name."""
-    path, rename = made(tmp_path / "a.mp4"), os.rename
+    path, rename, swapped = made(tmp_path / "a.mp4"), os.rename, False
     sent_file = await sent(path)
 
     def swap(name: str, *more: Any, **others: Any) -> None:
-        if name == "a.mp4":
+        nonlocal swapped
+        first, swapped = not swapped, True
+        if first:
             path.unlink()
             made(path, b"another recording")
         rename(name, *more, **others)
-        if taken and name == "a.mp4":
+        if taken and first:
             made(path, b"and one more")
 
     with monkeypatch.context() as patch:
@@ -306,6 +325,64 @@ async def test_a_file_that_takes_the_name_in_the_last_moment_is_never_removed(
     if knows:
         assert name == ("a (1).mp4" if taken else "a.mp4")
     assert re.fullmatch(r"a( \([0-9a-f]+\))?\.mp4", name), "a name that a scan takes"
+    assert len(entries(tmp_path)) == 1 + taken, way
+
+
+async def test_the_name_that_is_removed_is_the_one_that_a_person_knows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The recycle bin of a NAS keeps a file under the name that it is removed by; no folder is left."""
+    path, unlink, removed = made(tmp_path / "room 1" / "lecture.mp4"), os.unlink, list[str]()
+
+    def noting(name: str, **more: Any) -> None:
+        removed.append(name)
+        unlink(name, **more)
+
+    sent_file = await sent(path)
+    monkeypatch.setattr(os, "unlink", noting)
+    assert delete(str(path), sent_file) is True
+    assert removed == ["lecture.mp4"]
+    assert entries(path.parent) == []
+
+
+@pytest.mark.parametrize("refused", ["mkdir", "rename", "taken"])
+async def test_where_no_folder_can_be_used_the_file_is_renamed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: str
+) -> None:
+    """No right to make one, a file system that joins several, or a file of that name is left in it."""
+    path, rename, by = made(tmp_path / "a.mp4"), os.rename, disposer()
+    sent_file = await sent(path)
+    if refused == "taken":
+        left = made(tmp_path / f".valt-uploader-{by.run}.removed" / "a.mp4", b"of another recording")
+    if refused == "mkdir":
+        monkeypatch.setattr(os, "mkdir", refuse_with(errno.EACCES))
+
+    def across(old: str, new: str, **more: Any) -> None:
+        if refused == "rename" and not new.startswith("."):
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
+        rename(old, new, **more)
+
+    monkeypatch.setattr(os, "rename", across)
+    by.listed.add((path.parent.stat().st_dev, path.parent.stat().st_ino))
+    assert delete(str(path), sent_file, by) is True
+    assert list(below(tmp_path).values()) == ([b"of another recording"] if refused == "taken" else [])
+    if refused != "taken":
+        assert entries(tmp_path) == []
+    else:
+        assert left.exists()
+
+
+async def test_no_link_is_followed_where_a_hidden_folder_is_expected(tmp_path: Path) -> None:
+    """Whoever may write to the watched folder cannot have a file from elsewhere put into it, or removed."""
+    elsewhere = made(tmp_path / "elsewhere" / "a.mp4", b"a secret")
+    path = made(tmp_path / "in" / "a.mp4")
+    link = path.with_name(".valt-uploader-0123456789abcdef.removed")
+    link.symlink_to(elsewhere.parent)
+    assert delete(str(path), await sent(path)) is True
+    async for _ in share_of(path.parent).walk(WalkFilter(lambda _: True, lambda _: True, puts_back=lambda _: True)):
+        pass
+    assert elsewhere.read_bytes() == b"a secret"
+    assert entries(path.parent) == [link.name]
 
 
 async def test_a_file_of_another_inode_is_proved_by_its_whole_content(tmp_path: Path) -> None:

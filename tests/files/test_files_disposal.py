@@ -52,8 +52,17 @@ def in_the_middle(monkeypatch: pytest.MonkeyPatch, act: Callable[[], object]) ->
 
 
 def all_below(folder: Path) -> dict[str, bytes]:
-    """Every file of a folder, hidden ones too."""
-    return {entry.name: entry.read_bytes() for entry in folder.iterdir()}
+    """Every file of a folder, hidden ones too; those of a hidden folder by their path."""
+    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+@pytest.fixture(params=["folder", "name"])
+def way(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Files are set aside in a hidden folder; or by a hidden name, where no folder can be made."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "name":
+            patch.setattr(set_aside, "_own_folder", lambda *_: None)
+        yield request.param
 
 
 def name_of(fd: int) -> str:
@@ -183,6 +192,7 @@ async def _set_aside_by_a_crash(
 
         monkeypatch.setattr(os, "rename", rename)
     monkeypatch.setattr(set_aside, "is_still", _crash)
+    monkeypatch.setattr(os, "rmdir", _crash)  # nor is anything tidied up after it
     with pytest.raises(KeyboardInterrupt):
         delete(str(path), sent_file)
     monkeypatch.undo()
@@ -190,6 +200,7 @@ async def _set_aside_by_a_crash(
     return sent_file
 
 
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("taken", [True, False])
 async def test_another_recording_that_was_set_aside_is_put_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, taken: bool
@@ -206,6 +217,7 @@ async def test_another_recording_that_was_set_aside_is_put_back(
     assert all_below(tmp_path) == expected
 
 
+@pytest.mark.usefixtures("way")
 async def test_a_file_with_a_long_name_is_not_taken_for_another_that_begins_alike(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -219,6 +231,7 @@ async def test_a_file_with_a_long_name_is_not_taken_for_another_that_begins_alik
     assert all_below(tmp_path) == {}
 
 
+@pytest.mark.usefixtures("way")
 async def test_the_file_that_was_sent_is_removed_from_where_it_was_set_aside(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -230,6 +243,7 @@ async def test_the_file_that_was_sent_is_removed_from_where_it_was_set_aside(
     assert all_below(tmp_path) == {"a.mp4": b"another recording"}
 
 
+@pytest.mark.usefixtures("way")
 async def test_a_move_goes_on_from_where_the_file_was_set_aside(
     tmp_path: Path, far: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -241,6 +255,7 @@ async def test_a_move_goes_on_from_where_the_file_was_set_aside(
     assert all_below(far) == {"a.mp4": content(SIZE)}
 
 
+@pytest.mark.usefixtures("way")
 async def test_a_file_that_has_both_names_loses_the_hidden_one_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -251,7 +266,8 @@ async def test_a_file_that_has_both_names_loses_the_hidden_one_alone(
     os.link(tmp_path / hidden, tmp_path / "a (1).mp4")
     made(path, b"another recording")
     folder = os.open(tmp_path, os.O_RDONLY)
-    set_aside.put_back(folder, hidden, "a.mp4", disposer())
+    above, name = os.path.split(hidden)
+    set_aside.put_back(folder, above, name, "a.mp4", disposer())
     os.close(folder)
     assert all_below(tmp_path) == {"a.mp4": b"another recording", "a (1).mp4": b"recording"}
 
@@ -264,6 +280,7 @@ async def _scan(share: MountedShare, walk_filter: WalkFilter = ALL) -> None:
         pass
 
 
+@pytest.mark.usefixtures("way")
 async def test_a_scan_puts_back_hidden_files_without_an_upload(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The state was lost or the upload forgotten: the recording is visible again, beside one with its name."""
     path = made(tmp_path / "in" / "day" / ("r" * 251 + ".mp4"))

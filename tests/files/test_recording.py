@@ -8,6 +8,7 @@ import hashlib
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fakes import content, made
@@ -18,7 +19,7 @@ from shares import identify, opened, share_of
 from uploader.domain import errors
 from uploader.domain.model import Identity
 from uploader.files.inspection import EDGE_SIZE
-from uploader.files.recording import READ_BLOCK
+from uploader.files.recording import READ_BLOCK, Recording
 from uploader.files.safe_open import open_regular
 
 
@@ -164,12 +165,14 @@ async def test_a_file_that_is_cut_is_never_padded(tmp_path: Path) -> None:
 
 
 async def test_a_file_that_grows_or_is_written_is_noticed(tmp_path: Path) -> None:
-    """Size and mtime are compared before the last byte of each chunk goes."""
+    """Size and content are compared before the last byte of each chunk goes."""
     path = made(tmp_path / "a.mp4", content(100))
     identity = await identify(path)
     async with opened(path, identity) as recording:
         await recording.check_unchanged()
         os.utime(path, ns=(1, identity.mtime_ns + 1))
+        await recording.check_unchanged()
+        path.write_bytes(content(100, seed=1))
         with pytest.raises(errors.FileChanged, match="was written to"):
             await recording.check_unchanged()
         with path.open("ab") as file:
@@ -179,6 +182,86 @@ async def test_a_file_that_grows_or_is_written_is_noticed(tmp_path: Path) -> Non
     with pytest.raises(errors.FileChanged, match="grew"):
         async with opened(path, identity):
             pass
+
+
+async def read_to(recording: Recording, end: int) -> None:
+    """Read on, as sending does."""
+    async for _ in recording.blocks(end):
+        pass
+
+
+async def look_and_prove(recording: Recording) -> None:
+    """Check as before the last byte of the file."""
+    await recording.check_unchanged()
+    await recording.prove()
+
+
+@pytest.mark.parametrize("at", [EDGE_SIZE + 5, 3 * EDGE_SIZE - 1])
+async def test_what_was_sent_is_compared_when_the_mtime_moves(tmp_path: Path, at: int) -> None:
+    """All of it, not its ends alone; a moved time without a changed content goes on."""
+    data, size = bytearray(content(5 * EDGE_SIZE)), 5 * EDGE_SIZE
+    path = made(tmp_path / "a.mp4", bytes(data))
+    identity = await identify(path)
+    async with opened(path, identity) as recording:
+        await read_to(recording, 3 * EDGE_SIZE)
+        os.utime(path, ns=(1, 1))
+        await recording.check_unchanged()
+        assert recording.mtime_ns == 1
+        data[at] ^= 1
+        with path.open("r+b") as file:
+            file.seek(at)
+            file.write(data[at : at + 1])
+        await read_to(recording, size)
+        with pytest.raises(errors.FileChanged, match="was written to"):
+            await look_and_prove(recording)
+
+
+async def test_comparing_reads_a_file_at_most_twice_however_often_its_time_moves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once on the way, once before its last byte; a change that came in between is found at the latest then."""
+    data, step = content(40 * 4096 + EDGE_SIZE), 4096
+    path = made(tmp_path / "a.mp4", data)
+    identity, read = await identify(path), 0
+    hashed = Recording._hashed
+
+    async def counting(self: Recording, digest: Any, start: int, count: int) -> Any:
+        nonlocal read
+        read += count
+        return await hashed(self, digest, start, count)
+
+    monkeypatch.setattr(Recording, "_hashed", counting)
+    async with opened(path, identity) as recording:
+        for end in range(step, len(data) + 1, step):
+            await read_to(recording, end)
+            os.utime(path, ns=(1, end))
+            await recording.check_unchanged()
+            mark = recording.bookmark()
+        assert 0 < read <= len(data)
+        recording.return_to(mark)
+        await recording.prove()
+        assert len(data) <= read <= 2 * len(data)
+        await recording.prove()
+        assert read <= 2 * len(data)
+
+
+async def test_a_bookmark_remembers_what_is_still_to_be_compared(tmp_path: Path) -> None:
+    """A later open of the file that goes on from it compares it before the last byte."""
+    data = bytearray(content(5 * EDGE_SIZE))
+    path = made(tmp_path / "a.mp4", bytes(data))
+    identity = await identify(path)
+    async with opened(path, identity) as recording:
+        await read_to(recording, 4 * EDGE_SIZE)
+        recording._compared = recording.identity.size  # all that is allowed on the way has been read again
+        data[2 * EDGE_SIZE] ^= 1
+        path.write_bytes(data)
+        await recording.check_unchanged()
+        mark = recording.bookmark()
+    async with opened(path, identity) as again:
+        assert again.is_as_at(mark)
+        again.return_to(mark)
+        with pytest.raises(errors.FileChanged, match="was written to"):
+            await again.prove()
 
 
 def open_handles() -> int:

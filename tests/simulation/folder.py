@@ -239,12 +239,16 @@ class Recordings:
 
 def is_hidden(path: str) -> bool:
     """True for names that the product makes for itself."""
-    return path.rpartition("/")[2].startswith(HIDDEN_PREFIX)
+    return any(part.startswith(HIDDEN_PREFIX) for part in path.split("/"))
 
 
 def _identity(file: File) -> Identity:
     """Return the identity as the product computes it; files here are shorter than an edge."""
     return Identity(len(file.data), file.mtime_ns, hashlib.sha256(file.data).hexdigest())
+
+
+def _sighting(path: str, file: File) -> Sighting:
+    return Sighting(path, ROOT, len(file.data), file.mtime_ns, (DEVICE, file.number))
 
 
 class Share:
@@ -256,6 +260,11 @@ class Share:
         self.status = ShareStatus()
         self._ground, self._folder, self._life = ground, folder, ground.life
         self._disposer = Disposer(folder.unique, folder.unique())
+
+    @property
+    def not_kept(self) -> Collection[str]:
+        """Everything is kept here."""
+        return ()
 
     async def _do(self, what: str, work: Callable[[], R], *, may_fail: bool = True) -> R:
         def step() -> R:
@@ -290,13 +299,14 @@ class Share:
                 batch.names += 1
                 relpath = path.removeprefix(f"{ROOT}/")
                 if walk_filter.takes(relpath) and not walk_filter.skip_stat(relpath):
-                    batch.sightings.append(Sighting(path, ROOT, len(file.data), file.mtime_ns))
+                    batch.sightings.append(_sighting(path, file))
             return batch
 
         yield await self._do("walk", work)
         for path in self._folder.files:
             before = set_aside.path_before(path.removeprefix(f"{ROOT}/"))
-            if set_aside.is_left_over(path.rpartition("/")[2], self._disposer.run) and walk_filter.puts_back(before):
+            left = any(set_aside.is_left_over(part, self._disposer.run) for part in path.split("/"))
+            if left and walk_filter.puts_back(before):
                 await self._put_back(path)
 
     async def look(self, paths: Collection[str]) -> list[tuple[str, Sighting | str]]:
@@ -305,7 +315,7 @@ class Share:
 
     def _look(self, path: str) -> Sighting | str:
         file = self._folder.files.get(path)
-        return "missing" if file is None else Sighting(path, ROOT, len(file.data), file.mtime_ns)
+        return "missing" if file is None else _sighting(path, file)
 
     def _file(self, path: str) -> File:
         file = self._folder.files.get(path)
@@ -415,13 +425,18 @@ class Reading(Recording):
         self.inode = (DEVICE, file.number)
         self._share, self._data = share, file
         self._passed, self._ctime_ns, self._hung = None, 0, False
+        self.mtime_ns, self._compared, self._unproven = identity.mtime_ns, 0, False
         self.rewind()
 
     async def check_unchanged(self) -> None:
         """Compare size and time at once, so that nothing happens between this check and the save of the mark."""
-        now, known = (len(self._data.data), self._data.mtime_ns), (self.identity.size, self.identity.mtime_ns)
-        if now != known:
+        if len(self._data.data) != self.identity.size:
             raise self._changed("was written to")
+        if self._data.mtime_ns != self.mtime_ns:
+            await self._time_has_moved(self._data.mtime_ns)
+
+    async def _edges(self) -> str:
+        return _identity(self._data).edges
 
     async def _read(self, start: int, count: int) -> bytes:
         data = await self._share._do("read", lambda: self._data.data[start : start + count])

@@ -24,13 +24,14 @@ from uploader.domain.chunk_size import ChunkRule, chunks_work
 from uploader.domain.lifecycle import Step
 from uploader.domain.model import Orphan, ServerCapabilities, State, Upload
 from uploader.domain.selection import HIDDEN_PREFIX
-from uploader.files import Recording, copying, dispose, inspection, naming, set_aside
+from uploader.files import Recording, attributes, copying, dispose, inspection, naming, set_aside
 from uploader.files.set_aside import Disposer
 from uploader.runtime.log import get_logger
 from uploader.server.port import RecordDetails
 from uploader.server.valt.watchdog import Watchdog
 from uploader.stages import enqueue, failure_handler, transfer
 from uploader.stages.enqueue import Enqueue, FileKind
+from uploader.stages.file_check import FileCheck
 from uploader.stages.finish import Finish
 from uploader.stages.orphan_cleanup import OrphanCleanup
 from uploader.stages.prove import Prove
@@ -277,7 +278,7 @@ def _change_unnoticed(patch: Patch) -> None:
         """Detect no change."""
 
     patch.setattr(Reading, "check_unchanged", unchanged)
-    patch.setattr(Transfer, "_check_in_place", unchanged)
+    patch.setattr(FileCheck, "_check_in_place", unchanged)
 
 
 def _any_file_is_removed(patch: Patch) -> None:
@@ -329,7 +330,7 @@ def _copy_not_synced(patch: Patch) -> None:
     def fill(source: int, fd: int, sha256: str, disposer: Disposer) -> None:
         del sha256, disposer
         copying._write_all(fd, DISPOSAL.pread(source, 1 << 20, 0))
-        copying._copy_times_and_rights(source, fd)
+        attributes.copy_attributes(source, fd)
 
     patch.setattr(copying, "_fill", fill)
 
@@ -343,8 +344,8 @@ def _removal_not_synced(patch: Patch) -> None:
 
 
 def _put_back_overwrites(patch: Patch) -> None:
-    def reveal(folder: int, hidden: str, wanted: str, *_: Any) -> str:
-        DISPOSAL.rename(hidden, wanted, src_dir_fd=folder, dst_dir_fd=folder)
+    def reveal(folder: int, hidden: str, wanted: str, *_: Any, source: int) -> str:
+        DISPOSAL.rename(hidden, wanted, src_dir_fd=source, dst_dir_fd=folder)
         return wanted
 
     patch.setattr(set_aside, "reveal", reveal)

@@ -19,9 +19,9 @@ from typing import Any, Final, Generic, NoReturn, Protocol, TypeVar
 from zlib import crc32
 
 from simulation.kernel import Dead
-from uploader.files import copying, dispose, inspection, naming, safe_open, set_aside, syscalls
+from uploader.files import attributes, copying, dispose, inspection, naming, safe_open, set_aside, syscalls
 
-MODULES: Final = (dispose, copying, inspection, naming, safe_open, set_aside)
+MODULES: Final = (attributes, dispose, copying, inspection, naming, safe_open, set_aside)
 REAL: Final = {name: getattr(syscalls, name) for name in ("rename_noreplace", "open_unnamed", "link_unnamed", "lock")}
 MOST_STEPS: Final = 2000  # of one job: more of them go round in circles
 
@@ -265,6 +265,8 @@ class Calls:
     def _status(self, file: File) -> Any:
         return SimpleNamespace(
             st_mode=0o100600,
+            st_uid=0,
+            st_gid=0,
             st_size=len(file.data),
             st_mtime_ns=file.mtime_ns,
             st_atime_ns=file.mtime_ns,
@@ -289,7 +291,8 @@ class Calls:
     def listdir(self, fd: int) -> list[str]:
         """List a folder."""
         assert isinstance(fd, Handle)
-        return [name.rpartition("/")[2] for name in fd.system.names if name.rpartition("/")[0] == fd.path]
+        below = (name.removeprefix(f"{fd.path}/") for name in fd.system.names if name.startswith(f"{fd.path}/"))
+        return list(dict.fromkeys(name.partition("/")[0] for name in below))
 
     def pread(self, fd: int, length: int, offset: int) -> bytes:
         """Read a part."""
@@ -310,6 +313,11 @@ class Calls:
         assert isinstance(fd, Handle)
         assert fd.file is not None
         fd.file.mtime_ns, fd.file.ctime_ns = ns[1], self._now.disks.now_ns()
+
+    def listxattr(self, fd: int) -> list[str]:
+        """Return nothing: files have no attributes here."""
+        assert isinstance(fd, Handle)
+        return []
 
     def fchmod(self, fd: int, mode: int) -> None:
         """Do nothing: there are no access rights here."""
@@ -337,15 +345,15 @@ class Calls:
         system.change(path, target, file)
         self._now.disks.renamed(path, target, file)
 
-    def rename_noreplace(self, folder: int, old: str, new: str) -> None:
+    def rename_noreplace(self, source: int, old: str, folder: int, new: str) -> None:
         """See ``syscalls``."""
         self._act(f"rename to a free name {old} {new}")
-        _, system, _ = self._at(old, folder)
+        _, system, _ = self._at(old, source)
         if not system.noreplace:
             raise OSError(errno.EINVAL, "Invalid argument")
         if self._path(new, folder) in system.names:
             raise FileExistsError(errno.EEXIST, "File exists", new)
-        self._rename(old, new, folder, folder)
+        self._rename(old, new, source, folder)
 
     def link(self, old: str, new: str, *, src_dir_fd: int, dst_dir_fd: int, follow_symlinks: bool) -> None:
         """Give a file a second name."""
@@ -371,8 +379,11 @@ class Calls:
         self._now.disks.unlinking(path, file)
         system.change(path, "", None)
 
-    def mkdir(self, name: str, *, dir_fd: int) -> None:
+    def mkdir(self, name: str, mode: int = 0o777, *, dir_fd: int) -> None:
         """Do nothing: every folder exists."""
+
+    def rmdir(self, name: str, *, dir_fd: int) -> None:
+        """Do nothing: a folder is there as long as a file is in it."""
 
     def open_unnamed(self, folder: int) -> int | None:
         """See ``syscalls``."""

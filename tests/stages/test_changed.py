@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,11 @@ import pytest
 from harness import Rig
 from parts import CHUNK, at, chunked, content_of, sha256, spans
 
-from uploader.domain import events
+from uploader.domain import events, retry
 from uploader.domain.model import ActionBy, State
-from uploader.files import Recording
+from uploader.files import MountedShare, Recording
 from uploader.runtime.clock import SystemClock
+from uploader.stages.finish import Finish
 from uploader.testing.simulator import Semantics, Settings
 
 
@@ -49,12 +51,43 @@ def replace_alike(path: Path) -> None:
     other.replace(path)
 
 
+def rewrite_middle(path: Path) -> None:
+    """Write other content where it was sent already, between its ends."""
+    with path.open("r+b") as file:
+        file.seek(CHUNK - 100)
+        file.write(b"written to")
+
+
 def touch(path: Path) -> None:
     """Give it another mtime and leave its content alone."""
+    os.utime(path, ns=(1, path.stat().st_mtime_ns + 10**9))
+
+
+def set_back(path: Path) -> None:
+    """Give it the mtime of long ago."""
     os.utime(path, (1000, 1000))
 
 
-CHANGES = [grow, shrink, rewrite, replace, replace_alike, touch]
+def touch_ctime(path: Path) -> None:
+    """Set the mtime that it has, which moves its ctime alone."""
+    status = path.stat()
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def replace_by_copy(path: Path) -> None:
+    """Put an equal copy in its place, as rsync does; it has another mtime and another inode."""
+    other = path.with_name(".other")
+    other.write_bytes(path.read_bytes())
+    other.replace(path)
+
+
+def rewrite_by_time(path: Path) -> None:
+    """Write content of the same size that was never there before."""
+    path.write_bytes(content_of(path.stat().st_size, seed=time.monotonic_ns() % 2**32))
+
+
+CHANGES = [grow, shrink, rewrite, rewrite_middle, replace, replace_alike]
+UNCHANGED = [touch, set_back, touch_ctime, replace_by_copy]
 
 
 @pytest.mark.parametrize("change", CHANGES)
@@ -87,6 +120,150 @@ async def test_file_that_changes_while_it_is_sent_begins_anew(
         assert [event.record for event in rig.seen(events.OrphanCleared)] == [first]
         assert rig.store.ledger.count == 1
         assert rig.record.id == second
+
+
+@pytest.mark.parametrize("change", UNCHANGED)
+@pytest.mark.parametrize("whole", [False, True])
+async def test_a_file_whose_content_stands_still_is_sent_on_one_record(
+    tmp_path: Path, change: Callable[[Path], None], whole: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However often its times move, or an equal copy takes its name, before the last byte of any chunk."""
+    data = content_of(8 * CHUNK)
+    upload = {"chunk_size": "whole"} if whole else {}
+    async with Rig(tmp_path, Settings(semantics=Semantics.APPEND, processing=0.0), upload=upload) as rig:
+        check, changes = Recording.check_unchanged, 0
+
+        async def meanwhile(self: Recording) -> None:
+            nonlocal changes
+            if self.position and (change is not replace_by_copy or changes < 3):
+                changes += 1
+                change(Path(self.path))
+            await check(self)
+
+        monkeypatch.setattr(Recording, "check_unchanged", meanwhile)
+        await rig.start()
+        path = await rig.drop("a.mp4", data)
+        await rig.finished(path)
+        assert changes >= (1 if whole else 3)
+        assert rig.record.sha256 == sha256(data)
+        assert rig.store.ledger.count == 1
+        assert rig.seen(events.FileChangedWhileSending) == []
+        await rig.scan()
+        await rig.finished(await rig.drop("b.mp4", b"b"))
+        assert len(rig.records) == 2
+
+
+async def test_a_file_whose_mtime_never_comes_to_rest_is_sent_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It moves between every two looks of the settle stage, before it is opened, and at each check."""
+    data = content_of(6 * CHUNK)
+    async with Rig(tmp_path, watch={"gate_timeout": "500ms", "gate": False}) as rig:
+        look, opened = MountedShare.snapshot, MountedShare.open
+
+        async def restless(self: MountedShare, name: str) -> Any:
+            touch(Path(name))
+            return await look(self, name)
+
+        def restless_open(self: MountedShare, name: str, identity: Any) -> Any:
+            touch(Path(name))
+            return opened(self, name, identity)
+
+        monkeypatch.setattr(MountedShare, "snapshot", restless)
+        monkeypatch.setattr(MountedShare, "open", restless_open)
+        await rig.start()
+        path = await rig.drop("a.mp4", data)
+        await rig.finished(path)
+        assert rig.record.sha256 == sha256(data)
+        assert len(rig.seen(events.RecordCreated)) == 1
+
+
+@pytest.mark.parametrize("change", UNCHANGED)
+async def test_a_file_that_is_touched_while_the_daemon_is_stopped_goes_on(
+    tmp_path: Path, change: Callable[[Path], None]
+) -> None:
+    """What was sent is compared, and the rest follows."""
+    data = content_of(6 * CHUNK)
+    async with Rig(tmp_path) as rig:
+        await rig.start()
+        path = await rig.drop("a.mp4", data)
+        await rig.event(events.ChunkAcknowledged, offset=2 * CHUNK)
+        await rig.stop()
+        change(at(path))
+        await rig.start()
+        await rig.finished(path)
+        assert rig.record.sha256 == sha256(data)
+        assert len(rig.seen(events.RecordCreated)) == 1
+
+
+@pytest.mark.parametrize("after", ["delete", "move"])
+async def test_a_file_that_is_touched_after_it_was_sent_is_disposed_of(
+    tmp_path: Path, after: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its content shows that it is the one that was sent."""
+    finish = Finish.finish
+
+    async def meanwhile(self: Finish, upload: Any) -> None:
+        touch(at(upload.path))
+        await finish(self, upload)
+
+    monkeypatch.setattr(Finish, "finish", meanwhile)
+    watch = {"after_upload": after} | ({"move_to": str(tmp_path / "done")} if after == "move" else {})
+    async with Rig(tmp_path, watch=watch) as rig:
+        await rig.start()
+        path = await rig.drop("a.mp4", content_of(2 * CHUNK))
+        done = await rig.event(events.UploadFinished, path=path)
+        assert done.file == {"delete": "deleted", "move": "moved"}[after]
+        assert not at(path).exists()
+
+
+@pytest.mark.parametrize("name", ["b.mp4", "A.mp4"])
+async def test_a_file_that_is_renamed_and_touched_while_it_is_sent_is_sent_once(tmp_path: Path, name: str) -> None:
+    """Its inode shows that it is the same file."""
+    data = content_of(4 * CHUNK)
+    async with Rig(tmp_path) as rig:
+        stall = rig.fault("upload", "stall")
+        await rig.start()
+        path = await rig.drop("a.mp4", data)
+        await rig.until(stall.standing.is_set)
+        new = at(path).rename(rig.watch / name)
+        touch(new)
+        await rig.scan()
+        await rig.event(events.FileRenamed, path=str(new), before=path)
+        stall.release()
+        await rig.finished(path)
+        await rig.scan()
+        await rig.finished(await rig.drop("c.mp4", b"c"))
+        assert [record.sha256 for record in rig.records] == [sha256(data), sha256(b"c")]
+
+
+async def test_a_file_whose_content_changes_again_and_again_is_parked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After five records, with that reason; ``retry`` sends it once it stands still, and so does a day."""
+    monkeypatch.setattr(retry, "CHANGE_PAUSES", (0.0, 0.01))
+    async with Rig(tmp_path, Settings(semantics=Semantics.APPEND, processing=0.0)) as rig:
+        check, writes = Recording.check_unchanged, True
+
+        async def meanwhile(self: Recording) -> None:
+            if self.position and writes:
+                rewrite_by_time(Path(self.path))
+            await check(self)
+
+        monkeypatch.setattr(Recording, "check_unchanged", meanwhile)
+        await rig.start()
+        path = await rig.drop("a.mp4", content_of(4 * CHUNK))
+        parked = await rig.event(events.UploadParked, path=path)
+        assert "its content has changed 5 times while it was being sent" in parked.reason
+        assert parked.action_by is ActionBy.OPERATOR
+        await rig.scan()
+        writes = False
+        assert len(rig.seen(events.RecordCreated, path=path)) == 5
+        await rig.retry(path)
+        await rig.finished(path)
+        await rig.swept()
+        assert rig.records[-1].sha256 == sha256(at(path).read_bytes())
+        assert len(rig.records) == 1
 
 
 async def test_a_file_that_changes_while_the_daemon_is_stopped_begins_anew(tmp_path: Path) -> None:

@@ -309,7 +309,7 @@ async def test_a_file_waits_while_its_ledger_line_cannot_be_read(tmp_path: Path,
         disk.spoilt = False
         table.queues.settled.put_nowait(settled)  # the next scan finds it again
         await until(lambda: len(table.heard) == 3)
-        assert isinstance(table.heard[2], events.FileAlreadyUploaded | events.FileDuplicate)
+        assert isinstance(table.heard[2], events.FileAlreadyUploaded | events.SentFileRenamed)
         assert not running.done()
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -107,6 +108,78 @@ async def test_mtime_is_compared_with_no_clock(tmp_path: Path, mtime: int) -> No
         await table.see(path)
         assert not await table.after(0)
         assert await table.after(SETTLE)
+
+
+async def test_a_file_whose_ctime_moves_all_the_time_is_sent(tmp_path: Path) -> None:
+    """Its rights are set, or hard links to it are made, more often than ``settle`` is long."""
+    path = tmp_path / "a.mp4"
+    path.write_bytes(b"content")
+    async with bench(tmp_path) as table:
+        await table.see(path)
+        settled = await table.after(0)
+        for number in range(20):
+            if settled:
+                break
+            if number % 2:
+                path.chmod(0o600 + number)
+            else:
+                os.link(path, tmp_path / f"link {number}")
+            settled = await table.after(SETTLE / 2)
+        assert settled
+        assert table.queues.settled.get_nowait().unplayable == ""
+        assert table.clock.monotonic() - 1000.0 <= 5 * SETTLE
+
+
+async def test_an_unfinished_file_whose_ctime_moves_is_parked_in_the_end(tmp_path: Path) -> None:
+    """``gate_timeout`` counts from its last write, not from the last change of its metadata."""
+    path = tmp_path / "a.mp4"
+    path.write_bytes(MOOVLESS)
+    async with bench(tmp_path) as table:
+        await table.see(path)
+        settled = await table.after(0)
+        for number in range(200):
+            if settled:
+                break
+            path.chmod(0o600 + number % 8)
+            settled = await table.after(SETTLE / 2)
+        assert settled
+        assert "moov" in table.queues.settled.get_nowait().unplayable
+        assert table.clock.monotonic() - 1000.0 >= GATE_TIMEOUT
+
+
+@pytest.mark.parametrize("written", [False, True])
+async def test_a_file_whose_mtime_moves_all_the_time_is_sent_when_its_bytes_stand_still(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, written: bool
+) -> None:
+    """After ``gate_timeout`` it is read twice, and sent if it was the same; while its middle is written it waits."""
+    path, data = tmp_path / "a.mp4", bytearray(VIDEO + struct.pack(">I4s", 400_000, b"free") + bytes(399_992))
+    path.write_bytes(data)
+    async with bench(tmp_path) as table:
+        await table.see(path)
+        settled, hashes, sha256 = await table.after(0), 0, table.share.sha256
+
+        async def counting(name: str) -> str:
+            nonlocal hashes
+            hashes += 1
+            return await sha256(name)
+
+        monkeypatch.setattr(table.share, "sha256", counting)
+        for number in range(300):
+            if settled:
+                break
+            os.utime(path, (1000 + number, 1000 + number))
+            if written:
+                data[200_000] = number % 251
+                path.write_bytes(data)
+            settled = await table.after(SETTLE / 2)
+        waited = table.clock.monotonic() - 1000.0
+        assert settled is not written
+        if settled:
+            assert GATE_TIMEOUT <= waited <= GATE_TIMEOUT + 4 * SETTLE
+            assert hashes == 2
+        else:
+            assert "its mtime" in table.reason
+            assert hashes <= 2 * waited / GATE_TIMEOUT
 
 
 async def test_a_slow_writer_is_waited_for(tmp_path: Path) -> None:

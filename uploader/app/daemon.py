@@ -190,6 +190,7 @@ class Daemon:
             done=self._store.ledger.count,
             counts=self._store.counts,
             settling=() if application is None else application.settle.candidates.values(),
+            folders=() if application is None else application.discover.folder_stats(),
             outage=0.0 if application is None else application.breaker.wait,
             outage_reason="" if application is None else application.breaker.reason,
             process=os.getpid(),
@@ -204,7 +205,6 @@ class Daemon:
             uploads=tuple(self._store.uploads.values()),
             orphans=tuple(self._store.orphans.values()),
             settling=tuple(brief.settling),
-            folders=() if application is None else application.discover.folder_stats(),
             warnings=status.standing_warnings(self._config, self._environ),
             paused=tuple(self._store.paused),
             last_words={} if application is None else dict(application.verify.last_words),
@@ -219,6 +219,7 @@ class Daemon:
             last_word="" if upload is None else application.verify.last_words.get(upload.path, ""),
             paused=upload is not None and self._store.is_paused(upload),
             running=True,
+            monotonic=self._clock.monotonic(),
         )
         return explanation(self._config, path, facts, self._clock.now(), await look_at(path, self._file_checks))
 

@@ -39,6 +39,7 @@ class FileFacts:
     paused: bool = False
     running: bool = False  # whether the daemon runs
     last_word: str = ""  # the last status word of its video
+    monotonic: float = 0.0  # the monotonic clock when all this was asked
 
 
 def facts_of(snapshot: StatusSnapshot, path: str, finished: Sequence[LedgerEntry]) -> FileFacts:
@@ -70,11 +71,14 @@ def explanation(config: Config, path: str, facts: FileFacts, now: float, seen: S
     lines.append(_disk_line(seen))
     for line in facts.finished:
         sent = f"sent as record {line.record}, {format_bytes(line.size)}"
+        if line.path != path:
+            sent += f", under the name {shown(line.path)}; it was renamed, or is a copy"
         lines.append(f"ledger   line {line.seq}: {sent}, {PROVEN_BY[line.proof]}")
     if facts.upload is not None:
         lines += _upload_lines(facts.upload, facts)
         result = f"not finished: {what_next(facts.upload, now, paused=facts.paused)}"
     elif facts.candidate is not None:
+        lines += _movements(facts.candidate, now, facts.monotonic)
         result = f"settling: {facts.candidate.reason}"
     else:
         there = seen if isinstance(seen, Sighting) else None
@@ -94,6 +98,17 @@ def _upload_lines(upload: Upload, facts: FileFacts) -> list[str]:
         lines.append(f"reason   the server says: {shown(last_word)}")
     lines += [f"record   {record} arrived spoilt; deleted when a new one is proven" for record in upload.spoilt]
     return [*lines, f"reason   {PAUSED}"] if facts.paused else lines
+
+
+def _movements(candidate: Candidate, now: float, monotonic: float) -> list[str]:
+    """Say which parts of a file that settles have moved, how often, and when last."""
+    moved = {} if candidate.stable is None else candidate.stable.moved
+    rows = sorted(moved.items(), key=lambda item: -item[1].last)
+    return [
+        f"moved    {part}: {row.times} time{'s' * (row.times > 1)} while it is waited for, last seen at "
+        f"{iso(now - (monotonic - row.last))}"
+        for part, row in rows
+    ]
 
 
 def _result(seen: Sighting | None, finished: Sequence[LedgerEntry], *, watched: bool, running: bool) -> str:

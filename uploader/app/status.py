@@ -16,7 +16,7 @@ from operator import attrgetter
 from typing import Any, Final
 
 from uploader.config import PASSWORD_VARIABLE, Config
-from uploader.domain import learnt
+from uploader.domain import learnt, untaken
 from uploader.domain.commands import typed
 from uploader.domain.model import (
     EVERYTHING,
@@ -126,6 +126,7 @@ def brief_document(snapshot: StatusSnapshot, now: float) -> dict[str, Any]:
         "not_saved": snapshot.not_saved or None,
         "outage": round(outage, 1) if out else None,
         "outage_reason": (snapshot.outage_reason or REFUSED_BEFORE) if out else None,
+        "not_taken": untaken.summed(stats.untaken for stats in snapshot.folders),
         "counts": {
             "settling": len(snapshot.settling),
             **{state.value: counts.get(state, 0) for state in State if state is not State.DONE},
@@ -165,6 +166,7 @@ def _folder(stats: FolderStats) -> dict[str, Any]:
         "last_scan": None if stats.scanned_at is None else iso(stats.scanned_at),
         "folders": stats.folders,
         "names": stats.names,
+        "not_taken": dict(stats.untaken),
         "missed_by_events": stats.missed,
     }
 
@@ -239,6 +241,8 @@ def one_line(document: Mapping[str, Any]) -> str:
     counts = document["counts"]
     parts = [f"{count} {state}" for state, count in counts.items() if count and state != "done"]
     text = f"{', '.join(parts) or 'nothing to do'}; {counts['done']} done"
+    if left := document.get("not_taken"):  # an older daemon does not send it
+        text += f"; not taken: {untaken.in_words(left, 3)}"
     why = [document["not_saved"], document["outage_reason"]]
     return ", ".join([*(reason.partition(";")[0] for reason in why if reason), text])
 
@@ -295,6 +299,9 @@ def _folder_lines(row: Mapping[str, Any]) -> list[str]:
     if row["last_scan"]:
         missed = f", {row['missed_by_events']} found without an event" if row["missed_by_events"] else ""
         lines.append(f"         {row['names']} names in {row['folders']} folders at {row['last_scan']}{missed}")
+    if left := row.get("not_taken"):
+        todo = "add their patterns to include, or to exclude"
+        lines.append(f"         no include pattern takes {untaken.in_words(left)}; {todo}")
     if row["unreadable"]:
         lines.append(f"         cannot be read: {row['unreadable']}; give the daemon's user access, or repair it")
     return lines

@@ -20,7 +20,7 @@ from uploader.app.daemon import Daemon
 from uploader.app.progress import Bars
 from uploader.cli.common import absolute, cli, clock, config_option, load_config, log_event, open_store
 from uploader.config import Config, WatchConfig
-from uploader.domain import errors, events, mapping
+from uploader.domain import errors, events, mapping, untaken
 from uploader.domain.model import RecordSpec, State, Upload, shown
 from uploader.domain.units import format_bytes
 from uploader.files import DISPOSALS
@@ -85,10 +85,19 @@ def once(file: Path | None) -> int:
                 for candidate in application.settle.candidates.values()
             }
             waiting = settling | unfinished
+            scanned = application.discover.folder_stats()
             text = f"{store.ledger.count - before} uploaded now, {len(waiting)} not ready"
+            if left := untaken.summed(stats.untaken for stats in scanned):
+                text += f", {sum(left.values())} not taken"
             click.echo(text if ran_to_end else f"{text}; ended by a signal before everything was checked")
-            folders = {stats.folder: stats.away or stats.unreadable for stats in application.discover.folder_stats()}
+            folders = {stats.folder: stats.away or stats.unreadable for stats in scanned}
             unseen = {folder: f"not scanned, or only in part: {why}" for folder, why in folders.items() if why}
+            for stats in scanned:
+                if stats.untaken:
+                    names = untaken.in_words(stats.untaken)
+                    click.echo(
+                        f"{shown(stats.folder)}: no include pattern takes {names}; add them to include, or exclude"
+                    )
             for path, why in sorted({**waiting, **unseen}.items()):
                 click.echo(f"{shown(path)}: {why}")
             return 0 if ran_to_end and not waiting and not unseen else 1

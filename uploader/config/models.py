@@ -249,6 +249,7 @@ class WatchConfig(_Table):
         *("*.asf", "*.flv", "*.f4v", "*.qt", "*.mk3d", "*.ogv"),
     )
     exclude: Patterns = ("*.part", "*.tmp", ".*", "~*")
+    enter: Patterns = ()
     recursive: Switch = True
     mode: Literal["auto", "events", "poll"] = "auto"
     settle: Duration = 10.0

@@ -25,6 +25,7 @@ from uploader.diagnostics.proof_check import check_proof
 from uploader.domain import errors
 from uploader.domain.model import MountIdentity, shown
 from uploader.domain.units import format_duration
+from uploader.domain.untaken import in_words
 from uploader.files import DISPOSALS, Mode, MountedShare, WalkFilter
 from uploader.files.mounts import inotify_limit, mode_for, too_many_folders
 from uploader.files.walk import match_nothing
@@ -75,6 +76,9 @@ async def _folders(config: Config, clock: Clock) -> AsyncIterator[Finding]:
             yield Finding("folder", text, "error")
         if mode.events:
             yield await _inotify(share)
+        if left := await files.count_untaken(share, watch, config.watch):
+            what = f"no include pattern takes {in_words(left)}: add their patterns to include, or to exclude"
+            yield Finding("folder", f"{watch.path}: {what}", "warning")
 
 
 def _mount_identities(config: Config) -> Mapping[str, MountIdentity]:

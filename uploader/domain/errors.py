@@ -24,6 +24,7 @@ or a password: texts are made of route names, statuses and safe excerpts.
     │   ├── StillInDoubt       ask again later
     │   ├── ChunkRefused       400 about a range (rule 5)
     │   ├── ChunkTooLarge      413 and the like (rule 5)
+    │   ├── FileReplaced       its name leads to another file of the same size and ends: opened again, and compared
     │   └── ShareNotReady      EIO, EBUSY, ESTALE …: not yet
     ├── FileError          the recording must change first
     │   ├── FileChanged, FileMissing, FileEmpty, NotAFile
@@ -174,6 +175,10 @@ class ChunkRefused(RetryableError):
 
 class ChunkTooLarge(RetryableError):
     """The server, or a proxy before it, does not take a request of this size (413, rule 5)."""
+
+
+class FileReplaced(RetryableError):
+    """Another file with the same size and ends has the name now: it is opened, and compared with what was sent."""
 
 
 class ShareNotReady(RetryableError):

@@ -182,6 +182,17 @@ class FileIgnored(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class FilesNotTaken(Event):
+    """A scan found files that no include pattern takes. Published once for each suffix of a folder."""
+
+    level: ClassVar[LogLevel | None] = "warning"
+    folder: str
+    suffix: str
+    files: int
+    hint: str
+
+
+@dataclass(frozen=True, slots=True)
 class FileFound(Event):
     """A new file was found."""
 
@@ -256,6 +267,15 @@ class FileRenamed(Event):
 
     path: str
     before: str
+
+
+@dataclass(frozen=True, slots=True)
+class SentFileRenamed(Event):
+    """A file was renamed from ``before`` to ``path`` after it was sent; it is not sent again."""
+
+    path: str
+    before: str
+    record: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -482,6 +502,15 @@ class UploadStartedOver(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class FileTimeMoved(Event):
+    """The mtime of a file moved while it was sent, but not its content; the upload goes on. ``sent``: bytes so far."""
+
+    level: ClassVar[LogLevel | None] = "debug"
+    path: str
+    sent: int
+
+
+@dataclass(frozen=True, slots=True)
 class FileChangedWhileSending(Event):
     """The file changed while it was sent; the upload is dropped and the file settles again."""
 
@@ -569,6 +598,18 @@ class UploadProven(Event):
     path: str
     record: str
     proof: str
+
+
+@dataclass(frozen=True, slots=True)
+class AttributesNotKept(Event):
+    """A file was moved by a copy to another file system, and the copy lacks something of it. Published once for each.
+
+    ``what``: ``owner``, ``group``, ``rights``, ``times``, or the name of an extended attribute.
+    """
+
+    level: ClassVar[LogLevel | None] = "warning"
+    folder: str
+    what: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,15 @@ FALLBACK_NAME: Final = "recording"  # the record's name when the file's name lea
 
 _DIGEST: Final = 8  # hexadecimal digits; they tell apart two names that begin with the same 246 characters
 
+# What SMB clients write for characters that Windows forbids in names, and what each stands for. A share that such a
+# client has written to shows the private-use characters. Two tables are in use:
+# * Services for Macintosh: macOS, Samba's vfs_fruit, Linux with ``mapposix`` (fs/smb/client/cifs_unicode.h: SFM_…)
+# * 0xF000 + character: Services for Unix, Cygwin, Linux with ``mapchars``, many set-ups of Samba's vfs_catia (UNI_…)
+# Where both give a meaning (U+F020 and U+F022), that of macOS counts, which is far more common.
+_SFM: Final = dict(zip(range(0xF020, 0xF02A), '"*:<>?\\| .', strict=True))  # the last two: at the end of a name
+_BY_OFFSET: Final = {0xF000 + code: chr(code) for code in (*range(0x01, 0x20), *b'"*./:<>?\\|')}
+PRIVATE_USE: Final = str.maketrans(_BY_OFFSET | _SFM)
+
 ValueOf = Callable[[str, str], str | None]  # of a name, and of what follows its colon
 
 
@@ -63,7 +72,8 @@ def record_for(rule: RecordRule, *, relpath: str, mtime: float) -> Mapped:
     name becomes the stem, the template keeps the fields that need no group, and ``warning`` says so. Empty template
     fields are not sent.
     """
-    file = FileFacts(PurePosixPath(unicodedata.normalize("NFC", relpath)), mtime)
+    relpath = unicodedata.normalize("NFC", relpath)
+    file = FileFacts(PurePosixPath("/".join(_as_meant(part) for part in relpath.split("/"))), mtime)
     groups = _groups(rule.match, file)
 
     def value_of(name: str, spec: str) -> str | None:
@@ -110,9 +120,15 @@ def _filled(text: str, value_of: ValueOf) -> str | None:
     return "".join(result)
 
 
+def _as_meant(name: str) -> str:
+    """Return a name with what its private-use characters stand for, unless it would be another path then."""
+    meant = name.translate(PRIVATE_USE).replace("/", "\uf02f")
+    return name if meant in {".", ".."} else meant
+
+
 def clean(text: str) -> str:
     """Return *text* trimmed, on one line, without control or bidi characters, in Unicode's composed form (NFC)."""
-    trimmed = unicodedata.normalize("NFC", text).strip()
+    trimmed = unicodedata.normalize("NFC", text.translate(PRIVATE_USE)).strip()
     return unicodedata.normalize("NFC", shown(trimmed, limit=8 * len(trimmed) + 1))  # a character shows as 8 at most
 
 

@@ -69,6 +69,7 @@ class WriteState:
     writer: bool = False  # somebody on this host has it open for writing
     unfinished: str = ""
     playable: bool = False  # unfinished, but its recorder never closed it, and it plays up to its end
+    companion: str = ""  # which program has not finished it, by a file beside it; empty when none
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +80,7 @@ class Sighting:
     root: str  # the watched folder that it was found in, as configured
     size: int
     mtime_ns: int
+    inode: tuple[int, int] | None = field(default=None, compare=False)  # device, inode
 
 
 @dataclass(frozen=True, slots=True)

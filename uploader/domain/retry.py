@@ -51,6 +51,8 @@ READY_POLL_FIRST, READY_POLL_CAP = 0.5, 60.0  # s between two looks at a record 
 PROCESSING_RATE: Final = 1_000_000.0  # bytes/s; time for processing on top of ``ready_timeout``
 # s; then ranges and larger chunks are tried again: the server may have been changed
 CAPABILITIES_VALID_FOR: Final = 30 * DAY
+CHANGES_BEFORE_PARKING: Final = 5  # records that were given up because the content of the file had changed meanwhile
+CHANGE_PAUSES: Final = (0.0, 30.0, 2 * MINUTE, 10 * MINUTE)  # s after so many of them until the next is begun
 SMALLEST_HALVED_CHUNK: Final = 64 * 1024  # bytes; a 413 for less is not about the size
 
 
@@ -120,6 +122,7 @@ RULES: Final[tuple[tuple[type[errors.UploaderError], RetryRule], ...]] = (
     (errors.ServerBusy, RetryRule(Action.TRY_AGAIN, FailureScope.SERVER, Delay.OUTAGE_STATED)),
     # The API works: no other upload waits, and nothing counts. It is asked again as a video that is not ready is.
     (errors.DownloadUnavailable, RetryRule(Action.PARK, FailureScope.NONE, parked_for=HOUR)),
+    (errors.FileReplaced, RetryRule(Action.TRY_AGAIN, tries=TRIES_BEFORE_PARKING, parked_for=HOUR)),
     (errors.StillInDoubt, RetryRule(Action.TRY_AGAIN, FailureScope.NONE, Delay.STATED)),
     (errors.ShareNotReady, RetryRule(Action.TRY_AGAIN, FailureScope.NONE, Delay.BACKOFF_SLOW)),
     (errors.PayloadRefused, RetryRule(Action.TRY_AGAIN, tries=PAYLOAD_REFUSALS_BEFORE_PARKING)),
@@ -338,6 +341,16 @@ def _start_over(
         action = Action.TRY_AGAIN if too_large and history.offset else Action.START_OVER  # acknowledged bytes are kept
         return Decision(action, last_error, 0.0, whole_only=refused_range, halve_chunk=too_large, limit_seen=too_large)
     return Decision(Action.START_OVER, last_error, backoff(history.restarts + 1, uniform), costs=True, gone=gone)
+
+
+def after_changes(times: int, uniform: Uniform) -> Decision:
+    """Decide about a file whose content has changed *times* times after a record was begun for it: wait, or park it."""
+    what = f"its content has changed {times} time{'s' * (times > 1)} while it was being sent"
+    if times >= CHANGES_BEFORE_PARKING:
+        reason = f"{what}: something goes on writing to it; find out which program does"
+        return _park(LastError(reason, ActionBy.OPERATOR, times), RetryRule(Action.PARK), uniform)
+    pause = CHANGE_PAUSES[min(max(times, 1), len(CHANGE_PAUSES)) - 1]
+    return Decision(Action.TRY_AGAIN, LastError(f"{what}; it is given time", ActionBy.FILE), pause)
 
 
 def backoff(attempts: int, uniform: Uniform) -> float:

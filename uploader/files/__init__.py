@@ -10,14 +10,17 @@
     watcher_process.py  that child process
     safe_open.py        opens files: below a handle, regular files only, without blocking
     inspection.py       inode, identity, container state, duration, sha256
+    companion_files.py  what a program keeps beside a file that it has not finished
+    untaken_count.py    counts the files of a folder that no include pattern takes
     open_writers.py     whether a process has a file open for writing
     recording.py        a file open for sending, hashed as it is read
     sending.py          the blocking part of sending: sendfile, hashing, reading
     shared_fd.py        a descriptor that is not closed while a thread uses it
     disposal.py         table of the ``after_upload`` actions
     dispose.py          deletes or moves a file if it is still the one that was sent
-    set_aside.py        removes a file under a hidden name after checking it again
+    set_aside.py        removes a file from a hidden folder after checking it again
     copying.py          copies to another file system
+    attributes.py       gives a copy the owner, rights, extended attributes and times of its original
     naming.py           gives names without overwriting, and makes them durable
     archive.py          the folder that files are moved to
     syscalls.py         system calls that ``os`` does not offer
@@ -42,6 +45,7 @@ from uploader.files.recording import Bookmark, Recording
 from uploader.files.safe_open import folder_problem, kind_of
 from uploader.files.share import Share, ShareStatus
 from uploader.files.threads import ShareThreads
+from uploader.files.untaken_count import count_untaken
 from uploader.files.walk import WalkBatch, WalkFilter, walk_filter
 from uploader.files.watching import changes_below
 
@@ -63,6 +67,7 @@ __all__ = [
     "WalkBatch",
     "WalkFilter",
     "changes_below",
+    "count_untaken",
     "folder_problem",
     "kind_of",
     "look",

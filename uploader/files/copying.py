@@ -19,6 +19,7 @@ from typing import Final
 
 from uploader.domain.selection import HIDDEN_PREFIX
 from uploader.files import syscalls
+from uploader.files.attributes import copy_attributes
 from uploader.files.naming import NO_LINKS, by_claim, is_inode, numbered, reveal, status_at, sync_folder
 from uploader.files.safe_open import FOLDER, open_regular
 from uploader.files.set_aside import Disposer
@@ -86,8 +87,7 @@ def _fill(source: int, fd: int, sha256: str, disposer: Disposer) -> None:
         disposer.check()
         _write_all(fd, block)
         position += len(block)
-    with contextlib.suppress(OSError):  # not every file system keeps times and rights
-        _copy_times_and_rights(source, fd)
+    disposer.not_kept |= copy_attributes(source, fd)
     os.fsync(fd)
     if digest(fd, disposer.check) != sha256:
         raise OSError(errno.EIO, "the copy differs from what was sent")
@@ -97,12 +97,6 @@ def _write_all(fd: int, block: bytes) -> None:
     rest = memoryview(block)
     while rest:
         rest = rest[os.write(fd, rest) :]
-
-
-def _copy_times_and_rights(source: int, copied: int) -> None:
-    status = os.fstat(source)
-    os.utime(copied, ns=(status.st_atime_ns, status.st_mtime_ns))
-    os.fchmod(copied, status.st_mode & 0o7777)
 
 
 def digest(fd: int, check: Callable[[], None]) -> str:

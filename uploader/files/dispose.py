@@ -40,11 +40,16 @@ class SentFile:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where the file that was sent is: *name* in the open *folder*. After an interrupted removal the name is hidden."""
+    """Where the file that was sent is: *name* in the open *folder*.
+
+    After an interrupted removal the name is hidden, or the folder is *aside*, a hidden one in the open folder *above*.
+    """
 
     folder: int
     name: str
     found: Snapshot
+    above: int | None = None
+    aside: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +156,7 @@ def _source(root: int, relpath: str, sent: SentFile, disposer: Disposer) -> Iter
         except (FileNotFoundError, NotADirectoryError):
             yield None
             return
-        aside = _set_aside_before(root, relpath, folder, name, sent, disposer)
+        aside = _set_aside_before(root, relpath, folder, name, sent, disposer, stack)
         if aside is not None:
             yield aside
             return
@@ -162,25 +167,29 @@ def _source(root: int, relpath: str, sent: SentFile, disposer: Disposer) -> Iter
 
 
 def _set_aside_before(
-    root: int, relpath: str, folder: int, name: str, sent: SentFile, disposer: Disposer
+    root: int, relpath: str, folder: int, name: str, sent: SentFile, disposer: Disposer, stack: contextlib.ExitStack
 ) -> Source | None:
-    """Return the file that was sent if an interrupted removal has left it under a hidden name; put back any other."""
+    """Return the file that was sent if an interrupted removal has left it set aside; put back any other.
+
+    The folder that it lies in is open until *stack* ends.
+    """
     source = None
-    for hidden in set_aside.left_of(folder, name, disposer):
+    for above, hidden in set_aside.left_of(folder, name, disposer):
         try:
-            found = _still_there(root, os.path.join(os.path.dirname(relpath), hidden), sent, disposer)
+            found = _still_there(root, os.path.join(os.path.dirname(relpath), above, hidden), sent, disposer)
         except errors.FileChanged:
             found = None  # another file: the crash came between setting it aside and checking it
-        if found is not None and source is None and not _has_both_names(folder, hidden, name):
-            source = Source(folder, hidden, found)
-        elif status_at(folder, hidden) is not None:
-            set_aside.put_back(folder, hidden, name, disposer)
+        inner = stack.enter_context(set_aside.opened_below(folder, above))
+        if found is not None and source is None and not _has_both_names(folder, inner, hidden, name):
+            source = Source(inner, hidden, found, folder, above) if above else Source(folder, hidden, found)
+        elif status_at(inner, hidden) is not None:
+            set_aside.put_back(folder, above, hidden, name, disposer)
     return source
 
 
-def _has_both_names(folder: int, hidden: str, name: str) -> bool:
+def _has_both_names(folder: int, inner: int, hidden: str, name: str) -> bool:
     """True when *hidden* and *name* are two links to one file, so that the visible one can be removed as usual."""
-    status = status_at(folder, hidden)
+    status = status_at(inner, hidden)
     return status is not None and is_inode(status_at(folder, name), status)
 
 
@@ -210,7 +219,10 @@ def _changed(relpath: str) -> errors.FileChanged:
 
 
 def _remove(source: Source, relpath: str, disposer: Disposer) -> None:
-    set_aside.remove(source.folder, source.name, source.found, disposer, lambda: _changed(relpath))
+    if source.above is not None:
+        set_aside.remove_in(source.above, source.aside, source.folder, source.name)
+    else:
+        set_aside.remove(source.folder, source.name, source.found, disposer, lambda: _changed(relpath))
 
 
 # Recognising the result of an earlier try

@@ -25,7 +25,12 @@ def look(path: str, root: str) -> Sighting | None:
         status = os.lstat(path)
     except OSError:
         return None
-    return Sighting(path, root, status.st_size, status.st_mtime_ns) if stat.S_ISREG(status.st_mode) else None
+    return sighting(path, root, status) if stat.S_ISREG(status.st_mode) else None
+
+
+def sighting(path: str, root: str, status: os.stat_result) -> Sighting:
+    """Return the sighting of a regular file."""
+    return Sighting(path, root, status.st_size, status.st_mtime_ns, (status.st_dev, status.st_ino))
 
 
 def stat_beneath(root: int, relpath: str) -> os.stat_result | None:

@@ -16,10 +16,11 @@ from collections.abc import AsyncIterator, Callable, Collection, Iterator
 from dataclasses import replace
 from typing import Final, TypeVar
 
-from uploader.domain import errors, selection
+from uploader.domain import companions, errors, selection
 from uploader.domain.model import Identity, MountIdentity, Sighting, Snapshot, WriteState, shown
 from uploader.files import archive, dispose, inspection, mount_identity, mounts, safe_open, set_aside
 from uploader.files.archive import Archives, NoArchives
+from uploader.files.companion_files import CompanionFiles
 from uploader.files.dispose import SentFile
 from uploader.files.mounts import ReadText, read_mountinfo
 from uploader.files.open_writers import Inode, open_for_writing
@@ -63,7 +64,13 @@ class MountedShare:
         self._inode: Inode | None = None  # of the folder when it was checked last
         self._checking = asyncio.Lock()
         self._hangs = False  # True while a check hangs; no second one is started, since it would hang too
+        self._companions = CompanionFiles(clock.monotonic)
         self._writers: tuple[float, frozenset[Inode]] = (float("-inf"), frozenset())  # when it was read, and the inodes
+
+    @property
+    def not_kept(self) -> Collection[str]:
+        """What of owner, group, rights, times and attributes its copies in another file system could not keep."""
+        return frozenset(self._disposer.not_kept)
 
     # Checking the folder
 
@@ -169,7 +176,7 @@ class MountedShare:
         if status is None:
             return "missing"
         kind = safe_open.kind(status.st_mode)
-        return Sighting(path, self.root, status.st_size, status.st_mtime_ns) if kind == "file" else kind
+        return inspection.sighting(path, self.root, status) if kind == "file" else kind
 
     async def snapshot(self, path: str) -> Snapshot:
         """Take a file's identity. Raises ``FileMissing``, ``NotAFile``."""
@@ -180,6 +187,8 @@ class MountedShare:
         local = self.status.local
 
         def ask(root: int, relpath: str) -> WriteState:
+            if (held := self._companions.of(root, relpath)) is not None:
+                return WriteState(companion=companions.reason(held))
             return inspection.write_state(root, relpath, gate=gate, local=local, writers=self._writing_now)
 
         return await self._do(path, ask)

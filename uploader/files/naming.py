@@ -60,20 +60,22 @@ def is_inode(status: os.stat_result | None, other: os.stat_result) -> bool:
     return status is not None and (status.st_dev, status.st_ino) == (other.st_dev, other.st_ino)
 
 
-def reveal(folder: int, hidden: str, wanted: str, last_resort: LastResort) -> str:
+def reveal(folder: int, hidden: str, wanted: str, last_resort: LastResort, *, source: int | None = None) -> str:
     """Rename our own hidden file *hidden* to *wanted*, or to the next free name beside it; return that name.
 
-    *last_resort* is used where neither links nor RENAME_NOREPLACE work: ``unguessably`` or ``by_claim``. After a crash
-    between the two steps the file has both names already; then only *hidden* is removed.
+    *source*: the open folder that it lies in, if it is not *folder* itself. *last_resort* is used where neither links
+    nor RENAME_NOREPLACE work: ``unguessably`` or ``by_claim``. After a crash between the two steps the file has both
+    names already; then only *hidden* is removed.
     """
-    itself = os.stat(hidden, dir_fd=folder, follow_symlinks=False)
+    source = folder if source is None else source
+    itself = os.stat(hidden, dir_fd=source, follow_symlinks=False)
     for name in numbered(wanted):
         try:
-            _move_to_free_name(folder, hidden, name)
+            _move_to_free_name(source, hidden, folder, name)
         except FileExistsError:
             if not is_inode(status_at(folder, name), itself):
                 continue
-            os.unlink(hidden, dir_fd=folder)
+            os.unlink(hidden, dir_fd=source)
         except OSError as error:
             if error.errno not in _NO_NOREPLACE:
                 raise
@@ -82,27 +84,30 @@ def reveal(folder: int, hidden: str, wanted: str, last_resort: LastResort) -> st
     raise AssertionError("there is always another number")
 
 
-def _move_to_free_name(folder: int, old: str, new: str) -> None:
-    """Move a name within a folder if *new* is free, else raise ``FileExistsError``."""
+def _move_to_free_name(source: int, old: str, folder: int, new: str) -> None:
+    """Move a file from one open folder to a name in another if that is free, else raise ``FileExistsError``."""
     try:
-        os.link(old, new, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)
+        os.link(old, new, src_dir_fd=source, dst_dir_fd=folder, follow_symlinks=False)
     except FileExistsError:
         raise
     except OSError as error:
         if error.errno not in NO_LINKS:
             raise
-        syscalls.rename_noreplace(folder, old, new)
+        syscalls.rename_noreplace(source, old, folder, new)
     else:
-        os.unlink(old, dir_fd=folder)
+        os.unlink(old, dir_fd=source)
 
 
-def unguessably(unique: Unique) -> LastResort:
-    """Return a ``LastResort`` that adds random digits to the name: for watched folders, where others make files too."""
+def unguessably(unique: Unique, source: int) -> LastResort:
+    """Return a ``LastResort`` that adds random digits to the name: for watched folders, where others make files too.
+
+    *source*: the open folder that the file lies in.
+    """
 
     def rename(folder: int, old: str, wanted: str) -> str:
         stem, suffix = os.path.splitext(wanted)
         new = fitted(stem, f" ({unique()}){suffix}")
-        os.rename(old, new, src_dir_fd=folder, dst_dir_fd=folder)
+        os.rename(old, new, src_dir_fd=source, dst_dir_fd=folder)
         return new
 
     return rename

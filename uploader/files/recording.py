@@ -14,6 +14,11 @@ in mtime, and in ctime if mtime was set back. A changed ctime alone (a rename, a
 then the chunk is read again. One case stays unseen: a write through a memory mapping to pages that were dirty before,
 whose times change only when the kernel writes the pages back.
 
+An mtime that moves does not show that the content changed: indexers, virus scanners and backups set it. Then the ends
+of the file are compared, and all that was sent so far: by reading it again, for as long as that has cost less than
+one reading of the file, and else once before the last byte goes (``prove``). If all of it is still there, the bytes
+that were sent are those that the file had when the comparison began, and the upload goes on.
+
 At most two blocks of a file are in memory. A file that was cut short is not padded. A share that stops answering is
 given up after ``SHARE_CALL_TIMEOUT``.
 """
@@ -35,6 +40,7 @@ from aiofiles.threadpool.binary import AsyncFileIO
 from uploader.domain import errors
 from uploader.domain.model import Identity, shown
 from uploader.files import sending
+from uploader.files.inspection import snapshot_of
 from uploader.files.safe_open import as_our_error
 from uploader.files.shared_fd import SharedFd, WaitWritable
 from uploader.files.threads import SHARE_CALL_TIMEOUT, ShareThreads
@@ -49,12 +55,16 @@ Opener = Callable[[str, int], int]
 
 @dataclass(frozen=True, slots=True)
 class Bookmark:
-    """A position in a recording, with the hash of all bytes before it, and the file's inode and ctime at that time."""
+    """A position in a recording, with the hash of all bytes before it, and the file's inode and ctime at that time.
+
+    ``unproven``: the bytes before it have not been compared since the mtime moved.
+    """
 
     position: int
     hash: sending.Hash
     inode: tuple[int, int]
     ctime_ns: int
+    unproven: bool = False
 
 
 class Recording:
@@ -67,6 +77,9 @@ class Recording:
         self.identity = identity
         self.local = local  # ``pass_on`` may be used
         self.inode = (0, 0)  # device, inode; set by ``check_unchanged``
+        self.mtime_ns = identity.mtime_ns  # as ``check_unchanged`` has found it last
+        self._compared = 0  # bytes that were read again because the mtime had moved
+        self._unproven = False  # what was sent has not been compared since the mtime moved
         self._file = file
         self._handle = SharedFd.copy_of(file.fileno())
         self._threads = threads
@@ -81,7 +94,7 @@ class Recording:
     async def open(
         cls, path: str, identity: Identity, threads: ShareThreads, opener: Opener, *, local: bool = False
     ) -> AsyncIterator[Recording]:
-        """Open *path* with *opener*. Raises ``FileChanged`` unless it is still the file of *identity*.
+        """Open *path* with *opener*. Raises ``FileChanged`` unless it has the size and the ends of *identity*.
 
         *local*: it lies on a file system that only this kernel writes to. Also raises ``FileMissing``, ``NotAFile``
         and ``ShareNotReady``.
@@ -116,14 +129,45 @@ class Recording:
         return self._hash.hexdigest()
 
     async def check_unchanged(self) -> None:
-        """Raise ``FileChanged`` unless the open file has the identity's size and mtime, and was not written to."""
+        """Raise ``FileChanged`` unless the open file has the identity's size, and was not written to.
+
+        When its mtime has moved, its content is compared; what is left to compare, ``prove`` does.
+        """
         status = await self._status()
         self.inode = status.st_dev, status.st_ino
-        if (status.st_size, status.st_mtime_ns) != (self.identity.size, self.identity.mtime_ns):
+        if status.st_size != self.identity.size:
             raise self._changed(_change(self.identity.size, status.st_size))
-        if self._passed is not None and status.st_ctime_ns != self._ctime_ns:
+        if status.st_mtime_ns != self.mtime_ns:
+            await self._time_has_moved(status.st_mtime_ns)
+        elif self._passed is not None and status.st_ctime_ns != self._ctime_ns:
             await self._read_again(self._passed)
         self._ctime_ns = status.st_ctime_ns
+
+    async def _time_has_moved(self, mtime_ns: int) -> None:
+        """Compare the content, since the mtime has moved to *mtime_ns*. Raises ``FileChanged``."""
+        if await self._edges() != self.identity.edges:
+            raise self._changed("was written to")
+        self._unproven = self._position > 0
+        if self._compared + self._position <= self.identity.size:
+            await self.prove()
+        elif self._passed is not None:
+            await self._read_again(self._passed)
+        self.mtime_ns = mtime_ns
+
+    async def _edges(self) -> str:
+        fd = self._file.fileno()
+        return await self._call(lambda: snapshot_of(fd).identity.edges)
+
+    async def prove(self) -> None:
+        """Compare all that was sent with the file, if its mtime has moved since that was done. Raises ``FileChanged``.
+
+        To be called before the last byte of the file goes.
+        """
+        if self._unproven:
+            self._compared += self._position
+            if (await self._hashed(hashlib.sha256(), 0, self._position)).hexdigest() != self.digest:
+                raise self._changed("was written to")
+            self._unproven = False
 
     async def _status(self) -> os.stat_result:
         fd = self._file.fileno()
@@ -147,6 +191,7 @@ class Recording:
         self._position = offset
         if offset and self.digest != digest:
             raise errors.FileChanged(f"{shown(self.path)} no longer begins with the bytes that were sent")
+        self._unproven = False
 
     def rewind(self) -> None:
         """Begin again at the first byte."""
@@ -154,11 +199,12 @@ class Recording:
 
     def bookmark(self) -> Bookmark:
         """Return the current position with its hash, so that nothing before it has to be read again."""
-        return Bookmark(self._position, self._hash.copy(), self.inode, self._ctime_ns)
+        return Bookmark(self._position, self._hash.copy(), self.inode, self._ctime_ns, self._unproven)
 
     def return_to(self, bookmark: Bookmark) -> None:
         """Go back to where *bookmark* was taken; the same bookmark may be used many times."""
         self._position, self._hash, self._passed = bookmark.position, bookmark.hash.copy(), None
+        self._unproven = self._unproven or bookmark.unproven
 
     def is_as_at(self, bookmark: Bookmark) -> bool:
         """True when the file has not changed since *bookmark* was taken, which may be from an earlier open of it."""

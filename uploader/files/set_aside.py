@@ -1,11 +1,15 @@
 """Removes a file only if it is the one that was checked.
 
-Between a check and an unlink another file may take the name. So the file is first renamed to a hidden name, which no
-other program touches, checked there, and then removed. Another file gets its name back, or a free one beside it. Each
-removal has its own hidden name, which contains the old one. So a file that a crash leaves behind can be put back.
+Between a check and an unlink another file may take the name. So the file is first moved into a hidden folder of this
+run, ``.valt-uploader-RUN.removed``, beside it. No other program touches that folder. There it is checked, and then
+removed; the empty folder goes with it. Another file gets its name back, or a free one beside it. In the hidden folder
+the file keeps its name: the recycle bin of a NAS or of Samba then shows the name that a person looks for.
 
-Every file under a hidden name is found again, and nothing is renamed over a file. All functions block, and work in open
-folders. A *run* is one process of the program.
+Where that is not possible (no right to make a folder, a file system that joins several) the file is renamed to a hidden
+name instead, ``.valt-uploader-RUN…-NAME.gone``, which contains the old one. Earlier builds did so everywhere.
+
+A file that a crash leaves behind is found again, in either form, and put back or removed. Nothing is renamed over a
+file. All functions block, and work in open folders. A *run* is one process of the program.
 """
 
 from __future__ import annotations
@@ -22,11 +26,13 @@ from typing import Final
 
 from uploader.domain.model import Snapshot
 from uploader.domain.selection import HIDDEN_PREFIX
-from uploader.files.naming import FILE_NAME_LIMIT, Unique, fitted, reveal, sync_folder, unguessably
+from uploader.files.naming import FILE_NAME_LIMIT, Unique, fitted, reveal, status_at, sync_folder, unguessably
 from uploader.files.safe_open import FOLDER, parent
 
 SHORTEST_NAME_LIMIT: Final = 143  # bytes of a name on eCryptfs, the file system with the shortest
 _AROUND: Final = len(f"{HIDDEN_PREFIX}-.gone") + 2 * 16  # bytes of a hidden name without the old name in it
+_FOLDER: Final = re.compile(re.escape(HIDDEN_PREFIX) + r"([0-9a-f]{16})\.removed")
+_BELOW: Final = FOLDER | os.O_NOFOLLOW
 _HIDDEN: Final = re.compile(re.escape(HIDDEN_PREFIX) + r"([0-9a-f]{16})([0-9a-f]{16})-(.+)\.gone", re.DOTALL)
 
 
@@ -39,13 +45,14 @@ class Disposer:
     """What the removals of one share have in common; each gets a copy with a ``stop`` of its own.
 
     ``listed``: folders, as (device, inode), that were listed and hold no file that was set aside. They are not listed
-    again.
+    again. ``not_kept``: what of a file's owner, group, rights, times and attributes a copy could not keep.
     """
 
     unique: Unique
     run: str  # 16 hexadecimal digits that all hidden names of this run contain
     stop: threading.Event = field(default_factory=threading.Event)
     listed: set[tuple[int, int]] = field(default_factory=set)
+    not_kept: set[str] = field(default_factory=set)
 
     def check(self) -> None:
         """Raise ``RemovalStopped`` when the caller has given up. Called between the blocks of a copy."""
@@ -78,27 +85,60 @@ def name_before(hidden: str) -> str | None:
 
 def path_before(relpath: str) -> str:
     """Return the path that the file at *relpath* had before it was set aside."""
-    folder, hidden = os.path.split(relpath)
-    return os.path.join(folder, name_before(hidden) or hidden)
+    folder, name = os.path.split(relpath)
+    above, hidden = os.path.split(folder)
+    if _FOLDER.fullmatch(hidden):
+        return os.path.join(above, name)
+    return os.path.join(folder, name_before(name) or name)
 
 
 def is_left_over(name: str, run: str) -> bool:
-    """True for the hidden name of a file that was set aside by another run than *run*: one that has ended."""
-    match = _HIDDEN.fullmatch(name)
+    """True for the hidden name of a file, or of a folder of files, that another run than *run* has set aside."""
+    match = _HIDDEN.fullmatch(name) or _FOLDER.fullmatch(name)
     return match is not None and match[1] != run
 
 
-def left_of(folder: int, name: str, disposer: Disposer) -> Iterator[str]:
-    """Yield the hidden names of files that had *name* when their removal was interrupted."""
+def left_in(folder: int, hidden: str) -> list[str]:
+    """Return the paths, below an open folder, of the files in the hidden folder *hidden*, and its own with a slash."""
+    with contextlib.suppress(OSError), opened_below(folder, hidden) as inner:
+        return [*(f"{hidden}/{name}" for name in _listed(inner)), f"{hidden}/"]
+    return []
+
+
+@contextlib.contextmanager
+def opened_below(folder: int, hidden: str) -> Iterator[int]:
+    """Hold open a hidden folder in an open folder; with an empty name that folder itself. Does not follow a link."""
+    if not hidden:
+        yield folder
+        return
+    fd = os.open(hidden, _BELOW, dir_fd=folder)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def left_of(folder: int, name: str, disposer: Disposer) -> Iterator[tuple[str, str]]:
+    """Yield where the files are that had *name* when their removal was interrupted: a hidden folder, and a name in it.
+
+    The folder is empty for one that has a hidden name beside its old one.
+    """
     status = os.fstat(folder)
     place = status.st_dev, status.st_ino
     if place in disposer.listed:
         return
-    hidden = {entry: name_before(entry) for entry in _listed(folder) if entry.startswith(HIDDEN_PREFIX)}
-    if not any(hidden.values()):
+    entries = [entry for entry in _listed(folder) if entry.startswith(HIDDEN_PREFIX)]
+    hidden = {entry: name_before(entry) for entry in entries}
+    folders = [entry for entry in entries if _FOLDER.fullmatch(entry)]
+    if not (folders or any(hidden.values())):
         disposer.listed.add(place)
     contained = {_kept(name, FILE_NAME_LIMIT), _kept(name, SHORTEST_NAME_LIMIT)}
-    yield from sorted(entry for entry, before in hidden.items() if before in contained)
+    yield from (("", entry) for entry in sorted(entry for entry, before in hidden.items() if before in contained))
+    for entry in sorted(folders):
+        with contextlib.suppress(OSError), opened_below(folder, entry) as inner:
+            if status_at(inner, name) is None:
+                continue
+            yield entry, name
 
 
 def _listed(folder: int) -> list[str]:
@@ -122,6 +162,13 @@ def remove(folder: int, name: str, found: Snapshot, disposer: Disposer, changed:
     _sync(folder)
 
 
+def remove_in(folder: int, hidden: str, inner: int, name: str) -> None:
+    """Remove a file that an interrupted removal has left in a hidden folder, and that was checked there. Durably."""
+    os.unlink(name, dir_fd=inner)
+    _remove_folder(folder, hidden)
+    _sync(folder)
+
+
 def _sync(folder: int) -> None:
     """Make names durable. A folder that may not be listed cannot be synced; that loses no recording."""
     with contextlib.suppress(PermissionError):
@@ -131,20 +178,66 @@ def _sync(folder: int) -> None:
 def _set_aside_and_unlink(
     folder: int, name: str, found: Snapshot, disposer: Disposer, changed: Callable[[], Exception]
 ) -> None:
-    """Rename the file to a hidden name, check it there, and unlink it; put back another file."""
+    """Set the file aside, check it there, and unlink it; put back another file."""
     status = os.fstat(folder)
-    hidden = _set_aside(folder, name, disposer)
+    with _set_aside(folder, name, disposer) as (inner, hidden):
+        try:
+            if not is_still(found, os.stat(hidden, dir_fd=inner, follow_symlinks=False)):
+                _reveal(folder, inner, hidden, name, disposer)
+                raise changed()
+            os.unlink(hidden, dir_fd=inner)
+        except OSError:
+            disposer.listed.discard((status.st_dev, status.st_ino))  # the next try looks for what is left
+            raise
+
+
+@contextlib.contextmanager
+def _set_aside(folder: int, name: str, disposer: Disposer) -> Iterator[tuple[int, str]]:
+    """Move the file into the hidden folder of this run, else rename it to a hidden name; yield where it is then."""
+    hidden = f"{HIDDEN_PREFIX}{disposer.run}.removed"
+    inner = _own_folder(folder, hidden)
+    if inner is None:
+        yield folder, _renamed(folder, name, disposer)
+        return
     try:
-        if not is_still(found, os.stat(hidden, dir_fd=folder, follow_symlinks=False)):
-            put_back(folder, hidden, name, disposer)
-            raise changed()
-        os.unlink(hidden, dir_fd=folder)
-    except OSError:
-        disposer.listed.discard((status.st_dev, status.st_ino))  # the next try looks for what is left
-        raise
+        moved = _moved(folder, name, inner)
+        yield (inner, name) if moved else (folder, _renamed(folder, name, disposer))
+    finally:
+        os.close(inner)
+        _remove_folder(folder, hidden)
 
 
-def _set_aside(folder: int, name: str, disposer: Disposer) -> str:
+def _own_folder(folder: int, hidden: str) -> int | None:
+    """Open the hidden folder of this run, made if it is missing; None where that is not possible."""
+    try:
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(hidden, 0o700, dir_fd=folder)
+        return os.open(hidden, _BELOW, dir_fd=folder)
+    except OSError:  # not permitted, or another removal has just taken it away
+        return None
+
+
+def _moved(folder: int, name: str, inner: int) -> bool:
+    """Move the file into the hidden folder. False where that is not possible; then nothing has changed.
+
+    Only this run puts files there, one removal at a time for each path, so no file takes the name meanwhile.
+    """
+    try:
+        if status_at(inner, name) is not None:  # a removal has failed half-way
+            return False
+        os.rename(name, name, src_dir_fd=folder, dst_dir_fd=inner)
+    except OSError:  # the reason is found when it is renamed in its own folder
+        return False
+    return True
+
+
+def _remove_folder(folder: int, hidden: str) -> None:
+    """Remove a hidden folder if it is empty: another removal may be using it."""
+    with contextlib.suppress(OSError):
+        os.rmdir(hidden, dir_fd=folder)
+
+
+def _renamed(folder: int, name: str, disposer: Disposer) -> str:
     """Rename the file to a hidden name, a shorter one where the file system needs that; return the hidden name."""
     hidden = hidden_name(name, disposer)
     try:
@@ -163,15 +256,37 @@ def is_still(found: Snapshot, status: os.stat_result) -> bool:
     return now == (found.inode, found.identity.size, found.identity.mtime_ns)
 
 
-def put_back(folder: int, hidden: str, name: str, disposer: Disposer) -> str:
-    """Give a file that was set aside its old name, durably, or a free one beside it; return that name."""
-    new = reveal(folder, hidden, name, unguessably(disposer.unique))
+def put_back(folder: int, above: str, hidden: str, name: str, disposer: Disposer) -> str:
+    """Give a file that was set aside its old name, durably, or a free one beside it; return that name.
+
+    *above*: the hidden folder that it lies in; empty when it has a hidden name in the open *folder* itself.
+    """
+    with opened_below(folder, above) as inner:
+        new = _reveal(folder, inner, hidden, name, disposer)
+    if above:
+        _remove_folder(folder, above)
+    return new
+
+
+def _reveal(folder: int, inner: int, hidden: str, name: str, disposer: Disposer) -> str:
+    new = reveal(folder, hidden, name, unguessably(disposer.unique, inner), source=inner)
     _sync(folder)
     return new
 
 
 def put_back_left_over(root: int, relpath: str, disposer: Disposer) -> None:
-    """Put back the file at *relpath*, which a removal has left under a hidden name. Raises ``OSError``."""
+    """Put back the file at *relpath*, which a removal has left set aside. Raises ``OSError``.
+
+    A path that ends in a slash is that of a hidden folder, which is removed if it is empty.
+    """
+    above, hidden = os.path.split(relpath)
+    if _FOLDER.fullmatch(os.path.basename(above)):
+        with parent(root, above) as (folder, place):
+            if hidden:
+                put_back(folder, place, hidden, hidden, disposer)
+            else:
+                _remove_folder(folder, place)
+        return
     with parent(root, relpath) as (folder, hidden):
         if (name := name_before(hidden)) is not None:
-            put_back(folder, hidden, name, disposer)
+            put_back(folder, "", hidden, name, disposer)

@@ -42,6 +42,10 @@ class Share(Protocol):
     def status(self) -> ShareStatus:
         """The result of the last check."""
 
+    @property
+    def not_kept(self) -> Collection[str]:
+        """What of owner, group, rights, times and attributes its copies in another file system could not keep."""
+
     async def check(self) -> ShareStatus:
         """Check that it is there and still the same: before each scan, and after a call has failed."""
 

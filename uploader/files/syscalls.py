@@ -15,8 +15,8 @@ RENAME_NOREPLACE: Final = 1  # linux/fs.h
 _FOLDER: Final = "/proc/self/fd"
 
 
-def rename_noreplace(folder: int, old: str, new: str) -> None:
-    """Rename within an open folder, but only to a free name: renameat2(2).
+def rename_noreplace(source: int, old: str, folder: int, new: str) -> None:
+    """Rename from the open folder *source* into another one, or within it, but only to a free name: renameat2(2).
 
     Raises ``FileExistsError`` when *new* is taken; ``OSError`` with EINVAL, ENOSYS or ENOTSUP where the kernel or the
     file system cannot do it.
@@ -25,7 +25,7 @@ def rename_noreplace(folder: int, old: str, new: str) -> None:
         call = ctypes.CDLL(None, use_errno=True).renameat2
     except (OSError, AttributeError):  # no C library, or one without this call
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS)) from None
-    if call(folder, os.fsencode(old), folder, os.fsencode(new), RENAME_NOREPLACE) != 0:
+    if call(source, os.fsencode(old), folder, os.fsencode(new), RENAME_NOREPLACE) != 0:
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code), new)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
@@ -16,8 +17,9 @@ from uploader.config import WatchConfig
 from uploader.domain import selection
 from uploader.domain.model import Sighting, shown
 from uploader.domain.selection import HIDDEN_PREFIX
+from uploader.files.inspection import sighting
 from uploader.files.safe_open import FOLDER, kind, parent
-from uploader.files.set_aside import is_left_over
+from uploader.files.set_aside import is_left_over, left_in
 
 if TYPE_CHECKING:
     ScandirIterator = os._ScandirIterator[str]  # noqa: SLF001 - the only name that it has
@@ -28,6 +30,7 @@ DEPTH_LIMIT: Final = 64  # folders below the watched one, and handles held; a lo
 _BELOW: Final = FOLDER | os.O_NOFOLLOW
 
 PathPredicate = Callable[[str], bool]  # of a path below the root
+SuffixOf = Callable[[str], str | None]  # of a path below the root: see ``selection.untaken_suffix``
 
 
 def match_nothing(relpath: str) -> bool:
@@ -36,12 +39,18 @@ def match_nothing(relpath: str) -> bool:
     return False
 
 
+def count_nothing(relpath: str) -> None:
+    """Return None for every path."""
+    del relpath
+
+
 @dataclass(frozen=True, slots=True)
 class WalkFilter:
     """What a walk includes. ``takes``: files that are wanted; ``enters``: folders to walk into.
 
     ``skip_stat``: names whose inode is not needed. ``start``: the folder below the root to begin at; empty: the root.
     ``puts_back``: true for a file to put back if an earlier run left it set aside: no upload was about to remove it.
+    ``untaken``: the suffix of a file that is not wanted and is counted; None for one that is not counted.
     """
 
     takes: PathPredicate
@@ -49,6 +58,7 @@ class WalkFilter:
     skip_stat: PathPredicate = match_nothing
     start: str = ""
     puts_back: PathPredicate = match_nothing
+    untaken: SuffixOf = count_nothing
 
 
 def walk_filter(
@@ -62,16 +72,23 @@ def walk_filter(
     def enters(relpath: str) -> bool:
         return selection.enters(watch, relpath)
 
-    return WalkFilter(takes, enters, passes, start)
+    def untaken(relpath: str) -> str | None:
+        return selection.untaken_suffix(watches, watch, relpath)
+
+    return WalkFilter(takes, enters, passes, start, untaken=untaken)
 
 
 @dataclass(slots=True)
 class WalkBatch:
-    """What one step of a walk saw. ``irregular``: (path, kind). ``left_over``: files set aside by an earlier run."""
+    """What one step of a walk saw. ``irregular``: (path, kind). ``left_over``: files set aside by an earlier run.
+
+    ``untaken``: how many regular files are not wanted, by suffix.
+    """
 
     sightings: list[Sighting] = field(default_factory=list)
     irregular: list[tuple[str, str]] = field(default_factory=list)
     left_over: list[str] = field(default_factory=list)  # below the root
+    untaken: Counter[str] = field(default_factory=Counter)
     names: int = 0
     folders: int = 0
 
@@ -148,21 +165,30 @@ class Walk:
         relpath = frame.prefix + entry.name
         try:
             if entry.is_dir(follow_symlinks=False):
-                if len(self._frames) <= DEPTH_LIMIT and self._filter.enters(relpath):
+                if is_left_over(entry.name, self._run):
+                    batch.left_over += [frame.prefix + path for path in left_in(frame.fd, entry.name)]
+                elif len(self._frames) <= DEPTH_LIMIT and self._filter.enters(relpath):
                     frame.subfolders.append(entry.name)
             elif entry.name.startswith(HIDDEN_PREFIX):
                 if is_left_over(entry.name, self._run):
                     batch.left_over.append(relpath)
-            elif not self._filter.skip_stat(relpath) and self._filter.takes(relpath):  # the cheaper check first
-                status, path = entry.stat(follow_symlinks=False), f"{self._path}/{relpath}"
-                if stat.S_ISREG(status.st_mode):
-                    batch.sightings.append(Sighting(path, self._path, status.st_size, status.st_mtime_ns))
-                else:
-                    batch.irregular.append((path, kind(status.st_mode)))
+            elif not self._filter.skip_stat(relpath):  # the cheapest check first
+                self._note_file(relpath, entry, batch)
         except FileNotFoundError:
             pass
         except OSError as error:
             self.problem = in_words(f"{self._path}/{relpath}", error)
+
+    def _note_file(self, relpath: str, entry: os.DirEntry[str], batch: WalkBatch) -> None:
+        """Add an entry that is no folder: one that is wanted by its inode, another by its suffix."""
+        if self._filter.takes(relpath):
+            status, path = entry.stat(follow_symlinks=False), f"{self._path}/{relpath}"
+            if stat.S_ISREG(status.st_mode):
+                batch.sightings.append(sighting(path, self._path, status))
+            else:
+                batch.irregular.append((path, kind(status.st_mode)))
+        elif (suffix := self._filter.untaken(relpath)) is not None and entry.is_file(follow_symlinks=False):
+            batch.untaken[suffix] += 1
 
     def _descend(self, frame: _Frame, name: str) -> None:
         try:

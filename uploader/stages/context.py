@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from uploader.domain import events
+from uploader.domain.content_changes import ContentChanges
 from uploader.files import Shares
 from uploader.runtime.clock import Clock
 from uploader.stages.lease import Leases
@@ -36,3 +37,4 @@ class StageContext:
     queues: Queues
     clock: Clock
     bus: events.Bus
+    changes: ContentChanges = field(default_factory=ContentChanges)

@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 
 from uploader.config import WatchConfig
-from uploader.files import Shares
+from uploader.files import Shares, count_untaken
 from uploader.files.mounts import mode_for
 from uploader.stages.context import StageContext
 from uploader.stages.known import KnownFiles
@@ -48,9 +48,16 @@ class Discover:
 
 
 async def folder_status(watches: Sequence[WatchConfig], shares: Shares) -> list[FolderStats]:
-    """Return whether each folder is there, and how it would be watched, without a scan. For when no daemon runs."""
+    """Return whether each folder is there, how it would be watched, and what no pattern takes.
+
+    For when no daemon runs.
+    """
     stats = []
     for watch in watches:
-        status = await shares.of(str(watch.path)).check()
-        stats.append(FolderStats(str(watch.path), str(mode_for(watch.mode, status.mount)), status.away))
+        share = shares.of(str(watch.path))
+        status = await share.check()
+        seen = FolderStats(str(watch.path), str(mode_for(watch.mode, status.mount)), status.away)
+        if not status.away:
+            seen.untaken = await count_untaken(share, watch, tuple(watches))
+        stats.append(seen)
     return stats

@@ -11,7 +11,7 @@ from enum import StrEnum
 from typing import Final, Protocol
 
 from uploader.config import Config
-from uploader.domain import errors, events, lifecycle
+from uploader.domain import errors, events, lifecycle, retry
 from uploader.domain.chunk_size import chunk_size_now
 from uploader.domain.commands import typed
 from uploader.domain.model import ActionBy, LastError, State, Upload
@@ -21,6 +21,7 @@ from uploader.stages.dispatcher import Dispatcher
 from uploader.stages.known import KnownFiles
 from uploader.stages.per_share_pool import PerShareWorkers
 from uploader.stages.queues import Settled, bug_reason
+from uploader.stages.renames import SentRenames, spelling
 
 log = get_logger(__name__)
 
@@ -33,6 +34,7 @@ class FileKind(StrEnum):
     NEW = "new"
     CHANGED = "changed"  # the upload has other content, and has not begun or is parked: it is replaced
     BACK = "back"  # the file of a parked upload was missing, and is back unchanged
+    ALIKE = "alike"  # a parked upload has sent a part of a file with this size and these ends: it is compared
     UNCLEAR = "unclear"  # as CHANGED, but the outcome of its last request must be known before it is dropped
     LATER = "later"  # an upload of other content is under way; the file is seen again when it has ended
     KNOWN = "known"
@@ -49,9 +51,17 @@ def classify(upload: Upload | None, settled: Settled) -> FileKind:
     landed = lifecycle.COMPLETE
     if waits and upload.parked_from in {State.CREATING, State.IN_DOUBT}:
         return FileKind.UNCLEAR
+    if waits and upload.parked_from is State.SENDING and _alike(upload, settled):
+        return FileKind.ALIKE
     if upload.state is State.QUEUED or (waits and upload.parked_from not in landed):
         return FileKind.CHANGED
     return FileKind.LATER
+
+
+def _alike(upload: Upload, settled: Settled) -> bool:
+    """True when only the mtime differs."""
+    sent, found = upload.identity, settled.identity
+    return (sent.size, sent.edges) == (found.size, found.edges)
 
 
 class EnqueueRules(Protocol):
@@ -75,7 +85,9 @@ class Enqueue:
     def __init__(self, context: StageContext, rules: EnqueueRules, known: KnownFiles, dispatcher: Dispatcher) -> None:
         self._store, self._leases, self._shares = context.store, context.leases, context.shares
         self._clock, self._bus, self._settled = context.clock, context.bus, context.queues.settled
+        self._changes, self._again = context.changes, context.queues.again
         self._rules, self._known, self._dispatcher = rules, known, dispatcher
+        self._renames = SentRenames(context)
         self._readers: PerShareWorkers[Settled] = PerShareWorkers(self._admit_guarded, HASHES_PER_SHARE)
 
     @property
@@ -99,12 +111,12 @@ class Enqueue:
 
     def _may_be_known(self, settled: Settled) -> bool:
         """True when the file must be looked at or read to find out whether it is known."""
-        if self._store.upload_at(settled.path) is not None:
-            return False
+        if (upload := self._store.upload_at(settled.path)) is not None:
+            return classify(upload, settled) is FileKind.ALIKE
         path, identity, ledger = settled.path, settled.identity, self._store.ledger
         if ledger.may_have_alike(path, identity) or self._store.table.with_content(settled.root, identity):
             return True
-        return self._rules.skips_duplicates(path) and ledger.may_have_elsewhere(identity, path)
+        return ledger.may_have_elsewhere(identity, path)
 
     async def _admit_guarded(self, settled: Settled) -> None:
         try:
@@ -122,22 +134,36 @@ class Enqueue:
         """Queue a settled file, unless there is nothing to send. Raises ``UploaderError``."""
         upload = self._store.upload_at(settled.path)
         if upload is None:
-            known = await self._was_sent(settled) or await self._is_renamed(settled) or await self._is_skipped(settled)
+            known = await self._was_sent(settled) or await self._is_renamed(settled)
+            known = known or await self._was_renamed(settled) or await self._is_skipped(settled)
             if not known and self._store.upload_at(settled.path) is None:  # else it was queued meanwhile
                 await self._enqueue_new(settled)
             return
         kind = classify(upload, settled)
+        if kind is FileKind.ALIKE:
+            kind = await self._compared(upload, settled)
         if kind is FileKind.BACK or kind is FileKind.UNCLEAR:
             self._dispatcher.go_on(upload)
         elif kind is FileKind.CHANGED:
             with self._leases.step(upload) as held:
                 if not held:
                     return  # a worker has just begun with it, and notices the change
+                self._changes.note(settled.path, upload.restarts)
                 self._store.put_orphan(lifecycle.orphan_of(upload, now=self._clock.now(), settle=0.0))
                 self._store.drop(upload)
             await self._store.commit()
             if self._store.upload_at(settled.path) is None:
                 await self._enqueue_new(settled)
+
+    async def _compared(self, upload: Upload, settled: Settled) -> FileKind:
+        """Return whether a file with another mtime begins with what the parked upload has sent of it."""
+        try:
+            async with self._shares.of(upload.root).open(settled.path, upload.identity) as recording:
+                await recording.skip_to(upload.offset, upload.digest)
+        except errors.FileChanged:
+            return FileKind.CHANGED
+        waits_for_file = upload.last_error is not None and upload.last_error.waits_for_file
+        return FileKind.BACK if waits_for_file else FileKind.KNOWN
 
     async def _was_sent(self, settled: Settled) -> bool:
         """True when the ledger has this content at this path: only the metadata was touched."""
@@ -154,8 +180,8 @@ class Enqueue:
     async def _is_renamed(self, settled: Settled) -> bool:
         """True when this is the renamed file of an unfinished upload, which goes on under the new name."""
         for upload in self._store.table.with_content(settled.root, settled.identity):
-            if not await self._is_gone(upload, settled):
-                continue  # that file is still there
+            if not (await self._is_gone(upload, settled) and await self._is_its_file(upload, settled)):
+                continue  # that file is still there, or this is another one
             current = self._store.table.current(upload)
             if current is None or current.ids is None:
                 continue  # the upload has ended meanwhile
@@ -167,14 +193,32 @@ class Enqueue:
             return True
         return False
 
-    async def _is_gone(self, upload: Upload, settled: Settled) -> bool:
-        """True when an upload's file no longer has its name: it is missing, or only the case of the name changed.
+    async def _was_renamed(self, settled: Settled) -> bool:
+        """True when this file was sent under another name and was renamed since.
 
-        Some shares ignore the case of names, and find a file by either spelling.
+        Where the ledger cannot be read, it is sent: it may be a new recording.
+        """
+        try:
+            return await self._renames.is_rename(settled)
+        except errors.LedgerUnreadable:
+            if self._rules.skips_duplicates(settled.path):
+                raise
+            return False
+
+    async def _is_its_file(self, upload: Upload, settled: Settled) -> bool:
+        """True when a file with the size and the ends of an upload's file is that file; its mtime may have moved."""
+        if upload.identity == settled.identity or upload.inode == settled.snapshot.inode:
+            return True
+        return upload.offset > 0 and await self._compared(upload, settled) is not FileKind.CHANGED
+
+    async def _is_gone(self, upload: Upload, settled: Settled) -> bool:
+        """True when an upload's file no longer has its name: it is missing, or only case or Unicode form changed.
+
+        Some shares ignore these, and find a file by either spelling.
         """
         share = self._shares.of(upload.root)
         ((_, what),) = await share.look([upload.where])
-        if what == "missing" or upload.where.casefold() != settled.path.casefold():
+        if what == "missing" or spelling(upload.where) != spelling(settled.path):
             return what == "missing"
         return (await share.snapshot(upload.where)).inode == settled.snapshot.inode
 
@@ -205,13 +249,33 @@ class Enqueue:
         upload, warning = self._rules.upload_of(settled, chunk_size)
         if warning is not None:
             self._bus.publish(events.RecordRuleNotMatched(settled.path, warning))
+        upload = replace(upload, restarts=self._changes.of(settled.path))
         if settled.unplayable:
-            last_error = LastError(settled.unplayable, ActionBy.FILE, must_change=True)
-            await self._store.save(lifecycle.park(upload, last_error))
-            self._bus.publish(
-                events.UploadParked(settled.path, last_error.reason, last_error.action_by, typed("retry", settled.path))
-            )
+            await self._park(upload, LastError(settled.unplayable, ActionBy.FILE, must_change=True))
+            return
+        if upload.restarts and await self._waits_after_changes(upload):
             return
         upload = self._store.put(upload)
         self._bus.publish(events.FileQueued(upload.path, upload.identity.size, upload.record.name))
         self._dispatcher.route(upload)
+
+    async def _park(self, upload: Upload, last_error: LastError) -> None:
+        await self._store.save(lifecycle.park(upload, last_error))
+        self._bus.publish(
+            events.UploadParked(upload.path, last_error.reason, last_error.action_by, typed("retry", upload.path))
+        )
+
+    async def _waits_after_changes(self, upload: Upload) -> bool:
+        """Let a file wait, or park it, whose content has changed while it was sent. False when it is sent at once."""
+        decision = retry.after_changes(upload.restarts, self._clock.uniform)
+        after = decision.after or 0.0
+        last_error = replace(decision.last_error, next_try=self._clock.now() + after)
+        if decision.action is retry.Action.PARK:
+            await self._park(upload, last_error)
+        elif after > 0:
+            await self._store.save(replace(upload, last_error=last_error))
+            self._bus.publish(events.UploadRetryScheduled(upload.path, last_error.reason, after))
+        else:
+            return False
+        self._again.put(upload.path, after)
+        return True

@@ -45,7 +45,7 @@ class FailureHandler:
         self._shares, self._store, self._queues = context.shares, context.store, context.queues
         self._clock, self._bus = context.clock, context.bus
         self._rules, self._breaker = rules, breaker
-        self._file_faults, self._causes = FileFaults(), Causes()
+        self._file_faults, self._causes, self._changes = FileFaults(), Causes(), context.changes
 
     @asynccontextmanager
     async def listening(self) -> AsyncIterator[None]:
@@ -66,6 +66,7 @@ class FailureHandler:
                 self._file_faults.succeeded(path, CallKind.ASK)
             case events.UploadSent(path=path) | events.UploadForgotten(path=path):
                 self._causes.forget(path)
+                self._changes.forget(path)
 
     async def guard(self, path: str, work: Callable[[], Awaitable[None]]) -> None:
         """Do a stage's *work* on the upload of *path*, and handle what it raises."""
@@ -218,7 +219,8 @@ class FailureHandler:
         self._queues.again.put(upload.path, decision.after or 0.0)
 
     async def _resettle(self, upload: Upload, decision: Decision) -> None:
-        """Drop the upload; the file settles again as it is now."""
+        """Drop the upload; the file settles again as it is now. What was given up is counted."""
+        self._changes.note(upload.where, upload.restarts + (upload.ids is not None))
         orphan = lifecycle.orphan_of(upload, now=self._clock.now(), settle=self._orphan_settle(upload))
         self._store.put_orphan(orphan)
         self._store.drop(upload)

@@ -44,6 +44,7 @@ class Finish:
         self._rules, self._failure_handler = rules, failure_handler
         self._search = RenameSearch(context, rules.walk_filter)
         self._workers: PerShareWorkers[str] = PerShareWorkers(self._finish_guarded, FINISH_CONCURRENCY)
+        self._not_kept: set[tuple[str, str]] = set()  # archive and what its copies lack, as it was published
 
     @property
     def idle(self) -> bool:
@@ -141,6 +142,8 @@ class Finish:
         """Write the ledger line, unless an earlier try has written it."""
         finished = _finished(self._store.uploads[path], action, moved_to)
         await self._store.finish(finished)
+        if (inode := self._store.uploads[path].inode) is not None:
+            self._store.ledger.note_inode(finished.path, finished.size, finished.mtime_ns, inode)
         return finished
 
     async def _with_target(self, path: str, rule: DisposalRule) -> DisposalRule:
@@ -156,16 +159,45 @@ class Finish:
         """Keep, move or delete the file. When cancelled, this ends only after the last operation on the file has.
 
         What an earlier try has changed in memory is saved before the file is touched: a reload may have cancelled that
-        try during its save.
+        try during its save. A file whose time has moved since it was sent, but not its content, is the same one.
         """
+        done = await self._dispose_once(path, rule)
+        if done.file == "changed" and await self._is_only_touched(self._store.uploads[path]):
+            done = await self._dispose_once(path, rule)
+        return done
+
+    async def _is_only_touched(self, upload: Upload) -> bool:
+        """True when all of the file's content is what was sent; its new time and inode are saved then."""
+        share, sent = self._shares.of(upload.root), upload.identity
+        try:
+            now = await share.snapshot(upload.where)
+            if (now.identity.size, now.identity.edges) != (sent.size, sent.edges):
+                return False
+            if await share.sha256(upload.where) != upload.digest:
+                return False
+        except errors.FileError:
+            return False
+        await self._store.save(replace(self._store.uploads[upload.path], identity=now.identity, inode=now.inode))
+        return True
+
+    async def _dispose_once(self, path: str, rule: DisposalRule) -> Done:
         if DISPOSALS[rule.action].takes_away:
             await self._store.commit()
         upload = raise_if_paused(self._store, path)
         request = Request(upload.where, _sent(upload), rule.move_to, upload.moving_to)
         try:
-            return await DISPOSALS[rule.action].act(self._shares.of(upload.root), request)
+            done = await DISPOSALS[rule.action].act(self._shares.of(upload.root), request)
+            self._say_what_was_not_kept(upload.root, rule.move_to)
+            return done  # noqa: TRY300 - what is not kept is said before the file is reported as moved
         except errors.FileChanged:
             return Done("changed")  # another recording has this name now: it is sent as a new one
+
+    def _say_what_was_not_kept(self, root: str, move_to: str | None) -> None:
+        """Publish once for each archive what copies in it lack."""
+        for what in sorted(self._shares.of(root).not_kept):
+            if move_to is not None and (move_to, what) not in self._not_kept:
+                self._not_kept.add((move_to, what))
+                self._bus.publish(events.AttributesNotKept(move_to, what))
 
 
 def _sent(upload: Upload) -> SentFile:

@@ -23,6 +23,10 @@ class KnownFiles:
         """True when anything is known of *path*."""
         return self._in_progress(path) or self._store.upload_at(path) is not None or self._store.ledger.has(path)
 
+    def was_seen(self, path: str) -> bool:
+        """True when *path* has an upload, or was sent."""
+        return self._store.upload_at(path) is not None or self._store.ledger.has(path)
+
     def needs_no_look(self, path: str) -> bool:
         """True when a scan may skip reading the inode of *path*."""
         upload = self._store.upload_at(path)
@@ -42,6 +46,11 @@ class KnownFiles:
             return True
         # Parked because the file was missing: now that it is back it settles, and the upload is released.
         return upload.state is State.PARKED and upload.last_error is not None and upload.last_error.waits_for_file
+
+    def remember(self, sighting: Sighting) -> None:
+        """Note the inode of a file that was sent, so that it is known by it when it is renamed."""
+        if sighting.inode is not None and self._store.upload_at(sighting.path) is None:
+            self._store.ledger.note_inode(sighting.path, sighting.size, sighting.mtime_ns, sighting.inode)
 
     def _in_progress(self, path: str) -> bool:
         return path in self._settling or path in self.classifying

@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import replace
 
 from uploader.domain import errors, events
-from uploader.domain.model import Sighting, State, Upload
+from uploader.domain.model import Sighting, Snapshot, State, Upload
 from uploader.files import WalkFilter
 from uploader.runtime.log import get_logger
 from uploader.stages.context import StageContext
@@ -88,7 +88,7 @@ class RenameSearch:
                     self._queues.proven.put(upload.path)
 
     async def _walk(self, root: str, uploads: dict[int, Upload]) -> None:
-        wanted = {(upload.identity.size, upload.identity.mtime_ns) for upload in uploads.values()}
+        wanted = {upload.identity.size for upload in uploads.values()}  # its mtime may have moved, too
         names = {upload.where for upload in uploads.values()}
         chosen = self._filter_of(root)
         if chosen is None:
@@ -97,7 +97,7 @@ class RenameSearch:
         chosen = replace(chosen, puts_back=lambda relpath: f"{root}/{relpath}" in names)
         async for batch in self._shares.of(root).walk(chosen):
             for seen in batch.sightings:
-                if (seen.size, seen.mtime_ns) in wanted:
+                if seen.size in wanted:
                     await self._compare(seen, uploads)
 
     async def _compare(self, seen: Sighting, uploads: dict[int, Upload]) -> None:
@@ -105,13 +105,23 @@ class RenameSearch:
         if self._store.ledger.has(seen.path) or self._store.upload_at(seen.path) is not None:
             return  # that file has an upload of its own
         with suppress(errors.FileError):
-            identity = (await self._shares.of(seen.root).snapshot(seen.path)).identity
-            for serial, upload in uploads.items():
+            now = await self._shares.of(seen.root).snapshot(seen.path)
+            for serial, upload in tuple(uploads.items()):
+                is_it = await self._is_its_file(upload, seen, now)
                 current = self._store.table.current(upload)
-                if upload.identity == identity and current is not None and current.state is State.FINISHING:
+                if is_it and current is not None and current.state is State.FINISHING:
                     self._store.put(replace(current, renamed_to=seen.path))  # no await since it was read
                     await self._store.commit()
                     self._bus.publish(events.FileRenamed(seen.path, upload.where))
                     del uploads[serial]
                     self._queues.proven.put(upload.path)
                     return
+
+    async def _is_its_file(self, upload: Upload, seen: Sighting, now: Snapshot) -> bool:
+        """True when *seen* is the file that was sent. If its mtime has moved, its inode or its content shows it."""
+        sent, found = upload.identity, now.identity
+        if (sent.size, sent.edges) != (found.size, found.edges):
+            return False
+        if sent == found or upload.inode == now.inode:
+            return True
+        return await self._shares.of(seen.root).sha256(seen.path) == upload.digest

@@ -42,6 +42,8 @@ class Candidate:
     reason: str = "not looked at yet"
     held: bool = False  # it is unchanged, but another condition is not met
     worth_waiting: bool = True  # it may be complete within moments
+    content: str = ""  # sha256, if only its mtime moves, and when it is compared next
+    compared_next: float = 0.0
 
 
 class Settle:
@@ -51,6 +53,7 @@ class Settle:
         """*rules_of* returns what a watched folder (by its path) requires of a file."""
         self._shares, self._settled, self._sightings = context.shares, context.queues.settled, context.queues.sightings
         self._clock, self._bus, self._rules_of = context.clock, context.bus, rules_of
+        self._changes = context.changes
         self._candidates: dict[str, Candidate] = {}
         self.known = KnownFiles(context.store, self._candidates.keys())
         self._looks: DelayQueue[str] = DelayQueue(self._clock)
@@ -99,6 +102,8 @@ class Settle:
                 self._candidates[path] = Candidate(sighting, self._clock.monotonic())
                 self._looks.put(path)
                 self._bus.publish(events.FileFound(path, sighting.size))
+            else:
+                self.known.remember(sighting)
             return
         changed = (sighting.size, sighting.mtime_ns) != (candidate.sighting.size, candidate.sighting.mtime_ns)
         if changed and candidate.looked_at is not None:
@@ -149,8 +154,10 @@ class Settle:
         snapshot = await share.snapshot(path)
         now = self._clock.monotonic()
         stable = completeness.observe(candidate.stable, snapshot, now)
-        if (wait := completeness.too_early(rules, stable, candidate.stable, now)) is not None:
+        wait = completeness.too_early(rules, stable, candidate.stable, now)
+        if wait is not None and not await self._has_same_bytes(candidate, rules, stable, now):
             return stable, wait
+        stable_for = now - (stable.unchanged_since if wait is None else stable.same_bytes_since)
         marker, write_state = completeness.marker_of(rules, path), WriteState()
         if marker:
             ((_, what),) = await share.look([marker])
@@ -158,8 +165,29 @@ class Settle:
         if not marker:
             write_state = await self._write_state(share, path, gate=bool(rules.gate))
         return stable, completeness.check_complete(
-            rules, snapshot.identity.size, now - stable.since, marker=marker, write_state=write_state, path=path
+            rules, snapshot.identity.size, stable_for, marker=marker, write_state=write_state, path=path
         )
+
+    async def _has_same_bytes(
+        self, candidate: Candidate, rules: CompletenessRules, stable: StableSince, now: float
+    ) -> bool:
+        """True when all bytes of a file whose mtime does not come to rest were the same at two looks.
+
+        It is read in full for that, twice in ``gate_timeout`` at most, and not if it was sent before.
+        """
+        path = candidate.sighting.path
+        if not completeness.is_restless(rules, stable, now) or now < candidate.compared_next:
+            return False
+        if self.known.was_seen(path):
+            return False
+        content = await self._shares.of(candidate.sighting.root).sha256(path)
+        same, first = content == candidate.content, not candidate.content
+        if same:
+            self._changes.note_content(path, content)
+        pause = rules.settle if first else max(rules.gate_timeout, rules.settle)
+        current = self._candidates.get(path, candidate)
+        self._candidates[path] = replace(current, content=content, compared_next=now + pause)
+        return same
 
     async def _write_state(self, share: Share, path: str, *, gate: bool) -> WriteState:
         """Return whether a file may still be written. After a bug in a container parser it counts as unfinished."""
@@ -173,7 +201,8 @@ class Settle:
 
     def _wait(self, candidate: Candidate, stable: StableSince | None, wait: NotYet) -> None:
         path = candidate.sighting.path
-        sighting = self._candidates.get(path, candidate).sighting
+        candidate = self._candidates.get(path, candidate)
+        sighting = candidate.sighting
         if wait.changed and stable is not None:
             size = stable.snapshot.identity.size
             self._bus.publish(events.FileStillChanging(path, size))

@@ -20,7 +20,7 @@ from uploader.config import Config, ServerConfig
 from uploader.domain import errors, events, lifecycle
 from uploader.domain.chunk_size import chunk_size_now, chunks_work, grown, transcodes
 from uploader.domain.lifecycle import Step
-from uploader.domain.model import RecordIds, Sighting, State, Upload, shown
+from uploader.domain.model import RecordIds, State, Upload
 from uploader.domain.retry import READY_POLL_FIRST, poll_pause, ready_limit
 from uploader.files import Bookmark, Recording
 from uploader.runtime.monotonic_age import MonotonicAges
@@ -29,6 +29,7 @@ from uploader.server.circuit_breaker import CircuitBreaker
 from uploader.server.port import RecordServer
 from uploader.stages.context import PROBE_POLL, AutoProbe, StageContext
 from uploader.stages.failure_handler import FailureHandler
+from uploader.stages.file_check import FileCheck
 from uploader.stages.file_rules import NOT_TAKEN
 from uploader.stages.lease import raise_if_paused
 from uploader.stages.queues import Job
@@ -93,6 +94,7 @@ class Transfer:
         self._stopping = asyncio.Event()
         self._memories: dict[str, _Memory] = {}  # by path, of the uploads that are in this stage
         self._doubts = MonotonicAges(context.clock)
+        self._file_check = FileCheck(context.shares, context.bus, context.changes)
         self._records = RecordCreator(context, server.username, server.doubt_settle, valt, self._capabilities)
         self.active = 0
         """Number of workers that are busy with an upload."""
@@ -179,7 +181,13 @@ class Transfer:
         """Open the file of an upload, until *stack* ends. The ids of its record are saved then."""
         if upload.state is State.SENDING:
             await self._store.commit()  # a reload may have cancelled that save
-        return await stack.enter_async_context(self._shares.of(upload.root).open(upload.where, upload.identity))
+        recording = await stack.enter_async_context(self._shares.of(upload.root).open(upload.where, upload.identity))
+        if upload.state is State.QUEUED and recording.mtime_ns != upload.identity.mtime_ns:
+            upload = await self._file_check.before_first_byte(upload, recording)
+        current = self._store.table.current(upload)
+        if current is not None and (current.identity, current.inode) != (upload.identity, recording.inode):
+            self._store.put(replace(current, identity=upload.identity, inode=recording.inode))
+        return recording
 
     async def _take_configuration(self, upload: Upload) -> bool:
         """Apply the configuration in force before a record is created. False when the file is not to be sent."""
@@ -310,9 +318,10 @@ class Transfer:
             self._bus.publish(events.BytesSent(path, position, size))
 
         async def before_last_byte() -> None:
-            await recording.check_unchanged()
-            await self._check_in_place(self._store.uploads[path])
+            await self._file_check.before_last_byte(self._store.uploads[path], recording, last=end == size)
             doubt = {"doubt_end": end, "doubt_digest": recording.digest, "doubt_at": self._clock.now()}
+            if end == size:  # all of it was compared, so this is the time of the content that was sent
+                doubt["identity"] = replace(upload.identity, mtime_ns=recording.mtime_ns)
             doubt["inode"] = recording.inode
             await self._store.save(lifecycle.advance(self._store.uploads[path], Step.LAST_BYTE, **doubt))
 
@@ -341,7 +350,7 @@ class Transfer:
         if held is not None and held != end:
             raise errors.RecordSpoilt(f"the server says it holds {held} bytes where {end} were sent")
         await recording.confirm()
-        await self._acknowledge(path, await self._recorded(upload) if end == size else 0.0)
+        await self._acknowledge(path, await self._recorded(self._store.uploads[path]) if end == size else 0.0)
 
     def _doubt_begins(self, path: str) -> None:
         """Count ``doubt_settle`` from now, when the request has ended. The failure handler saves it."""
@@ -381,16 +390,6 @@ class Transfer:
             ids = _ids(upload)
             self._bus.publish(events.UploadSent(upload.path, ids.record, size, upload.chunks, upload.digest))
             self._queues.sent.put(upload.path, READY_POLL_FIRST)
-
-    async def _check_in_place(self, upload: Upload) -> None:
-        """Raise ``FileChanged`` when another file has the path of the one that is being sent.
-
-        A file that is merely missing is sent to its end: the open file may be the last copy of it.
-        """
-        ((_, found),) = await self._shares.of(upload.root).look([upload.where])
-        known = upload.identity.size, upload.identity.mtime_ns
-        if isinstance(found, Sighting) and (found.size, found.mtime_ns) != known:
-            raise errors.FileChanged(f"{shown(upload.where)} was replaced while it was being sent")
 
 
 def _ids(upload: Upload) -> RecordIds:

@@ -7,13 +7,14 @@ is offline is not an empty folder: nothing is concluded from it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from uploader.config import WatchConfig
 from uploader.domain import errors, events, selection
 from uploader.domain.model import Sighting
+from uploader.domain.untaken import Untaken, what_to_do
 from uploader.files import Mode, Share, WalkFilter
 from uploader.files.mounts import inotify_limit, mode_for, too_many_folders
 from uploader.files.walk import PathPredicate, match_nothing, walk_filter
@@ -47,6 +48,7 @@ class FolderStats:
     names: int = 0
     scanned_at: float | None = None  # Unix seconds
     missed: int = 0  # files that a scan found and no event had reported
+    untaken: Mapping[str, int] = field(default_factory=dict)  # files that no include pattern takes, by suffix
 
 
 class WatchedFolder:
@@ -74,6 +76,7 @@ class WatchedFolder:
         self._suspected_at = 0.0  # when the last of ``_suspects`` was found
         self._suspects: set[str] = set()  # found by the last scan, not reported by an event (yet)
         self._ignored: set[str] = set()
+        self._untaken = Untaken()
         self._scanning = asyncio.Lock()
         self._listener = Listener(watch, self._share, self._clock, self._bus, self)
 
@@ -166,9 +169,11 @@ class WatchedFolder:
         deep, cover = self._deep or self.stats.scans % FULL_SCAN_EVERY == 0, self._listener.cover_due
         missed, self._deep = self._take_missed(), False
         folders, names, unreadable, irregular = 0, 0, "", set[str]()
+        self._untaken.begin()
         try:
             async for batch in self._share.walk(self.walk_filter(passes=match_nothing if deep else self._passes_below)):
                 folders, names = folders + batch.folders, names + batch.names
+                self._untaken.add(batch.untaken)
                 self._ignore(batch.irregular)
                 irregular.update(path for path, _ in batch.irregular)
                 self._suspect(batch.sightings)
@@ -204,7 +209,12 @@ class WatchedFolder:
             return self._store.upload_at(f"{self._root}/{relpath}") is None
 
         chosen = walk_filter(self._watch, self._watches, passes=passes, start=start)
-        return replace(chosen, puts_back=puts_back)
+
+        def untaken(relpath: str) -> str | None:  # not for one that was sent under an earlier configuration
+            suffix = chosen.untaken(relpath)
+            return None if suffix is None or self._known.anything(f"{self._root}/{relpath}") else suffix
+
+        return replace(chosen, puts_back=puts_back, untaken=untaken)
 
     def _passes_below(self, relpath: str) -> bool:
         return self._known.needs_no_look(f"{self._root}/{relpath}")
@@ -228,6 +238,9 @@ class WatchedFolder:
         if missed:
             self.stats.missed += missed
             self._bus.publish(events.EventsMissed(self._root, missed, self.stats.missed))
+        for suffix, files in self._untaken.end():
+            self._bus.publish(events.FilesNotTaken(self._root, suffix, files, what_to_do(suffix)))
+        self.stats.untaken = self._untaken.at_last_scan
 
     def _report_unreadable(self, why: str) -> None:
         """Publish once that a part of the folder cannot be read."""
@@ -267,7 +280,7 @@ class WatchedFolder:
     async def _look_into(self, path: str) -> None:
         """Walk through a folder that an event named: files that were made in it meanwhile have no event."""
         relpath = selection.relative(self._root, path) or ""
-        if selection.enters(self._watch, relpath):
+        if selection.reaches(self._watch, relpath):
             async for batch in self._share.walk(self.walk_filter(start=relpath)):
                 self._suspects.difference_update(seen.path for seen in batch.sightings)
                 await self._pass_on(batch.sightings)

@@ -7,6 +7,7 @@
     line.py         one line of the ledger, and a fast parser for it
     index.py        line numbers by key, in little memory
     ledger.py       the chain of finished uploads, and questions about a file
+    renames.py      inode and present name of the files of the lines, in memory
     touched.py      ``touched.jsonl``: a cache of files that were read again and found to be known
     uploads.py      the unfinished uploads in memory, each with its revision
     store.py        all of these together; the only code that changes them, one writer at a time

@@ -23,6 +23,7 @@ from uploader.store.codec import LedgerHead, UnreadableContent
 from uploader.store.disk import Disk
 from uploader.store.index import Index, key_of_value
 from uploader.store.line import IndexKeys, LedgerLine, index_keys_of
+from uploader.store.renames import Renames
 from uploader.store.touched import Proofs, Touched, TouchedFile, fingerprint_of
 
 LEDGER_FILE: Final = "ledger.jsonl"
@@ -30,6 +31,7 @@ GENESIS: Final = "0" * 64  # the first line has this instead of a hash
 LEDGER_READ_BLOCK: Final = 1024 * 1024  # bytes of one read
 # bytes of a line; the longest possible one has 75 KiB (three names of 4 KiB, in escapes)
 LINE_LENGTH_LIMIT: Final = 1024 * 1024
+MOST_ALIKE: Final = 20  # entries of equal size and ends that are looked at for a renamed file
 FINGERPRINT_SIZE: Final = 32  # bytes of a sha256
 RESTORE_HINT: Final = "put the whole file back from a copy; it is never rewritten"
 
@@ -51,6 +53,7 @@ class LedgerEntry:
     path: str  # where it was sent from
     line: str = field(default="", compare=False)  # sha256 (hex) of its line
     proof: Proof = field(default="ready", compare=False)  # what has shown that it arrived
+    kept: bool = field(default=True, compare=False)  # its file was neither moved nor deleted afterwards
 
 
 class Ledger:
@@ -75,6 +78,7 @@ class Ledger:
         self._paths, self._contents = Index(), Index()
         self._records = array("Q")
         self._touched: dict[int, tuple[bytes, int, int]] = {}  # by key of path: newest fingerprint, line, mtime
+        self.renames = Renames()  # of the files of the lines; under the lock, too
         self._half_written = False
         self._touched_file = TouchedFile(disk)
         proofs = Proofs() if self._touched_file.is_there else None
@@ -90,6 +94,8 @@ class Ledger:
         if proofs is not None:
             for entry in filter(proofs.hold, self._touched_file.entries()):
                 self._touched[key_of_value(entry.path)] = bytes.fromhex(entry.fingerprint), entry.seq, entry.mtime_ns
+                if entry.renamed:
+                    self.renames.note_name(entry.seq, entry.path)
 
     @property
     def count(self) -> int:
@@ -133,9 +139,13 @@ class Ledger:
             before, self._touched[key] = self._touched.get(key), touched
         return touched != before
 
-    def note_touched(self, path: str, known: LedgerEntry, mtime_ns: int) -> None:
-        """Write what ``touch`` has noted to ``touched.jsonl``, on the thread that appends. Disk errors are ignored."""
-        entry = Touched(path, mtime_ns, known.seq, known.line, fingerprint_of(path, known.size, mtime_ns).hex())
+    def note_touched(self, path: str, known: LedgerEntry, mtime_ns: int, *, renamed: bool = False) -> None:
+        """Write what ``touch`` has noted to ``touched.jsonl``, on the thread that appends. Disk errors are ignored.
+
+        *renamed*: the file was renamed to *path*.
+        """
+        fingerprint = fingerprint_of(path, known.size, mtime_ns).hex()
+        entry = Touched(path, mtime_ns, known.seq, known.line, fingerprint, renamed)
         self._touched_file.add(entry, len(self._touched), self._is_current)
 
     def _is_current(self, entry: Touched) -> bool:
@@ -149,13 +159,23 @@ class Ledger:
 
     def knows(self, path: str, size: int, mtime_ns: int) -> bool:
         """True when a file with this path, size and mtime was sent. Memory only."""
+        return self._line_of(path, size, mtime_ns) > 0
+
+    def _line_of(self, path: str, size: int, mtime_ns: int) -> int:
+        """Return the number of the line of a file with this path, size and mtime; 0 when there is none."""
         fingerprint = fingerprint_of(path, size, mtime_ns)
         with self._lock:
             for number in self._fingerprint_index.find(_fingerprint_key(fingerprint)):
                 if self._fingerprints[FINGERPRINT_SIZE * (number - 1) : FINGERPRINT_SIZE * number] == fingerprint:
-                    return True
+                    return number
             touched = self._touched.get(key_of_value(path))
-        return touched is not None and touched[0] == fingerprint
+        return touched[1] if touched is not None and touched[0] == fingerprint else 0
+
+    def note_inode(self, path: str, size: int, mtime_ns: int, inode: tuple[int, ...]) -> None:
+        """Note the device and inode of a file that was sent, so that it is known by them when it is renamed."""
+        if (number := self._line_of(path, size, mtime_ns)) > 0:
+            with self._lock:
+                self.renames.note_inode(number, inode)
 
     def may_have_alike(self, path: str, identity: Identity) -> bool:
         """True when ``alike`` probably finds something; False when it certainly does not. Memory only."""
@@ -196,6 +216,11 @@ class Ledger:
         found = map(self._entry, self._elsewhere(identity, path))
         return next((entry for entry in found if _like(entry, identity)), None)
 
+    def all_alike_elsewhere(self, identity: Identity, path: str) -> tuple[LedgerEntry, ...]:
+        """Return the newest entries of other paths with equal size and edges, at most ``MOST_ALIKE``."""
+        found = map(self._entry, self._elsewhere(identity, path)[:MOST_ALIKE])
+        return tuple(entry for entry in found if _like(entry, identity))
+
     def _elsewhere(self, identity: Identity, path: str) -> list[int]:
         here = key_of_value(path)
         with self._lock:
@@ -233,7 +258,8 @@ class Ledger:
         line, digest = self._line(number)
         sent = line.upload
         content = sent.size, sent.mtime_ns, sent.edges, sent.sha256
-        return LedgerEntry(*content, sent.record, number, sent.path, digest, sent.proof)
+        kept = sent.after_upload == "keep"
+        return LedgerEntry(*content, sent.record, number, sent.path, digest, sent.proof, kept)
 
     def line(self, number: int) -> LedgerLine:
         """Read line *number*, which counts from 1. Raises ``LedgerUnreadable``."""

@@ -196,6 +196,12 @@ class Store:
             return None
         return await self._read(lambda: self.ledger.alike_elsewhere(identity, path))
 
+    async def all_sent_elsewhere(self, identity: Identity, path: str) -> tuple[LedgerEntry, ...]:
+        """Return what was sent from other paths with this size and these edges: ``Ledger.all_alike_elsewhere``."""
+        if not self.ledger.may_have_elsewhere(identity, path):
+            return ()
+        return await self._read(lambda: self.ledger.all_alike_elsewhere(identity, path))
+
     async def _read(self, question: Callable[[], R]) -> R:
         """Read from the ledger on a thread, so that a disk that hangs delays neither the event loop nor a save."""
         bound = asyncio.timeout(LEDGER_READ_TIMEOUT)
@@ -208,13 +214,17 @@ class Store:
             where = self._disk.where(ledger_file.LEDGER_FILE)
             raise errors.ShareNotReady(f"{where}: the disk has not answered for {LEDGER_READ_TIMEOUT:g} s") from None
 
-    def touch(self, path: str, entry: LedgerEntry, mtime_ns: int) -> None:
+    def touch(self, path: str, entry: LedgerEntry, mtime_ns: int, *, renamed: bool = False) -> None:
         """Note, also for the next start, that the file at *path* with this mtime has the content of *entry*.
+
+        *renamed*: it is the file of that entry, and has this name now.
 
         The write is neither waited for nor fsynced: after a power cut the file is read once more.
         """
-        if self.ledger.touch(path, entry, mtime_ns):
-            note = partial(self.ledger.note_touched, path, entry, mtime_ns)
+        if renamed:
+            self.ledger.renames.note_name(entry.seq, path)
+        if self.ledger.touch(path, entry, mtime_ns) or renamed:
+            note = partial(self.ledger.note_touched, path, entry, mtime_ns, renamed=renamed)
             asyncio.get_running_loop().run_in_executor(self._thread, self._timed, touched.TOUCHED_FILE, note)
 
     async def finish(self, finished: FinishedUpload) -> None:

@@ -11,10 +11,11 @@ import hashlib
 from array import array
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from uploader.domain import errors
+from uploader.domain.model import RARE
 from uploader.store import codec
 from uploader.store.disk import Disk
 
@@ -34,6 +35,7 @@ class Touched:
     seq: int
     line: str  # sha256 (hex) of the ledger line, without its line feed
     fingerprint: str  # ``fingerprint_of`` the file (hex); shows that this entry is not damaged
+    renamed: bool = field(default=False, metadata=RARE)  # the file of the line has this path now, and no other
 
 
 def fingerprint_of(path: str, size: int, mtime_ns: int) -> bytes:

@@ -63,8 +63,8 @@ class UploadTable:
         return found
 
     def with_content(self, root: str, identity: Identity) -> list[Upload]:
-        """Return the uploads in ``begun`` of this watched folder and content."""
-        return self._find(("content", root, identity))
+        """Return the uploads in ``begun`` of this watched folder, size and edges; their mtime may be another one."""
+        return self._find(("content", root, identity.size, identity.edges))
 
     def creating(self, record_name: str) -> list[Upload]:
         """Return the uploads in state CREATING whose record has this name."""
@@ -135,7 +135,7 @@ def _keys(upload: Upload) -> Collection[Key]:
     if upload.renamed_to is not None:
         keys.append(("name now", upload.renamed_to))
     if worth_saving(upload):
-        keys.append(("content", upload.root, upload.identity))
+        keys.append(("content", upload.root, upload.identity.size, upload.identity.edges))
     if upload.state is State.CREATING:
         keys.append(("creating", upload.record.name))
     if upload.ids is not None:
