@@ -24,7 +24,7 @@ from uploader.runtime.clock import Clock
 from uploader.runtime.log import redactor
 from uploader.runtime.slices import in_slices
 from uploader.server.circuit_breaker import CircuitBreaker, refuse_again
-from uploader.server.credentials import account, read_password
+from uploader.server.credentials import account, read_password, read_proxy_password
 from uploader.server.port import Server
 from uploader.server.reachability import Reachability, watch
 from uploader.server.valt import Valt
@@ -87,6 +87,7 @@ class Application:
             bus=bus,
             remember=redactor.remember,
             breaker=self.breaker,
+            proxy_password=lambda: read_proxy_password(config.server, environ),
         )
         self._reachable = None if reachable is None else reachable(config.server.url)
         self.shares = Shares(make_share or self._mounted, [str(watch.path) for watch in config.watch])

@@ -9,6 +9,7 @@ or a password: texts are made of route names, statuses and safe excerpts.
     │   │   ├── ServerFull         507, or a 500 about its disk: a person must act there, so pauses are long
     │   │   ├── Unreachable        no connection at all: refused, no route, no name, no answer in time
     │   │   ├── AccountShared      each token ends right after its log-in: another program logs in as this user
+    │   │   ├── ProxyRefused       the proxy of server.proxy wants a log-in, or does not let us connect
     │   │   ├── ProxyAnswered      an answer without VALT's shape: something before VALT gave it
     │   │   └── BreakerOpen        no call was made: the circuit breaker is open
     │   ├── ServerBusy         429/503 with Retry-After
@@ -99,6 +100,12 @@ class AccountShared(ServerDown):
     def __init__(self, what: str, *, hint: str = "", retry_after: float) -> None:
         super().__init__(what, hint=hint)
         self.retry_after = retry_after
+
+
+class ProxyRefused(ServerDown):
+    """The proxy that calls go through wants a log-in, or does not let this machine connect to the server."""
+
+    action_by = ActionBy.OPERATOR
 
 
 class ProxyAnswered(ServerDown):

@@ -14,7 +14,7 @@ from typing import Any, Final
 from uploader.domain import errors
 from uploader.domain.model import RecordIds, RecordSpec, shown
 from uploader.server.port import RecordDetails, RecordListed
-from uploader.server.valt.answer import ApiAnswer, ApiCall, not_understood
+from uploader.server.valt.answer import ApiAnswer, ApiCall, described, not_understood
 
 ANSWER_LIMIT: Final = 1024 * 1024  # bytes of an answer that are read; VALT's are far smaller
 FILENAME_LIMIT: Final = 200  # characters of the multipart file name
@@ -94,7 +94,8 @@ def ids_of(answer: ApiAnswer) -> RecordIds:
     videos = document.get("videos")
     record, video = safe_id(document.get("id")), safe_id(videos[0] if isinstance(videos, list) and videos else None)
     if record is None or video is None:
-        raise errors.AnswerLost(f"{ApiCall.CREATE.label}: answered {answer.status} without usable ids")
+        what = f"{ApiCall.CREATE.label}: answered {answer.status} without usable ids"
+        raise errors.AnswerLost(f"{what}, {described(ApiCall.CREATE, answer)}")
     return RecordIds(record, video)
 
 
@@ -128,7 +129,8 @@ def link_of(answer: ApiAnswer) -> str:
     inner = document.get("data")
     url = document.get("url") or (inner.get("url") if isinstance(inner, dict) else None)
     if not isinstance(url, str) or not url.startswith(("https://", "http://")):
-        raise errors.ServerDown(f"{ApiCall.LINK.label}: answered {answer.status} without a link")
+        what = f"{ApiCall.LINK.label}: answered {answer.status} without a link"
+        raise errors.ServerDown(f"{what}, {described(ApiCall.LINK, answer)}")
     return url
 
 
