@@ -268,8 +268,11 @@ class Valt:
         failure = self._failure_of(ApiCall.UPLOAD, answer, body.size)
         if failure is None and body.last_byte_may_have_gone:
             self._breaker.record_success()
+            jar.found()
             self._deaths.worked(self._clock.monotonic() - token.since)
             return wire.held_of(answer)
+        if isinstance(failure, errors.RecordGone):
+            jar.missed()
         if isinstance(failure, errors.TokenExpired):
             self._forget(token)
             if not await self._is_valid(token, ApiCall.UPLOAD) and self._deaths.in_vain:
@@ -302,6 +305,8 @@ class Valt:
                 failure = self._failure_of(call, answer)
                 if failure is None:
                     break
+                if jar is not None and isinstance(failure, errors.RecordGone):
+                    jar.missed()
                 if not isinstance(failure, errors.TokenExpired):
                     raise failure
                 if attempt == 2:
@@ -313,6 +318,8 @@ class Valt:
                     raise self._deaths.error(f"{call.label}: {_AT_ONCE}", self._clock.monotonic())
                 self._forget(token)
             content = read(answer)
+            if jar is not None:
+                jar.found()
             self._breaker.record_success()  # only now: a portal answers 200 to everything
             self._deaths.worked(self._clock.monotonic() - token.since)
             return content

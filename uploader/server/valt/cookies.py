@@ -43,6 +43,16 @@ class CookieJar:
 
     def __init__(self) -> None:
         self._cookies: dict[tuple[str, str], _Cookie] = {}  # by name and path; the oldest first
+        self._known = False  # a node that these cookies lead to has known the record
+
+    def found(self) -> None:
+        """Note that the record was known where these cookies lead to."""
+        self._known = True
+
+    def missed(self) -> None:
+        """Note a 404. If the record was never known there, the next call may be sent to another node."""
+        if not self._known:
+            self._cookies.clear()
 
     def __len__(self) -> int:
         """Return the number of cookies."""
