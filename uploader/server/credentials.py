@@ -10,6 +10,7 @@ was read ever gets into an error, a log or a value that lives longer than the lo
 
 from __future__ import annotations
 
+import base64
 import errno
 import hashlib
 import hmac
@@ -89,6 +90,12 @@ def _read_from(places: _Places, server: ServerConfig, environ: Mapping[str, str]
     )
 
 
+def basic_authorization(username: str, password: str) -> str:
+    """Return the value of a Proxy-Authorization header (RFC 7617, in UTF-8). It is as secret as the password."""
+    pair = f"{username}:{password}".encode("utf-8", "surrogatepass")
+    return f"Basic {base64.b64encode(pair).decode('ascii')}"
+
+
 def check_passwords(server: ServerConfig, environ: Mapping[str, str], remember: Callable[[str], None]) -> None:
     """Read every password that is needed, and hand it to *remember*. Raises PasswordUnusable for the first unusable."""
     remember(read_password(server, environ))
@@ -153,6 +160,11 @@ def password_source(server: ServerConfig, environ: Mapping[str, str]) -> Passwor
     Opens and reads nothing, so that place may be unusable all the same.
     """
     return _place(_ACCOUNT, server, environ)[0]
+
+
+def proxy_password_source(server: ServerConfig, environ: Mapping[str, str]) -> PasswordSource | None:
+    """Return which place ``read_proxy_password`` takes the password from; None when none is needed."""
+    return _place(_PROXY, server, environ)[0] if server.proxy_username else None
 
 
 def _place(

@@ -6,7 +6,6 @@ Those of an http:// server are given to the proxy to read. The user name and the
 
 from __future__ import annotations
 
-import base64
 import os
 from collections.abc import Callable
 from http import HTTPStatus
@@ -17,6 +16,7 @@ from yarl import URL
 
 from uploader.config import ServerConfig
 from uploader.domain import errors
+from uploader.server.credentials import basic_authorization
 from uploader.server.valt.broken import broken
 
 LOG_IN_WANTED: Final = 407
@@ -44,16 +44,14 @@ class ProxyRoute:
         return {"proxy": URL(self._server.proxy), "headers": headers}
 
     def _authorization(self) -> str:
-        """Return the value of Proxy-Authorization (RFC 7617, in UTF-8); empty for none."""
+        """Return the value of Proxy-Authorization; empty for none."""
         if not self._server.proxy_username:
             return ""
         password = self._password()
         if password != self._read or not self._header:
-            pair = f"{self._server.proxy_username}:{password}".encode("utf-8", "surrogatepass")
-            encoded = base64.b64encode(pair).decode("ascii")
+            self._read, self._header = password, basic_authorization(self._server.proxy_username, password)
             self._remember(password)
-            self._remember(encoded)  # some proxies repeat it in their page
-            self._read, self._header = password, f"Basic {encoded}"
+            self._remember(self._header.partition(" ")[2])  # some proxies repeat it in their page
         return self._header
 
 
@@ -66,6 +64,13 @@ def wants_log_in(server: ServerConfig) -> errors.ProxyRefused:
         hint = "set server.proxy_username and server.proxy_password_file"
         return errors.ProxyRefused(f"the proxy {server.proxy} wants a log-in (407)", hint=hint)
     return errors.ProxyRefused("a proxy on the way wants a log-in (407)", hint="set server.proxy to that proxy")
+
+
+def is_of_the_server(error: Exception) -> bool:
+    """True for a failure of TLS, which is with the server itself, at the other end of the tunnel."""
+    if isinstance(error, aiohttp.ClientProxyConnectionError | aiohttp.ClientConnectorDNSError):
+        return False
+    return isinstance(error, aiohttp.ClientConnectorError | aiohttp.ServerFingerprintMismatch)
 
 
 def not_passed_on(
@@ -82,7 +87,7 @@ def not_passed_on(
             return errors.Unreachable(f"{at}: cannot be reached: the proxy {proxy} answered {status}{phrase}")
         what = f"the proxy {proxy} refuses to connect to {at} ({status}{phrase})"
         return errors.ProxyRefused(what, hint=f"let this machine connect there through the proxy, {_RETRY}")
-    if isinstance(error, aiohttp.ClientConnectorError):  # no connection to the proxy itself
+    if isinstance(error, aiohttp.ClientConnectorError):
         number = error.errno
         reason = os.strerror(number) if number is not None and number > 0 else error.strerror or "no connection"
         return errors.Unreachable(f"the proxy {proxy} cannot be reached: {reason}", hint="is server.proxy right?")

@@ -14,7 +14,7 @@ from uploader.domain import errors
 from uploader.server.valt.answer import ApiCall
 from uploader.server.valt.body import ChunkBody
 from uploader.server.valt.broken import broken
-from uploader.server.valt.proxy import not_passed_on
+from uploader.server.valt.proxy import is_of_the_server, not_passed_on
 from uploader.server.valt.tls import no_connection
 
 
@@ -87,8 +87,7 @@ def _unreachable(
     error: Exception, server: ServerConfig, at: str, mask: Callable[[str], str] = str
 ) -> errors.ServerDown:
     """Return the error for a request to *at* (scheme, host, port) that got no connection."""
-    about_tls = aiohttp.ClientSSLError | aiohttp.ServerFingerprintMismatch  # the server's own, also behind a proxy
-    if server.proxy and not isinstance(error, about_tls):
+    if server.proxy and not is_of_the_server(error):
         return not_passed_on(error, server, at, mask)
     if isinstance(error, TimeoutError):
         return errors.Unreachable(f"{at}: cannot be reached: no connection in time")
