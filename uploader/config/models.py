@@ -173,9 +173,9 @@ class ServerConfig(_Table):
         except ValueError:
             raise ValueError('expected only http://, host and port, like "http://proxy.example.com:3128"') from None
 
-    @field_validator("proxy_username", "proxy_password_file")
+    @field_validator("proxy_username")
     @classmethod
-    def _proxy_is_there(cls, value: str | Path | None, info: ValidationInfo) -> str | Path | None:
+    def _proxy_is_there(cls, value: str, info: ValidationInfo) -> str:
         if value and info.data.get("proxy") == "":
             raise ValueError("has no effect without server.proxy: name the proxy there, or leave this out")
         return value
