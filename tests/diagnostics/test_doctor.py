@@ -152,12 +152,9 @@ async def test_check_says_which_proxy_variables_are_not_used(tmp_path: Path) -> 
         ended = await site.run("check", environ=variables)
         assert ended.code == 0
         (line,) = [line for line in ended.lines if line.split()[1] == "proxy"]
-        assert line.split(maxsplit=2) == [
-            "warning",
-            "proxy",
-            "HTTPS_PROXY, NO_PROXY, all_proxy are set and not used: calls go straight to the server; "
-            "if it can be reached only through a proxy, set server.proxy",
-        ]
+        assert line.startswith("warning proxy")
+        assert "HTTPS_PROXY, NO_PROXY, all_proxy are set and not used: calls go straight to the server" in line
+        assert "if it can be reached only through a proxy, set server.proxy" in line
         assert "canary" not in ended.out
 
 

@@ -155,6 +155,7 @@ def _learnt(capabilities: ServerCapabilities) -> dict[str, Any]:
         "transcodes": capabilities.transcodes,
         "whole_only_until": None if capabilities.whole_only_until is None else iso(capabilities.whole_only_until),
         "chunk_limit": capabilities.chunk_limit,
+        "nameless_until": None if capabilities.nameless_until is None else iso(capabilities.nameless_until),
         "chunk_limit_until": None if capabilities.chunk_limit_until is None else iso(capabilities.chunk_limit_until),
     }
 

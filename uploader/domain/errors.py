@@ -31,6 +31,7 @@ or a password: texts are made of route names, statuses and safe excerpts.
     ├── UploadBusy         a command cannot reach an upload: the work on it does not end
     └── OperatorError      a person must act
         ├── ServerRefused      a refusal of the request (400, 405, 422 …)
+        │   ├── NamelessOnly       405 to *create record*: this server makes records by GET, without a name
         │   ├── PayloadRefused     VALT's "invalid payload", sent as a 500
         │   └── RightMissing       403, or 401 right after a good log-in
         ├── NotReadyInTime     every byte was acknowledged, but the video is not ready in time
@@ -221,6 +222,13 @@ class OperatorError(UploaderError):
 
 class ServerRefused(OperatorError):
     """The server refused the request."""
+
+
+class NamelessOnly(ServerRefused):
+    """The server does not make records in the way that was asked for; it may make them in the other one.
+
+    With a name (POST), or without (GET), as the vendor's first page on uploading says.
+    """
 
 
 class PayloadRefused(ServerRefused):

@@ -35,6 +35,7 @@ class ApiCall(Enum):
     DOWNLOAD = ("download", False)
     DELETE = ("delete record", True)
     VERSION = ("server version", False)
+    UPDATE = ("name record", False)  # it may be repeated, so its outcome is never in doubt
 
     def __init__(self, label: str, changes: bool) -> None:
         self.label = label

@@ -142,22 +142,33 @@ class Valt:
 
     async def create_record(self, spec: RecordSpec) -> RecordIds:
         """Create a record. Raises ``AnswerLost`` when one may exist all the same (rule 6)."""
+        return await self._created(wire.create_payload(spec))
+
+    async def create_nameless_record(self) -> RecordIds:
+        """Create a record by GET, as the vendor's first page says. Raises ``AnswerLost`` likewise."""
+        return await self._created(None)
+
+    async def _created(self, payload: Mapping[str, Any] | None) -> RecordIds:
         jar = CookieJar()
-        payload = wire.create_payload(spec)
         ids = await self._json_call(ApiCall.CREATE, "/records/create-upload", wire.ids_of, payload, jar=jar)
         self._jars.keep(ids.record, jar)
         return ids
+
+    async def name_record(self, record: str, spec: RecordSpec) -> None:
+        """Give *record* its name and its fields."""
+        path, payload = f"/records/{_checked(record)}/update", wire.update_payload(spec)
+        await self._json_call(ApiCall.UPDATE, path, lambda _: None, payload, jar=self._jars.of(record))
 
     async def details(self, record: str) -> RecordDetails:
         """Return the details of *record*. Raises ``RecordGone``."""
         path = f"/records/{_checked(record)}"
         return await self._json_call(ApiCall.DETAILS, path, wire.details_of, jar=self._jars.of(record))
 
-    async def find_records(self, name: str) -> tuple[RecordListed, ...]:
+    async def find_records(self, name: str, *, since: float | None = None) -> tuple[RecordListed, ...]:
         """List the records of exactly this *name*. The server's search is not exact, and answers in pages."""
         rows: dict[str, RecordListed] = {}
         for _ in range(LIST_PAGES):
-            body = {"search": name, "offset": len(rows), "limit": LIST_LIMIT}
+            body = wire.search_payload(name, since, len(rows), LIST_LIMIT)
             listed = await self._json_call(ApiCall.LIST, "/records", wire.listed_of, body)
             before = len(rows)
             for row in listed:
@@ -301,7 +312,10 @@ class Valt:
                 token = await self._token_now()
                 async with watched(call, self._server, self._secrets.mask) as watchdog:
                     method = "GET" if payload is None else "POST"
-                    answer = await self._exchange(method, self._url(path, token), watchdog, jar, json=payload)
+                    once = call.changes  # aiohttp makes a GET again by itself
+                    answer = await self._exchange(
+                        method, self._url(path, token), watchdog, jar, json=payload, once=once
+                    )
                 failure = self._failure_of(call, answer)
                 if failure is None:
                     break

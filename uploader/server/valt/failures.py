@@ -45,6 +45,8 @@ def failure(call: ApiCall, answer: ApiAnswer, *, now: float, size: int | None = 
     what = f"{call.label}: answered {status}" + (f" ({message})" if message else "")
     if status < 200:  # no answer to anything that was asked
         return errors.AnswerLost(what) if call.changes else errors.ServerDown(what)
+    if status == 405 and call is ApiCall.CREATE and names_another_method(answer):
+        return errors.NamelessOnly(what)
     if 300 <= status < 400:
         return _redirected(f"{call.label}: answered {status}", answer.headers.get("location", ""))
     if is_from_proxy(call, answer):
@@ -54,6 +56,15 @@ def failure(call: ApiCall, answer: ApiAnswer, *, now: float, size: int | None = 
     if status >= 500 or status in {408, 425}:
         return _server_error(call, status, what)
     return _refusal(call, status, message, what, size)
+
+
+def names_another_method(answer: ApiAnswer) -> bool:
+    """Return True for a 405 that is VALT's, or that allows GET or POST: the other way to make a record may work.
+
+    One of a proxy that answers 405 to everything has neither.
+    """
+    allowed = {method.strip().upper() for method in answer.headers.get("allow", "").split(",")} - {""}
+    return bool(allowed & {"GET", "POST"}) if allowed else has_failure_shape(answer)
 
 
 def is_from_proxy(call: ApiCall, answer: ApiAnswer) -> bool:

@@ -9,10 +9,12 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any, Final
 
 from uploader.domain import errors
 from uploader.domain.model import RecordIds, RecordSpec, shown
+from uploader.domain.retry import DAY
 from uploader.server.port import RecordDetails, RecordListed
 from uploader.server.valt.answer import ApiAnswer, ApiCall, described, not_understood
 
@@ -35,6 +37,21 @@ def create_payload(spec: RecordSpec) -> dict[str, Any]:
     share = {"users": list(spec.share.users), "groups": list(spec.share.groups)}
     if any(share.values()):
         payload["share"] = share
+    return payload
+
+
+def update_payload(spec: RecordSpec) -> dict[str, Any]:
+    """Return the body of *name record*. Its form is not documented: that of *create record* without the sharing."""
+    payload = create_payload(spec)
+    payload.pop("share", None)
+    return payload
+
+
+def search_payload(name: str, since: float | None, offset: int, limit: int) -> dict[str, Any]:
+    """Return the body of *list records*. *since*: Unix seconds; days are the server's, so one more is asked for."""
+    payload: dict[str, Any] = {"search": name, "offset": offset, "limit": limit}
+    if since is not None:
+        payload["start_date"] = datetime.fromtimestamp(since - DAY, UTC).strftime("%m-%d-%Y")
     return payload
 
 
