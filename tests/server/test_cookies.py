@@ -146,18 +146,22 @@ async def test_a_404_of_a_node_that_never_knew_the_record_lets_another_node_be_a
     """As after a restart; a node that has known it is asked again."""
     async with simulated(tmp_path, Settings(password="canary-password", sticky=True)) as (home, server):
         ids = await home.valt.create_record(SPEC)
-        fresh = Home(server.url)
-        async with fresh.valt:
-            await fresh.valt.login_if_needed()  # this call, too, moves the balancer on
-            looks = 0
-            while looks < 4:
-                try:
-                    await fresh.valt.details(ids.record)
-                    break
-                except errors.RecordGone:
-                    looks += 1
-            assert looks <= 1
-            assert (await fresh.valt.details(ids.record)).record == ids.record
+        missed = []
+        for _ in range(6):
+            fresh = Home(server.url)
+            async with fresh.valt:
+                missed.append(0)
+                while missed[-1] < 4:
+                    try:
+                        await fresh.valt.details(ids.record)
+                        break
+                    except errors.RecordGone:
+                        missed[-1] += 1
+                assert (await fresh.valt.details(ids.record)).record == ids.record
+        assert max(missed) in {1, 2}
+        home.valt._jars.of(ids.record).missed()  # a server that restarts may say 404 for a moment
+        assert (await home.valt.details(ids.record)).record == ids.record
+        assert len(home.valt._jars.of(ids.record)) == 1
 
 
 async def test_cookies_reach_no_other_host_no_log_in_and_no_other_upload() -> None:

@@ -1,6 +1,6 @@
 """Plays a load balancer with a sticky cookie before two nodes, each of which knows its own records alone.
 
-A request without the cookie goes to the other node than the one before it, and its answer sets the cookie. A node
+A request without the cookie goes to either node, in an order without a rhythm, and its answer sets the cookie. A node
 answers 404 to calls about a record that was made on the other one. Both accept every token.
 """
 
@@ -28,7 +28,7 @@ class Balancer:
             named = None
         if named is not None and named.value in NODES:
             return named.value, ""
-        node = NODES[self._next % len(NODES)]
+        node = NODES[self._next.bit_count() % len(NODES)]  # the Thue-Morse sequence: a b b a b a a b
         self._next += 1
         return node, f"{COOKIE}={node}; Path=/; HttpOnly"
 
