@@ -45,6 +45,8 @@ DECISIONS: Final = frozenset(
     | {"server/valt/token_deaths", "server/file_faults", "server/outage_report"}
     | {
         "server/valt/answer",
+        "server/valt/content",
+        "server/valt/cookies",
         "server/valt/failures",
         "server/valt/wire",
         "store/codec",
@@ -103,10 +105,13 @@ ALLOWED: Final[dict[str, frozenset[str]]] = {
     "server/valt/__init__": frozenset(),
     "server/valt/body": frozenset({"aiohttp", "asyncio"}),
     "server/valt/links": frozenset({"aiohttp"}),
-    "server/valt/watchdog": frozenset({"aiohttp", "asyncio", "os", "ssl"}),
+    "server/valt/watchdog": frozenset({"aiohttp", "asyncio"}),
+    "server/valt/broken": frozenset({"aiohttp", "asyncio", "os", "socket", "ssl"}),  # the classes of what they raise
+    "server/valt/proxy": frozenset({"aiohttp", "os"}),
+    "server/valt/session": frozenset({"aiohttp"}),
     "server/valt/tls": frozenset({"aiohttp", "os", "ssl"}),
     "server/valt/sendfile": frozenset({"aiohttp", "asyncio", "os", "socket"}),  # the only use of aiohttp's socket
-    "server/valt/client": frozenset({"aiohttp", "asyncio", "os", "ssl", "uuid"}),
+    "server/valt/client": frozenset({"asyncio", "uuid"}),
     "app/application": frozenset({"asyncio", "pathlib"}),
     "app/auto_probe": WAITS,
     "diagnostics/trial": WAITS,

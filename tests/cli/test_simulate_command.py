@@ -40,6 +40,7 @@ def test_simulate_offers_every_kind_of_server() -> None:
     """The choices of its options are those of the settings, and so are the defaults."""
     options = {option.name: option for option in cli.commands["simulate"].params}
     kinds = {"semantics": list(Semantics), "download": get_args(DownloadKind), "durations": ["right", "none", "zero"]}
+    kinds |= {"list_shape": ["records", "bare"], "create": ["post", "get"]}
     for name, values in kinds.items():
         choice = options[name].type
         assert isinstance(choice, click.Choice)

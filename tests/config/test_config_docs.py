@@ -37,7 +37,7 @@ def the_one(tmp_path: Path, line: str) -> Config:
 
 def test_every_block_of_toml_is_an_example() -> None:
     """No block is missed because its fence is written differently."""
-    assert len(EXAMPLES) == PAGE.lower().count("toml\n[") == 7
+    assert len(EXAMPLES) == PAGE.lower().count("toml\n[") == 8
 
 
 @pytest.mark.parametrize("text", EXAMPLES)
@@ -46,6 +46,13 @@ def test_every_example_is_a_whole_configuration(tmp_path: Path, text: str) -> No
     config = loaded(text, tmp_path)
     assert config.not_in_force() == []
     assert config.server.tls_verify
+
+
+def test_the_example_of_a_proxy_has_its_password_in_a_file(tmp_path: Path) -> None:
+    """Never in its address."""
+    server = the_one(tmp_path, "proxy =").server
+    assert (server.proxy, server.proxy_username) == ("http://proxy.example.com:3128", "recorder7")
+    assert server.proxy_password_file is not None
 
 
 def test_the_clinic_room_gets_the_records_of_its_table(tmp_path: Path) -> None:

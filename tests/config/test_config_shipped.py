@@ -83,6 +83,7 @@ def test_the_shipped_file_writes_out_every_default() -> None:
         "server.password_file",
         "server.ca_file",
         "server.pin_sha256",
+        "server.proxy_password_file",
         "watch.proof",
         "server.resend_is_safe",
         "watch.move_to",

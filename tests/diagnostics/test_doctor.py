@@ -145,6 +145,19 @@ async def test_check_asks_for_the_last_recording_that_was_sent(
         assert ended.code == (severity == "error")
 
 
+async def test_check_says_which_proxy_variables_are_not_used(tmp_path: Path) -> None:
+    """By their names alone, as their values may hold a password; an empty one is not set."""
+    async with at_work(tmp_path) as site:
+        variables = {"HTTPS_PROXY": "http://u:canary@p:1", "all_proxy": "socks5://p", "http_proxy": "", "NO_PROXY": "x"}
+        ended = await site.run("check", environ=variables)
+        assert ended.code == 0
+        (line,) = [line for line in ended.lines if line.split()[1] == "proxy"]
+        assert line.startswith("warning proxy")
+        assert "HTTPS_PROXY, NO_PROXY, all_proxy are set and not used: calls go straight to the server" in line
+        assert "if it can be reached only through a proxy, set server.proxy" in line
+        assert "canary" not in ended.out
+
+
 async def test_check_says_that_the_server_is_believed(tmp_path: Path) -> None:
     """It is the operator's decision; a warning at every start says so, too."""
     async with at_work(tmp_path, upload='proof = "ready"') as site:

@@ -19,7 +19,7 @@ from test_client import HTML_502, IDS, SORRY, SPEC, Home
 
 from uploader.domain import errors
 from uploader.domain.model import RecordIds
-from uploader.server.valt import client, watchdog
+from uploader.server.valt import broken, client, session
 from uploader.testing.simulator import CallName, Fault, Settings, Simulator
 
 
@@ -332,7 +332,7 @@ async def test_a_server_that_has_moved_is_found_at_its_new_address(monkeypatch: 
         names.leads_to = "127.0.0.2"
         with pytest.raises(errors.ServerDown, match="cannot be reached"):
             await home.valt.details("rec-1")
-        later = time.monotonic() + client.DNS_CACHE_TIME + 1
+        later = time.monotonic() + session.DNS_CACHE_TIME + 1
         monkeypatch.setattr("aiohttp.connector.monotonic", lambda: later)
         await home.valt.details("rec-1")
     assert at == ["127.0.0.1", "127.0.0.2"]
@@ -379,7 +379,7 @@ async def test_a_call_on_a_connection_that_is_being_closed_is_not_repeated(
 
 async def test_an_idle_connection_is_closed_before_common_servers_close_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """Apache closes it after 5 s; a call that is sent just then would be in doubt."""
-    assert client.IDLE_TIME < 5.0
+    assert session.IDLE_TIME < 5.0
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
@@ -390,7 +390,7 @@ async def test_an_idle_connection_is_closed_before_common_servers_close_it(monke
         writer.close()
 
     closed = asyncio.Event()
-    monkeypatch.setattr(client, "IDLE_TIME", 0.2)
+    monkeypatch.setattr(session, "IDLE_TIME", 0.2)
     server = await asyncio.start_server(answer, "127.0.0.1", 0)
     async with server:
         home = Home(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
@@ -413,7 +413,7 @@ async def test_an_idle_connection_is_closed_before_common_servers_close_it(monke
         (aiohttp.ClientPayloadError("x"), "the answer was cut off"),
         (asyncio.IncompleteReadError(b"", 1), "the answer was cut off"),
         (aiohttp.http_exceptions.BadHttpMessage("x"), "the answer is no HTTP"),
-        (watchdog.AnswerTooLarge(), "the answer's headers are larger than any VALT server's"),
+        (broken.AnswerTooLarge(), "the answer's headers are larger than any VALT server's"),
         (ssl.SSLError(1, "x"), "TLS failed in the middle of the connection"),
         (aiohttp.ClientConnectionError("Connector is closed"), "the connection broke"),
         (OSError(), "the connection broke"),
@@ -421,7 +421,7 @@ async def test_an_idle_connection_is_closed_before_common_servers_close_it(monke
 )
 def test_a_broken_connection_is_named_in_words(error: Exception, words: str) -> None:
     """Never by the name of a class."""
-    assert watchdog.broken(error) == words
+    assert broken.broken(error) == words
 
 
 async def test_a_connection_that_the_server_closes_is_named_so(tmp_path: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -20,14 +21,38 @@ from uploader.server.credentials import (
     is_of,
     password_source,
     read_password,
+    read_proxy_password,
 )
 
 SECRET = "c4nary-pässwörd"
 
 
-def server(password_file: Path | None = None) -> ServerConfig:
-    """A server whose password is in this file."""
-    return ServerConfig(url="https://valt.example.com", username="uploader", password_file=password_file)
+def server(password_file: Path | None = None, proxy_password_file: Path | None = None) -> ServerConfig:
+    """A server whose password is in this file, behind a proxy that wants a log-in."""
+    return ServerConfig(
+        url="https://valt.example.com",
+        username="uploader",
+        password_file=password_file,
+        proxy="http://proxy.example.com:3128",
+        proxy_username="ours",
+        proxy_password_file=proxy_password_file,
+    )
+
+
+def test_the_password_of_the_proxy_has_places_of_its_own(secret_file: Path, tmp_path: Path) -> None:
+    """The credential, the file, the variable; without a user name for the proxy there is none."""
+    environ = {"VALT_UPLOADER_PROXY_PASSWORD": "from the environment", "VALT_UPLOADER_PASSWORD": "the account's"}
+    assert read_proxy_password(server(), environ) == "from the environment"
+    assert read_proxy_password(server(proxy_password_file=secret_file), environ) == SECRET
+    (tmp_path / "valt-proxy-password").write_text("from systemd\n", encoding="utf-8")
+    environ["CREDENTIALS_DIRECTORY"] = str(tmp_path)
+    assert read_proxy_password(server(proxy_password_file=secret_file), environ) == "from systemd"
+    assert read_proxy_password(server().model_copy(update={"proxy_username": ""}), environ) == ""
+    with pytest.raises(PasswordUnusable, match=r"no password of the proxy is configured; set server\.proxy_pass"):
+        read_proxy_password(server(), {})
+    secret_file.chmod(0o644)
+    with pytest.raises(PasswordUnusable, match="can be used by others"):
+        read_proxy_password(server(proxy_password_file=secret_file), {})
 
 
 @pytest.fixture
@@ -58,10 +83,10 @@ def test_the_password_is_the_file_without_its_newline(secret_file: Path) -> None
 
 @pytest.mark.parametrize(
     ("content", "password"),
-    [("pw", "pw"), ("pw\r\n", "pw"), ("pw\n\n", "pw"), (" p w ", " p w "), ("\ufeffpw\r\n", "pw")],
+    [("pw", "pw"), ("pw\r\n", "pw"), ("pw\n\n", "pw"), ("p w", "p w"), ("\ufeffpw\r\n", "pw"), ('"pw"', '"pw"')],
 )
 def test_only_line_ends_and_a_byte_order_mark_are_taken_off(secret_file: Path, content: str, password: str) -> None:
-    """Spaces are part of the password."""
+    """Spaces within a password are part of it."""
     secret_file.write_bytes(content.encode())
     assert read_password(server(secret_file), {}) == password
 
@@ -145,14 +170,41 @@ def test_a_folder_or_a_fifo_is_no_password_file(tmp_path: Path) -> None:
         (b"", "is empty"),
         (b"\r\n\n", "is empty"),
         (SECRET.encode("latin-1"), "is not UTF-8 text"),
-        (SECRET.encode("utf-16"), "is not UTF-8 text"),
+        (SECRET.encode("utf-16"), "is not UTF-8 text, but UTF-16"),
+        (SECRET.encode("utf-16-le"), "is not UTF-8 text, but UTF-16"),
+        (f"{SECRET}\r\n".encode("utf-16-be"), "is not UTF-8 text, but UTF-16"),
+        ("密码密码".encode("utf-16"), "is not UTF-8 text, but UTF-16"),
+        (SECRET.encode() + b"\0\0", "holds bytes that are zero"),
+        (f"{SECRET} \n".encode(), "ends with a blank"),
+        (f"{SECRET}\t".encode(), "ends with a blank"),
+        (f"{SECRET}\u00a0".encode(), "ends with a blank"),
+        (f" {SECRET}".encode(), "begins with a blank"),
+        (f"{SECRET}\n{SECRET}\n".encode(), "has more than one line"),
+        (f"\n{SECRET}\n".encode(), "has more than one line"),
+        (f"{SECRET}\r{SECRET}".encode(), "has more than one line"),
+        (f"{SECRET}\n \n".encode(), "has more than one line"),
+        (f"{SECRET}\u2028x".encode(), "has more than one line"),
+        (f"c4nary\u200b{SECRET}".encode(), "holds an invisible character"),
+        (f"{SECRET}\x1b[D".encode(), "holds an invisible character"),
         (SECRET.encode() * PASSWORD_SIZE_LIMIT, f"is longer than {PASSWORD_SIZE_LIMIT} bytes"),
     ],
 )
 def test_invalid_content_of_a_password_file_is_refused(secret_file: Path, content: bytes, complaint: str) -> None:
-    """Empty, in another encoding, or of another kind of file."""
+    """Empty, in another encoding, several lines, a blank or an invisible character: it would cost a log-in each time.
+
+    The same holds for the credential and, as far as it can hold that, for the variable; and for the proxy's password.
+    """
     secret_file.write_bytes(content)
     assert f"server.password_file {secret_file} {complaint}" in refusal(secret_file)
+    (secret_file.parent / "valt-password").write_bytes(content)
+    text = refusal(CREDENTIALS_DIRECTORY=str(secret_file.parent))
+    assert text.startswith(f"the systemd credential valt-password {complaint}")
+    if b"\0" not in content:
+        text = refusal(VALT_UPLOADER_PASSWORD=os.fsdecode(content))
+        assert text.startswith(f"$VALT_UPLOADER_PASSWORD {complaint}")
+    with pytest.raises(PasswordUnusable, match="server.proxy_password_file .* " + re.escape(complaint)) as caught:
+        read_proxy_password(server(proxy_password_file=secret_file), {})
+    assert SECRET not in str(caught.value)
 
 
 def test_an_unusable_credential_is_an_error(secret_file: Path, tmp_path: Path) -> None:

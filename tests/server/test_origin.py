@@ -15,8 +15,8 @@ from test_client import IDS, LINK, LOGIN, SPEC, TOKEN, Home, calls_of, mocked
 from test_client_sockets import send
 
 from uploader.domain import errors
-from uploader.server.valt.client import HEADER_LIMIT
 from uploader.server.valt.links import own
+from uploader.server.valt.session import HEADERS_LIMIT
 
 GOOD_LOGIN = b'{"data":{"access_token":"canary-token"}}'
 
@@ -187,7 +187,7 @@ def _headers(count: int, size: int) -> bytes:
 
 
 ENDLESS: dict[str, bytes] = {
-    "headers of 40 KiB": _headers(40, HEADER_LIMIT // 32),
+    "headers of 300 KiB": _headers(40, HEADERS_LIMIT // 32),
     "ten thousand headers": _headers(10_000, 10),
     "one header of 1 MiB": _headers(1, 1 << 20),
     "a status line without an end": b"HTTP/1.1 200 " + b"O" * (1 << 20),

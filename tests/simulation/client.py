@@ -75,7 +75,7 @@ class Client(Valt):
 
     async def __aenter__(self) -> Self:
         """Connect."""
-        self._session = Session(self.ground)  # type: ignore[assignment]
+        self._session._session = Session(self.ground)  # type: ignore[assignment]
         return self
 
     async def __aexit__(self, *_: object) -> None:

@@ -296,3 +296,27 @@ async def test_a_busy_server_counts_against_no_file(tmp_path: Path, call: Any, s
         assert rig.most_attempts == 0
         assert rig.seen(events.UploadParked) == []
         assert len(rig.seen(events.OutageBegan)) == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "words"),
+    [
+        (500, '{"error":{"code":500,"message":"Virus found: Eicar-Test"}}', "answered 500 (Virus found: Eicar-Test)"),
+        (502, "<html><title>Gateway: policy 17</title></html>", "answered 502 (Gateway: policy 17)"),
+        (200, "<html><title>Blocked by policy 17</title></html>", "VALT's answer (Blocked by policy 17)"),
+    ],
+)
+async def test_a_file_whose_chunks_always_fail_is_parked_with_the_servers_own_words(
+    tmp_path: Path, status: int, body: str, words: str
+) -> None:
+    """Through every new record, too: what an operator must know is what the server said, not what followed from it."""
+    async with Rig(tmp_path, settings()) as rig:
+        rig.fault("upload", "status", status=status, body=body, times=None, name="a")
+        await rig.start()
+        path, other = await rig.drop("a.mp4", DATA), await rig.drop("b.mp4", content_of(1000, 2))
+        parked = await rig.event(events.UploadParked, path=path)
+        assert words in parked.reason
+        assert all(words in event.reason for event in rig.seen(events.UploadStartedOver))
+        assert len(rig.seen(events.UploadStartedOver)) == 5
+        await rig.finished(other)
+        assert not rig.seen(events.OutageBegan)

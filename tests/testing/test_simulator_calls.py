@@ -261,3 +261,48 @@ async def test_duration_is_that_of_the_bytes_held(tmp_path: Path, monkeypatch: p
         assert (await entries(client, whole[0]))[0]["duration"] == 0
     async with at_work(tmp_path) as (_, client):
         assert [entry["duration"] for entry in (await entries(client, whole[0]))[1:]] == expected[::-1]
+
+
+async def test_a_record_may_be_renamed_and_shared(tmp_path: Path) -> None:
+    """As the vendor's own client does beside uploading: update, share, and the end of a share."""
+    async with at_work(tmp_path) as (simulator, client):
+        record, _ = await client.create("old", template={"1": "room"})
+        path = f"{API}/records/{record}"
+        assert (await client.call("POST", f"{path}/update", {"name": "new"})).body == {"data": {"id": record}}
+        ((name, template),) = [(one.spec.name, one.spec.template) for one in simulator._records]
+        assert (name, template) == ("new", {"1": "room"})
+        assert (await client.call("POST", f"{path}/update", {"template": {"2": "x"}})).status == 200
+        assert [one.spec.template for one in simulator._records] == [{"2": "x"}]
+        assert (await client.call("POST", f"{path}/update", {"name": 7})).status == 500
+        shared = await client.call("POST", f"{path}/share", {})
+        assert shared.body["data"]["url"].endswith(f"/share/{record}")
+        assert (await client.call("POST", f"{path}/share/deactivate", {})).body == {"data": {"id": record}}
+        for call in ("update", "share", "share/deactivate"):
+            assert (await client.call("POST", f"{API}/records/unknown/{call}", {})).status == 404
+        folder = simulator._records.folder
+    assert [record.name for record in Simulator(folder).records()] == ["new"]
+
+
+async def test_a_record_may_be_made_by_get_alone(tmp_path: Path) -> None:
+    """Then it has no name, and POST is answered 405 with an Allow header; otherwise GET is."""
+    async with at_work(tmp_path, create="get") as (simulator, client):
+        path = f"{API}/records/create-upload"
+        refused = await client.call("POST", path, {"name": "x"})
+        assert (refused.status, refused.headers["Allow"]) == (405, "GET")
+        assert len((await client.call("GET", path)).body["videos"]) == 1
+        assert [record.name for record in simulator.records()] == [""]
+        simulator.change(create="post")
+        refused = await client.call("GET", path)
+        assert (refused.status, refused.headers["Allow"]) == (405, "POST")
+
+
+async def test_two_nodes_behind_a_balancer_know_their_own_records_alone(tmp_path: Path) -> None:
+    """A request without the cookie may reach either; with it, always the same one."""
+    async with at_work(tmp_path, sticky=True) as (simulator, client):
+        made = await client.call("POST", f"{API}/records/create-upload", {"name": "one"})
+        cookie, path = made.headers["Set-Cookie"].partition(";")[0], f"{API}/records/{made.body['id']}"
+        with_it = [await client.call("GET", path, headers={"Cookie": cookie}) for _ in range(4)]
+        assert {reply.status for reply in with_it} == {200}
+        assert not [reply for reply in with_it if "Set-Cookie" in reply.headers]
+        assert {(await client.call("GET", path)).status for _ in range(6)} == {200, 404}
+        assert {call.node for call in simulator.calls} == {"a", "b"}

@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from uploader.app.auto_probe import AutoProbe
 from uploader.app.operator import is_below
@@ -24,7 +24,7 @@ from uploader.runtime.clock import Clock
 from uploader.runtime.log import redactor
 from uploader.runtime.slices import in_slices
 from uploader.server.circuit_breaker import CircuitBreaker, refuse_again
-from uploader.server.credentials import account, read_password
+from uploader.server.credentials import account, basic_authorization, read_password, read_proxy_password
 from uploader.server.port import Server
 from uploader.server.reachability import Reachability, watch
 from uploader.server.valt import Valt
@@ -67,7 +67,7 @@ class Application:
         override: Override | None = None,
         make_share: Callable[[str], Share] | None = None,
         make_valt: Callable[..., Server] = Valt,
-        reachable: Callable[[str], Reachability] | None = None,
+        reachable: Callable[..., Reachability] | None = None,
     ) -> None:
         """Wire everything up. After a reload, *leases* are those of the previous application.
 
@@ -87,8 +87,9 @@ class Application:
             bus=bus,
             remember=redactor.remember,
             breaker=self.breaker,
+            proxy_password=lambda: read_proxy_password(config.server, environ),
         )
-        self._reachable = None if reachable is None else reachable(config.server.url)
+        self._reachable = None if reachable is None else reachable(config.server.url, **self._way_through(environ))
         self.shares = Shares(make_share or self._mounted, [str(watch.path) for watch in config.watch])
         self._wire_stages()
         self.leases.send_on = self.queues.again.put
@@ -116,6 +117,18 @@ class Application:
             config.server, self.store, self.valt, self.breaker, self.clock, self.bus, adopt
         )
         self.orphan_cleanup.in_use = self.auto_probe.records
+
+    def _way_through(self, environ: Mapping[str, str]) -> dict[str, Any]:
+        """Return what else is needed to make a bare connection to the server: its proxy, if there is one."""
+        server = self.config.server
+        if not server.proxy:
+            return {}
+
+        def log_in() -> str:
+            password = read_proxy_password(server, environ)
+            return basic_authorization(server.proxy_username, password) if password else ""
+
+        return {"proxy": server.proxy, "log_in": log_in}
 
     @property
     def config(self) -> Config:

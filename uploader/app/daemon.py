@@ -27,7 +27,8 @@ from uploader.diagnostics.probe_results import apply, parse_probe_result
 from uploader.domain import errors, events
 from uploader.files import DISPOSALS, ShareThreads
 from uploader.runtime.clock import Clock
-from uploader.runtime.log import configure, install_hooks
+from uploader.runtime.log import configure, install_hooks, redactor
+from uploader.server.credentials import check_passwords
 from uploader.server.reachability import connects_to
 from uploader.stages.lease import Leases
 from uploader.store import Store
@@ -128,13 +129,21 @@ class Daemon:
             self._reload_asked.clear()
             await self._reload()
 
+    def _load(self) -> Config:
+        """Read the configuration, and make sure that its passwords can be used. Blocks."""
+        config = load(self._file, self._environ)
+        check_passwords(config.server, self._environ, redactor.remember)
+        return config
+
     async def _reload(self) -> None:
         """Put a new configuration into force, or keep the old one and report what is wrong with the new."""
         try:
             # In a thread, since it reads files.
-            config = await self._file_checks.call(lambda: load(self._file, self._environ))
+            config = await self._file_checks.call(self._load)
         except errors.ConfigError as error:
             self._bus.publish(events.ConfigRejected("; ".join(error.faults)))
+        except errors.PasswordUnusable as error:
+            self._bus.publish(events.ConfigRejected(str(error)))
         except errors.ShareNotReady as error:
             self._bus.publish(events.ConfigRejected(f"{self._file}: {error}"))
         else:

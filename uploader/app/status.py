@@ -15,7 +15,7 @@ from itertools import islice
 from operator import attrgetter
 from typing import Any, Final
 
-from uploader.config import PASSWORD_VARIABLE, Config
+from uploader.config import PASSWORD_VARIABLE, PROXY_PASSWORD_VARIABLE, Config
 from uploader.domain import learnt, untaken
 from uploader.domain.commands import typed
 from uploader.domain.model import (
@@ -30,7 +30,7 @@ from uploader.domain.model import (
     shown,
 )
 from uploader.domain.units import format_bytes, format_duration
-from uploader.server.credentials import password_source
+from uploader.server.credentials import password_source, proxy_password_source
 from uploader.stages.settle import Candidate
 from uploader.stages.watched_folder import FolderStats
 
@@ -76,6 +76,9 @@ def standing_warnings(config: Config, environ: Mapping[str, str]) -> list[str]:
     warnings = []
     if password_source(config.server, environ) == "environment":
         warnings.append(f"the password comes from ${PASSWORD_VARIABLE}: every process of this user can see it")
+    if proxy_password_source(config.server, environ) == "environment":
+        variable = PROXY_PASSWORD_VARIABLE
+        warnings.append(f"the proxy's password comes from ${variable}: every process of this user can see it")
     if not config.server.tls_verify:
         warnings.append("server.tls_verify = false: anyone on the network path can read and change what is sent")
     if config.server.url.startswith("http://") and config.server.allow_plaintext:
@@ -102,6 +105,7 @@ def status_by_rows(config: Config, snapshot: StatusSnapshot, now: float) -> dict
     brief = brief_document(snapshot, now)
     return {
         "server": config.server.url,
+        "proxy": config.server.proxy or None,
         "state_dir": str(config.state.dir),
         "daemon": None if snapshot.process is None else {"pid": snapshot.process},
         **brief,
@@ -152,6 +156,7 @@ def _learnt(capabilities: ServerCapabilities) -> dict[str, Any]:
         "transcodes": capabilities.transcodes,
         "whole_only_until": None if capabilities.whole_only_until is None else iso(capabilities.whole_only_until),
         "chunk_limit": capabilities.chunk_limit,
+        "nameless_until": None if capabilities.nameless_until is None else iso(capabilities.nameless_until),
         "chunk_limit_until": None if capabilities.chunk_limit_until is None else iso(capabilities.chunk_limit_until),
     }
 

@@ -26,7 +26,7 @@ from uploader.domain.units import format_bytes
 from uploader.files import DISPOSALS
 from uploader.runtime.garbage import ShortCollections
 from uploader.runtime.log import configure, redactor
-from uploader.server.credentials import read_password
+from uploader.server.credentials import check_passwords
 from uploader.store import Store
 
 FIRST_LOOK: Final = 30.0  # s that a folder may take to answer ``once``; then its share is reported as hung
@@ -41,7 +41,7 @@ def run(file: Path | None) -> int:
     configuration.
     """
     path, config = load_config(file)
-    redactor.remember(read_password(config.server, os.environ))  # fails at once when the password cannot be used
+    check_passwords(config.server, os.environ, redactor.remember)  # fails at once when one cannot be used
     ShortCollections(clock.monotonic).start()
 
     async def work() -> int:
@@ -63,6 +63,7 @@ def once(file: Path | None) -> int:
     configuration.
     """
     _, config = load_config(file)
+    check_passwords(config.server, os.environ, redactor.remember)
 
     async def work() -> int:
         if found := [problem for problem in await _first_look(config) if problem]:
@@ -187,6 +188,7 @@ def upload(file: Path | None, name: str | None, pairs: tuple[str, ...], paths: t
         if (kind := files.kind_of(path)) != "file":
             raise click.UsageError(f"{shown(path)}: is a {kind}, not a regular file")
     override = _override(name, pairs)
+    check_passwords(config.server, os.environ, redactor.remember)
     console = Console(stderr=True)
     if console.is_terminal:
         configure("error", config.log.format, environ=os.environ)

@@ -57,6 +57,22 @@ from uploader.cli.common import cli
 @click.option(
     "--link-lifetime", type=click.FloatRange(min=0), default=1800.0, show_default=True, help="Seconds, for downloads."
 )
+@click.option(
+    "--list",
+    "list_shape",
+    type=click.Choice(["records", "bare"]),
+    default="records",
+    show_default=True,
+    help="The form of a list of records: within an object, or by itself.",
+)
+@click.option(
+    "--create",
+    type=click.Choice(["post", "get"]),
+    default="post",
+    show_default=True,
+    help="How a record is created; by GET it has no name at first.",
+)
+@click.option("--sticky", is_flag=True, help="Two nodes behind a load balancer with a sticky cookie.")
 def simulate(**options: Any) -> int:
     """Run the built-in VALT server, for trying things out.
 

@@ -10,7 +10,15 @@ Touches: the configuration file; the environment is passed in.
 Imports: domain.
 """
 
-from uploader.config.loading import CONFIG_VARIABLE, DEFAULT_FILE, PASSWORD_VARIABLE, PREFIX, find_config, load
+from uploader.config.loading import (
+    CONFIG_VARIABLE,
+    DEFAULT_FILE,
+    PASSWORD_VARIABLE,
+    PREFIX,
+    PROXY_PASSWORD_VARIABLE,
+    find_config,
+    load,
+)
 from uploader.config.models import (
     Config,
     LogConfig,
@@ -27,6 +35,7 @@ __all__ = [
     "DEFAULT_FILE",
     "PASSWORD_VARIABLE",
     "PREFIX",
+    "PROXY_PASSWORD_VARIABLE",
     "Config",
     "LogConfig",
     "RecordConfig",

@@ -20,7 +20,7 @@ from uploader.domain.units import quoted
 Loc = tuple[int | str, ...]  # the path to a value: ("watch", 0, "settle")
 
 # Keys whose values are never repeated: the value may be a password in the wrong place, or JSON that holds one.
-_NEVER_SHOWN: Final = frozenset({"url", "password_file"})
+_NEVER_SHOWN: Final = frozenset({"url", "password_file", "proxy", "proxy_username", "proxy_password_file"})
 # Kinds of pydantic's errors that mean: a table or a list is wanted.
 _TABLE_OR_LIST_WANTED: Final = frozenset(
     {"model_type", "model_attributes_type", "tuple_type", "dict_type", "dataclass_type"}

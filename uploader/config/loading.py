@@ -25,6 +25,7 @@ from uploader.domain.model import shown
 PREFIX: Final = "VALT_UPLOADER_"
 CONFIG_VARIABLE: Final = f"{PREFIX}CONFIG"  # names the file
 PASSWORD_VARIABLE: Final = f"{PREFIX}PASSWORD"  # read only by ``server/credentials.py``
+PROXY_PASSWORD_VARIABLE: Final = f"{PREFIX}PROXY_PASSWORD"  # likewise
 DEFAULT_FILE: Final = Path("/etc/valt-uploader/config.toml")
 
 
@@ -84,7 +85,7 @@ class _EnvironSource(EnvSettingsSource):
 
 def _read_environ(environ: Mapping[str, str]) -> tuple[dict[str, Any], list[str]]:
     """Return the values that *environ* sets, and a fault for each unknown variable with our own prefix."""
-    known = {CONFIG_VARIABLE, PASSWORD_VARIABLE}
+    known = {CONFIG_VARIABLE, PASSWORD_VARIABLE, PROXY_PASSWORD_VARIABLE}
     for section, field in Config.model_fields.items():
         known.add(f"{PREFIX}{section}".upper())
         if section != "watch":  # a list: only as a whole

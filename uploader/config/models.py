@@ -169,6 +169,37 @@ class ServerConfig(_Table):
     stall_timeout: Timeout = 60.0
     doubt_settle: Duration = 20.0
     probe: Literal["auto", "never"] = "auto"
+    proxy: Annotated[str, Field(description='an address like "http://proxy.example.com:3128"')] = ""
+    proxy_username: Text = ""
+    proxy_password_file: OptionalPath = None
+
+    @field_validator("proxy")
+    @classmethod
+    def _proxy_origin(cls, value: str) -> str:
+        """Accept ``http://host[:port]`` or nothing. Anything else in it may be a secret, so it is not shown."""
+        if not value:
+            return value
+        if "@" in value:
+            raise ValueError(
+                "has a user or a password in it, which everybody who reads it sees: set server.proxy_username, and "
+                "server.proxy_password_file"
+            )
+        if value.lower().startswith("https://"):
+            raise ValueError(
+                "https:// to the proxy is not supported; use its http:// port: what is sent to an https:// server is "
+                "encrypted all the way through the proxy"
+            )
+        try:
+            return _split_origin(value if "://" in value else f"http://{value}")[0]
+        except ValueError:
+            raise ValueError('expected only http://, host and port, like "http://proxy.example.com:3128"') from None
+
+    @field_validator("proxy_username")
+    @classmethod
+    def _proxy_is_there(cls, value: str, info: ValidationInfo) -> str:
+        if value and info.data.get("proxy") == "":
+            raise ValueError("has no effect without server.proxy: name the proxy there, or leave this out")
+        return value
 
     @field_validator("url")
     @classmethod

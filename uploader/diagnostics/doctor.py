@@ -31,12 +31,13 @@ from uploader.files.mounts import inotify_limit, mode_for, too_many_folders
 from uploader.files.walk import match_nothing
 from uploader.runtime.clock import Clock
 from uploader.runtime.log import redactor
-from uploader.server.credentials import password_source, read_password
+from uploader.server.credentials import password_source, read_password, read_proxy_password
 from uploader.server.readonly import saved_in, valt_to_ask
 from uploader.store.disk import StateFolder, may_exist
 from uploader.store.opening import read_both
 
 SKEW_LIMIT: Final = 60.0  # s between the server's clock and this machine's before a warning: records get server times
+PROXY_VARIABLES: Final = frozenset({"HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"})  # also in small letters
 SHARE_SKEW_LIMIT: Final = 2.0  # s between a share's clock and this machine's before a warning; FAT stores even seconds
 
 
@@ -49,6 +50,8 @@ async def examine(config: Config, environ: Mapping[str, str], clock: Clock) -> A
     yield _state(config)
     password = _password(config, environ)
     yield password
+    for finding in _proxy(config, environ):
+        yield finding
     reachable = await _name(config)
     yield reachable
     if "error" not in {password.severity, reachable.severity}:
@@ -163,17 +166,41 @@ def _password(config: Config, environ: Mapping[str, str]) -> Finding:
             return Finding("password", f"from the systemd {source}")
 
 
+def _proxy(config: Config, environ: Mapping[str, str]) -> list[Finding]:
+    """Say which way calls go, and which variables would send them another way if they were used.
+
+    Their values are not shown: they may hold a password.
+    """
+    server, found = config.server, []
+    if server.proxy:
+        try:
+            redactor.remember(read_proxy_password(server, environ))
+        except errors.UploaderError as error:
+            return [Finding("proxy", str(error), "error")]
+        user = f", user {server.proxy_username}" if server.proxy_username else ""
+        end = "encrypted to the server" if server.url.startswith("https://") else "readable by the proxy"
+        found.append(Finding("proxy", f"calls go through {server.proxy}{user}; what is sent is {end}"))
+    ignored = sorted(name for name, value in environ.items() if name.upper() in PROXY_VARIABLES and value)
+    if ignored:
+        verb = "is" if len(ignored) == 1 else "are"
+        way = f"only server.proxy counts, {server.proxy}" if server.proxy else "calls go straight to the server"
+        todo = "" if server.proxy else "; if it can be reached only through a proxy, set server.proxy"
+        found.append(Finding("proxy", f"{', '.join(ignored)} {verb} set and not used: {way}{todo}", "warning"))
+    return found
+
+
 async def _name(config: Config) -> Finding:
-    """Look up the server's host name."""
-    host = urlsplit(config.server.url).hostname or ""
+    """Look up the server's host name or, since a proxy looks that up itself, the proxy's."""
+    host = urlsplit(config.server.proxy or config.server.url).hostname or ""
+    key = "server.proxy" if config.server.proxy else "server.url"
     with suppress(ValueError):
         return Finding("name", f"{ipaddress.ip_address(host)} is an address: no name to look up")
     try:
         found = await asyncio.get_running_loop().getaddrinfo(host, None, type=socket.SOCK_STREAM)
     except UnicodeError:  # an empty label, as in "valt..example.com"
-        return Finding("name", f"{host}: is not a host name; check server.url", "error")
+        return Finding("name", f"{host}: is not a host name; check {key}", "error")
     except OSError as error:
-        return Finding("name", f"{host}: {error.strerror}; check server.url and the name service", "error")
+        return Finding("name", f"{host}: {error.strerror}; check {key} and the name service", "error")
     return Finding("name", f"{host} is {', '.join(dict.fromkeys(str(row[4][0]) for row in found))}")
 
 

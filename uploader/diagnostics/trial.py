@@ -202,7 +202,7 @@ class ServerTrial:
         It is added to *sent* before anything is sent to it, so that it is removed whatever happens.
         """
         try:
-            ids = await self._valt.create_record(RecordSpec(PROBE_RECORD_NAME))
+            ids = await self._created()
         except errors.UploaderError as error:
             sent.append(_Sent(None, None, VideoResult(error=error)))
             return
@@ -219,6 +219,12 @@ class ServerTrial:
                 one.result = replace(one.result, error=error)
                 return
             one.result = replace(one.result, sent=one.result.sent + 1)
+
+    async def _created(self) -> RecordIds:
+        try:
+            return await self._valt.create_record(RecordSpec(PROBE_RECORD_NAME))
+        except errors.NamelessOnly:
+            return await self._valt.create_nameless_record()
 
     async def _send(self, ids: RecordIds, start: int, end: int, total: int) -> int | None:
         async def go_on() -> None:

@@ -9,6 +9,7 @@ or a password: texts are made of route names, statuses and safe excerpts.
     │   │   ├── ServerFull         507, or a 500 about its disk: a person must act there, so pauses are long
     │   │   ├── Unreachable        no connection at all: refused, no route, no name, no answer in time
     │   │   ├── AccountShared      each token ends right after its log-in: another program logs in as this user
+    │   │   ├── ProxyRefused       the proxy of server.proxy wants a log-in, or does not let us connect
     │   │   ├── ProxyAnswered      an answer without VALT's shape: something before VALT gave it
     │   │   └── BreakerOpen        no call was made: the circuit breaker is open
     │   ├── ServerBusy         429/503 with Retry-After
@@ -31,6 +32,7 @@ or a password: texts are made of route names, statuses and safe excerpts.
     ├── UploadBusy         a command cannot reach an upload: the work on it does not end
     └── OperatorError      a person must act
         ├── ServerRefused      a refusal of the request (400, 405, 422 …)
+        │   ├── NamelessOnly       405 to *create record*: this server makes records by GET, without a name
         │   ├── PayloadRefused     VALT's "invalid payload", sent as a 500
         │   └── RightMissing       403, or 401 right after a good log-in
         ├── NotReadyInTime     every byte was acknowledged, but the video is not ready in time
@@ -100,6 +102,12 @@ class AccountShared(ServerDown):
     def __init__(self, what: str, *, hint: str = "", retry_after: float) -> None:
         super().__init__(what, hint=hint)
         self.retry_after = retry_after
+
+
+class ProxyRefused(ServerDown):
+    """The proxy that calls go through wants a log-in, or does not let this machine connect to the server."""
+
+    action_by = ActionBy.OPERATOR
 
 
 class ProxyAnswered(ServerDown):
@@ -219,6 +227,13 @@ class OperatorError(UploaderError):
 
 class ServerRefused(OperatorError):
     """The server refused the request."""
+
+
+class NamelessOnly(ServerRefused):
+    """The server does not make records in the way that was asked for; it may make them in the other one.
+
+    With a name (POST), or without (GET), as the vendor's first page on uploading says.
+    """
 
 
 class PayloadRefused(ServerRefused):

@@ -435,6 +435,16 @@ class RecordCreated(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class RecordsNameless(Event):
+    """The server makes records without a name and takes none afterwards; said once, with the first such record."""
+
+    level: ClassVar[LogLevel | None] = "warning"
+    path: str
+    record: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class RecordAdopted(Event):
     """A record whose creation was in doubt was found; the upload uses it."""
 

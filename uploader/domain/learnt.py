@@ -7,6 +7,8 @@ from datetime import datetime
 from uploader.domain.model import ServerCapabilities
 from uploader.domain.units import format_bytes
 
+NAMELESS = "records are created without a name"
+
 
 def limits(capabilities: ServerCapabilities, *, now: float) -> list[str]:
     """Return one sentence for each limit of the server that is in force."""
@@ -21,6 +23,10 @@ def limits(capabilities: ServerCapabilities, *, now: float) -> list[str]:
             f"whole files in one request until {_date(until)}: chunks were refused or spoilt; to find out anew, type: "
             "valt-uploader check --probe"
         )
+    if (until := capabilities.nameless_until or 0.0) > now:
+        then = "it refuses the name afterwards, too: records stay without one" if capabilities.names_refused else ""
+        then = then or "the name is given to each record afterwards"
+        found.append(f"{NAMELESS} until {_date(until)}: creating one with a name was refused; {then}")
     return found
 
 

@@ -233,6 +233,8 @@ class ServerCapabilities:
     chunks: bool | None = None  # likewise: whether it puts the chunks of a file together
     transcodes: bool | None = None  # likewise: whether it hands out other bytes than it got in one request
     probed_at: float | None = None
+    nameless_until: float | None = None  # it makes records by GET alone, without a name; then by POST is tried again
+    names_refused: bool | None = None  # nor does it take a name afterwards
     version: str | None = None  # of the server that this was learnt from; empty: it does not say
     login_refusals: int = 0
     login_not_before: float | None = None  # no log-in with the same password before this

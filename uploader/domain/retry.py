@@ -115,6 +115,8 @@ RULES: Final[tuple[tuple[type[errors.UploaderError], RetryRule], ...]] = (
     (errors.PasswordUnusable, RetryRule(Action.TRY_AGAIN, FailureScope.SERVER, Delay.OUTAGE)),
     (errors.ServerFull, RetryRule(Action.TRY_AGAIN, FailureScope.SERVER, Delay.FULL)),  # 507
     (errors.NoRoom, RetryRule(Action.TRY_AGAIN, FailureScope.SERVER, Delay.FULL)),
+    # 407, or a CONNECT that is refused: further log-ins could lock the account there
+    (errors.ProxyRefused, RetryRule(Action.TRY_AGAIN, FailureScope.SERVER, Delay.FULL)),
     (errors.AccountShared, RetryRule(Action.TRY_AGAIN, FailureScope.SERVER, Delay.OUTAGE_STATED)),
     # 503, no connection, a redirect, an answer of a proxy …
     (errors.ServerDown, RetryRule(Action.TRY_AGAIN, FailureScope.SERVER, Delay.OUTAGE)),

@@ -7,7 +7,7 @@ version: if it is unavailable, what is known stays in use, but a chunk in doubt 
 from __future__ import annotations
 
 from uploader.config import ServerConfig
-from uploader.domain import errors, events, retry
+from uploader.domain import errors, events, learnt, retry
 from uploader.domain.model import ServerCapabilities
 from uploader.runtime.clock import Clock
 from uploader.server.port import RecordServer
@@ -21,6 +21,8 @@ NOTHING_KNOWN = {
     "chunks": None,
     "transcodes": None,
     "probed_at": None,
+    "nameless_until": None,
+    "names_refused": None,
     "version": None,
 }
 
@@ -42,10 +44,23 @@ class CapabilityTracker:
         """True when a chunk in doubt may be sent again to the same record: configured so, or shown by a probe."""
         if self._config.resend_is_safe or "resend_is_safe" in self._config.model_fields_set:
             return self._config.resend_is_safe
-        learnt = self._store.capabilities
-        if not learnt.resend_is_safe or self._clock.now() >= (learnt.probed_at or 0.0) + retry.CAPABILITIES_VALID_FOR:
+        known = self._store.capabilities
+        if not known.resend_is_safe or self._clock.now() >= (known.probed_at or 0.0) + retry.CAPABILITIES_VALID_FOR:
             return False
-        return (await self._version() or "") == learnt.version and self._store.capabilities.resend_is_safe is True
+        return (await self._version() or "") == known.version and self._store.capabilities.resend_is_safe is True
+
+    def makes_nameless(self) -> bool:
+        """True when this server makes records without a name only, as its refusal of any other has shown."""
+        return self._clock.now() < (self._store.capabilities.nameless_until or 0.0)
+
+    async def learn_nameless(self, *, nameless: bool) -> None:
+        """Save how this server makes records: a search after a crash must know it."""
+        until = self._clock.now() + retry.CAPABILITIES_VALID_FOR if nameless else None
+        self._store.learn(nameless_until=until, names_refused=None)
+        await self._store.commit()
+        for limit in learnt.limits(self._store.capabilities, now=self._clock.now()) if nameless else ():
+            if limit.startswith(learnt.NAMELESS):
+                self._bus.publish(events.ServerLimitLearnt(limit))
 
     async def _version(self) -> str | None:
         """Ask for the version, and forget capabilities of another one. None when it is unavailable."""
@@ -73,5 +88,6 @@ def _something(capabilities: ServerCapabilities) -> bool:
             capabilities.resend_is_safe,
             capabilities.chunks,
             capabilities.transcodes,
+            capabilities.nameless_until,
         )
     )

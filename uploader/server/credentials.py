@@ -1,36 +1,58 @@
-"""Reads the password from where the operator put it, and refuses a file that other users can read.
+"""Reads the passwords from where the operator put them, and refuses a file that other users can read.
 
-It is read anew at each log-in, so that a changed password needs no restart. Neither the password nor any part of what
+There are two: of the account on the server, and of the proxy if it wants one. Text that cannot be a password (UTF-16,
+several lines, a blank at its end …) is refused here, so that it does not cost a log-in on the way to a locked account.
+
+Each is read anew at each log-in, so that a changed password needs no restart. Neither the password nor any part of what
 was read ever gets into an error, a log or a value that lives longer than the log-in. Of a refused password only a
 ``fingerprint`` is remembered: it shows whether the password has been changed, and not what it was.
 """
 
 from __future__ import annotations
 
+import base64
 import errno
 import hashlib
 import hmac
 import os
 import stat
+import unicodedata
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
-from uploader.config import PASSWORD_VARIABLE, ServerConfig
+from uploader.config import PASSWORD_VARIABLE, PROXY_PASSWORD_VARIABLE, ServerConfig
 from uploader.domain.errors import PasswordUnusable
 from uploader.domain.model import shown
 
 SYSTEMD_CREDENTIAL: Final = "valt-password"  # the name in systemd's LoadCredential=
+PROXY_CREDENTIAL: Final = "valt-proxy-password"  # likewise
 PASSWORD_SIZE_LIMIT: Final = 4096  # bytes; a longer file is not a password but the wrong file
 
 # Follows no link, does not block on a FIFO, takes over no terminal, is not inherited by a child.
 _OPEN: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
+_UTF16_MARKS: Final = (b"\xff\xfe", b"\xfe\xff")  # byte order marks
 
 # Each guess at a fingerprint costs about 50 ms and 16 MiB.
 _SCRYPT: Final = {"n": 2**14, "r": 8, "p": 1, "dklen": 32}
 
 PasswordSource = Literal["credential", "file", "environment"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Places:
+    """Where a password may be: the name of a systemd credential, a key of ``[server]``, a variable."""
+
+    what: str
+    credential: str
+    key: str
+    variable: str
+
+
+_ACCOUNT: Final = _Places("password", SYSTEMD_CREDENTIAL, "password_file", PASSWORD_VARIABLE)
+_PROXY: Final = _Places("password of the proxy", PROXY_CREDENTIAL, "proxy_password_file", PROXY_PASSWORD_VARIABLE)
 
 
 def read_password(server: ServerConfig, environ: Mapping[str, str]) -> str:
@@ -42,17 +64,43 @@ def read_password(server: ServerConfig, environ: Mapping[str, str]) -> str:
 
     One that is there and cannot be used is an error: the next place is not tried. Raises PasswordUnusable.
     """
-    source, path = _place(server, environ)
+    return _read_from(_ACCOUNT, server, environ)
+
+
+def read_proxy_password(server: ServerConfig, environ: Mapping[str, str]) -> str:
+    """Return the password of ``server.proxy_username``, from its own three places; empty when there is no such user.
+
+    They are the credential ``valt-proxy-password``, ``server.proxy_password_file``, ``$VALT_UPLOADER_PROXY_PASSWORD``.
+    Raises PasswordUnusable.
+    """
+    return _read_from(_PROXY, server, environ) if server.proxy_username else ""
+
+
+def _read_from(places: _Places, server: ServerConfig, environ: Mapping[str, str]) -> str:
+    source, path = _place(places, server, environ)
     if path is not None:
         private = source == "file"
-        name = f"server.password_file {shown(path)}" if private else f"the systemd credential {SYSTEMD_CREDENTIAL}"
+        name = f"server.{places.key} {shown(path)}" if private else f"the systemd credential {places.credential}"
         return _password(_read(path, private=private), name)
     if source == "environment":
-        return _password(environ[PASSWORD_VARIABLE].encode(errors="surrogatepass"), f"${PASSWORD_VARIABLE}")
+        return _password(environ[places.variable].encode(errors="surrogateescape"), f"${places.variable}")
     raise PasswordUnusable(
-        "no password is configured",
-        hint=f"set server.password_file, the systemd credential {SYSTEMD_CREDENTIAL}, or ${PASSWORD_VARIABLE}",
+        f"no {places.what} is configured",
+        hint=f"set server.{places.key}, the systemd credential {places.credential}, or ${places.variable}",
     )
+
+
+def basic_authorization(username: str, password: str) -> str:
+    """Return the value of a Proxy-Authorization header (RFC 7617, in UTF-8). It is as secret as the password."""
+    pair = f"{username}:{password}".encode("utf-8", "surrogatepass")
+    return f"Basic {base64.b64encode(pair).decode('ascii')}"
+
+
+def check_passwords(server: ServerConfig, environ: Mapping[str, str], remember: Callable[[str], None]) -> None:
+    """Read every password that is needed, and hand it to *remember*. Raises PasswordUnusable for the first unusable."""
+    remember(read_password(server, environ))
+    if server.proxy_username:
+        remember(read_proxy_password(server, environ))
 
 
 def account(server: ServerConfig, environ: Mapping[str, str]) -> str:
@@ -111,26 +159,38 @@ def password_source(server: ServerConfig, environ: Mapping[str, str]) -> Passwor
 
     Opens and reads nothing, so that place may be unusable all the same.
     """
-    return _place(server, environ)[0]
+    return _place(_ACCOUNT, server, environ)[0]
 
 
-def _place(server: ServerConfig, environ: Mapping[str, str]) -> tuple[PasswordSource | None, Path | None]:
+def proxy_password_source(server: ServerConfig, environ: Mapping[str, str]) -> PasswordSource | None:
+    """Return which place ``read_proxy_password`` takes the password from; None when none is needed."""
+    return _place(_PROXY, server, environ)[0] if server.proxy_username else None
+
+
+def _place(
+    places: _Places, server: ServerConfig, environ: Mapping[str, str]
+) -> tuple[PasswordSource | None, Path | None]:
     """Return the first place that has a password, and its path if it is a file."""
     folder = environ.get("CREDENTIALS_DIRECTORY")
-    credential = Path(folder, SYSTEMD_CREDENTIAL) if folder else None
+    credential = Path(folder, places.credential) if folder else None
     if credential is not None and os.path.lexists(credential):
         return "credential", credential
-    if server.password_file is not None:
-        return "file", server.password_file
-    return ("environment" if PASSWORD_VARIABLE in environ else None), None
+    file: Path | None = getattr(server, places.key)
+    if file is not None:
+        return "file", file
+    return ("environment" if places.variable in environ else None), None
 
 
 def _password(raw: bytes, source: str) -> str:
-    """Decode *raw*, without the newline that editors add. Errors name the *source*, never the content."""
+    """Decode *raw*, without the line end that editors add. Errors name the *source*, never the content."""
     if len(raw) > PASSWORD_SIZE_LIMIT:
         raise PasswordUnusable(
             f"{source} is longer than {PASSWORD_SIZE_LIMIT} bytes", hint="put the password alone into it"
         )
+    if b"\0" in raw or raw.startswith(_UTF16_MARKS):
+        utf16 = raw.startswith(_UTF16_MARKS) or not (0 in raw[::2] and 0 in raw[1::2])
+        what = "is not UTF-8 text, but UTF-16" if utf16 else "holds bytes that are zero"
+        raise PasswordUnusable(f"{source} {what}", hint="write the password again, as UTF-8")
     try:
         text = raw.decode("utf-8-sig")  # Notepad puts a byte order mark before it
     except UnicodeDecodeError:
@@ -138,9 +198,24 @@ def _password(raw: bytes, source: str) -> str:
     if text is None:  # raised here and not above, since the decoder's error contains what it read
         raise PasswordUnusable(f"{source} is not UTF-8 text", hint="write the password again, as UTF-8")
     password = text.rstrip("\r\n")
-    if not password:
-        raise PasswordUnusable(f"{source} is empty", hint="write the password into it")
+    if odd := _oddity(password):
+        what, hint = odd
+        raise PasswordUnusable(f"{source} {what}", hint=hint)
     return password
+
+
+def _oddity(password: str) -> tuple[str, str] | None:
+    """Return why a text cannot be a password, and what to do; None when it can be one."""
+    if not password:
+        return "is empty", "write the password into it"
+    if len(password.splitlines()) > 1:
+        return "has more than one line", "put the password alone into it, in one line"
+    for part, where in ((password[0], "begins"), (password[-1], "ends")):
+        if part.isspace():
+            return f"{where} with a blank", "take the blank away; a password that has one there must be changed"
+    if any(unicodedata.category(char) in {"Cc", "Cf"} for char in password):
+        return "holds an invisible character", "type the password into it anew, rather than pasting it"
+    return None
 
 
 def _read(path: Path, *, private: bool) -> bytes:

@@ -38,7 +38,7 @@ def kind_of(state: State) -> CallKind:
 
 def may_be_own(error: errors.UploaderError) -> bool:
     """True when *error* may concern one file only: the server, or a proxy, was reached and has not served this call."""
-    everybody = errors.Unreachable | errors.BreakerOpen | errors.ServerFull | errors.AccountShared
+    everybody = errors.Unreachable | errors.BreakerOpen | errors.ServerFull | errors.AccountShared | errors.ProxyRefused
     return isinstance(error, errors.ServerBusy | errors.ServerDown) and not isinstance(error, everybody)
 
 

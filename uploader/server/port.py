@@ -141,14 +141,30 @@ class RecordServer(ProofServer, Protocol):
         """Create a record with one video and return their ids.
 
         Not idempotent, and names are not unique: each call makes another record. ``AnswerLost``: a record may exist
-        whose ids are unknown (rule 6). After any other error none was made.
+        whose ids are unknown (rule 6). After any other error none was made. ``NamelessOnly``: no record can be made
+        with a name here; see ``create_nameless_record``.
+        """
+
+    async def create_nameless_record(self) -> RecordIds:
+        """Create a record without a name, on a server for which ``create_record`` raises ``NamelessOnly``.
+
+        Otherwise like ``create_record``; ``NamelessOnly`` here means that this server makes records with a name.
+        """
+
+    async def name_record(self, record: str, spec: RecordSpec) -> None:
+        """Give *record* the name and the fields of *spec*. Idempotent: it is not repeated here, but may be.
+
+        ``ServerRefused`` or ``CallFailed``: this server cannot do it.
         """
 
     async def details(self, record: str) -> RecordDetails:
         """Return what the server knows of *record*. Raises ``RecordGone`` when there is none."""
 
-    async def find_records(self, name: str) -> tuple[RecordListed, ...]:
-        """Return all records that this user sees whose name is exactly *name*, also those of other authors."""
+    async def find_records(self, name: str, *, since: float | None = None) -> tuple[RecordListed, ...]:
+        """Return all records that this user sees whose name is exactly *name*, also those of other authors.
+
+        *since*: Unix seconds; older ones are not needed.
+        """
 
     async def delete_record(self, record: str) -> None:
         """Delete *record* and its videos. Idempotent: one that is gone already is no error.

@@ -16,7 +16,7 @@ from uploader.domain.events import Bus
 from uploader.runtime.clock import Clock
 from uploader.runtime.log import redactor
 from uploader.server.circuit_breaker import refuse_again
-from uploader.server.credentials import account, read_password
+from uploader.server.credentials import account, read_password, read_proxy_password
 from uploader.server.port import Server
 from uploader.server.valt import Valt
 from uploader.store import codec
@@ -42,4 +42,11 @@ def valt_to_ask(config: Config, environ: Mapping[str, str], clock: Clock) -> Ser
         refuse_again(saved_in(config.state.dir).capabilities, account(config.server, environ), clock.now())
         return read_password(config.server, environ)
 
-    return Valt(config.server, password=password, clock=clock, bus=Bus(), remember=redactor.remember)
+    return Valt(
+        config.server,
+        password=password,
+        clock=clock,
+        bus=Bus(),
+        remember=redactor.remember,
+        proxy_password=lambda: read_proxy_password(config.server, environ),
+    )

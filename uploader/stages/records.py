@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from typing import Final
 from weakref import WeakValueDictionary
 
@@ -53,9 +54,11 @@ class RecordCreator:
 
         Does nothing if a reload has changed the upload's configuration meanwhile, as *is_as_configured* says.
         """
-        name = self._store.uploads[path].record.name
+        nameless = self._capabilities.makes_nameless()
+        name = "" if nameless else self._store.uploads[path].record.name
         async with self._names.setdefault(name, asyncio.Lock()):
-            if any(other.path != path for other in self._store.table.creating(name)):  # they could not be told apart
+            in_doubt = self._store.table.creating(None if nameless else name)
+            if any(other.path != path for other in in_doubt):  # they could not be told apart
                 what = "it is not known yet whether the record of another file of the same name was created"
                 raise errors.StillInDoubt(what, wait=max(SAME_NAME_PAUSE, self._doubt_settle))
             await self._valt.agree_on_time()  # the intent is timed by the server's clock
@@ -69,7 +72,13 @@ class RecordCreator:
                 await self._store.save(lifecycle.advance(upload, Step.NOT_CREATED))
                 return
             try:
-                ids = await self._valt.create_record(upload.record)
+                by_name = partial(self._valt.create_record, upload.record)
+                ids = await (self._valt.create_nameless_record if nameless else by_name)()
+            except errors.ServerRefused as error:
+                await self._store.save(lifecycle.advance(self._store.uploads[path], Step.NOT_CREATED))
+                if not await self._other_way(error, nameless=nameless):
+                    raise
+                return
             except errors.AnswerLost as error:
                 self._time_in_doubt(upload)  # called so that the time counts from now; the result is not used
                 self._bus.publish(events.UploadInDoubt(path, "", str(error)))
@@ -79,6 +88,29 @@ class RecordCreator:
                 raise
             await self._store.save(lifecycle.advance(self._store.uploads[path], Step.CREATED, ids=ids))
             self._bus.publish(events.RecordCreated(path, ids.record, ids.video))
+
+    async def _other_way(self, error: errors.ServerRefused, *, nameless: bool) -> bool:
+        """Note that records may be made in the other way here: the next call tries that. False if it is another no.
+
+        Raises ``CallFailed`` when both were refused, which may have been a proxy's doing.
+        """
+        if not nameless and isinstance(error, errors.NamelessOnly):
+            await self._capabilities.learn_nameless(nameless=True)
+            return True
+        if not nameless or isinstance(error, errors.RightMissing | errors.PayloadRefused):
+            return False
+        await self._capabilities.learn_nameless(nameless=False)
+        raise errors.CallFailed(f"{error.what}; one with a name was refused, too: is server.url a VALT server?")
+
+    async def name(self, upload: Upload) -> None:
+        """Give a record its name, if this server makes nameless ones. If it cannot, that is said once."""
+        if not self._capabilities.makes_nameless() or self._store.capabilities.names_refused or upload.ids is None:
+            return
+        try:
+            await self._valt.name_record(upload.ids.record, upload.record)
+        except (errors.ServerRefused, errors.CallFailed) as error:
+            self._store.learn(names_refused=True)
+            self._bus.publish(events.RecordsNameless(upload.path, upload.ids.record, str(error)))
 
     async def _save_intent(self, upload: Upload) -> Upload:
         """Save that a record is about to be created, and when, by the server's clock.
@@ -97,6 +129,13 @@ class RecordCreator:
 
     async def find(self, upload: Upload) -> None:
         """Find out whether the record of a saved intent exists (rule 6)."""
+        if self._capabilities.makes_nameless():
+            async with self._names.setdefault("", asyncio.Lock()):  # no record without a name is being made meanwhile
+                await self._find(upload)
+        else:
+            await self._find(upload)
+
+    async def _find(self, upload: Upload) -> None:
         waited = self._time_in_doubt(upload)  # before the search: its answer may take long, and was true when it began
         found = await self._empty_records(upload)
         if not found and waited < self._doubt_settle:
@@ -134,9 +173,12 @@ class RecordCreator:
         self._ended.pop(path, None)
 
     async def _empty_records(self, upload: Upload) -> list[RecordDetails]:
-        """Return the records that may be this upload's and hold no data."""
+        """Return the records that may be this upload's and hold no data: those of its name, or of none."""
         empty = []
-        for row in await self._valt.find_records(upload.record.name):
+        rows = await self._valt.find_records(upload.record.name)
+        if self._capabilities.makes_nameless():
+            rows += await self._valt.find_records("", since=upload.intent_at)
+        for row in rows:
             if self._may_be_own(row, raise_if_paused(self._store, upload.path)):
                 with suppress(errors.RecordGone):
                     details = await self._valt.details(row.record)

@@ -66,8 +66,10 @@ class UploadTable:
         """Return the uploads in ``begun`` of this watched folder, size and edges; their mtime may be another one."""
         return self._find(("content", root, identity.size, identity.edges))
 
-    def creating(self, record_name: str) -> list[Upload]:
-        """Return the uploads in state CREATING whose record has this name."""
+    def creating(self, record_name: str | None) -> list[Upload]:
+        """Return the uploads in state CREATING whose record has this name; None: all of them."""
+        if record_name is None:
+            return [upload for upload in self._uploads.values() if upload.state is State.CREATING]
         return self._find(("creating", record_name))
 
     def has_record(self, record: str) -> bool:

@@ -6,20 +6,21 @@ tells (docs/protocol.md, *Who answers*).
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
-from html import unescape
 from typing import Any, Final
 
 from uploader.domain.model import shown
+from uploader.server.valt.content import BYTE_ORDER_MARK, NOT_JSON, Content, content_of, words_of
 
 EXCERPT_LIMIT: Final = 200  # characters of a server's text that an error shows
+FIRST_WORDS: Final = 60  # characters of an answer that is not understood
+KEYS_SHOWN: Final = 5  # keys of a JSON object that is not understood
+LONG_WORD: Final = 16  # characters; a longer word of an answer that may hold a secret is not shown
 
 _URL = re.compile(r"https?:\S+|\S*access_token\S*", re.IGNORECASE)
-_NOT_JSON: Final = object()
 
 
 class ApiCall(Enum):
@@ -34,19 +35,30 @@ class ApiCall(Enum):
     DOWNLOAD = ("download", False)
     DELETE = ("delete record", True)
     VERSION = ("server version", False)
+    UPDATE = ("name record", False)  # it may be repeated, so its outcome is never in doubt
 
     def __init__(self, label: str, changes: bool) -> None:
         self.label = label
         self.changes = changes  # when the answer is lost, the outcome is in doubt
 
 
+def _unmasked(text: str) -> str:
+    return text
+
+
 @dataclass(frozen=True, slots=True)
 class ApiAnswer:
-    """A complete answer. Header names are lower case."""
+    """A complete answer. Header names are lower case; the body is unpacked.
+
+    *flaw*: in words, what is wrong with the body: cut off, too long, compressed in an unknown way. *mask* takes the
+    secrets out of a text of the answer.
+    """
 
     status: int
     headers: Mapping[str, str]
     body: bytes
+    flaw: str = ""
+    mask: Callable[[str], str] = _unmasked
 
     @property
     def good(self) -> bool:
@@ -54,9 +66,15 @@ class ApiAnswer:
         return 200 <= self.status < 300
 
     @property
+    def content(self) -> Content:
+        """The body's JSON, and what PHP has printed around it."""
+        return content_of(self.body)
+
+    @property
     def document(self) -> Any:
         """The body as JSON; None when it is no JSON."""
-        return _document(self.body, None)
+        document = self.content.document
+        return None if document is NOT_JSON else document
 
     @property
     def fields(self) -> dict[str, Any]:
@@ -86,8 +104,8 @@ def is_page(answer: ApiAnswer) -> bool:
 
     An empty body is no page: PHP calls it ``text/html``. Neither is JSON, whatever it is called.
     """
-    body = answer.body.removeprefix(b"\xef\xbb\xbf").lstrip()
-    if not body or _document(answer.body, _NOT_JSON) is not _NOT_JSON:
+    body = answer.body.removeprefix(BYTE_ORDER_MARK).lstrip()
+    if not body or answer.content.document is not NOT_JSON:
         return False
     kind = answer.headers.get("content-type", "").partition(";")[0].strip().lower()
     return body.startswith(b"<") or kind in {"text/html", "application/xhtml+xml"}
@@ -95,25 +113,50 @@ def is_page(answer: ApiAnswer) -> bool:
 
 def message_of(answer: ApiAnswer) -> str:
     """Extract the message from the body of a failure, in any of its four shapes or in a proxy's HTML; safe to print."""
-    document = _document(answer.body, _NOT_JSON)
-    return excerpt(_html_words(answer.body) if document is _NOT_JSON else _words(document))
+    document = answer.content.document
+    if document is not NOT_JSON:
+        return excerpt(answer.mask(_words(document)))
+    charset = answer.headers.get("content-type", "").lower().partition("charset=")[2].strip(" \"';")
+    return excerpt(answer.mask(words_of(answer.body, charset)))
 
 
 def not_understood(call: ApiCall, answer: ApiAnswer) -> str:
     """Return what happened, in words, for a 2xx of a form that VALT does not use."""
-    return f"{call.label}: answered {answer.status}, but not as a VALT server does"
+    return f"{call.label}: answered {answer.status}, but not as a VALT server does: {described(call, answer)}"
+
+
+def described(call: ApiCall, answer: ApiAnswer) -> str:
+    """Return what an answer is, in words, with its first ones. What may be a secret is not shown."""
+    body, document = answer.body.removeprefix(BYTE_ORDER_MARK).strip(), answer.content.document
+    if not body:
+        return answer.flaw or "with an empty body"
+    if document is not NOT_JSON:
+        return _kind_of(document)
+    try:
+        body.decode("utf-8")
+        what = "with broken JSON" if body.startswith((b"{", b"[")) else "with a text"
+    except UnicodeDecodeError:
+        what = "with bytes that are no UTF-8 text"
+    secret = call in {ApiCall.LOGIN, ApiCall.LINK}  # what is not understood may be a token under another name
+    if "compress" in answer.flaw or (secret and body.startswith((b"{", b"["))):
+        return answer.flaw or what
+    words = answer.mask(words_of(body))
+    if secret:
+        words = " ".join(word if len(word) < LONG_WORD else "(…)" for word in words.split())
+    first = excerpt(words)[:FIRST_WORDS].strip()
+    return f"{answer.flaw or what}, which begins with '{first}'" if first else answer.flaw or what
+
+
+def _kind_of(document: Any) -> str:
+    if isinstance(document, dict):
+        keys = ", ".join(shown(key, 20) for key in list(document)[:KEYS_SHOWN])
+        return f"with a JSON object that has {'the keys ' + keys if keys else 'no keys'}"
+    return "with a JSON list" if isinstance(document, list) else "with JSON that is no object"
 
 
 def excerpt(text: str) -> str:
     """Make a server's text safe to print and to save: some repeat the request's URL, which holds the token."""
     return shown(_URL.sub("(URL)", text), EXCERPT_LIMIT)
-
-
-def _document(body: bytes, otherwise: object) -> Any:
-    try:
-        return json.loads(body)
-    except (ValueError, RecursionError):
-        return otherwise
 
 
 def _words(document: Any, depth: int = 3) -> str:
@@ -124,10 +167,3 @@ def _words(document: Any, depth: int = 3) -> str:
             if found := _words(document.get(key), depth - 1):
                 return found
     return ""
-
-
-def _html_words(body: bytes) -> str:
-    text = body[:4096].decode("utf-8", "replace")
-    title = re.search(r"<title[^>]*>(.*?)</title>", text, re.IGNORECASE | re.DOTALL)
-    words = title[1] if title else re.sub(r"<[^>]*>", " ", text)
-    return " ".join(unescape(words).split())

@@ -4,7 +4,7 @@ It implements ``server/port.py``, which says what each call and each failure mea
 breaker, also during the log-in that it may need. It is ended when it makes no progress for ``stall_timeout``. A call
 that changes the server is repeated only after a 401: nothing was done then. The client follows no redirect (only
 ``links`` does, on the same host), uses no proxy from the environment, and shows no URL: each of these would give the
-token away.
+token away. ``session`` has the connections.
 """
 
 from __future__ import annotations
@@ -13,35 +13,32 @@ import asyncio
 import contextlib
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Self, TypeVar
 
-import aiohttp
 from yarl import URL
 
-from uploader import __version__
 from uploader.config import ServerConfig
 from uploader.domain import errors, events
 from uploader.domain.model import RecordIds, RecordSpec
 from uploader.domain.retry import login_pause
 from uploader.runtime.clock import Clock
-from uploader.runtime.log import Redactor
+from uploader.runtime.log import MASK, Redactor
 from uploader.server.port import ByteSource, RecordDetails, RecordListed, Throttle
 from uploader.server.valt import failures, wire
-from uploader.server.valt.answer import ApiAnswer, ApiCall, is_page
+from uploader.server.valt.answer import ApiAnswer, ApiCall
 from uploader.server.valt.body import ChunkBody, NoThrottle
 from uploader.server.valt.breaker import Breaker, NoBreaker, Slot
+from uploader.server.valt.cookies import CookieJar, CookieJars
 from uploader.server.valt.links import Downloads
-from uploader.server.valt.sendfile import connection
+from uploader.server.valt.proxy import LOG_IN_WANTED, ProxyRoute, wants_log_in
 from uploader.server.valt.server_time import ServerTime
-from uploader.server.valt.tls import tls_of
+from uploader.server.valt.session import Session
 from uploader.server.valt.token_deaths import TokenDeaths
-from uploader.server.valt.watchdog import AnswerTooLarge, watched
+from uploader.server.valt.watchdog import Watchdog, watched
 
 API_PATH: Final = "/api/v3"
 CONNECT_TIMEOUT: Final = 10.0  # s, with name lookup and TLS; the kernel's default is two minutes
-IDLE_TIME: Final = 4.0  # s until an unused connection is closed: Apache closes it after 5 s, in the middle of a call
-DNS_CACHE_TIME: Final = 10  # s after which a new connection looks the server's name up again
 ANSWER_TIMEOUT_FACTOR: Final = 5  # × stall_timeout: a server may copy gigabytes between last byte and answer
 TOKEN_LIFETIME: Final = 27_000.0  # s; no expiry is documented, the vendor's client logs in again every 28,800 s
 LIST_LIMIT: Final = 100  # rows asked for in one call, when records of an exact name are searched
@@ -51,8 +48,6 @@ FAILURE_LIMIT: Final = 64 * 1024  # bytes of a failure's body that are searched 
 NO_THROTTLE: Final = NoThrottle()
 # bytes of a body that the socket has taken, after which the server must be receiving it: the kernel buffers 128 KiB
 BODY_MOVES: Final = 1024 * 1024
-
-HEADER_LIMIT: Final = 32 * 1024  # bytes of an answer's headers; aiohttp itself takes 128 of 8 KiB each
 
 _AT_ONCE: Final = "answered 401 right after a good log-in"
 _ANY_RECORD: Final = {"search": "valt-uploader", "offset": 0, "limit": 1}  # asked only to see whether a token is valid
@@ -89,9 +84,11 @@ class Valt:
         bus: events.Bus,
         remember: Remember,
         breaker: Breaker | None = None,
+        proxy_password: Callable[[], str] = lambda: "",
     ) -> None:
         """*password* is called for each log-in, *remember* with every secret, so that the log masks it.
 
+        *proxy_password* reads the one of the proxy, if there is one.
         With *breaker*, any call may raise ``BreakerOpen`` before anything is sent.
         """
         self._server = server
@@ -106,28 +103,16 @@ class Valt:
         self._deaths = TokenDeaths()
         self._logging_in = asyncio.Lock()
         self._time = ServerTime()
-        self._session: aiohttp.ClientSession | None = None
+        self._session = Session(server, ProxyRoute(server, proxy_password, self._remember))
+        self._jars = CookieJars()
         self.log_ins = 0  # number of good log-ins: after each the server may be of another version
 
     async def __aenter__(self) -> Self:
-        tls = tls_of(self._server)
-        connector = aiohttp.TCPConnector(
-            ssl=tls, limit=0, keepalive_timeout=IDLE_TIME, ttl_dns_cache=DNS_CACHE_TIME, socket_factory=connection
-        )
-        self._session = aiohttp.ClientSession(
-            connector=connector,
-            trust_env=False,
-            auto_decompress=False,
-            cookie_jar=aiohttp.DummyCookieJar(),
-            # The default total of 300 s would end every long upload; ``watched`` bounds each call instead.
-            timeout=aiohttp.ClientTimeout(total=None, connect=min(CONNECT_TIMEOUT, self._server.stall_timeout / 2)),
-            headers={"User-Agent": f"valt-uploader/{__version__}", "Accept-Encoding": "identity"},
-        )
+        await self._session.open(CONNECT_TIMEOUT)
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        if self._session is not None:
-            await self._session.close()
+        await self._session.close()
 
     def server_now(self) -> float:
         """Return the server's time in Unix seconds, from its Date headers (to one second), or else the local time."""
@@ -157,17 +142,33 @@ class Valt:
 
     async def create_record(self, spec: RecordSpec) -> RecordIds:
         """Create a record. Raises ``AnswerLost`` when one may exist all the same (rule 6)."""
-        return await self._json_call(ApiCall.CREATE, "/records/create-upload", wire.ids_of, wire.create_payload(spec))
+        return await self._created(wire.create_payload(spec))
+
+    async def create_nameless_record(self) -> RecordIds:
+        """Create a record by GET, as the vendor's first page says. Raises ``AnswerLost`` likewise."""
+        return await self._created(None)
+
+    async def _created(self, payload: Mapping[str, Any] | None) -> RecordIds:
+        jar = CookieJar()
+        ids = await self._json_call(ApiCall.CREATE, "/records/create-upload", wire.ids_of, payload, jar=jar)
+        self._jars.keep(ids.record, jar)
+        return ids
+
+    async def name_record(self, record: str, spec: RecordSpec) -> None:
+        """Give *record* its name and its fields."""
+        path, payload = f"/records/{_checked(record)}/update", wire.update_payload(spec)
+        await self._json_call(ApiCall.UPDATE, path, lambda _: None, payload, jar=self._jars.of(record))
 
     async def details(self, record: str) -> RecordDetails:
         """Return the details of *record*. Raises ``RecordGone``."""
-        return await self._json_call(ApiCall.DETAILS, f"/records/{_checked(record)}", wire.details_of)
+        path = f"/records/{_checked(record)}"
+        return await self._json_call(ApiCall.DETAILS, path, wire.details_of, jar=self._jars.of(record))
 
-    async def find_records(self, name: str) -> tuple[RecordListed, ...]:
+    async def find_records(self, name: str, *, since: float | None = None) -> tuple[RecordListed, ...]:
         """List the records of exactly this *name*. The server's search is not exact, and answers in pages."""
         rows: dict[str, RecordListed] = {}
         for _ in range(LIST_PAGES):
-            body = {"search": name, "offset": len(rows), "limit": LIST_LIMIT}
+            body = wire.search_payload(name, since, len(rows), LIST_LIMIT)
             listed = await self._json_call(ApiCall.LIST, "/records", wire.listed_of, body)
             before = len(rows)
             for row in listed:
@@ -178,8 +179,10 @@ class Valt:
 
     async def delete_record(self, record: str) -> None:
         """Delete *record*. No error when it does not exist any more."""
+        path = f"/records/{_checked(record)}/delete"
         with contextlib.suppress(errors.RecordGone):
-            await self._json_call(ApiCall.DELETE, f"/records/{_checked(record)}/delete", lambda _: None, {})
+            await self._json_call(ApiCall.DELETE, path, lambda _: None, {}, jar=self._jars.of(record))
+        self._jars.forget(record)
 
     async def version(self) -> str | None:
         """Return the server's version; None when it does not tell this user. Raises as any call does."""
@@ -191,7 +194,7 @@ class Valt:
     async def download_link(self, ids: RecordIds) -> str:
         """Return the link to a video, which is a secret and valid for 30 minutes. Raises ``RecordGone``."""
         path = f"/records/download/{_checked(ids.record)}/{_checked(ids.video)}"
-        return await self._json_call(ApiCall.LINK, path, wire.link_of)
+        return await self._json_call(ApiCall.LINK, path, wire.link_of, jar=self._jars.of(ids.record))
 
     async def download(self, ids: RecordIds) -> AsyncIterator[bytes]:
         """Yield the bytes of a video. Raises ``DownloadUnavailable`` for every failure of its link's address."""
@@ -205,7 +208,7 @@ class Valt:
 
     @property
     def _downloads(self) -> Downloads:
-        return Downloads(self._server, self.download_link, self._entered(), self._breaker)
+        return Downloads(self._server, self.download_link, self._session, self._breaker, self._jars)
 
     async def send_chunk(
         self,
@@ -242,7 +245,8 @@ class Valt:
         start, end, total = span
         token, taken = await self._token_now(), 0
         boundary = f"valt-uploader-{uuid.uuid4().hex}"
-        async with watched(ApiCall.UPLOAD, self._server) as watchdog:
+        jar = self._jars.of(ids.record)
+        async with watched(ApiCall.UPLOAD, self._server, self._secrets.mask) as watchdog:
 
             def progress(count: int) -> None:
                 nonlocal taken
@@ -271,12 +275,15 @@ class Valt:
             }
             url = self._url(f"/records/{_checked(ids.record)}/videos/{_checked(ids.video)}", token)
             watchdog.body = body
-            answer = await self._exchange("POST", url, data=body, headers=headers)
+            answer = await self._exchange("POST", url, watchdog, jar, data=body, headers=headers)
         failure = self._failure_of(ApiCall.UPLOAD, answer, body.size)
         if failure is None and body.last_byte_may_have_gone:
             self._breaker.record_success()
+            jar.found()
             self._deaths.worked(self._clock.monotonic() - token.since)
             return wire.held_of(answer)
+        if isinstance(failure, errors.RecordGone):
+            jar.missed()
         if isinstance(failure, errors.TokenExpired):
             self._forget(token)
             if not await self._is_valid(token, ApiCall.UPLOAD) and self._deaths.in_vain:
@@ -293,17 +300,27 @@ class Valt:
         path: str,
         read: Callable[[ApiAnswer], Content],
         payload: Mapping[str, Any] | None = None,
+        *,
+        jar: CookieJar | None = None,
     ) -> Content:
-        """Make a call with the token, and *read* its answer; after a 401 once more with a new one, in the same slot."""
+        """Make a call with the token, and *read* its answer; after a 401 once more with a new one, in the same slot.
+
+        *jar*: the cookies of the record that it is about.
+        """
         async with self._breaker.slot():
             for attempt in (1, 2):
                 token = await self._token_now()
-                async with watched(call, self._server):
+                async with watched(call, self._server, self._secrets.mask) as watchdog:
                     method = "GET" if payload is None else "POST"
-                    answer = await self._exchange(method, self._url(path, token), json=payload)
+                    once = call.changes  # aiohttp makes a GET again by itself
+                    answer = await self._exchange(
+                        method, self._url(path, token), watchdog, jar, json=payload, once=once
+                    )
                 failure = self._failure_of(call, answer)
                 if failure is None:
                     break
+                if jar is not None and isinstance(failure, errors.RecordGone):
+                    jar.missed()
                 if not isinstance(failure, errors.TokenExpired):
                     raise failure
                 if attempt == 2:
@@ -315,6 +332,8 @@ class Valt:
                     raise self._deaths.error(f"{call.label}: {_AT_ONCE}", self._clock.monotonic())
                 self._forget(token)
             content = read(answer)
+            if jar is not None:
+                jar.found()
             self._breaker.record_success()  # only now: a portal answers 200 to everything
             self._deaths.worked(self._clock.monotonic() - token.since)
             return content
@@ -323,8 +342,9 @@ class Valt:
         """True when *token*, which was refused for one call, is good for another. Its caller holds a slot."""
         call = ApiCall.VERSION if refused is ApiCall.LIST else ApiCall.LIST
         path, body = ("/admin/general", None) if refused is ApiCall.LIST else ("/records", _ANY_RECORD)
-        async with watched(call, self._server):
-            answer = await self._exchange("GET" if body is None else "POST", self._url(path, token), json=body)
+        async with watched(call, self._server, self._secrets.mask) as watchdog:
+            method = "GET" if body is None else "POST"
+            answer = await self._exchange(method, self._url(path, token), watchdog, json=body)
         failure = self._failure_of(call, answer)
         if isinstance(failure, errors.TokenExpired):
             return False
@@ -352,8 +372,8 @@ class Valt:
             if self._deaths.wait(now) > 0:
                 raise self._deaths.error("the last token was refused right after a good log-in", now)
             payload = {"username": self._server.username, "password": password}
-            async with watched(ApiCall.LOGIN, self._server):
-                answer = await self._exchange("POST", self._url("/login"), json=payload)
+            async with watched(ApiCall.LOGIN, self._server, self._secrets.mask) as watchdog:
+                answer = await self._exchange("POST", self._url("/login"), watchdog, json=payload)
             failure = self._failure_of(ApiCall.LOGIN, answer)
             if failure is not None:
                 if isinstance(failure, errors.PasswordRefused):
@@ -375,19 +395,17 @@ class Valt:
 
     def _failure_of(self, call: ApiCall, answer: ApiAnswer, size: int | None = None) -> errors.UploaderError | None:
         """Return the error that an answer means; None when it may be a yes. *size*: bytes of the request."""
+        if answer.status == LOG_IN_WANTED:
+            return wants_log_in(self._server)
         if not answer.good:
             return failures.failure(call, self._masked(answer), now=self._clock.now(), size=size)
-        if is_page(answer):
-            return failures.page_instead(call, self._masked(answer))
-        if call in {ApiCall.UPLOAD, ApiCall.DELETE}:  # the answers to other calls are read
-            return failures.refusal_within(call, self._masked(answer), now=self._clock.now(), size=size)
-        return None
+        return failures.in_place_of_a_yes(call, self._masked(answer), now=self._clock.now(), size=size)
 
     def _masked(self, answer: ApiAnswer) -> ApiAnswer:
         """Mask the secrets that an answer repeats, before any of its words are used."""
-        headers = {name: self._secrets.mask(value) for name, value in answer.headers.items()}
-        body = self._secrets.mask(answer.body[:FAILURE_LIMIT].decode("utf-8", "surrogateescape"))
-        return ApiAnswer(answer.status, headers, body.encode("utf-8", "surrogateescape"))
+        headers = {name: answer.mask(value) for name, value in answer.headers.items()}
+        body = answer.mask(answer.body[:FAILURE_LIMIT].decode("utf-8", "surrogateescape"))
+        return replace(answer, headers=headers, body=body.encode("utf-8", "surrogateescape"))
 
     def _refuse_again(self, password: str, now: float) -> None:
         """Raise the last refusal of this password again for a while, so that not every worker tries to log in."""
@@ -408,18 +426,17 @@ class Valt:
         url = URL(self._server.url + API_PATH + path, encoded=True)
         return url if token is None else url.with_query(access_token=token.value)
 
-    def _entered(self) -> aiohttp.ClientSession:
-        """Return the session. It is there while the context lasts."""
-        if self._session is None:
-            raise RuntimeError("the client is used outside its context")
-        return self._session
-
-    async def _exchange(self, method: str, url: URL, **request: Any) -> ApiAnswer:
+    async def _exchange(
+        self, method: str, url: URL, watchdog: Watchdog, jar: CookieJar | None = None, **request: Any
+    ) -> ApiAnswer:
         began = self._clock.monotonic()
-        async with self._entered().request(method, url, allow_redirects=False, **request) as response:
-            answer = await _read(response)
-            if not answer.good:
-                response.close()  # refused early: the rest of the body is not sent on this connection
+
+        def mask(text: str) -> str:
+            for cookie in () if jar is None else jar.secrets():
+                text = text.replace(cookie, MASK)
+            return self._secrets.mask(text)
+
+        answer = await self._session.exchange(method, url, watchdog, mask, jar=jar, **request)
         self._time.note(answer.headers.get("date"), self._clock, took=self._clock.monotonic() - began)
         return answer
 
@@ -429,19 +446,3 @@ def _checked(value: str) -> str:
     if wire.safe_id(value) is None:
         raise errors.ServerRefused("an id that cannot stand in a URL")
     return value
-
-
-async def _read(response: aiohttp.ClientResponse) -> ApiAnswer:
-    """Read an answer, at most ``ANSWER_LIMIT`` bytes of it."""
-    if sum(len(name) + len(value) for name, value in response.raw_headers) > HEADER_LIMIT:
-        response.close()
-        raise AnswerTooLarge
-    body = bytearray()
-    with contextlib.suppress(aiohttp.ClientPayloadError):  # cut off: the status and what has arrived are used
-        async for block in response.content.iter_any():
-            body += block
-            if len(body) > wire.ANSWER_LIMIT:
-                response.close()
-                break
-    headers = {name.lower(): value for name, value in response.headers.items()}
-    return ApiAnswer(response.status, headers, bytes(body[: wire.ANSWER_LIMIT]))

@@ -21,6 +21,7 @@ from uploader.server.valt.answer import (
     is_page,
     message_of,
 )
+from uploader.server.valt.content import CUT_OFF, NOT_JSON
 
 ORIGIN_LIMIT: Final = 120  # characters of a redirect's target that an error shows
 SHAPED: Final = frozenset({400, 403, 404, 405})  # refusals that are VALT's only in one of its four shapes
@@ -29,7 +30,10 @@ ANYBODYS: Final = frozenset({408, 425, 429})  # means the same from a proxy as f
 _NO_SPACE = re.compile(r"no space|disk (?:is )?full|quota exceeded")
 _NOT_WRITTEN = re.compile(r"failed to write|temporary folder")  # PHP: UPLOAD_ERR_CANT_WRITE, UPLOAD_ERR_NO_TMP_DIR
 # "not transferred": PHP drops a form larger than its post_max_size (rule 5). The others: Symfony's and blueimp's words.
-_TOO_LARGE = re.compile(r"not transferred|too (?:large|big)|exceeds the (?:upload_|post_)?max|maximum size")
+_TOO_LARGE = re.compile(
+    r"not transferred|too (?:large|big)|exceeds the (?:upload_|post_)?max|maximum size"
+    r"|content-length of \d+ bytes exceeds"  # PHP's own warning, before the application has run
+)
 
 
 def failure(call: ApiCall, answer: ApiAnswer, *, now: float, size: int | None = None) -> errors.UploaderError:
@@ -39,6 +43,10 @@ def failure(call: ApiCall, answer: ApiAnswer, *, now: float, size: int | None = 
     """
     status, message = answer.status, message_of(answer)
     what = f"{call.label}: answered {status}" + (f" ({message})" if message else "")
+    if status < 200:  # no answer to anything that was asked
+        return errors.AnswerLost(what) if call.changes else errors.ServerDown(what)
+    if status == 405 and call is ApiCall.CREATE and names_another_method(answer):
+        return errors.NamelessOnly(what)
     if 300 <= status < 400:
         return _redirected(f"{call.label}: answered {status}", answer.headers.get("location", ""))
     if is_from_proxy(call, answer):
@@ -48,6 +56,15 @@ def failure(call: ApiCall, answer: ApiAnswer, *, now: float, size: int | None = 
     if status >= 500 or status in {408, 425}:
         return _server_error(call, status, what)
     return _refusal(call, status, message, what, size)
+
+
+def names_another_method(answer: ApiAnswer) -> bool:
+    """Return True for a 405 that is VALT's, or that allows GET or POST: the other way to make a record may work.
+
+    One of a proxy that answers 405 to everything has neither.
+    """
+    allowed = {method.strip().upper() for method in answer.headers.get("allow", "").split(",")} - {""}
+    return bool(allowed & {"GET", "POST"}) if allowed else has_failure_shape(answer)
 
 
 def is_from_proxy(call: ApiCall, answer: ApiAnswer) -> bool:
@@ -78,6 +95,38 @@ def _proxys(call: ApiCall, answer: ApiAnswer, message: str) -> errors.UploaderEr
     what = f"{call.label}: answered {answer.status} by something before VALT{words}"
     # The version is optional, and its path is one that proxies forbid on purpose: no outage.
     return errors.ServerRefused(what) if call is ApiCall.VERSION else errors.ProxyAnswered(what, hint=hint)
+
+
+def in_place_of_a_yes(
+    call: ApiCall, answer: ApiAnswer, *, now: float, size: int | None = None
+) -> errors.UploaderError | None:
+    """Return the error for a 2xx that is no yes of VALT's; None when it may be one, as its reader will see.
+
+    Once PHP has printed a notice the status is 200 whatever the application wanted to say. So what counts then is the
+    JSON beside it: its error, or its content. The yes to a chunk has no content, so with a notice it is in doubt.
+    """
+    found = answer.content
+    if found.notice and (call is ApiCall.UPLOAD or found.document is NOT_JSON):
+        said = refusal_within(call, answer, now=now, size=size)
+        return said or _php_instead(call, answer.status, excerpt(found.notice), size)
+    if is_page(answer):
+        return page_instead(call, answer)
+    if call is ApiCall.UPLOAD and answer.flaw not in {"", CUT_OFF}:  # a page may be in it
+        return errors.AnswerLost(f"{call.label}: answered {answer.status} {answer.flaw}")
+    if found.notice or call in {ApiCall.UPLOAD, ApiCall.DELETE}:  # the answers to other calls are read
+        return refusal_within(call, answer, now=now, size=size)
+    return None
+
+
+def _php_instead(call: ApiCall, status: int, notice: str, size: int | None) -> errors.UploaderError:
+    """Return the error for a 2xx in which PHP speaks in place of VALT."""
+    what = f"{call.label}: answered {status} with a message of PHP ({notice})"
+    if call is ApiCall.UPLOAD and _TOO_LARGE.search(notice.lower()):
+        return _refused_chunk(notice, what, size)
+    if call is ApiCall.VERSION:
+        return errors.ServerRefused(what)
+    error = errors.AnswerLost if call.changes else errors.ServerDown
+    return error(what, hint="look into PHP's log on the server, and set display_errors = Off in its php.ini")
 
 
 def page_instead(call: ApiCall, answer: ApiAnswer) -> errors.UploaderError:

@@ -23,6 +23,8 @@ from uploader.domain import errors
 from uploader.domain.model import RecordIds
 from uploader.server.valt.answer import ApiCall
 from uploader.server.valt.breaker import Breaker, Slot
+from uploader.server.valt.cookies import CookieJars
+from uploader.server.valt.session import Session
 from uploader.server.valt.watchdog import DownloadBroke, Watchdog, watched_download
 
 BLOCK: Final = 1024 * 1024  # bytes of a video that are handed on at a time
@@ -83,10 +85,12 @@ class Downloads:
         self,
         server: ServerConfig,
         link: Callable[[RecordIds], Awaitable[str]],
-        session: aiohttp.ClientSession,
+        session: Session,
         breaker: Breaker,
+        jars: CookieJars,
     ) -> None:
-        self._server, self._link, self._session, self._breaker = server, link, session, breaker
+        self._server, self._link, self._session = server, link, session
+        self._breaker, self._jars = breaker, jars
 
     async def content(self, ids: RecordIds) -> AsyncGenerator[bytes, None]:
         """Yield the bytes of a video as they are handed out."""
@@ -110,7 +114,7 @@ class Downloads:
         url = await self._own_link(ids)
         if not confirm:
             with suppress(DownloadBroke):  # some servers send a body, too, and some break the connection
-                async with self._asked("HEAD", url, {}) as offer:
+                async with self._asked("HEAD", ids, url, {}) as offer:
                     size = offer.size()
                     if size is not None:
                         return size
@@ -129,19 +133,19 @@ class Downloads:
     @asynccontextmanager
     async def _fresh(self, ids: RecordIds, url: URL, headers: Mapping[str, str]) -> AsyncIterator[_Offer]:
         """Call a link with GET; if it may have expired, once more with a new one."""
-        async with self._asked("GET", url, headers) as offer:
+        async with self._asked("GET", ids, url, headers) as offer:
             if offer.status not in STALE:
                 yield offer
                 return
-        async with self._asked("GET", await self._own_link(ids), headers) as offer:
+        async with self._asked("GET", ids, await self._own_link(ids), headers) as offer:
             yield offer
 
     @asynccontextmanager
-    async def _asked(self, method: str, url: URL, headers: Mapping[str, str]) -> AsyncIterator[_Offer]:
+    async def _asked(self, method: str, ids: RecordIds, url: URL, headers: Mapping[str, str]) -> AsyncIterator[_Offer]:
         """Make one request, and follow its redirects while they stay on this host."""
         async with self._slot() as slot:
             for _ in range(REDIRECTS + 1):
-                async with self._answered(method, url, headers) as offer:
+                async with self._answered(method, ids, url, headers) as offer:
                     if offer.status not in {301, 302, 303, 307, 308}:
                         slot.free()  # the API need not wait for the bytes
                         yield offer
@@ -159,11 +163,13 @@ class Downloads:
                 raise
 
     @asynccontextmanager
-    async def _answered(self, method: str, url: URL, headers: Mapping[str, str]) -> AsyncIterator[_Offer]:
+    async def _answered(
+        self, method: str, ids: RecordIds, url: URL, headers: Mapping[str, str]
+    ) -> AsyncIterator[_Offer]:
         at = _address(url)
         async with (
             watched_download(at, self._server) as watchdog,
-            self._session.request(method, url, allow_redirects=False, headers=headers) as response,
+            self._session.request(method, url, watchdog, jar=self._jars.of(ids.record), headers=headers) as response,
         ):
             yield _Offer(at, response, {name.lower(): value for name, value in response.headers.items()}, watchdog)
 

@@ -9,12 +9,14 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any, Final
 
 from uploader.domain import errors
 from uploader.domain.model import RecordIds, RecordSpec, shown
+from uploader.domain.retry import DAY
 from uploader.server.port import RecordDetails, RecordListed
-from uploader.server.valt.answer import ApiAnswer, ApiCall, not_understood
+from uploader.server.valt.answer import ApiAnswer, ApiCall, described, not_understood
 
 ANSWER_LIMIT: Final = 1024 * 1024  # bytes of an answer that are read; VALT's are far smaller
 FILENAME_LIMIT: Final = 200  # characters of the multipart file name
@@ -35,6 +37,21 @@ def create_payload(spec: RecordSpec) -> dict[str, Any]:
     share = {"users": list(spec.share.users), "groups": list(spec.share.groups)}
     if any(share.values()):
         payload["share"] = share
+    return payload
+
+
+def update_payload(spec: RecordSpec) -> dict[str, Any]:
+    """Return the body of *name record*. Its form is not documented: that of *create record* without the sharing."""
+    payload = create_payload(spec)
+    payload.pop("share", None)
+    return payload
+
+
+def search_payload(name: str, since: float | None, offset: int, limit: int) -> dict[str, Any]:
+    """Return the body of *list records*. *since*: Unix seconds; days are the server's, so one more is asked for."""
+    payload: dict[str, Any] = {"search": name, "offset": offset, "limit": limit}
+    if since is not None:
+        payload["start_date"] = datetime.fromtimestamp(since - DAY, UTC).strftime("%m-%d-%Y")
     return payload
 
 
@@ -94,7 +111,8 @@ def ids_of(answer: ApiAnswer) -> RecordIds:
     videos = document.get("videos")
     record, video = safe_id(document.get("id")), safe_id(videos[0] if isinstance(videos, list) and videos else None)
     if record is None or video is None:
-        raise errors.AnswerLost(f"{ApiCall.CREATE.label}: answered {answer.status} without usable ids")
+        what = f"{ApiCall.CREATE.label}: answered {answer.status} without usable ids"
+        raise errors.AnswerLost(f"{what}, {described(ApiCall.CREATE, answer)}")
     return RecordIds(record, video)
 
 
@@ -128,7 +146,8 @@ def link_of(answer: ApiAnswer) -> str:
     inner = document.get("data")
     url = document.get("url") or (inner.get("url") if isinstance(inner, dict) else None)
     if not isinstance(url, str) or not url.startswith(("https://", "http://")):
-        raise errors.ServerDown(f"{ApiCall.LINK.label}: answered {answer.status} without a link")
+        what = f"{ApiCall.LINK.label}: answered {answer.status} without a link"
+        raise errors.ServerDown(f"{what}, {described(ApiCall.LINK, answer)}")
     return url
 
 

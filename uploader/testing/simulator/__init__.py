@@ -1,9 +1,10 @@
-"""The built-in VALT server: every call and failure of protocol.md, nine kinds of receiver, faults on demand.
+"""The built-in VALT server: every call and failure of docs/protocol.md, nine kinds of receiver, faults on demand.
 
 Tests and commands start a ``Simulator``. The daemon reaches it only over HTTP, like any server.
 
     server.py      HTTP: receives requests, applies faults, sends answers
     api.py         what each call does
+    balancer.py    two nodes behind a load balancer with a sticky cookie; pure
     downloads.py   serves the videos behind download links
     settings.py    what kind of server it is
     wire.py        payloads and answers as values; pure

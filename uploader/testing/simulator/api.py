@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import uuid
+from dataclasses import replace
 from urllib.parse import urlencode
 
+from uploader.domain.model import RecordSpec
 from uploader.runtime.clock import Clock
 from uploader.testing.simulator import wire
 from uploader.testing.simulator.intake import Form
@@ -57,9 +59,11 @@ class Api:
             self._tokens.forget_all()
         return SimulatedAnswer(200, {"data": {"access_token": self._tokens.issue(self.settings.username)}})
 
-    def create(self, body: bytes) -> SimulatedAnswer:
-        """Make a record with one video, which has no bytes yet."""
-        spec = wire.parse_create(body)
+    def create(self, body: bytes, method: str) -> SimulatedAnswer:
+        """Make a record with one video, which has no bytes yet. By GET it has no name."""
+        if method != self.settings.create.upper():
+            return replace(wire.METHOD_NOT_ALLOWED, headers={"Allow": self.settings.create.upper()})
+        spec = RecordSpec("") if method == "GET" else wire.parse_create(body)
         if spec is None:
             return wire.BAD_PAYLOAD
         record = Record(
@@ -153,6 +157,24 @@ class Api:
         if record is None or (record.id, record.video) != (record_id, video_id):
             return wire.html_answer(403)
         return record if self._records.get(record_id) is record else wire.NOT_FOUND
+
+    def update(self, record_id: str, body: bytes) -> SimulatedAnswer:
+        """Change the name and the template fields of a record."""
+        record = self._records.get(record_id)
+        if record is None:
+            return wire.NOT_FOUND
+        spec = wire.parse_update(body, record.spec)
+        if spec is None:
+            return wire.BAD_PAYLOAD
+        self._records.rename(record, spec)
+        return SimulatedAnswer(200, {"data": {"id": record_id}})
+
+    def share(self, record_id: str, *, active: bool) -> SimulatedAnswer:
+        """Give the link under which anybody may see a record, or take it back. Nothing is behind it here."""
+        if self._records.get(record_id) is None:
+            return wire.NOT_FOUND
+        url = f"{self.settings.public_url or self.base_url}/share/{record_id}"
+        return SimulatedAnswer(200, {"data": {"url": url} if active else {"id": record_id}})
 
     async def delete(self, record_id: str) -> SimulatedAnswer:
         """Remove a record for good."""

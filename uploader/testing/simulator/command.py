@@ -57,7 +57,8 @@ def _simulator(folder: Path, settings: Settings) -> Simulator:
 
 
 def _print_call(call: SeenCall) -> None:
-    _print(call.name, call.record, call.content_range, call.status or "no answer", call.fault)
+    node = None if call.node is None else f"node {call.node}"
+    _print(call.name, call.record, call.content_range, call.status or "no answer", call.fault, node)
 
 
 def _print_download(seen: SeenDownload) -> None:

@@ -15,7 +15,20 @@ from typing import Literal
 from uploader.runtime.clock import Clock
 from uploader.testing.simulator.wire import SimulatedAnswer, html_page
 
-CallName = Literal["login", "create", "upload", "details", "list", "link", "delete", "version", "download"]
+CallName = Literal[
+    "login",
+    "create",
+    "upload",
+    "details",
+    "list",
+    "link",
+    "delete",
+    "version",
+    "update",
+    "share",
+    "unshare",
+    "download",
+]
 FaultKind = Literal[
     "cut-body",  # abort the connection after ``after_bytes`` of the body; nothing is done
     "lose-answer",  # do the work, then abort the connection without an answer

@@ -86,6 +86,11 @@ class Records:
         self._save(record)
         self._records[record.id] = record
 
+    def rename(self, record: Record, spec: RecordSpec) -> None:
+        """Give *record* another name and other fields."""
+        record.spec = spec
+        self._save(record)
+
     def refuse(self, record: Record, chunk: ContentRange | None) -> None:
         """Log an upload request that was answered 400."""
         self._note(record, 400, chunk)

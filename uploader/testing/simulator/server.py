@@ -20,6 +20,7 @@ from aiohttp import web
 from uploader.runtime.clock import Clock, SystemClock
 from uploader.testing.simulator import wire
 from uploader.testing.simulator.api import Api
+from uploader.testing.simulator.balancer import Balancer
 from uploader.testing.simulator.downloads import Downloads
 from uploader.testing.simulator.faults import CallName, Fault, FaultKind, fault_answer, strike
 from uploader.testing.simulator.intake import READ_SIZE, BodyCutError, EarlyAnswerError, Form, Intake
@@ -32,16 +33,21 @@ from uploader.testing.simulator.wire import SimulatedAnswer
 CALLS_KEPT = 100_000
 _LINGERING = 5.0  # seconds that an early answer waits for the client to stop sending, as nginx does
 
+_NODE = web.RequestKey("node", str)  # that the balancer chose
 _NAMED_FAULT = web.RequestKey("named-fault", Fault)  # one that the body of its request has called for
 
 _ROUTES: tuple[tuple[str, str, CallName], ...] = (
     ("POST", "/api/v3/login", "login"),
     ("POST", "/api/v3/records/create-upload", "create"),
+    ("GET", "/api/v3/records/create-upload", "create"),
     ("POST", "/api/v3/records/{record}/videos/{video}", "upload"),
     ("GET", "/api/v3/records/{record}", "details"),
     ("POST", "/api/v3/records", "list"),
     ("GET", "/api/v3/records/download/{record}/{video}", "link"),
     ("POST", "/api/v3/records/{record}/delete", "delete"),
+    ("POST", "/api/v3/records/{record}/update", "update"),
+    ("POST", "/api/v3/records/{record}/share", "share"),
+    ("POST", "/api/v3/records/{record}/share/deactivate", "unshare"),
     ("GET", "/api/v3/admin/general", "version"),
 )
 
@@ -57,6 +63,7 @@ class SeenCall:
     received: int  # bytes of its body
     at: float  # Unix seconds, when it ended
     fault: FaultKind | None = None  # the fault that was applied
+    node: str | None = None  # which of the two nodes was called; None unless ``Settings.sticky``
 
 
 class Simulator:
@@ -77,6 +84,7 @@ class Simulator:
         self._runner: web.AppRunner | None = None
         self._download_runner: web.AppRunner | None = None  # with a port of its own
         self._closed_port: socket.socket | None = None
+        self._balancer = Balancer()
         self._handlers: set[asyncio.Task[object]] = set()
         self._jobs: set[asyncio.Task[SimulatedAnswer]] = set()
 
@@ -179,7 +187,9 @@ class Simulator:
             known = self._records.get(record) if record else None
             fault = strike(self.faults, name, record=record, name=known.spec.name if known else None)
             answer: SimulatedAnswer | None = None
-            close = False
+            close, cookie = False, ""
+            if self.settings.sticky:
+                request[_NODE], cookie = self._balancer.choose(request.headers.get("Cookie", ""))
             try:
                 answer = await self._exchange(name, request, fault)
             except EarlyAnswerError as early:
@@ -190,6 +200,8 @@ class Simulator:
             if answer is None:
                 abort(request)
                 return web.Response()  # not sent: the connection is closed
+            if cookie:
+                answer = replace(answer, headers={**answer.headers, "Set-Cookie": cookie})
             return as_response(answer, close=close)
 
         return handle
@@ -261,21 +273,38 @@ class Simulator:
         if refusal is not None:
             return refusal
         record, video = request.match_info.get("record", ""), request.match_info.get("video", "")
+        if _NODE in request and record and not self._balancer.knows(request[_NODE], record):
+            return wire.NOT_FOUND
         if isinstance(body, Form):
             return await api.upload(record, video, request.headers.get("Content-Range"), body, received)
         match name:
             case "create":
-                return api.create(body)
-            case "details":
-                return api.details(record)
+                return self._create(request, body)
             case "list":
                 return api.list(body)
             case "link":
                 return api.link(record, video)
-            case "delete":
-                return await api.delete(record)
-            case _:
+            case "version":
                 return api.version()
+            case _:
+                return await self._of_record(name, record, body)
+
+    async def _of_record(self, name: CallName, record: str, body: bytes) -> SimulatedAnswer:
+        match name:
+            case "details":
+                return self._api.details(record)
+            case "update":
+                return self._api.update(record, body)
+            case "delete":
+                return await self._api.delete(record)
+            case _:
+                return self._api.share(record, active=name == "share")
+
+    def _create(self, request: web.Request, body: bytes) -> SimulatedAnswer:
+        answer = self._api.create(body, request.method)
+        if _NODE in request and isinstance(answer.body, dict) and "id" in answer.body:
+            self._balancer.made(answer.body["id"], request[_NODE])
+        return answer
 
     def _note(self, name: CallName, request: web.Request, fault: Fault | None, answer: SimulatedAnswer | None) -> None:
         call = SeenCall(
@@ -286,6 +315,7 @@ class Simulator:
             received=request.content.total_bytes,
             at=self._clock.now(),
             fault=fault.kind if fault else None,
+            node=request.get(_NODE),
         )
         self.calls.append(call)
         if self.on_call is not None:

@@ -43,3 +43,5 @@ class Settings:
     form_limit: int | None = None  # PHP: a larger request is read, and its form is then found empty
     version: str = "6.7.2"
     list_shape: Literal["records", "bare"] = "records"  # {"data": {"records": […]}} or {"data": […]}
+    create: Literal["post", "get"] = "post"  # "get": only by GET, without a payload, as the vendor's first page says
+    sticky: bool = False  # two nodes behind a load balancer, each with records of its own, and a sticky cookie

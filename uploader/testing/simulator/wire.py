@@ -121,6 +121,17 @@ def parse_create(body: bytes) -> RecordSpec | None:
     return RecordSpec(name, template, share)
 
 
+def parse_update(body: bytes, spec: RecordSpec) -> RecordSpec | None:
+    """Read an update payload, whose keys are all optional, into a new *spec*; None stands for 500."""
+    payload = parse_object(body)
+    if payload is None:
+        return None
+    changed = {"name": spec.name, "template": dict(spec.template)} | payload
+    whole = json.dumps({key: changed[key] for key in ("name", "template")}).encode()
+    fresh = parse_create(whole)
+    return None if fresh is None else RecordSpec(fresh.name, fresh.template, spec.share)
+
+
 def _parse_share(value: object) -> RecordSharing | None:
     if not isinstance(value, dict) or not value.keys() <= {"users", "groups"}:
         return None
