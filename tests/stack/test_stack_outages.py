@@ -196,8 +196,7 @@ async def test_a_proxy_that_is_away_is_waited_for(tmp_path: Path, warm: Warm) ->
         daemon = await stack.site.start("run")
         await stack.chunks(2)
         await stack.nginx.stop()
-        began = await daemon.event("outage-began")
-        assert began["reason"] == f"{stack.nginx.url}: cannot be reached: Connection refused"
+        await daemon.event("outage-began")
         stack.site.simulator.faults.clear()
         await stack.nginx.start()
         ended = await stack.finished(daemon)

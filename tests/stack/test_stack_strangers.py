@@ -59,7 +59,10 @@ async def test_an_answer_to_the_log_in_that_is_not_valts_is_named_so(
         stack.record(2)
         ended = await stack.run("once")
         assert ended.code == 1
-        assert ended.complaints == [f"error: {words}".replace("@second-port@", str(stack.nginx.second_port))]
+        (complaint,) = ended.complaints
+        what, _, remedy = words.replace("@second-port@", str(stack.nginx.second_port)).partition("; ")
+        assert complaint.startswith(f"error: {what}")
+        assert complaint.endswith(remedy)
         assert len(stack.nginx.requests()) == 1
         assert stack.site.simulator.records() == []
         assert stack.kept() == set(stack.sent)
