@@ -264,7 +264,7 @@ async def test_a_link_that_may_have_expired_is_asked_for_anew_once(
 
 
 @pytest.mark.parametrize("ask", BOTH)
-@pytest.mark.parametrize("answer", [reply(400), reply(405), reply(500), reply(503), reply(204), reply(304), PAGE])
+@pytest.mark.parametrize("answer", [*map(reply, (400, 405, 429, 500, 503, 204, 304)), PAGE])
 async def test_what_else_a_link_answers_is_named_with_its_own_address(
     ask: Callable[[Home], Awaitable[object]], answer: bytes
 ) -> None:
@@ -277,6 +277,23 @@ async def test_what_else_a_link_answers_is_named_with_its_own_address(
         assert said.startswith(f"http://127.0.0.1:{host.port}: answered ")
         assert not any(word in said for word in (SECRET, "distribution", "access_token", "Mary"))
         assert (api.links, home.answers) == (1, before + 2)  # the log-in and the link
+        assert caught.value.busy is answer.startswith((b"HTTP/1.1 429", b"HTTP/1.1 503"))
+
+
+@pytest.mark.parametrize("page", [SORRY, "\ufeff\n<HTML>", "<title>Sorry</title>", "<!doctype html><p>"])
+async def test_a_page_that_is_called_a_video_is_no_size_of_one(page: str) -> None:
+    """Nginx gives its own words the type of the name that was asked for. Its size alone is not known to be a page's."""
+    called = reply(200, page.encode(), Content_Type="video/mp4")
+    async with linked(called) as (home, host, _):
+        with pytest.raises(errors.DownloadUnavailable, match=f"{host.port}: answered with a page instead of the video"):
+            await home.valt.video_size(IDS, confirm=True)
+
+
+async def test_a_video_without_ranges_that_is_cut_off_has_the_size_that_it_says() -> None:
+    """Only its beginning is looked at."""
+    cut = reply(200, VIDEO[:10], Content_Type="video/mp4", Content_Length=str(TOTAL), Connection="close")
+    async with linked(cut) as (home, _, _):
+        assert await home.valt.video_size(IDS, confirm=True) == TOTAL
 
 
 @pytest.mark.parametrize("ask", BOTH)

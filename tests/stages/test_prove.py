@@ -24,13 +24,22 @@ from uploader.stages.dispatcher import Dispatcher
 from uploader.stages.failure_handler import FailureHandler
 from uploader.stages.file_rules import FileRules
 from uploader.stages.lease import Leases
-from uploader.stages.prove import DOWNLOAD_PAUSE_CAP, DOWNLOAD_PAUSE_FIRST, FETCH_CONCURRENCY, FETCH_WAIT, Prove
+from uploader.stages.prove import (
+    BUSY_PAUSES,
+    DOWNLOAD_PAUSE_CAP,
+    DOWNLOAD_PAUSE_FIRST,
+    FETCH_CONCURRENCY,
+    FETCH_WAIT,
+    DownloadBreaker,
+    Prove,
+)
 from uploader.stages.queues import Queues
 from uploader.store import Store
 
 CONTENT: Final = b"a recording " * 9
 CLOSED: Final = errors.DownloadUnavailable("http://valt.example.com:8000: cannot be reached", reached=False)
 REFUSED: Final = errors.DownloadUnavailable("http://valt.example.com:8000: answered 404")
+BUSY: Final = errors.DownloadUnavailable("http://valt.example.com:8000: answered 429", busy=True)
 
 
 class Server:
@@ -40,6 +49,7 @@ class Server:
         self.sizes: dict[bool, int | None] = {False: len(held), True: len(held)}
         self.held = held
         self.fails: errors.UploaderError | None = None
+        self.page: errors.UploaderError | None = None  # what the confirming question finds
         self.asked: list[str] = []
         self.hold = asyncio.Event()
         self.hold.set()
@@ -50,6 +60,8 @@ class Server:
         self.asked.append("confirmed size" if confirm else "size")
         if self.fails is not None:
             raise self.fails
+        if confirm and self.page is not None:
+            raise self.page
         return self.sizes[confirm]
 
     async def download(self, ids: RecordIds) -> AsyncIterator[bytes]:
@@ -297,6 +309,35 @@ async def test_two_links_that_do_not_work_are_no_uploads_trouble() -> None:
         assert table.heard_of(events.ProofUnavailable) == [events.ProofUnavailable(str(REFUSED))]
 
 
+async def test_a_limit_on_the_rate_is_not_taken_for_links_that_do_not_work() -> None:
+    """429, 503: each upload asks again after a second, then ever more rarely; at last the link counts as any other."""
+    async with bench() as table:
+        other = table.add("/rec/b.mp4").path
+        table.server.fails = BUSY
+        for pause in BUSY_PAUSES:
+            await table.ask()
+            await table.ask(other)
+            assert table.queues.again.wait_of(table.path) == table.queues.again.wait_of(other) == pause
+        assert table.heard_of(events.ProofUnavailable) == []
+        last_error = table.store.uploads[other].last_error
+        assert last_error is not None
+        assert last_error.reason.endswith(
+            "the file is kept; something there limits how often it is asked (nginx: limit_req)"
+        )
+        await table.ask()
+        assert table.queues.again.wait_of(table.path) == DOWNLOAD_PAUSE_FIRST
+        await table.ask(other)
+        assert table.heard_of(events.ProofUnavailable) == [events.ProofUnavailable(str(BUSY))]
+
+
+def test_a_link_that_has_worked_may_be_busy_again_for_a_second() -> None:
+    """What counts is how often in a row."""
+    links = DownloadBreaker(VirtualClock(), events.Bus())
+    assert [links.failed("/rec/a.mp4", BUSY) for _ in range(3)] == [1.0, 2.0, 4.0]
+    links.worked("/rec/a.mp4")
+    assert links.failed("/rec/a.mp4", BUSY) == 1.0
+
+
 async def test_uploads_go_on_when_the_download_port_is_open_again() -> None:
     """All of them at once."""
     async with bench() as table:
@@ -310,6 +351,30 @@ async def test_uploads_go_on_when_the_download_port_is_open_again() -> None:
         assert table.now.proof == "size"
         assert table.queues.again.wait_of(other) == 0.0
         assert table.heard_of(events.ProofAvailable) == [events.ProofAvailable(DOWNLOAD_PAUSE_FIRST)]
+
+
+async def test_a_retry_by_the_operator_tries_a_download_port_that_was_closed() -> None:
+    """At once, not when its pause is over."""
+    async with bench() as table:
+        table.server.fails = CLOSED
+        await table.ask()
+        table.server.fails = None
+        await table.ask()
+        assert table.now.proof is None
+        table.prove.try_links_again()
+        await table.ask()
+        assert table.now.proof == "size"
+
+
+async def test_links_whose_sizes_are_pages_do_not_count_as_working() -> None:
+    """The answer to the size alone is another size, and the confirming question finds a page: that is said once."""
+    async with bench() as table:
+        paths = [table.path, *(table.add(f"/rec/{number}.mp4").path for number in range(3))]
+        table.server.sizes[False], table.server.page = 20, REFUSED
+        for path in paths:
+            await table.ask(path)
+        assert table.server.asked == ["size", "confirmed size"] * 2
+        assert table.heard_of(events.ProofUnavailable) == [events.ProofUnavailable(str(REFUSED))]
 
 
 async def test_durations_need_no_download() -> None:

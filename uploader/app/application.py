@@ -291,9 +291,10 @@ class Application:
         await self.dispatcher.share_is_back(root)
 
     def try_server_again(self) -> None:
-        """Call the server now, also with a password that it has refused."""
+        """Call the server now, also with a password that it has refused, and its download links."""
         self.valt.forget_refusal()
         self.breaker.reset()
+        self.prove.try_links_again()
 
     def accept_folder(self, root: str) -> bool:
         """Accept whatever file system is mounted at a watched folder next. False when the folder is not watched."""

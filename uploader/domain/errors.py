@@ -121,12 +121,13 @@ class BreakerOpen(ServerDown):
 class DownloadUnavailable(RetryableError):
     """The address that a download link leads to does not hand the video out. It says nothing of the API.
 
-    ``reached``: False when there was no connection at all, which concerns every video.
+    ``reached``: False when there was no connection at all, which concerns every video. ``busy``: True when it was asked
+    too often (429, 503), as by a proxy that limits the rate.
     """
 
-    def __init__(self, what: str, *, hint: str = "", reached: bool = True) -> None:
+    def __init__(self, what: str, *, hint: str = "", reached: bool = True, busy: bool = False) -> None:
         super().__init__(what, hint=hint)
-        self.reached = reached
+        self.reached, self.busy = reached, busy
 
 
 class CallFailed(RetryableError):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
+from math import inf
 from pathlib import Path
 from typing import Final
 
@@ -96,11 +97,14 @@ class FileRules:
         """Return the upload as the configuration has it now; None when it is not to be sent any more.
 
         While the server knows nothing of it, everything follows the configuration: record, chunk size, and whether the
-        file is sent at all. After that only the disposal of the local file does.
+        file is sent at all. After that only the disposal of the local file does, and a smaller *chunk_size* (0: the
+        whole file): a file that was parked because its requests are too large goes on in smaller ones, in its record.
         """
         if upload.moving_to is None:  # else a move has begun, and these two describe it
             rule = self.disposal(upload)
             upload = replace(upload, after_upload=rule.action, move_to=rule.move_to)
+        if State.SENDING in {upload.state, upload.parked_from} and 0 < chunk_size < (upload.chunk_size or inf):
+            return replace(upload, chunk_size=chunk_size)
         if State.QUEUED not in {upload.state, upload.parked_from}:
             return upload
         upload = replace(upload, chunk_size=chunk_size)

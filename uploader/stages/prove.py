@@ -31,7 +31,9 @@ PROVE_CONCURRENCY: Final = 4  # uploads whose evidence is asked for at the same 
 FETCH_CONCURRENCY: Final = 2  # of these, the ones that are fetched back whole
 FETCH_WAIT: Final = 5.0  # s until an upload that waits for such a place asks again
 OPEN_HINT: Final = 'open that address to this machine, or set proof = "ready" to trust the server'
+BUSY_HINT: Final = "something there limits how often it is asked (nginx: limit_req)"
 DOWNLOAD_PAUSE_FIRST, DOWNLOAD_PAUSE_CAP = 15.0, 15 * MINUTE  # s between two tries of a link that does not work
+BUSY_PAUSES: Final = (1.0, 2.0, 4.0, 8.0)  # s until the next try where links are asked for too often; then as above
 
 
 class ProveRules(Protocol):
@@ -52,6 +54,7 @@ class DownloadBreaker:
         self._clock, self._bus = clock, bus
         self._failures, self._closed_until, self._since = 0, 0.0, 0.0
         self._own: dict[str, int] = {}  # by path: failures in a row of its own link
+        self._busy: dict[str, int] = {}  # by path: times in a row that its link was asked for too often
         self._failing: set[str] = set()  # paths whose links have failed since one has worked
         self.reason = ""  # why links do not work; empty while they do
 
@@ -64,6 +67,11 @@ class DownloadBreaker:
         """Note that the link of an upload does not work. Returns the seconds until it is tried again."""
         if self.wait > 0:
             return self.wait  # the tries were under way at the same time
+        times = self._busy.get(path, 0)
+        if error.busy and times < len(BUSY_PAUSES):  # a limit on the rate, which says nothing of the links
+            self._busy[path] = times + 1
+            self._bus.publish(events.UploadRetryScheduled(path, str(error), BUSY_PAUSES[times]))
+            return BUSY_PAUSES[times]
         self._failing.add(path)
         if error.reached and len(self._failing) == 1:
             self._own[path] = self._own.get(path, 0) + 1
@@ -78,9 +86,14 @@ class DownloadBreaker:
         self.reason = str(error)
         return self.wait
 
+    def try_again(self) -> None:
+        """Let links be tried now: the operator wants that."""
+        self._closed_until = 0.0
+
     def worked(self, path: str) -> bool:
         """Note that the link of an upload works. True when none did before."""
         self._own.pop(path, None)
+        self._busy.pop(path, None)
         self._failing.clear()
         came_back = bool(self.reason)
         if came_back:
@@ -115,6 +128,10 @@ class Prove:
         self._downloads = DownloadBreaker(context.clock, context.bus)
         self._fetches = 0  # files that are fetched back now
 
+    def try_links_again(self) -> None:
+        """Let download links be tried at the next call, also where they did not work a moment ago."""
+        self._downloads.try_again()
+
     async def run(self) -> None:
         """Prove uploads until cancelled."""
         async with asyncio.TaskGroup() as group:
@@ -145,7 +162,7 @@ class Prove:
             try:
                 evidence = await self._with_answer(upload, evidence, judgement)
             except errors.DownloadUnavailable as error:
-                self._put_off(path, str(error), self._downloads.failed(path, error))
+                self._put_off(path, error, self._downloads.failed(path, error))
                 return
         match judgement:
             case Proven(by):
@@ -184,6 +201,8 @@ class Prove:
         else:
             held = await self._valt.video_size(upload.ids, confirm=missing is Missing.CONFIRMED_SIZE)
             evidence = evidence.with_answer(missing, held=held)
+            if missing is Missing.SIZE and held != upload.identity.size:
+                return evidence  # asked once more: it may be the size of a page
         if self._downloads.worked(upload.path):
             await self._wake_the_others()
         return evidence
@@ -202,9 +221,10 @@ class Prove:
             self._fetches -= 1
         return digest.hexdigest() == upload.digest
 
-    def _put_off(self, path: str, why: str, wait: float) -> None:
+    def _put_off(self, path: str, error: errors.DownloadUnavailable, wait: float) -> None:
         """Put an upload off until its download link may be tried again. Not saved: a restart tries at once."""
-        reason = f"its arrival cannot be proven: {why}; the file is kept; {OPEN_HINT}"
+        hint = BUSY_HINT if error.busy else OPEN_HINT
+        reason = f"its arrival cannot be proven: {error}; the file is kept; {hint}"
         last_error = LastError(reason, ActionBy.OPERATOR, next_try=self._clock.now() + wait)
         self._store.put(replace(self._store.uploads[path], last_error=last_error))
         self._queues.again.put(path, wait)

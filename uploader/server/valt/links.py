@@ -28,11 +28,14 @@ from uploader.server.valt.session import Session
 from uploader.server.valt.watchdog import DownloadBroke, Watchdog, watched_download
 
 BLOCK: Final = 1024 * 1024  # bytes of a video that are handed on at a time
+PEEK: Final = 1024  # bytes of a body that are looked at for whether it is a page
 REDIRECTS: Final = 3  # followed for one request; a server that serves files from elsewhere needs one
+BUSY: Final = frozenset({429, 503})  # nginx says either when its limit_req is exceeded
 STALE: Final = frozenset({401, 403, 404, 410})  # the link may have expired: a new one is asked for, once
 ELSEWHERE: Final = "it leads to another host, which is never followed"
 _A_PAGE: Final = "answered with a page instead of the video"
 
+_PAGE = re.compile(rb"(?:\xef\xbb\xbf)?\s*<(?:!doctype html|html|head|title|body)[\s>]", re.IGNORECASE)
 _LENGTH = re.compile(r"\d{1,18}")
 _TOTAL = re.compile(r"bytes 0-0/(\d{1,18})")
 
@@ -70,12 +73,19 @@ class _Offer:
         length = self.headers.get("content-length", "").strip()
         return int(length) or None if self.status == 200 and _LENGTH.fullmatch(length) else None
 
+    async def first_block(self) -> bytes:
+        """Return the beginning of the body, as far as it has come; empty when there is none."""
+        with suppress(aiohttp.ClientPayloadError):  # cut off: the head of the answer counts all the same
+            async for block in self.response.content.iter_chunked(PEEK):
+                return block
+        return b""
+
     def unavailable(self, what: str = "") -> errors.DownloadUnavailable:
         """Return the error for an answer that is not the video."""
         if not what:
             phrase = next((f" ({known.phrase})" for known in HTTPStatus if known == self.status), "")
             what = f"answered {self.status}{phrase}"
-        return errors.DownloadUnavailable(f"{self.at}: {what}")
+        return errors.DownloadUnavailable(f"{self.at}: {what}", busy=self.status in BUSY)
 
 
 class Downloads:
@@ -104,7 +114,7 @@ class Downloads:
             first = True
             async for block in offer.response.content.iter_chunked(BLOCK):
                 offer.watchdog.moved()
-                if first and block.lstrip()[:14].lower().startswith((b"<!doctype html", b"<html")):
+                if first and _is_page(block):
                     raise offer.unavailable(_A_PAGE)
                 first = False
                 yield block
@@ -122,7 +132,7 @@ class Downloads:
         async with self._fresh(ids, url, {"Range": "bytes=0-0"}) as offer:
             if offer.status not in {200, 206, 416}:
                 raise offer.unavailable()
-            if not offer.is_video:
+            if not offer.is_video or (offer.status == 200 and _is_page(await offer.first_block())):
                 raise offer.unavailable(_A_PAGE)
             offer.response.close()  # a server that does not know ranges sends the whole video
             return offer.size()
@@ -197,6 +207,11 @@ def own(server_url: str, link: str, *, what: str = ApiCall.LINK.label) -> URL:
     if url.scheme != "https" and home.scheme == "https":
         raise errors.DownloadUnavailable(f"{what}: it leads out of TLS, where its secret could be read")
     return url
+
+
+def _is_page(block: bytes) -> bool:
+    """Return True when a body begins as HTML does: nginx gives its own pages the type of the video's name."""
+    return _PAGE.match(block) is not None
 
 
 def _address(url: URL) -> str:
