@@ -47,6 +47,15 @@ def test_zeros_at_the_end_are_no_tags() -> None:
     assert judged(HEADER + bytes(9000)).unfinished
 
 
+@pytest.mark.parametrize("size", [100, 245, 65_525])  # with its head, the last two end in zeros
+@pytest.mark.parametrize("zeros", [1, 4, 500, 4000])
+def test_a_few_zeros_behind_the_last_tag_are_padding(size: int, zeros: int) -> None:
+    """A device fills up a sector."""
+    whole = HEADER + b"".join(TAGS) + tag(b"\x65" * size)
+    assert judged(whole + bytes(zeros)) == FLV
+    assert judged(whole[:-6] + bytes(zeros)).unfinished
+
+
 def test_sizes_behind_tags_are_not_judged_where_the_writer_has_others() -> None:
     """Some leave them 0, some do not count the head."""
     for size in (0, 100):

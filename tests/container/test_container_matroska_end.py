@@ -83,7 +83,7 @@ def test_a_recording_of_a_browser_is_whole_at_the_end_of_a_block(times: int, siz
     assert judged(whole + cluster(9)[:3]).unfinished.startswith("it ends inside the head of an element at byte")
 
 
-@pytest.mark.parametrize("rest", [b"\xff" * 5, b"trailer", b"something else, and longer" * 9])
+@pytest.mark.parametrize("rest", [bytes(4), bytes(4096), b"\xff" * 5, b"trailer", b"something else, and longer" * 9])
 @pytest.mark.parametrize("sized", [False, True])
 def test_what_follows_a_live_recording_is_not_judged(sized: bool, rest: bytes) -> None:
     """If it is no element of Matroska."""
@@ -211,6 +211,16 @@ def test_zeros_where_the_index_in_front_names_media_are_found(codec: bytes, data
     end = data.draw(st.integers(len(HEADER) + 40, len(whole) - len(block()) - 20))
     assert judged(whole[:end] + bytes(len(whole) - end)).unfinished
     assert judged(whole) == FINE
+
+
+@pytest.mark.parametrize("sized", [False, True])
+def test_more_than_a_few_zeros_behind_a_live_recording_are_missing_media(sized: bool) -> None:
+    """A copy has set its size, and has not come farther; whatever the codec is."""
+    whole = browser(3, sized=sized).replace(b"V_MPEG4/ISO/AVC", b"V_SOMETHING/NEW")
+    assert judged(whole) == FINE
+    assert judged(whole + bytes(4097)).unfinished.startswith(f"only zeros from byte {len(whole)} on")
+    if sized:
+        assert judged(whole[:-6000] + bytes(6000)).unfinished.startswith("only zeros from byte")
 
 
 def test_silence_is_no_missing_media() -> None:

@@ -161,6 +161,14 @@ def test_anything_may_follow_the_rip(header: int, rest: bytes) -> None:
     assert judged(mxf(header, named=False) + rest) == CLOSED
 
 
+def test_zeros_too_few_for_a_rip_may_follow_a_file_without_one() -> None:
+    """More of them are in its place."""
+    whole = mxf(indexed=False)
+    assert judged(whole + bytes(4)) == judged(whole + bytes(32)) == CLOSED
+    assert judged(whole + bytes(33)).unfinished.startswith("no whole packet at byte")
+    assert judged(whole + rip()[:1] + bytes(4)).unfinished
+
+
 @pytest.mark.parametrize("run_in", [1, 512, 16_370, 40_000, 65_535])
 @pytest.mark.parametrize("header", [OPEN_INCOMPLETE, CLOSED_COMPLETE])
 def test_a_run_in_may_stand_before_the_header(run_in: int, header: int) -> None:

@@ -68,6 +68,11 @@ def _tag_end(source: ContainerReader, start: int) -> int | None:
 
 
 def _ends_with_a_tag(source: ContainerReader) -> bool:
-    """True when the last four bytes are the size of a tag that ends there."""
-    start = source.size - 4 - int.from_bytes(source.at(source.size - 4, 4), "big")
-    return _tag_end(source, start) == source.size
+    """True when the last four bytes are the size of a tag that ends there; a few zeros may follow as padding."""
+    tail = source.at(max(0, source.size - SAMPLE), SAMPLE)
+    written = source.size - len(tail) + len(tail.rstrip(b"\0"))
+    for end in {source.size, *range(written, min(written + 4, source.size))}:  # a size may end in zeros
+        start = end - 4 - int.from_bytes(source.at(end - 4, 4), "big")
+        if _tag_end(source, start) == end:
+            return True
+    return False

@@ -45,6 +45,7 @@ from uploader.container.ebml import (
 from uploader.container.endings import NOT_CLOSED, NOT_COPIED, clock_time, open_end
 from uploader.container.matroska_end import End, begins_element, last_cluster, last_cued, named, timestamp, walk
 from uploader.container.reader import (
+    SAMPLE,
     SMALLEST_READ,
     ContainerReader,
     Playable,
@@ -167,8 +168,9 @@ def _unwritten(source: ContainerReader, end: End, limit: int) -> str:
         inside = walk(source, end.cluster.payload, end.cluster.end, inside=True)
         if is_zero(source.at(inside.offset, min(_SHORTEST, end.cluster.end - inside.offset))):
             return only_zeros(inside.offset)
-    rest = source.at(end.offset, min(SMALLEST_READ, limit - end.offset))
-    last = source.at(max(end.offset, limit - SMALLEST_READ), SMALLEST_READ) if rest else b""
+    if limit - end.offset <= SAMPLE:
+        return ""  # a few zeros behind a whole Cluster are padding
+    rest, last = source.at(end.offset, SAMPLE), source.at(limit - SAMPLE, SAMPLE)
     return only_zeros(end.offset) if is_zero(rest) and is_zero(last) else ""
 
 

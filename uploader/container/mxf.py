@@ -25,6 +25,7 @@ from uploader.container.mxf_klv import (
     FOOTER,
     KEY_SIZE,
     RUN_IN,
+    SMALLEST_RIP,
     Partition,
     begins_packet,
     header_start,
@@ -126,8 +127,9 @@ def _behind_footer(source: ContainerReader, footer: Partition) -> str:
     announced = footer.packet.end + footer.header_bytes + footer.index_bytes
     if announced > source.size:
         return past_the_end("footer partition", announced, source)
-    rest = source.at(end, KEY_SIZE + 9)
-    if rest and begins_packet(rest.rstrip(b"\0")):
+    rest = source.at(end, SMALLEST_RIP)
+    written = rest.rstrip(b"\0")
+    if begins_packet(written) and (written or len(rest) == SMALLEST_RIP):
         return f"no whole packet at byte {end}, behind its footer: {NOT_COPIED}"
     return ""
 

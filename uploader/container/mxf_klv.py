@@ -16,6 +16,7 @@ from uploader.container.reader import ContainerReader, pieces_from_end
 RUN_IN: Final = 64 * 1024  # bytes before the header, at most: 6.5
 HEADER, BODY, FOOTER = 2, 3, 4  # kinds of partitions: byte 13 of the key
 KEY_SIZE: Final = 16
+SMALLEST_RIP: Final = 33  # bytes of a Random Index Pack with one entry
 
 _CLOSED: Final = frozenset({2, 4})  # byte 14 of the key: 1 open incomplete, 2 closed incomplete, 3 and 4 complete
 _COMPLETE: Final = 4
