@@ -161,6 +161,16 @@ def test_media_whose_size_is_a_few_bytes_wrong_are_a_habit(rest: bytes, over: in
     assert judged(with_media_too_long(over, front=True) + rest) == FINE
 
 
+def test_media_of_one_size_for_all_samples_may_be_too_long_by_their_head_alone() -> None:
+    """That size may be the one of a unit of sound, so it does not say to the byte where the samples end."""
+    tables = full(b"stsc", struct.pack(">4I", 1, 1, 25, 1)) + full(b"stsz", struct.pack(">2I", 100, 25))
+    for over, fine in ((1, False), (7, False), (8, True), (9, False), (16, True), (17, False)):
+        offsets = full(b"stco", struct.pack(">2I", 1, 400))
+        made = box(b"moov", box(b"trak", box(b"mdia", box(b"minf", box(b"stbl", tables, offsets)))))
+        data = FTYP + made + box(b"mdat", WRITTEN[:9000], size=9008 + over)
+        assert (judged(data) == FINE) == fine
+
+
 @pytest.mark.parametrize("lost", [1, 8, 2000])
 def test_a_cut_is_not_taken_for_that_habit(lost: int) -> None:
     """Something that the index names is missing."""

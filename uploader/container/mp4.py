@@ -38,7 +38,7 @@ _PARENTS: Final = frozenset({b"moov", b"trak", b"mdia", b"minf", b"stbl"})
 _LEVELS: Final = 5  # moov, trak, mdia, minf, stbl
 _BOXES: Final = 32  # at top level; of files with more, the index is searched from the end
 _FIELDS: Final = 36  # bytes of a header box, up to and including its duration
-_LARGEST_HABIT: Final = 16  # bytes by which a writer states an ``mdat`` too long
+_HEADS: Final = (8, 16)  # bytes of the head of an ``mdat``, by which some writers state it too long
 # A hole in ``moov``: no box, and zeros from the ninth byte on. Up to 40 bytes are read; fewer than 16 may be a
 # QuickTime terminator.
 _LEAST_HOLE, _HOLE = 16, 40
@@ -175,10 +175,11 @@ def _awaits_size(source: ContainerReader, front: Walk) -> bool:
 def _is_habit(source: ContainerReader, front: Walk, in_moov: Walk) -> bool:
     """True for a last ``mdat`` whose size is a few bytes too large, while all that the index names is there."""
     last = front.boxes[-1]
-    if last.kind != b"mdat" or last.end - source.size > _LARGEST_HABIT:
+    over = last.end - source.size
+    if last.kind != b"mdat" or over > max(_HEADS):
         return False
-    end = mp4_index.end_of_samples(source, in_moov)
-    return end is not None and end <= source.size
+    end, exact = mp4_index.end_of_samples(source, in_moov)
+    return end is not None and end <= source.size and (exact or over in _HEADS)
 
 
 def _without_moov(source: ContainerReader, front: Walk) -> str:

@@ -159,12 +159,14 @@ class Track:
 
     @cached_property
     def end(self) -> int | None:
-        """The offset after the last sample; None when it is not known.
-
-        Only where each sample has a size of its own: in MOV, the one size of all may be that of a unit of sound.
-        """
-        sizes = self.sizes_in(self.chunks - 1) if self.chunks and not self._sizes[1] else []
+        """The offset after the last sample; None when it is not known."""
+        sizes = self.sizes_in(self.chunks - 1) if self.chunks else []
         return self.chunk(self.chunks - 1) + sum(sizes) if sizes else None
+
+    @cached_property
+    def sized(self) -> bool:
+        """True when each sample has a size of its own. In MOV, the one size of all may be that of a unit of sound."""
+        return not self._sizes[1]
 
 
 def tracks(source: ContainerReader, in_moov: Walk) -> list[Track]:
@@ -200,11 +202,13 @@ def zeros_for_media(offset: int) -> str:
     )
 
 
-def end_of_samples(source: ContainerReader, in_moov: Walk) -> int | None:
-    """Return the offset after the last sample of all tracks; None when it is not known."""
-    ends = [track.end for track in tracks(source, in_moov) if track.chunks]
+def end_of_samples(source: ContainerReader, in_moov: Walk) -> tuple[int | None, bool]:
+    """Return the offset after the last sample of all tracks, None when it is not known; and whether that is exact."""
+    found = [track for track in tracks(source, in_moov) if track.chunks]
+    ends = [track.end for track in found]
     known = [end for end in ends if end is not None]
-    return max(known) if known and len(known) == len(ends) else None
+    whole = len(known) == len(ends) and known
+    return (max(known) if whole else None), all(track.sized for track in found)
 
 
 def is_compressed(source: ContainerReader, in_moov: Walk) -> bool:
