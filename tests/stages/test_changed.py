@@ -266,6 +266,46 @@ async def test_a_file_whose_content_changes_again_and_again_is_parked(
         assert len(rig.records) == 1
 
 
+async def test_a_file_that_goes_on_changing_does_not_begin_its_pause_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is said once for each record, waits for the rest of the pause, and stays parked when it has been parked."""
+    monkeypatch.setattr(retry, "CHANGE_PAUSES", (0.5,))
+    async with Rig(tmp_path, Settings(semantics=Semantics.APPEND, processing=0.0)) as rig:
+        check = Recording.check_unchanged
+
+        async def meanwhile(self: Recording) -> None:
+            if self.position:
+                rewrite_by_time(Path(self.path))
+            await check(self)
+
+        monkeypatch.setattr(Recording, "check_unchanged", meanwhile)
+        await rig.start()
+        path = await rig.drop("a.mp4", content_of(4 * CHUNK))
+        for number in range(1, retry.CHANGES_BEFORE_PARKING):
+            waits = await rig.event(events.UploadRetryScheduled, path=path, count=number)
+            assert waits.reason.startswith(f"its content has changed {number} time")
+            for _ in range(3):
+                settled = len(rig.seen(events.FileSettled))
+                rewrite_by_time(at(path))
+                await rig.scan()
+                await rig.event(events.FileSettled, count=settled + 1)
+        await rig.event(events.UploadParked, path=path)
+        assert len(rig.seen(events.UploadRetryScheduled)) == retry.CHANGES_BEFORE_PARKING - 1
+        settled = len(rig.seen(events.FileSettled))
+        rewrite_by_time(at(path))
+        await rig.scan()
+        await rig.event(events.FileSettled, count=settled + 1)
+        await rig.until(lambda: rig.application.enqueue.idle)
+        assert rig.state_of(path) is State.PARKED
+        assert rig.store.uploads[path].identity.mtime_ns == at(path).stat().st_mtime_ns
+        assert len(rig.seen(events.UploadParked)) == 1
+        assert len(rig.seen(events.RecordCreated)) == retry.CHANGES_BEFORE_PARKING
+        await rig.restart()
+        await rig.scan()
+        assert rig.state_of(path) is State.PARKED
+
+
 async def test_a_file_that_changes_while_the_daemon_is_stopped_begins_anew(tmp_path: Path) -> None:
     """With equal size and mtime: the digest of the sent bytes shows it."""
     async with Rig(tmp_path) as rig:

@@ -17,6 +17,7 @@ class ContentChanges:
 
     def __init__(self) -> None:
         self._records: dict[str, int] = {}
+        self._rested: dict[str, int] = {}
         self._contents: dict[str, str] = {}
 
     def note(self, path: str, records: int) -> None:
@@ -32,6 +33,15 @@ class ContentChanges:
         """Return how many records were given up for this file."""
         return self._records.get(path, 0)
 
+    def may_rest(self, path: str, records: int) -> bool:
+        """True once for each number of records: the file is given time, and then no more until another is given up."""
+        if self._rested.get(path) == records:
+            return False
+        self._rested[path] = records
+        if len(self._rested) > FILES_REMEMBERED:
+            del self._rested[next(iter(self._rested))]
+        return True
+
     def note_content(self, path: str, sha256: str) -> None:
         """Note the content of a file whose mtime does not come to rest."""
         self._contents[path] = sha256
@@ -44,5 +54,5 @@ class ContentChanges:
 
     def forget(self, path: str) -> None:
         """Forget a file: it was sent, or its upload was dropped by the operator."""
-        self._records.pop(path, None)
-        self._contents.pop(path, None)
+        for memory in (self._records, self._rested, self._contents):
+            memory.pop(path, None)

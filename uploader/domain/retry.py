@@ -352,7 +352,7 @@ def after_changes(times: int, uniform: Uniform) -> Decision:
         reason = f"{what}: something goes on writing to it; find out which program does"
         return _park(LastError(reason, ActionBy.OPERATOR, times), RetryRule(Action.PARK), uniform)
     pause = CHANGE_PAUSES[min(max(times, 1), len(CHANGE_PAUSES)) - 1]
-    return Decision(Action.TRY_AGAIN, LastError(f"{what}; it is given time", ActionBy.FILE), pause)
+    return Decision(Action.TRY_AGAIN, LastError(f"{what}; it is given time to come to rest", ActionBy.FILE), pause)
 
 
 def backoff(attempts: int, uniform: Uniform) -> float:

@@ -64,6 +64,13 @@ def _alike(upload: Upload, settled: Settled) -> bool:
     return (sent.size, sent.edges) == (found.size, found.edges)
 
 
+def _rests(upload: Upload) -> bool:
+    """True when an upload waits, or is parked, because its content has changed while it was sent."""
+    if upload.last_error is None or upload.last_error.next_try is None or not upload.restarts:
+        return False
+    return upload.state is State.QUEUED or upload.parked_from is State.QUEUED
+
+
 class EnqueueRules(Protocol):
     """What the stage needs of ``FileRules``."""
 
@@ -153,7 +160,7 @@ class Enqueue:
                 self._store.drop(upload)
             await self._store.commit()
             if self._store.upload_at(settled.path) is None:
-                await self._enqueue_new(settled)
+                await self._enqueue_new(settled, upload)
 
     async def _compared(self, upload: Upload, settled: Settled) -> FileKind:
         """Return whether a file with another mtime begins with what the parked upload has sent of it."""
@@ -242,7 +249,8 @@ class Enqueue:
         self._bus.publish(events.FileDuplicate(settled.path, known.path, known.record, "skipped"))
         return True
 
-    async def _enqueue_new(self, settled: Settled) -> None:
+    async def _enqueue_new(self, settled: Settled, before: Upload | None = None) -> None:
+        """Queue a file. *before*: the upload of its earlier content, which was dropped just now."""
         if not self._rules.takes(settled.path):  # it settled under the previous configuration
             return
         chunk_size = chunk_size_now(self._rules.config.upload, self._store.capabilities, now=self._clock.now())
@@ -252,6 +260,9 @@ class Enqueue:
         upload = replace(upload, restarts=self._changes.of(settled.path))
         if settled.unplayable:
             await self._park(upload, LastError(settled.unplayable, ActionBy.FILE, must_change=True))
+            return
+        if upload.restarts and before is not None and _rests(before):
+            await self._goes_on_resting(upload, before)
             return
         if upload.restarts and await self._waits_after_changes(upload):
             return
@@ -265,6 +276,15 @@ class Enqueue:
             events.UploadParked(upload.path, last_error.reason, last_error.action_by, typed("retry", upload.path))
         )
 
+    async def _goes_on_resting(self, upload: Upload, before: Upload) -> None:
+        """Let a file that has changed once more wait for the rest of its time, or stay parked. Nothing new is said."""
+        last_error = before.last_error
+        if last_error is None or last_error.next_try is None:
+            return
+        resting = replace(upload, last_error=last_error)
+        await self._store.save(resting if before.state is State.QUEUED else lifecycle.park(upload, last_error))
+        self._again.put(upload.path, max(0.0, last_error.next_try - self._clock.now()))
+
     async def _waits_after_changes(self, upload: Upload) -> bool:
         """Let a file wait, or park it, whose content has changed while it was sent. False when it is sent at once."""
         decision = retry.after_changes(upload.restarts, self._clock.uniform)
@@ -272,7 +292,7 @@ class Enqueue:
         last_error = replace(decision.last_error, next_try=self._clock.now() + after)
         if decision.action is retry.Action.PARK:
             await self._park(upload, last_error)
-        elif after > 0:
+        elif after > 0 and self._changes.may_rest(upload.path, upload.restarts):
             await self._store.save(replace(upload, last_error=last_error))
             self._bus.publish(events.UploadRetryScheduled(upload.path, last_error.reason, after))
         else:
