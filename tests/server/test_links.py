@@ -408,3 +408,15 @@ async def test_links_do_not_crowd_out_the_secrets_of_the_log() -> None:
         for _ in range(20):
             await home.valt.video_size(IDS)
         assert set(home.secrets) == {"canary-password", "canary-token"}
+
+
+async def test_large_headers_of_a_video_or_of_a_redirect_to_it_are_taken() -> None:
+    """Up to the same bounds as those of the API; larger ones are named."""
+    large = "a" * 60_000
+    async with linked(reply(302, Location="/media/2.mp4", X=large), reply(200, VIDEO, X=large)) as (home, *_):
+        assert await content(home) == VIDEO
+    async with linked(reply(302, Location="/media/2.mp4", X=large), head(X=large)) as (home, *_):
+        assert await size(home) == TOTAL
+    async with linked(reply(200, VIDEO, X="a" * 70_000)) as (home, *_):
+        with pytest.raises(errors.DownloadUnavailable, match="headers are larger than any VALT server's"):
+            await content(home)

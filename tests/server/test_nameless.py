@@ -50,8 +50,8 @@ async def test_records_are_made_without_a_name_and_get_it_before_the_first_chunk
         assert names[0] == "update"
         assert names.count("update") == 5
         assert rig.most_attempts == 0
-        (limit,) = {event.limit for event in rig.seen(events.ServerLimitLearnt)}
-        assert limit.startswith(learnt.NAMELESS)
+        (event,) = rig.seen(events.ServerLimitLearnt)
+        assert event.limit.startswith(learnt.NAMELESS)
         await rig.restart()
         before = len(rig.calls("create"))
         await rig.finished(await rig.drop("more.mp4", content_of(1000, 77)))

@@ -52,7 +52,7 @@ class Watch:
             if not any(_record(upload) == record for upload in self._uploads()):
                 self._world.fail(f"I4: a chunk for {record}, whose ids are not saved")
         if kind == "create":
-            name = request.payload["name"]
+            name = request.payload.get("name")
             if not any(_creating(upload, name) for upload in self._uploads()):
                 self._world.fail(f"I4: create-upload of {name!r}, and its intent is not saved")
         if kind == "delete" and not any(orphan["record"] == record for orphan in self._saved()["orphans"]):
@@ -139,8 +139,8 @@ def _record(upload: dict[str, Any]) -> str:
     return str((upload.get("ids") or {}).get("record", ""))
 
 
-def _creating(upload: dict[str, Any], name: str) -> bool:
-    return bool((upload["state"], upload["record"]["name"]) == ("creating", name))
+def _creating(upload: dict[str, Any], name: str | None) -> bool:
+    return bool(upload["state"] == "creating" and name in {None, upload["record"]["name"]})
 
 
 def _where(upload: dict[str, Any]) -> str:
@@ -196,7 +196,10 @@ def _nothing_half(world: World) -> None:
         for version in world.folder.versions
         if min(version.until, world.now) - version.since >= world.settle or version.until == NEVER
     }
+    refused = any(isinstance(event, events.RecordsNameless) for event in world.heard)
     for record in _landed(world):
+        if not record.name and not refused:
+            raise Broken(f"I1: {record.id} has no name, and nobody was told")
         if record.content not in whole:
             raise Broken(f"I1: {record.id} holds what no file was: {record.content!r}")
 
@@ -214,6 +217,8 @@ def _nothing_left(world: World) -> None:
         for event in world.heard
         if isinstance(event, events.DoubtResolved) and "left alone" in event.outcome
     }
+    if told and world.server.by_get:
+        told.add("")  # records without a name cannot be told apart by it
     for record in world.server.records.values():
         foreign = record in world.foreign
         if foreign and record.deleted:

@@ -205,8 +205,9 @@ class Orders:
         if parts[0] != "records":
             return
         if len(parts) == 1 or parts[1] == "create-upload":
-            name = request.payload.get("name") or request.payload["search"]
-            about = [one for one in self._uploads() if (one["state"], one["record"]["name"]) == ("creating", name)]
+            name = request.payload.get("name") or request.payload.get("search")  # none: any upload's
+            creating = [one for one in self._uploads() if one["state"] == "creating"]
+            about = [one for one in creating if not name or one["record"]["name"] == name]
         else:
             record = parts[2] if parts[1] == "download" else parts[1]
             about = [one for one in self._uploads() if _record(one) == record]
@@ -220,7 +221,13 @@ class Orders:
                 self._may_repeat.append(request)
             else:
                 self.world.fail(f"I17: {about[0]['path']} is paused, and a request begins: {_what(request)}")
-        if about and parts[-1] == "create-upload" and not any(self._may_create(one, request) for one in about):
+        named = request.payload.get("name")
+        if (
+            named
+            and about
+            and parts[-1] == "create-upload"
+            and not any(self._may_create(one, request) for one in about)
+        ):
             self.world.fail(f"I19: {about[0]['path']} was queued, and becomes after the reload: {request.payload}")
 
     def _repeated(self, request: Request) -> Request | None:

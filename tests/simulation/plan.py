@@ -24,6 +24,7 @@ class Plan:
 
     seed: int
     kind: str = "offset"
+    create: str = "post"  # "get": records are made by GET alone, and without a name
     kills: tuple[int, ...] | None = None  # steps; None: the seed chooses up to three
     cuts: bool | None = None  # every kill a power cut, or none; None: the seed chooses
     faults: float = 0.25  # of the requests

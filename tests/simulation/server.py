@@ -21,6 +21,7 @@ USER: Final = "uploader"
 
 BAD_GATEWAY: Final = b"<html><head><title>502 Bad Gateway</title></head></html>"
 NOT_THERE: Final = b"<html><head><title>404 Not Found</title></head></html>"
+NOT_ALLOWED: Final = b'{"title":"An error occurred","status":405,"detail":"Method Not Allowed"}'
 SORRY: Final = b"<html><head><title>Back soon</title></head></html>"
 LINK_LIFETIME: Final = 1800.0  # s
 TOO_LARGE: Final = b"<html><head><title>413 Request Entity Too Large</title></head></html>"
@@ -113,6 +114,7 @@ class Server:
         self.expiries = 0
         self.links: dict[str, float] = {}  # secrets of download links, and when each was given
         self.origin = "http://127.0.0.1"  # what links begin with
+        self.by_get = False  # True: it makes records by GET alone, and without a name
         self.hands_out = True  # False: the port that links lead to is closed
         self.answers_head = True  # False: the host that links lead to answers HEAD with 405
         self.tells_sizes = True  # False: that host sends no Content-Length, and does not know ranges
@@ -150,7 +152,10 @@ class Server:
         if not self.token or request.token != self.token:
             return _json(401, {"error": {"code": 401, "message": "No API key provided"}})
         if parts == ["records", "create-upload"]:
-            record = self._add(request.payload["name"], USER, self._ground.true_wall())
+            if (request.method == "GET") is not self.by_get:
+                allowed = "GET" if self.by_get else "POST"
+                return Reply(405, NOT_ALLOWED, {"Allow": allowed})
+            record = self._add(request.payload.get("name", ""), USER, self._ground.true_wall())
             return _json(200, {"id": record.id, "videos": [record.video]})
         if parts == ["records"]:
             rows = [_row(record) for record in self.records.values() if not record.deleted]
@@ -171,6 +176,9 @@ class Server:
         if len(parts) == 2:
             duration = duration_of(known.content) if self.is_ready(known) else 0.0
             return _json(200, {"data": _row(known) | {"videos": self._videos(known), "duration": duration}})
+        if parts[2] == "update":
+            known.name = request.payload["name"]
+            return _json(200, {"data": {"id": known.id}})
         if parts[2] == "delete":
             self.before_delete(known)
             known.deleted = True

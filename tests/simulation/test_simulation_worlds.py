@@ -37,6 +37,23 @@ def test_no_world_loses_or_doubles_a_file_or_shows_a_secret(kind: str, seeds: ra
     record_property("simulation", figures.as_property())
 
 
+@pytest.mark.parametrize("operator", [False, True])
+@pytest.mark.parametrize("kind", ["offset", "append", "whole", "last"])
+def test_records_without_a_name_lose_and_double_nothing(kind: str, operator: bool, record_property: Report) -> None:
+    """A server that makes records by GET alone: each gets its name afterwards, and what is left over is found."""
+    figures = explore(kind, range(25), create="get", operator=operator)
+    assert figures.counts["uploads finished"] > 25
+    record_property("simulation", figures.as_property())
+
+
+@pytest.mark.parametrize("at", ["create-upload", "update", "answer"])
+def test_no_crash_point_of_a_record_without_a_name_loses_or_doubles_a_file(at: str, record_property: Report) -> None:
+    """Between the intent, the GET, its answer, and the name."""
+    figures = crash_points("offset", create="get", at=at, one_in=1 if at != "answer" else 4)
+    assert figures.worlds > 0
+    record_property("simulation", figures.as_property())
+
+
 def test_full_is_twenty_thousand_seeds_and_every_crash_point() -> None:
     """As for a release; every smaller amount is a part of it, with every kind of server."""
     full = AMOUNTS["full"]

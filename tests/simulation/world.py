@@ -86,6 +86,7 @@ class World:
         self.receiver = it = receiver_of(plan)
         slow = SLOW if plan.variety and roll() < 0.05 else 0.5
         self.server = Server(self, it.semantics, limit=it.limit, slow=slow, transcodes=it.transcodes)
+        self.server.by_get = plan.create == "get"
         self.server.before_delete = self.watch.before_delete
         self.disk.on_save = self.watch.look_at_saved
         choice = ("keep", "delete", "move")[int(roll() * 3)] if plan.variety else "delete"

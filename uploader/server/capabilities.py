@@ -55,10 +55,11 @@ class CapabilityTracker:
 
     async def learn_nameless(self, *, nameless: bool) -> None:
         """Save how this server makes records: a search after a crash must know it."""
+        known = self.makes_nameless()
         until = self._clock.now() + retry.CAPABILITIES_VALID_FOR if nameless else None
         self._store.learn(nameless_until=until, names_refused=None)
         await self._store.commit()
-        for limit in learnt.limits(self._store.capabilities, now=self._clock.now()) if nameless else ():
+        for limit in learnt.limits(self._store.capabilities, now=self._clock.now()) if nameless and not known else ():
             if limit.startswith(learnt.NAMELESS):
                 self._bus.publish(events.ServerLimitLearnt(limit))
 

@@ -174,6 +174,7 @@ class FailureHandler:
         now, learnt_now = self._clock.now(), self._store.capabilities
         if limit_now(before, now=now) == limit_now(learnt_now, now=now):
             learnt_now = replace(learnt_now, chunk_limit=None)
+        learnt_now = replace(learnt_now, nameless_until=None)  # published when it was learnt
         if (before.whole_only_until or 0.0) > now:
             learnt_now = replace(learnt_now, whole_only_until=None)
         for limit in learnt.limits(learnt_now, now=now):

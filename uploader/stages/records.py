@@ -59,7 +59,8 @@ class RecordCreator:
         async with self._names.setdefault(name, asyncio.Lock()):
             in_doubt = self._store.table.creating(None if nameless else name)
             if any(other.path != path for other in in_doubt):  # they could not be told apart
-                what = "it is not known yet whether the record of another file of the same name was created"
+                same = "" if nameless else " of the same name"
+                what = f"it is not known yet whether the record of another file{same} was created"
                 raise errors.StillInDoubt(what, wait=max(SAME_NAME_PAUSE, self._doubt_settle))
             await self._valt.agree_on_time()  # the intent is timed by the server's clock
             raise_if_paused(self._store, path)
@@ -177,6 +178,7 @@ class RecordCreator:
         empty = []
         rows = await self._valt.find_records(upload.record.name)
         if self._capabilities.makes_nameless():
+            raise_if_paused(self._store, upload.path)
             rows += await self._valt.find_records("", since=upload.intent_at)
         for row in rows:
             if self._may_be_own(row, raise_if_paused(self._store, upload.path)):

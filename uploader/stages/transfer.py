@@ -62,7 +62,7 @@ class _Memory:
     resent_at: int | None = None  # offset of a chunk in doubt that is sent again; a refusal is not about its range
     aside: bool = False  # it has stepped aside for a small file
     good: int = 0  # chunks of the current size acknowledged in a row
-    named: bool = False  # its record has its name, or cannot have one
+    named: str = ""  # the record that has its name, or cannot have one
     looked: bool = False  # after its first chunk the record showed no video, as it should
 
 
@@ -266,10 +266,11 @@ class Transfer:
 
     async def _send(self, upload: Upload, recording: Recording, *, announce: bool) -> None:
         """Send the next chunk. When the token has expired, log in once and send the chunk again."""
-        if upload.offset == 0 and not self._memories[upload.path].named:
+        if upload.offset == 0 and self._memories[upload.path].named != _ids(upload).record:
+            raise_if_paused(self._store, upload.path)
             await self._records.name(upload)  # before the first chunk, so after any crash, too
             raise_if_paused(self._store, upload.path)
-            self._memories[upload.path].named = True
+            self._memories[upload.path].named = _ids(upload).record
         if upload.chunks == 1 and not self._memories[upload.path].looked:
             await self._check_assembles(upload)
         if recording.position != upload.offset:
