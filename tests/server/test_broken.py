@@ -22,7 +22,8 @@ from yarl import URL
 
 from uploader.domain import errors
 from uploader.server.valt import client
-from uploader.server.valt.session import HEADER_LIMIT, Repeated
+from uploader.server.valt.broken import NotRepeated
+from uploader.server.valt.session import HEADER_LIMIT
 
 ANSWERS = {
     b"login": b'{"data":{"access_token":"canary-token"}}',
@@ -271,6 +272,7 @@ MAKERS: list[tuple[type[BaseException], tuple[Any, ...], dict[str, Any]]] = [
     (aiohttp.ServerFingerprintMismatch, (b"1", b"2", "valt", 443), {}),
     (aiohttp.client_exceptions.UnixClientConnectorError, ("/canary-token", KEY, FAILED), {}),
     (aiohttp.ClientConnectorError, (KEY, FAILED), {}),
+    (NotRepeated, (aiohttp.ClientOSError(32, "SomeErrorClass canary-token"),), {}),
     (aiohttp.ClientResponseError, (INFO, ()), {"status": 400, "message": "SomeErrorClass: canary-token"}),
     (aiohttp.InvalidURL, ("http://valt/x?access_token=canary-token",), {}),
     (http_exceptions.LineTooLong, (b"canary-token", 10), {}),
@@ -297,7 +299,7 @@ def kinds() -> list[type[BaseException]]:
     found += [kind for _, kind in inspect.getmembers(http_exceptions, inspect.isclass)]
     found += [kind for _, kind in inspect.getmembers(ssl, inspect.isclass)]
     found += [OSError, *OSError.__subclasses__(), *ConnectionError.__subclasses__(), socket.gaierror, socket.herror]
-    found += [asyncio.IncompleteReadError, TimeoutError, UnicodeEncodeError, Repeated]
+    found += [asyncio.IncompleteReadError, TimeoutError, UnicodeEncodeError, NotRepeated]
     wanted = aiohttp.ClientError | http_exceptions.HttpProcessingError | OSError | EOFError | UnicodeError
     unique = dict.fromkeys(kind for kind in found if issubclass(kind, wanted))
     return sorted(unique, key=lambda kind: kind.__name__)
