@@ -29,7 +29,7 @@ IDLE_TIME: Final = 4.0  # s until an unused connection is closed: Apache closes 
 DNS_CACHE_TIME: Final = 10  # s after which a new connection looks the server's name up again
 HEADER_LIMIT: Final = 64 * 1024  # bytes of one header of an answer; single sign-on boxes send some of 20 KiB
 HEADERS_LIMIT: Final = 256 * 1024  # bytes of all headers of an answer
-HEADERS_KEPT: Final = 1000  # headers of an answer
+HEADERS_KEPT: Final = 400  # headers of an answer; before its end nothing else bounds it: 25 MiB at the very most
 
 
 class Session:
