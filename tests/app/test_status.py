@@ -275,6 +275,18 @@ def test_every_switched_off_protection_is_a_warning(tmp_path: Path) -> None:
     ]
 
 
+def test_a_proxy_is_shown_and_its_password_from_the_environment_is_a_warning(tmp_path: Path) -> None:
+    """In the line of the server; a proxy without a log-in needs no password."""
+    proxied = config_of(tmp_path, proxy="http://proxy:3128", proxy_username="ours")
+    lines = report.status_lines(report.status_document(proxied, known(), EPOCH))
+    assert lines[0].endswith(" through the proxy http://proxy:3128")
+    assert report.status_document(config_of(tmp_path), known(), EPOCH)["proxy"] is None
+    environ = {"VALT_UPLOADER_PROXY_PASSWORD": "canary"}
+    (warning,) = report.standing_warnings(proxied, environ)
+    assert warning.startswith("the proxy's password comes from $VALT_UPLOADER_PROXY_PASSWORD: every process")
+    assert report.standing_warnings(config_of(tmp_path, proxy="http://proxy:3128"), environ) == []
+
+
 def test_limits_that_were_learnt_are_shown_until_they_expire(tmp_path: Path) -> None:
     """What was learnt, until when, and how to forget it."""
     learnt = ServerCapabilities(chunk_limit=750_000, chunk_limit_until=EPOCH + 86_400, whole_only_until=EPOCH + 3600)

@@ -68,6 +68,10 @@ class KnownServer:
     async def refresh(self) -> None:
         """Do nothing."""
 
+    def makes_nameless(self) -> bool:
+        """It makes records with a name."""
+        return False
+
 
 class Bench:
     """The creator of records alone, over a state in memory and a clock that the test advances."""

@@ -256,7 +256,7 @@ def status_lines(document: Mapping[str, Any]) -> list[str]:
     """Lay a status document out for people."""
     daemon = document["daemon"]
     lines = [
-        f"server   {document['server']}",
+        f"server   {document['server']}" + (f" through the proxy {proxy}" if (proxy := document.get("proxy")) else ""),
         f"daemon   {'stopped' if daemon is None else 'running, process ' + str(daemon['pid'])}",
         f"files    {one_line(document)}",
     ]

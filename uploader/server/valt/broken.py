@@ -24,6 +24,14 @@ class AnswerTooLarge(aiohttp.ClientError):
     """An answer's headers are larger than ``session.HEADERS_LIMIT``, so it is not from a VALT server."""
 
 
+class NotRepeated(aiohttp.ClientConnectionError):
+    """A request that must not be made twice has ended without an answer; aiohttp would have made it again."""
+
+    def __init__(self, why: Exception) -> None:
+        super().__init__()
+        self.why = why
+
+
 _TOO_LARGE: Final = "the answer's headers are larger than any VALT server's"
 
 # The first kind that fits applies. An OSError with a number is named by its number.
@@ -63,6 +71,8 @@ _NO_HTTP: Final[tuple[tuple[str, str], ...]] = (
 
 def broken(error: BaseException, mask: Callable[[str], str] = str) -> str:
     """Return the words for a connection that broke. *mask* takes secrets out of what the server has sent."""
+    if isinstance(error, NotRepeated):
+        return broken(error.why, mask)
     if isinstance(error, aiohttp.ClientResponseError | aiohttp.http_exceptions.HttpProcessingError):
         return _no_http(str(error.message), mask)
     is_named = isinstance(error, ssl.SSLError | socket.gaierror)  # their numbers are no errno

@@ -312,7 +312,7 @@ class Valt:
                 token = await self._token_now()
                 async with watched(call, self._server, self._secrets.mask) as watchdog:
                     method = "GET" if payload is None else "POST"
-                    once = call.changes  # aiohttp makes a GET again by itself
+                    once = call.changes and payload is None  # aiohttp makes a GET again by itself
                     answer = await self._exchange(
                         method, self._url(path, token), watchdog, jar, json=payload, once=once
                     )

@@ -17,7 +17,7 @@ from uploader import __version__
 from uploader.config import ServerConfig
 from uploader.server.valt import wire
 from uploader.server.valt.answer import ApiAnswer
-from uploader.server.valt.broken import AnswerTooLarge
+from uploader.server.valt.broken import AnswerTooLarge, NotRepeated
 from uploader.server.valt.content import CUT_OFF, unpacked
 from uploader.server.valt.cookies import CookieJar
 from uploader.server.valt.proxy import ProxyRoute
@@ -29,11 +29,7 @@ IDLE_TIME: Final = 4.0  # s until an unused connection is closed: Apache closes 
 DNS_CACHE_TIME: Final = 10  # s after which a new connection looks the server's name up again
 HEADER_LIMIT: Final = 64 * 1024  # bytes of one header of an answer; single sign-on boxes send some of 20 KiB
 HEADERS_LIMIT: Final = 256 * 1024  # bytes of all headers of an answer
-HEADERS_KEPT: Final = 1000  # headers of an answer
-
-
-class Repeated(aiohttp.ClientConnectionError):
-    """A request that must not be made twice has ended without an answer: aiohttp would make it again."""
+HEADERS_KEPT: Final = 400  # headers of an answer; before its end nothing else bounds it: 25 MiB at the very most
 
 
 class Session:
@@ -141,8 +137,8 @@ async def _never_again(request: aiohttp.ClientRequest, handler: aiohttp.ClientHa
         return await handler(request)
     except aiohttp.ClientConnectorError:
         raise
-    except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError):
-        raise Repeated from None
+    except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
+        raise NotRepeated(error) from None
 
 
 async def _read(response: aiohttp.ClientResponse, mask: Callable[[str], str]) -> ApiAnswer:
