@@ -136,7 +136,6 @@ async def test_a_report_of_php_before_the_json_is_no_yes(tmp_path: Path, warm: W
         assert events_of(ended, "upload-parked") == []
 
 
-@pytest.mark.xfail(strict=True, reason="a report of PHP before the JSON is not named as such yet")
 async def test_a_report_of_php_before_the_json_is_named(tmp_path: Path, warm: Warm) -> None:
     """The operator learns whose words these are, and that they should not be displayed."""
     async with php_at(tmp_path / "php", **DISPLAYED) as php, stacked(tmp_path, warm, php.front()) as stack:
@@ -146,7 +145,6 @@ async def test_a_report_of_php_before_the_json_is_named(tmp_path: Path, warm: Wa
         assert "PHP" in ended.err
 
 
-@pytest.mark.xfail(strict=True, reason="a report of PHP about post_max_size is taken for a page, and leaves a doubt")
 async def test_a_report_of_php_that_a_form_is_too_large_makes_chunks_smaller(tmp_path: Path, warm: Warm) -> None:
     """``display_errors`` without ``output_buffering``: 200, and before the JSON what PHP says of the form."""
     async with (
