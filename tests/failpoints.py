@@ -114,11 +114,11 @@ class Armed:
     def _rename(self, name: str, done: bool, *_: Any) -> None:
         if name in {"state.json", "state.json.1"} and done:
             self.place(f"{self._label}: {'named' if name == 'state.json' else 'kept'}")
-        elif name.endswith(".gone"):
+        elif name.endswith((".mp4", ".gone")):  # into a hidden folder, or to a hidden name
             self.place(f"removal: {'aside' if done else 'begun'}")
 
     def _unlink(self, name: str, done: bool, *_: Any) -> None:
-        if name.endswith(".gone") and done:
+        if name.endswith((".mp4", ".gone")) and done:
             self.place("removal: gone")
 
     def _label_of(self, content: bytes) -> str:
