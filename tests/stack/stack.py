@@ -87,10 +87,12 @@ class Stack:
         """Wait until so many chunks have been answered through nginx, by whatever server is behind it."""
         await until(lambda: len(self.nginx.requests("/videos/")) >= count, f"{count} chunks")
 
-    async def finished(self, daemon: Process) -> Ended:
-        """Wait until every recording is finished, and stop the daemon."""
+    async def finished(self, daemon: Process, *, cleared: bool = False) -> Ended:
+        """Wait until every recording is finished, and stop the daemon. *cleared*: and no orphan is left to delete."""
         for name in self.sent:
             await daemon.event("upload-finished", path=str(self.site.recordings / f"{name}.mp4"))
+        if cleared:
+            await until(lambda: not self.site.orphans(), "the orphans are deleted")
         ended = await daemon.stop()
         assert ended.code == 0
         return ended

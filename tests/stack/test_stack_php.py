@@ -156,6 +156,6 @@ async def test_a_report_of_php_that_a_form_is_too_large_makes_chunks_smaller(tmp
         await daemon.event("upload-started-over")
         (learnt,) = daemon.events("server-limit-learnt")
         assert learnt["limit"].startswith("chunks of at most 128 KiB until ")
-        await stack.finished(daemon)
+        await stack.finished(daemon, cleared=True)
         assert php.held() == stack.sent
         stack.done()
