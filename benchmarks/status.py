@@ -32,6 +32,7 @@ from uploader.config import load
 from uploader.domain.events import Bus
 from uploader.domain.model import EVERYTHING, ActionBy, LastError, State
 from uploader.runtime.clock import SystemClock
+from uploader.runtime.garbage import ShortCollections
 from uploader.store import Store
 from uploader.store.disk import StateFolder
 
@@ -125,6 +126,7 @@ async def command_of(file: Path, *options: str) -> float:
 async def measure(place: Path, count: int, runs: int) -> None:
     """Start the daemon, ask it, and print the figures."""
     file, folder, clock, bus = configured(place), place / "state", SystemClock(), Bus()
+    ShortCollections(clock.monotonic).start()  # as the command ``run`` does
     await prepare(folder, count)
     beat = Heartbeat()
     beating = asyncio.create_task(beat.run())

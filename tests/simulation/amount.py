@@ -34,7 +34,7 @@ AMOUNTS: Final = {
     # ``make quick``: a few worlds of each kind.
     "few": Amount(dict.fromkeys(KINDS, 22), {"append": 16, "last": 16}, 22, 275),
     # ``make test``: every crash point of the least forgiving server, and a different part of them for each other kind.
-    "some": Amount(dict.fromkeys(KINDS, 163), dict.fromkeys(KINDS, 10) | {"append": 1}, 65, 92),
+    "some": Amount(dict.fromkeys(KINDS, 80), dict.fromkeys(KINDS, 20) | {"append": 1}, 33, 184),
     # ``make worlds``: 20,000 seeds and every crash point.
     "full": Amount(
         dict.fromkeys(KINDS, 1800) | {"append": 2500, "whole": 1500, "limited": 1600},

@@ -125,7 +125,11 @@ class Life:
         self.operator.end()
 
     def command(self, verb: str, about: str) -> None:
-        """Give a command; it is carried out concurrently with all other work."""
+        """Give a command; it is carried out concurrently with all other work.
+
+        One that comes while the last life ends may leave something to do, so another life follows.
+        """
+        self.done = False
         self._commands = [task for task in self._commands if not task.done()]
         self._commands.append(self._loop.create_task(self._do(verb, about)))  # an act may be that of a thread
 

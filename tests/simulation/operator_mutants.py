@@ -109,7 +109,7 @@ def _spoilt_of_forgotten_removed(patch: Patch) -> None:
 
 
 MUTANTS: Final = (
-    Mutant("an upload has no lease", (_no_lease,), ("I21:", "I16:", "I3:"), plan=BUSY, seeds=(8,)),
+    Mutant("an upload has no lease", (_no_lease,), ("I21:", "I16:", "I3:"), plan=BUSY, seeds=(10,)),
     Mutant("a stale write is taken", (_nobody_is_stopped, _stale_writes_are_taken), ("I16:",), plan=BUSY, seeds=(678,)),
     Mutant("a queued file keeps its old rule", (_queued_keeps_its_rule,), ("I19:",), plan=BUSY),
     Mutant(
@@ -139,6 +139,6 @@ MUTANTS: Final = (
         seeds=(4,),
     ),
     Mutant(
-        "a renamed file is known by its first name alone", (_only_the_first_name,), ("I20:",), plan=BUSY, seeds=(146,)
+        "a renamed file is known by its first name alone", (_only_the_first_name,), ("I20:",), plan=BUSY, seeds=(160,)
     ),
 )

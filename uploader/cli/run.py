@@ -24,6 +24,7 @@ from uploader.domain import errors, events, mapping
 from uploader.domain.model import RecordSpec, State, Upload, shown
 from uploader.domain.units import format_bytes
 from uploader.files import DISPOSALS
+from uploader.runtime.garbage import ShortCollections
 from uploader.runtime.log import configure, redactor
 from uploader.server.credentials import check_passwords
 from uploader.store import Store
@@ -41,6 +42,7 @@ def run(file: Path | None) -> int:
     """
     path, config = load_config(file)
     check_passwords(config.server, os.environ, redactor.remember)  # fails at once when one cannot be used
+    ShortCollections(clock.monotonic).start()
 
     async def work() -> int:
         bus = events.Bus()

@@ -21,7 +21,7 @@ from uploader.domain.duration_match import durations_agree
 from uploader.domain.model import Proof, ProofRule
 from uploader.domain.units import format_duration
 
-HINT: Final = 'make that possible, or set proof = "ready" to trust the server'
+HINT: Final = 'watch the video on the server; if it is whole, set proof = "ready" to trust the server'
 
 
 class Missing(Enum):

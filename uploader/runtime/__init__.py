@@ -6,6 +6,7 @@
     slices.py         long loops that let the event loop run in between
     threads.py        daemon threads for calls that may hang
     log.py            the log, with secrets masked
+    garbage.py        short garbage collections
     hardening.py      no core dumps, no TLS key log
 
 Touches: clocks, threads, stderr, the process's own limits.
