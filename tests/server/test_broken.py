@@ -360,3 +360,27 @@ async def test_a_host_name_that_cannot_be_asked_for_is_a_server_that_is_away() -
             with pytest.raises(errors.Unreachable, match=r"cannot be reached: .*is server.url right\?") as caught:
                 await home.valt.login_if_needed()
             assert_plain(str(caught.value))
+
+
+async def test_a_long_list_that_is_called_html_is_read() -> None:
+    """PHP calls everything so; a list of a hundred records may be longer than what is searched for a failure."""
+    rows = ",".join(f'{{"id":"r-{number}","name":"{"x" * 900}"}}' for number in range(99))
+    body = f'{{"data":{{"records":[{rows},{{"id":"rec-9","name":"a"}}]}}}}'.encode()
+    async with odd(lambda _: http(body, b"Content-Type: text/html"), at="list", close=False) as url:
+        home = Home(url)
+        async with home.valt:
+            assert [row.record for row in await home.valt.find_records("a")] == ["rec-9"]
+
+
+async def test_a_secret_at_the_end_of_what_is_read_of_a_page_is_masked() -> None:
+    """Also a part of it."""
+    for at in range(4060, 4100, 5):
+        page = b"<b>x</b>" + b"<br/>" * ((at - 8) // 5) + b"canary-password"
+        for call, status in (
+            ("details", b"200 OK"),
+            ("details", b"502 No"),
+            ("login", b"200 OK"),
+            ("upload", b"400 No"),
+        ):
+            text = await said(lambda _, page=page, status=status: http(page, status=status), call)  # type: ignore[misc]
+            assert "canary" not in text

@@ -18,6 +18,7 @@ from uploader.server.valt.content import BYTE_ORDER_MARK, NOT_JSON, Content, con
 EXCERPT_LIMIT: Final = 200  # characters of a server's text that an error shows
 FIRST_WORDS: Final = 60  # characters of an answer that is not understood
 KEYS_SHOWN: Final = 5  # keys of a JSON object that is not understood
+MASKED: Final = 16 * 1024  # bytes of a page that are searched for secrets; ``words_of`` reads fewer
 LONG_WORD: Final = 16  # characters; a longer word of an answer that may hold a secret is not shown
 
 _URL = re.compile(r"https?:\S+|\S*access_token\S*", re.IGNORECASE)
@@ -116,8 +117,14 @@ def message_of(answer: ApiAnswer) -> str:
     document = answer.content.document
     if document is not NOT_JSON:
         return excerpt(answer.mask(_words(document)))
+    return excerpt(_page_words(answer))
+
+
+def _page_words(answer: ApiAnswer) -> str:
+    """Return the words of a body that is no JSON. It is masked before its beginning is cut out, and once more after."""
     charset = answer.headers.get("content-type", "").lower().partition("charset=")[2].strip(" \"';")
-    return excerpt(answer.mask(words_of(answer.body, charset)))
+    masked = answer.mask(answer.body[:MASKED].decode("utf-8", "surrogateescape"))
+    return answer.mask(words_of(masked.encode("utf-8", "surrogateescape"), charset))
 
 
 def not_understood(call: ApiCall, answer: ApiAnswer) -> str:
@@ -140,7 +147,7 @@ def described(call: ApiCall, answer: ApiAnswer) -> str:
     secret = call in {ApiCall.LOGIN, ApiCall.LINK}  # what is not understood may be a token under another name
     if "compress" in answer.flaw or (secret and body.startswith((b"{", b"["))):
         return answer.flaw or what
-    words = answer.mask(words_of(body))
+    words = _page_words(answer)
     if secret:
         words = " ".join(word if len(word) < LONG_WORD else "(…)" for word in words.split())
     first = excerpt(words)[:FIRST_WORDS].strip()

@@ -399,7 +399,7 @@ class Valt:
             return wants_log_in(self._server)
         if not answer.good:
             return failures.failure(call, self._masked(answer), now=self._clock.now(), size=size)
-        return failures.in_place_of_a_yes(call, self._masked(answer), now=self._clock.now(), size=size)
+        return failures.in_place_of_a_yes(call, answer, now=self._clock.now(), size=size)
 
     def _masked(self, answer: ApiAnswer) -> ApiAnswer:
         """Mask the secrets that an answer repeats, before any of its words are used."""

@@ -6,6 +6,7 @@ No text made here holds a URL or a token: an error names the call, the status, a
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -108,7 +109,7 @@ def in_place_of_a_yes(
     found = answer.content
     if found.notice and (call is ApiCall.UPLOAD or found.document is NOT_JSON):
         said = refusal_within(call, answer, now=now, size=size)
-        return said or _php_instead(call, answer.status, excerpt(found.notice), size)
+        return said or _php_instead(call, answer.status, excerpt(answer.mask(found.notice)), size)
     if is_page(answer):
         return page_instead(call, answer)
     if call is ApiCall.UPLOAD and answer.flaw not in {"", CUT_OFF}:  # a page may be in it
@@ -155,7 +156,7 @@ def refusal_within(
     files = fields.get("files")
     for row in files if isinstance(files, list) else []:
         if isinstance(row, dict) and isinstance(row.get("error"), str):
-            message = excerpt(row["error"])
+            message = excerpt(answer.mask(row["error"]))
             what = f"{call.label}: answered {answer.status} with an error ({message})"
             if _NOT_WRITTEN.search(message.lower()):
                 return errors.NoRoom(what, hint="make room on the server")
@@ -164,7 +165,7 @@ def refusal_within(
     stated = [fields.get("code"), fields.get("status"), error.get("code") if isinstance(error, dict) else None]
     status = next((code for code in stated if type(code) is int and 400 <= code < 600), None)
     if has_failure_shape(answer) and status is not None:
-        return failure(call, ApiAnswer(status, answer.headers, answer.body), now=now, size=size)
+        return failure(call, replace(answer, status=status), now=now, size=size)
     if isinstance(error, dict) and isinstance(error.get("message"), str):
         return errors.AnswerLost(f"{call.label}: answered {answer.status} with an error ({message_of(answer)})")
     return None
