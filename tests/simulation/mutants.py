@@ -242,11 +242,31 @@ def _every_empty_record_is_own(patch: Patch) -> None:
 def _token_in_the_log(patch: Patch) -> None:
     exchange, log = Client._exchange, get_logger("uploader.server.valt.client")
 
-    async def mutant(self: Client, method: str, url: Any, **request: Any) -> Any:
+    async def mutant(self: Client, method: str, url: Any, *how: Any, **request: Any) -> Any:
         log.debug("call", method=method, url=str(url))
-        return await exchange(self, method, url, **request)
+        return await exchange(self, method, url, *how, **request)
 
     patch.setattr(Client, "_exchange", mutant)
+
+
+def _named_once_per_file(patch: Patch) -> None:
+    name, named = RecordCreator.name, set[str]()
+
+    async def mutant(self: RecordCreator, upload: Upload) -> None:
+        if upload.path not in named:
+            named.add(upload.path)
+            await name(self, upload)
+
+    patch.setattr(RecordCreator, "name", mutant)
+
+
+def _nameless_not_searched(patch: Patch) -> None:
+    find = Client.find_records
+
+    async def mutant(self: Client, name: str, *, since: float | None = None) -> Any:
+        return await find(self, name, since=since) if name else ()
+
+    patch.setattr(Client, "find_records", mutant)
 
 
 def _removed_before_the_ledger(patch: Patch) -> None:
@@ -454,6 +474,18 @@ MUTANTS: Final = (
     ),
     Mutant("every empty record of the name is taken for the product's own", (_every_empty_record_is_own,), ("I13:",)),
     Mutant("a token is in a log line", (_token_in_the_log,), ("I7:",)),
+    Mutant(
+        "a record that starts over gets no name",
+        (_named_once_per_file,),
+        ("has no name",),
+        plan=Plan(0, "append", create="get"),
+    ),
+    Mutant(
+        "a record without a name is not looked for after a lost answer",
+        (_nameless_not_searched,),
+        ("I13:",),
+        plan=Plan(0, create="get"),
+    ),
     Mutant(
         "the beginning is not compared before an upload resumes",
         (_beginning_not_proved,),
