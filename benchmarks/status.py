@@ -126,7 +126,6 @@ async def command_of(file: Path, *options: str) -> float:
 async def measure(place: Path, count: int, runs: int) -> None:
     """Start the daemon, ask it, and print the figures."""
     file, folder, clock, bus = configured(place), place / "state", SystemClock(), Bus()
-    ShortCollections(clock.monotonic).start()  # as the command ``run`` does
     await prepare(folder, count)
     beat = Heartbeat()
     beating = asyncio.create_task(beat.run())
@@ -176,7 +175,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     logging.disable()
     print(machine())
-    with tempfile.TemporaryDirectory(prefix="valt-status-", dir=chosen.folder) as name:
+    short = ShortCollections(time.monotonic)  # as the command ``run`` has
+    with short, tempfile.TemporaryDirectory(prefix="valt-status-", dir=chosen.folder) as name:
         asyncio.run(measure(Path(name), chosen.uploads, chosen.runs))
 
 

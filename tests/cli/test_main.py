@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from log_state import log_as_before
 from structlog.testing import capture_logs
 
 from uploader.__main__ import run
@@ -25,6 +26,13 @@ dir = "{folder}/state"
 """
 DAMAGED = errors.StateUnusable("ledger.jsonl: line 3 cannot be read", hint="valt-uploader ledger --verify")
 FULL = errors.StateUnusable("state.json cannot be written", exit_code=73)
+
+
+@pytest.fixture(autouse=True)
+def logging_is_kept() -> Iterator[None]:
+    """A command sets up the log of its process, which is that of the tests here."""
+    with log_as_before():
+        yield
 
 
 @pytest.fixture

@@ -124,8 +124,10 @@ def test_a_void_at_the_end_is_not_an_unwritten_end() -> None:
 
 @pytest.mark.parametrize("codec", [b"A_PCM/INT/LIT", b"V_UNCOMPRESSED", b"V_PRORES", b"V_SOMETHING"])
 def test_zeros_of_media_that_may_be_zeros_pass(codec: bytes) -> None:
-    """PCM silence and black raw video may end in zeros, and so may an unknown codec."""
-    assert mkv(INFO, element("1654ae6b", element("86", codec)), cluster(), bytes(200_000)) == FINE
+    """PCM silence and black raw video may end in zeros, and so may an unknown codec; they lie in a block."""
+    tracks, quiet = element("1654ae6b", element("86", codec)), element("a3", b"\x81\0\0\x80" + bytes(200_000))
+    assert mkv(INFO, tracks, cluster(BLOCKS, quiet)) == FINE
+    assert "only zeros" in mkv(INFO, tracks, cluster(), bytes(200_000)).unfinished
 
 
 def test_recorded_silence_passes() -> None:

@@ -213,6 +213,16 @@ def test_zeros_where_the_index_in_front_names_media_are_found(codec: bytes, data
     assert judged(whole) == FINE
 
 
+@pytest.mark.parametrize("front", [False, True])
+def test_zeros_that_begin_inside_the_head_of_an_element_are_found(front: bool) -> None:
+    """What is left of the head looks like another element, or like none."""
+    whole = indexed(front=front, codec=OPUS)
+    for name in ("1c53bb6b", "1f43b675", "a3"):
+        at = whole.rindex(bytes.fromhex(name), 0, len(whole) - len(block()) - 20)
+        for end in range(at, at + 14):
+            assert judged(whole[:end] + bytes(len(whole) - end)).unfinished, f"{name}, zeros from {end - at} on"
+
+
 @pytest.mark.parametrize("sized", [False, True])
 def test_more_than_a_few_zeros_behind_a_live_recording_are_missing_media(sized: bool) -> None:
     """A copy has set its size, and has not come farther; whatever the codec is."""

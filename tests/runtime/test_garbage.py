@@ -13,6 +13,7 @@ from uploader.runtime.garbage import ShortCollections
 @pytest.fixture(autouse=True)
 def unfrozen() -> Iterator[None]:
     """Let later tests collect everything again."""
+    gc.unfreeze()
     gc.collect()
     yield
     gc.unfreeze()
@@ -35,21 +36,18 @@ def clock_of(*steps: float) -> Callable[[], float]:
 def test_what_survived_a_long_full_collection_is_not_visited_again(seconds: float, frozen: bool) -> None:
     """A short one changes nothing."""
     before = gc.get_freeze_count()
-    watch = ShortCollections(clock_of(0.0, seconds))
-    watch.start()
-    gc.collect()
-    watch.stop()
+    with ShortCollections(clock_of(0.0, seconds)):
+        gc.collect()
     assert (gc.get_freeze_count() > before) == frozen
 
 
 def test_partial_collections_are_not_timed() -> None:
     """They visit new objects only; the clock is not even asked."""
-    watch = ShortCollections(clock_of())
-    watch.start()
-    gc.collect(0)
-    gc.collect(1)
-    watch.stop()
-    assert gc.get_freeze_count() == 0
+    before = gc.get_freeze_count()
+    with ShortCollections(clock_of()):
+        gc.collect(0)
+        gc.collect(1)
+    assert gc.get_freeze_count() == before
 
 
 def test_what_is_no_longer_used_is_freed_though_it_is_not_visited() -> None:
@@ -61,9 +59,7 @@ def test_what_is_no_longer_used_is_freed_though_it_is_not_visited() -> None:
             freed.append(1)
 
     value = Value()
-    watch = ShortCollections(clock_of(0.0, 1.0))
-    watch.start()
-    gc.collect()
-    watch.stop()
+    with ShortCollections(clock_of(0.0, 1.0)):
+        gc.collect()
     del value
     assert freed == [1]

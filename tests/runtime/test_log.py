@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import pytest
+from log_state import log_as_before
 
 from uploader.runtime import log
 
@@ -49,20 +50,11 @@ class Log:
 
 
 @pytest.fixture
-def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Log]:
+def written(tmp_path: Path) -> Iterator[Log]:
     """A log in a file; logging, its hooks and the redactor are as before afterwards."""
-    root, ours = logging.getLogger(), logging.getLogger(log.LOGGER_ROOT)
-    levels, handlers = (root.level, ours.level), root.handlers[:]
-    monkeypatch.setattr(log, "redactor", log.Redactor())
-    monkeypatch.setattr(logging, "raiseExceptions", logging.raiseExceptions)
-    for module, hook in ((sys, "excepthook"), (sys, "unraisablehook"), (threading, "excepthook")):
-        monkeypatch.setattr(module, hook, getattr(module, hook))
-    written = Log(tmp_path / "log")
-    yield written
-    logging.captureWarnings(capture=False)
-    root.handlers[:] = handlers
-    root.setLevel(levels[0])
-    ours.setLevel(levels[1])
+    with log_as_before():
+        written = Log(tmp_path / "log")
+        yield written
     written.stream.close()
 
 

@@ -13,6 +13,7 @@ from urllib.parse import quote, quote_plus
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from log_state import log_as_before
 from yarl import URL
 
 from uploader.domain.model import shown
@@ -27,18 +28,10 @@ THEIRS = logging.getLogger("aiohttp.client")
 @contextmanager
 def logged(fmt: log.Format) -> Iterator[io.StringIO]:
     """The log in memory, with a redactor of its own; logging is as before afterwards."""
-    root, ours = logging.getLogger(), logging.getLogger(log.LOGGER_ROOT)
-    levels = (root.level, ours.level)
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr(log, "redactor", log.Redactor())
-        monkeypatch.setattr(logging, "raiseExceptions", logging.raiseExceptions)
-        monkeypatch.setattr(root, "handlers", root.handlers[:])
+    with log_as_before():
         stream = io.StringIO()
         log.configure("debug", fmt, environ={}, stream=stream)
         yield stream
-    logging.captureWarnings(capture=False)
-    root.setLevel(levels[0])
-    ours.setLevel(levels[1])
 
 
 @pytest.fixture(params=["json", "console"])

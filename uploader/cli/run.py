@@ -42,7 +42,6 @@ def run(file: Path | None) -> int:
     """
     path, config = load_config(file)
     check_passwords(config.server, os.environ, redactor.remember)  # fails at once when one cannot be used
-    ShortCollections(clock.monotonic).start()
 
     async def work() -> int:
         bus = events.Bus()
@@ -51,7 +50,8 @@ def run(file: Path | None) -> int:
             await Daemon(path, config, store, clock, bus, os.environ).run()
         return 0
 
-    return asyncio.run(work())
+    with ShortCollections(clock.monotonic):
+        return asyncio.run(work())
 
 
 @cli.command()

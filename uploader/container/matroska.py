@@ -14,7 +14,7 @@ or a valid SeekHead; older FFmpeg with its option ``live`` left the Void, but no
 ``Playable``; and it is closed if it has Cues, which are written at closing.
 
 Also detected: zeros where a SeekHead or the Cues point to; and 64 KiB of zeros at the end that are not a Void, if the
-tracks are known to be compressed.
+tracks are known to be compressed; 4 KiB of zeros at the end that lie in no whole element, whatever the tracks are.
 
 Not detected: a live-muxed file that was cut exactly between two Clusters or blocks; missing Cues or Duration, which are
 normal for such files; what follows a Segment of known size.
@@ -88,7 +88,12 @@ def unfinished(source: ContainerReader) -> str | Playable:
         return _open(source, segment, f"its Segment has size 0: {NOT_CLOSED}")
     if _goes_on(source, segment):
         return _open(source, segment, f"its media go on behind the end of its Segment: {NOT_CLOSED}")
-    return _dangling(source, segment) or _zeros(source, segment, segment.end) or _of_cues(source, segment)
+    return (
+        _dangling(source, segment)
+        or _zeros(source, segment, segment.end)
+        or _of_cues(source, segment)
+        or _zeros_at_its_end(source, segment)
+    )
 
 
 def duration(source: ContainerReader) -> float | None:
@@ -261,6 +266,23 @@ def _of_cues(source: ContainerReader, segment: Element) -> str:
         return f"only zeros at byte {start}, where its Cues name a Cluster: {NOT_COPIED}"
     in_front = cues.start < start  # else they were written after all media
     return _unwritten(source, walk(source, start, segment.end), segment.end) if in_front else ""
+
+
+def _zeros_at_its_end(source: ContainerReader, segment: Element) -> str:
+    """Return the reason for a file that ends in zeros which are in no whole element; "" for silence or a Void.
+
+    They may begin inside the head of an element, so that it looks like another one.
+    """
+    if not is_zero(source.at(max(segment.payload, segment.end - SAMPLE), SAMPLE)):
+        return ""
+    cluster = last_cluster(source, segment.payload)
+    end = walk(source, segment.payload if cluster is None else cluster.start, segment.end)
+    inside = end.cluster
+    if inside is not None and inside.size is not None and inside.end <= segment.end:
+        stop = walk(source, inside.payload, inside.end, inside=True).offset
+        if stop < inside.end:
+            return only_zeros(stop)
+    return only_zeros(end.offset) if segment.end - end.offset > SAMPLE or end.last is not None else ""
 
 
 def _zeros(source: ContainerReader, segment: Element, end: int) -> str:

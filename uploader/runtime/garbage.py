@@ -10,26 +10,26 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Self
 
 LONGEST: Final = 0.02  # s that a full collection may take; after a longer one, what has survived is not visited again
 OLDEST: Final = 2  # the generation whose collection is a full one
 
 
 class ShortCollections:
-    """Watches the full collections; see above. ``start`` begins, ``stop`` ends it."""
+    """A context manager that watches the full collections of this process; see above."""
 
     def __init__(self, monotonic: Callable[[], float], longest: float = LONGEST) -> None:
         """*monotonic*: returns seconds; *longest*: seconds that a full collection may take."""
         self._monotonic, self._longest = monotonic, longest
         self._began = 0.0
 
-    def start(self) -> None:
-        """Be called by each collection of this process from now on."""
+    def __enter__(self) -> Self:
         gc.callbacks.append(self._hear)
+        return self
 
-    def stop(self) -> None:
-        """Be called no more. What was set aside stays so."""
+    def __exit__(self, *_: object) -> None:
+        """Watch no more. What is no longer visited stays so."""
         gc.callbacks.remove(self._hear)
 
     def _hear(self, phase: str, info: dict[str, int]) -> None:
