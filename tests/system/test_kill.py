@@ -67,9 +67,9 @@ async def test_nothing_is_lost_or_doubled_by_kill_9(
         seed = random.SystemRandom().randrange(2**32)
     print(f"the same kills again: pytest --kill-seed {seed} '{request.node.nodeid}'")  # noqa: T201 - shown when it fails
     chance = random.Random(seed)  # noqa: S311 - not a secret
-    async with at_work(
-        tmp_path, receiver(semantics), upload=f'workers = 2\nchunk_size = "{chance.choice([64, 256, 1024])} KiB"'
-    ) as site:
+    soon = 'ready_timeout = "1s"'  # for which a doubt about the last chunk is left open
+    upload = f'workers = 2\nchunk_size = "{chance.choice([64, 256, 1024])} KiB"\n{soon}'
+    async with at_work(tmp_path, receiver(semantics), upload=upload) as site:
         site.simulator.faults.append(Fault(call="upload", kind="slow", rate=RATE, times=None))
         files = [site.record(f"{number}.mp4", chance.randint(*SIZES), seed=seed) for number in range(FILES)]
         for _ in range(KILLS):
