@@ -12,7 +12,15 @@ from hypothesis import strategies as st
 
 from uploader.domain import errors
 from uploader.server.valt import failures
-from uploader.server.valt.answer import EXCERPT_LIMIT, ApiAnswer, ApiCall, has_failure_shape, is_page, message_of
+from uploader.server.valt.answer import (
+    EXCERPT_LIMIT,
+    ApiAnswer,
+    ApiCall,
+    excerpt,
+    has_failure_shape,
+    is_page,
+    message_of,
+)
 
 Error = type[errors.UploaderError]
 CHANGING = (ApiCall.CREATE, ApiCall.UPLOAD, ApiCall.DELETE)
@@ -304,3 +312,11 @@ def test_a_deeply_nested_answer_is_a_failure_without_text() -> None:
     for depth in (1, 50, 500, 900, 5000, 100_000):
         body = b'{"message":' * depth + b'"x"' + b"}" * depth
         assert isinstance(failure(ApiCall.LIST, 500, body), errors.CallFailed)
+
+
+@pytest.mark.parametrize("piece", ["a", "access_token", "http:", "<", "&", " \n", "é"])
+def test_a_long_answer_is_made_safe_in_time_that_grows_with_its_length(piece: str) -> None:
+    """A mebibyte without a blank is searched once; a search that begins anew at each letter would take hours."""
+    shown = excerpt(piece * (2**20 // len(piece)))
+    assert len(shown) <= EXCERPT_LIMIT + 1
+    assert "access_token" not in shown

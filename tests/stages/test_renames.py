@@ -102,6 +102,8 @@ async def test_a_rename_while_the_daemon_is_stopped_is_proven_by_the_content(
         await rig.scan()
         await rig.event(events.SentFileRenamed, path=str(new), before=path)
         assert hashes.paths == [str(new)]
+        touched_file = rig.folder / "state" / "touched.jsonl"
+        await rig.until(lambda: touched_file.exists() and new.name in touched_file.read_text(), "it is remembered")
         await nothing_new(rig, 1)
         assert hashes.paths == [str(new)]
 

@@ -21,7 +21,8 @@ KEYS_SHOWN: Final = 5  # keys of a JSON object that is not understood
 MASKED: Final = 16 * 1024  # bytes of a page that are searched for secrets; ``words_of`` reads fewer
 LONG_WORD: Final = 16  # characters; a longer word of an answer that may hold a secret is not shown
 
-_URL = re.compile(r"https?:\S+|\S*access_token\S*", re.IGNORECASE)
+_WORD = re.compile(r"\S+")
+_URL = re.compile(r"https?:(?=.)", re.IGNORECASE)
 
 
 class ApiCall(Enum):
@@ -163,7 +164,15 @@ def _kind_of(document: Any) -> str:
 
 def excerpt(text: str) -> str:
     """Make a server's text safe to print and to save: some repeat the request's URL, which holds the token."""
-    return shown(_URL.sub("(URL)", text), EXCERPT_LIMIT)
+    return shown(_WORD.sub(_without_url, text), EXCERPT_LIMIT)
+
+
+def _without_url(word: re.Match[str]) -> str:
+    """Replace a URL in a word, up to its end. Word by word, since a search in a long word would take minutes."""
+    if "access_token" in word[0].lower():
+        return "(URL)"
+    url = _URL.search(word[0])
+    return word[0] if url is None else f"{word[0][: url.start()]}(URL)"
 
 
 def _words(document: Any, depth: int = 3) -> str:
