@@ -23,8 +23,8 @@ from simulation.amount import AMOUNTS
 from simulation.run import Figures, Report
 from warm import Warm, warmed
 
-settings.register_profile("repeatable", derandomize=True, deadline=None, database=None, max_examples=80)
-settings.register_profile("few", settings.get_profile("repeatable"), max_examples=30)
+settings.register_profile("repeatable", derandomize=True, deadline=None, database=None, max_examples=60)
+settings.register_profile("few", settings.get_profile("repeatable"), max_examples=15)
 settings.load_profile("repeatable")
 
 

@@ -32,7 +32,7 @@ class Amount:
 
 AMOUNTS: Final = {
     # ``make quick``: a few worlds of each kind.
-    "few": Amount(dict.fromkeys(KINDS, 22), {"append": 16, "last": 16}, 22, 275),
+    "few": Amount(dict.fromkeys(KINDS, 10), {"append": 32, "last": 32}, 10, 550),
     # ``make test``: every crash point of the least forgiving server, and a different part of them for each other kind.
     "some": Amount(dict.fromkeys(KINDS, 80), dict.fromkeys(KINDS, 20) | {"append": 1}, 33, 184),
     # ``make worlds``: 20,000 seeds and every crash point.
