@@ -25,6 +25,8 @@ from uploader.server.valt import client
 from uploader.server.valt.broken import NotRepeated
 from uploader.server.valt.session import HEADER_LIMIT
 
+pytestmark = pytest.mark.slow  # a thousand connections to a server of their own
+
 ANSWERS = {
     b"login": b'{"data":{"access_token":"canary-token"}}',
     b"create-upload": b'{"id":"rec-1","videos":["vid-1"]}',

@@ -11,6 +11,9 @@ from simulation.run import Report, crash_points, run_all
 SEEDS = 24  # of stormy worlds for each kind of disks; ``make simulate-long`` plays more of them, mixed
 
 
+pytestmark = pytest.mark.slow  # every crash point, some thousand worlds
+
+
 @pytest.mark.parametrize(
     ("after_upload", "disks"),
     [("delete", "one links"), ("delete", "one noreplace")] + [("move", disks) for disks in SYSTEMS],
