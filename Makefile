@@ -36,9 +36,9 @@ help:
 quick: lint
 	@$(BIN)/pytest -q -m quick -n 2 --dist loadgroup --worlds few
 
-# Many tests wait for a process or a server, so six at a time keep two cores busy.
+# Many tests wait for a process or a server, so four at a time keep two cores busy.
 test: lint types
-	@$(BIN)/pytest -n 6 --dist loadgroup
+	@$(BIN)/pytest -n 4 --dist loadgroup
 
 worlds: $(READY)
 	@$(BIN)/pytest -n 2 --dist loadgroup --worlds full tests/simulation/test_simulation_worlds.py \

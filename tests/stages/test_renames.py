@@ -140,6 +140,8 @@ async def test_a_copy_beside_its_original_is_a_duplicate(
         how(path, rig.watch / "b.mp4")
         await rig.scan()
         await rig.event(events.FileDuplicate, path=str(rig.watch / "b.mp4"))
+        if on_duplicate == "send":
+            await rig.finished(str(rig.watch / "b.mp4"))
         await nothing_new(rig, records)
         assert rig.seen(events.SentFileRenamed) == []
 
