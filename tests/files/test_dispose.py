@@ -345,6 +345,24 @@ async def test_the_name_that_is_removed_is_the_one_that_a_person_knows(
     assert entries(path.parent) == []
 
 
+async def test_a_removal_is_durable_also_while_another_one_uses_the_hidden_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The folder stays then, so the removal in it is synced; else a power cut would bring the file back."""
+    path, by, fsync, synced = made(tmp_path / "a.mp4"), disposer(), os.fsync, list[int]()
+    other = made(tmp_path / f".valt-uploader-{by.run}.removed" / "b.mp4")
+
+    def noting(fd: int) -> None:
+        synced.append(os.fstat(fd).st_ino)
+        fsync(fd)
+
+    sent_file = await sent(path)
+    monkeypatch.setattr(os, "fsync", noting)
+    assert delete(str(path), sent_file, by) is True
+    assert {other.parent.stat().st_ino, tmp_path.stat().st_ino} <= set(synced)
+    assert other.exists()
+
+
 @pytest.mark.parametrize("refused", ["mkdir", "rename", "taken"])
 async def test_where_no_folder_can_be_used_the_file_is_renamed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: str

@@ -217,6 +217,34 @@ async def test_a_file_that_is_touched_after_it_was_sent_is_disposed_of(
         assert not at(path).exists()
 
 
+@pytest.mark.parametrize("after", ["delete", "move"])
+async def test_a_reload_while_a_touched_file_is_compared_keeps_it(
+    tmp_path: Path, after: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The comparison may take minutes; what becomes of the file is what the configuration says after it."""
+    finish, sha256_of = Finish.finish, MountedShare.sha256
+
+    async def meanwhile(self: Finish, upload: Any) -> None:
+        touch(at(upload.path))
+        await finish(self, upload)
+
+    async def reloaded(share: MountedShare, path: str) -> str:
+        digest = await sha256_of(share, path)
+        rig._watches = [each | {"after_upload": "keep"} for each in rig._watches]
+        rig.operator.reload(rig.config())
+        return digest
+
+    monkeypatch.setattr(Finish, "finish", meanwhile)
+    monkeypatch.setattr(MountedShare, "sha256", reloaded)
+    watch = {"after_upload": after} | ({"move_to": str(tmp_path / "done")} if after == "move" else {})
+    async with Rig(tmp_path, watch=watch) as rig:
+        await rig.start()
+        path = await rig.drop("a.mp4", content_of(2 * CHUNK))
+        done = await rig.event(events.UploadFinished, path=path)
+        assert done.file == "kept"
+        assert at(path).exists()
+
+
 @pytest.mark.parametrize("name", ["b.mp4", "A.mp4"])
 async def test_a_file_that_is_renamed_and_touched_while_it_is_sent_is_sent_once(tmp_path: Path, name: str) -> None:
     """Its inode shows that it is the same file."""

@@ -165,7 +165,7 @@ def remove(folder: int, name: str, found: Snapshot, disposer: Disposer, changed:
 def remove_in(folder: int, hidden: str, inner: int, name: str) -> None:
     """Remove a file that an interrupted removal has left in a hidden folder, and that was checked there. Durably."""
     os.unlink(name, dir_fd=inner)
-    _remove_folder(folder, hidden)
+    _leave(folder, hidden, inner)
     _sync(folder)
 
 
@@ -203,8 +203,10 @@ def _set_aside(folder: int, name: str, disposer: Disposer) -> Iterator[tuple[int
         moved = _moved(folder, name, inner)
         yield (inner, name) if moved else (folder, _renamed(folder, name, disposer))
     finally:
-        os.close(inner)
-        _remove_folder(folder, hidden)
+        try:
+            _leave(folder, hidden, inner)
+        finally:
+            os.close(inner)
 
 
 def _own_folder(folder: int, hidden: str) -> int | None:
@@ -231,10 +233,19 @@ def _moved(folder: int, name: str, inner: int) -> bool:
     return True
 
 
-def _remove_folder(folder: int, hidden: str) -> None:
-    """Remove a hidden folder if it is empty: another removal may be using it."""
-    with contextlib.suppress(OSError):
+def _leave(folder: int, hidden: str, inner: int) -> None:
+    """Remove a hidden folder that is open as *inner*; one that stays is made durable as it is now."""
+    if not _remove_folder(folder, hidden):
+        _sync(inner)
+
+
+def _remove_folder(folder: int, hidden: str) -> bool:
+    """Remove a hidden folder if it is empty: another removal may be using it. False when it stays."""
+    try:
         os.rmdir(hidden, dir_fd=folder)
+    except OSError:
+        return False
+    return True
 
 
 def _renamed(folder: int, name: str, disposer: Disposer) -> str:

@@ -35,6 +35,10 @@ class FinishRules(Protocol):
         """Return which files of a watched folder a walk takes; None when the folder is not watched."""
 
 
+class RuleChanged(Exception):  # noqa: N818 - stays in this module: the stage decides anew
+    """A reload has changed what becomes of the file, and it is still there."""
+
+
 class Finish:
     """Finishes every upload whose video is ready."""
 
@@ -80,12 +84,16 @@ class Finish:
         if await self._is_searched_for(upload):
             return  # it is finished after the search
         rule = await self._disposal(upload)
-        if rule.action == "move":
-            done = await self._dispose(upload.path, await self._with_target(upload.path, rule))
-            finished = await self._write_line(upload.path, rule.action, done.moved_to)
-        else:
-            finished = await self._write_line(upload.path, rule.action)  # before the local copy is deleted
-            done = await self._dispose(upload.path, rule)
+        try:
+            if rule.action == "move":
+                done = await self._dispose(upload.path, await self._with_target(upload.path, rule))
+                finished = await self._write_line(upload.path, rule.action, done.moved_to)
+            else:
+                finished = await self._write_line(upload.path, rule.action)  # before the local copy is deleted
+                done = await self._dispose(upload.path, rule)
+        except RuleChanged:
+            self._queues.proven.put(upload.path)  # taken up again when the lease of this try ends
+            return
         upload = self._store.uploads[upload.path]
         lifecycle.advance(upload, Step.FINISHED)  # only a check that this step is allowed: DONE is never stored
         self._store.drop(upload)
@@ -160,9 +168,12 @@ class Finish:
 
         What an earlier try has changed in memory is saved before the file is touched: a reload may have cancelled that
         try during its save. A file whose time has moved since it was sent, but not its content, is the same one.
+        Raises ``RuleChanged``.
         """
         done = await self._dispose_once(path, rule)
         if done.file == "changed" and await self._is_only_touched(self._store.uploads[path]):
+            if self._rules.disposal(self._store.uploads[path]) != rule:  # the comparison may have taken minutes
+                raise RuleChanged
             done = await self._dispose_once(path, rule)
         return done
 
@@ -184,6 +195,8 @@ class Finish:
         if DISPOSALS[rule.action].takes_away:
             await self._store.commit()
         upload = raise_if_paused(self._store, path)
+        if rule.action == "delete" and self._rules.disposal(upload) != rule:
+            raise RuleChanged
         request = Request(upload.where, _sent(upload), rule.move_to, upload.moving_to)
         try:
             done = await DISPOSALS[rule.action].act(self._shares.of(upload.root), request)

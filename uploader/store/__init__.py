@@ -10,6 +10,7 @@
     renames.py      inode and present name of the files of the lines, in memory
     touched.py      ``touched.jsonl``: a cache of files that were read again and found to be known
     uploads.py      the unfinished uploads in memory, each with its revision
+    opening.py      reads state and ledger at a start
     store.py        all of these together; the only code that changes them, one writer at a time
 
 Touches: the state folder, and nothing outside of it.

@@ -14,6 +14,7 @@
     proxy.py     the way through a proxy, and what it refuses
     session.py   connections, limits of what is read, cookies, the proxy
     server_time.py  the server's clock, from the dates of its answers
+    token_deaths.py  whether another program logs in with the same account; pure
     links.py     download links: the size of a video, and its bytes
     client.py    the calls of the API: one log-in, one origin, every failure an ``UploaderError``
 
