@@ -351,7 +351,7 @@ async def test_a_removal_is_durable_also_while_another_one_uses_the_hidden_folde
     """The folder stays then, so the removal in it is synced; else a power cut would bring the file back."""
     path, by, fsync, synced = made(tmp_path / "a.mp4"), disposer(), os.fsync, list[int]()
     other = made(tmp_path / f".valt-uploader-{by.run}.removed" / "b.mp4")
-    folders = {os.stat(folder).st_ino for folder in (other.parent, path.parent)}
+    folders = {other.parent.stat().st_ino, path.parent.stat().st_ino}
 
     def noting(fd: int) -> None:
         synced.append(os.fstat(fd).st_ino)
